@@ -1,0 +1,1 @@
+"""Settings as values: what a study file may say, checked where it is loaded."""

@@ -1,0 +1,109 @@
+"""What a setting may be drawn from: the value types of a search space.
+
+Bounds are inclusive at both ends, as in Optuna. Ray Tune's own integer ranges leave out the upper end, and the
+conversion from them drops the step of a log range with only a log line; these types go to Optuna directly and
+refuse at load what it would change.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scalar = bool | int | float | str
+
+
+class _Domain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class FloatDomain(_Domain):
+    """Real numbers from ``low`` to ``high``, both included."""
+
+    type: Literal["float"]
+    low: float
+    """Smallest value, included."""
+    high: float
+    """Largest value, included."""
+    log: bool = False
+    """Draw evenly in the logarithm: for rates that span several orders of magnitude."""
+    step: float | None = Field(default=None, gt=0)
+    """Grid spacing from ``low``; not together with ``log``, which Optuna would drop."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, self.log, self.step is not None)
+        if self.step is not None:
+            steps = (self.high - self.low) / self.step
+            if not math.isclose(steps, round(steps), abs_tol=1e-9):
+                raise ValueError(f"high must be low plus a whole number of steps, got {steps:g} steps")
+        return self
+
+    def corners(self) -> list[Scalar]:
+        """The values to try when checking that the whole domain is valid."""
+        return [self.low, self.high]
+
+
+class IntDomain(_Domain):
+    """Whole numbers from ``low`` to ``high``, both included."""
+
+    type: Literal["int"]
+    low: int
+    """Smallest value, included."""
+    high: int
+    """Largest value, included."""
+    log: bool = False
+    """Draw evenly in the logarithm."""
+    step: int = Field(default=1, ge=1)
+    """Grid spacing from ``low``; not together with ``log``, which Optuna refuses."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, self.log, self.step != 1)
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"high must be low plus a multiple of step, got ({self.low}, {self.high}, {self.step})")
+        return self
+
+    def corners(self) -> list[Scalar]:
+        """The values to try when checking that the whole domain is valid."""
+        return [self.low, self.high]
+
+    def values_in_full(self) -> list[Scalar]:
+        """Every value of the domain, in order."""
+        return list(range(self.low, self.high + 1, self.step))
+
+
+class ChoiceDomain(_Domain):
+    """One of the listed values; their order carries no meaning."""
+
+    type: Literal["choice"]
+    values: tuple[Scalar, ...] = Field(min_length=1)
+    """The values to choose from, each at most once."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(map(repr, self.values))) != len(self.values):
+            raise ValueError(f"each value may stand once, got {list(self.values)}")
+        return self
+
+    def corners(self) -> list[Scalar]:
+        """The values to try when checking that the whole domain is valid."""
+        return list(self.values)
+
+    def values_in_full(self) -> list[Scalar]:
+        """Every value of the domain, in order."""
+        return list(self.values)
+
+
+Domain = Annotated[FloatDomain | IntDomain | ChoiceDomain, Field(discriminator="type")]
+
+
+def _check_bounds(low: float, high: float, log: bool, stepped: bool) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"bounds must be finite, got (low={low}, high={high})")
+    if low > high:
+        raise ValueError(f"low <= high must hold, got (low={low}, high={high})")
+    if log and low <= 0:
+        raise ValueError(f"a log range must start above 0, got low={low}")
+    if log and stepped:
+        raise ValueError("log and step cannot be combined: leave out one of them")

@@ -1,0 +1,284 @@
+"""The settings of one run, each with its meaning, unit and source.
+
+These are values: validated where they are made, frozen afterwards, printed by ``--dry-run`` and kept beside
+every result. "Wu et al." is arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are faults, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+class DrawnData(Settings):
+    """Scenes of coloured objects drawn in code, with several true captions each: needs no download."""
+
+    source: Literal["drawn"]
+    image_size: int = Field(default=32, ge=16, le=512)
+    """Side of the square image, in pixels."""
+    num_train: int = Field(default=2000, ge=2)
+    """Training images."""
+    num_val: int = Field(default=300, ge=2)
+    """Validation images."""
+    num_test: int = Field(default=300, ge=2)
+    """Test images."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the drawing; the study's own seed does not change the data."""
+
+
+class FolderData(Settings):
+    """A folder with one JSON-lines file: ``{"image": ..., "captions": [...], "split": "train|val|test"}``."""
+
+    source: Literal["folder"]
+    root: str
+    """Folder that holds the annotation file and the images."""
+    annotations: str = "captions.jsonl"
+    """The JSON-lines file, relative to ``root``."""
+    images: str = "images"
+    """Folder of the image files, relative to ``root``."""
+    image_size: int = Field(default=224, ge=16, le=1024)
+    """Side of the square to which images are resized (bicubic, aspect ratio not kept, as in Wu et al.), in pixels."""
+
+
+class KarpathyData(Settings):
+    """A Karpathy-split JSON (``dataset_flickr8k.json``, ``dataset_flickr30k.json``, ``dataset_coco.json``)."""
+
+    source: Literal["karpathy"]
+    root: str
+    """Folder that holds the annotation file and the images."""
+    annotations: str
+    """The JSON file, relative to ``root``."""
+    images: str = "images"
+    """Folder of the image files, relative to ``root``; COCO's ``filepath`` is appended to it."""
+    restval: Literal["train", "drop"] = "train"
+    """Where COCO's ``restval`` images go: the field adds them to the training split."""
+    image_size: int = Field(default=224, ge=16, le=1024)
+    """Side of the square to which images are resized, in pixels."""
+
+
+class BlipData(Settings):
+    """BLIP-style annotation files, one a split, as the released code of Wu et al. reads them."""
+
+    source: Literal["blip"]
+    root: str
+    """Folder that holds the annotation files and the images."""
+    annotations: str = "flickr30k_{split}.json"
+    """File name with ``{split}`` where train, val or test stands, relative to ``root``."""
+    images: str = "."
+    """Folder that the ``image`` paths of the files start from, relative to ``root``."""
+    image_size: int = Field(default=224, ge=16, le=1024)
+    """Side of the square to which images are resized, in pixels."""
+
+
+DataSettings = Annotated[DrawnData | FolderData | KarpathyData | BlipData, Field(discriminator="source")]
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+class ImageEncoderSettings(Settings):
+    """Which timm model turns pixels into features, and where its weights come from."""
+
+    name: str
+    """A timm model name (``timm.list_models()``), e.g. ``nfnet_l0``; ``convnet_d3`` is the small net of the field."""
+    pretrained: bool = True
+    """Start from pretrained weights: from ``weights`` if given, else from timm's hub (needs network)."""
+    weights: str | None = None
+    """A local checkpoint file for this model; overrides the hub."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of ``timm.create_model``, e.g. ``{pad_type: same}``."""
+    mean: tuple[float, float, float] | None = None
+    """RGB mean that the weights expect on a 0 to 1 scale; default: what timm says for the model."""
+    std: tuple[float, float, float] | None = None
+    """RGB standard deviation that the weights expect; default: what timm says for the model."""
+
+
+class TextEncoderSettings(Settings):
+    """Which frozen encoder turns captions into the embeddings that are distilled."""
+
+    pooling: Literal["cls", "mean", "clip", "hashed_ngrams"]
+    """``cls``: first token (BERT in Wu et al.); ``mean``: masked mean (sentence encoders); ``clip``: CLIP's text
+    projection; ``hashed_ngrams``: word n-grams hashed to a fixed width, no weights and no download."""
+    name: str = ""
+    """Local folder or hub name for transformers, e.g. ``bert-base-uncased``; empty for ``hashed_ngrams``."""
+    width: int = Field(default=384, ge=16)
+    """Width of ``hashed_ngrams`` embeddings; the other encoders report their own."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.pooling != "hashed_ngrams" and not self.name:
+            raise ValueError(f"pooling {self.pooling!r} needs a name: a local folder or a hub name")
+        return self
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters W + (alpha / rank) B A; used by the protocol ``lora`` alone."""
+
+    rank: int = Field(default=4, ge=1)
+    """Rank of every adapter; Wu et al. use 4. The rank is part of the experts."""
+    alpha: float = Field(default=4.0, gt=0)
+    """Scale of the adapters before division by the rank."""
+    targets: tuple[str, ...] = ("qkv",)
+    """Module names (or their endings) of linear and convolution layers that get an adapter. Wu et al. do not state
+    theirs; LoRA's own paper adapts the attention projections."""
+
+
+class ModelSettings(Settings):
+    """The two-tower retrieval model and what of it is trained and matched."""
+
+    protocol: Literal["full_image_encoder", "lora", "heads_only"]
+    """``full_image_encoder``: every image weight and the text head (Wu et al.); ``lora``: adapters on the image
+    encoder and the heads; ``heads_only``: projection heads on frozen encoders (RepBlend, arXiv 2505.14705). Recalls
+    under different protocols are not comparable."""
+    image_encoder: ImageEncoderSettings
+    """The image encoder."""
+    text_encoder: TextEncoderSettings
+    """The frozen text encoder."""
+    image_head: bool | None = None
+    """Whether the image side has a projection head; default: only under ``heads_only``, as in print."""
+    width: int = Field(default=256, ge=8)
+    """Width of the shared space where both sides have a head; otherwise it is the image encoder's."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout inside the projection heads while training."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Temperature of the contrastive loss. The released code multiplies by log(1/0.07) in the inner loop, by 1/0.07
+    elsewhere; here it is 1/temperature everywhere."""
+    lora: LoraSettings = LoraSettings()
+    """The adapters of the protocol ``lora``."""
+
+    @property
+    def has_image_head(self) -> bool:
+        """Whether the image side has a projection head, with the default filled in."""
+        return self.protocol == "heads_only" if self.image_head is None else self.image_head
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.protocol == "heads_only" and self.image_head is False:
+            raise ValueError("image_head: false leaves nothing to train on the image side under heads_only")
+        return self
+
+
+# --- experts ------------------------------------------------------------------------------------------------------
+
+
+class ExpertSettings(Settings):
+    """How experts are trained on the real data: plain SGD, one snapshot an epoch."""
+
+    num_experts: int = Field(default=20, ge=1)
+    """Trajectories in the set; Wu et al. use 20. Not part of the set's identity: more can be added."""
+    epochs: int = Field(default=10, ge=1)
+    """Epochs an expert is trained for, so snapshots 0 to ``epochs``; Wu et al. use 10."""
+    lr_image: float = Field(default=0.1, gt=0)
+    """SGD rate of the image side; Wu et al. use 0.1."""
+    lr_text: float = Field(default=0.1, gt=0)
+    """SGD rate of the text head; Wu et al. use 0.1."""
+    batch_size: int = Field(default=128, ge=2)
+    """Pairs in a training batch; Wu et al. use 128."""
+    captions_per_image: Literal["one", "all"] = "all"
+    """``all``: every image-caption pair once an epoch, as the released code; ``one``: one caption an image, drawn
+    anew each epoch, a fifth of the cost."""
+    num_train_images: int | None = Field(default=None, ge=2)
+    """Train on the first so many training images only, to save time; default: all of them."""
+
+
+# --- distillation -------------------------------------------------------------------------------------------------
+
+
+class DistillationSettings(Settings):
+    """Bi-trajectory matching of Wu et al.: what is optimised, how far students walk, how fast the pixels move."""
+
+    num_pairs: int = Field(default=100, ge=2)
+    """Pairs in the synthetic set."""
+    syn_steps: int = Field(default=8, ge=1)
+    """Student SGD steps on the synthetic set in one outer step; Wu et al. use 8."""
+    expert_epochs: int = Field(default=1, ge=1)
+    """Expert epochs from a segment's start to its target; Wu et al. use 1."""
+    min_start_epoch: int = Field(default=0, ge=0)
+    """First epoch a segment may start at, included."""
+    max_start_epoch: int = Field(default=2, ge=1)
+    """Epoch that starts stay below, excluded as in MTT; Wu et al. use 2."""
+    batch_size: int | None = Field(default=None, ge=2)
+    """Synthetic pairs in one student step, by epoch permutation; default: all of them."""
+    lr_image: float = Field(default=1000.0, gt=0)
+    """Outer rate of the pixels, in the encoder's normalised scale; Wu et al. use 1000, LoRS 100 to 5000."""
+    lr_text: float = Field(default=1000.0, gt=0)
+    """Outer rate of the text embeddings; Wu et al. use 1000."""
+    lr_lr: float = Field(default=1e-2, gt=0)
+    """Rate of the learned student step sizes; Wu et al. use 1e-2."""
+    lr_student_image: float = Field(default=0.1, gt=0)
+    """Where the learned image step size starts; Wu et al. use 0.1."""
+    lr_student_text: float = Field(default=0.1, gt=0)
+    """Where the learned text step size starts; Wu et al. use 0.1."""
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    """Momentum of the outer SGD, for pixels, embeddings and step sizes alike."""
+    start_images: Literal["real", "noise"] = "real"
+    """Where the images start: random real training pairs, or standard normal noise."""
+    start_texts: Literal["real", "noise"] = "real"
+    """Where the text embeddings start: random real training pairs, or noise of the embeddings' own scale."""
+    outer_steps: int = Field(default=500, ge=1)
+    """Steps of the outer loop."""
+    evaluate_every: int = Field(default=50, ge=1)
+    """Outer steps between evaluations on validation; Wu et al. use 50."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_start_epoch >= self.max_start_epoch:
+            raise ValueError(
+                f"min_start_epoch must be below max_start_epoch, got {self.min_start_epoch} and {self.max_start_epoch}"
+            )
+        if self.batch_size is not None and self.batch_size > self.num_pairs:
+            raise ValueError(f"batch_size must be at most num_pairs, got {self.batch_size} and {self.num_pairs}")
+        return self
+
+    @property
+    def last_epoch_read(self) -> int:
+        """The furthest expert epoch a segment can reach."""
+        return self.max_start_epoch - 1 + self.expert_epochs
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+
+class EvaluationSettings(Settings):
+    """How fresh students are trained on a small set and scored; the same for distilled sets and coresets."""
+
+    num_students: int = Field(default=2, ge=1)
+    """Students trained at each evaluation during a trial, on validation; Wu et al. use 5."""
+    epochs: int = Field(default=100, ge=1)
+    """Epochs a student trains on the small set; Wu et al. use 100."""
+    batch_size: int = Field(default=100, ge=2)
+    """Pairs in a student's batch; the released code uses 128."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of the student's SGD; Wu et al. use 0.9."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay of the student's SGD; Wu et al. use 5e-4."""
+    lr_coreset: float = Field(default=0.1, gt=0)
+    """Student rate on real pairs, which have no learned step sizes."""
+    num_test_students: int = Field(default=5, ge=2)
+    """Students, each with its own seed, trained on the chosen set for the one look at test."""
+    full_data_epochs: int = Field(default=10, ge=1)
+    """Epochs of the full-data bound, trained as the experts are."""
+
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+class ResourceSettings(Settings):
+    """What one actor or trial takes of the machine; changes speed, never results within one thread count."""
+
+    cpus_per_expert: int = Field(default=1, ge=1)
+    """CPUs, and torch threads, of an actor that trains experts."""
+    gpus_per_expert: float = Field(default=0.0, ge=0)
+    """GPUs, or a fraction of one, of an actor that trains experts."""
+    cpus_per_trial: int = Field(default=1, ge=1)
+    """CPUs, and torch threads, of a distillation trial or an evaluation."""
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    """GPUs, or a fraction of one, of a distillation trial or an evaluation."""

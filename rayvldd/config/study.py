@@ -1,0 +1,149 @@
+"""A study: one YAML file that describes a search completely, and the points inside it.
+
+The constants stand in the sections ``data`` to ``resources``; ``search.space`` names, by dotted key, the settings
+that are searched. A point is the study with those keys set: it has no space of its own and describes one trial.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.settings import (
+    DataSettings,
+    DistillationSettings,
+    EvaluationSettings,
+    ExpertSettings,
+    ModelSettings,
+    ResourceSettings,
+    Settings,
+)
+
+SEARCHABLE_SECTIONS = ("model", "experts", "distillation")
+"""What a trial may change. Data and evaluation are the measuring stick: trials that moved them could not be compared."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SearchSettings(Settings):
+    """What is searched, how, and for how long."""
+
+    space: dict[str, Domain] = Field(default_factory=dict)
+    """Dotted key of a setting to the domain it is drawn from; bounds included."""
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
+    """Optuna's sampler: what proposes the next point."""
+    num_trials: int = Field(default=16, ge=1)
+    """Points to try."""
+    max_concurrent: int = Field(default=2, ge=1)
+    """Trials that may run at the same time, if the resources allow it."""
+    time_budget_s: float | None = Field(default=None, gt=0)
+    """Stop the search after so many seconds; what is running then keeps its best set. Default: no limit."""
+    grace_evaluations: int = Field(default=2, ge=1)
+    """Evaluations that every trial gets before it may be stopped early."""
+    reduction_factor: float = Field(default=3.0, gt=1)
+    """ASHA keeps one in so many trials at each rung."""
+    initial_points: tuple[dict[str, Scalar], ...] = ()
+    """Points to try first, e.g. published settings; keys left out are drawn by the sampler."""
+
+
+class Study(Settings):
+    """Everything that decides the outcome of a search."""
+
+    name: str
+    """Name of the study: its folder in the workspace and its parent run in MLflow."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Root of every random stream of the study."""
+    data: DataSettings
+    """The real pairs."""
+    model: ModelSettings
+    """The two-tower model and its protocol."""
+    experts: ExpertSettings = ExpertSettings()
+    """How trajectories are made."""
+    distillation: DistillationSettings = DistillationSettings()
+    """How the synthetic set is made."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How a set is scored."""
+    search: SearchSettings = SearchSettings()
+    """What is searched and for how long."""
+    resources: ResourceSettings = ResourceSettings()
+    """What actors and trials take of the machine."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name must be letters, digits, '.', '_' or '-', got {self.name!r}")
+        if not self.search.space and self.distillation.last_epoch_read > self.experts.epochs:
+            raise ValueError(
+                f"a segment reaches epoch {self.distillation.last_epoch_read} (max_start_epoch - 1 + expert_epochs), "
+                f"beyond the experts' last epoch {self.experts.epochs}: lower distillation.max_start_epoch or "
+                f"distillation.expert_epochs, or raise experts.epochs"
+            )
+        return self
+
+    def at(self, point: Mapping[str, Scalar]) -> "Study":
+        """Return the study with the dotted keys of ``point`` set and nothing left to search.
+
+        Raises:
+            pydantic.ValidationError: when a value does not fit its setting.
+        """
+        values = self.model_dump(mode="json")
+        values["search"]["space"] = {}
+        values["search"]["initial_points"] = []
+        for key, value in point.items():
+            set_dotted(values, key, value)
+        return Study.model_validate(values)
+
+    def first_point(self) -> dict[str, Scalar]:
+        """The first initial point: what ``distill`` runs when the file also describes a search."""
+        return dict(self.search.initial_points[0]) if self.search.initial_points else {}
+
+    def expert_points(self) -> list["Study"]:
+        """The study at every combination of searched settings that changes the experts.
+
+        Each of them needs an expert set of its own; most studies have exactly one.
+        """
+        keys = [key for key in self.search.space if changes_experts(key)]
+        domains = [self.search.space[key] for key in keys]
+        values = [[] if isinstance(domain, FloatDomain) else domain.values_in_full() for domain in domains]
+        return [
+            self.at({**self._corner(), **dict(zip(keys, combination, strict=True))})
+            for combination in itertools.product(*values)
+        ]
+
+    def corners(self) -> Iterator[dict[str, Scalar]]:
+        """Each extreme value of each searched setting alone, then all lowest and all highest together."""
+        for key, domain in self.search.space.items():
+            for value in domain.corners():
+                yield {key: value}
+        if self.search.space:
+            yield self._corner()
+            yield {key: domain.corners()[-1] for key, domain in self.search.space.items()}
+
+    def _corner(self) -> dict[str, Scalar]:
+        return {key: domain.corners()[0] for key, domain in self.search.space.items()}
+
+
+def changes_experts(key: str) -> bool:
+    """Whether a trial with another value of this setting needs experts of its own."""
+    return key.startswith(("model.", "experts.")) and key != "experts.num_experts"
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``values["a"]["b"]`` for the key ``a.b``, making the sections on the way.
+
+    Raises:
+        TypeError: when a part of the key names a plain value, not a section.
+    """
+    *path, last = key.split(".")
+    section = values
+    for part in path:
+        inside = section.setdefault(part, {})
+        if inside is None:
+            inside = section[part] = {}
+        if not isinstance(inside, dict):
+            raise TypeError(f"{part!r} is a value, not a section with keys")
+        section = inside
+    section[last] = value

@@ -1,0 +1,1 @@
+"""Image-caption datasets: their formats, the drawn scenes, and the arrays that are made once and then shared."""

@@ -1,0 +1,180 @@
+"""A dataset ready for use: pixels in a memory-mapped cache, captions in memory, and a fingerprint of both."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps
+
+from rayvldd.config.settings import DataSettings, DrawnData
+from rayvldd.data.array_cache import ArrayCache, fingerprint
+from rayvldd.data.drawn import DRAWING_FINGERPRINT, draw_into, scenes_of
+from rayvldd.data.records import SPLITS, Record, read_records
+from rayvldd.errors import DataError, Fault
+
+OnProgress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
+
+_DECODING_VERSION = 1
+"""Counts changes of what decoding does to an image, so that caches of earlier versions are not read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a dataset: images, and captions in the order of their images."""
+
+    name: str
+    """``train``, ``val`` or ``test``."""
+    image_names: list[str]
+    """Names that people see, unique within the dataset."""
+    pixels: UInt8[np.ndarray, "image 3 height width"]
+    """RGB, memory-mapped and read-only."""
+    captions: list[str]
+    """The captions of the first image, then of the second, and so on."""
+    caption_image: Int64[np.ndarray, " caption"]
+    """Index of each caption's image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The three splits of a dataset."""
+
+    train: Split
+    val: Split
+    test: Split
+    fingerprint: str
+    """Names the content: pixels, captions and splits. Equal on every machine that holds the same data."""
+
+
+def load_dataset(settings: DataSettings, cache: ArrayCache, on_progress: OnProgress | None = None) -> Dataset:
+    """Load a dataset; its images are decoded or drawn on the first call and read from the cache afterwards.
+
+    Raises:
+        DataError: listing every fault of the annotations, or every image that cannot be decoded.
+    """
+    if isinstance(settings, DrawnData):
+        splits = [_drawn_split(settings, name, cache, on_progress) for name in SPLITS]
+    else:
+        records = read_records(settings)
+        splits = [
+            _decoded_split(name, [r for r in records if r.split == name], settings.image_size, cache, on_progress)
+            for name in SPLITS
+        ]
+    content = [[split.name, split.image_names, split.captions, split.caption_image.tolist()] for split, _ in splits]
+    named = fingerprint({"content": content, "pixels": [digest for _, digest in splits]})
+    train, val, test = (split for split, _ in splits)
+    return Dataset(train, val, test, named)
+
+
+def _split(name: str, image_names: list[str], pixels: np.ndarray, captions: list[tuple[str, ...]]) -> Split:
+    counts = [len(of_image) for of_image in captions]
+    caption_image = np.repeat(np.arange(len(captions), dtype=np.int64), counts)
+    return Split(name, image_names, pixels, [caption for of_image in captions for caption in of_image], caption_image)
+
+
+def _cached_pixels(
+    cache: ArrayCache, key: dict[str, Any], shape: tuple[int, int, int, int], make: Callable[[np.ndarray], None]
+) -> tuple[np.ndarray, str]:
+    """Return the cached pixels and their content's digest, itself cached: hashing gigabytes takes seconds."""
+    pixels = cache.get_or_make("pixels", key, shape, np.uint8, make)
+
+    def hash_into(digest: np.ndarray) -> None:
+        digest[:] = np.frombuffer(hashlib.sha256(pixels.data).digest(), dtype=np.uint8)
+
+    digest = cache.get_or_make("pixels-sha256", key, (32,), np.uint8, hash_into)
+    return pixels, digest.tobytes().hex()
+
+
+# --- drawn scenes -------------------------------------------------------------------------------------------------
+
+
+def _drawn_split(
+    settings: DrawnData, name: str, cache: ArrayCache, on_progress: OnProgress | None
+) -> tuple[Split, str]:
+    scenes = scenes_of(settings, name)
+    size = settings.image_size
+    key = {"scenes": fingerprint([repr(scene) for scene in scenes]), "size": size, "drawing": DRAWING_FINGERPRINT}
+
+    def draw(pixels: np.ndarray) -> None:
+        for done in draw_into(pixels, scenes):
+            if on_progress:
+                on_progress(f"drawing {name} scenes", done, len(scenes))
+
+    pixels, digest = _cached_pixels(cache, key, (len(scenes), 3, size, size), draw)
+    image_names = [f"{name}-{number:05d}" for number in range(len(scenes))]
+    return _split(name, image_names, pixels, [scene.captions for scene in scenes]), digest
+
+
+# --- image files --------------------------------------------------------------------------------------------------
+
+
+def _decoded_split(
+    name: str, records: list[Record], size: int, cache: ArrayCache, on_progress: OnProgress | None
+) -> tuple[Split, str]:
+    files = [[record.image, *_size_and_time(record.path)] for record in records]
+    key = {
+        "files": fingerprint(files),
+        "split": name,
+        "size": size,
+        "resampling": "bicubic",
+        "decoding_version": _DECODING_VERSION,
+        "pillow": PIL.__version__,  # decoders differ by a grey level between releases
+    }
+
+    def decode(pixels: np.ndarray) -> None:
+        for done in _decode_into(pixels, records):
+            if on_progress:
+                on_progress(f"decoding {name} images", done, len(records))
+
+    pixels, digest = _cached_pixels(cache, key, (len(records), 3, size, size), decode)
+    return _split(name, [record.image for record in records], pixels, [record.captions for record in records]), digest
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _decode_into(pixels: UInt8[np.ndarray, "image 3 height width"], records: list[Record]) -> Iterator[int]:
+    """Decode every image and yield how many are done; in threads, as Pillow decodes outside the interpreter lock."""
+    size = pixels.shape[-1]
+
+    def decode_one(index: int) -> Fault | None:
+        try:
+            pixels[index] = decode_image(records[index].path, size)
+        except Exception as error:  # Pillow's decoders raise what they like on damaged files
+            return Fault(str(records[index].path), f"cannot be decoded: {error}", "an image that Pillow can open")
+        return None
+
+    faults = []
+    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        for done, fault in enumerate(pool.map(decode_one, range(len(records))), start=1):
+            if fault:
+                faults.append(fault)
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the images that are left
+    if faults:
+        raise DataError(faults, next_command="replace these files, then: rayvldd check STUDY.yaml")
+
+
+def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
+    """Decode one image as people see it, RGB on white, squeezed to a square by bicubic interpolation."""
+    with Image.open(path) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError(f"mode {opened.mode}: more than 8 bits a channel")
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(resized).transpose(2, 0, 1)

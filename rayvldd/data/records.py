@@ -1,0 +1,231 @@
+"""Readers of annotation files, one a format; every fault of a dataset is listed before any image is opened."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rayvldd.config.settings import BlipData, FolderData, KarpathyData
+from rayvldd.errors import DataError, Fault, did_you_mean
+
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a dataset with all its captions."""
+
+    image: str
+    """Name that people see, unique within the dataset."""
+    path: Path
+    """The image file."""
+    captions: tuple[str, ...]
+    """Every caption, without surrounding white space."""
+    split: SplitName
+    """Which part of the dataset the image belongs to."""
+
+
+def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]:
+    """Read a dataset's annotations, in the order of the file, and check them whole.
+
+    Raises:
+        DataError: listing every fault: missing files, lines that are not JSON, captions that are empty or missing,
+            unknown splits, an image that comes twice, a split with nothing in it.
+    """
+    reader = _Reader(Path(settings.root).expanduser().absolute(), settings.images)
+    if not reader.root.is_dir():
+        fault = Fault("data.root", f"no such folder: {reader.root}", "the folder with the annotations and the images")
+        raise _data_error([fault])
+    if isinstance(settings, FolderData):
+        _read_folder(settings, reader)
+    elif isinstance(settings, KarpathyData):
+        _read_karpathy(settings, reader)
+    else:
+        _read_blip(settings, reader)
+    reader.check_whole()
+    if reader.faults:
+        raise _data_error(reader.faults)
+    return list(reader.records.values())
+
+
+def _data_error(faults: list[Fault]) -> DataError:
+    return DataError(faults, next_command="mend the data or its settings, then: rayvldd check STUDY.yaml")
+
+
+class _Reader:
+    """Collects records and faults from one dataset."""
+
+    def __init__(self, root: Path, images: str) -> None:
+        self.root = root
+        self.images = root / images
+        self.records: dict[str, Record] = {}
+        self.faults: list[Fault] = []
+        self.first_seen: dict[str, str] = {}
+        self.has_lost_entries = False
+
+    def fault(self, where: str, problem: str, allowed: str = "") -> None:
+        self.faults.append(Fault(where, problem, allowed))
+
+    def add(self, where: str, image: Any, captions: Any, split: Any) -> None:
+        """Keep one entry as a record, or its faults."""
+        before = len(self.faults)
+        known_image = isinstance(image, str) and image.strip() != ""
+        if not known_image:
+            self.fault(where, f"image is {_shown(image)}", "the name of an image file")
+        if split not in SPLITS:
+            hint = did_you_mean(split, SPLITS) if isinstance(split, str) else ""
+            self.fault(where, f"unknown split {_shown(split)}{hint}", ", ".join(SPLITS))
+        self._check_captions(where, captions)
+        if known_image and image in self.first_seen:
+            self.fault(where, f"image {image!r} comes again; first at {self.first_seen[image]}", "each image once")
+        elif known_image:
+            self.first_seen[image] = where
+            if not os.path.isfile(self.images / image):
+                self.fault(where, f"no such image file: {self.images / image}")
+        if len(self.faults) == before:
+            stripped = tuple(caption.strip() for caption in captions)
+            self.records[image] = Record(image, self.images / image, stripped, split)
+        else:
+            self.has_lost_entries = True
+
+    def _check_captions(self, where: str, captions: Any) -> None:
+        if not isinstance(captions, list) or not captions:
+            shown = "no captions" if not captions else f"captions is {_shown(captions)}"
+            self.fault(where, shown, "a list with at least one text")
+            return
+        for number, caption in enumerate(captions):
+            if not isinstance(caption, str):
+                self.fault(f"{where}: captions[{number}]", f"is {_shown(caption)}", "a text")
+            elif not caption.strip():
+                self.fault(f"{where}: captions[{number}]", "is empty", "a text with at least one word")
+
+    def check_whole(self) -> None:
+        """Add a fault for every split with nothing in it, unless the faults above may be the reason."""
+        if self.has_lost_entries or self.faults:
+            return
+        filled = {record.split for record in self.records.values()}
+        for split in SPLITS:
+            if split not in filled:
+                counts = f"{len(self.records)} images in {', '.join(sorted(filled)) or 'no split at all'}"
+                self.fault(str(self.root), f"the split {split!r} is empty ({counts})", "at least one image a split")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- JSON lines ---------------------------------------------------------------------------------------------------
+
+
+def _read_folder(settings: FolderData, reader: _Reader) -> None:
+    path = reader.root / settings.annotations
+    text = _read_text(path, "data.annotations", reader)
+    for number, line in enumerate(text.splitlines() if text else [], start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            reader.fault(where, f"not JSON: {error.msg} at column {error.colno}", _FOLDER_LINE)
+            continue
+        if isinstance(entry, dict):
+            reader.add(where, entry.get("image"), entry.get("captions"), entry.get("split"))
+        else:
+            reader.fault(where, f"holds {_shown(entry)}", _FOLDER_LINE)
+
+
+_FOLDER_LINE = '{"image": "NAME.jpg", "captions": ["..."], "split": "train"}'
+
+
+# --- Karpathy splits ----------------------------------------------------------------------------------------------
+
+
+def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
+    path = reader.root / settings.annotations
+    content = _read_json(path, "data.annotations", reader)
+    if content is None:
+        return
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        reader.fault(str(path), "has no list 'images'", "a Karpathy-split file such as dataset_flickr30k.json")
+        return
+    for number, entry in enumerate(content["images"]):
+        where = f"{path} images[{number}]"
+        if not isinstance(entry, dict):
+            reader.fault(where, f"holds {_shown(entry)}", "an object with filename, sentences and split")
+            continue
+        split = entry.get("split")
+        if split == "restval":
+            if settings.restval == "drop":
+                continue
+            split = "train"
+        sentences = entry.get("sentences")
+        if isinstance(sentences, list):
+            sentences = [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in sentences]
+        name = entry.get("filename")
+        if isinstance(name, str) and entry.get("filepath"):  # COCO: train2014 or val2014
+            name = f"{entry['filepath']}/{name}"
+        reader.add(where, name, sentences, split)
+
+
+# --- BLIP ---------------------------------------------------------------------------------------------------------
+
+
+def _read_blip(settings: BlipData, reader: _Reader) -> None:
+    for split in SPLITS:
+        path = reader.root / settings.annotations.format(split=split)
+        for where, image, captions in _blip_images(path, reader):
+            reader.add(where, image, captions, split)
+
+
+def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each image of one file once: training files have an entry a caption, the others a list of captions."""
+    content = _read_json(path, "data.annotations", reader)
+    if content is not None and not isinstance(content, list):
+        reader.fault(str(path), f"holds {_shown(content)}", 'a list of {"image": ..., "caption": ...}')
+        return
+    captions: dict[str, list[Any]] = {}
+    where_first: dict[str, str] = {}
+    for number, entry in enumerate(content or []):
+        where = f"{path} [{number}]"
+        if not isinstance(entry, dict):
+            reader.fault(where, f"holds {_shown(entry)}", 'an object {"image": ..., "caption": ...}')
+            continue
+        image, caption = entry.get("image"), entry.get("caption")
+        if not isinstance(image, str) or not isinstance(caption, list | str):
+            yield where, image, caption
+            continue
+        where_first.setdefault(image, where)
+        captions.setdefault(image, []).extend(caption if isinstance(caption, list) else [caption])
+    for image, collected in captions.items():
+        yield where_first[image], image, collected
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
+    if not path.is_file():
+        near = did_you_mean(path.name, (found.name for found in path.parent.glob("*.json*")))
+        reader.fault(setting, f"no such file: {path}{near}", "the annotation file, relative to data.root")
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reader.fault(setting, f"{path} cannot be read: {error}", "a UTF-8 text file")
+        return None
+
+
+def _read_json(path: Path, setting: str, reader: _Reader) -> Any:
+    text = _read_text(path, setting, reader)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reader.fault(f"{path} line {error.lineno}", f"not JSON: {error.msg} at column {error.colno}")
+        return None
