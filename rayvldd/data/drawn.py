@@ -7,7 +7,7 @@ name different parts of this, so that telling scenes apart takes shapes, colours
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,7 +65,7 @@ class Scene:
     """Five different true captions."""
 
 
-_LARGE, _SMALL = 0.21, 0.135
+_LARGE, _SMALL = 0.22, 0.15
 _NUM_VARIANTS = 6
 _TILTS = (-12, -6, 0, 6, 12)
 
@@ -116,25 +116,27 @@ def _make_scene(random: np.random.Generator) -> Scene:
 
 
 def _place_things(random: np.random.Generator, count: int) -> tuple[Thing, ...]:
-    """Draw things until none overlap; each try is new, since three large ones rarely fit."""
+    """Draw sizes and places until no two things overlap."""
+    shapes = random.permutation(list(_SHAPES))[:count].tolist()
     while True:
-        shapes = random.permutation(list(_SHAPES))[:count]
-        things = []
-        for shape in shapes:
-            is_large = bool(random.random() < 0.5)
-            margin = (_LARGE if is_large else _SMALL) + 0.03
-            x, y = random.uniform(margin, 1 - margin, size=2).round(3).tolist()
-            things.append(Thing(str(shape), _pick(random, list(_COLOURS)), is_large, x, y, _pick(random, _TILTS)))
-        if all(_apart(a, b) for i, a in enumerate(things) for b in things[:i]):
-            return tuple(things)
-
-
-def _apart(a: Thing, b: Thing) -> bool:
-    return math.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius + 0.02
+        are_large = random.random(count) < 0.5
+        radii = np.where(are_large, _LARGE, _SMALL)
+        margins = (radii + 0.03)[:, None]
+        centres = (margins + (1 - 2 * margins) * random.random((32, count, 2))).round(3)  # 32 tries at a time
+        distances = np.linalg.norm(centres[:, :, None] - centres[:, None], axis=-1)
+        apart = (distances > radii[:, None] + radii + 0.02) | np.eye(count, dtype=bool)
+        tries = np.flatnonzero(apart.all(axis=(1, 2)))
+        if len(tries):
+            break
+    places = zip(shapes, are_large.tolist(), centres[tries[0]].tolist(), strict=True)
+    return tuple(
+        Thing(shape, _pick(random, list(_COLOURS)), is_large, x, y, _pick(random, _TILTS))
+        for shape, is_large, (x, y) in places
+    )
 
 
 def _pick(random: np.random.Generator, values: Sequence[_T]) -> _T:
-    return values[int(random.integers(len(values)))]
+    return values[int(random.random() * len(values))]
 
 
 # --- what is said about it ----------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ def _all_things(random: np.random.Generator, things: Sequence[Thing], backdrop: 
     names = [_coloured(things[i]) for i in random.permutation(len(things))]
     listed = " and ".join([", ".join(names[:-1]), names[-1]])
     place = _pick(random, _PLACES[backdrop])
-    return _sentence(_pick(random, [f"{listed} {place}", f"{place}, {listed}", f"{place} there are {listed}"]))
+    return _sentence(_pick(random, [f"{listed} {place}", f"{place}, {listed}", f"{place}, you can see {listed}"]))
 
 
 def _related(random: np.random.Generator, things: Sequence[Thing], backdrop: str) -> str:
@@ -274,13 +276,13 @@ def _heart() -> _Polygon:
 
 
 def _petals() -> tuple[_Polygon, ...]:
-    angles = [2 * math.pi * (i / 6 + 0.25) for i in range(6)]
-    return tuple(_ellipse(0.58 * math.cos(t), 0.58 * math.sin(t), 0.4) for t in angles)
+    angles = [2 * math.pi * (i / 5 - 0.25) for i in range(5)]
+    return tuple(_ellipse(0.6 * math.cos(t), 0.6 * math.sin(t), 0.4) for t in angles)
 
 
 _SHAPES = {
     "ball": _Shape((_ellipse(0, 0, 0.92),), light=(_ellipse(-0.32, -0.36, 0.24, 0.18),)),
-    "ring": _Shape((_ellipse(0, 0, 0.95),), holes=(_ellipse(0, 0, 0.48),)),
+    "ring": _Shape((_ellipse(0, 0, 0.95),), holes=(_ellipse(0, 0, 0.52),)),
     "star": _Shape((_star(),)),
     "heart": _Shape((_heart(),), light=(_ellipse(-0.45, -0.45, 0.17, 0.14),)),
     "moon": _Shape((_ellipse(-0.05, 0, 0.95),), holes=(_ellipse(0.42, -0.18, 0.78),)),
@@ -314,7 +316,7 @@ _SHAPES = {
         ),
         dark=(((-0.1, -1.0), (0.08, -1.0), (0.08, 0.38), (-0.1, 0.38)),),
     ),
-    "flower": _Shape(_petals(), light=(_ellipse(0, 0, 0.34),)),
+    "flower": _Shape(_petals(), dark=(_ellipse(0, 0, 0.3),)),
 }
 
 
@@ -330,49 +332,48 @@ def draw_into(pixels: UInt8[np.ndarray, "image 3 height width"], scenes: Sequenc
 
 
 def _draw(scene: Scene, size: int) -> UInt8[np.ndarray, "3 size size"]:
-    """Draw several times too large, then shrink: edges come out smooth."""
-    side = size * (4 if size <= 128 else 2)
-    canvas = _backdrop(scene.backdrop, scene.variant, side).copy()
+    canvas = _backdrop(scene.backdrop, scene.variant, size).copy()
     for thing in scene.things:
-        sprite = _sprite(thing.shape, round(thing.radius * side), thing.tilt, round(0.02 * side))
-        half = sprite.body.width / 2
-        corner = (round(thing.x * side - half), round(thing.y * side - half))
-        colour = _COLOURS[thing.colour]
-        canvas.paste((20, 20, 40), (corner[0] + side // 80, corner[1] + side // 50), sprite.shadow)
-        canvas.paste((255, 255, 255), corner, sprite.border)
-        canvas.paste(colour, corner, sprite.body)
-        canvas.paste(_mixed(colour, (0, 0, 0), 0.45), corner, sprite.shade)
-        canvas.paste(_mixed(colour, (255, 255, 255), 0.8), corner, sprite.light)
-        canvas.paste(_mixed(colour, (0, 0, 0), 0.6), corner, sprite.dark)
-    return np.asarray(canvas.resize((size, size), Image.Resampling.BOX)).transpose(2, 0, 1)
+        sprite = _sprite(thing.shape, thing.colour, thing.is_large, thing.tilt, size)
+        half = sprite.width / 2
+        canvas.paste(sprite, (round(thing.x * size - half), round(thing.y * size - half)), sprite)
+    return np.asarray(canvas).transpose(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class _Sprite:
-    """Masks of one shape at one size and tilt; colours are filled in while pasting."""
-
-    shadow: Image.Image
-    border: Image.Image
-    body: Image.Image
-    shade: Image.Image
-    light: Image.Image
-    dark: Image.Image
+_FINER = 4
+"""Backdrops and sprites are drawn so many times too large and then shrunk: their edges come out smooth."""
 
 
-@cache
-def _sprite(shape: str, radius: int, tilt: int, border: int) -> _Sprite:
+@lru_cache(maxsize=1000)
+def _sprite(shape: str, colour: str, is_large: bool, tilt: int, size: int) -> Image.Image:
+    """One thing as a sticker, with a white rim and a soft shadow that set it off from every backdrop."""
     parts = _SHAPES[shape]
-    side = 2 * (radius + 3 * border)
+    rim = max(1, round(0.02 * size * _FINER))
+    radius = (_LARGE if is_large else _SMALL) * size * _FINER
+    side = 2 * _FINER * round((radius + 3 * rim) / _FINER)
     fill = partial(_filled, side=side, radius=radius, tilt=tilt)
     body = ImageChops.subtract(fill(parts.body), fill(parts.holes))
-    grown = body.filter(ImageFilter.GaussianBlur(border)).point([255 if level > 24 else 0 for level in range(256)])
-    shadow = grown.filter(ImageFilter.GaussianBlur(border)).point([level * 2 // 5 for level in range(256)])
-    downwards = Image.linear_gradient("L").resize((side, side)).point([max(0, level - 110) for level in range(256)])
-    shade = ImageChops.multiply(body, downwards)
-    return _Sprite(shadow, grown, body, shade, fill(parts.light), fill(parts.dark))
+    grown = body.filter(ImageFilter.GaussianBlur(rim)).point([255 if level > 24 else 0 for level in range(256)])
+    shadow = grown.filter(ImageFilter.GaussianBlur(rim)).point([level * 2 // 5 for level in range(256)])
+    shade = Image.linear_gradient("L").resize((side, side)).point([max(0, level - 110) for level in range(256)])
+    tint = _COLOURS[colour]
+    sprite = Image.new("RGBA", (side, side), (20, 20, 40, 0))
+    sprite.putalpha(ImageChops.offset(shadow, rim // 2, rim))
+    layers = (
+        ((255, 255, 255), grown),
+        (tint, body),
+        (_mixed(tint, (0, 0, 0), 0.45), ImageChops.multiply(body, shade)),
+        (_mixed(tint, (255, 255, 255), 0.8), fill(parts.light)),
+        (_mixed(tint, (0, 0, 0), 0.6), fill(parts.dark)),
+    )
+    for layer_colour, mask in layers:
+        layer = Image.new("RGBA", (side, side), layer_colour)
+        layer.putalpha(mask)
+        sprite.alpha_composite(layer)
+    return sprite.resize((side // _FINER, side // _FINER), Image.Resampling.BOX)
 
 
-def _filled(polygons: Sequence[_Polygon], side: int, radius: int, tilt: int) -> Image.Image:
+def _filled(polygons: Sequence[_Polygon], side: int, radius: float, tilt: int) -> Image.Image:
     mask = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(mask)
     cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
@@ -416,7 +417,8 @@ _BACKDROPS = {
 
 
 @cache
-def _backdrop(name: str, variant: int, side: int) -> Image.Image:
+def _backdrop(name: str, variant: int, size: int) -> Image.Image:
+    side = size * _FINER
     look = _BACKDROPS[name]
     random = np.random.default_rng(np.random.SeedSequence([list(_BACKDROPS).index(name), variant]))
     down = np.linspace(0, 1, side)[:, None, None]
@@ -433,4 +435,4 @@ def _backdrop(name: str, variant: int, side: int) -> Image.Image:
         ys = level + tilt * (xs - 0.5) + look.height * np.sin(2 * math.pi * look.waves * xs + phase)
         edge = [(side * x, side * y) for x, y in zip(xs.tolist(), ys.tolist(), strict=True)]
         pen.polygon([*edge, (side, side), (0, side)], fill=colour)
-    return canvas
+    return canvas.resize((size, size), Image.Resampling.BOX)
