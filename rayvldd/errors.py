@@ -4,9 +4,14 @@ A message says what was wrong, the value that was given, what is allowed and wha
 that reads input collects all its faults first and raises once, so that a file is mended in one go.
 """
 
+import copyreg
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
+
+_MOST_SHOWN = 20
+"""Faults that a message lists; a dataset with every image missing must not flood the terminal."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,21 @@ class RayvlddError(Exception):
         self.next_command = next_command
         super().__init__(message + (f"\nNext: {next_command}" if next_command else ""))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as the finished message: the arguments of ``__init__`` are not kept."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
 
 class InputError(RayvlddError):
-    """Input with one or more faults, all of them listed."""
+    """Input with one or more faults: all of them in ``faults``, the first ones in the message."""
 
     def __init__(self, faults: Iterable[Fault], *, next_command: str = "") -> None:
         self.faults = list(faults)
         count = len(self.faults)
         lines = [f"{count} fault{'' if count == 1 else 's'} found, nothing was started:"]
-        lines += [f"  {fault}" for fault in self.faults]
+        lines += [f"  {fault}" for fault in self.faults[:_MOST_SHOWN]]
+        if count > _MOST_SHOWN:
+            lines.append(f"  and {count - _MOST_SHOWN} more")
         super().__init__("\n".join(lines), next_command=next_command)
 
 

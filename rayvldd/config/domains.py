@@ -14,7 +14,7 @@ Scalar = bool | int | float | str
 
 
 class _Domain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class FloatDomain(_Domain):
@@ -35,13 +35,21 @@ class FloatDomain(_Domain):
         _check_bounds(self.low, self.high, self.log, self.step is not None)
         if self.step is not None:
             steps = (self.high - self.low) / self.step
-            if not math.isclose(steps, round(steps), abs_tol=1e-9):
+            if not _is_whole(steps):
                 raise ValueError(f"high must be low plus a whole number of steps, got {steps:g} steps")
         return self
 
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or _is_whole((value - self.low) / self.step)
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
+
     def corners(self) -> list[Scalar]:
         """The values to try when checking that the whole domain is valid."""
-        return [self.low, self.high]
+        return [self.low] if self.low == self.high else [self.low, self.high]
 
 
 class IntDomain(_Domain):
@@ -64,9 +72,17 @@ class IntDomain(_Domain):
             raise ValueError(f"high must be low plus a multiple of step, got ({self.low}, {self.high}, {self.step})")
         return self
 
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
+
     def corners(self) -> list[Scalar]:
         """The values to try when checking that the whole domain is valid."""
-        return [self.low, self.high]
+        return [self.low] if self.low == self.high else [self.low, self.high]
 
     def values_in_full(self) -> list[Scalar]:
         """Every value of the domain, in order."""
@@ -86,6 +102,12 @@ class ChoiceDomain(_Domain):
             raise ValueError(f"each value may stand once, got {list(self.values)}")
         return self
 
+    def __contains__(self, value: object) -> bool:
+        return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
     def corners(self) -> list[Scalar]:
         """The values to try when checking that the whole domain is valid."""
         return list(self.values)
@@ -98,9 +120,11 @@ class ChoiceDomain(_Domain):
 Domain = Annotated[FloatDomain | IntDomain | ChoiceDomain, Field(discriminator="type")]
 
 
+def _is_whole(number: float) -> bool:
+    return math.isclose(number, round(number), abs_tol=1e-9)
+
+
 def _check_bounds(low: float, high: float, log: bool, stepped: bool) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"bounds must be finite, got (low={low}, high={high})")
     if low > high:
         raise ValueError(f"low <= high must hold, got (low={low}, high={high})")
     if log and low <= 0:

@@ -1,8 +1,9 @@
 """From a YAML file and ``--set`` overrides to a checked study, with all faults at once."""
 
+import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -10,16 +11,17 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rayvldd.config.domains import ChoiceDomain, FloatDomain
-from rayvldd.config.study import SEARCHABLE_SECTIONS, Study, changes_experts, set_dotted
+from rayvldd.config.domains import FloatDomain
+from rayvldd.config.study import SEARCHABLE_SECTIONS, Study, changes_experts, open_section, set_dotted
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SPACE_KEY = re.compile(r"search\.space\.(.+)\.(type|low|high|log|step|values)")
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Load a study file, apply ``key=value`` overrides, fill ``${NAME}`` from the environment and check it whole.
+
+    An override of a searched setting pins it: the setting leaves the search space and the initial points.
 
     Raises:
         ConfigError: listing every fault with file, key, value and what is allowed.
@@ -28,30 +30,91 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     values = _read_yaml(path)
     faults = _apply_overrides(values, overrides)
     values = _fill_environment(values, "", faults, path)
-    if faults:
-        raise _config_error(faults, path)
-    try:
-        study = Study.model_validate(values)
-    except ValidationError as error:
-        raise _config_error(faults_of(error, str(path)), path) from None
-    faults = _faults_of_space(study, str(path))
-    if faults:
-        raise _config_error(faults, path)
+    study, faults_inside = _checked(values, str(path))
+    faults += faults_inside
+    if faults or study is None:
+        raise ConfigError(faults, next_command=f"mend the file or add --set KEY=VALUE, then: rayvldd check {path}")
     return study
 
 
 def dump_study(study: Study) -> str:
     """Return the study as YAML that :func:`load_study` reads back to an equal study."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=110)
+    return yaml.dump(study.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=110)
 
 
-def faults_of(error: ValidationError, file: str) -> list[Fault]:
-    """Translate pydantic's errors into faults that name file and key, value, and what is allowed."""
-    return [_fault(detail, file) for detail in error.errors(include_url=False)]
+def _checked(values: dict[str, Any], file: str) -> tuple[Study | None, list[Fault]]:
+    """Validate a study and its space; where parts are at fault, look at the rest without them as well."""
+    try:
+        study = Study.model_validate(values)
+    except ValidationError as error:
+        return None, faults_of(error, file) + _faults_besides(error, values, file)
+    return study, _faults_of_space(study, file)
 
 
-def _config_error(faults: list[Fault], path: Path) -> ConfigError:
-    return ConfigError(faults, next_command=f"mend the file or add --set KEY=VALUE, then: rayvldd check {path}")
+def _faults_besides(error: ValidationError, values: dict[str, Any], file: str) -> list[Fault]:
+    """Find what contradicts itself between keys and sections, which pydantic looks at only once each is valid.
+
+    The parts at fault are left out. Where that takes the experts' or the distillation's own values, whether the two
+    fit each other cannot be told, and nothing more is said.
+    """
+    mended = copy.deepcopy(values)
+    for detail in error.errors(include_url=False):
+        location = _without_tags(detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            _remove(mended, location)
+        elif not location or location[0] in ("experts", "distillation"):
+            return []
+        elif location[0] in _STAND_INS:
+            mended[location[0]] = copy.deepcopy(_STAND_INS[location[0]])
+        else:
+            _remove(mended, location[:3])  # search.space.KEY goes as a whole, and the points that may name it
+            _remove(mended, ["search", "initial_points"])
+    return [] if mended == values else _checked(mended, file)[1]
+
+
+_STAND_INS = {
+    "name": "stand-in",
+    "data": {"source": "drawn"},
+    "model": {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}},
+}
+"""Valid values for the keys without a default, while the rest of a faulty study is looked at."""
+
+
+def _remove(values: Any, location: Sequence[Any]) -> None:
+    for part in location[:-1]:
+        if not isinstance(values, dict) or part not in values:
+            return
+        values = values[part]
+    if isinstance(values, dict):
+        values.pop(location[-1], None)
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_FLOAT_TAG = "tag:yaml.org,2002:float"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-2 as the number that people mean, and refuses a key that comes twice instead of dropping the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} comes twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that the loader would take for numbers."""
+
+
+_Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -63,12 +126,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             next_command="rayvldd check search_spaces/quickstart.yaml",
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([Fault(f"{path}{line}", f"not readable as YAML: {error.problem}")]) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError([Fault(str(path), f"not readable as YAML: {error}")]) from None
     if not isinstance(values, dict):
-        raise ConfigError([Fault(str(path), f"holds {type(values).__name__}", "a mapping with the keys of a study")])
+        held = "is empty" if values is None else f"holds {type(values).__name__}"
+        raise ConfigError([Fault(str(path), held, "a mapping with the keys of a study")])
     return values
+
+
+# --- overrides and environment ------------------------------------------------------------------------------------
 
 
 def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[Fault]:
@@ -79,17 +149,38 @@ def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[F
             faults.append(Fault(f"--set {override}", "has no '='", "--set KEY=VALUE, e.g. --set search.num_trials=4"))
             continue
         try:
-            match = _SPACE_KEY.fullmatch(key)
-            if match:  # the keys of the space are dotted themselves: search.space.distillation.syn_steps.high
-                space = values.setdefault("search", {}).setdefault("space", {})
-                space.setdefault(match[1], {})[match[2]] = yaml.safe_load(text)
-            else:
-                set_dotted(values, key, yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            faults.append(Fault(f"--set {override}", f"the value is not YAML: {error}"))
+            _apply_override(values, key, yaml.load(text, Loader=_Loader))
+        except yaml.YAMLError:
+            faults.append(Fault(f"--set {override}", "the value is not YAML", "quote it: --set 'KEY=\"VALUE\"'"))
         except TypeError as error:
             faults.append(Fault(f"--set {override}", str(error)))
     return faults
+
+
+def _apply_override(values: dict[str, Any], key: str, value: Any) -> None:
+    if key.startswith(_SPACE):
+        _override_space(open_section(open_section(values, "search"), "space"), key.removeprefix(_SPACE), value)
+        return
+    set_dotted(values, key, value)
+    search = values.get("search")
+    if isinstance(search, dict) and isinstance(search.get("space"), dict) and key in search["space"]:
+        del search["space"][key]
+        points = search.get("initial_points")
+        for point in points if isinstance(points, list) else []:
+            if isinstance(point, dict):
+                point.pop(key, None)
+
+
+_SPACE = "search.space."
+
+
+def _override_space(space: dict[str, Any], key: str, value: Any) -> None:
+    """Change a domain, or a part of it: the keys of the space are dotted themselves."""
+    setting, _, part = key.rpartition(".")
+    if part in ("type", "low", "high", "log", "step", "values"):
+        open_section(space, setting)[part] = value
+    else:
+        space[key] = value
 
 
 def _fill_environment(value: Any, key: str, faults: list[Fault], path: Path) -> Any:
@@ -111,90 +202,149 @@ def _fill_environment(value: Any, key: str, faults: list[Fault], path: Path) -> 
     return value if missing else _ENVIRONMENT.sub(lambda found: os.environ[found[1]], value)
 
 
+# --- from pydantic's errors to faults -----------------------------------------------------------------------------
+
+
+def faults_of(error: ValidationError, file: str) -> list[Fault]:
+    """Translate pydantic's errors into faults that name file and key, value, and what is allowed."""
+    faults: dict[str, Fault] = {}
+    for detail in error.errors(include_url=False):
+        given = detail.get("input")
+        if isinstance(given, str) and _ENVIRONMENT.search(given):
+            continue  # the missing variable is a fault already
+        fault = _fault(detail, file)
+        faults.setdefault(str(fault), fault)  # a union of plain types gives one error for each of them
+    return list(faults.values())
+
+
 def _fault(detail: Any, file: str) -> Fault:
-    location = [part for part in detail["loc"] if part not in _UNION_TAGS]
-    key = ".".join(str(part) for part in location) or "study"
-    where = f"{file}: {key}"
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(Study, location[:-1])
-        return Fault(where, f"unknown key {location[-1]!r}{did_you_mean(str(location[-1]), known)}", ", ".join(known))
-    if detail["type"] == "missing":
-        return Fault(where, "is missing", "a value: this key has no default")
-    message = detail["msg"].removeprefix("Value error, ")
-    given = detail.get("input")
-    shown = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
-    return Fault(where, message[0].lower() + message[1:] + (shown if repr(given) not in message else ""))
+    location = _without_tags(detail["loc"])
+    where = f"{file}: {'.'.join(map(str, location)) or 'study'}"
+    given, context = detail.get("input"), detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _known_keys(detail["loc"][:-1])
+            return Fault(where, f"unknown key {location[-1]!r}{_near(location[-1], known)}", ", ".join(known))
+        case "missing":
+            return Fault(where, "is missing", "a value: this key has no default")
+        case "union_tag_not_found":
+            return Fault(f"{where}.{_unquoted(context['discriminator'])[0]}", "is missing", _tags_at(detail["loc"]))
+        case "union_tag_invalid":
+            where = f"{where}.{_unquoted(context['discriminator'])[0]}"
+            allowed = context["expected_tags"]
+            return Fault(where, f"unknown {context['tag']!r}{_near(context['tag'], _unquoted(allowed))}", allowed)
+        case "literal_error":
+            allowed = context["expected"]
+            return Fault(where, f"unknown {given!r}{_near(given, _unquoted(allowed))}", allowed)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return Fault(where, f"holds {given!r}", "a section with keys")
+        case "value_error":
+            return Fault(where, str(context["error"]))
+    if detail["loc"][-1] in _PLAIN_TYPES:
+        return Fault(where, f"holds {given!r}", "a number, a text, true or false")
+    message = detail["msg"]
+    return Fault(where, f"{message[0].lower()}{message[1:]}, got {given!r}")
 
 
+_PLAIN_TYPES = ("bool", "int", "float", "str")
 _UNION_TAGS = frozenset({"drawn", "folder", "karpathy", "blip", "float", "int", "choice", "bool", "str"})
 """Names that pydantic puts into an error's location for the member of a union; no setting bears them."""
 
 
-def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys allowed at a location, through sections and unions of sections."""
-    models = [model]
+def _without_tags(location: Sequence[Any]) -> list[Any]:
+    return [part for part in location if part not in _UNION_TAGS]
+
+
+def _near(name: Any, known: Iterable[str]) -> str:
+    return did_you_mean(str(name), known)
+
+
+def _unquoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+# --- which keys there are -----------------------------------------------------------------------------------------
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    """The keys allowed at a location, which may name the member of a union that a section chose."""
+    return sorted({name for model in _models_at(location) for name in model.model_fields})
+
+
+def _tags_at(location: Sequence[Any]) -> str:
+    return ", ".join(tag for model in _models_at(location) for tag in _tags_of(model))
+
+
+def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
+    annotations: list[Any] = [Study]
     for part in location:
-        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [inner for annotation in annotations for inner in _models_in(annotation)]
-    return sorted({name for m in models for name in m.model_fields})
+        models = [model for annotation in annotations for model in _models_in(annotation)]
+        chosen = [model for model in models if part in _tags_of(model)]
+        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        values = [get_args(annotation)[1] for annotation in annotations if get_origin(annotation) is dict]
+        annotations = fields or chosen or values
+    return [model for annotation in annotations for model in _models_in(annotation)]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, UnionType, dict) or hasattr(annotation, "__metadata__"):
+    if get_origin(annotation) in (Union, UnionType) or hasattr(annotation, "__metadata__"):
         return [model for argument in get_args(annotation) for model in _models_in(argument)]
     return []
 
 
-def _setting_exists(key: str) -> bool:
-    *path, last = key.split(".")
-    return last in _known_keys(Study, path)
+def _tags_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """The value by which a member of a union is told from the others."""
+    for name in ("source", "type"):
+        if name in model.model_fields:
+            return get_args(model.model_fields[name].annotation)
+    return ()
+
+
+# --- the search space ---------------------------------------------------------------------------------------------
 
 
 def _faults_of_space(study: Study, file: str) -> list[Fault]:
     """Check that every searched key exists, may be searched, and is valid at the ends of its domain."""
     faults = []
-    known = [f"{s}.{k}" for s in SEARCHABLE_SECTIONS for k in _known_keys(Study, [s])]
     for key, domain in study.search.space.items():
         where = f"{file}: search.space.{key}"
-        if key.split(".")[0] not in SEARCHABLE_SECTIONS or not _setting_exists(key):
-            faults.append(
-                Fault(
-                    where,
-                    f"no setting that can be searched{did_you_mean(key, known)}",
-                    "model.*, experts.*, distillation.*",
-                )
-            )
+        section, *path = key.split(".")
+        if section not in SEARCHABLE_SECTIONS or not path or path[-1] not in _known_keys([section, *path[:-1]]):
+            allowed = ", ".join(f"{section}.*" for section in SEARCHABLE_SECTIONS)
+            faults.append(Fault(where, f"no setting that can be searched{did_you_mean(key, _searchable())}", allowed))
         elif changes_experts(key) and isinstance(domain, FloatDomain):
             allowed = "int or choice: each value needs experts of its own"
             faults.append(Fault(where, "a float domain would need endlessly many expert sets", allowed))
     for number, point in enumerate(study.search.initial_points):
-        where = f"{file}: search.initial_points[{number}]"
-        faults += [
-            _fault_of_point_value(study, where, key, value)
-            for key, value in point.items()
-            if not _is_in_space(study, key, value)
-        ]
+        faults += _faults_of_point(study, f"{file}: search.initial_points[{number}]", point)
     return faults or _faults_of_corners(study, file)
 
 
-def _is_in_space(study: Study, key: str, value: Any) -> bool:
-    domain = study.search.space.get(key)
-    if domain is None or isinstance(value, str) != isinstance(domain.corners()[0], str):
-        return False
-    return value in domain.values if isinstance(domain, ChoiceDomain) else domain.low <= value <= domain.high
+def _searchable() -> list[str]:
+    """Every key that a search may change."""
+    sections = [(name, model) for name in SEARCHABLE_SECTIONS for model in _models_at([name])]
+    keys = []
+    while sections:
+        path, model = sections.pop()
+        for name in model.model_fields:
+            inside = _models_in(model.model_fields[name].annotation)
+            sections += [(f"{path}.{name}", section) for section in inside]
+            keys += [] if inside else [f"{path}.{name}"]
+    return keys
 
 
-def _fault_of_point_value(study: Study, where: str, key: str, value: Any) -> Fault:
-    domain = study.search.space.get(key)
-    if domain is None:
-        hint = did_you_mean(key, study.search.space)
-        return Fault(where, f"{key!r} is not searched{hint}", ", ".join(study.search.space))
-    allowed = (
-        ", ".join(map(str, domain.corners())) if isinstance(domain, ChoiceDomain) else f"{domain.low} to {domain.high}"
-    )
-    return Fault(where, f"{key}={value!r} is outside its domain", allowed)
+def _faults_of_point(study: Study, where: str, point: Mapping[str, Any]) -> list[Fault]:
+    faults = []
+    for key, value in point.items():
+        domain = study.search.space.get(key)
+        if domain is None:
+            known = list(study.search.space)
+            faults.append(Fault(where, f"{key!r} is not searched{did_you_mean(key, known)}", ", ".join(known)))
+        elif value not in domain:
+            faults.append(Fault(where, f"{key}={value!r} is outside its domain", str(domain)))
+    return faults
 
 
 def _faults_of_corners(study: Study, file: str) -> list[Fault]:
@@ -202,7 +352,7 @@ def _faults_of_corners(study: Study, file: str) -> list[Fault]:
     faults: dict[str, Fault] = {}
     for point in study.corners():
         try:
-            study.at({**study.first_point(), **point})
+            study.at(point)
         except ValidationError as error:
             shown = ", ".join(f"{key}={value}" for key, value in point.items())
             for fault in faults_of(error, f"{file}: search.space at {shown}"):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Settings(BaseModel):
     """Base of all settings: unknown keys are faults, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
@@ -76,6 +76,12 @@ class BlipData(Settings):
     """Folder that the ``image`` paths of the files start from, relative to ``root``."""
     image_size: int = Field(default=224, ge=16, le=1024)
     """Side of the square to which images are resized, in pixels."""
+
+    @model_validator(mode="after")
+    def _one_file_a_split(self) -> Self:
+        if "{split}" not in self.annotations:
+            raise ValueError(f"annotations must hold {{split}} where the split's name stands, got {self.annotations!r}")
+        return self
 
 
 DataSettings = Annotated[DrawnData | FolderData | KarpathyData | BlipData, Field(discriminator="source")]

@@ -5,11 +5,12 @@ that are searched. A point is the study with those keys set: it has no space of 
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.settings import (
@@ -23,7 +24,10 @@ from rayvldd.config.settings import (
 )
 
 SEARCHABLE_SECTIONS = ("model", "experts", "distillation")
-"""What a trial may change. Data and evaluation are the measuring stick: trials that moved them could not be compared."""
+"""What a trial may change. Data and evaluation are the measuring stick, the same for all trials of a study."""
+
+_MOST_CORNERS = 512
+"""Combinations of domain ends that are checked in full; takes well under a second."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -71,10 +75,15 @@ class Study(Settings):
     resources: ResourceSettings = ResourceSettings()
     """What actors and trials take of the machine."""
 
+    @field_validator("name")
+    @classmethod
+    def _is_file_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}")
+        return name
+
     @model_validator(mode="after")
-    def _usable(self) -> Self:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name must be letters, digits, '.', '_' or '-', got {self.name!r}")
+    def _within_the_experts(self) -> Self:
         if not self.search.space and self.distillation.last_epoch_read > self.experts.epochs:
             raise ValueError(
                 f"a segment reaches epoch {self.distillation.last_epoch_read} (max_start_epoch - 1 + expert_epochs), "
@@ -114,13 +123,20 @@ class Study(Settings):
         ]
 
     def corners(self) -> Iterator[dict[str, Scalar]]:
-        """Each extreme value of each searched setting alone, then all lowest and all highest together."""
-        for key, domain in self.search.space.items():
-            for value in domain.corners():
-                yield {key: value}
-        if self.search.space:
-            yield self._corner()
-            yield {key: domain.corners()[-1] for key, domain in self.search.space.items()}
+        """Points at the ends of all domains, which show whether any point of the space can be invalid.
+
+        Every combination where they are few; otherwise each end alone against the lowest of the others, and all
+        highest together.
+        """
+        ends = {key: domain.corners() for key, domain in self.search.space.items()}
+        if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
+            for combination in itertools.product(*ends.values()):
+                yield dict(zip(ends, combination, strict=True))
+            return
+        for key, values in ends.items():
+            for value in values:
+                yield {**self._corner(), key: value}
+        yield {key: values[-1] for key, values in ends.items()}
 
     def _corner(self) -> dict[str, Scalar]:
         return {key: domain.corners()[0] for key, domain in self.search.space.items()}
@@ -138,12 +154,20 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
         TypeError: when a part of the key names a plain value, not a section.
     """
     *path, last = key.split(".")
-    section = values
     for part in path:
-        inside = section.setdefault(part, {})
-        if inside is None:
-            inside = section[part] = {}
-        if not isinstance(inside, dict):
-            raise TypeError(f"{part!r} is a value, not a section with keys")
-        section = inside
-    section[last] = value
+        values = open_section(values, part)
+    values[last] = value
+
+
+def open_section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the section at ``key``, made if it is missing or left empty.
+
+    Raises:
+        TypeError: when a plain value stands there.
+    """
+    if values.get(key) is None:
+        values[key] = {}
+    if not isinstance(values[key], dict):
+        raise TypeError(f"{key!r} is a value, not a section with keys")
+    section: dict[str, Any] = values[key]
+    return section
