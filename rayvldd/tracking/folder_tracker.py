@@ -1,0 +1,98 @@
+"""Plain files: one line of JSON an event, readable without any server or library."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+from rayvldd.stores.workspace import write_json_whole
+from rayvldd.tracking.protocol import State, Tracker
+
+
+class FolderTracker:
+    """Writes below one folder: ``study.json``, ``study.jsonl``, ``trials/<trial>.jsonl`` and ``artifacts/``.
+
+    The first line of a trial holds its point, the last one its state and tags, those between metrics with a step.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.uri = self.folder.as_uri()
+        self._open_trials: set[str] = set()
+        self._last_steps: dict[Path, dict[str, int]] = {}
+        """File to metric to the last step written."""
+
+    def start_study(self, study: Study, command: str) -> None:
+        """Write the study's settings, or go on in what an earlier call has written."""
+        try:
+            self._open(self._file(None))
+            write_json_whole(
+                self.folder / "study.json", {"command": command, "settings": study.model_dump(mode="json")}
+            )
+        except OSError as error:
+            raise RayvlddError(
+                f"{self.folder}: the study cannot be written down there: {error.strerror or error}; "
+                f"allowed: a folder that you may write to",
+                next_command="repeat the command with --workspace FOLDER",
+            ) from error
+
+    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+        """Write a trial's point, or go on in its file."""
+        self._open_trials.add(trial_id)
+        file = self._file(trial_id)
+        if not self._open(file):
+            _append(file, {"event": "start", "trial_id": trial_id, "point": dict(point)})
+
+    def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
+        """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
+        file = self._file(trial_id)
+        last = self._last_steps[file]
+        new = {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
+        if new:
+            _append(file, {"event": "metrics", "step": step, "metrics": new})
+            last.update(dict.fromkeys(new, step))
+
+    def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
+        """Write how a trial ended and copy its artifacts."""
+        self._open_trials.discard(trial_id)
+        self._keep(artifacts, trial_id)
+        _append(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
+
+    def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
+        """Write how the study ended with its figures; open trials end as interrupted."""
+        for trial_id in sorted(self._open_trials):
+            self.end_trial(trial_id, "interrupted", None, {})
+        self._keep(artifacts, "study")
+        _append(self._file(None), {"event": "end", "state": state, "metrics": dict(metrics)})
+
+    def _file(self, trial_id: str | None) -> Path:
+        return self.folder / "study.jsonl" if trial_id is None else self.folder / "trials" / f"{trial_id}.jsonl"
+
+    def _open(self, file: Path) -> list[dict[str, Any]]:
+        """Make ready to append to a file, and return what it holds; a line that was cut off is dropped."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        with file.open("a", encoding="utf-8") as opened:
+            opened.truncate(len(whole.encode()))
+        events = [json.loads(line) for line in whole.split("\n")[:-1]]
+        metrics = [event for event in events if event["event"] == "metrics"]
+        self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
+        return events
+
+    def _keep(self, artifacts: Path | None, name: str) -> None:
+        if artifacts is not None:
+            shutil.copytree(artifacts, self.folder / "artifacts" / name, dirs_exist_ok=True)
+
+
+def _append(file: Path, event: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+if TYPE_CHECKING:
+    _tracker: Tracker = FolderTracker("")

@@ -1,0 +1,51 @@
+"""What every tracker can do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+
+State = Literal["finished", "stopped", "failed", "interrupted"]
+"""How a trial or study ended; ``stopped`` is the scheduler's early stop, ``interrupted`` anything that can go on."""
+
+
+class Tracker(Protocol):
+    """Writes down a study and its trials while they run.
+
+    Only the driver holds a tracker; actors and trials report to the driver. All calls may be repeated when an
+    unfinished study continues: a trial that was written before is found again, and a step that was written before
+    is not written twice.
+    """
+
+    uri: str
+    """Where a person finds what was written."""
+
+    def start_study(self, study: Study, command: str) -> None:
+        """Open the record of a study, or find the unfinished one of the same study and command.
+
+        Args:
+            study: The study.
+            command: What was typed, kept for people; its first word, e.g. ``sweep``, tells what the record is of.
+
+        Raises:
+            RayvlddError: when the record cannot be written; nothing else was started by then.
+        """
+        ...
+
+    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+        """Open the record of a trial with the searched settings it runs at, or find it again."""
+        ...
+
+    def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
+        """Write metrics of a trial, or of the study itself, at a step."""
+        ...
+
+    def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
+        """Close the record of a trial with the content of a folder and tags, e.g. the reason of a failure."""
+        ...
+
+    def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
+        """Close the record of the study; trials that are still open end as interrupted."""
+        ...

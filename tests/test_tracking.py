@@ -1,0 +1,364 @@
+"""Every tracker: what is written is there, under the right trial, once."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.tracking.mlflow_tracker import MlflowTracker
+from rayvldd.tracking.outbox import RETRY_AFTER_S, Outbox
+from rayvldd.tracking.protocol import Tracker
+
+POINT = {"distillation.syn_steps": 4, "distillation.lr_lr": 0.02}
+
+
+@dataclass
+class Written:
+    """What a study or trial left behind, whoever wrote it."""
+
+    state: str = ""
+    point: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Place:
+    """A tracker's place: how to open a tracker on it, and how to read what is there."""
+
+    open: Callable[[], Tracker]
+    read: Callable[[], tuple[Written, dict[str, Written]]]
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): f.read_text() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def folder_place(root: Path) -> Place:
+    folder = root / "tracking"
+
+    def read_one(file: Path, name: str) -> Written:
+        written = Written(artifacts=files_below(folder / "artifacts" / name))
+        for line in file.read_text().splitlines():
+            event = json.loads(line)
+            written.point |= event.get("point", {})
+            if event["event"] == "metrics":
+                for key, value in event["metrics"].items():
+                    written.metrics.setdefault(key, []).append((event["step"], value))
+            elif event["event"] == "end":
+                written.state, written.tags = event["state"], event.get("tags", {})
+        return written
+
+    def read() -> tuple[Written, dict[str, Written]]:
+        trials = {file.stem: read_one(file, file.stem) for file in sorted((folder / "trials").glob("*.jsonl"))}
+        return read_one(folder / "study.jsonl", "study"), trials
+
+    return Place(partial(FolderTracker, folder), read)
+
+
+def mlflow_place(root: Path) -> Place:
+    uri, artifacts = f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
+
+    def read_one(client: MlflowClient, run: Any) -> Written:
+        return Written(
+            state=run.data.tags.get("rayvldd.state", ""),
+            point={key: json.loads(run.data.params[key]) for key in POINT},
+            metrics={
+                key: [(entry.step, entry.value) for entry in client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+            },
+            artifacts=files_below(artifacts / run.info.run_id / "artifacts"),
+            tags=run.data.tags,
+        )
+
+    def read() -> tuple[Written, dict[str, Written]]:
+        client = MlflowClient(tracking_uri=uri)
+        runs = mlflow_runs(root)
+        (study,) = [run for run in runs if run.data.tags["rayvldd.kind"] == "study"]
+        trials = [run for run in runs if run.data.tags["rayvldd.kind"] == "trial"]
+        assert all(run.data.tags["mlflow.parentRunId"] == study.info.run_id for run in trials)
+        written = {run.data.tags["rayvldd.trial_id"]: read_one(client, run) for run in trials}
+        assert len(written) == len(trials), "a trial stands there twice"
+        return read_one(client, study), written
+
+    return Place(partial(MlflowTracker, uri, artifacts), read)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has made its tables in: each test takes a copy, for making them takes seconds."""
+    root = tmp_path_factory.mktemp("mlflow")
+    MlflowTracker(f"sqlite:///{root / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    (ours,) = [found for found in client.search_experiments() if found.name == "rayvldd"]
+    client.rename_experiment(ours.experiment_id, "unused")
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path) -> str:
+    """The URI of a database of the test's own."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(params=[mlflow_place, folder_place], ids=["mlflow", "folder"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, database: str) -> Place:
+    made: Place = request.param(tmp_path)
+    return made
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    (folder / "distilled_set").mkdir(parents=True)
+    (folder / "distilled_set" / "card.json").write_text("{}")
+    (folder / "nearest_captions.txt").write_text("a red square")
+    return folder
+
+
+def test_a_study_with_its_trials(place: Place, tiny_study: Study, artifacts: Path) -> None:
+    tracker = place.open()
+    tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+    for trial_id in ("a", "b"):
+        tracker.start_trial(trial_id, POINT)
+    for step in (0, 2, 4):
+        tracker.log_metrics("a", {"val_mean_recall": 10.0 + step, "matching_loss": 1.0}, step)
+        tracker.log_metrics("b", {"val_mean_recall": 5.0 + step}, step)
+    tracker.log_metrics(None, {"best_val_mean_recall": 14.0}, 1)
+    tracker.end_trial("a", "finished", artifacts, {"note": "best"})
+    tracker.end_trial("b", "stopped", None, {})
+    tracker.end_study("finished", {"test_mean_recall": 13.5}, artifacts)
+
+    study, trials = place.read()
+    assert study.state == "finished"
+    assert study.metrics["best_val_mean_recall"] == [(1, 14.0)]
+    assert "distilled_set/card.json" in study.artifacts
+    assert trials["a"].point == POINT
+    assert trials["a"].metrics["val_mean_recall"] == [(0, 10.0), (2, 12.0), (4, 14.0)]
+    assert trials["a"].artifacts == {"distilled_set/card.json": "{}", "nearest_captions.txt": "a red square"}
+    assert trials["a"].tags["note"] == "best"
+    assert (trials["a"].state, trials["b"].state) == ("finished", "stopped")
+    assert trials["b"].artifacts == {}
+    assert "matching_loss" not in trials["b"].metrics
+
+
+def test_a_study_that_continues_duplicates_nothing(place: Place, tiny_study: Study, artifacts: Path) -> None:
+    first = place.open()
+    first.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+    for trial_id in ("a", "b"):
+        first.start_trial(trial_id, POINT)
+        first.log_metrics(trial_id, {"val_mean_recall": 1.0}, 0)
+        first.log_metrics(trial_id, {"val_mean_recall": 2.0}, 2)
+    first.log_metrics(None, {"best_val_mean_recall": 2.0}, 1)
+    first.end_trial("a", "finished", artifacts, {})  # and then the driver is killed
+
+    second = place.open()
+    second.start_study(tiny_study, "rayvldd sweep tiny.yaml --json")
+    for trial_id in ("a", "b", "c"):
+        second.start_trial(trial_id, POINT)
+    second.log_metrics("b", {"val_mean_recall": 2.0}, 2)  # a step that was reported after the last checkpoint
+    second.log_metrics("b", {"val_mean_recall": 3.0}, 4)
+    second.log_metrics("c", {"val_mean_recall": 1.5}, 0)
+    second.log_metrics(None, {"best_val_mean_recall": 2.0}, 1)
+    for trial_id in ("a", "b", "c"):
+        second.end_trial(trial_id, "finished", artifacts, {})
+    second.end_study("finished", {"test_mean_recall": 3.0}, None)
+
+    study, trials = place.read()
+    assert sorted(trials) == ["a", "b", "c"]
+    assert trials["a"].metrics["val_mean_recall"] == [(0, 1.0), (2, 2.0)]
+    assert trials["b"].metrics["val_mean_recall"] == [(0, 1.0), (2, 2.0), (4, 3.0)]
+    assert study.metrics["best_val_mean_recall"] == [(1, 2.0)]
+    assert {trial.state for trial in trials.values()} == {"finished"}
+
+
+def test_trials_left_open_end_as_interrupted_and_go_on_later(place: Place, tiny_study: Study) -> None:
+    tracker = place.open()
+    tracker.start_study(tiny_study, "sweep")
+    tracker.start_trial("a", POINT)
+    tracker.log_metrics("a", {"val_mean_recall": 1.0}, 0)
+    tracker.end_study("interrupted", {"val_mean_recall": 1.0}, None)
+    study, trials = place.read()
+    assert (study.state, trials["a"].state) == ("interrupted", "interrupted")
+
+    tracker = place.open()
+    tracker.start_study(tiny_study, "sweep")
+    tracker.start_trial("a", POINT)
+    tracker.log_metrics("a", {"val_mean_recall": 2.0}, 2)
+    tracker.end_trial("a", "failed", None, {"reason": "diverged"})
+    tracker.end_study("finished", {"val_mean_recall": 2.0}, None)
+    study, trials = place.read()
+    assert (study.state, trials["a"].state) == ("finished", "failed")
+    assert trials["a"].tags["reason"] == "diverged"
+    assert trials["a"].metrics["val_mean_recall"] == [(0, 1.0), (2, 2.0)]
+
+
+def test_a_place_that_cannot_be_written_fails_before_work_starts(
+    place: Place, tiny_study: Study, tmp_path: Path
+) -> None:
+    for name in ("tracking", "mlflow.db"):
+        (tmp_path / name).write_text("a file that is in the way, and no database")
+    with pytest.raises(RayvlddError, match="--workspace FOLDER|--tracking-uri none"):
+        place.open().start_study(tiny_study, "sweep")
+
+
+def mlflow_runs(root: Path) -> list[Any]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+
+
+def test_mlflow_parameters_and_statuses(database: str, tmp_path: Path, tiny_study: Study) -> None:
+    searched = tiny_study.model_copy(update={"name": "x" * 600})
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+    tracker.start_study(searched, "sweep")
+    for trial_id in ("finished", "stopped", "failed", "interrupted"):
+        tracker.start_trial(trial_id, POINT)
+        tracker.end_trial(trial_id, trial_id, None, {})
+    tracker.end_study("finished", {}, None)
+    runs = {run.info.run_name: run for run in mlflow_runs(tmp_path)}
+    statuses = {name: runs[name].info.status for name in ("finished", "stopped", "failed", "interrupted")}
+    expected = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    assert statuses == expected
+    study = runs[searched.name]
+    assert study.data.params["name"] == "x" * 500
+    assert study.data.params["data.source"] == "drawn"
+    assert study.data.params["model.lora.targets"] == '["qkv"]'
+    assert "model.image_encoder.weights" not in study.data.params
+    trial = runs["finished"].data.params
+    assert (trial["distillation.syn_steps"], trial["distillation.num_pairs"]) == ("4", "4")
+    assert "data.source" not in trial
+
+
+def test_mlflow_finished_studies_are_not_continued(database: str, tmp_path: Path, tiny_study: Study) -> None:
+    """Somebody who deletes a study's folder and runs it again wants a second record, not a changed first one."""
+    for _ in range(2):
+        tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+        tracker.start_study(tiny_study, "sweep")
+        tracker.end_study("finished", {}, None)
+    assert len(mlflow_runs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("change", ["command", "settings", "origin"])
+def test_mlflow_continues_no_other_study(database: str, tmp_path: Path, tiny_study: Study, change: str) -> None:
+    MlflowTracker(database, origin="/one").start_study(tiny_study, "sweep")
+    other = tiny_study.model_copy(update={"seed": 8}) if change == "settings" else tiny_study
+    tracker = MlflowTracker(database, origin="/two" if change == "origin" else "/one")
+    tracker.start_study(other, "distill" if change == "command" else "sweep")
+    assert len(mlflow_runs(tmp_path)) == 2
+
+
+def test_mlflow_in_a_folder_that_was_moved(
+    empty_database: Path, tmp_path: Path, tiny_study: Study, artifacts: Path
+) -> None:
+    """An experiment's artifact folder is for ever; artifacts must not go where the workspace used to be."""
+    old, new = tmp_path / "old", tmp_path / "new ü%'#"
+    old.mkdir()
+    shutil.copy(empty_database, old)
+    MlflowTracker(f"sqlite:///{old / 'mlflow.db'}", old / "mlartifacts")
+    old.rename(new)
+    tracker = MlflowTracker(f"sqlite:///{new / 'mlflow.db'}", new / "mlartifacts")
+    tracker.start_study(tiny_study, "sweep")
+    tracker.end_study("finished", {}, artifacts)
+    (run,) = mlflow_runs(new)
+    assert files_below(new / "mlartifacts" / run.info.run_id / "artifacts") == files_below(artifacts)
+    assert not old.exists()
+
+
+def test_mlflow_experiment_that_was_deleted(database: str) -> None:
+    MlflowTracker(database)
+    client = MlflowClient(tracking_uri=database)
+    (ours,) = [found for found in client.search_experiments() if found.name == "rayvldd"]
+    client.delete_experiment(ours.experiment_id)
+    with pytest.raises(RayvlddError, match=f"was deleted\nNext: .* restore --experiment-id {ours.experiment_id}"):
+        MlflowTracker(database)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x"])
+def test_mlflow_uri_that_does_not_answer(uri: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(RayvlddError, match=f"tracking URI {uri}: cannot be used.*(\n.*)*--tracking-uri none"):
+        MlflowTracker(uri)
+    assert time.perf_counter() - started < 20
+
+
+def test_mlflow_server_that_goes_away_for_a_while(
+    database: str,
+    tmp_path: Path,
+    tiny_study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+    tracker.start_study(tiny_study, "sweep")
+    with monkeypatch.context() as away:
+        away.setattr(tracker._client, "create_run", _raise_no_answer)
+        tracker.start_trial("a", POINT)
+        for step in range(3):
+            tracker.log_metrics("a", {"val_mean_recall": step}, step)
+    tracker.end_trial("a", "finished", None, {})
+    tracker.end_study("finished", {}, None)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        f"the tracking server {tracker.uri} does not answer; what is to be written is kept meanwhile".split(":")[0]
+    ]
+    _, trials = mlflow_place(tmp_path).read()
+    assert trials["a"].metrics["val_mean_recall"] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert trials["a"].state == "finished"
+
+
+def _raise_no_answer(*_: Any, **__: Any) -> None:
+    raise MlflowException("API request to http://server failed with exception: connection refused")
+
+
+class Server:
+    """A fake that notes what it takes, and can be away or refuse."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.is_away = False
+
+    def write(self, number: int) -> None:
+        if self.is_away:
+            raise ConnectionError("no route")
+        if number < 0:
+            raise ValueError("negative")
+        self.taken.append(number)
+
+
+def test_outbox_keeps_order_and_waits(caplog: pytest.LogCaptureFixture) -> None:
+    server, now = Server(), [0.0]
+    outbox = Outbox("the server", lambda error: isinstance(error, ConnectionError), clock=lambda: now[0])
+    outbox.put(partial(server.write, 1))
+    server.is_away = True
+    for number in (2, 3):
+        outbox.put(partial(server.write, number))
+    server.is_away = False
+    outbox.put(partial(server.write, 4))
+    assert (server.taken, len(outbox)) == ([1], 3), "an absent server is left alone for a while"
+    now[0] = RETRY_AFTER_S
+    outbox.put(partial(server.write, 5))
+    assert (server.taken, len(outbox)) == ([1, 2, 3, 4, 5], 0)
+    assert len(caplog.records) == 1
+
+
+def test_outbox_drops_what_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    server = Server()
+    outbox = Outbox("the server", lambda error: isinstance(error, ConnectionError))
+    for number in (1, -1, 2):
+        outbox.put(partial(server.write, number))
+    assert server.taken == [1, 2]
+    assert "did not take a write, which is dropped: negative" in caplog.text
