@@ -6,7 +6,8 @@ An array is named by the content that decides it, so a changed input asks for an
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class ArrayCache:
         path = self.folder / f"{kind}-{fingerprint(described)}.npy"
         array = _open(path)
         if array is None:
-            with self._lock(path):
+            with self._locked(path):
                 array = _open(path)  # another process may have made it meanwhile
                 if array is None:
                     self._make(path, described, shape, dtype, make)
@@ -65,14 +66,18 @@ class ArrayCache:
             )
         return array
 
-    def _lock(self, path: Path) -> FileLock:
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        lock = FileLock(path.with_suffix(".lock"))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock"))
             lock.acquire()
         except OSError as error:
             raise self._not_writable(error) from None
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _make(
         self,

@@ -149,6 +149,7 @@ _PLACES = {
     "snow": ("in the snow", "on a winter day"),
     "sunset": ("at sunset", "in the evening"),
 }
+_DIAGONAL = "diagonally across from"
 _SIZES = {True: ("large", "big"), False: ("small", "little")}
 
 
@@ -168,19 +169,19 @@ def _described(random: np.random.Generator, thing: Thing) -> str:
 
 
 def _relation(a: Thing, b: Thing) -> str:
-    """How ``a`` lies to ``b``, in words, where one direction clearly prevails; otherwise they are near each other."""
+    """How ``a`` lies to ``b``, in words: the direction that clearly prevails, if one does."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) > 1.4 * abs(dy):
         return "to the left of" if dx < 0 else "to the right of"
     if abs(dy) > 1.4 * abs(dx):
         return "above" if dy < 0 else "below"
-    return "near"
+    return _DIAGONAL
 
 
 def _pair(random: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing, Thing, str]:
     """Pick two things, in either order, with a clear relation where the scene has one."""
     pairs = [(a, b, _relation(a, b)) for a in things for b in things if a is not b]
-    return _pick(random, [pair for pair in pairs if pair[2] != "near"] or pairs)
+    return _pick(random, [pair for pair in pairs if pair[2] != _DIAGONAL] or pairs)
 
 
 def _sentence(text: str) -> str:
@@ -281,29 +282,29 @@ def _petals() -> tuple[_Polygon, ...]:
 
 
 _SHAPES = {
-    "ball": _Shape((_ellipse(0, 0, 0.92),), light=(_ellipse(-0.32, -0.36, 0.24, 0.18),)),
-    "ring": _Shape((_ellipse(0, 0, 0.95),), holes=(_ellipse(0, 0, 0.52),)),
+    "ball": _Shape((_ellipse(0.0, 0.0, 0.92),), light=(_ellipse(-0.32, -0.36, 0.24, 0.18),)),
+    "ring": _Shape((_ellipse(0.0, 0.0, 0.95),), holes=(_ellipse(0.0, 0.0, 0.52),)),
     "star": _Shape((_star(),)),
     "heart": _Shape((_heart(),), light=(_ellipse(-0.45, -0.45, 0.17, 0.14),)),
-    "moon": _Shape((_ellipse(-0.05, 0, 0.95),), holes=(_ellipse(0.42, -0.18, 0.78),)),
+    "moon": _Shape((_ellipse(-0.05, 0.0, 0.95),), holes=(_ellipse(0.42, -0.18, 0.78),)),
     "house": _Shape(
         (
             ((-0.72, -0.1), (0.72, -0.1), (0.72, 0.92), (-0.72, 0.92)),
-            ((0, -0.98), (1.0, -0.02), (-1.0, -0.02)),
+            ((0.0, -0.98), (1.0, -0.02), (-1.0, -0.02)),
         ),
         dark=(((-0.2, 0.35), (0.2, 0.35), (0.2, 0.92), (-0.2, 0.92)),),
-        light=(_ellipse(0, -0.38, 0.2),),
+        light=(_ellipse(0.0, -0.38, 0.2),),
     ),
     "tree": _Shape(
         (
-            ((0, -1.0), (0.58, -0.2), (-0.58, -0.2)),
-            ((0, -0.6), (0.8, 0.55), (-0.8, 0.55)),
+            ((0.0, -1.0), (0.58, -0.2), (-0.58, -0.2)),
+            ((0.0, -0.6), (0.8, 0.55), (-0.8, 0.55)),
             ((-0.18, 0.5), (0.18, 0.5), (0.18, 1.0), (-0.18, 1.0)),
         ),
         dark=(((-0.18, 0.55), (0.18, 0.55), (0.18, 1.0), (-0.18, 1.0)),),
     ),
     "fish": _Shape(
-        (_ellipse(0.16, 0, 0.84, 0.56), ((-0.5, 0), (-1.0, -0.62), (-0.84, 0), (-1.0, 0.62))),
+        (_ellipse(0.16, 0.0, 0.84, 0.56), ((-0.5, 0.0), (-1.0, -0.62), (-0.84, 0.0), (-1.0, 0.62))),
         dark=(_ellipse(0.58, -0.14, 0.1),),
         light=(_ellipse(0.58, -0.14, 0.19),),
     ),
@@ -316,7 +317,7 @@ _SHAPES = {
         ),
         dark=(((-0.1, -1.0), (0.08, -1.0), (0.08, 0.38), (-0.1, 0.38)),),
     ),
-    "flower": _Shape(_petals(), dark=(_ellipse(0, 0, 0.3),)),
+    "flower": _Shape(_petals(), dark=(_ellipse(0.0, 0.0, 0.3),)),
 }
 
 
@@ -383,7 +384,7 @@ def _filled(polygons: Sequence[_Polygon], side: int, radius: float, tilt: int) -
     return mask
 
 
-def _mixed(a: Sequence[float], b: Sequence[float], share: float) -> tuple[int, int, int]:
+def _mixed(a: Sequence[int], b: Sequence[int], share: float) -> tuple[int, int, int]:
     red, green, blue = (round((1 - share) * u + share * v) for u, v in zip(a, b, strict=True))
     return red, green, blue
 
