@@ -1,0 +1,1 @@
+"""Where things are kept: the workspace on disk and the stores of expert trajectories."""
