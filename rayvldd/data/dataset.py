@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from rayvldd.config.settings import DataSettings, DrawnData
 from rayvldd.data.array_cache import ArrayCache, fingerprint
-from rayvldd.data.drawn import DRAWING_FINGERPRINT, draw_into, scenes_of
+from rayvldd.data.drawn import draw_into, drawing_fingerprint, scenes_of
 from rayvldd.data.records import SPLITS, Record, read_records
 from rayvldd.errors import DataError, Fault
 
@@ -100,7 +100,7 @@ def _drawn_split(
 ) -> tuple[Split, str]:
     scenes = scenes_of(settings, name)
     size = settings.image_size
-    key = {"scenes": fingerprint([repr(scene) for scene in scenes]), "size": size, "drawing": DRAWING_FINGERPRINT}
+    key = {"scenes": fingerprint([repr(scene) for scene in scenes]), "size": size, "drawing": drawing_fingerprint()}
 
     def draw(pixels: np.ndarray) -> None:
         for done in draw_into(pixels, scenes):

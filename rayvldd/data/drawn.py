@@ -24,8 +24,11 @@ _T = TypeVar("_T")
 
 CAPTIONS_PER_SCENE = 5
 
-DRAWING_FINGERPRINT = fingerprint([Path(__file__).read_text(encoding="utf-8"), PIL.__version__])
-"""Names this file's drawing code: pixels that another version of it drew are never read from a cache."""
+
+@cache
+def drawing_fingerprint() -> str:
+    """Name this file's drawing code: pixels that another version of it drew are never read from a cache."""
+    return fingerprint([Path(__file__).read_text(encoding="utf-8"), PIL.__version__])
 
 
 @dataclass(frozen=True)
