@@ -1,0 +1,1 @@
+"""Coresets: small sets of real pairs, the baselines of distillation and where it starts from."""

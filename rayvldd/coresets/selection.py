@@ -1,0 +1,116 @@
+"""Choose real pairs: at random, by herding, or as k-centres.
+
+Herding and k-centre look at one joint feature a pair: the image's feature and its caption's embedding, each scaled
+to length 1, side by side (Wu et al., section 4.1, compare on pretrained features of both modalities). Image features
+are what the frozen image encoder makes of the pixels, whatever the protocol.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from rayvldd.errors import ConfigError, Fault
+from rayvldd.evaluation.students import Pairs
+from rayvldd.models.problem import Problem
+
+METHODS = ("random", "herding", "k_center")
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """Real training pairs by their indexes."""
+
+    image_index: Int[np.ndarray, " pair"]
+    caption_index: Int[np.ndarray, " pair"]
+
+    def pairs(self, problem: Problem) -> Pairs:
+        """The pairs themselves, with the student rates of ``evaluation.lr_coreset``."""
+        lr = problem.study.evaluation.lr_coreset
+        images = problem.pixels(problem.train, self.image_index)
+        return Pairs(images, problem.texts(problem.train, self.caption_index), lr, lr)
+
+    def captions(self, problem: Problem) -> list[str]:
+        """The captions as people wrote them."""
+        return [problem.train.split.captions[index] for index in self.caption_index]
+
+
+def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> Coreset:
+    """Choose ``num_pairs`` training pairs, each of another image; the caption is drawn among the image's own.
+
+    Raises:
+        ConfigError: when the method is unknown or there are fewer training images than pairs.
+    """
+    faults = []
+    if method not in METHODS:
+        faults.append(Fault("method", f"no coreset method {method!r}", ", ".join(METHODS)))
+    if not 2 <= num_pairs <= problem.train.num_images:
+        faults.append(Fault("num_pairs", f"got {num_pairs}", f"2 to {problem.train.num_images}, the training images"))
+    if faults:
+        raise ConfigError(faults, next_command="rayvldd coreset --help")
+    generator = np.random.default_rng([seed, 3])
+    captions = _one_caption_an_image(problem.train.split.caption_image, generator)
+    if method == "random":
+        chosen = generator.permutation(len(captions))[:num_pairs]
+    else:
+        features = joint_features(problem, captions)
+        chosen = herding(features, num_pairs) if method == "herding" else k_center(features, num_pairs)
+    return Coreset(chosen, captions[chosen])
+
+
+def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:
+    """Greedily take the sample that brings the subset's mean nearest the mean of all.
+
+    Welling, "Herding Dynamical Weights to Learn" (ICML 2009), as iCaRL uses it.
+    """
+    mean, total = features.mean(0), np.zeros(features.shape[1], features.dtype)
+    squared, free = (features**2).sum(1), np.ones(len(features), dtype=bool)
+    chosen = np.empty(count, dtype=np.int64)
+    for step in range(count):
+        # |mean - (total + x) / n|^2 grows with |x|^2 - 2 x.(n mean - total): the rest is the same for every x
+        cost = squared - 2 * features @ ((step + 1) * mean - total)
+        chosen[step] = np.where(free, cost, np.inf).argmin()
+        free[chosen[step]] = False
+        total += features[chosen[step]]
+    return chosen
+
+
+def k_center(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:
+    """Greedily take the sample farthest from all chosen, beginning with the one nearest the mean.
+
+    Sener and Savarese, "Active Learning for Convolutional Neural Networks" (arXiv 1708.00489), algorithm 1.
+    """
+    chosen = np.empty(count, dtype=np.int64)
+    chosen[0] = ((features - features.mean(0)) ** 2).sum(1).argmin()
+    distance = ((features - features[chosen[0]]) ** 2).sum(1)
+    for step in range(1, count):
+        chosen[step] = distance.argmax()
+        distance = np.minimum(distance, ((features - features[chosen[step]]) ** 2).sum(1))
+    return chosen
+
+
+def joint_features(problem: Problem, captions: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image dim"]:
+    """One feature for each training image with its given caption: both modalities at length 1, side by side."""
+    images = _image_features(problem)
+    texts = problem.train.captions[captions]
+    sides = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (images, texts)]
+    return np.concatenate(sides, axis=1)
+
+
+@torch.no_grad()
+def _image_features(problem: Problem) -> Float[np.ndarray, "image dim"]:
+    if problem.model.stem_is_frozen_encoder:
+        return np.asarray(problem.train.images)
+    encoder = problem.model.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
+    problem.model.initial_parameters(0)  # fresh adapters change nothing: their second factor starts at zero
+    parts = np.array_split(np.arange(problem.train.num_images), max(1, problem.train.num_images // 128))
+    return np.concatenate([encoder(problem.pixels(problem.train, part)).cpu().numpy() for part in parts])
+
+
+def _one_caption_an_image(
+    caption_image: Int[np.ndarray, " caption"], generator: np.random.Generator
+) -> Int[np.ndarray, " image"]:
+    order = generator.permutation(len(caption_image))
+    _, first = np.unique(caption_image[order], return_index=True)
+    return order[first]

@@ -1,0 +1,151 @@
+"""A distilled set as a file: synthetic pairs, learned step sizes, and a card that says how they were made.
+
+A set is a folder: ``distilled_set.safetensors`` holds the tensors, ``card.json`` the settings, fingerprints and
+metrics. Nothing else of rayvldd's workspace is needed to train on it.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rayvldd.errors import StoreError
+from rayvldd.evaluation.students import Pairs
+from rayvldd.models.problem import Problem
+
+TENSORS = "distilled_set.safetensors"
+CARD = "card.json"
+
+
+@dataclass
+class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
+    """Synthetic image-caption pairs that a retrieval model is trained on instead of the real data.
+
+    As a torch ``Dataset`` it yields (image, caption embedding), the image on the scale that the encoder named by
+    :meth:`describe` expects.
+    """
+
+    images: Float[Tensor, "pair 3 height width"]
+    """RGB on a 0 to 1 scale, float32, not clamped: distilled pixels may lie outside."""
+    texts: Float[Tensor, "pair text_dim"]
+    """Embeddings in the space of the card's text encoder."""
+    start_images: Float[Tensor, "pair 3 height width"]
+    """What the images started from."""
+    start_texts: Float[Tensor, "pair text_dim"]
+    """What the embeddings started from."""
+    start_captions: list[str]
+    """Captions of the real pairs it started from; empty strings where it started from noise."""
+    lr_student_image: float
+    """Learned step size for the image side of a student."""
+    lr_student_text: float
+    """Learned step size for the text side of a student."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """How it was made: settings, fingerprints, expert set, outer step, metrics, version."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return (self.images[index] - self._scale("mean")) / self._scale("std"), self.texts[index]
+
+    def _scale(self, name: str) -> Tensor:
+        return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
+
+    def pairs(self, problem: Problem) -> Pairs:
+        """The set as students of ``problem`` are trained on it.
+
+        Raises:
+            StoreError: when the set's embeddings are not those of the problem's text encoder, or images differ in size.
+        """
+        made, now = self.card["fingerprints"]["text_encoder"], problem.fingerprints["text_encoder"]
+        size = problem.study.data.image_size
+        if made != now:
+            raise StoreError(
+                f"the set's caption embeddings come from another text encoder (fingerprint {made}, this one has {now})",
+                next_command="rayvldd evaluate SET --set model.text_encoder.name=THE ONE OF THE CARD",
+            )
+        if self.images.shape[-1] != size:
+            raise StoreError(f"the set's images are {self.images.shape[-1]} px, data.image_size is {size}")
+        images = problem.model.normalise(self.images.to(problem.device))
+        return Pairs(images, self.texts.to(problem.device), self.lr_student_image, self.lr_student_text)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the set whole: the card comes last, and a folder without a card is not a set."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSOR_FIELDS}
+        temporary = folder / f".{TENSORS}.{os.getpid()}.tmp"
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / TENSORS)
+        values = {
+            "format": 1,
+            **self.card,
+            "lr_student_image": self.lr_student_image,
+            "lr_student_text": self.lr_student_text,
+            "start_captions": self.start_captions,
+        }
+        temporary = folder / f".{CARD}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, folder / CARD)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a set from its folder.
+
+        Raises:
+            StoreError: when the folder holds no set, or its files cannot be read.
+        """
+        folder = Path(folder)
+        for name in (CARD, TENSORS):
+            if not (folder / name).is_file():
+                raise StoreError(
+                    f"{folder} is not a distilled set: it has no {name}",
+                    next_command="rayvldd compare, which lists the studies and their sets",
+                )
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            tensors = load_file(folder / TENSORS)
+        except (ValueError, SafetensorError) as error:
+            raise StoreError(f"{folder} is damaged: {error}", next_command="make the set again") from None
+        return cls(
+            images=tensors["images"],
+            texts=tensors["texts"],
+            start_images=tensors["start_images"],
+            start_texts=tensors["start_texts"],
+            start_captions=card.pop("start_captions"),
+            lr_student_image=card.pop("lr_student_image"),
+            lr_student_text=card.pop("lr_student_text"),
+            card=card,
+        )
+
+    def describe(self) -> str:
+        """Say in a few lines what the set is and what model to train on it."""
+        model, evaluation = self.card["study"]["model"], self.card["study"]["evaluation"]
+        image, text, weights = model["image_encoder"], model["text_encoder"], self.card["fingerprints"]
+        head = f"a projection head {model['width']} wide on each side" if self._has_image_head else "a text head"
+        return "\n".join(
+            [
+                f"{len(self)} pairs, {self.images.shape[-1]} px images, caption embeddings {self.texts.shape[1]} wide",
+                f"image encoder: timm {image['name']} (weights {weights['image_encoder']}), {head}",
+                f"text encoder: {text['pooling']} {Path(text['name']).name} (frozen,  {weights['text_encoder']})",
+                f"protocol: {model['protocol']}; contrastive loss at temperature {model['temperature']}",
+                f"SGD, momentum {evaluation['momentum']}, {evaluation['epochs']} epochs, "
+                f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
+            ]
+        )
+
+    @property
+    def _has_image_head(self) -> bool:
+        model = self.card["study"]["model"]
+        return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
+
+
+_TENSOR_FIELDS = ("images", "texts", "start_images", "start_texts")

@@ -1,0 +1,146 @@
+"""One distillation from start to end, with evaluations on validation on the way and state to continue from."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distiller import Distiller, StepReport
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.problem import Problem
+
+STATE = "state.safetensors"
+PROGRESS = "progress.json"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The synthetic set at one outer step, scored on validation."""
+
+    outer_step: int
+    metrics: dict[str, float]
+    """Matching losses and step sizes (means since the last evaluation), validation recalls in percent, seconds."""
+    is_best: bool
+    """Whether validation recall is the highest so far."""
+    distilled_set: DistilledSet
+
+
+def distill(
+    problem: Problem,
+    trajectories: Sequence[Trajectory],
+    seed: int,
+    checkpoint_folder: Path | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> Iterator[Evaluation]:
+    """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
+
+    Args:
+        problem: Model and data, with the settings of this run.
+        trajectories: The experts.
+        seed: Decides every draw of the run.
+        checkpoint_folder: Where the state is saved before each yield and continued from; the best set so far lies
+            in its ``best`` folder. A run continued from there gives the numbers of one that was never stopped.
+        on_step: Told of every outer step.
+
+    Raises:
+        DivergedError: when the matching loss is no longer finite.
+    """
+    run = _Run(problem, Distiller(problem, trajectories, seed), seed, checkpoint_folder)
+    settings = problem.study.distillation
+    if not run.resume():
+        yield run.evaluate([])
+    while run.distiller.outer_step < settings.outer_steps:
+        goal = min(run.distiller.outer_step + settings.evaluate_every, settings.outer_steps)
+        reports = []
+        while run.distiller.outer_step < goal:
+            started = time.perf_counter()
+            reports.append(run.distiller.step())
+            run.seconds_matching += time.perf_counter() - started
+            if on_step:
+                on_step(reports[-1])
+        yield run.evaluate(reports)
+
+
+class _Run:
+    """What a run remembers between evaluations besides the distiller's own state."""
+
+    def __init__(self, problem: Problem, distiller: Distiller, seed: int, folder: Path | None) -> None:
+        self.problem, self.distiller, self.seed, self.folder = problem, distiller, seed, folder
+        self.best_mean_recall = -1.0
+        self.seconds_matching = self.seconds_evaluating = 0.0
+
+    def evaluate(self, reports: list[StepReport]) -> Evaluation:
+        started = time.perf_counter()
+        recalls = self._validation_recalls()
+        self.seconds_evaluating += time.perf_counter() - started
+        mean_recall = recalls["val_mean_recall"]
+        is_best = mean_recall > self.best_mean_recall
+        self.best_mean_recall = max(self.best_mean_recall, mean_recall)
+        metrics = {
+            **_means(reports),
+            **recalls,
+            "best_val_mean_recall": self.best_mean_recall,
+            "seconds_matching": self.seconds_matching,
+            "seconds_evaluating": self.seconds_evaluating,
+        }
+        evaluation = Evaluation(self.distiller.outer_step, metrics, is_best, self.distiller.distilled_set(metrics))
+        self._save(evaluation)
+        return evaluation
+
+    def _validation_recalls(self) -> dict[str, float]:
+        """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
+        pairs = self.distiller.distilled_set().pairs(self.problem)
+        seeds = student_seeds(self.problem, self.problem.study.evaluation.num_students)
+        scores = evaluate_pairs(self.problem, pairs, self.problem.val, seeds)
+        return mean_of(scores).as_dict("val_")
+
+    def _save(self, evaluation: Evaluation) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if evaluation.is_best:
+            evaluation.distilled_set.save(self.folder / BEST)
+        self.distiller.save(self.folder / STATE)
+        progress = {
+            "outer_step": self.distiller.outer_step,
+            "best_val_mean_recall": self.best_mean_recall,
+            "seconds_matching": self.seconds_matching,
+            "seconds_evaluating": self.seconds_evaluating,
+        }
+        temporary = self.folder / f".{PROGRESS}.tmp"
+        temporary.write_text(json.dumps(progress), encoding="utf-8")
+        os.replace(temporary, self.folder / PROGRESS)
+
+    def resume(self) -> bool:
+        """Continue from the folder's state, if it holds one."""
+        if self.folder is None or not (self.folder / PROGRESS).is_file():
+            return False
+        progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        self.distiller.restore(self.folder / STATE)
+        self.best_mean_recall = progress["best_val_mean_recall"]
+        self.seconds_matching, self.seconds_evaluating = progress["seconds_matching"], progress["seconds_evaluating"]
+        return True
+
+
+def student_seeds(problem: Problem, count: int, purpose: int = 0) -> list[int]:
+    """Seeds of ``count`` fresh students; another purpose (validation 0, test 1) gives other students."""
+    drawn = np.random.default_rng([problem.study.seed, 5, purpose]).integers(2**31, size=count)
+    return [int(seed) for seed in drawn]
+
+
+def mean_of(scores: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
+    """The mean of each recall over students."""
+    return RetrievalMetrics(*np.mean([list(vars(score).values()) for score in scores], axis=0).tolist())
+
+
+def _means(reports: list[StepReport]) -> dict[str, float]:
+    rows = [report.as_dict() for report in reports]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}

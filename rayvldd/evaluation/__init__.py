@@ -1,0 +1,1 @@
+"""Evaluation: fresh students trained on a small set, and retrieval recall."""

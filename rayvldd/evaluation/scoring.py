@@ -1,0 +1,32 @@
+"""Recall of one set of parameters on one split of the real data."""
+
+import numpy as np
+import torch
+
+from rayvldd.evaluation.recall import RetrievalMetrics, retrieval_recall
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.problem import Problem, SplitInputs
+
+_BATCH = 512
+"""Images or captions embedded at a time."""
+
+
+@torch.no_grad()
+def score(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
+    """Embed the whole split under ``parameters`` and count recall."""
+    model = problem.model.train(False)
+    image_parameters, text_parameters = (side.to(problem.device) for side in parameters)
+    images = torch.cat(
+        [
+            model.embed_images(problem.stem_outputs(inputs, index), image_parameters)
+            for index in _batches(inputs.num_images)
+        ]
+    )
+    captions = torch.cat(
+        [model.embed_texts(problem.texts(inputs, index), text_parameters) for index in _batches(len(inputs.captions))]
+    )
+    return retrieval_recall(images, captions, inputs.split.caption_image)
+
+
+def _batches(count: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]

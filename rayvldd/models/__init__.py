@@ -1,0 +1,1 @@
+"""Encoders, projection heads, adapters, and what of them is trained and matched."""

@@ -1,0 +1,49 @@
+"""ConvNet-3, the small network of image dataset distillation, registered with timm as ``convnet_d3``.
+
+Three blocks of convolution, per-channel normalisation, ReLU and average pooling, as in Zhao, Mopuri and Bilen,
+"Dataset Condensation with Gradient Matching" (arXiv 2006.05929), section 4.1. Deviations: the width is a setting (128
+there), and instance normalisation is written as GroupNorm with one group a channel, the same function.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+from timm.models import register_model
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Pixels to the flattened last feature map, whose cells keep where in the picture things are."""
+
+    def __init__(self, img_size: int = 32, width: int = 64, depth: int = 3) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for index in range(depth):
+            blocks += [
+                nn.Conv2d(3 if index == 0 else width, width, 3, padding=1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.blocks = nn.Sequential(*blocks)
+        self.num_features = width * (img_size // 2**depth) ** 2
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image feature"]:
+        """Return features of shape [image, width * (height / 2**depth)**2]."""
+        features: Tensor = self.blocks(images).flatten(1)
+        return features
+
+
+@register_model
+def convnet_d3(
+    pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, **options: Any
+) -> ConvNet:
+    """Build the network for timm; it has no pretrained weights.
+
+    Raises:
+        RuntimeError: when pretrained weights are asked for.
+    """
+    if pretrained:
+        raise RuntimeError("convnet_d3 has no pretrained weights: set pretrained: false, or give weights")
+    options.pop("num_classes", None)  # it has no classifier to leave out
+    return ConvNet(**options)

@@ -1,0 +1,198 @@
+"""The two-tower retrieval model, split into what is frozen and what is trained.
+
+    image x -> stem (frozen) -> image part (trained) -> embedding        text y -> text part (trained) -> embedding
+
+The *protocol* decides where the cut lies. Under ``heads_only`` the whole encoder is the stem, its output can be
+computed once, and only heads are trained and matched; under ``full_image_encoder`` and ``lora`` the stem is the
+identity. Everything after the stem is a function of a flat parameter vector, so that students are values.
+
+Source: Wu et al., section 3.1 and the released ``networks.py``. Deviation: the released inner loop multiplies
+similarities by log(1 / 0.07) = 2.66, experts and evaluation by 1 / 0.07 = 14.29; here it is 14.29 everywhere.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rayvldd.config.settings import LoraSettings, ModelSettings
+from rayvldd.errors import Fault, ModelError
+from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights, normalisation, seeded
+from rayvldd.models.parameters import ParameterLayout, Parameters
+
+_STEM_SEED = 0
+"""Frozen weights that are not loaded from anywhere are drawn from this seed, the same for everyone."""
+
+
+class ProjectionHead(nn.Module):
+    """Linear, GELU, Linear, dropout, residual, LayerNorm: the head of Wu et al. (their ``ProjectionHead``)."""
+
+    def __init__(self, in_width: int, out_width: int, dropout: float) -> None:
+        super().__init__()
+        self.projection = nn.Linear(in_width, out_width)
+        self.fc = nn.Linear(out_width, out_width)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(out_width)
+
+    def forward(self, features: Float[Tensor, "item in_dim"]) -> Float[Tensor, "item dim"]:
+        """Project each row to the shared space."""
+        projected = self.projection(features)
+        return self.layer_norm(projected + self.dropout(self.fc(F.gelu(projected))))
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew from the global stream."""
+        for part in (self.projection, self.fc, self.layer_norm):
+            part.reset_parameters()
+
+
+class RetrievalModel(nn.Module):
+    """Images and caption embeddings to one space in which a pair lies close together."""
+
+    def __init__(self, settings: ModelSettings, image_size: int, text_width: int) -> None:
+        """Build both towers.
+
+        Raises:
+            ModelError: when an encoder cannot be built, an adapter target matches nothing, or the encoder does not
+                take images of this size.
+        """
+        super().__init__()
+        self.settings = settings
+        encoder = build_image_encoder(settings.image_encoder, _STEM_SEED)
+        self.fingerprint = fingerprint_of_weights(settings.image_encoder, encoder)
+        mean, std = normalisation(settings.image_encoder, encoder)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.encoder_width = _width_of(encoder, settings, image_size)
+        width = settings.width if settings.has_image_head else self.encoder_width
+        head = ProjectionHead(self.encoder_width, width, settings.dropout) if settings.has_image_head else nn.Identity()
+        if settings.protocol == "heads_only":
+            # Depthwise networks on a CPU: forward and backward take 0.72 of the time with channels last.
+            self.stem: nn.Module = encoder.requires_grad_(False).to(memory_format=torch.channels_last)
+            self.image_part: nn.Module = head
+        else:
+            if settings.protocol == "lora":
+                encoder = _with_adapters(encoder.requires_grad_(False), settings.lora)
+            self.stem = nn.Identity()
+            self.image_part = nn.Sequential(encoder, head)
+        self.text_part = ProjectionHead(text_width, width, settings.dropout)
+        self.image_layout = ParameterLayout.of(self.image_part)
+        self.text_layout = ParameterLayout.of(self.text_part)
+        self.train(False)
+
+    @property
+    def stem_is_frozen_encoder(self) -> bool:
+        """Whether features after the stem can be computed once and kept."""
+        return self.settings.protocol == "heads_only"
+
+    def train(self, mode: bool = True) -> "RetrievalModel":
+        """Switch dropout of the heads; the encoder's normalisation statistics stay frozen either way."""
+        super().train(mode)
+        self.stem.eval()
+        for module in self.image_part.modules():
+            if isinstance(module, _BatchNorm):  # its running statistics are not part of a trajectory
+                module.eval()
+        return self
+
+    def normalise(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
+        """RGB on a 0 to 1 scale to the scale the encoder's weights expect."""
+        return (images - self.mean) / self.std  # type: ignore[operator]  # buffers are tensors
+
+    def denormalise(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
+        """The encoder's scale back to RGB on a 0 to 1 scale, not clamped."""
+        return images * self.std + self.mean  # type: ignore[operator]  # buffers are tensors
+
+    def embed_images(
+        self, stem_output: Float[Tensor, "image ..."], parameters: Float[Tensor, " image_param"]
+    ) -> Float[Tensor, "image dim"]:
+        """Embeddings of length 1 of images that went through the stem, under the given parameters."""
+        named = self.image_layout.unflatten(parameters)
+        return F.normalize(functional_call(self.image_part, named, (stem_output,)), dim=1)
+
+    def embed_texts(
+        self, texts: Float[Tensor, "text text_dim"], parameters: Float[Tensor, " text_param"]
+    ) -> Float[Tensor, "text dim"]:
+        """Embeddings of length 1 of caption embeddings, under the given parameters."""
+        return F.normalize(functional_call(self.text_part, self.text_layout.unflatten(parameters), (texts,)), dim=1)
+
+    def loss(
+        self,
+        parameters: Parameters,
+        stem_output: Float[Tensor, "pair ..."],
+        texts: Float[Tensor, "pair text_dim"],
+    ) -> Float[Tensor, ""]:
+        """The contrastive loss of a batch of pairs under the given parameters."""
+        return contrastive_loss(
+            self.embed_images(stem_output, parameters.image),
+            self.embed_texts(texts, parameters.text),
+            self.settings.temperature,
+        )
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """A fresh student: pretrained weights where there are any, the rest drawn from ``seed``."""
+        with seeded(seed):
+            if self.settings.protocol == "full_image_encoder" and not _is_pretrained(self.settings):
+                fresh = build_image_encoder(self.settings.image_encoder, seed).to(self.mean.device)  # type: ignore[arg-type]
+                self.image_part[0].load_state_dict(fresh.state_dict())  # type: ignore[index]
+            for module in [*self.image_part.modules(), *self.text_part.modules()]:
+                if isinstance(module, ProjectionHead):
+                    module.reset_parameters()
+                elif isinstance(module, LoraLayer):
+                    module.reset_lora_parameters("default", init_lora_weights=True)
+        return Parameters(self.image_layout.flatten(self.image_part), self.text_layout.flatten(self.text_part))
+
+
+def contrastive_loss(
+    images: Float[Tensor, "pair dim"], texts: Float[Tensor, "pair dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE: the mean of both cross entropies over cosine similarities / temperature.
+
+    Args:
+        images: Embeddings of length 1; row j belongs to row j of ``texts``.
+        texts: Embeddings of length 1.
+        temperature: What similarities are divided by; 0.07 in Wu et al.
+    """
+    scores = images @ texts.T / temperature
+    target = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+def _is_pretrained(settings: ModelSettings) -> bool:
+    return settings.image_encoder.pretrained or settings.image_encoder.weights is not None
+
+
+def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int) -> int:
+    """Ask the encoder itself: one black image in, count what comes out."""
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            output: Tensor = encoder(torch.zeros(1, 3, image_size, image_size))
+        if output.ndim != 2:
+            raise ValueError(f"it returns shape {tuple(output.shape)}, not one feature vector an image")
+    except Exception as error:  # whatever a model raises on a size it was not built for
+        fault = Fault(
+            "model.image_encoder",
+            f"{settings.image_encoder.name!r} does not take {image_size} px images: {error}",
+            f"an encoder for this size; transformers want options: {{img_size: {image_size}}}",
+        )
+        raise ModelError([fault]) from error
+    return output.shape[1]
+
+
+def _with_adapters(encoder: nn.Module, lora: LoraSettings) -> nn.Module:
+    """Put LoRA adapters on the target layers; everything else of the encoder stays frozen."""
+    alpha: Any = lora.alpha  # peft declares an int, and only ever divides it by the rank
+    config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
+    kinds = (nn.Linear, nn.Conv2d)
+    fitting = sorted({name.split(".")[-1] for name, module in encoder.named_modules() if isinstance(module, kinds)})
+    try:
+        with seeded(_STEM_SEED):
+            return inject_adapter_in_model(config, encoder)
+    except ValueError as error:
+        fault = Fault("model.lora", f"targets {list(lora.targets)} with rank {lora.rank}: {error}", ", ".join(fitting))
+        raise ModelError([fault]) from error
