@@ -1,0 +1,149 @@
+"""``rayvldd distill``: one distillation at one point."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.experts import plan_of_experts
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import checked_study, dry_run, study_argument
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+
+if TYPE_CHECKING:
+    from rayvldd.experts.trajectory import Trajectory
+    from rayvldd.models.problem import Problem
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.stores.workspace import Workspace
+
+
+@click.command(
+    "distill",
+    cls=RunCommand,
+    kept="the best set so far and the state of the last evaluation",
+    examples=[
+        "rayvldd distill search_spaces/quickstart.yaml",
+        "rayvldd distill search_spaces/quickstart.yaml --set distillation.lr_image=300 --out my_set",
+    ],
+)
+@study_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for the distilled set and its pictures. Default: in the study's folder of the workspace.",
+)
+@click.pass_obj
+def command(invocation: Invocation, study_file: Path, out: Path | None) -> None:
+    """Distil once, at the first point of STUDY, and keep the set that is best on validation.
+
+    The first point is the first of `search.initial_points`, over the file's constants; `--set` moves it. Experts that
+    are missing are trained first. The same command continues a distillation that was interrupted.
+    """
+    study, workspace = checked_study(invocation, study_file)
+    point = study.at(study.first_point())
+    if invocation.dry_run:
+        return dry_run(invocation, point, _plan(point, workspace, out))
+
+    from rayvldd.search.display import StudyDisplay
+
+    with StudyDisplay() as display:
+        problem, trajectories, key = _prepare(point, workspace, display)
+        folder = workspace.study(study.name) / "distill" / key
+        with _held(folder):
+            _distil(problem, trajectories, folder, display)
+            summary = _hand_over(problem, folder, out or folder / "distilled_set")
+    invocation.say(f"\n{summary.pop('description')}\n")
+    invocation.say(f"best val mean recall {summary['val_mean_recall']:.2f} at outer step {summary['outer_step']}")
+    invocation.say(f"distilled set: {summary['distilled_set']}")
+    invocation.say(f"next: rayvldd evaluate {summary['distilled_set']}")
+    invocation.finish({"study": study.name, **summary})
+
+
+def _plan(point: Study, workspace: "Workspace", out: Path | None) -> dict[str, Any]:
+    settings = point.distillation
+    return {
+        **plan_of_experts(point, str(workspace.experts)),
+        "pairs": settings.num_pairs,
+        "outer_steps": f"{settings.outer_steps}, evaluated on validation every {settings.evaluate_every}",
+        "distilled_set": str(out or workspace.study(point.name) / "distill"),
+    }
+
+
+def _prepare(
+    point: Study, workspace: "Workspace", display: "StudyDisplay"
+) -> tuple["Problem", list["Trajectory"], str]:
+    """Load the problem, make the experts that are missing, and name the run by all that decides it."""
+    from rayvldd.data.array_cache import ArrayCache, fingerprint
+    from rayvldd.models.problem import load_problem
+    from rayvldd.search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.stores.folder import FolderStore
+
+    store = FolderStore(workspace.experts)
+    sets = load_expert_sets(point, workspace.cache, display)
+    make_missing_experts(sets, store, workspace.cache, display)
+    recipe = next(iter(sets)).recipe
+    problem = load_problem(point, ArrayCache(workspace.cache), on_progress=display.progress)
+    trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
+    settings = point.model_dump(mode="json", exclude={"name", "search", "resources"})
+    return problem, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a distillation's folder against other processes."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RayvlddError(
+            f"{folder}: another process is distilling with these settings", next_command="wait for it to end"
+        ) from None
+
+
+def _distil(problem: "Problem", trajectories: Sequence["Trajectory"], folder: Path, display: "StudyDisplay") -> None:
+    """Run to the last outer step, or continue to it, with the state kept in ``folder``."""
+    import torch
+
+    from rayvldd.distillation.distiller import StepReport
+    from rayvldd.distillation.run import distill
+
+    torch.set_num_threads(problem.study.resources.cpus_per_trial)
+    total = problem.study.distillation.outer_steps
+
+    def on_step(report: StepReport) -> None:
+        display.progress("outer steps", report.outer_step, total, f"matching loss {report.matching_loss:.3f}")
+
+    for evaluation in distill(problem, trajectories, problem.study.seed, folder / "checkpoint", on_step):
+        metrics = evaluation.metrics
+        loss = f"  matching loss {metrics['matching_loss']:.3f}" if "matching_loss" in metrics else ""
+        mark = "  best so far" if evaluation.is_best else ""
+        display.line(
+            f"outer step {evaluation.outer_step:5d}  val mean recall {metrics['val_mean_recall']:5.2f}{loss}{mark}"
+        )
+    display.done()
+
+
+def _hand_over(problem: "Problem", folder: Path, out: Path) -> dict[str, Any]:
+    """Copy the best set to where it was asked for, and draw it."""
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.distillation.run import BEST
+    from rayvldd.reports.illustrator import Pictures
+
+    shutil.copytree(folder / "checkpoint" / BEST, out, dirs_exist_ok=True)
+    Pictures().draw_set(out, problem.train)
+    best = DistilledSet.load(out)
+    return {
+        "distilled_set": str(out.absolute()),
+        "outer_step": best.card["outer_step"],
+        "val_mean_recall": best.card["metrics"]["val_mean_recall"],
+        "metrics": best.card["metrics"],
+        "description": best.describe(),
+    }

@@ -1,0 +1,81 @@
+"""``rayvldd experts``: train what a study's trials will match."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import checked_study, dry_run, study_argument
+from rayvldd.config.study import Study
+
+if TYPE_CHECKING:
+    from rayvldd.search.preparation import ExpertSet
+    from rayvldd.stores.folder import FolderStore
+
+
+@click.command(
+    "experts",
+    cls=RunCommand,
+    kept="every expert that was finished",
+    examples=[
+        "rayvldd experts search_spaces/quickstart.yaml",
+        "rayvldd experts search_spaces/quickstart.yaml --num-experts 8 --set resources.cpus_per_expert=2",
+        "rayvldd experts search_spaces/quickstart.yaml --dry-run",
+    ],
+)
+@study_argument
+@click.option("--num-experts", type=click.IntRange(min=1), help="Experts in each set; default: what STUDY says.")
+@click.pass_obj
+def command(invocation: Invocation, study_file: Path, num_experts: int | None) -> None:
+    """Train the experts of STUDY side by side, and keep their trajectories.
+
+    Each searched setting that changes the experts, such as the rank of the adapters, gets a set of its own. Experts
+    that are there already are kept; those made for other settings are never taken for them.
+    """
+    extra = [f"experts.num_experts={num_experts}"] if num_experts else []
+    study, workspace = checked_study(invocation, study_file, *extra)
+    if invocation.dry_run:
+        return dry_run(invocation, study, plan_of_experts(study, str(workspace.experts)))
+
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.stores.folder import FolderStore
+
+    store = FolderStore(workspace.experts)
+    with StudyDisplay() as display:
+        sets = load_expert_sets(study, workspace.cache, display)
+        made = make_missing_experts(sets, store, workspace.cache, display)
+    summaries = [_summary(known, store) for known in sets]
+    for summary in summaries:
+        invocation.say(
+            f"{summary['num_experts']} experts of {summary['epochs']} epochs, val mean recall "
+            f"{summary['val_mean_recall']:.1f} at the last, in {summary['folder']}"
+        )
+    invocation.finish({"study": study.name, "made": made, "sets": summaries})
+
+
+def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
+    """What training the experts of a study would take."""
+    points = study.expert_points()
+    epochs = " or ".join(str(number) for number in sorted({point.experts.epochs for point in points}))
+    return {
+        "expert_sets": len(points),
+        "experts_a_set": study.experts.num_experts,
+        "epochs": epochs,
+        "resources": f"{study.resources.cpus_per_expert} CPUs and {study.resources.gpus_per_expert:g} GPUs an actor",
+        "storage": folder,
+    }
+
+
+def _summary(known: "ExpertSet", store: "FolderStore") -> dict[str, Any]:
+    finished = store.finished(known.recipe)
+    last = [store.metrics(known.recipe, index)[-1]["val_mean_recall"] for index in finished]
+    return {
+        "point": known.point,
+        "key": known.recipe.key,
+        "folder": str(store.folder / known.recipe.key),
+        "num_experts": len(finished),
+        "epochs": known.study.experts.epochs,
+        "val_mean_recall": sum(last) / len(last),
+    }

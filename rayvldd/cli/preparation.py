@@ -1,0 +1,134 @@
+"""The checks that come before any work: the study file, then the workspace, then models and data together."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation
+from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.study import Study
+from rayvldd.errors import DataError, Fault, InputError, ModelError
+
+if TYPE_CHECKING:
+    from rayvldd.stores.workspace import Workspace
+
+study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
+"""The study file; whether it exists is told by the loader, which knows the nearest name."""
+
+
+def checked_study(
+    invocation: Invocation, file: Path, *extra_overrides: str, num_pairs: int | None = None
+) -> tuple[Study, "Workspace"]:
+    """Load a study and check all that a run needs, without doing any of it.
+
+    Args:
+        invocation: Overrides and workspace.
+        file: The study file.
+        extra_overrides: ``KEY=VALUE`` of the command's own options, which win over ``--set``.
+        num_pairs: The most pairs that the command's own ``--pairs`` asks for, instead of the study's.
+
+    Raises:
+        ConfigError: when the file has faults.
+        StoreError: when the workspace cannot be written.
+        ModelError: when a model does not exist or does not fit.
+        DataError: when the dataset has faults.
+        InputError: when both models and data have faults.
+    """
+    study = load_study(file, [*invocation.overrides, *extra_overrides])
+    workspace = writable_workspace(invocation)
+    check_models_and_data(study, str(file), invocation.line, num_pairs)
+    return study, workspace
+
+
+def writable_workspace(invocation: Invocation) -> "Workspace":
+    """The workspace of the command line.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    from rayvldd.stores.workspace import Workspace
+
+    workspace = Workspace(invocation.workspace_folder)
+    workspace.check_writable()
+    return workspace
+
+
+def check_models_and_data(study: Study, file: str, next_command: str, num_pairs: int | None = None) -> None:
+    """Look at every model and every record of a study, and tell all faults of both at once.
+
+    Args:
+        study: The study, with or without a search space.
+        file: Where its settings came from, to name in the faults.
+        next_command: What to run once they are mended.
+        num_pairs: The most pairs that ``--pairs`` asks for; default: what the study does.
+    """
+    errors: dict[type[InputError], list[Fault]] = {}
+    for error in [*_model_errors(study), *_data_errors(study, num_pairs)]:
+        known = errors.setdefault(type(error), [])
+        known += [fault for fault in error.faults if fault not in known]
+    if errors:
+        kind = next(iter(errors)) if len(errors) == 1 else InputError
+        faults = [_in_file(fault, file) for found in errors.values() for fault in found]
+        raise kind(faults, next_command=f"mend them, then: {next_command}")
+
+
+def show_settings(invocation: Invocation, study: Study) -> None:
+    """Print the settings as they are after overrides, defaults and environment."""
+    invocation.say("# The settings, resolved:")
+    invocation.say(dump_study(study))
+
+
+def dry_run(invocation: Invocation, study: Study, plan: dict[str, Any]) -> None:
+    """Print the settings and what would be done: the whole of ``--dry-run``."""
+    show_settings(invocation, study)
+    show_plan(invocation, plan)
+    invocation.finish({"study": study.name, "settings": study.model_dump(mode="json"), "plan": plan})
+
+
+def show_plan(invocation: Invocation, plan: dict[str, Any]) -> None:
+    """Print what would be done, one line a part."""
+    width = max(len(name) for name in plan)
+    invocation.say("# What would be done:")
+    for name, value in plan.items():
+        invocation.say(f"{name.replace('_', ' '):{width}}  {value}")
+
+
+def _model_errors(study: Study) -> list[InputError]:
+    from rayvldd.models.problem import check_models
+
+    models = {point.model.model_dump_json(): point.model for point in study.expert_points()}
+    errors: list[InputError] = []
+    for model in models.values():
+        try:
+            check_models(model, study.data.image_size)
+        except ModelError as error:
+            errors.append(error)
+    return errors
+
+
+def _data_errors(study: Study, num_pairs: int | None) -> list[InputError]:
+    from rayvldd.data.records import read_records
+
+    if study.data.source == "drawn":
+        num_train = study.data.num_train
+    else:
+        try:
+            num_train = sum(record.split == "train" for record in read_records(study.data))
+        except DataError as error:
+            return [error]
+    where, most = ("--pairs", num_pairs) if num_pairs else ("distillation.num_pairs", _most_pairs(study))
+    if most <= num_train:
+        return []
+    return [DataError([Fault(where, f"got {most}", f"2 to {num_train}, the training images")])]
+
+
+def _most_pairs(study: Study) -> int:
+    domain = study.search.space.get("distillation.num_pairs")
+    return max(int(value) for value in domain.corners()) if domain else study.distillation.num_pairs
+
+
+def _in_file(fault: Fault, file: str) -> Fault:
+    """Name the study file where a fault names only a setting in it."""
+    section = fault.where.split(".")[0].split(":")[0]
+    return Fault(f"{file}: {fault.where}", fault.problem, fault.allowed) if section in Study.model_fields else fault

@@ -1,0 +1,90 @@
+"""``rayvldd sweep``: the whole search, from experts to a tested set."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import checked_study, show_settings, study_argument
+from rayvldd.config.study import Study
+
+if TYPE_CHECKING:
+    from rayvldd.stores.workspace import Workspace
+    from rayvldd.tracking.protocol import Tracker
+
+
+@click.command(
+    "sweep",
+    cls=RunCommand,
+    kept="experts and trials that were finished, and every other trial up to its last evaluation",
+    examples=[
+        "rayvldd sweep search_spaces/quickstart.yaml",
+        "rayvldd sweep search_spaces/quickstart.yaml --set name=longer --set search.num_trials=24 --json",
+        "rayvldd sweep search_spaces/quickstart.yaml --tracking-uri http://127.0.0.1:5000",
+        "rayvldd sweep search_spaces/quickstart.yaml --dry-run",
+    ],
+)
+@study_argument
+@click.option(
+    "--tracking-uri",
+    envvar="MLFLOW_TRACKING_URI",
+    show_envvar=True,
+    metavar="URI",
+    help="MLflow server or database to log to, or `none`. Default: mlflow.db in the workspace.",
+)
+@click.pass_obj
+def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) -> None:
+    """Search the settings of STUDY and hand back the best distilled set.
+
+    Trains the experts that are missing, runs the trials side by side, stops poor ones early, chooses the best set on
+    validation, and tests it once, beside random pairs and the full data. A study that was interrupted continues; one
+    that is finished shows its result again.
+    """
+    study, workspace = checked_study(invocation, study_file)
+
+    from rayvldd.search.plan import describe_plan, plan
+
+    if invocation.dry_run:
+        planned = plan(study, workspace)
+        show_settings(invocation, study)
+        invocation.say(describe_plan(planned))
+        return invocation.finish(planned)
+
+    from rayvldd.reports.illustrator import Pictures
+    from rayvldd.reports.tables import result_table, trials_table
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.search.sweep import sweep
+
+    tracker = _tracker(tracking_uri, study, workspace)
+    with StudyDisplay() as display:
+        result = sweep(study, workspace, tracker, command=invocation.line, display=display, illustrator=Pictures())
+    values = result.values
+    invocation.show(trials_table(result.trials, values["best"]["trial_id"]))
+    invocation.show(result_table(values))
+    invocation.say(f"distilled set  {values['distilled_set']}")
+    invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in values['seconds'].items())}")
+    invocation.say(f"look closer    {_how_to_look(values['tracking_uri'])}")
+    invocation.finish(values)
+
+
+def _how_to_look(tracking_uri: str) -> str:
+    """The command that shows the runs of an embedded database, or where a server has them."""
+    if tracking_uri.startswith("sqlite:"):
+        return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
+    return tracking_uri
+
+
+def _tracker(uri: str | None, study: Study, workspace: "Workspace") -> "Tracker":
+    folder = workspace.study(study.name)
+    if uri == "none":
+        from rayvldd.tracking.folder_tracker import FolderTracker
+
+        return FolderTracker(folder / "tracking")
+
+    from rayvldd.tracking.mlflow_tracker import MlflowTracker
+
+    if uri is None:
+        return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=str(folder))
+    return MlflowTracker(uri, origin=str(folder))
