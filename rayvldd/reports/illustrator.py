@@ -1,0 +1,45 @@
+"""The pictures that a sweep keeps beside each of its sets."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.models.problem import SplitInputs
+from rayvldd.reports.nearest import nearest_captions
+from rayvldd.reports.pictures import draw_before_after, draw_curves
+from rayvldd.search.ledger import Trial
+from rayvldd.stores.workspace import write_text_whole
+
+BEFORE_AFTER = "before_after.jpg"
+NEAREST = "nearest_captions.jsonl"
+CURVES = "recall_by_outer_step.png"
+
+
+class Pictures:
+    """Draws sets and searches into their folders."""
+
+    def draw_set(self, folder: Path, train: SplitInputs) -> None:
+        """Write the images before and after, and the nearest captions, beside the set in ``folder``."""
+        distilled = DistilledSet.load(folder)
+        before = nearest_captions(distilled.start_texts.numpy(), train)
+        after = nearest_captions(distilled.texts.numpy(), train)
+        starts = [start or was.caption for start, was in zip(distilled.start_captions, before, strict=True)]
+        rows = [
+            {"pair": pair, "start": start, "nearest": now.caption, "similarity": round(now.similarity, 4)}
+            for pair, (start, now) in enumerate(zip(starts, after, strict=True))
+        ]
+        write_text_whole(folder / NEAREST, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        draw_before_after(distilled, after, folder / BEFORE_AFTER)
+
+    def draw_study(self, folder: Path, trials: list[Trial]) -> None:
+        """Write the curves of all trials into ``folder``."""
+        candidates = [trial for trial in trials if trial.best and trial.state != "failed"]
+        best = max(candidates, key=lambda trial: trial.best["val_mean_recall"], default=None)  # type: ignore[index]
+        draw_curves(trials, best.trial_id if best else "", folder / CURVES)
+
+
+if TYPE_CHECKING:
+    from rayvldd.search.progress_callback import Illustrator
+
+    _illustrator: Illustrator = Pictures()

@@ -1,0 +1,197 @@
+"""Pictures of a distilled set and of the search that found it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.reports.nearest import NearestCaption
+from rayvldd.search.ledger import Trial
+
+MAX_PAIRS = 100
+"""Pairs in one picture; of a larger set the first so many are shown."""
+
+_SIDE, _GAP, _MARGIN = 112, 4, 20
+"""Pixels of one image's side, between the two images of a pair, and around a pair."""
+_CELL = 2 * _SIDE + _GAP
+_LINE, _LINES = 14, 2
+"""Pixels of a line of text, and lines that one caption may take."""
+_HEADER = 64
+_MAX_BYTES = 1_500_000
+_GREY, _BLACK = "#6b6b6b", "#111111"
+
+_BEST, _FINISHED, _STOPPED, _FAILED = "#0072B2", "#56B4E9", "#9a9a9a", "#D55E00"
+"""Of the palette of Okabe and Ito, told apart by people who see few colours; line styles differ as well."""
+
+
+# --- images before and after --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cell:
+    before: np.ndarray
+    after: np.ndarray
+    start_caption: str
+    nearest_caption: str
+
+
+def draw_before_after(
+    distilled: DistilledSet, nearest: Sequence[NearestCaption], path: Path, *, max_pairs: int = MAX_PAIRS
+) -> None:
+    """Draw every pair's image before and after distillation side by side, with its captions below.
+
+    The black caption is the training caption nearest to what the embedding became, the grey one is what it started
+    from, where that was another. The suffix of ``path`` is the picture's format. Distilled pixels are near to noise,
+    which compresses badly: JPEG is saved at the best quality that stays below 1.5 MB.
+    """
+    number = min(len(distilled), max_pairs)
+    columns = min(5, number)
+    rows = -(-number // columns)
+    row_height = _SIDE + 6 + 2 * _LINES * _LINE + _MARGIN
+    size = (columns * (_CELL + _MARGIN) + _MARGIN, _HEADER + rows * row_height)
+    picture = Image.new("RGB", size, "white")
+    _draw_header(picture, number, len(distilled))
+    for index in range(number):
+        left = _MARGIN + (index % columns) * (_CELL + _MARGIN)
+        top = _HEADER + (index // columns) * row_height
+        start = distilled.start_captions[index]
+        cell = _Cell(
+            distilled.start_images[index].numpy(), distilled.images[index].numpy(), start, nearest[index].caption
+        )
+        _draw_cell(picture, cell, left, top)
+    _save(picture, path)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    if path.suffix not in (".jpg", ".jpeg"):
+        picture.save(path)
+        return
+    for quality in (92, 85, 75, 65, 55):
+        encoded = BytesIO()
+        picture.save(encoded, "JPEG", quality=quality, optimize=True)
+        if encoded.tell() < _MAX_BYTES:
+            break
+    path.write_bytes(encoded.getvalue())
+
+
+def _draw_header(picture: Image.Image, shown: int, total: int) -> None:
+    draw = ImageDraw.Draw(picture)
+    count = f"{total} distilled pairs" if shown == total else f"The first {shown} of {total} distilled pairs"
+    draw.text((_MARGIN, 12), count, _BLACK, font=_font(18, bold=True))
+    meaning = "left: start, right: distilled; black: nearest training caption, grey: the start's where it was another"
+    for line in _wrapped(meaning, picture.width - 2 * _MARGIN, 1):
+        draw.text((_MARGIN, 38), line, _GREY, font=_font(11))
+
+
+def _draw_cell(picture: Image.Image, cell: _Cell, left: int, top: int) -> None:
+    for column, pixels in enumerate((cell.before, cell.after)):
+        picture.paste(_thumbnail(pixels), (left + column * (_SIDE + _GAP), top))
+    draw, y = ImageDraw.Draw(picture), top + _SIDE + 4
+    captions = [(cell.start_caption or "(noise)", _GREY), (cell.nearest_caption, _BLACK)]
+    for caption, colour in captions[cell.start_caption == cell.nearest_caption :]:
+        for line in _wrapped(caption, _CELL, _LINES):
+            draw.text((left, y), line, colour, font=_font(11))
+            y += _LINE
+
+
+def _thumbnail(pixels: np.ndarray) -> Image.Image:
+    """An image as people see it: clamped to what a screen can show; small ones stay sharp-edged when enlarged."""
+    eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(eight_bit))
+    enlarged = image.width * 2 <= _SIDE
+    return image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+
+
+def _wrapped(text: str, width: int, max_lines: int) -> list[str]:
+    """The text in lines of at most ``width`` pixels, cut with an ellipsis after ``max_lines``."""
+    font, lines = _font(11), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    kept, cut = lines[:max_lines], len(lines) > max_lines
+    return [*kept[:-1], _shortened(kept[-1], width, cut)]
+
+
+def _shortened(line: str, width: int, cut: bool) -> str:
+    font = _font(11)
+    if not cut and font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
+
+
+def draw_curves(
+    trials: Sequence[Trial], best_id: str, path: Path, *, references: dict[str, float] | None = None
+) -> None:
+    """Draw validation recall by outer step of every trial, the best one in front.
+
+    Args:
+        trials: The trials of a study.
+        best_id: Name of the trial to highlight.
+        path: Where to save; the suffix is the format.
+        references: Horizontal lines by name, e.g. the recall of random pairs on validation.
+    """
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    seen: set[str] = set()
+    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
+        if trial.evaluations:
+            _draw_trial(axes, trial, trial.trial_id == best_id, seen)
+    for name, value in (references or {}).items():
+        axes.axhline(value, color=_GREY, linewidth=1, linestyle=":")
+        axes.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=_GREY)
+    axes.set(xlabel="outer step", ylabel="validation mean recall (%)", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path)
+
+
+def _draw_trial(axes: Axes, trial: Trial, is_best: bool, seen: set[str]) -> None:
+    steps = [row["outer_step"] for row in trial.evaluations]
+    recalls = [row["val_mean_recall"] for row in trial.evaluations]
+    colour, style, end = _look_of(trial)
+    label = f"best: {trial.trial_id}" if is_best else trial.state
+    axes.plot(
+        steps,
+        recalls,
+        color=_BEST if is_best else colour,
+        linestyle="-" if is_best else style,
+        linewidth=2.6 if is_best else 1.2,
+        marker="o" if is_best else end,
+        markevery=None if is_best else [-1],
+        markersize=4,
+        label=None if label in seen else label,
+        zorder=3 if is_best else 2,
+    )
+    seen.add(label)
+
+
+def _look_of(trial: Trial) -> tuple[str, str, str]:
+    """Colour, line style and mark at the end, by how a trial ended."""
+    if trial.state == "failed":
+        return _FAILED, "-", "x"
+    return (_STOPPED, "--", "|") if trial.state == "stopped" else (_FINISHED, "-", "o")

@@ -1,0 +1,113 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from rayvldd.config.domains import Scalar
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.search.ledger import Trial
+
+_RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+
+
+def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
+    """The trials of a study, best validation recall first; the best one is marked."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
+    table = _table("Trials, by validation mean recall (%)")
+    for name in ("trial", "state", "val mean recall", "at step"):
+        table.add_column(name, justify="right" if name in ("val mean recall", "at step") else "left")
+    for key in keys:
+        table.add_column(key.rpartition(".")[2], justify="right")
+    for trial in sorted(trials, key=_recall_of, reverse=True):
+        best, is_best = trial.best, trial.trial_id == best_id
+        scores = [f"{best['val_mean_recall']:.2f}", f"{best['outer_step']:.0f}"] if best else ["–", "–"]
+        cells = [trial.trial_id + (" *" if is_best else ""), trial.state, *scores]
+        cells += [_short(trial.point.get(key)) for key in keys]
+        table.add_row(*map(Text, cells), style="bold" if is_best else None)
+    return table
+
+
+def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "") -> Table:
+    """Recalls in percent of several sets, each with its students: mean±standard deviation where there are several.
+
+    The number of students stands after the name. TR is image to text, IR text to image, as in the field's tables.
+    """
+    table = _table(title or "Recall (%), TR: image to text, IR: text to image")
+    table.add_column("trained on", no_wrap=True)
+    for column in ("TR R@1", "R@5", "R@10", "IR R@1", "R@5", "R@10", "mean"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, students in scores.items():
+        columns = [[getattr(student, recall) for student in students] for recall in _RECALLS]
+        columns.append([student.mean_recall for student in students])
+        table.add_row(Text(f"{name} ({len(students)})"), *[mean_and_deviation(column) for column in columns])
+    return table
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """What a finished study found, beside random pairs and the full data."""
+    tested = result["test"]
+    low, high = tested["interval"]
+    full = tested["full_data_mean_recall"]
+    table = _table(f"{result['study']}: mean recall on test (%)")
+    for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
+        table.add_column(name, justify="left" if name == "trained on" else "right")
+    rows = [
+        ("distilled pairs", tested["mean_recall"], f"{low:.2f} to {high:.2f}"),
+        ("as many random pairs", tested["random_mean_recall"], ""),
+        ("the full data", full, ""),
+    ]
+    for name, recall, interval in rows:
+        share = f"{100 * recall / full:.0f} %" if full > 0 else "–"
+        table.add_row(name, f"{recall:.2f}", interval, share, style="bold" if name == rows[0][0] else None)
+    return table
+
+
+def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Several finished studies, best test recall first."""
+    table = _table("Finished studies, by mean recall on test (%)")
+    columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "random", "full data", "share")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
+    for place, result in enumerate(sorted(results, key=lambda row: row["test"]["mean_recall"], reverse=True)):
+        tested = result["test"]
+        low, high = tested["interval"]
+        cells = [
+            result["study"] + (" *" if place == 0 else ""),
+            str(result.get("protocol", "")),
+            str(result.get("num_pairs", "")),
+            str(sum(result["trials"].values())),
+            f"{result['best']['val_mean_recall']:.2f}",
+            f"{tested['mean_recall']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{tested['random_mean_recall']:.2f}",
+            f"{tested['full_data_mean_recall']:.2f}",
+            f"{100 * tested['share_of_full_data']:.0f} %",
+        ]
+        table.add_row(*map(Text, cells), style="bold" if place == 0 else None)
+    return table
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """``17.3±0.4``, with the sample's standard deviation; the number alone where there is only one."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f}±{np.std(values, ddof=1):.1f}"
+
+
+def _table(title: str) -> Table:
+    look: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 1, 0, 0)}
+    return Table(title=title, title_justify="left", title_style="", **look)
+
+
+def _recall_of(trial: Trial) -> float:
+    return trial.best["val_mean_recall"] if trial.best else -1.0
+
+
+def _short(value: Scalar | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

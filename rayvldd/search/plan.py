@@ -1,0 +1,102 @@
+"""What a study would do, before it does it: for ``--dry-run``, ``check`` and the first lines of a sweep."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rayvldd.config.study import Study
+from rayvldd.search.display import point_as_text, time_as_text
+from rayvldd.search.preparation import expert_points
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.stores.workspace import Workspace
+
+
+def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
+    """Say what a sweep of the study would make, reuse and write; reads small files only.
+
+    Expert sets are told by their settings. Whether they also fit the data and the weights is known when these are
+    read, so ``existing`` is an upper bound.
+
+    Raises:
+        ConfigError: when the workspace holds a study of this name with other settings.
+    """
+    folder = StudyFolder(workspace.study(study.name))
+    folder.check_same(study)
+    ledger = folder.ledger()
+    manifests = _manifests(workspace)
+    return {
+        "study": study.name,
+        "settings": study.model_dump(mode="json"),
+        "expert_sets": [
+            {
+                "point": point,
+                "experts": at_point.experts.num_experts,
+                "existing": min(_existing(at_point, manifests), at_point.experts.num_experts),
+                "epochs": at_point.experts.epochs,
+            }
+            for point, at_point in expert_points(study)
+        ],
+        "trials": {
+            "total": study.search.num_trials,
+            "ended": len(ledger.ended),
+            "cut_off": len(ledger.running),
+            "at_a_time": study.search.max_concurrent,
+            "time_budget_s": study.search.time_budget_s,
+        },
+        "resources": study.resources.model_dump(mode="json"),
+        "storage": {
+            "cache": str(workspace.cache),
+            "experts": str(workspace.experts),
+            "study": str(folder.root),
+            "best": str(folder.best),
+            "tracking_uri": workspace.tracking_uri,
+        },
+        "is_finished": folder.result_file.is_file(),
+    }
+
+
+def describe_plan(planned: Mapping[str, Any]) -> str:
+    """The plan in a few lines for people."""
+    sets, trials = planned["expert_sets"], planned["trials"]
+    wanted, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
+    each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
+    earlier = f", {trials['ended']} of them ended and {trials['cut_off']} cut off earlier" if trials["ended"] else ""
+    budget = trials["time_budget_s"]
+    return "\n".join(
+        [
+            f"study {planned['study']} in {planned['storage']['study']}",
+            f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
+            f"{wanted} in all, {wanted - existing} to make",
+            f"  trials:  {trials['total']}, {trials['at_a_time']} at a time{earlier}"
+            + (f", at most {time_as_text(budget)}" if budget else ""),
+            "  then:    the best on validation is tested once, beside random pairs and the full data",
+        ]
+    )
+
+
+def _manifests(workspace: Workspace) -> list[tuple[dict[str, Any], int]]:
+    """The recipe of every expert set in the workspace, and how many experts it has."""
+    found = []
+    for file in sorted(workspace.experts.glob("*/manifest.json")):
+        try:
+            recipe = json.loads(file.read_text(encoding="utf-8"))["recipe"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the store refuses it by name when it is asked for
+        found.append((recipe, len(list(file.parent.glob("expert_*.json")))))
+    return found
+
+
+def _existing(at_point: Study, manifests: list[tuple[dict[str, Any], int]]) -> int:
+    """Experts of the fullest set whose settings are those of the point."""
+    settings = at_point.model_dump(mode="json")
+    asked = {"model": settings["model"], "experts": settings["experts"], "seed": settings["seed"]}
+    asked["image_size"] = settings["data"]["image_size"]
+    fitting = [number for recipe, number in manifests if all(_agrees(recipe.get(name), asked[name]) for name in asked)]
+    return max(fitting, default=0)
+
+
+def _agrees(stored: Any, asked: Any) -> bool:
+    """Whether every setting that a recipe names has the asked value; a recipe leaves out what changes nothing."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        return all(name in asked and _agrees(value, asked[name]) for name, value in stored.items())
+    return bool(stored == asked)

@@ -1,0 +1,112 @@
+"""What a study needs before its first trial: data and features in the cache, and the experts of every point."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study, changes_experts
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.errors import ConfigError, Fault
+from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.fleet.expert_fleet import FleetProgress, make_experts
+from rayvldd.models.problem import SplitInputs, load_problem
+from rayvldd.search.display import StudyDisplay, point_as_text, time_as_text
+from rayvldd.stores.folder import FolderStore
+
+
+@dataclass(frozen=True)
+class ExpertSet:
+    """The experts that a part of the study's points shares."""
+
+    point: dict[str, Scalar]
+    """The searched settings that tell this set from the study's other ones; empty where there is one set."""
+    study: Study
+    """The study at such a point."""
+    recipe: ExpertRecipe
+    train: SplitInputs
+    """The real training pairs as the model at such a point sees them."""
+
+
+class ExpertSets:
+    """The expert sets of a study, found by point."""
+
+    def __init__(self, sets: list[ExpertSet]) -> None:
+        self.sets = sets
+
+    def at(self, point: Mapping[str, Scalar]) -> ExpertSet:
+        """The set that trials at this point take."""
+        return next(known for known in self.sets if known.point == _expert_part(point))
+
+    def __iter__(self) -> Iterator[ExpertSet]:
+        return iter(self.sets)
+
+
+def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
+    """Every combination of searched settings that changes the experts, with as many experts as any trial may take."""
+    keys = [key for key in study.search.space if changes_experts(key)]
+    number = study.search.space.get("experts.num_experts")
+    most = max(int(value) for value in number.corners()) if number else study.experts.num_experts
+    found = []
+    for at_point in study.expert_points():
+        values = at_point.model_dump(mode="json")
+        point = {key: _value_at(values, key) for key in keys}
+        found.append((point, at_point.at({"experts.num_experts": most})))
+    return found
+
+
+def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> ExpertSets:
+    """Fill the cache for every point, and find which experts each needs.
+
+    Raises:
+        ConfigError: when a trial would want more pairs than there are.
+    """
+    sets = []
+    for point, at_point in expert_points(study):
+        problem = load_problem(at_point, ArrayCache(cache), on_progress=display.progress)
+        sets.append(ExpertSet(point, at_point, expert_recipe(problem), problem.train))
+    display.done()
+    _check_pairs(study, sets[0].train.num_images)
+    return ExpertSets(sets)
+
+
+def make_missing_experts(sets: ExpertSets, store: FolderStore, cache: Path, display: StudyDisplay) -> int:
+    """Train what is not in the store yet; returns how many experts were made."""
+    made = 0
+    for number, known in enumerate(sets, start=1):
+        which = f"experts {number}/{len(sets.sets)}" + (f" ({point_as_text(known.point)})" if known.point else "")
+        made_here = make_experts(known.study, known.recipe, store, cache, _shown_as(which, display))
+        reused = known.study.experts.num_experts - made_here
+        display.done()
+        display.line(f"{which}: {made_here} made, {reused} reused  {known.recipe.key}")
+        made += made_here
+    return made
+
+
+def _shown_as(which: str, display: StudyDisplay) -> Any:
+    def show(progress: FleetProgress) -> None:
+        epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))
+        left = f"about {time_as_text(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+        display.progress(which, progress.finished, progress.total, "  ".join(part for part in (epochs, left) if part))
+
+    return show
+
+
+def _expert_part(point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {key: value for key, value in point.items() if changes_experts(key)}
+
+
+def _value_at(values: Any, key: str) -> Scalar:
+    for part in key.split("."):
+        values = values[part]
+    value: Scalar = values
+    return value
+
+
+def _check_pairs(study: Study, num_images: int) -> None:
+    domain = study.search.space.get("distillation.num_pairs")
+    most = max(int(value) for value in domain.corners()) if domain else study.distillation.num_pairs
+    if most > num_images:
+        fault = Fault("distillation.num_pairs", f"asks for {most} pairs", f"2 to {num_images}, the training images")
+        raise ConfigError([fault], next_command=f"the same command with --set distillation.num_pairs={num_images}")

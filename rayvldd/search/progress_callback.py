@@ -1,0 +1,174 @@
+"""What happens in the driver when a trial starts, reports and ends: ledger first, then tracker and display."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+from rayvldd.distillation.run import BEST
+from rayvldd.models.problem import SplitInputs
+from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
+from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
+from rayvldd.search.sampler import FAILURE, TRIAL_ID
+from rayvldd.search.scheduler import OUTER_STEP
+from rayvldd.search.seeds import trial_seed
+from rayvldd.search.trial import EVALUATION, number_of, point_of
+from rayvldd.stores.workspace import write_json_whole
+from rayvldd.tracking.protocol import Tracker
+
+
+class Illustrator(Protocol):
+    """Draws what people look at; the search is given one and knows nothing of pictures."""
+
+    def draw_set(self, folder: Path, train: SplitInputs) -> None:
+        """Put pictures of the distilled set in ``folder`` beside it."""
+        ...
+
+    def draw_study(self, folder: Path, trials: list[Trial]) -> None:
+        """Put pictures of a study's trials into ``folder``."""
+        ...
+
+
+class TrainInputs(Protocol):
+    """Finds the real training pairs as the model at a point sees them."""
+
+    def __call__(self, point: Mapping[str, Scalar]) -> SplitInputs: ...
+
+
+@dataclass
+class StudyRun:
+    """What a running study writes to and shows on."""
+
+    study: Study
+    ledger: Ledger
+    tracker: Tracker
+    display: StudyDisplay
+    illustrator: Illustrator | None
+    train_inputs: TrainInputs
+
+
+class TrialCallback(tune.Callback):
+    """Told by Tune of every trial; the only place that writes to ledger and tracker while a search runs."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self.run = run
+        self._failures: dict[str, str] = {}
+        self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to restore an experiment; studies continue from their ledger instead."""
+        return {}
+
+    @property
+    def search_seconds(self) -> float:
+        """Seconds of search so far, with those of earlier sessions."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Enter the trial, or find it again."""
+        number = number_of(trial.config[TRIAL_ID])
+        seed = trial_seed(self.run.study.seed, number)
+        self._open_record(self.run.ledger.start(number, seed, point_of(trial.config)))
+        self._show()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Enter an evaluation, or why there will be none."""
+        trial_id = trial.config[TRIAL_ID]
+        if FAILURE in result:
+            self._failures[trial_id] = result[FAILURE]
+            return
+        row = {OUTER_STEP: result[OUTER_STEP], **result[EVALUATION], "search_seconds": round(self.search_seconds, 2)}
+        if self.run.ledger.add_evaluation(trial_id, row):
+            self._log(trial_id, row)
+        self._show()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial's process died and another one takes it up."""
+        self.run.display.line(f"{trial.config[TRIAL_ID]}: its process died; another continues from its last evaluation")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Give up a trial whose process died too often."""
+        trial_id = trial.config[TRIAL_ID]
+        self._failures.setdefault(trial_id, _reason_in(trial))
+        self._end(trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keep what a trial that ended has made."""
+        self._end(trial.config[TRIAL_ID])
+
+    def end_rest(self) -> None:
+        """Close the trials of earlier sessions for which no time was left; their best sets count."""
+        for trial in self.run.ledger.running:
+            self._open_record(trial)
+            self._end(trial.trial_id)
+
+    def _open_record(self, trial: Trial) -> None:
+        """Open the tracker's record; what the ledger has and a killed driver did not pass on is written now."""
+        self.run.tracker.start_trial(trial.trial_id, trial.point)
+        for row in trial.evaluations:
+            self._log(trial.trial_id, row)
+
+    def _log(self, trial_id: str, row: Mapping[str, float]) -> None:
+        metrics = {name: value for name, value in row.items() if name != OUTER_STEP}
+        self.run.tracker.log_metrics(trial_id, metrics, int(row[OUTER_STEP]))
+
+    def _end(self, trial_id: str) -> None:
+        trial = self.run.ledger.trials.get(trial_id)
+        if trial is None:  # proposed, but the time was up before it started
+            return
+        reason = self._failures.get(trial_id, "")
+        state = self._state_of(trial, reason)
+        keep_best(trial, self.run)
+        tags = {"reason": reason} if reason else {}
+        artifacts = trial.artifacts if trial.artifacts.is_dir() else None
+        self.run.tracker.end_trial(trial_id, state, artifacts, tags)
+        self.run.ledger.end(trial_id, state, reason)
+        shutil.rmtree(trial.checkpoint, ignore_errors=True)
+        self.run.display.line(line_of_trial(trial))
+        self._log_study()
+        self._show()
+
+    def _state_of(self, trial: Trial, reason: str) -> Ended:
+        if reason:
+            return "failed"
+        last = self.run.study.at(trial.point).distillation.outer_steps
+        return "finished" if trial.outer_step >= last else "stopped"
+
+    def _log_study(self) -> None:
+        best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
+        if best and best.best:
+            self.run.tracker.log_metrics(None, {METRIC: best.best["val_mean_recall"]}, ended)
+
+    def _show(self) -> None:
+        ended, total = len(self.run.ledger.ended), self.run.study.search.num_trials
+        rows = [trial.best["val_mean_recall"] for trial in self.run.ledger.trials.values() if trial.best]
+        notes = [f"best val mean recall {max(rows):.2f}"] if rows else []
+        if ended:
+            notes.append(f"about {time_as_text(self.search_seconds / ended * (total - ended))} left")
+        self.run.display.progress("trials", ended, total, ", ".join(notes))
+
+
+def keep_best(trial: Trial, run: StudyRun) -> None:
+    """Move the best set of an ended trial to its artifacts, with its settings and, if asked for, pictures."""
+    if not (trial.checkpoint / BEST / "card.json").is_file():
+        return
+    shutil.rmtree(trial.artifacts, ignore_errors=True)
+    shutil.copytree(trial.checkpoint / BEST, trial.distilled_set)
+    write_json_whole(trial.artifacts / "study.json", run.study.at(trial.point).model_dump(mode="json"))
+    if run.illustrator:
+        run.illustrator.draw_set(trial.distilled_set, run.train_inputs(trial.point))
+
+
+def _reason_in(trial: Any) -> str:
+    """Why Tune gave up a trial: the error itself is gone by then, and its text stands in a file."""
+    file = Path(trial.error_file) if trial.error_file else None
+    lines = file.read_text(encoding="utf-8").strip().splitlines() if file and file.is_file() else []
+    return f"its process died: {lines[-1]}" if lines else "its process died"

@@ -1,0 +1,22 @@
+"""Where the seeds of a study's random streams come from; each is a pure function of what it is for."""
+
+import numpy as np
+
+_TRIAL, _SAMPLER = 101, 102
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """Seed of the trial with this number: the same study, seed and number give the same start pairs and draws."""
+    return _seed(study_seed, _TRIAL, number)
+
+
+def sampler_seed(study_seed: int, known_trials: int) -> int:
+    """Seed of the sampler when so many trials are known.
+
+    A study that goes on must not draw the points of its beginning again, so the count is part of the seed.
+    """
+    return _seed(study_seed, _SAMPLER, known_trials)
+
+
+def _seed(study_seed: int, purpose: int, number: int) -> int:
+    return int(np.random.SeedSequence([study_seed, purpose, number]).generate_state(1)[0]) % 2**31

@@ -1,0 +1,150 @@
+"""The folder of one study: what it was asked to do, how far it is, what came out."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.search.ledger import Ledger
+from rayvldd.stores.workspace import write_json_whole
+
+_MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "resources.")
+"""Settings that an unfinished study may go on with in another value: they decide how long and how fast, not what."""
+
+
+class StudyFolder:
+    """The one owner of every path below a study's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def settings(self) -> Path:
+        """The study as it was first asked for."""
+        return self.root / "study.json"
+
+    @property
+    def trials(self) -> Path:
+        """One folder a trial."""
+        return self.root / "trials"
+
+    @property
+    def tune(self) -> Path:
+        """Where Ray Tune may write while it runs; nothing in it is read again."""
+        return self.root / "tune"
+
+    @property
+    def best(self) -> Path:
+        """The best distilled set, its pictures and the result."""
+        return self.root / "best"
+
+    @property
+    def choice(self) -> Path:
+        """Which trial was chosen, written before test is looked at."""
+        return self.root / "choice.json"
+
+    @property
+    def test(self) -> Path:
+        """What the one look at test has shown."""
+        return self.root / "test.json"
+
+    @property
+    def result_file(self) -> Path:
+        """What came out; a study that has it is finished."""
+        return self.root / "result.json"
+
+    def ledger(self) -> Ledger:
+        """The study's trials."""
+        return Ledger(self.trials)
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished study."""
+        return read_json(self.result_file) if self.result_file.is_file() else None
+
+    @contextmanager
+    def opened(self, study: Study) -> Iterator[None]:
+        """Hold the study against other processes, after a check that it is the same study.
+
+        Raises:
+            ConfigError: when the folder holds a study of this name with other settings.
+            RayvlddError: when another process runs the study.
+        """
+        self.check_same(study)
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.root / ".lock", timeout=0):
+                if not self.result_file.is_file():  # with the values it goes on with, where some may change
+                    write_json_whole(self.settings, study.model_dump(mode="json"))
+                yield
+        except Timeout:
+            raise RayvlddError(
+                f"study {study.name}: another process is running it (it holds {self.root / '.lock'})",
+                next_command="wait for it, or give this study another name: --set name=ANOTHER",
+            ) from None
+
+    def check_same(self, study: Study) -> None:
+        """Check that the folder is free, or holds this study.
+
+        Raises:
+            ConfigError: naming every setting that differs, with both values.
+        """
+        if not self.settings.is_file():
+            return
+        known, asked = _flat(read_json(self.settings)), _flat(study.model_dump(mode="json"))
+        free = () if self.result_file.is_file() else _MAY_CHANGE
+        faults = [
+            Fault(f"{self.settings}: {key}", f"is {known.get(key)!r} there, {asked.get(key)!r} here", "the value there")
+            for key in sorted(known.keys() | asked.keys())
+            if known.get(key) != asked.get(key) and not key.startswith((*free, "resources."))
+        ]
+        if faults:
+            raise ConfigError(
+                faults, next_command=f"the same command with --set name=ANOTHER, for a study beside {study.name}"
+            )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of a phase to what earlier sessions took for it, also where it is cut off."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            write_json_whole(self._seconds, seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, of all sessions together."""
+        return read_json(self._seconds) if self._seconds.is_file() else {}
+
+    @property
+    def _seconds(self) -> Path:
+        return self.root / "seconds.json"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        StoreError: when the file does not hold one.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        values = error
+    if not isinstance(values, dict):
+        raise StoreError(f"{file}: not readable: {values}", next_command=f"move {file.parent} away and begin anew")
+    return values
+
+
+def _flat(values: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; lists are values."""
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    return {k: v for name, inner in values.items() for k, v in _flat(inner, f"{key}.{name}" if key else name).items()}

@@ -1,0 +1,223 @@
+"""A whole study: prepare, make experts, search, choose on validation, test once. Every phase continues where it was.
+
+The order of what is written decides what a crash can cost. A trial's evaluation is in the ledger before it is shown;
+the choice of the best trial is on disk before test is looked at, and the test result before it is printed: a study is
+tested once, whatever dies in between.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+from rayvldd.fleet.runtime import start_ray
+from rayvldd.search.display import StudyDisplay, line_of_trial, shown
+from rayvldd.search.final_test import look_at_test
+from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.plan import describe_plan, plan
+from rayvldd.search.preparation import ExpertSets, load_expert_sets, make_missing_experts
+from rayvldd.search.progress_callback import Illustrator, StudyRun
+from rayvldd.search.seeds import sampler_seed
+from rayvldd.search.study_folder import StudyFolder, read_json
+from rayvldd.search.trial import TrialJob
+from rayvldd.search.tuning import search
+from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.workspace import Workspace, write_json_whole
+from rayvldd.tracking.protocol import State, Tracker
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What came out of a study."""
+
+    values: dict[str, Any]
+    """The object of ``--json``."""
+    trials: list[Trial]
+    """All trials, by number."""
+    is_new: bool
+    """False where the study was finished before and only its result was read."""
+
+
+def sweep(
+    study: Study,
+    workspace: Workspace,
+    tracker: Tracker,
+    *,
+    command: str = "rayvldd sweep",
+    address: str | None = None,
+    display: StudyDisplay | None = None,
+    illustrator: Illustrator | None = None,
+) -> SweepResult:
+    """Run a study to its end, or go on with it, or return the result it already has.
+
+    Args:
+        study: What to search.
+        workspace: Where everything is kept.
+        tracker: What is told of the study and its trials.
+        command: What the user typed, for the tracker.
+        address: The Ray cluster to run on; default: this machine.
+        display: Where progress is shown; default: standard error.
+        illustrator: Draws the pictures that are kept with each set.
+
+    Raises:
+        ConfigError: when a study of this name has other settings.
+        RayvlddError: when every trial failed, or another process runs the study.
+    """
+    folder = StudyFolder(workspace.study(study.name))
+    with shown(display) as used, folder.opened(study):
+        result = folder.result()
+        if result is not None:
+            used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
+            return SweepResult(result, list(folder.ledger().trials.values()), is_new=False)
+        used.line(describe_plan(plan(study, workspace)))
+        tracker.start_study(study, command)
+        conductor = _Sweep(study, workspace, folder, tracker, used, illustrator)
+        with _told_how_it_ends(tracker), start_ray(address, None):
+            return SweepResult(conductor.run(), list(conductor.ledger.trials.values()), is_new=True)
+
+
+class _Sweep:
+    """The phases of one study, in order."""
+
+    def __init__(
+        self,
+        study: Study,
+        workspace: Workspace,
+        folder: StudyFolder,
+        tracker: Tracker,
+        display: StudyDisplay,
+        illustrator: Illustrator | None,
+    ) -> None:
+        self.study, self.workspace, self.folder = study, workspace, folder
+        self.tracker, self.display, self.illustrator = tracker, display, illustrator
+        self.store = FolderStore(workspace.experts)
+        self.ledger: Ledger = folder.ledger()
+
+    def run(self) -> dict[str, Any]:
+        with self.folder.phase("prepare"):
+            sets = load_expert_sets(self.study, self.workspace.cache, self.display)
+        with self.folder.phase("experts"):
+            make_missing_experts(sets, self.store, self.workspace.cache, self.display)
+        with self.folder.phase("search"):
+            self.search(sets)
+        best = self.choose()
+        with self.folder.phase("test"):
+            tested = look_at_test(self.study, best, self.folder, self.workspace.cache, self.display)
+        return self.finish(best, tested)
+
+    def search(self, sets: ExpertSets) -> None:
+        """Run what is missing, unless the choice was made before."""
+        if self.folder.choice.is_file():
+            return
+        for trial in self.ledger.ended:
+            self.display.line(line_of_trial(trial) + "  (earlier)")
+        run = StudyRun(
+            self.study,
+            self.ledger,
+            self.tracker,
+            self.display,
+            self.illustrator,
+            lambda point: sets.at(point).train,
+        )
+        search(run, TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store), self.folder)
+
+    def choose(self) -> Trial:
+        """The best trial on validation; the choice is kept, so that nothing learnt from test can change it.
+
+        Raises:
+            RayvlddError: when no trial has made a set.
+        """
+        if self.folder.choice.is_file():
+            return self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
+        best = self.ledger.best_trial()
+        if best is None:
+            raise _nothing_made(self.study, self.ledger)
+        shutil.rmtree(self.folder.best, ignore_errors=True)
+        shutil.copytree(best.distilled_set, self.folder.best)
+        write_json_whole(self.folder.choice, {"trial_id": best.trial_id, "point": best.point, "best": best.best})
+        return best
+
+    def finish(self, best: Trial, tested: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the result together, keep it, and hand it to the tracker."""
+        assert best.best is not None
+        result = {
+            "study": self.study.name,
+            "protocol": self.study.model.protocol,
+            "num_pairs": tested["num_pairs"],
+            "trials": self.ledger.states(),
+            "best": {
+                "config": best.point,
+                "val_mean_recall": best.best["val_mean_recall"],
+                "trial_id": best.trial_id,
+                "outer_step": int(best.best["outer_step"]),
+            },
+            "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
+            "distilled_set": str(self.folder.best),
+            "tracking_uri": self.tracker.uri,
+            "seconds": _with_total(self.folder.seconds()),
+            "seeds": {
+                "study": self.study.seed,
+                "sampler": sampler_seed(self.study.seed, 0),
+                "best_trial": best.seed,
+                "test_students": tested["seeds"],
+            },
+        }
+        if self.illustrator:
+            self.illustrator.draw_study(self.folder.best, list(self.ledger.trials.values()))
+        write_json_whole(self.folder.best / "result.json", result)
+        self.tracker.end_study("finished", _numbers_of(result), self.folder.best)
+        write_json_whole(self.folder.result_file, result)  # last: with it the study is finished
+        return result
+
+
+class _told_how_it_ends:
+    """Tell the tracker of an end that is not the good one; Ctrl-C is one that the same command continues."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            state: State = "failed" if isinstance(error, RayvlddError) else "interrupted"
+            self.tracker.end_study(state, {}, None)
+
+
+def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {**seconds, "total": round(sum(seconds.values()), 1)}
+
+
+def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The result's numbers under names that say where they come from, for the tracker."""
+    tested = result["test"]
+    names = [name for name, value in tested.items() if isinstance(value, int | float)]
+    return {
+        "best_val_mean_recall": result["best"]["val_mean_recall"],
+        **{f"test_{name}": tested[name] for name in names},
+        "test_interval_low": tested["interval"][0],
+        "test_interval_high": tested["interval"][1],
+        **{f"seconds_{name}": value for name, value in result["seconds"].items()},
+    }
+
+
+def _nothing_made(study: Study, ledger: Ledger) -> RayvlddError:
+    reasons = [f"  {trial.trial_id}: {trial.reason or 'stopped before its first evaluation'}" for trial in ledger.ended]
+    if not reasons:
+        return RayvlddError(
+            f"study {study.name}: the time budget of {study.search.time_budget_s} s ended before the first evaluation",
+            next_command="the same command with a larger --set search.time_budget_s=…",
+        )
+    return RayvlddError(
+        "\n".join([f"study {study.name}: none of its {len(reasons)} trials made a distilled set:", *reasons]),
+        next_command="rayvldd check STUDY.yaml, then the same command with other settings and --set name=ANOTHER",
+    )
+
+
+def result_folder(workspace: Workspace, name: str) -> Path:
+    """Where a study's best set lies once it is finished."""
+    return StudyFolder(workspace.study(name)).best

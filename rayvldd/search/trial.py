@@ -1,0 +1,111 @@
+"""One trial, in a process of its own: a distillation at one point, reported to Ray Tune after every evaluation.
+
+One report is one evaluation, so Tune's ``training_iteration`` counts evaluations since this process took the trial
+up, and ``outer_step`` is the time that means the same everywhere. Tune keeps no checkpoints: the distillation saves its
+own in the trial's folder before it reports, and goes on from there whoever died.
+"""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache, fingerprint
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.run import BEST, distill
+from rayvldd.errors import RayvlddError
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.search.ledger import METRIC
+from rayvldd.search.sampler import FAILURE, TRIAL_ID
+from rayvldd.search.scheduler import OUTER_STEP
+from rayvldd.search.seeds import trial_seed
+from rayvldd.stores.protocol import TrajectoryStore
+
+Report = dict[str, Any]
+
+EVALUATION = "evaluation"
+"""Key of a report under which an evaluation's metrics stand."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a study share; it travels to their processes once."""
+
+    study: Study
+    trials: Path
+    """Folder of the trials; every node that runs trials must see it."""
+    cache: Path
+    store: TrajectoryStore
+
+
+def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
+    """Distil at the point of ``config`` and report to Tune. What goes wrong is reported too, never raised.
+
+    An exception would cost the process, and with it the seconds that the next trial needs to start one.
+    """
+    try:
+        for report in _evaluations(dict(config), job):
+            tune.report(report)
+    except Exception as error:
+        folder = job.trials / str(config[TRIAL_ID])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        tune.report({METRIC: 0.0, FAILURE: reason_of(error)})
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for people: the message of our own errors, the kind and message of all others."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, RayvlddError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def point_of(config: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The searched settings in a Tune config."""
+    return {key: value for key, value in config.items() if key != TRIAL_ID}
+
+
+def number_of(trial_id: str) -> int:
+    """The number in a trial's name."""
+    return int(trial_id.rpartition("_")[2])
+
+
+def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
+    torch.set_num_threads(job.study.resources.cpus_per_trial)
+    trial_id = str(config[TRIAL_ID])
+    problem = _problem_at(job.study.at(point_of(config)), job.cache)
+    recipe = expert_recipe(problem)
+    # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
+    trajectories = [job.store.load(recipe, index) for index in range(problem.study.experts.num_experts)]
+    seed = trial_seed(job.study.seed, number_of(trial_id))
+    checkpoint = job.trials / trial_id / "checkpoint"
+    reported = False
+    for evaluation in distill(problem, trajectories, seed, checkpoint):
+        reported = True
+        yield _report(evaluation.outer_step, evaluation.metrics)
+    if not reported:  # cut off between the last evaluation and its report: only the best set remembers its metrics
+        yield _report(problem.study.distillation.outer_steps, DistilledSet.load(checkpoint / BEST).card["metrics"])
+
+
+def _report(outer_step: int, metrics: Mapping[str, float]) -> Report:
+    """What Tune is told: the metrics together, so that they are not mixed with those that Tune adds."""
+    return {METRIC: metrics[METRIC], OUTER_STEP: outer_step, EVALUATION: dict(metrics)}
+
+
+def _problem_at(point: Study, cache: Path) -> Problem:
+    """The problem at a point; what the process's last trial loaded is used again where it fits."""
+    key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_problem(point, ArrayCache(cache))
+    return replace(_loaded[key], study=point)
+
+
+_loaded: dict[str, Problem] = {}
+"""The problem that this process loaded last, by the settings that decide it."""

@@ -1,0 +1,198 @@
+"""Nearest captions against a plain loop; pictures of the right size that open; tables that say the numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from rayvldd.data.dataset import Split
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.models.problem import SplitInputs
+from rayvldd.reports import nearest as nearest_module
+from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, NEAREST, Pictures
+from rayvldd.reports.nearest import NearestCaption, nearest_captions
+from rayvldd.reports.pictures import draw_before_after, draw_curves
+from rayvldd.reports.tables import (
+    comparison_table,
+    mean_and_deviation,
+    recalls_table,
+    result_table,
+    trials_table,
+)
+from rayvldd.search.ledger import Trial
+
+
+def train_of(embeddings: np.ndarray, size: int = 16) -> SplitInputs:
+    """Training pairs with one caption an image and the given embeddings."""
+    number = len(embeddings)
+    pixels = np.zeros((number, 3, size, size), dtype=np.uint8)
+    names, captions = [f"image {n}" for n in range(number)], [f"caption {n}" for n in range(number)]
+    return SplitInputs(Split("train", names, pixels, captions, np.arange(number)), pixels, embeddings)
+
+
+def set_of(number: int, size: int = 16, *, noise_start: bool = False) -> DistilledSet:
+    """A set of noisy pairs whose embeddings are the first rows of ``embeddings_of``."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(number, 3, size, size, generator=generator)
+    images = start + 0.2 * torch.randn(start.shape, generator=generator)
+    texts = torch.from_numpy(embeddings_of(number))
+    captions = [""] * number if noise_start else [f"caption {n}" for n in range(number)]
+    return DistilledSet(images, texts, start, texts.clone(), captions, 0.1, 0.1, {"study": {}})
+
+
+def embeddings_of(number: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(number, 8)).astype(np.float32)
+
+
+def trial_of(number: int, recalls: list[float], state: str = "finished", folder: Path = Path()) -> Trial:
+    rows = [{"outer_step": 10.0 * n, "val_mean_recall": recall} for n, recall in enumerate(recalls)]
+    point = {"distillation.lr_image": 12.3456, "model.lora.rank": 4}
+    return Trial(f"trial_{number:03d}", number, 1, point, folder, state, "", rows)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def trials() -> list[Trial]:
+    return [
+        trial_of(0, [1.0, 5.0, 9.0]),
+        trial_of(1, [1.0, 7.0, 12.5, 11.0]),
+        trial_of(2, [1.0, 2.0], "stopped"),
+        trial_of(3, [1.0, 20.0], "failed"),
+        trial_of(4, [], "failed"),
+    ]
+
+
+# --- nearest captions ---------------------------------------------------------------------------------------------
+
+
+def test_nearest_captions_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_module, "_CHUNK", 7)  # the real captions fill several chunks, the last one partly
+    embeddings, asked = embeddings_of(40), np.random.default_rng(1).normal(size=(9, 8)).astype(np.float32)
+    found = nearest_captions(asked, train_of(embeddings))
+    for row, nearest in zip(asked, found, strict=True):
+        cosines = [float(row @ e / np.linalg.norm(row) / np.linalg.norm(e)) for e in embeddings]
+        assert nearest.caption == f"caption {int(np.argmax(cosines))}"
+        assert nearest.similarity == pytest.approx(max(cosines), abs=1e-6)
+
+
+def test_an_embedding_of_zeros_has_a_nearest_caption_too() -> None:
+    (nearest,) = nearest_captions(np.zeros((1, 8), dtype=np.float32), train_of(embeddings_of(3)))
+    assert nearest == NearestCaption("caption 0", 0.0)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 4, 7])
+def test_the_picture_has_a_cell_for_every_pair(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.png"
+    draw_before_after(set_of(number), [NearestCaption("a long caption " * 20, 0.5)] * number, path)
+    with Image.open(path) as picture:
+        assert picture.width == min(number, 5) * 248 + 20
+        assert picture.height == 64 + -(-number // 5) * 194
+
+
+def test_a_hundred_noisy_pairs_fit_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jpg"
+    draw_before_after(set_of(100, 96), [NearestCaption("two dogs in the snow", 0.5)] * 100, path)
+    assert path.stat().st_size < 1_500_000
+
+
+def test_only_the_first_pairs_of_a_large_set_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.png"
+    draw_before_after(set_of(12), [NearestCaption("x", 0.5)] * 12, path, max_pairs=5)
+    with Image.open(path) as picture:
+        assert picture.height == 64 + 194
+
+
+def test_images_are_drawn_as_they_are(tmp_path: Path) -> None:
+    distilled, path = set_of(1, 112), tmp_path / "pairs.png"
+    distilled.images[0] = torch.tensor([2.0, 0.5, -1.0]).view(3, 1, 1)  # clamped for the screen
+    draw_before_after(distilled, [NearestCaption("x", 0.5)], path)
+    with Image.open(path) as picture:
+        assert picture.getpixel((20 + 112 + 4 + 56, 64 + 56)) == (255, 128, 0)
+
+
+def test_curves_can_be_drawn_of_any_trials(trials: list[Trial], tmp_path: Path) -> None:
+    draw_curves(trials, "trial_001", tmp_path / "curves.png", references={"random pairs": 3.0})
+    draw_curves([], "", tmp_path / "empty.png")
+    for name in ("curves.png", "empty.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (1200, 675)
+
+
+@pytest.mark.parametrize("noise_start", [False, True])
+def test_the_files_beside_a_set(noise_start: bool, trials: list[Trial], tmp_path: Path) -> None:
+    set_of(4, noise_start=noise_start).save(tmp_path)
+    pictures = Pictures()
+    pictures.draw_set(tmp_path, train_of(embeddings_of(30)))
+    pictures.draw_study(tmp_path, trials)
+    rows = [json.loads(line) for line in (tmp_path / NEAREST).read_text(encoding="utf-8").splitlines()]
+    assert [row["nearest"] for row in rows] == [f"caption {n}" for n in range(4)]
+    assert [row["start"] for row in rows] == [f"caption {n}" for n in range(4)]
+    for name in (BEFORE_AFTER, CURVES):
+        with Image.open(tmp_path / name) as picture:
+            picture.verify()
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def text_of(table: Table, width: int = 80) -> str:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_trials_stand_by_recall_with_the_best_marked(trials: list[Trial]) -> None:
+    lines = text_of(trials_table(trials, "trial_001")).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [f"trial_00{n}" for n in (3, 1, 0, 2, 4)]
+    assert lines[3].split()[1:] == ["*", "finished", "12.50", "20", "12.3", "4"]
+    assert "–" in lines[-1]
+
+
+def test_recalls_show_mean_and_deviation_within_a_terminal() -> None:
+    students = [RetrievalMetrics(10, 20, 30, 8, 18, 28), RetrievalMetrics(12, 22, 32, 10, 20, 30)]
+    text = text_of(recalls_table({"distilled": students, "full data": students[:1]}))
+    assert "distilled (2)" in text and "11.0±1.4" in text and "20.0±1.4" in text
+    assert "full data (1)" in text and "19.0" in text
+    assert "…" not in text
+
+
+def test_mean_and_deviation_of_one_is_the_number() -> None:
+    assert mean_and_deviation([3.14]) == "3.1"
+    assert mean_and_deviation([1.0, 3.0]) == "2.0±1.4"
+
+
+def result_of(name: str, recall: float) -> dict[str, object]:
+    return {
+        "study": name,
+        "protocol": "heads_only",
+        "num_pairs": 100,
+        "trials": {"finished": 3, "stopped": 4, "failed": 1},
+        "best": {"val_mean_recall": 20.0},
+        "test": {
+            "mean_recall": recall,
+            "interval": [recall - 0.5, recall + 0.5],
+            "random_mean_recall": 5.0,
+            "full_data_mean_recall": 24.0,
+            "share_of_full_data": recall / 24,
+        },
+    }
+
+
+def test_the_result_says_the_share_of_the_full_data() -> None:
+    text = text_of(result_table(result_of("one", 18.0)))
+    assert "18.00" in text and "17.50 to 18.50" in text and "75 %" in text and "100 %" in text
+
+
+def test_studies_are_compared_best_first() -> None:
+    lines = text_of(comparison_table([result_of("weak", 10.0), result_of("strong", 18.0)]), 120).splitlines()
+    assert lines[2].startswith("strong *") and lines[3].startswith("weak")
+    assert lines[2].split()[3:5] == ["100", "8"]

@@ -1,0 +1,187 @@
+"""Every domain is drawn from inside itself, by every sampler, and what is known of a study is not drawn again."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.study import Study
+from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.search.sampler import (
+    FAILURE,
+    TRIAL_ID,
+    StudySearcher,
+    distribution_of,
+    make_sampler,
+    make_searcher,
+    suggest,
+)
+from rayvldd.search.seeds import sampler_seed, trial_seed
+
+DOMAINS: dict[str, Domain] = {
+    "uniform": FloatDomain(type="float", low=-1, high=2),
+    "log": FloatDomain(type="float", low=1e-4, high=1e2, log=True),
+    "grid": FloatDomain(type="float", low=0.5, high=2.0, step=0.25),
+    "int": IntDomain(type="int", low=1, high=3),
+    "int_step": IntDomain(type="int", low=2, high=10, step=4),
+    "int_log": IntDomain(type="int", low=1, high=64, log=True),
+    "choice": ChoiceDomain(type="choice", values=("real", "noise")),
+    "mixed_choice": ChoiceDomain(type="choice", values=(True, 1.5, 3, "x")),
+    "one": ChoiceDomain(type="choice", values=(7,)),
+}
+SAMPLERS = ["tpe", "random", "gp", "cmaes", "qmc"]
+SPACE = {
+    "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
+    "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
+    "distillation.start_texts": {"type": "choice", "values": ["real", "noise"]},
+}
+
+
+def is_inside(domain: Domain, value: Any) -> bool:
+    if isinstance(domain, ChoiceDomain):
+        return any(value == known and type(value) is type(known) for known in domain.values)
+    on_grid = domain.step is None or math.isclose((value - domain.low) / domain.step % 1 % 1, 0, abs_tol=1e-9)
+    whole = isinstance(domain, FloatDomain) or isinstance(value, int)
+    return domain.low <= value <= domain.high and on_grid and whole
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_draws_are_inside_and_reach_both_ends(name: str) -> None:
+    domain = DOMAINS[name]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [suggest(study.ask(), {"x": domain})["x"] for _ in range(400)]
+    assert all(is_inside(domain, value) for value in drawn)
+    if not isinstance(domain, FloatDomain):
+        assert {domain.corners()[0], domain.corners()[-1]} <= set(drawn)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_the_distribution_is_the_one_that_is_drawn_from(name: str) -> None:
+    domain = DOMAINS[name]
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    suggest(trial, {"x": domain})
+    assert trial.distributions["x"] == distribution_of(domain)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_domains_survive_yaml(name: str) -> None:
+    import yaml
+
+    domain = DOMAINS[name]
+    assert type(domain).model_validate(yaml.safe_load(yaml.safe_dump(domain.model_dump(mode="json")))) == domain
+
+
+@pytest.fixture
+def searched(tiny_study: Study) -> Study:
+    values = tiny_study.model_dump(mode="json")
+    values["search"] = {"space": SPACE, "num_trials": 6, "initial_points": [{"distillation.lr_image": 1}]}
+    return Study.model_validate(values)
+
+
+def with_sampler(study: Study, sampler: str) -> Study:
+    return study.model_copy(update={"search": study.search.model_copy(update={"sampler": sampler})})
+
+
+def run(study: Study, folder: Path, count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Draw points through ``OptunaSearch`` and tell it a value for each; the ledger keeps them."""
+    ledger = Ledger(folder)
+    searcher, points = make_searcher(study, ledger), []
+    for number in range(start, start + count):
+        config = searcher.suggest(f"tune-{number}")
+        assert config is not None
+        points.append(config)
+        value = float(config["distillation.syn_steps"])
+        searcher.on_trial_complete(f"tune-{number}", {METRIC: value})
+        point = {key: config[key] for key in SPACE}
+        trial = ledger.start(int(config[TRIAL_ID][-3:]), 1, point)
+        ledger.add_evaluation(trial.trial_id, _row(0, value))
+        ledger.end(trial.trial_id, "finished")
+    return points
+
+
+def _row(step: int, value: float) -> dict[str, float]:
+    return {"outer_step": step, "val_mean_recall": value, METRIC: value, "search_seconds": 1.0}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_inside_the_space_through_ray(sampler: str, searched: Study, tmp_path: Path) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    points = run(with_sampler(searched, sampler), tmp_path, 6)
+    for point in points:
+        assert all(is_inside(domain, point[key]) for key, domain in searched.search.space.items())
+    assert [point[TRIAL_ID] for point in points] == [f"trial_00{number}" for number in range(6)]
+    assert points[0]["distillation.lr_image"] == 1.0 and isinstance(points[0]["distillation.lr_image"], float)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_that_goes_on_repeats_no_point(sampler: str, searched: Study, tmp_path: Path) -> None:
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    study = with_sampler(searched, sampler)
+    first, second = run(study, tmp_path, 3), run(study, tmp_path, 3, start=3)
+    assert [point[TRIAL_ID] for point in second] == ["trial_003", "trial_004", "trial_005"]
+    assert len({tuple(point[key] for key in SPACE) for point in first + second}) == 6
+
+
+def test_the_same_seed_draws_the_same_points(searched: Study, tmp_path: Path) -> None:
+    assert run(searched, tmp_path / "a", 5) == run(searched, tmp_path / "b", 5)
+    other = searched.model_copy(update={"seed": 8})
+    assert run(searched, tmp_path / "c", 3)[1:] != run(other, tmp_path / "d", 3)[1:]
+
+
+def test_trials_that_were_cut_off_come_first_under_their_names(searched: Study, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    points = [{"distillation.lr_image": 10.0 * (n + 1), "distillation.syn_steps": 2} for n in range(3)]
+    full = [{**point, "distillation.start_texts": "noise"} for point in points]
+    for number, point in enumerate(full):
+        ledger.start(number, 1, point)
+    ledger.end("trial_000", "failed", "diverged")
+    searcher = make_searcher(searched, Ledger(tmp_path))
+    drawn = [searcher.suggest(f"tune-{number}") for number in range(3)]
+    assert drawn[:2] == [{**full[1], TRIAL_ID: "trial_001"}, {**full[2], TRIAL_ID: "trial_002"}]
+    assert drawn[2] is not None and drawn[2][TRIAL_ID] == "trial_003"
+
+
+@pytest.mark.parametrize("ending", [{"result": {METRIC: 0.0, FAILURE: "diverged"}}, {"error": True}, {"result": None}])
+def test_a_failed_trial_is_told_to_the_sampler(ending: dict[str, Any], searched: Study, tmp_path: Path) -> None:
+    searcher = make_searcher(searched, Ledger(tmp_path))
+    searcher.suggest("tune-0")
+    searcher.on_trial_complete("tune-0", **ending)
+    (told,) = _optuna_trials(searcher)
+    assert (told.state, told.value) == (optuna.trial.TrialState.PRUNED, None)
+
+
+def test_known_trials_are_told_with_their_values(searched: Study, tmp_path: Path) -> None:
+    run(searched, tmp_path, 2)
+    told = _optuna_trials(make_searcher(searched, Ledger(tmp_path)))
+    assert [trial.value for trial in told] == [t.best["val_mean_recall"] for t in Ledger(tmp_path).ended if t.best]
+
+
+def _optuna_trials(searcher: StudySearcher) -> list[optuna.trial.FrozenTrial]:
+    study = searcher._ot_study
+    assert study is not None
+    return list(study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
+
+
+def test_samplers_are_made_without_warnings(searched: Study) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for sampler in SAMPLERS:
+            make_sampler(with_sampler(searched, sampler), 0)
+
+
+def test_seeds_are_functions_of_study_and_number() -> None:
+    assert trial_seed(7, 3) == trial_seed(7, 3)
+    seeds = {trial_seed(study, number) for study in range(3) for number in range(50)}
+    seeds |= {sampler_seed(study, number) for study in range(3) for number in range(50)}
+    assert len(seeds) == 300 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:
+    trial = Trial("trial_000", 0, 1, {}, tmp_path, evaluations=[_row(0, 1.0), _row(2, 5.0), _row(4, 5.0)])
+    assert trial.best is not None and trial.best["outer_step"] == 2
