@@ -6,7 +6,7 @@ two in size. ``hashed_ngrams`` has no weights at all: the offline default, and a
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ _BATCH = 256
 """Captions embedded at a time: 256 x 64 tokens x 768 wide in float32 is 50 MB of activations a layer."""
 
 
+@runtime_checkable  # so that signatures which name it can be checked in tests
 class TextEncoder(Protocol):
     """What the rest of the system needs of a text encoder."""
 
