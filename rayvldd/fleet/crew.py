@@ -1,0 +1,220 @@
+"""Jobs on one problem, done side by side by actors that each load the problem once.
+
+An actor is a process of its own with its share of CPUs and GPUs. It takes one job at a time; when it dies, another
+one takes the job up from its start. Which actor does a job never matters to what comes out: a job carries its seeds.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.errors import RayvlddError
+from rayvldd.models.problem import Problem, load_problem
+
+MAX_REPLACEMENTS = 3
+"""Times that a job is taken up again after its process died; what dies so often dies of the job."""
+
+_POLL_S = 0.5
+"""Seconds between two looks at how far the actors are."""
+
+
+class Job(Protocol):
+    """A piece of work on a problem; it travels to an actor by pickle."""
+
+    @property
+    def title(self) -> str:
+        """What people call it, e.g. ``expert 3``."""
+        ...
+
+    def do(self, problem: Problem, note: Callable[[int], None]) -> Any:
+        """Do the work; ``note`` tells how far it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one actor takes of the machines, and the setting that says so."""
+
+    num_cpus: int
+    num_gpus: float
+    setting: str
+    """The setting that says how many CPUs, for messages."""
+
+    def actors_that_fit(self, resources: Mapping[str, float]) -> int:
+        """How many actors the machines hold at the same time."""
+        fit = int(resources.get("CPU", 0) // self.num_cpus)
+        if self.num_gpus:
+            gpus = resources.get("GPU", 0)
+            # Ray never splits an actor over GPUs: of shares of 0.4, two fit on each.
+            fit = min(fit, int(gpus * (1 // self.num_gpus) if self.num_gpus < 1 else gpus // self.num_gpus))
+        return fit
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    study: Study,
+    cache_folder: Path,
+    share: Share,
+    on_progress: Callable[[int, dict[int, int]], None] | None = None,
+) -> list[Any]:
+    """Do all jobs, as many side by side as fit, and return what each returned, in order.
+
+    However this ends, no actor is left; Ctrl-C included.
+
+    Args:
+        jobs: The work.
+        study: The study at one point, whose problem the jobs are about.
+        cache_folder: Where decoded images and embeddings are kept.
+        share: What each actor takes.
+        on_progress: Told the number of finished jobs, and for each running one the last it noted, now and then.
+
+    Raises:
+        RayvlddError: what a job raised, or that its processes died too often, or that not one actor fits.
+    """
+    if not jobs:
+        return []
+    fit = share.actors_that_fit(ray.cluster_resources())
+    if fit < 1:
+        raise _does_not_fit(share, ray.cluster_resources())
+    crew = _Crew(jobs, study, cache_folder, share, min(fit, len(jobs)))
+    try:
+        while crew.results_missing:
+            crew.hand_out()
+            crew.collect()
+            if on_progress:
+                on_progress(len(crew.results), crew.running())
+    finally:
+        crew.dismiss()
+    return [crew.results[number] for number in range(len(jobs))]
+
+
+class _Crew:
+    """The actors, and which job each is at."""
+
+    def __init__(self, jobs: Sequence[Job], study: Study, cache_folder: Path, share: Share, size: int) -> None:
+        self.results: dict[int, Any] = {}
+        self._jobs = jobs
+        self._share = share
+        self._size = size
+        self._waiting = deque(range(len(jobs)))
+        self._deaths = dict.fromkeys(range(len(jobs)), 0)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[int, Any]] = {}
+        """What a job will return, to its number and actor."""
+        self._asked: dict[Any, int] = {}
+        """What an actor will tell of its progress, to the number of the job it was asked about."""
+        self._noted: dict[int, int] = {}
+        # max_concurrency 2: one thread works, the other tells how far the work is.
+        actor = ray.remote(_Worker).options(num_cpus=share.num_cpus, num_gpus=share.num_gpus, max_concurrency=2)
+        device = "cuda" if share.num_gpus else "cpu"
+        self._hire = lambda: actor.remote(study, cache_folder, share.num_cpus, device)
+
+    @property
+    def results_missing(self) -> bool:
+        return len(self.results) < len(self._jobs)
+
+    def running(self) -> dict[int, int]:
+        return {number: self._noted.get(number, 0) for number, _ in self._busy.values()}
+
+    def hand_out(self) -> None:
+        """Give every free place in the crew a job."""
+        while self._waiting and len(self._busy) < self._size:
+            number = self._waiting.popleft()
+            actor: Any = self._idle.pop() if self._idle else self._hire()
+            self._busy[actor.work.remote(self._jobs[number])] = (number, actor)
+
+    def collect(self) -> None:
+        """Wait a little for results and news."""
+        done, _ = ray.wait(list(self._busy), num_returns=1, timeout=_POLL_S)
+        for ref in done:
+            number, actor = self._busy.pop(ref)
+            self._take(ref, number, actor)
+        self._read_news()
+        about = set(self._asked.values())
+        for number, actor in self._busy.values():
+            if number not in about:
+                self._asked[actor.progress.remote()] = number
+
+    def dismiss(self) -> None:
+        """End all actors at once, whatever they are at."""
+        for actor in [*self._idle, *(actor for _, actor in self._busy.values())]:
+            ray.kill(actor)
+        self._idle, self._busy = [], {}
+
+    def _take(self, ref: Any, number: int, actor: Any) -> None:
+        try:
+            self.results[number] = ray.get(ref)
+        except RayTaskError as error:
+            # The job itself failed: its own error, for Ray's has the worker's whole traceback for a message.
+            if isinstance(error.cause, RayvlddError):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            self._noted.pop(number, None)
+            ray.kill(actor)  # it may live and only be out of reach
+            self._replace(number, error)
+        else:
+            self._idle.append(actor)
+
+    def _replace(self, number: int, error: RayError) -> None:
+        self._deaths[number] += 1
+        if self._deaths[number] > MAX_REPLACEMENTS:
+            tries, reason = self._deaths[number], str(error).strip().splitlines()[0]
+            raise RayvlddError(
+                f"{self._jobs[number].title}: its process died, {tries} of {tries} tries: {reason}; "
+                f"the usual cause is that memory ran out",
+                next_command="the same command, which keeps what is finished; fewer run side by side with a larger "
+                f"--set {self._share.setting}=…",
+            ) from error
+        self._waiting.appendleft(number)
+
+    def _read_news(self) -> None:
+        told, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        for ref in told:
+            number = self._asked.pop(ref)
+            try:
+                self._noted[number] = ray.get(ref)
+            except RayError:
+                pass  # the actor died; its job will say so
+
+
+class _Worker:
+    """The actor: loads the problem at its first job, then does one job after the other."""
+
+    def __init__(self, study: Study, cache_folder: Path, num_threads: int, device: str) -> None:
+        self._study = study
+        self._cache = ArrayCache(cache_folder)
+        self._num_threads = num_threads
+        self._device = device
+        self._problem: Problem | None = None
+        self._progress = 0
+
+    def work(self, job: Job) -> Any:
+        self._progress = 0
+        torch.set_num_threads(self._num_threads)  # here, not at the start: it counts for the calling thread alone
+        if self._problem is None:
+            self._problem = load_problem(self._study, self._cache, device=self._device)
+        return job.do(self._problem, self._note)
+
+    def progress(self) -> int:
+        return self._progress
+
+    def _note(self, progress: int) -> None:
+        self._progress = progress
+
+
+def _does_not_fit(share: Share, resources: Mapping[str, float]) -> RayvlddError:
+    there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+    return RayvlddError(
+        f"{share.setting}: one actor takes {share.num_cpus} CPUs and {share.num_gpus:g} GPUs; "
+        f"allowed: at most what Ray has, {there}",
+        next_command=f"the same command with smaller --set {share.setting}=…",
+    )

@@ -1,0 +1,86 @@
+"""Ray itself: a small, quiet one on this machine, or the cluster that the user names."""
+
+import logging
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import rayvldd
+from rayvldd.errors import RayvlddError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Room for what actors hand each other, on a Ray of our own: settings, scores and small sets, never trajectories."""
+
+
+@contextmanager
+def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
+    """Have a Ray inside the block: the one that is connected already, or a new connection that ends with the block.
+
+    Args:
+        address: A cluster, ``auto`` or ``HOST:PORT``; default: a Ray on this machine that lives as long as the block.
+        num_cpus: CPUs of the Ray on this machine; default: all of them.
+
+    Raises:
+        RayvlddError: when no Ray answers at ``address``.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _prepare_environment()
+    options = _local_options(num_cpus) if address is None else _cluster_options(address)
+    try:
+        # Errors reach the driver as exceptions; what workers print stays in Ray's log folder.
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
+        where = "on this machine" if address is None else f"at {address}"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RayvlddError(
+            f"Ray {where}: cannot be used: {reason}; allowed: auto, HOST:PORT of a running cluster, or no address",
+            next_command="ray status, to see whether a cluster runs; or the same command without an address",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local_options(num_cpus: int | None) -> dict[str, Any]:
+    # "local", because no address at all means any Ray that already runs on this machine, somebody else's included.
+    return {
+        "address": "local",
+        "num_cpus": num_cpus,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+
+
+def _cluster_options(address: str) -> dict[str, Any]:
+    checkout = _checkout()
+    environment = {"env_vars": {"PYTHONPATH": _python_path(checkout)}} if checkout else None
+    return {"address": address, "runtime_env": environment}
+
+
+def _prepare_environment() -> None:
+    """Set what Ray's own processes inherit; what the user has set stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without it Ray hides all GPUs from who asks for none, and warns that it will stop doing so.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    checkout = _checkout()
+    if checkout:
+        os.environ["PYTHONPATH"] = _python_path(checkout)
+
+
+def _checkout() -> str | None:
+    """The folder that workers must have on their path to import this very package; nothing where it is installed."""
+    folder = str(Path(rayvldd.__file__).parents[1])
+    return None if folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else folder
+
+
+def _python_path(folder: str) -> str:
+    others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != folder]
+    return os.pathsep.join([folder, *others])

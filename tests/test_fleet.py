@@ -1,0 +1,321 @@
+"""Jobs side by side on actors: nothing depends on who does them, and nothing finished is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+
+import rayvldd.fleet.crew
+import rayvldd.fleet.expert_fleet
+from rayvldd.config.study import Study
+from rayvldd.coresets.selection import choose_coreset
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.errors import DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.experts.training import full_data_recall, train_expert
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.fleet.crew import Share, run_jobs
+from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
+from rayvldd.fleet.expert_fleet import ExpertJob, FleetProgress, make_experts
+from rayvldd.fleet.runtime import start_ray
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.stores.folder import FolderStore
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+ONE_CPU = Share(1, 0.0, "resources.cpus_per_expert")
+
+
+@pytest.fixture
+def tiny_problem(tiny_study: Study, tiny_cache: Path) -> Problem:
+    return load_problem(tiny_study, ArrayCache(tiny_cache), device="cpu")
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    """What an actor with one CPU computes with; sums of floats depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same(left: Trajectory, right: Trajectory) -> None:
+    assert left.num_epochs == right.num_epochs
+    for epoch in range(left.num_epochs + 1):
+        assert torch.equal(left[epoch].image, right[epoch].image)
+        assert torch.equal(left[epoch].text, right[epoch].text)
+
+
+# --- experts -------------------------------------------------------------------------------------------------------
+
+
+def test_experts_are_those_that_one_process_trains(
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """More experts than actors, one of them there before: each is what its number says, whoever trained it."""
+    study = tiny_study.at({"experts.num_experts": 4})
+    recipe, store = expert_recipe(tiny_problem), FolderStore(tmp_path)
+    early = Trajectory([Parameters(torch.zeros(2), torch.zeros(3))])
+    store.save(recipe, 1, early, [])
+    told: list[FleetProgress] = []
+    assert make_experts(study, recipe, store, tiny_cache, told.append) == 3
+    assert store.finished(recipe) == [0, 1, 2, 3]
+    assert_same(store.load(recipe, 1), early)
+    for index in (0, 2, 3):
+        assert_same(store.load(recipe, index), train_expert(tiny_problem, index)[0])
+        assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2]
+    assert told[-1] == FleetProgress(finished=4, total=4, running={}, seconds_left=0.0)
+    assert [progress.finished for progress in told] == sorted(progress.finished for progress in told)
+    assert all(progress.total == 4 and 1 not in progress.running for progress in told)
+    assert max(len(progress.running) for progress in told) == 2
+
+
+def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, store = ExpertRecipe({"version": 1}), FolderStore(tmp_path)
+    for index in range(2):
+        store.save(recipe, index, Trajectory([Parameters(torch.zeros(2), torch.zeros(3))]), [])
+    monkeypatch.setattr(rayvldd.fleet.expert_fleet, "start_ray", lambda *_: pytest.fail("started"))
+    told: list[FleetProgress] = []
+    assert make_experts(tiny_study, recipe, store, tmp_path, told.append) == 0
+    assert told == [FleetProgress(2, 2, {}, 0.0)]
+
+
+def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: Problem, tmp_path: Path) -> None:
+    recipe, store = ExpertRecipe({"version": 0}), FolderStore(tmp_path)
+    with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
+        ExpertJob(0, recipe, store).do(tiny_problem, lambda epoch: None)
+    assert store.finished(recipe) == []
+
+
+def test_an_expert_that_diverges_says_so_without_a_traceback(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
+    recipe = expert_recipe(load_problem(study, ArrayCache(tiny_cache), device="cpu"))
+    with pytest.raises(DivergedError) as caught:
+        make_experts(study, recipe, FolderStore(tmp_path), tiny_cache)
+    assert "experts.lr_image=1e+30" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert "experts.lr_image" in caught.value.next_command
+
+
+def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(rayvldd.fleet.expert_fleet.time, "monotonic", lambda: now[0])
+    told: list[FleetProgress] = []
+    clock = rayvldd.fleet.expert_fleet._Clock(total=3, missing=[0, 2], epochs=10, on_progress=told.append)
+    news: list[tuple[float, int, dict[int, int]]] = [
+        (0.0, 0, {0: 0, 1: 0}),  # loading the problem, which takes long once and tells nothing about epochs
+        (50.0, 0, {0: 1, 1: 1}),
+        (54.0, 0, {0: 2, 1: 3}),
+        (70.0, 1, {1: 8}),
+        (75.0, 2, {}),
+    ]
+    for now[0], finished, running in news:
+        clock.tell(finished, running)
+    assert [progress.seconds_left for progress in told] == [None, None, 20.0, 2.5, 0.0]
+    assert [progress.running for progress in told[2:4]] == [{0: 2, 2: 3}, {2: 8}]
+    assert [progress.finished for progress in told] == [1, 1, 1, 2, 3]
+
+
+# --- evaluations ---------------------------------------------------------------------------------------------------
+
+
+def test_students_are_those_that_one_process_trains(
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: Problem, tiny_cache: Path
+) -> None:
+    pairs = choose_coreset(tiny_problem, "random", 6, seed=0).pairs(tiny_problem)
+    others = choose_coreset(tiny_problem, "random", 8, seed=1).pairs(tiny_problem)
+    jobs = [EvaluationJob(pairs, 0), EvaluationJob(None, 5), EvaluationJob(others, 0), EvaluationJob(pairs, 1)]
+    told: list[tuple[int, int]] = []
+    recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
+    assert recalls == [
+        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [0]),
+        full_data_recall(tiny_problem, "test", 5),
+        *evaluate_pairs(tiny_problem, others, tiny_problem.test, [0]),
+        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [1]),
+    ]
+    assert told[-1] == (4, 4)
+    assert evaluate_in_parallel(tiny_study, tiny_cache, [], "val") == []
+
+
+# --- the crew ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Returns what it is given; before that, its process dies as often as it is told."""
+
+    value: Any
+    notes: Path
+    deaths: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"answer {self.value}"
+
+    def do(self, problem: Problem, note: Callable[[int], None]) -> Any:
+        note(1)
+        with (self.notes / str(self.value)).open("a") as file:
+            file.write("+")
+        if (self.notes / str(self.value)).stat().st_size <= self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.value
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Returns how many threads torch computes with."""
+
+    title: str = "threads"
+
+    def do(self, problem: Problem, note: Callable[[int], None]) -> int:
+        return torch.get_num_threads()
+
+
+def test_results_come_in_order_and_dead_actors_are_replaced(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    jobs = [Answer(number, tmp_path, deaths=1 if number == 1 else 0) for number in range(5)]
+    assert run_jobs(jobs, tiny_study, tiny_cache, ONE_CPU) == [0, 1, 2, 3, 4]
+    assert [(tmp_path / str(number)).stat().st_size for number in range(5)] == [1, 2, 1, 1, 1]
+
+
+def test_a_job_that_kills_every_process_is_given_up(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rayvldd.fleet.crew, "MAX_REPLACEMENTS", 0)
+    with pytest.raises(
+        RayvlddError, match="answer 7: its process died, 1 of 1 tries: .*memory.*\nNext: .*cpus_per_expert="
+    ):
+        run_jobs([Answer(7, tmp_path, deaths=100)], tiny_study, tiny_cache, ONE_CPU)
+
+
+def test_an_actor_computes_with_as_many_threads_as_cpus(local_ray: None, tiny_study: Study, tiny_cache: Path) -> None:
+    assert run_jobs([Threads()], tiny_study, tiny_cache, Share(2, 0.0, "resources.cpus_per_expert")) == [2]
+
+
+def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:
+    def interrupt(finished: int, running: dict[int, int]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([Answer(1, tmp_path)], tiny_study, tiny_cache, ONE_CPU, interrupt)
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+
+
+def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
+    study = tiny_study.at({"resources.cpus_per_expert": 64})
+    with pytest.raises(
+        RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPUs.*allowed: .*has, 2 CPUs"
+    ):
+        make_experts(study, ExpertRecipe({}), FolderStore(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("share", "resources", "expected"),
+    [
+        ((1, 0.0), {"CPU": 2.0}, 2),
+        ((2, 0.0), {"CPU": 7.0, "GPU": 1.0}, 3),
+        ((1, 1.0), {"CPU": 16.0, "GPU": 4.0}, 4),
+        ((1, 0.5), {"CPU": 16.0, "GPU": 4.0}, 8),
+        ((1, 0.4), {"CPU": 16.0, "GPU": 4.0}, 8),
+        ((1, 2.0), {"CPU": 16.0, "GPU": 3.0}, 1),
+        ((8, 0.5), {"CPU": 16.0, "GPU": 4.0}, 2),
+        ((1, 0.5), {"CPU": 16.0}, 0),
+    ],
+)
+def test_actors_that_fit(share: tuple[int, float], resources: dict[str, float], expected: int) -> None:
+    assert Share(*share, "resources.cpus_per_expert").actors_that_fit(resources) == expected
+
+
+# --- Ray itself ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", _no_cluster)
+    with pytest.raises(RayvlddError, match="Ray at 10.0.0.1:6379: cannot be used: no route; allowed: auto, HOST:PORT"):
+        with start_ray("10.0.0.1:6379", None):
+            pytest.fail("entered")
+
+
+def _no_cluster(**_: Any) -> None:
+    raise ConnectionError("no route\nand more")
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.fleet.expert_fleet import make_experts
+from rayvldd.fleet.runtime import start_ray
+from rayvldd.models.problem import load_problem
+from rayvldd.stores.folder import FolderStore
+
+study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
+with start_ray(None, 2):
+    make_experts(study, recipe, FolderStore(folder), cache, lambda progress: print(progress.finished, flush=True))
+"""
+
+
+@pytest.mark.timeout(180)
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
+    tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""
+    study = tiny_study.at({"experts.num_experts": 100_000})
+    mark = f"RAYVLDD_TEST_MARK={tmp_path.name}-{os.getpid()}"
+    environment = dict([*os.environ.items(), mark.split("=")])
+    command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as driver:
+        assert driver.stdout and driver.stderr
+        while int(driver.stdout.readline()) < 2:
+            pass
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+        pressed = time.monotonic()
+        errors = driver.stderr.read()
+    assert time.monotonic() - pressed < 30
+    assert errors.strip().endswith("KeyboardInterrupt"), errors
+    assert errors.count("Traceback") == 1, errors
+    store, recipe = FolderStore(tmp_path), expert_recipe(tiny_problem)
+    finished = store.finished(recipe)
+    assert len(finished) >= 2
+    assert all(store.load(recipe, index).num_epochs == 2 for index in finished)
+    deadline = time.monotonic() + 20
+    while (left := processes_with(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def processes_with(mark: str) -> list[str]:
+    """Command lines of the processes that carry a mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
