@@ -17,7 +17,7 @@ from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.dataset import Dataset, Split, load_dataset
-from rayvldd.errors import ModelError
+from rayvldd.errors import Fault, ModelError
 from rayvldd.models.image_encoder import faults_of_image_encoder
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.text_encoder import TextEncoder, build_text_encoder, faults_of_text_encoder
@@ -83,10 +83,20 @@ def check_models(model: ModelSettings, image_size: int) -> None:
     Raises:
         ModelError: naming every setting that does not fit.
     """
-    faults = faults_of_image_encoder(model.image_encoder) + faults_of_text_encoder(model.text_encoder)
+    faults = faults_of_image_encoder(model.image_encoder)
+    faults = faults or _faults_in_building(lambda: RetrievalModel(model, image_size, text_width=1))  # any width will do
+    faults_of_text = faults_of_text_encoder(model.text_encoder)
+    faults += faults_of_text or _faults_in_building(lambda: build_text_encoder(model.text_encoder))
     if faults:
         raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
-    RetrievalModel(model, image_size, build_text_encoder(model.text_encoder).width)
+
+
+def _faults_in_building(build: Callable[[], object]) -> list[Fault]:
+    try:
+        build()
+    except ModelError as error:
+        return error.faults
+    return []
 
 
 def load_problem(
@@ -157,7 +167,7 @@ def _features(
     def compute(out: np.ndarray) -> None:
         for start in range(0, len(out), _BATCH):
             part = slice(start, start + _BATCH)
-            pixels = torch.from_numpy(np.ascontiguousarray(split.pixels[part])).to(device)
+            pixels = torch.from_numpy(np.array(split.pixels[part])).to(device)  # a copy: torch wants writable memory
             out[part] = model.stem(model.normalise(pixels.float() / 255)).cpu().numpy()
             if on_progress:
                 on_progress(f"encoding {split.name} images", min(start + _BATCH, len(out)), len(out))

@@ -68,7 +68,12 @@ class RetrievalModel(nn.Module):
         mean, std = normalisation(settings.image_encoder, encoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.encoder_width = _width_of(encoder, settings, image_size)
+        faults: list[Fault] = []
+        self.encoder_width = _width_of(encoder, settings, image_size, faults)
+        if settings.protocol == "lora":
+            encoder = _with_adapters(encoder.requires_grad_(False), settings.lora, faults)
+        if faults:
+            raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
         width = settings.width if settings.has_image_head else self.encoder_width
         head = ProjectionHead(self.encoder_width, width, settings.dropout) if settings.has_image_head else nn.Identity()
         if settings.protocol == "heads_only":
@@ -76,8 +81,6 @@ class RetrievalModel(nn.Module):
             self.stem: nn.Module = encoder.requires_grad_(False).to(memory_format=torch.channels_last)
             self.image_part: nn.Module = head
         else:
-            if settings.protocol == "lora":
-                encoder = _with_adapters(encoder.requires_grad_(False), settings.lora)
             self.stem = nn.Identity()
             self.image_part = nn.Sequential(encoder, head)
         self.text_part = ProjectionHead(text_width, width, settings.dropout)
@@ -166,8 +169,8 @@ def _is_pretrained(settings: ModelSettings) -> bool:
     return settings.image_encoder.pretrained or settings.image_encoder.weights is not None
 
 
-def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int) -> int:
-    """Ask the encoder itself: one black image in, count what comes out."""
+def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faults: list[Fault]) -> int:
+    """Ask the encoder itself: one black image in, count what comes out; add to ``faults`` what it raises."""
     encoder.eval()
     try:
         with torch.no_grad():
@@ -175,17 +178,19 @@ def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int) -> i
         if output.ndim != 2:
             raise ValueError(f"it returns shape {tuple(output.shape)}, not one feature vector an image")
     except Exception as error:  # whatever a model raises on a size it was not built for
-        fault = Fault(
-            "model.image_encoder",
-            f"{settings.image_encoder.name!r} does not take {image_size} px images: {error}",
-            f"an encoder for this size; transformers want options: {{img_size: {image_size}}}",
+        faults.append(
+            Fault(
+                "model.image_encoder",
+                f"{settings.image_encoder.name!r} does not take {image_size} px images: {error}",
+                f"an encoder for this size; transformers want options: {{img_size: {image_size}}}",
+            )
         )
-        raise ModelError([fault]) from error
+        return 1
     return output.shape[1]
 
 
-def _with_adapters(encoder: nn.Module, lora: LoraSettings) -> nn.Module:
-    """Put LoRA adapters on the target layers; everything else of the encoder stays frozen."""
+def _with_adapters(encoder: nn.Module, lora: LoraSettings, faults: list[Fault]) -> nn.Module:
+    """Put LoRA adapters on the target layers, the rest stays frozen; add to ``faults`` what does not fit."""
     alpha: Any = lora.alpha  # peft declares an int, and only ever divides it by the rank
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
     kinds = (nn.Linear, nn.Conv2d)
@@ -194,5 +199,7 @@ def _with_adapters(encoder: nn.Module, lora: LoraSettings) -> nn.Module:
         with seeded(_STEM_SEED):
             return inject_adapter_in_model(config, encoder)
     except ValueError as error:
-        fault = Fault("model.lora", f"targets {list(lora.targets)} with rank {lora.rank}: {error}", ", ".join(fitting))
-        raise ModelError([fault]) from error
+        reason = " ".join(str(error).split())  # peft prints whole modules, one line each
+        problem = f"targets {list(lora.targets)} with rank {lora.rank}: {reason}"
+        faults.append(Fault("model.lora", problem, ", ".join(fitting)))
+        return encoder
