@@ -85,6 +85,7 @@ def k_center(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndar
     chosen[0] = ((features - features.mean(0)) ** 2).sum(1).argmin()
     distance = ((features - features[chosen[0]]) ** 2).sum(1)
     for step in range(1, count):
+        distance[chosen[step - 1]] = -np.inf  # among duplicates of what is chosen, 0 would not tell it from them
         chosen[step] = distance.argmax()
         distance = np.minimum(distance, ((features - features[chosen[step]]) ** 2).sum(1))
     return chosen
