@@ -186,3 +186,116 @@ def test_compare_without_studies(workspace: Path) -> None:
     result = run("compare", "--workspace", workspace)
     assert result.exit_code == EXIT_USER_ERROR
     assert "no finished study" in result.stderr
+
+
+# --- the commands that work, on the tiny study ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Path, Path]:
+    """A study file without a search, and a workspace in which it was swept; the tests below share both."""
+    folder = tmp_path_factory.mktemp("worked")
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"num_trials": 1}}), encoding="utf-8")
+    result = run("sweep", file, "--workspace", folder / "workspace", "--json", "--tracking-uri", "none")
+    assert result.exit_code == 0, result.output
+    return file, folder / "workspace"
+
+
+@pytest.mark.timeout(600)  # it starts Ray and makes the experts that the tests below take
+def test_sweep_ends_with_its_result_and_shows_it_again(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    again = run("sweep", file, "--workspace", workspace, "--json", "--tracking-uri", "none")
+    values = last_object(again)
+    assert values.keys() >= {"study", "trials", "best", "test", "distilled_set", "tracking_uri", "seconds"}
+    assert values["best"].keys() >= {"config", "val_mean_recall"}
+    assert values["test"].keys() >= {"mean_recall", "interval", "random_mean_recall", "full_data_mean_recall"}
+    assert values["trials"]["finished"] == 1
+    assert Path(values["distilled_set"], "card.json").is_file()
+    assert "is finished" in again.stderr
+    assert len(again.stdout.splitlines()) == 1
+
+
+@pytest.mark.timeout(300)
+def test_experts_are_kept_and_added_to(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    assert last_object(run("experts", file, "--workspace", workspace, "--json"))["made"] == 0
+    more = last_object(run("experts", file, "--workspace", workspace, "--json", "--num-experts", "3"))
+    assert more["made"] == 1
+    assert [known["num_experts"] for known in more["sets"]] == [3]
+
+
+@pytest.mark.timeout(300)
+def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path, Path], tmp_path: Path) -> None:
+    file, workspace = worked
+    first = run("distill", file, "--workspace", workspace, "--out", tmp_path / "set", "--json")
+    assert "outer step     4" in first.stderr
+    again = run("distill", file, "--workspace", workspace, "--out", tmp_path / "set", "--json")
+    assert "outer step     " not in again.stderr  # nothing was left to do
+    assert last_object(again) == last_object(first)
+    names = {path.name for path in (tmp_path / "set").iterdir()}
+    assert names >= {"card.json", "distilled_set.safetensors", "before_after.jpg", "nearest_captions.jsonl"}
+
+
+@pytest.mark.timeout(300)
+def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:
+    _, workspace = worked
+    best = workspace / "studies" / "tiny" / "best"
+    tested = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))["test"]
+    (scored,) = last_object(run("evaluate", best, "--workspace", workspace, "--json"))["sets"]
+    assert scored["num_students"] == 2
+    assert scored["mean"]["mean_recall"] == pytest.approx(tested["mean_recall"])
+    assert scored["std"]["mean_recall"] is not None
+
+
+@pytest.mark.timeout(300)
+def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    arguments = ["--method", "random,herding", "--pairs", "2,4", "--students", "1", "--split", "val"]
+    result = run("coreset", file, "--workspace", workspace, *arguments, "--json")
+    rows = last_object(result)["coresets"]
+    assert [(row["method"], row["num_pairs"]) for row in rows] == [
+        ("random", 2),
+        ("random", 4),
+        ("herding", 2),
+        ("herding", 4),
+    ]
+    assert all(0 <= row["mean"]["mean_recall"] <= 100 for row in rows)
+    assert "4 pairs, herding (1)" in result.stderr
+
+
+def test_compare_shows_finished_studies(worked: tuple[Path, Path]) -> None:
+    _, workspace = worked
+    result = run("compare", "tiny", "--workspace", workspace)
+    assert result.exit_code == 0, result.output
+    assert "heads_only" in result.output
+    unknown = run("compare", "tiyn", "--workspace", workspace)
+    assert unknown.exit_code == EXIT_USER_ERROR
+    assert "no study 'tiyn' (did you mean 'tiny'?)" in unknown.stderr
+
+
+def test_sweep_refuses_other_settings_under_the_same_name(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    result = run("sweep", file, "--workspace", workspace, "--tracking-uri", "none", "--set", "distillation.lr_lr=0.5")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "distillation.lr_lr: is 0.01 there, 0.5 here" in result.stderr
+    assert "--set name=" in result.stderr
+
+
+def test_evaluate_of_a_folder_without_a_set(tmp_path: Path) -> None:
+    result = run("evaluate", tmp_path, "--workspace", tmp_path / "workspace")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "is not a distilled set: it has no card.json" in result.stderr
+
+
+def test_coreset_tells_all_wrong_words_at_once(study_file: Path, workspace: Path) -> None:
+    result = run("coreset", study_file, "--workspace", workspace, "--method", "herdin", "--pairs", "1,4,x")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "3 faults found" in result.stderr
+    assert "no coreset method 'herdin' (did you mean 'herding'?)" in result.stderr
+
+
+def test_coreset_of_more_pairs_than_there_are(study_file: Path, workspace: Path) -> None:
+    result = run("coreset", study_file, "--workspace", workspace, "--pairs", "4,400")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "--pairs: got 400; allowed: 2 to 40, the training images" in result.stderr

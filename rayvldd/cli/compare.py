@@ -1,6 +1,6 @@
 """``rayvldd compare``: the finished studies of a workspace beside each other."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -37,7 +37,7 @@ def command(invocation: Invocation, study_names: tuple[str, ...]) -> None:
         files = [str(folder.result_file) for folder in folders]
         invocation.say("\n".join(["Would compare:", *files]))
         return invocation.finish({"results": files})
-    results = [_row(folder) for folder in folders]
+    results = [result for folder in folders if (result := folder.result())]
     invocation.show(comparison_table(results))
     for result in results:
         invocation.say(f"{result['study']}  {result['distilled_set']}")
@@ -63,17 +63,3 @@ def _chosen(workspace: "Workspace", names: tuple[str, ...]) -> list["StudyFolder
         )
         raise StoreError(f"{workspace.studies}: {told}; finished: {known}", next_command="rayvldd compare")
     return [finished[name] for name in names or finished]
-
-
-def _row(folder: "StudyFolder") -> dict[str, Any]:
-    """A study's result, with the settings that say what it may be compared with."""
-    from rayvldd.search.study_folder import read_json
-
-    result = folder.result()
-    assert result is not None
-    settings, config = read_json(folder.settings), result["best"]["config"]
-    return {
-        **result,
-        "protocol": config.get("model.protocol", settings["model"]["protocol"]),
-        "num_pairs": config.get("distillation.num_pairs", settings["distillation"]["num_pairs"]),
-    }

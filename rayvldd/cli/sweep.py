@@ -1,6 +1,8 @@
 """``rayvldd sweep``: the whole search, from experts to a tested set."""
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +74,8 @@ def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) 
 def _how_to_look(tracking_uri: str) -> str:
     """The command that shows the runs of an embedded database, or where a server has them."""
     if tracking_uri.startswith("sqlite:"):
-        return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
+        mlflow = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
+        return shlex.join([mlflow, "ui", "--backend-store-uri", tracking_uri])
     return tracking_uri
 
 
