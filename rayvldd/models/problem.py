@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache
+from rayvldd.data.array_cache import ArrayCache, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
 from rayvldd.models.image_encoder import faults_of_image_encoder
@@ -146,7 +146,8 @@ def _inputs(
             if on_progress:
                 on_progress(f"embedding {split.name} captions", min(start + 4096, len(out)), len(out))
 
-    key = {"data": dataset.fingerprint, "split": split.name, "text_encoder": text_encoder.fingerprint}
+    # By the captions alone: another image size or encoder needs no new embeddings.
+    key = {"captions": fingerprint(split.captions), "text_encoder": text_encoder.fingerprint}
     shape = (len(split.captions), text_encoder.width)
     captions = cache.get_or_make("captions", key, shape, np.float32, embed)
     images = split.pixels
