@@ -75,15 +75,18 @@ class RetrievalModel(nn.Module):
         if faults:
             raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
         width = settings.width if settings.has_image_head else self.encoder_width
-        head = ProjectionHead(self.encoder_width, width, settings.dropout) if settings.has_image_head else nn.Identity()
+        head: nn.Module = nn.Identity()
+        with seeded(_STEM_SEED):  # every student draws its own heads: here they must only not touch the global stream
+            self.text_part = ProjectionHead(text_width, width, settings.dropout)
+            if settings.has_image_head:
+                head = ProjectionHead(self.encoder_width, width, settings.dropout)
         if settings.protocol == "heads_only":
             # Depthwise networks on a CPU: forward and backward take 0.72 of the time with channels last.
             self.stem: nn.Module = encoder.requires_grad_(False).to(memory_format=torch.channels_last)
-            self.image_part: nn.Module = head
+            self.image_part = head
         else:
             self.stem = nn.Identity()
             self.image_part = nn.Sequential(encoder, head)
-        self.text_part = ProjectionHead(text_width, width, settings.dropout)
         self.image_layout = ParameterLayout.of(self.image_part)
         self.text_layout = ParameterLayout.of(self.text_part)
         self.train(False)
