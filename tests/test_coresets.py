@@ -1,0 +1,117 @@
+"""Coresets against slow, obvious versions of the same greedy rules."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import load
+
+from rayvldd.config.study import Study
+from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center
+from rayvldd.errors import ConfigError
+
+FEATURES = st.tuples(st.integers(2, 12), st.integers(1, 4), st.sampled_from([1, 3, 50]), st.integers(0, 2**31 - 1))
+"""Samples, dimensions, how far whole numbers reach (few: many duplicates), seed."""
+
+
+def whole_numbers(samples: int, dim: int, reach: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-reach, reach + 1, (samples, dim)).astype(np.float64)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(FEATURES, st.data())
+def test_herding_brings_the_mean_as_near_as_one_more_sample_can(
+    drawn: tuple[int, int, int, int], data: st.DataObject
+) -> None:
+    features = whole_numbers(*drawn)
+    count = data.draw(st.integers(1, len(features)))
+    chosen = herding(features, count).tolist()
+    assert len(set(chosen)) == count
+    for step in range(count):
+
+        def distance(candidate: int, taken: tuple[int, ...] = tuple(chosen[:step])) -> float:
+            return float(np.linalg.norm(features[[*taken, candidate]].mean(0) - features.mean(0)))
+
+        nearest = min(distance(candidate) for candidate in range(len(features)) if candidate not in chosen[:step])
+        assert distance(chosen[step]) == pytest.approx(nearest, abs=1e-9)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(FEATURES, st.data())
+def test_k_center_takes_the_farthest_from_all_chosen(drawn: tuple[int, int, int, int], data: st.DataObject) -> None:
+    features = whole_numbers(*drawn)
+    count = data.draw(st.integers(1, len(features)))
+    chosen = k_center(features, count).tolist()
+    assert len(set(chosen)) == count  # duplicates of a chosen sample are still other samples
+    to_mean = np.linalg.norm(features - features.mean(0), axis=1)
+    assert to_mean[chosen[0]] == pytest.approx(to_mean.min(), abs=1e-9)
+    for step in range(1, count):
+
+        def distance(candidate: int, taken: tuple[int, ...] = tuple(chosen[:step])) -> float:
+            return min(float(np.linalg.norm(features[candidate] - features[i])) for i in taken)
+
+        farthest = max(distance(candidate) for candidate in range(len(features)) if candidate not in chosen[:step])
+        assert distance(chosen[step]) == pytest.approx(farthest, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_coreset_holds_different_images_with_captions_of_their_own(
+    tiny_study: Study, tiny_cache: Path, method: str
+) -> None:
+    problem = load(tiny_study, tiny_cache)
+    coreset = choose_coreset(problem, method, 12, seed=3)
+    assert len(coreset.image_index) == len(coreset.caption_index) == 12
+    assert len(set(coreset.image_index.tolist())) == 12
+    owners = problem.train.split.caption_image[coreset.caption_index]
+    assert owners.tolist() == coreset.image_index.tolist()
+    pairs = coreset.pairs(problem)
+    assert pairs.lr_image == pairs.lr_text == problem.study.evaluation.lr_coreset
+    pixels = problem.train.split.pixels[coreset.image_index]
+    assert torch.allclose(problem.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
+    assert torch.equal(pairs.texts, torch.from_numpy(problem.train.captions[coreset.caption_index]))
+    assert coreset.captions(problem)[0] == problem.train.split.captions[coreset.caption_index[0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_decides_a_coreset(tiny_study: Study, tiny_cache: Path, method: str) -> None:
+    problem = load(tiny_study, tiny_cache)
+    first, again, other = (choose_coreset(problem, method, 8, seed) for seed in (1, 1, 2))
+    assert first.image_index.tolist() == again.image_index.tolist()
+    assert first.caption_index.tolist() == again.caption_index.tolist()
+    assert first.caption_index.tolist() != other.caption_index.tolist()
+
+
+def test_random_coresets_reach_every_image(tiny_study: Study, tiny_cache: Path) -> None:
+    problem = load(tiny_study, tiny_cache)
+    whole = choose_coreset(problem, "random", 40, seed=0)
+    assert sorted(whole.image_index.tolist()) == list(range(40))
+    assert len({int(index) % 5 for index in whole.caption_index}) == 5  # not always the first caption
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.protocol": "full_image_encoder"},
+        {"model.protocol": "lora", "model.lora.targets": ["blocks.0"]},
+    ],
+    ids=["heads_only", "full_image_encoder", "lora"],
+)
+def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]) -> None:
+    problem = load(tiny_study, tiny_cache, **changes)
+    captions = np.arange(0, 200, 5)
+    with torch.no_grad():
+        stem = load(tiny_study, tiny_cache).model.stem
+        images = stem(problem.pixels(problem.train, np.arange(40)))
+    texts = torch.from_numpy(problem.train.captions[captions])
+    expected = torch.cat([torch.nn.functional.normalize(images), torch.nn.functional.normalize(texts)], dim=1)
+    assert np.allclose(joint_features(problem, captions), expected, atol=1e-5)
+
+
+def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:
+    with pytest.raises(ConfigError, match="(?s)'herdng'; allowed: random, herding, k_center.*got 41; allowed: 2 to 40"):
+        choose_coreset(load(tiny_study, tiny_cache), "herdng", 41, seed=0)

@@ -1,0 +1,299 @@
+"""Experts: how they are trained, what their trajectories keep, and what makes one set another."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import load, random_trajectory
+from torch import nn
+
+import rayvldd.experts.trajectory
+from rayvldd.config.study import Study
+from rayvldd.errors import DivergedError, StoreError
+from rayvldd.evaluation.scoring import score
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.training import full_data_recall, train_expert, train_on_all
+from rayvldd.experts.trajectory import Trajectory, read_trajectory, write_trajectory
+from rayvldd.models.image_encoder import build_image_encoder
+from rayvldd.models.problem import Problem
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def problem(tiny_study: Study, tiny_cache: Path) -> Problem:
+    return load(tiny_study, tiny_cache)
+
+
+def test_an_expert_has_a_snapshot_and_metrics_an_epoch(problem: Problem) -> None:
+    told = []
+    trajectory, metrics = train_expert(problem, 0, on_epoch=lambda epoch, row: told.append((epoch, row)))
+    assert trajectory.num_epochs == 2
+    assert [row["epoch"] for row in metrics] == [1, 2]
+    assert told == [(1, metrics[0]), (2, metrics[1])]
+    for row in metrics:
+        assert set(row) == {"epoch", "train_loss", "val_mean_recall", "seconds"}
+        assert row["train_loss"] > 0 and row["seconds"] > 0
+    assert metrics[1]["val_mean_recall"] == score(problem, trajectory[2], problem.val).mean_recall
+
+
+def test_snapshots_are_of_different_moments(problem: Problem) -> None:
+    trajectory, _ = train_expert(problem, 0)
+    for side in ("image", "text"):
+        snapshots = [getattr(trajectory[epoch], side) for epoch in range(3)]
+        assert len({snapshot.data_ptr() for snapshot in snapshots}) == 3
+        for left, right in ((0, 1), (1, 2), (0, 2)):
+            assert not torch.equal(snapshots[left], snapshots[right])
+
+
+def test_study_seed_and_number_decide_an_expert(problem: Problem, tiny_study: Study, tiny_cache: Path) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (train_expert(problem, index)[0] for index in (0, 0, 1))
+    of_other_seed, _ = train_expert(load(tiny_study, tiny_cache, seed=8), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    for epoch in range(3):
+        assert torch.equal(first[epoch].image, again[epoch].image) and torch.equal(first[epoch].text, again[epoch].text)
+        assert not torch.equal(first[epoch].image, other[epoch].image)
+        assert not torch.equal(first[epoch].image, of_other_seed[epoch].image)
+
+
+def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_cache: Path) -> None:
+    rates = {"experts.lr_image": 0.05, "experts.lr_text": 0.2}
+    changes = {"experts.batch_size": 200, "model.protocol": "full_image_encoder", **rates}
+    problem = load(tiny_study, tiny_cache, **changes)
+    model = problem.model
+    trajectory, metrics = train_expert(problem, 0)
+
+    model.image_part.load_state_dict(model.image_layout.unflatten(trajectory[0].image))
+    model.text_part.load_state_dict(model.text_layout.unflatten(trajectory[0].text))
+    captions = np.arange(200)  # all five of each image in one batch
+    pixels = problem.pixels(problem.train, problem.train.split.caption_image)
+    images = nn.functional.normalize(model.image_part(pixels))
+    texts = nn.functional.normalize(model.text_part(problem.texts(problem.train, captions)))
+    scores = images @ texts.T / 0.07
+    loss = (scores.logsumexp(0) + scores.logsumexp(1) - 2 * scores.diagonal()).mean() / 2
+    loss.backward()
+    with torch.no_grad():
+        for part, rate in ((model.image_part, 0.05), (model.text_part, 0.2)):
+            for parameter in part.parameters():
+                assert parameter.grad is not None
+                parameter -= rate * parameter.grad
+    assert metrics[0]["train_loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert torch.allclose(trajectory[1].image, model.image_layout.flatten(model.image_part), atol=1e-5)
+    assert torch.allclose(trajectory[1].text, model.text_layout.flatten(model.text_part), atol=1e-5)
+
+
+def test_training_brings_the_loss_down_and_recall_up(tiny_study: Study, tiny_cache: Path) -> None:
+    problem = load(tiny_study, tiny_cache, **{"experts.epochs": 12, "experts.lr_image": 0.3, "experts.lr_text": 0.3})
+    trajectory, metrics = train_expert(problem, 0)
+    assert metrics[-1]["train_loss"] < 0.9 * metrics[0]["train_loss"]
+    first, last = (score(problem, trajectory[epoch], problem.train).mean_recall for epoch in (0, 12))
+    assert last > 1.3 * first
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({}, [5] * 40),
+        ({"experts.captions_per_image": "one"}, [1] * 40),
+        ({"experts.num_train_images": 10}, [5] * 10 + [0] * 30),
+        ({"experts.num_train_images": 10, "experts.captions_per_image": "one"}, [1] * 10 + [0] * 30),
+        ({"experts.num_train_images": 33, "experts.captions_per_image": "one"}, None),  # batches of 32 and 1
+    ],
+)
+def test_an_epoch_sees_every_pair_that_the_settings_name(
+    tiny_study: Study,
+    tiny_cache: Path,
+    changes: dict[str, Any],
+    seen: list[int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = load(tiny_study, tiny_cache, **changes)
+    batches: list[tuple[np.ndarray, np.ndarray]] = []
+    stem_outputs, texts = type(problem).stem_outputs, type(problem).texts
+    asked: dict[str, list[np.ndarray]] = {"images": [], "captions": []}
+
+    def remember_images(self: Problem, inputs: Any, index: np.ndarray) -> Any:
+        asked["images"] += [index] if inputs is problem.train else []
+        return stem_outputs(self, inputs, index)
+
+    def remember_captions(self: Problem, inputs: Any, index: np.ndarray) -> Any:
+        asked["captions"] += [index] if inputs is problem.train else []
+        return texts(self, inputs, index)
+
+    monkeypatch.setattr(Problem, "stem_outputs", remember_images)
+    monkeypatch.setattr(Problem, "texts", remember_captions)
+    train_expert(problem, 0)
+    batches = list(zip(asked["images"], asked["captions"], strict=True))
+    epochs = [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
+    for epoch in epochs:
+        images, captions = (np.concatenate(side) for side in zip(*epoch, strict=True))
+        assert problem.train.split.caption_image[captions].tolist() == images.tolist()
+        assert len(set(captions.tolist())) == len(captions)
+        if seen is None:
+            assert len(captions) == 32
+        else:
+            assert np.bincount(images, minlength=40).tolist() == seen
+    first, second = (np.concatenate([captions for _, captions in epoch]) for epoch in epochs)
+    assert first.tolist() != second.tolist()  # in an order of its own, and with captions of its own
+
+
+def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: Path) -> None:
+    problem = load(tiny_study, tiny_cache, **{"experts.lr_text": 1e38})
+    with pytest.raises(DivergedError, match="(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\\+38.*Next: .*--set"):
+        train_expert(problem, 0)
+    assert not problem.model.training
+
+
+def test_full_data_bound_is_trained_as_experts_are(problem: Problem) -> None:
+    parameters = train_on_all(problem, epochs=1, seed=4)
+    assert full_data_recall(problem, "test", 4) == score(problem, parameters, problem.test)
+    assert torch.equal(parameters.image, train_on_all(problem, epochs=1, seed=4).image)
+    assert not torch.equal(parameters.image, train_on_all(problem, epochs=1, seed=5).image)
+    assert not torch.equal(parameters.image, train_expert(problem, 4)[0][1].image)
+
+
+# --- trajectories on disk -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trajectory(problem: Problem) -> Trajectory:
+    return random_trajectory(problem.model, epochs=4)
+
+
+def test_a_trajectory_is_read_as_it_was_written(tmp_path: Path, trajectory: Trajectory) -> None:
+    path = tmp_path / "expert.safetensors"
+    write_trajectory(path, trajectory, {"made by": "a test"})
+    read = read_trajectory(path)
+    assert read.num_epochs == 4
+    for epoch in range(5):
+        assert torch.equal(read[epoch].image, trajectory[epoch].image)
+        assert torch.equal(read[epoch].text, trajectory[epoch].text)
+    assert [found.name for found in tmp_path.iterdir()] == ["expert.safetensors"]
+
+
+def test_a_segment_reads_its_two_epochs_and_nothing_else(
+    tmp_path: Path, trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "expert.safetensors"
+    write_trajectory(path, trajectory, {})
+    names: list[str] = []
+    safe_open = rayvldd.experts.trajectory.safe_open
+
+    class Watched:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.opened = safe_open(*arguments, **options)
+
+        def __enter__(self) -> "Watched":
+            self.file = self.opened.__enter__()
+            return self
+
+        def __exit__(self, *reason: Any) -> None:
+            self.opened.__exit__(*reason)
+
+        def keys(self) -> list[str]:
+            return list(self.file.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            names.append(name)
+            tensor: torch.Tensor = self.file.get_tensor(name)
+            return tensor
+
+    monkeypatch.setattr(rayvldd.experts.trajectory, "safe_open", Watched)
+    read = read_trajectory(path)
+    names.clear()  # the tests' type checker has looked at a snapshot to see that it is one
+    segment = read.segment(1, 3)
+    assert sorted(names) == ["image.1", "image.3", "text.1", "text.3"]
+    assert torch.equal(segment.start.text, trajectory[1].text)
+    assert torch.equal(segment.target.image, trajectory[3].image)
+
+
+@pytest.mark.parametrize(("start", "target"), [(0, 5), (4, 5), (-1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_segment_outside_the_trajectory_is_refused(
+    tmp_path: Path, trajectory: Trajectory, start: int, target: int, where: str
+) -> None:
+    if where == "file":
+        write_trajectory(tmp_path / "expert.safetensors", trajectory, {})
+        trajectory = read_trajectory(tmp_path / "expert.safetensors")
+    with pytest.raises(StoreError, match=f"from epoch {start} to {target} is outside a trajectory of 4 epochs"):
+        trajectory.segment(start, target)
+
+
+def test_a_write_that_fails_leaves_nothing(
+    tmp_path: Path, trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(tensors: Any, path: Path, metadata: Any) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(rayvldd.experts.trajectory, "save_file", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_trajectory(tmp_path / "expert.safetensors", trajectory, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the recipe ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 8},
+        {"data.num_train": 41},
+        {"data.seed": 1},
+        {"model.protocol": "full_image_encoder"},
+        {"model.image_encoder.options": {"img_size": 16, "width": 4}},
+        {"model.image_encoder.mean": [0.1, 0.1, 0.1]},
+        {"model.text_encoder.width": 64},
+        {"model.width": 8},
+        {"model.dropout": 0.1},
+        {"model.temperature": 0.1},
+        {"experts.epochs": 3},
+        {"experts.lr_text": 0.2},
+        {"experts.batch_size": 16},
+        {"experts.captions_per_image": "one"},
+    ],
+)
+def test_what_decides_a_trajectory_makes_other_experts(
+    problem: Problem, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+) -> None:
+    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(problem).key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"experts.num_experts": 9},
+        {"model.lora.rank": 2},  # the protocol is heads_only
+        {"distillation.syn_steps": 3, "distillation.lr_image": 1.0},
+        {"evaluation.epochs": 3},
+        {"resources.cpus_per_expert": 2},
+    ],
+)
+def test_what_does_not_decide_a_trajectory_keeps_the_experts(
+    problem: Problem, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+) -> None:
+    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(problem).key
+
+
+def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -> None:
+    lora = {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"]}
+    keys = {expert_recipe(load(tiny_study, tiny_cache, **lora, **{"model.lora.rank": r})).key for r in (1, 2, 2, 4)}
+    assert len(keys) == 3
+
+
+def test_weights_count_by_content_not_by_path(
+    problem: Problem, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    def key_with(path: Path, seed: int) -> str:
+        path.parent.mkdir(exist_ok=True)
+        torch.save(build_image_encoder(tiny_study.model.image_encoder, seed).state_dict(), path)
+        return expert_recipe(load(tiny_study, tiny_cache, **{"model.image_encoder.weights": str(path)})).key
+
+    here, there = key_with(tmp_path / "a" / "weights.pth", 5), key_with(tmp_path / "b" / "other.pth", 5)
+    assert here == there
+    assert key_with(tmp_path / "a" / "weights.pth", 6) != here  # the same path, retrained
