@@ -216,7 +216,6 @@ def test_sweep_ends_with_its_result_and_shows_it_again(worked: tuple[Path, Path]
     assert len(again.stdout.splitlines()) == 1
 
 
-@pytest.mark.timeout(300)
 def test_experts_are_kept_and_added_to(worked: tuple[Path, Path]) -> None:
     file, workspace = worked
     assert last_object(run("experts", file, "--workspace", workspace, "--json"))["made"] == 0
@@ -225,7 +224,6 @@ def test_experts_are_kept_and_added_to(worked: tuple[Path, Path]) -> None:
     assert [known["num_experts"] for known in more["sets"]] == [3]
 
 
-@pytest.mark.timeout(300)
 def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path, Path], tmp_path: Path) -> None:
     file, workspace = worked
     first = run("distill", file, "--workspace", workspace, "--out", tmp_path / "set", "--json")
@@ -237,7 +235,6 @@ def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path,
     assert names >= {"card.json", "distilled_set.safetensors", "before_after.jpg", "nearest_captions.jsonl"}
 
 
-@pytest.mark.timeout(300)
 def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:
     _, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
@@ -248,7 +245,6 @@ def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> No
     assert scored["std"]["mean_recall"] is not None
 
 
-@pytest.mark.timeout(300)
 def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> None:
     file, workspace = worked
     arguments = ["--method", "random,herding", "--pairs", "2,4", "--students", "1", "--split", "val"]

@@ -1,0 +1,62 @@
+"""pyproject.toml says what the code imports, and which module wants it; constraints.txt pins all of it."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(PYPROJECT)["project"]
+
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORTED_BY_OTHERS = {"torchvision"}
+"""Wanted by a package that we import, not by us: the comment names that package."""
+
+
+def name_of(requirement: str) -> str:
+    """The distribution's name, without extras and versions."""
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0].lower()
+
+
+def imports() -> dict[str, set[str]]:
+    """Top-level package to the modules of rayvldd that import it."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "rayvldd").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.split(".")[0], set()).add(str(file.relative_to(ROOT / "rayvldd")))
+    return {name: files for name, files in found.items() if name not in sys.stdlib_module_names | {"rayvldd"}}
+
+
+def test_every_import_is_a_dependency() -> None:
+    wanted = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in PROJECT["dependencies"]}
+    assert imports().keys() - wanted == set()
+
+
+@pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+def test_dependency_is_imported_where_its_comment_says(requirement: str) -> None:
+    line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
+    comment = line.partition("  # ")[2]
+    assert comment, f"{requirement}: say which module wants it"
+    name = name_of(requirement)
+    if name in IMPORTED_BY_OTHERS:
+        return
+    files = imports().get(IMPORTED_AS.get(name, name), set())
+    assert files, f"{name} is imported nowhere"
+    for place in re.findall(r"\b[\w/]+(?:/|\.py)(?=\W|$)", comment):
+        assert any(file == place or file.startswith(place) for file in files), f"{place} does not import {name}"
+
+
+def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in lines)
+    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
+    wanted = {name_of(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]}
+    assert wanted - pinned == set()
