@@ -60,3 +60,12 @@ def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
     wanted = {name_of(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]}
     assert wanted - pinned == set()
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    """An editable installation sees all files; only an ordinary one shows what is missing."""
+    patterns = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["rayvldd"]
+    package = ROOT / "rayvldd"
+    installed = {file for pattern in patterns for file in package.glob(pattern)}
+    others = {file for file in package.rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert others - installed == set()
