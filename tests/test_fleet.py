@@ -273,12 +273,12 @@ from rayvldd.stores.folder import FolderStore
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
-with start_ray(None, 2):
+with start_ray(None, 1):
     make_experts(study, recipe, FolderStore(folder), cache, lambda progress: print(progress.finished, flush=True))
 """
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
 ) -> None:
