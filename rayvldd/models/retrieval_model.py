@@ -15,8 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -148,7 +146,7 @@ class RetrievalModel(nn.Module):
             for module in [*self.image_part.modules(), *self.text_part.modules()]:
                 if isinstance(module, ProjectionHead):
                     module.reset_parameters()
-                elif isinstance(module, LoraLayer):
+                elif self.settings.protocol == "lora" and hasattr(module, "reset_lora_parameters"):
                     module.reset_lora_parameters("default", init_lora_weights=True)
         return Parameters(self.image_layout.flatten(self.image_part), self.text_layout.flatten(self.text_part))
 
@@ -194,6 +192,8 @@ def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faul
 
 def _with_adapters(encoder: nn.Module, lora: LoraSettings, faults: list[Fault]) -> nn.Module:
     """Put LoRA adapters on the target layers, the rest stays frozen; add to ``faults`` what does not fit."""
+    from peft import LoraConfig, inject_adapter_in_model  # 3 s of imports that only this protocol needs
+
     alpha: Any = lora.alpha  # peft declares an int, and only ever divides it by the rank
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
     kinds = (nn.Linear, nn.Conv2d)

@@ -69,15 +69,15 @@ class HashedNgrams:
     """
 
     def __init__(self, width: int) -> None:
-        from sklearn.feature_extraction.text import HashingVectorizer
-
         self.width = width
         self.fingerprint = f"hashed_ngrams-{width}-1to3"
-        self._vectorizer = HashingVectorizer(n_features=width, ngram_range=(1, 3), norm="l2", alternate_sign=True)
 
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
         """Return one embedding a caption, of length 1 unless the caption has no word."""
-        return torch.from_numpy(self._vectorizer.transform(captions).toarray()).float()
+        from sklearn.feature_extraction.text import HashingVectorizer  # 2 s, which a full cache does not need
+
+        vectorizer = HashingVectorizer(n_features=self.width, ngram_range=(1, 3), norm="l2", alternate_sign=True)
+        return torch.from_numpy(vectorizer.transform(captions).toarray()).float()
 
 
 class TransformerTextEncoder:
@@ -85,6 +85,9 @@ class TransformerTextEncoder:
 
     def __init__(self, settings: TextEncoderSettings) -> None:
         from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a bar of its own for each process that loads the model tells nobody anything
 
         self._pooling = settings.pooling
         self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.name)
