@@ -16,7 +16,6 @@ from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.problem import Problem
 
-STATE = "state.safetensors"
 PROGRESS = "progress.json"
 BEST = "best"
 
@@ -108,8 +107,10 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if evaluation.is_best:
             evaluation.distilled_set.save(self.folder / BEST)
-        self.distiller.save(self.folder / STATE)
+        state = f"state-{self.distiller.outer_step:06d}.safetensors"
+        self.distiller.save(self.folder / state)
         progress = {
+            "state": state,  # of this very moment: whichever file is written last, the two belong together
             "outer_step": self.distiller.outer_step,
             "best_val_mean_recall": self.best_mean_recall,
             "seconds_matching": self.seconds_matching,
@@ -118,13 +119,16 @@ class _Run:
         temporary = self.folder / f".{PROGRESS}.tmp"
         temporary.write_text(json.dumps(progress), encoding="utf-8")
         os.replace(temporary, self.folder / PROGRESS)
+        for earlier in self.folder.glob("state-*.safetensors"):
+            if earlier.name != state:
+                earlier.unlink(missing_ok=True)
 
     def resume(self) -> bool:
         """Continue from the folder's state, if it holds one."""
         if self.folder is None or not (self.folder / PROGRESS).is_file():
             return False
         progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-        self.distiller.restore(self.folder / STATE)
+        self.distiller.restore(self.folder / progress["state"])
         self.best_mean_recall = progress["best_val_mean_recall"]
         self.seconds_matching, self.seconds_evaluating = progress["seconds_matching"], progress["seconds_evaluating"]
         return True
