@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 next_command="rayvldd evaluate SET --set model.text_encoder.name=THE ONE OF THE CARD",
             )
         if self.images.shape[-1] != size:
-            raise StoreError(f"the set's images are {self.images.shape[-1]} px, data.image_size is {size}")
+            raise StoreError(
+                f"the set's images are {self.images.shape[-1]} px, data.image_size is {size}",
+                next_command=f"rayvldd evaluate SET --set data.image_size={self.images.shape[-1]}",
+            )
         images = problem.model.normalise(self.images.to(problem.device))
         return Pairs(images, self.texts.to(problem.device), self.lr_student_image, self.lr_student_text)
 
@@ -82,9 +85,6 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSOR_FIELDS}
-        temporary = folder / f".{TENSORS}.{os.getpid()}.tmp"
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / TENSORS)
         values = {
             "format": 1,
             **self.card,
@@ -92,12 +92,15 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "lr_student_text": self.lr_student_text,
             "start_captions": self.start_captions,
         }
-        temporary = folder / f".{CARD}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, folder / CARD)
+        new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
+        save_file(tensors, new_tensors)
+        new_card.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+        (folder / CARD).unlink(missing_ok=True)  # an earlier set's card must never stand beside these tensors
+        os.replace(new_tensors, folder / TENSORS)
+        os.replace(new_card, folder / CARD)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "DistilledSet":
         """Read a set from its folder.
 
         Raises:
@@ -113,18 +116,21 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             tensors = load_file(folder / TENSORS)
-        except (ValueError, SafetensorError) as error:
-            raise StoreError(f"{folder} is damaged: {error}", next_command="make the set again") from None
-        return cls(
-            images=tensors["images"],
-            texts=tensors["texts"],
-            start_images=tensors["start_images"],
-            start_texts=tensors["start_texts"],
-            start_captions=card.pop("start_captions"),
-            lr_student_image=card.pop("lr_student_image"),
-            lr_student_text=card.pop("lr_student_text"),
-            card=card,
-        )
+            return cls(
+                images=tensors["images"],
+                texts=tensors["texts"],
+                start_images=tensors["start_images"],
+                start_texts=tensors["start_texts"],
+                start_captions=card.pop("start_captions"),
+                lr_student_image=card.pop("lr_student_image"),
+                lr_student_text=card.pop("lr_student_text"),
+                card=card,
+            )
+        except (ValueError, TypeError, AttributeError, KeyError, OSError, SafetensorError) as error:
+            raise StoreError(
+                f"{folder} is damaged: {type(error).__name__}: {error}",
+                next_command="rayvldd distill STUDY.yaml, which makes the set again",
+            ) from None
 
     def describe(self) -> str:
         """Say in a few lines what the set is and what model to train on it."""
@@ -135,7 +141,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             [
                 f"{len(self)} pairs, {self.images.shape[-1]} px images, caption embeddings {self.texts.shape[1]} wide",
                 f"image encoder: timm {image['name']} (weights {weights['image_encoder']}), {head}",
-                f"text encoder: {text['pooling']} {Path(text['name']).name} (frozen,  {weights['text_encoder']})",
+                f"text encoder: {' '.join([text['pooling'], Path(text['name']).name]).strip()} "
+                f"(frozen, fingerprint {weights['text_encoder']})",
                 f"protocol: {model['protocol']}; contrastive loss at temperature {model['temperature']}",
                 f"SGD, momentum {evaluation['momentum']}, {evaluation['epochs']} epochs, "
                 f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
