@@ -73,9 +73,12 @@ class StudyDisplay:
 
 @contextmanager
 def shown(display: StudyDisplay | None) -> Iterator[StudyDisplay]:
-    """The given display, or one of its own, while the block runs."""
-    with display or StudyDisplay() as used:
-        yield used
+    """The given display, which its owner has opened, or one that lives as long as the block."""
+    if display is not None:
+        yield display
+        return
+    with StudyDisplay() as own:
+        yield own
 
 
 def line_of_trial(trial: Trial) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import ray
 from ray import tune
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST
 from rayvldd.models.problem import SplitInputs
 from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
@@ -18,6 +20,7 @@ from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
 from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
+from rayvldd.search.study_folder import read_json
 from rayvldd.search.trial import EVALUATION, number_of, point_of
 from rayvldd.stores.workspace import write_json_whole
 from rayvldd.tracking.protocol import Tracker
@@ -59,6 +62,7 @@ class TrialCallback(tune.Callback):
     def __init__(self, run: StudyRun) -> None:
         self.run = run
         self._failures: dict[str, str] = {}
+        self._tune_trials: list[Any] = []
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,6 +76,7 @@ class TrialCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter the trial, or find it again."""
+        self._tune_trials = trials
         number = number_of(trial.config[TRIAL_ID])
         seed = trial_seed(self.run.study.seed, number)
         self._open_record(self.run.ledger.start(number, seed, point_of(trial.config)))
@@ -104,6 +109,13 @@ class TrialCallback(tune.Callback):
         """Keep what a trial that ended has made."""
         self._end(trial.config[TRIAL_ID])
 
+    def end_processes(self) -> None:
+        """End the trials' processes at once, after Ctrl-C: on a Ray that lives on they would go on for nobody."""
+        for trial in self._tune_trials:
+            actor = trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)
+
     def end_rest(self) -> None:
         """Close the trials of earlier sessions for which no time was left; their best sets count."""
         for trial in self.run.ledger.running:
@@ -125,6 +137,7 @@ class TrialCallback(tune.Callback):
         if trial is None:  # proposed, but the time was up before it started
             return
         reason = self._failures.get(trial_id, "")
+        self._catch_up(trial)
         state = self._state_of(trial, reason)
         keep_best(trial, self.run)
         tags = {"reason": reason} if reason else {}
@@ -135,6 +148,14 @@ class TrialCallback(tune.Callback):
         self.run.display.line(line_of_trial(trial))
         self._log_study()
         self._show()
+
+    def _catch_up(self, trial: Trial) -> None:
+        """Enter the evaluation that made the best set, where the trial was ended between saving and reporting it."""
+        card = best_card(trial)
+        if card.get("outer_step", -1) > trial.outer_step:
+            row = {OUTER_STEP: card["outer_step"], **card["metrics"], "search_seconds": round(self.search_seconds, 2)}
+            self.run.ledger.add_evaluation(trial.trial_id, row)
+            self._log(trial.trial_id, row)
 
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
@@ -148,17 +169,29 @@ class TrialCallback(tune.Callback):
             self.run.tracker.log_metrics(None, {METRIC: best.best["val_mean_recall"]}, ended)
 
     def _show(self) -> None:
-        ended, total = len(self.run.ledger.ended), self.run.study.search.num_trials
-        rows = [trial.best["val_mean_recall"] for trial in self.run.ledger.trials.values() if trial.best]
-        notes = [f"best val mean recall {max(rows):.2f}"] if rows else []
-        if ended:
-            notes.append(f"about {time_as_text(self.search_seconds / ended * (total - ended))} left")
+        ledger, total = self.run.ledger, self.run.study.search.num_trials
+        ended, running = len(ledger.ended), {trial.trial_id: self._share_done(trial) for trial in ledger.running}
+        rows = [trial.best["val_mean_recall"] for trial in ledger.trials.values() if trial.best]
+        notes = [f"{trial_id} {share:.0%}" for trial_id, share in running.items()]
+        notes += [f"best val mean recall {max(rows):.2f}"] if rows else []
+        done = ended + sum(running.values())
+        if done > 0:  # an early estimate is too long: the trials that will be stopped are not known yet
+            notes.append(f"about {time_as_text(self.search_seconds / done * (total - done))} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
+
+    def _share_done(self, trial: Trial) -> float:
+        return max(trial.outer_step, 0) / self.run.study.at(trial.point).distillation.outer_steps
+
+
+def best_card(trial: Trial) -> dict[str, Any]:
+    """The card of the best set so far of a trial that runs; empty before there is one."""
+    file = trial.checkpoint / BEST / CARD
+    return read_json(file) if file.is_file() else {}
 
 
 def keep_best(trial: Trial, run: StudyRun) -> None:
     """Move the best set of an ended trial to its artifacts, with its settings and, if asked for, pictures."""
-    if not (trial.checkpoint / BEST / "card.json").is_file():
+    if not best_card(trial):
         return
     shutil.rmtree(trial.artifacts, ignore_errors=True)
     shutil.copytree(trial.checkpoint / BEST, trial.distilled_set)

@@ -6,9 +6,9 @@ tested once, whatever dies in between.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rayvldd.config.study import Study
@@ -26,7 +26,7 @@ from rayvldd.search.trial import TrialJob
 from rayvldd.search.tuning import search
 from rayvldd.stores.folder import FolderStore
 from rayvldd.stores.workspace import Workspace, write_json_whole
-from rayvldd.tracking.protocol import State, Tracker
+from rayvldd.tracking.protocol import Tracker
 
 
 @dataclass(frozen=True)
@@ -97,21 +97,20 @@ class _Sweep:
         self.ledger: Ledger = folder.ledger()
 
     def run(self) -> dict[str, Any]:
-        with self.folder.phase("prepare"):
-            sets = load_expert_sets(self.study, self.workspace.cache, self.display)
-        with self.folder.phase("experts"):
-            make_missing_experts(sets, self.store, self.workspace.cache, self.display)
-        with self.folder.phase("search"):
-            self.search(sets)
+        if not self.folder.choice.is_file():
+            with self.folder.phase("prepare"):
+                sets = load_expert_sets(self.study, self.workspace.cache, self.display)
+            with self.folder.phase("experts"):
+                make_missing_experts(sets, self.store, self.workspace.cache, self.display)
+            with self.folder.phase("search"):
+                self.search(sets)
         best = self.choose()
         with self.folder.phase("test"):
             tested = look_at_test(self.study, best, self.folder, self.workspace.cache, self.display)
         return self.finish(best, tested)
 
     def search(self, sets: ExpertSets) -> None:
-        """Run what is missing, unless the choice was made before."""
-        if self.folder.choice.is_file():
-            return
+        """Run the trials that are missing."""
         for trial in self.ledger.ended:
             self.display.line(line_of_trial(trial) + "  (earlier)")
         run = StudyRun(
@@ -145,7 +144,7 @@ class _Sweep:
         assert best.best is not None
         result = {
             "study": self.study.name,
-            "protocol": self.study.model.protocol,
+            "protocol": self.study.at(best.point).model.protocol,
             "num_pairs": tested["num_pairs"],
             "trials": self.ledger.states(),
             "best": {
@@ -173,19 +172,14 @@ class _Sweep:
         return result
 
 
-class _told_how_it_ends:
-    """Tell the tracker of an end that is not the good one; Ctrl-C is one that the same command continues."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            state: State = "failed" if isinstance(error, RayvlddError) else "interrupted"
-            self.tracker.end_study(state, {}, None)
+@contextmanager
+def _told_how_it_ends(tracker: Tracker) -> Iterator[None]:
+    """Tell the tracker of an end that is not the good one; Ctrl-C is an end that the same command continues."""
+    try:
+        yield
+    except BaseException as error:
+        tracker.end_study("failed" if isinstance(error, Exception) else "interrupted", {}, None)
+        raise
 
 
 def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -216,8 +210,3 @@ def _nothing_made(study: Study, ledger: Ledger) -> RayvlddError:
         "\n".join([f"study {study.name}: none of its {len(reasons)} trials made a distilled set:", *reasons]),
         next_command="rayvldd check STUDY.yaml, then the same command with other settings and --set name=ANOTHER",
     )
-
-
-def result_folder(workspace: Workspace, name: str) -> Path:
-    """Where a study's best set lies once it is finished."""
-    return StudyFolder(workspace.study(name)).best

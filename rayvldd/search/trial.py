@@ -103,7 +103,8 @@ def _problem_at(point: Study, cache: Path) -> Problem:
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_problem(point, ArrayCache(cache))
+        device = "cuda" if point.resources.gpus_per_trial else "cpu"
+        _loaded[key] = load_problem(point, ArrayCache(cache), device=device)
     return replace(_loaded[key], study=point)
 
 

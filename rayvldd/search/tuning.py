@@ -34,8 +34,12 @@ def search(run: StudyRun, job: TrialJob, folder: StudyFolder) -> None:
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
     callback = TrialCallback(run)
     if missing > 0 and (time_left is None or time_left > 0):
-        with _quiet_tune():
-            _make_tuner(run, job, folder, callback, missing, time_left).fit()
+        try:
+            with _quiet_tune():
+                _make_tuner(run, job, folder, callback, missing, time_left).fit()
+        except BaseException:
+            callback.end_processes()
+            raise
         shutil.rmtree(folder.tune, ignore_errors=True)
     callback.end_rest()
     run.display.done()

@@ -1,0 +1,672 @@
+"""The search on a toy that costs nothing, cut off in every way; one real study from end to end."""
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.search import final_test, trial, tuning
+from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
+from rayvldd.search.final_test import summary, t_interval
+from rayvldd.search.ledger import METRIC, Ledger
+from rayvldd.search.plan import describe_plan, plan
+from rayvldd.search.preparation import expert_points, load_expert_sets
+from rayvldd.search.progress_callback import StudyRun
+from rayvldd.search.sampler import FAILURE, TRIAL_ID
+from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.search.sweep import sweep
+from rayvldd.search.trial import EVALUATION, TrialJob, run_trial
+from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.workspace import Workspace
+from rayvldd.tracking.folder_tracker import FolderTracker
+
+SPACE = {
+    "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
+    "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
+}
+
+
+def with_search(study: Study, **search: Any) -> Study:
+    values = study.model_dump(mode="json")
+    values["search"] = {"space": SPACE, "num_trials": 4, "grace_evaluations": 1, **search}
+    return Study.model_validate(values)
+
+
+@pytest.fixture
+def searched(tiny_study: Study) -> Study:
+    return with_search(tiny_study)
+
+
+@pytest.fixture
+def quiet() -> StudyDisplay:
+    return StudyDisplay(Console(quiet=True))
+
+
+class Tracker(FolderTracker):
+    """The tracker of files; Ctrl-C is pressed when it is told of the given number of evaluations."""
+
+    def __init__(self, folder: Path, interrupted_at: int = -1) -> None:
+        super().__init__(folder)
+        self.interrupted_at = interrupted_at
+
+    def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
+        super().log_metrics(trial_id, metrics, step)
+        self.interrupted_at -= trial_id is not None
+        if self.interrupted_at == 0:
+            raise KeyboardInterrupt
+
+    def steps_of(self, trial_id: str) -> list[int]:
+        lines = self._file(trial_id).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["step"] for line in lines if json.loads(line)["event"] == "metrics"]
+
+
+# --- ledger -------------------------------------------------------------------------------------------------------
+
+
+def row(step: int, value: float, seconds: float = 1.0) -> dict[str, float]:
+    return {OUTER_STEP: step, "val_mean_recall": value, METRIC: value, "search_seconds": seconds}
+
+
+def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(3):
+        ledger.start(number, 10 + number, {"distillation.syn_steps": number})
+        ledger.add_evaluation(f"trial_00{number}", row(0, 5.0 - number, 7.0 + number))
+    ledger.end("trial_000", "failed", "diverged")
+    ledger.end("trial_001", "stopped")
+    again = Ledger(tmp_path)
+    assert again.trials == ledger.trials
+    assert [t.trial_id for t in again.ended] == ["trial_000", "trial_001"]
+    assert [t.trial_id for t in again.running] == ["trial_002"]
+    assert (again.next_number, again.search_seconds) == (3, 9.0)
+    best = again.best_trial()
+    assert best is not None and best.trial_id == "trial_001", "the failed one does not count"
+    assert again.states() == {"finished": 0, "stopped": 1, "failed": 1, "running": 1}
+
+
+def test_an_evaluation_is_entered_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {})
+    assert [ledger.add_evaluation("trial_000", row(step, 1.0)) for step in (0, 2, 2, 0, 4)] == [1, 1, 0, 0, 1]
+    assert [r[OUTER_STEP] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [0, 2, 4]
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {})
+    ledger.add_evaluation("trial_000", row(0, 1.0))
+    file = tmp_path / "trial_000" / "evaluations.jsonl"
+    file.write_text(file.read_text() + '{"outer_step": 2, "val_me')
+    again = Ledger(tmp_path)
+    again.add_evaluation("trial_000", row(2, 3.0))
+    assert [r["val_mean_recall"] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [1.0, 3.0]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    Ledger(tmp_path).start(0, 1, {})
+    (tmp_path / "trial_000" / "trial.json").write_text("{}")
+    with pytest.raises(StoreError, match="trial_000/trial.json: not readable as the record of a trial"):
+        Ledger(tmp_path)
+
+
+# --- the folder of a study ----------------------------------------------------------------------------------------
+
+
+def test_another_study_of_the_same_name_is_refused(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    with folder.opened(searched):
+        pass
+    other = searched.at({}).model_copy(update={"seed": 8})
+    with pytest.raises(ConfigError, match=r"seed: is 7 there, 8 here") as caught, folder.opened(other):
+        pass
+    assert "--set name=" in str(caught.value)
+    assert any("search.space" in fault.where for fault in caught.value.faults)
+
+
+def test_budget_and_resources_may_change_until_the_study_is_finished(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    longer = with_search(searched, num_trials=9, max_concurrent=1, time_budget_s=60)
+    for study in (searched, longer):
+        with folder.opened(study):
+            pass
+    folder.result_file.write_text("{}")
+    with folder.opened(longer):
+        pass
+    with pytest.raises(ConfigError, match="search.num_trials: is 9 there, 4 here"), folder.opened(searched):
+        pass
+
+
+def test_a_study_runs_once_at_a_time(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    with folder.opened(searched):
+        with pytest.raises(RayvlddError, match="another process is running it"), folder.opened(searched):
+            pass
+
+
+def test_phases_add_up_over_sessions(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), folder.phase("search"):
+            time.sleep(0.1)
+            raise KeyboardInterrupt
+    assert folder.seconds()["search"] >= 0.2
+
+
+# --- scheduler ----------------------------------------------------------------------------------------------------
+
+
+def results_of(study: Study, trials: int, steps: int) -> list[tuple[int, dict[str, float]]]:
+    """Results of trials side by side, in the order in which they come in; seconds count up."""
+    generator, rows = np.random.default_rng(3), []
+    quality = generator.uniform(5, 20, size=trials)
+    for step in range(0, steps + 1, study.distillation.evaluate_every):
+        for number in range(trials):
+            rows.append((number, row(step, float(quality[number] * (1 - np.exp(-step / 8))), float(len(rows)))))
+    return rows
+
+
+class TuneTrial:
+    """As much of a Tune trial as a scheduler looks at."""
+
+    def __init__(self, number: int, session: int) -> None:
+        self.trial_id, self.config = f"tune-{session}-{number}", {TRIAL_ID: f"trial_{number:03d}"}
+
+
+def decisions(
+    scheduler: Any, rows: list[tuple[int, dict[str, float]]], session: int, stopped: set[int]
+) -> list[tuple[int, float]]:
+    """Feed results to a scheduler and return (trial, step) of every stop; stopped trials give no more results."""
+    trials = {number: TuneTrial(number, session) for number, _ in rows}
+    for number in trials.keys() - stopped:
+        scheduler.on_trial_add(None, trials[number])
+    stops = []
+    for number, result in rows:
+        if number not in stopped and scheduler.on_trial_result(None, trials[number], result) == "STOP":
+            stopped.add(number)
+            stops.append((number, result[OUTER_STEP]))
+    return stops
+
+
+def test_the_scheduler_is_asha(searched: Study, tmp_path: Path) -> None:
+    from ray.tune.schedulers import ASHAScheduler
+
+    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
+    rows = results_of(study, 9, 40)
+    options: dict[str, Any] = {"time_attr": OUTER_STEP, "metric": METRIC, "mode": "max", "reduction_factor": 3.0}
+    ours = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
+    theirs = decisions(ASHAScheduler(max_t=41, grace_period=4, **options), rows, 0, set())
+    assert ours == theirs and len(ours) > 3
+    assert min(step for _, step in ours) == 4, "not before the grace evaluations"
+
+
+@pytest.mark.parametrize("cut", [10, 37, 80])
+def test_a_scheduler_that_goes_on_decides_as_if_never_stopped(cut: int, searched: Study, tmp_path: Path) -> None:
+    study = with_search(searched.at({"distillation.outer_steps": 40}))
+    rows = results_of(study, 9, 40)
+    whole = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows, 0, set())
+    stopped: set[int] = set()
+    first = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows[:cut], 0, stopped)
+    ledger, stops = Ledger(tmp_path / "trials"), dict(first)
+    for number, result in rows[:cut]:
+        if result[OUTER_STEP] <= stops.get(number, math.inf):
+            ledger.start(number, 1, {})
+            ledger.add_evaluation(f"trial_{number:03d}", result)
+    second = decisions(make_scheduler(study, ledger), rows[cut:], 1, stopped)
+    assert first + second == whole
+
+
+def test_a_searched_length_gives_room_to_the_longest_trial(searched: Study, tmp_path: Path) -> None:
+    space = {"distillation.outer_steps": {"type": "choice", "values": [10, 30]}}
+    scheduler: StudyScheduler = make_scheduler(with_search(searched, space=space), Ledger(tmp_path))
+    scheduler.on_trial_add(None, TuneTrial(0, 0))
+    assert scheduler.on_trial_result(None, TuneTrial(0, 0), row(30, 1.0)) == "CONTINUE"
+
+
+# --- one trial ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
+    """What trials of the tiny study need, its experts included, made without Ray."""
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.experts.recipe import expert_recipe
+    from rayvldd.experts.training import train_expert
+    from rayvldd.models.problem import load_problem
+
+    study = with_search(tiny_study)
+    store = FolderStore(tmp_path / "experts")
+    problem = load_problem(study.at({}), ArrayCache(tiny_cache))
+    for index in range(study.experts.num_experts):
+        store.save(expert_recipe(problem), index, *train_expert(problem, index))
+    return TrialJob(study, tmp_path / "trials", tiny_cache, store)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(trial.tune, "report", told.append)
+    return told
+
+
+CONFIG = {TRIAL_ID: "trial_003", "distillation.lr_image": 10.0, "distillation.syn_steps": 2}
+
+
+def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    run_trial(CONFIG, job)
+    assert [report[OUTER_STEP] for report in reports] == [0, 2, 4]
+    assert all(report[METRIC] == report[EVALUATION][METRIC] for report in reports)
+    card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").card
+    assert card["study"]["distillation"]["lr_image"] == 10.0
+
+
+def test_a_trial_is_a_function_of_its_point_and_number(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    from dataclasses import replace
+
+    run_trial(CONFIG, job)
+    run_trial(CONFIG, replace(job, trials=job.trials / "again"))
+    run_trial({**CONFIG, TRIAL_ID: "trial_004"}, job)
+    curves = [[without_seconds(r) for r in reports[start : start + 3]] for start in (0, 3, 6)]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def without_seconds(report: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in report[EVALUATION].items() if not name.startswith("seconds")}
+
+
+def test_a_trial_that_was_cut_off_goes_on(
+    job: TrialJob, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_trial(CONFIG, job)
+    whole = [without_seconds(report) for report in reports]
+
+    def die(report: dict[str, Any]) -> None:
+        reports.append(report)
+        if report[OUTER_STEP] == 2:
+            raise SystemExit  # as Tune ends a trial's thread
+
+    reports.clear()
+    monkeypatch.setattr(trial.tune, "report", die)
+    other = {**CONFIG, TRIAL_ID: "trial_003"}
+    from dataclasses import replace
+
+    second = replace(job, trials=job.trials / "second")
+    with pytest.raises(SystemExit):
+        run_trial(other, second)
+    monkeypatch.setattr(trial.tune, "report", reports.append)
+    run_trial(other, second)
+    curve = {report[OUTER_STEP]: without_seconds(report) for report in reports}
+    assert list(curve.values()) == whole
+
+
+def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    run_trial(CONFIG, job)
+    best = max(report[METRIC] for report in reports)
+    reports.clear()
+    run_trial(CONFIG, job)
+    assert reports[-1][OUTER_STEP] == 4
+    assert reports[-1][METRIC] == best
+
+
+def test_a_trial_that_fails_reports_why(
+    job: TrialJob, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any) -> Any:
+        raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
+
+    monkeypatch.setattr(trial, "distill", diverge)
+    run_trial(CONFIG, job)
+    assert reports == [{METRIC: 0.0, FAILURE: "distillation diverged at outer step 1"}]
+    assert "DivergedError" in (job.trials / "trial_003" / "error.txt").read_text()
+    monkeypatch.setattr(trial, "distill", lambda *_: 1 / 0)
+    run_trial(CONFIG, job)
+    assert reports[-1][FAILURE] == "ZeroDivisionError: division by zero"
+
+
+# --- the search, on a toy -----------------------------------------------------------------------------------------
+
+
+def make_toy(log: Path, behaviour: str = "") -> Callable[[dict[str, Any], Any], None]:
+    """A trainable that climbs to a height set by its point, and keeps its own checkpoint as a distillation does.
+
+    It is made inside a function so that Ray sends it by value: worker processes do not know this module, and import
+    neither torch nor anything else that takes seconds.
+    """
+
+    def toy(config: dict[str, Any], job: Any) -> None:
+        from ray import tune
+
+        name = config["trial_id"]
+        number, folder = int(name[-3:]), job.trials / name / "checkpoint"
+        folder.mkdir(parents=True, exist_ok=True)
+        state = folder / "state.json"
+        step = json.loads(state.read_text()) if state.is_file() else -2
+        with log.open("a") as file:
+            file.write(f"{name} from {step}\n")
+        while step < 4:
+            step += 2
+            value = 20 - abs(math.log(config["distillation.lr_image"] / 30)) + 0.01 * step
+            (folder / "best").mkdir(exist_ok=True)
+            (folder / "best" / "card.json").write_text(json.dumps({"step": step}))
+            state.write_text(json.dumps(step))
+            time.sleep(0.05)
+            if behaviour == "mixed" and number == 3 and step == 0:
+                return tune.report({"best_val_mean_recall": 0.0, "failure": "diverged at 0"})
+            if behaviour == "mixed" and number == 1 and step == 0 and log.read_text().count("trial_001") < 2:
+                os._exit(1)
+            if behaviour == "die":
+                os._exit(1)
+            metrics = {"val_mean_recall": value, "best_val_mean_recall": value, "matching_loss": 1.0}
+            tune.report({"best_val_mean_recall": value, "outer_step": step, "evaluation": metrics})
+
+    return toy
+
+
+class Toy:
+    """A search on the toy in a folder, to be run again and again."""
+
+    def __init__(self, study: Study, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.study, self.root, self.monkeypatch = study, root, monkeypatch
+        self.folder, self.log = StudyFolder(root / "study"), root / "log.txt"
+        self.shown = StringIO()
+
+    def run(self, behaviour: str = "", interrupted_at: int = -1) -> Ledger:
+        self.monkeypatch.setattr(tuning, "run_trial", make_toy(self.log, behaviour))
+        self.tracker = Tracker(self.root / "tracked", interrupted_at)
+        ledger, display = self.folder.ledger(), StudyDisplay(Console(file=self.shown))
+        job: Any = SimpleNamespace(trials=self.folder.trials)
+        with self.folder.opened(self.study):
+            self.tracker.start_study(self.study, "test")
+            run = StudyRun(self.study, ledger, self.tracker, display, None, lambda point: None)  # type: ignore[arg-type]
+            try:
+                tuning.search(run, job, self.folder)
+            except KeyboardInterrupt:
+                self.tracker.end_study("interrupted", {}, None)
+        gc.collect()  # the actors of a search that was cut off live as long as Tune's controller
+        return self.folder.ledger()
+
+    def starts(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def toy(searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None) -> Toy:
+    return Toy(with_search(searched, num_trials=8), tmp_path, monkeypatch)
+
+
+def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
+    ledger = toy.run("mixed")
+    shown = toy.shown.getvalue()
+    assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)]
+    assert {t.trial_id: t.reason for t in ledger.ended if t.state == "failed"} == {"trial_003": "diverged at 0"}
+    assert "diverged at 0" in shown
+    assert toy.starts().count("trial_001 from 0") == 1, "the process that died is followed by one that goes on"
+    assert "trial_001: its process died" in shown
+    assert ledger.states()["finished"] >= 1 and ledger.states()["stopped"] >= 1
+    for known in [known for known in ledger.ended if known.state != "failed"]:
+        assert (known.distilled_set / "card.json").is_file() and not known.checkpoint.exists()
+        assert toy.tracker.steps_of(known.trial_id) == [row[OUTER_STEP] for row in known.evaluations]
+        assert (known.state == "finished") == (known.outer_step == 4)
+        assert known.trial_id in shown
+    assert not toy.folder.tune.exists()
+    assert not list(Path.home().glob("ray_results/tune*"))
+
+
+def test_a_search_that_was_interrupted_goes_on(toy: Toy) -> None:
+    cut = toy.run(interrupted_at=7)
+    ended = {known.trial_id for known in cut.ended}
+    assert cut.running and len(cut.trials) < 8
+    ledger = toy.run()
+    assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)] and not ledger.running
+    check_continued(toy, cut, ledger)
+    starts = toy.starts()
+    toy.run()
+    assert ended and toy.starts() == starts, "a search that is complete starts nothing"
+
+
+def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
+    """Ended trials did not run again, others went on where they were, and nothing is missing or told twice."""
+    starts = toy.starts()
+    for known in cut.ended:
+        assert sum(line.startswith(known.trial_id) for line in starts) == 1
+    for known in cut.running:
+        assert ledger.trials[known.trial_id].point == known.point
+        assert sum(line == f"{known.trial_id} from -2" for line in starts) == 1 or known.outer_step < 0
+    for known in ledger.ended:
+        steps = [row[OUTER_STEP] for row in known.evaluations]
+        assert toy.tracker.steps_of(known.trial_id) == steps
+
+
+def test_a_trial_whose_process_dies_too_often_fails(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_LIVES", 1)
+    toy.study = with_search(toy.study, num_trials=1)
+    ledger = toy.run("die")
+    assert ledger.trials["trial_000"].state == "failed"
+    assert ledger.trials["trial_000"].reason.startswith("its process died: ")
+
+
+def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> None:
+    toy.study = with_search(toy.study, num_trials=500, time_budget_s=10.0)
+    ledger = toy.run()
+    number = len(ledger.trials)
+    assert number < 500 and not ledger.running
+    ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.syn_steps": 1})
+    ledger.add_evaluation(f"trial_{number:03d}", row(2, 1.0, 10.5))
+    best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
+    best.mkdir(parents=True)
+    (best / "card.json").write_text('{"outer_step": 2}')
+    ledger = toy.run()
+    assert len(ledger.trials) == number + 1 and not ledger.running
+    cut_off = ledger.trials[f"trial_{number:03d}"]
+    assert cut_off.state == "stopped" and (cut_off.distilled_set / "card.json").is_file()
+
+
+_DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import pytest
+from rayvldd.config.study import Study
+from rayvldd.fleet.runtime import start_ray
+from test_search import Toy
+if __name__ == "__main__":
+    with start_ray(None, 2):
+        Toy(Study.model_validate_json({study!r}), Path({root!r}), pytest.MonkeyPatch()).run()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
+    toy.study = with_search(toy.study, num_trials=12)
+    source = _DRIVER.format(tests=str(Path(__file__).parent), study=toy.study.model_dump_json(), root=str(toy.root))
+    with (toy.root / "driver.txt").open("w") as out:
+        driver = subprocess.Popen([sys.executable, "-c", source], stdout=out, stderr=out)
+        while driver.poll() is None and len(toy.folder.ledger().ended) < 3:
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+    cut = toy.folder.ledger()
+    assert 3 <= len(cut.ended) < 12, (toy.root / "driver.txt").read_text()
+    ledger = toy.run()
+    assert list(ledger.trials) == [f"trial_{n:03d}" for n in range(12)] and not ledger.running
+    check_continued(toy, cut, ledger)
+
+
+# --- preparation, plan, test --------------------------------------------------------------------------------------
+
+
+def test_every_rank_and_the_largest_number_of_experts_are_made(tiny_study: Study) -> None:
+    space = {
+        "model.lora.rank": {"type": "choice", "values": [1, 4]},
+        "experts.num_experts": {"type": "int", "low": 1, "high": 3},
+        "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
+    }
+    points = expert_points(with_search(tiny_study, space=space))
+    assert [point for point, _ in points] == [{"model.lora.rank": 1}, {"model.lora.rank": 4}]
+    assert {study.experts.num_experts for _, study in points} == {3}
+
+
+def test_more_pairs_than_images_are_refused_before_any_trial(
+    searched: Study, tiny_cache: Path, quiet: StudyDisplay
+) -> None:
+    space = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 41}}
+    with pytest.raises(ConfigError, match="num_pairs: asks for 41 pairs; allowed: 2 to 40"):
+        load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
+
+
+def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: StudyDisplay) -> None:
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    sets = load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
+    point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.syn_steps": 1}
+    assert sets.at(point).recipe.settings["experts"]["epochs"] == 2
+    assert len({known.recipe.key for known in sets}) == 2
+
+
+def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_path: Path) -> None:
+    planned = plan(searched, Workspace(tmp_path))
+    assert planned["expert_sets"] == [{"point": {}, "experts": 2, "existing": 0, "epochs": 2}]
+    assert planned["trials"]["total"] == 4 and planned["trials"]["ended"] == 0
+    assert planned["storage"]["study"] == str(tmp_path / "studies" / "tiny")
+    assert not list(tmp_path.iterdir()), "a plan writes nothing"
+    text = describe_plan(planned)
+    assert "1 set, 2 in all, 2 to make" in text and "4, 2 at a time" in text
+    json.dumps(planned)
+
+
+def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialJob, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert plan(job.study, workspace)["expert_sets"][0]["existing"] == 2
+    other = job.study.model_copy(update={"experts": job.study.experts.model_copy(update={"lr_text": 0.2})})
+    assert plan(other, workspace)["expert_sets"][0]["existing"] == 0
+
+
+def test_the_interval_is_students(tmp_path: Path) -> None:
+    low, high = t_interval([10.0, 12.0, 14.0])
+    half = 4.302652729911275 * 2 / np.sqrt(3)  # t for two degrees of freedom, from a printed table
+    assert (low, high) == pytest.approx((12 - half, 12 + half))
+
+
+def test_the_summary_of_a_test() -> None:
+    def student(value: float) -> RetrievalMetrics:
+        return RetrievalMetrics(*[value] * 6)
+
+    found = summary([student(15), student(17)], [student(5), student(7)], [student(20)])
+    assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
+    assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
+    assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
+    assert found["interval"][0] < 16 < found["interval"][1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7500, "2 h 05 min")])
+def test_times_as_people_say_them(seconds: float, text: str) -> None:
+    assert time_as_text(seconds) == text
+
+
+def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("w") as out, StudyDisplay(Console(file=out, width=40)) as display:
+        display.progress("trials", 1, 4, "best [1]")
+        display.line("a line that is longer than the console is wide, [kept] as it is")
+        display.done()
+    text = (tmp_path / "out.txt").read_text()
+    assert text == "a line that is longer than the console is wide, [kept] as it is\n"
+
+
+def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.start_images": "real"})
+    ledger.add_evaluation("trial_000", row(20, 17.256))
+    ledger.end("trial_000", "failed", "diverged")
+    line = line_of_trial(ledger.trials["trial_000"])
+    assert line == ("trial_000  failed    val mean recall 17.26 at step 20  lr_image=12.3, start_images=real; diverged")
+
+
+# --- a real study -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_a_study_from_end_to_end_in_two_sessions(
+    tiny_study: Study,
+    tmp_path: Path,
+    local_ray: None,
+    quiet: StudyDisplay,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rayvldd.reports.illustrator import Pictures
+
+    study, workspace = with_search(tiny_study, num_trials=3), Workspace(tmp_path)
+    looks: list[str] = []
+    evaluate = final_test.evaluate_in_parallel
+
+    def counted(*args: Any) -> list[RetrievalMetrics]:
+        looks.append(args[3])
+        return evaluate(*args)
+
+    monkeypatch.setattr(final_test, "evaluate_in_parallel", counted)
+
+    def session(interrupted_at: int = -1) -> Any:
+        tracker = Tracker(tmp_path / "tracked", interrupted_at)
+        return sweep(study, workspace, tracker, display=quiet, illustrator=Pictures())
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session(interrupted_at=3)
+    del caught
+    gc.collect()
+    made = {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
+    result = session()
+    assert made and made == {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
+    check_result(result.values, workspace, study)
+    assert result.is_new and len(result.trials) == 3 and looks == ["test"]
+
+    again = session()
+    assert not again.is_new and again.values == result.values and looks == ["test"], "test is looked at once"
+    StudyFolder(workspace.study("tiny")).result_file.unlink()
+    third = session()
+    assert third.values["test"] == result.values["test"] and looks == ["test"]
+
+
+def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> None:
+    best, tested = values["best"], values["test"]
+    assert sum(values["trials"].values()) == 3 and values["trials"]["failed"] == 0
+    assert set(best["config"]) == set(SPACE)
+    ledger = StudyFolder(workspace.study(study.name)).ledger()
+    assert best["val_mean_recall"] == max(t.best["val_mean_recall"] for t in ledger.ended if t.best)
+    assert best["val_mean_recall"] == ledger.trials[best["trial_id"]].evaluations[-1][METRIC]
+    assert tested["num_students"] == 2 and tested["interval"][0] <= tested["mean_recall"] <= tested["interval"][1]
+    assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])
+    assert set(values["seconds"]) == {"prepare", "experts", "search", "test", "total"}
+    chosen = DistilledSet.load(values["distilled_set"])
+    assert chosen.card["metrics"]["val_mean_recall"] == best["val_mean_recall"]
+    assert chosen.card["outer_step"] == best["outer_step"]
+    files = {file.name for file in Path(values["distilled_set"]).iterdir()}
+    assert {"before_after.jpg", "nearest_captions.jsonl", "recall_by_outer_step.png", "result.json"} <= files
+    json.dumps(values)
+
+
+def test_a_study_whose_trials_all_failed_says_why(
+    searched: Study, tmp_path: Path, local_ray: None, quiet: StudyDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    ledger = StudyFolder(workspace.study("tiny")).ledger()
+    for number in range(4):
+        ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.syn_steps": 1})
+        ledger.end(f"trial_00{number}", "failed", f"reason {number}")
+    monkeypatch.setattr("rayvldd.search.sweep.make_missing_experts", lambda *_: 0)
+    with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:
+        sweep(searched, workspace, Tracker(tmp_path / "tracked"), display=quiet)
+    assert all(f"trial_00{number}: reason {number}" in str(caught.value) for number in range(4))
