@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from rayvldd.config.settings import DrawnData
@@ -32,7 +33,8 @@ def pretrain(seed: int = 0) -> ConvNet:
     pixels, captions = draw_split(_SCENES, "train")
     images = (torch.from_numpy(np.asarray(pixels)).float() / 255 - _MEAN_AND_STD) / _MEAN_AND_STD
     text_encoder = HashedNgrams(512)
-    texts = [text_encoder.embed([of_image[k] for of_image in captions]) for k in range(len(captions[0]))]
+    kth = [[of_image[k] for of_image in captions] for k in range(len(captions[0]))]
+    texts = [F.normalize(text_encoder.embed(some), dim=1) for some in kth]
     with seeded(seed):
         encoder = ConvNet(img_size=_SCENES.image_size, width=SHIPPED_WIDTH)
         heads = [ProjectionHead(width, 256, 0.0) for width in (encoder.num_features, text_encoder.width)]
@@ -44,7 +46,7 @@ def pretrain(seed: int = 0) -> ConvNet:
         for epoch in range(_EPOCHS):
             for chosen in torch.randperm(len(images)).split(_BATCH)[: len(images) // _BATCH]:
                 sides = heads[0](encoder(images[chosen])), heads[1](texts[epoch % len(texts)][chosen])
-                left, right = (torch.nn.functional.normalize(side, dim=1) for side in sides)
+                left, right = (F.normalize(side, dim=1) for side in sides)
                 loss = contrastive_loss(left, right, 0.07)
                 optimiser.zero_grad()
                 loss.backward()

@@ -62,22 +62,23 @@ def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
 
 
 class HashedNgrams:
-    """Counts of words, word pairs and word triples, hashed with signs to a fixed width and scaled to length 1.
+    """Counts of words, word pairs and word triples, hashed with signs to a fixed width, each caption at one length.
 
     Weinberger et al., "Feature Hashing for Large Scale Multitask Learning" (arXiv 0902.2206), as scikit-learn
-    implements it. Pairs and triples keep some word order: "red above blue" is not "blue above red".
+    implements it. Pairs and triples keep some word order: "red above blue" is not "blue above red". The length is the
+    square root of the width, so that numbers are as large as those of other encoders and rates mean the same.
     """
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self.fingerprint = f"hashed_ngrams-{width}-1to3"
+        self.fingerprint = f"hashed_ngrams-{width}-1to3-rms1"
 
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
-        """Return one embedding a caption, of length 1 unless the caption has no word."""
+        """Return one embedding a caption; it is 0 where the caption has no word."""
         from sklearn.feature_extraction.text import HashingVectorizer  # 2 s, which a full cache does not need
 
         vectorizer = HashingVectorizer(n_features=self.width, ngram_range=(1, 3), norm="l2", alternate_sign=True)
-        return torch.from_numpy(vectorizer.transform(captions).toarray()).float()
+        return torch.from_numpy(vectorizer.transform(captions).toarray()).float() * self.width**0.5
 
 
 class TransformerTextEncoder:
