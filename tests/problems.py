@@ -72,6 +72,21 @@ def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | Non
     return Walk(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
 
 
+def loss_of_unrolled_walk(model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk) -> Tensor:
+    """The matching loss with the graph of all steps, as the definition says and the released code does it."""
+    image, text = (side.clone().requires_grad_() for side in segment.start)
+    for batch, seed in zip(walk.batches, walk.seeds, strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            loss = model.loss(Parameters(image, text), inputs.stem_output[batch], inputs.texts[batch])
+        by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
+        image, text = image - inputs.lr_image * by_image, text - inputs.lr_text * by_text
+    start, target = segment.start, segment.target
+    image_part = (image - target.image).square().sum() / (start.image - target.image).square().sum()
+    text_part = (text - target.text).square().sum() / (start.text - target.text).square().sum()
+    return image_part + text_part
+
+
 def load(study: Study, cache: Path, **changes: Any) -> Problem:
     """The problem of a study with dotted keys changed, e.g. ``**{"model.width": 8}``, on the CPU."""
     return load_problem(study.at(changes), ArrayCache(cache), device="cpu")

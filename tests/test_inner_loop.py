@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CONVNET, encoder, random_inputs, random_segment, random_walk, small_model
+from problems import (
+    CONVNET,
+    encoder,
+    loss_of_unrolled_walk,
+    random_inputs,
+    random_segment,
+    random_walk,
+    small_model,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -39,21 +47,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
     },
 }
-
-
-def loss_of_unrolled_walk(model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk) -> Tensor:
-    """The matching loss with the graph of all steps, as the definition says and the released code does it."""
-    image, text = (side.clone().requires_grad_() for side in segment.start)
-    for batch, seed in zip(walk.batches, walk.seeds, strict=True):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            loss = model.loss(Parameters(image, text), inputs.stem_output[batch], inputs.texts[batch])
-        by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
-        image, text = image - inputs.lr_image * by_image, text - inputs.lr_text * by_text
-    start, target = segment.start, segment.target
-    image_part = (image - target.image).square().sum() / (start.image - target.image).square().sum()
-    text_part = (text - target.text).square().sum() / (start.text - target.text).square().sum()
-    return image_part + text_part
 
 
 def unrolled(

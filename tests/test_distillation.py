@@ -1,0 +1,375 @@
+"""The outer loop: its steps against torch's own optimiser on the whole chain, seeds, divergence, and resuming."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import load, loss_of_unrolled_walk, random_trajectory
+
+import rayvldd.distillation.run
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distiller import Distiller, StepReport
+from rayvldd.distillation.inner_loop import StudentInputs, Walk
+from rayvldd.distillation.run import Evaluation, distill, mean_of, student_seeds
+from rayvldd.errors import DivergedError, StoreError
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.problem import Problem
+
+MakeProblem = Callable[..., Problem]
+FULL = {"model.protocol": "full_image_encoder"}
+LORA = {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"], "model.lora.rank": 2}
+
+
+@pytest.fixture
+def make_problem(tiny_study: Study, tiny_cache: Path) -> MakeProblem:
+    """Load the tiny study with settings of the section ``distillation`` and dotted keys changed."""
+
+    def make(dotted: dict[str, Any] | None = None, **distillation: Any) -> Problem:
+        changes = {f"distillation.{key}": value for key, value in distillation.items()}
+        return load(tiny_study, tiny_cache, **{**changes, **(dotted or {})})
+
+    return make
+
+
+def experts(problem: Problem) -> list[Trajectory]:
+    return [random_trajectory(problem.model, seed) for seed in (10, 20)]
+
+
+def assert_same(left: DistilledSet, right: DistilledSet) -> None:
+    for name in ("images", "texts", "start_images", "start_texts"):
+        assert torch.equal(getattr(left, name), getattr(right, name))
+    assert left.lr_student_image == right.lr_student_image
+    assert left.lr_student_text == right.lr_student_text
+    assert left.start_captions == right.start_captions
+
+
+# --- outer steps --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dotted", [{}, FULL, LORA], ids=["heads_only", "full_image_encoder", "lora"])
+def test_outer_steps_are_sgd_on_the_gradient_of_the_whole_chain(
+    make_problem: MakeProblem, dotted: dict[str, Any]
+) -> None:
+    problem = make_problem(dotted, syn_steps=3, lr_image=2.0, lr_text=0.3, lr_lr=1e-4, momentum=0.6)
+    (trajectory,) = experts(problem)[:1]
+    distiller = Distiller(problem, [trajectory], seed=0)
+    start = distiller.distilled_set().pairs(problem)
+    images, texts = start.images.requires_grad_(), start.texts.requires_grad_()
+    optimiser = torch.optim.SGD([{"params": [images], "lr": 2.0}, {"params": [texts], "lr": 0.3}], momentum=0.6)
+    step_sizes, velocity = torch.tensor([start.lr_image, start.lr_text]), torch.zeros(2)
+    walk = Walk([torch.arange(4)] * 3, [0] * 3)  # all pairs in every step, no dropout: nothing is drawn
+    for outer_step in (1, 2, 3):
+        step_sizes.requires_grad_()
+        inputs = StudentInputs(problem.model.stem(images), texts, step_sizes[0], step_sizes[1])
+        loss = loss_of_unrolled_walk(problem.model, trajectory.segment(0, 1), inputs, walk)
+        optimiser.zero_grad()
+        (by_step_sizes,) = torch.autograd.grad(loss, step_sizes, retain_graph=True)
+        loss.backward(inputs=[images, texts])
+        optimiser.step()
+        velocity = 0.6 * velocity + by_step_sizes
+        step_sizes = step_sizes.detach() * torch.exp(-1e-4 * velocity / step_sizes.detach())
+
+        report = distiller.step()
+        assert report.outer_step == outer_step
+        assert report.matching_loss == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert report.matching_loss == pytest.approx(report.matching_loss_image + report.matching_loss_text)
+        assert [report.lr_student_image, report.lr_student_text] == pytest.approx(step_sizes.tolist(), rel=1e-4)
+    made = distiller.distilled_set().pairs(problem)
+    began = Distiller(problem, [trajectory], seed=0).distilled_set().pairs(problem)
+    for moved, expected, start_of in (
+        (made.images, images.detach(), began.images),
+        (made.texts, texts.detach(), began.texts),
+    ):
+        way = expected - start_of
+        assert way.norm() > 1e-3 * start_of.norm()
+        assert (moved - expected).norm() < 1e-3 * way.norm()
+
+
+def test_step_sizes_move_as_published_to_first_order(make_problem: MakeProblem) -> None:
+    """a * exp(-lr_lr v / a) is a - lr_lr v for a small rate."""
+    moved = []
+    for lr_lr in (1e-5, 2e-5):
+        problem = make_problem(lr_lr=lr_lr)
+        moved.append(Distiller(problem, experts(problem), seed=0).step().lr_student_text - 0.1)
+    assert moved[0] != 0
+    assert moved[1] == pytest.approx(2 * moved[0], rel=0.02)
+
+
+@pytest.mark.parametrize("lr_lr", [1e3, 1e9])
+def test_step_sizes_stay_positive_at_any_rate(make_problem: MakeProblem, lr_lr: float) -> None:
+    problem = make_problem(lr_lr=lr_lr, momentum=0.0)
+    distiller = Distiller(problem, experts(problem), seed=0)
+    before = [0.1, 0.1]
+    for _ in range(12):
+        try:
+            report = distiller.step()
+        except DivergedError:  # steps that double each time carry the student away; that is told, not hidden
+            break
+        after = [report.lr_student_image, report.lr_student_text]
+        for old, new in zip(before, after, strict=True):
+            assert 0 < old / 2.001 < new < old * 2.001
+        before = after
+    assert distiller.outer_step >= 3
+
+
+def test_start_from_real_pairs(make_problem: MakeProblem) -> None:
+    problem = make_problem()
+    made = Distiller(problem, experts(problem), seed=1).distilled_set()
+    assert torch.equal(made.images, made.start_images) and torch.equal(made.texts, made.start_texts)
+    pixels = torch.from_numpy(problem.train.split.pixels.copy()) / 255
+    for image, text, caption in zip(made.images, made.texts, made.start_captions, strict=True):
+        number = problem.train.split.captions.index(caption)
+        assert torch.equal(text, torch.from_numpy(problem.train.captions[number].copy()))
+        nearest = (pixels - image).abs().amax((1, 2, 3)).argmin()
+        assert nearest == problem.train.split.caption_image[number]
+        assert torch.allclose(pixels[nearest], image, atol=1e-5)
+
+
+def test_start_from_noise(make_problem: MakeProblem) -> None:
+    problem = make_problem(start_images="noise", start_texts="noise", num_pairs=40)
+    made = Distiller(problem, experts(problem), seed=1).distilled_set()
+    images = problem.model.normalise(made.images)
+    assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
+    real = torch.from_numpy(problem.train.captions[:])
+    assert float(made.texts.std()) == pytest.approx(float(real.std()), rel=0.1)
+    assert made.start_captions == [""] * 40
+    only_images = make_problem(start_images="noise")
+    captions = Distiller(only_images, experts(only_images), seed=1).distilled_set().start_captions
+    assert set(captions) <= set(problem.train.split.captions)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_seed_decides_a_run(make_problem: MakeProblem, dropout: float) -> None:
+    problem = make_problem({"model.dropout": dropout}, batch_size=2, max_start_epoch=2)
+
+    def run(seed: int) -> tuple[list[StepReport], DistilledSet]:
+        distiller = Distiller(problem, experts(problem), seed)
+        return [distiller.step() for _ in range(3)], distiller.distilled_set()
+
+    before = torch.get_rng_state()
+    (reports, made), (reports_again, made_again), (_, other) = run(5), run(5), run(6)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert reports == reports_again
+    assert_same(made, made_again)
+    assert made.start_captions != other.start_captions
+
+
+def test_every_pair_is_used_once_before_any_is_used_again(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(num_pairs=6, batch_size=2, syn_steps=7)
+    walks: list[Walk] = []
+    real = rayvldd.distillation.distiller.matching_gradient
+
+    def watch(model: Any, segment: Any, inputs: Any, walk: Walk) -> Any:
+        walks.append(walk)
+        return real(model, segment, inputs, walk)
+
+    monkeypatch.setattr(rayvldd.distillation.distiller, "matching_gradient", watch)
+    distiller = Distiller(problem, experts(problem), seed=0)
+    distiller.step(), distiller.step()
+    for walk in walks:
+        assert [len(batch) for batch in walk.batches] == [2] * 7
+        for start in (0, 3):
+            assert torch.cat(list(walk.batches[start : start + 3])).sort().values.tolist() == list(range(6))
+        assert len(set(walk.seeds)) == 7
+    assert walks[0].seeds != walks[1].seeds
+
+
+def test_segments_start_between_the_epochs_of_the_settings(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem({"experts.epochs": 6}, min_start_epoch=1, max_start_epoch=4, expert_epochs=2)
+    asked: list[tuple[int, int]] = []
+    segment = Trajectory.segment
+
+    def watch(self: Trajectory, start: int, target: int) -> Any:
+        asked.append((start, target))
+        return segment(self, start, target)
+
+    monkeypatch.setattr(Trajectory, "segment", watch)
+    distiller = Distiller(problem, [random_trajectory(problem.model, epochs=6)], seed=0)
+    for _ in range(15):
+        distiller.step()
+    assert set(asked) == {(1, 3), (2, 4), (3, 5)}
+
+
+def test_experts_shorter_than_the_settings_are_refused(make_problem: MakeProblem) -> None:
+    problem = make_problem({"experts.epochs": 5}, min_start_epoch=3, max_start_epoch=4)
+    with pytest.raises(StoreError, match="from epoch 3 to 4 is outside a trajectory of 2 epochs"):
+        Distiller(problem, experts(problem), seed=0).step()
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------
+
+
+def test_a_huge_rate_is_a_failure_that_names_it(make_problem: MakeProblem) -> None:
+    problem = make_problem(lr_image=1e38, outer_steps=4)
+    message = (
+        "(?s)diverged at outer step .: matching loss nan with lr_image=1e\\+38.*Next: .*--set distillation.lr_image"
+    )
+    with pytest.raises(DivergedError, match=message):
+        list(distill(problem, experts(problem), seed=0))
+    assert not problem.model.training
+
+
+def test_numbers_that_are_not_finite_are_a_failure(make_problem: MakeProblem) -> None:
+    problem = make_problem()
+    first, second, third = (random_trajectory(problem.model)[epoch] for epoch in range(3))
+    broken = Parameters(second.image.clone(), second.text.clone())
+    broken.text[3] = float("nan")
+    distiller = Distiller(problem, [Trajectory([first, broken, third])], seed=0)
+    before = distiller.distilled_set()
+    with pytest.raises(DivergedError, match="at outer step 1: matching loss nan"):
+        distiller.step()
+    assert distiller.outer_step == 0
+    assert_same(distiller.distilled_set(), before)
+
+
+# --- a whole run --------------------------------------------------------------------------------------------------
+
+RECALLS = {f"val_{name}" for name in RetrievalMetrics(*[0.0] * 6).as_dict()}
+SECONDS = {"seconds_matching", "seconds_evaluating"}
+STEP = {"matching_loss", "matching_loss_image", "matching_loss_text", "lr_student_image", "lr_student_text"}
+
+
+def numbers(evaluation: Evaluation) -> dict[str, float]:
+    """What must repeat: everything but how long it took."""
+    return {name: value for name, value in evaluation.metrics.items() if name not in SECONDS}
+
+
+def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_problem: MakeProblem) -> None:
+    problem = make_problem(outer_steps=5, evaluate_every=2)
+    steps: list[StepReport] = []
+    evaluations = list(distill(problem, experts(problem), seed=0, on_step=steps.append))
+    assert [evaluation.outer_step for evaluation in evaluations] == [0, 2, 4, 5]
+    assert [step.outer_step for step in steps] == [1, 2, 3, 4, 5]
+    best = -1.0
+    for evaluation, since in zip(evaluations, ([], steps[:2], steps[2:4], steps[4:]), strict=True):
+        metrics = evaluation.metrics
+        assert set(metrics) == RECALLS | SECONDS | {"best_val_mean_recall"} | (STEP if since else set())
+        for name in STEP if since else ():
+            assert metrics[name] == pytest.approx(sum(getattr(step, name) for step in since) / len(since))
+        assert evaluation.is_best == (metrics["val_mean_recall"] > best)
+        best = max(best, metrics["val_mean_recall"])
+        assert metrics["best_val_mean_recall"] == best
+        assert evaluation.distilled_set.card["metrics"] == metrics
+        assert evaluation.distilled_set.card["outer_step"] == evaluation.outer_step
+        students = evaluate_pairs(
+            problem, evaluation.distilled_set.pairs(problem), problem.val, student_seeds(problem, 1)
+        )
+        assert mean_of(students).as_dict("val_").items() <= metrics.items()
+
+
+def test_an_evaluation_does_not_change_with_later_steps(make_problem: MakeProblem) -> None:
+    problem = make_problem(outer_steps=2, evaluate_every=1)
+    run = distill(problem, experts(problem), seed=0)
+    first = next(run)
+    images, texts = first.distilled_set.images.clone(), first.distilled_set.texts.clone()
+    last = list(run)[-1]
+    assert torch.equal(first.distilled_set.images, images) and torch.equal(first.distilled_set.texts, texts)
+    assert not torch.equal(last.distilled_set.images, images) and not torch.equal(last.distilled_set.texts, texts)
+    assert torch.equal(last.distilled_set.start_images, first.distilled_set.images)
+
+
+def test_two_runs_of_a_seed_have_the_same_numbers(make_problem: MakeProblem) -> None:
+    problem = make_problem({"model.dropout": 0.2}, batch_size=2)
+    first, again = (list(distill(problem, experts(problem), seed=3)) for _ in range(2))
+    assert list(map(numbers, first)) == list(map(numbers, again))
+    assert_same(first[-1].distilled_set, again[-1].distilled_set)
+
+
+class Stopped(Exception):
+    """Stands for Ctrl-C, or for a process that dies."""
+
+
+def stop_after(evaluations: int, run: Iterator[Evaluation]) -> None:
+    for _ in range(evaluations):
+        next(run)
+    run.close()  # type: ignore[attr-defined]  # a generator
+
+
+@pytest.mark.parametrize("stopped_at", ["evaluation", "step", "writing the state", "writing the progress"])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+) -> None:
+    problem = make_problem({"model.dropout": 0.2}, outer_steps=6, evaluate_every=2, batch_size=2, lr_image=50.0)
+    whole = list(distill(problem, experts(problem), 3, tmp_path / "whole"))
+
+    parts = tmp_path / "parts"
+    if stopped_at == "evaluation":
+        stop_after(2, distill(problem, experts(problem), 3, parts))
+    elif stopped_at == "step":
+
+        def stop(report: StepReport) -> None:
+            if report.outer_step == 3:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            list(distill(problem, experts(problem), 3, parts, stop))
+    else:
+        room = rayvldd.distillation.distiller if stopped_at == "writing the state" else rayvldd.distillation.run
+        run = distill(problem, experts(problem), 3, parts)
+        next(run), next(run)
+
+        def killed(source: Path, target: Path) -> None:
+            raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(room.os, "replace", killed)
+            with pytest.raises(Stopped):
+                next(run)
+
+    rest = list(distill(problem, experts(problem), 3, parts))
+    assert [evaluation.outer_step for evaluation in rest] == [4, 6]
+    assert list(map(numbers, rest)) == list(map(numbers, whole[2:]))
+    assert [evaluation.is_best for evaluation in rest] == [evaluation.is_best for evaluation in whole[2:]]
+    for left, right in zip(rest, whole[2:], strict=True):
+        assert_same(left.distilled_set, right.distilled_set)
+    assert_same(DistilledSet.load(parts / "best"), DistilledSet.load(tmp_path / "whole" / "best"))
+    assert rest[-1].metrics["seconds_matching"] > rest[0].metrics["seconds_matching"] > 0
+
+
+def test_a_finished_run_has_nothing_left_to_do(make_problem: MakeProblem, tmp_path: Path) -> None:
+    problem = make_problem()
+    assert len(list(distill(problem, experts(problem), 0, tmp_path))) == 3
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert list(distill(problem, experts(problem), 0, tmp_path)) == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_folder_holds_one_state_and_the_best_set(
+    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(outer_steps=6, evaluate_every=2)
+    recalls = iter([10.0, 30.0, 20.0, 30.0])
+
+    def scored(*_: Any) -> list[RetrievalMetrics]:
+        return [RetrievalMetrics(*[next(recalls)] * 6)]
+
+    monkeypatch.setattr(rayvldd.distillation.run, "evaluate_pairs", scored)
+    evaluations = []
+    for evaluation in distill(problem, experts(problem), 0, tmp_path / "run"):
+        evaluations.append(evaluation)
+        best = DistilledSet.load(tmp_path / "run" / "best")  # already there when the evaluation is told
+        assert best.card["metrics"]["val_mean_recall"] == evaluation.metrics["best_val_mean_recall"]
+    assert [evaluation.is_best for evaluation in evaluations] == [True, True, False, False]  # not for an equal one
+    assert_same(best, evaluations[1].distilled_set)
+    assert best.card["outer_step"] == 2
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["best", "progress.json", "state-000006.safetensors"]
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["best_val_mean_recall"] == 30
+
+
+def test_students_of_validation_and_test_are_others(make_problem: MakeProblem) -> None:
+    problem = make_problem()
+    assert student_seeds(problem, 3) == student_seeds(problem, 5)[:3]
+    assert not set(student_seeds(problem, 5)) & set(student_seeds(problem, 5, purpose=1))
+    assert mean_of([RetrievalMetrics(*[1.0] * 6), RetrievalMetrics(*[2.0] * 6)]).mean_recall == 1.5
