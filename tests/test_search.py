@@ -312,16 +312,24 @@ def test_a_trial_that_was_cut_off_goes_on(
     monkeypatch.setattr(trial.tune, "report", reports.append)
     run_trial(other, second)
     curve = {report[OUTER_STEP]: without_seconds(report) for report in reports}
-    assert list(curve.values()) == whole
+    assert [curve[step] for step in sorted(curve)] == whole
 
 
 def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialJob, reports: list[dict[str, Any]]) -> None:
     run_trial(CONFIG, job)
-    best = max(report[METRIC] for report in reports)
+    best = max(reports, key=lambda report: report[EVALUATION]["val_mean_recall"])
     reports.clear()
     run_trial(CONFIG, job)
-    assert reports[-1][OUTER_STEP] == 4
-    assert reports[-1][METRIC] == best
+    assert [report[OUTER_STEP] for report in reports] == [best[OUTER_STEP], 4]
+    assert {report[METRIC] for report in reports} == {best[METRIC]}
+
+
+def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    run_trial(CONFIG, job)
+    card = json.loads((job.trials / "trial_003" / "checkpoint" / "best" / "card.json").read_text())
+    reports.clear()
+    run_trial(CONFIG, job)
+    assert reports[0] == {METRIC: card["metrics"][METRIC], OUTER_STEP: card["outer_step"], EVALUATION: card["metrics"]}
 
 
 def test_a_trial_that_fails_reports_why(

@@ -17,7 +17,7 @@ from ray import tune
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache, fingerprint
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.recipe import expert_recipe
@@ -26,6 +26,7 @@ from rayvldd.search.ledger import METRIC
 from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
+from rayvldd.search.study_folder import read_json
 from rayvldd.stores.protocol import TrajectoryStore
 
 Report = dict[str, Any]
@@ -85,12 +86,16 @@ def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     trajectories = [job.store.load(recipe, index) for index in range(problem.study.experts.num_experts)]
     seed = trial_seed(job.study.seed, number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
-    reported = False
+    # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
+    saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None
+    if saved:
+        yield _report(saved["outer_step"], saved["metrics"])
+    finished = True
     for evaluation in distill(problem, trajectories, seed, checkpoint):
-        reported = True
+        finished = False
         yield _report(evaluation.outer_step, evaluation.metrics)
-    if not reported:  # cut off between the last evaluation and its report: only the best set remembers its metrics
-        yield _report(problem.study.distillation.outer_steps, DistilledSet.load(checkpoint / BEST).card["metrics"])
+    if finished and saved:  # nothing was left to do: the last evaluation's own numbers are lost, if it was not the best
+        yield _report(problem.study.distillation.outer_steps, saved["metrics"])
 
 
 def _report(outer_step: int, metrics: Mapping[str, float]) -> Report:
