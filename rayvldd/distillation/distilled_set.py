@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.problem import Problem
+from rayvldd.models.tensor_files import save_tensors
 
 TENSORS = "distilled_set.safetensors"
 CARD = "card.json"
@@ -84,7 +85,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Write the set whole: the card comes last, and a folder without a card is not a set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSOR_FIELDS}
+        tensors = {name: getattr(self, name) for name in _TENSOR_FIELDS}
         values = {
             "format": 1,
             **self.card,
@@ -93,7 +94,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "start_captions": self.start_captions,
         }
         new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
-        save_file(tensors, new_tensors)
+        save_tensors(new_tensors, tensors)
         new_card.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
         (folder / CARD).unlink(missing_ok=True)  # an earlier set's card must never stand beside these tensors
         os.replace(new_tensors, folder / TENSORS)

@@ -8,7 +8,6 @@ checkpoint.
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import rayvldd
@@ -29,6 +27,7 @@ from rayvldd.errors import DivergedError
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.problem import Problem
+from rayvldd.models.tensor_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -185,14 +184,10 @@ class Distiller:
 
     def save(self, path: Path) -> None:
         """Write everything that decides the next steps, whole or not at all."""
-        tensors = {name: value.contiguous().cpu() for name, value in zip(_MOVED, self._moved(), strict=True)}
-        tensors |= {
-            f"velocity.{name}": value.contiguous().cpu() for name, value in zip(_MOVED, self._velocity, strict=True)
-        }
+        tensors = dict(zip(_MOVED, self._moved(), strict=True))
+        tensors |= {f"velocity.{name}": value for name, value in zip(_MOVED, self._velocity, strict=True)}
         state = {"outer_step": self.outer_step, "generator": self._generator.bit_generator.state}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file(tensors, temporary, {"state": json.dumps(state)})
-        os.replace(temporary, path)
+        save_tensors(path, tensors, {"state": json.dumps(state)})
 
     def restore(self, path: Path) -> None:
         """Continue from a saved state of the same settings and seed, bit for bit."""

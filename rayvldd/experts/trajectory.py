@@ -4,18 +4,17 @@ Each epoch of each side is one tensor, so a segment reads its two epochs and not
 memory-mapped, so processes of a machine share what they read.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rayvldd.errors import StoreError
 from rayvldd.models.parameters import Parameters
+from rayvldd.models.tensor_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,8 @@ def write_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str
     """Write a trajectory whole or not at all."""
     tensors: dict[str, Float[Tensor, " param"]] = {}
     for epoch in range(trajectory.num_epochs + 1):
-        tensors[f"image.{epoch}"], tensors[f"text.{epoch}"] = (side.cpu().contiguous() for side in trajectory[epoch])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        tensors[f"image.{epoch}"], tensors[f"text.{epoch}"] = trajectory[epoch]
+    save_tensors(path, tensors, metadata)
 
 
 def read_trajectory(path: Path) -> Trajectory:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from rayvldd.config.settings import DrawnData
 from rayvldd.data.drawn import draw_split
 from rayvldd.models.convnet import SHIPPED_WEIGHTS, SHIPPED_WIDTH, ConvNet
 from rayvldd.models.image_encoder import seeded
 from rayvldd.models.retrieval_model import ProjectionHead, contrastive_loss
+from rayvldd.models.tensor_files import save_tensors
 from rayvldd.models.text_encoder import HashedNgrams
 
 _SCENES = DrawnData(source="drawn", image_size=32, num_train=6000, seed=1_000_003)
@@ -59,9 +59,8 @@ def pretrain(seed: int = 0) -> ConvNet:
 def main() -> None:
     """Pretrain and write the file beside the model's code."""
     torch.set_num_threads(1)  # the same numbers on every machine with one kind of processor
-    weights = {name: value.contiguous() for name, value in pretrain().state_dict().items()}
     SHIPPED_WEIGHTS.parent.mkdir(exist_ok=True)
-    save_file(weights, SHIPPED_WEIGHTS)
+    save_tensors(SHIPPED_WEIGHTS, pretrain().state_dict())
     print(f"{SHIPPED_WEIGHTS}: {Path(SHIPPED_WEIGHTS).stat().st_size} bytes")
 
 
