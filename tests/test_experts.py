@@ -16,6 +16,7 @@ from rayvldd.evaluation.scoring import score
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.training import full_data_recall, train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory, read_trajectory, write_trajectory
+from rayvldd.models import tensor_files
 from rayvldd.models.image_encoder import build_image_encoder
 from rayvldd.models.problem import Problem
 
@@ -229,7 +230,7 @@ def test_a_write_that_fails_leaves_nothing(
         Path(path).write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(rayvldd.experts.trajectory, "save_file", no_space)
+    monkeypatch.setattr(tensor_files, "save_file", no_space)
     with pytest.raises(OSError, match="No space left"):
         write_trajectory(tmp_path / "expert.safetensors", trajectory, {})
     assert list(tmp_path.iterdir()) == []
