@@ -144,10 +144,11 @@ class RetrievalModel(nn.Module):
                 fresh = build_image_encoder(self.settings.image_encoder, seed).to(self.mean.device)  # type: ignore[arg-type]
                 self.image_part[0].load_state_dict(fresh.state_dict())  # type: ignore[index]
             for module in [*self.image_part.modules(), *self.text_part.modules()]:
+                reset_adapter: Any = getattr(module, "reset_lora_parameters", None)  # only peft's layers have it
                 if isinstance(module, ProjectionHead):
                     module.reset_parameters()
-                elif self.settings.protocol == "lora" and hasattr(module, "reset_lora_parameters"):
-                    module.reset_lora_parameters("default", init_lora_weights=True)
+                elif reset_adapter:
+                    reset_adapter("default", init_lora_weights=True)
         return Parameters(self.image_layout.flatten(self.image_part), self.text_layout.flatten(self.text_part))
 
 

@@ -5,6 +5,8 @@ up, and ``outer_step`` is the time that means the same everywhere. Tune keeps no
 own in the trial's folder before it reports, and goes on from there whoever died.
 """
 
+import ctypes
+import gc
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -59,6 +61,19 @@ def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         tune.report({METRIC: 0.0, FAILURE: reason_of(error)})
+    finally:  # also where Tune stops the trial: it raises SystemExit out of its report
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Return what a trial took: graphs lie in reference cycles, and the allocator keeps what is freed.
+
+    Without this a process that runs trial after trial grew by 1.1 GB a trial at 100 images of 96 px.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library's
+    if trim:
+        trim(0)
 
 
 def reason_of(error: BaseException) -> str:
