@@ -1,6 +1,7 @@
 """The outer loop: its steps against torch's own optimiser on the whole chain, seeds, divergence, and resuming."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_start_from_noise(make_problem: MakeProblem) -> None:
     made = Distiller(problem, experts(problem), seed=1).distilled_set()
     images = problem.model.normalise(made.images)
     assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
-    real = torch.from_numpy(problem.train.captions[:])
+    real = torch.from_numpy(problem.train.captions.copy())
     assert float(made.texts.std()) == pytest.approx(float(real.std()), rel=0.1)
     assert made.start_captions == [""] * 40
     only_images = make_problem(start_images="noise")
@@ -315,15 +316,17 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
         with pytest.raises(Stopped):
             list(distill(problem, experts(problem), 3, parts, stop))
     else:
-        room = rayvldd.distillation.distiller if stopped_at == "writing the state" else rayvldd.distillation.run
+        last_written = "state-000004.safetensors" if stopped_at == "writing the state" else "progress.json"
         run = distill(problem, experts(problem), 3, parts)
         next(run), next(run)
 
-        def killed(source: Path, target: Path) -> None:
-            raise Stopped
+        def killed_at_last(source: Path, target: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
+            if target.name == last_written:
+                raise Stopped
+            replace(source, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr(room.os, "replace", killed)
+            patch.setattr(os, "replace", killed_at_last)
             with pytest.raises(Stopped):
                 next(run)
 

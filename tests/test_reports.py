@@ -158,7 +158,10 @@ def test_trials_stand_by_recall_with_the_best_marked(trials: list[Trial]) -> Non
 
 
 def test_recalls_show_mean_and_deviation_within_a_terminal() -> None:
-    students = [RetrievalMetrics(10, 20, 30, 8, 18, 28), RetrievalMetrics(12, 22, 32, 10, 20, 30)]
+    students = [
+        RetrievalMetrics(10.0, 20.0, 30.0, 8.0, 18.0, 28.0),
+        RetrievalMetrics(12.0, 22.0, 32.0, 10.0, 20.0, 30.0),
+    ]
     text = text_of(recalls_table({"distilled": students, "full data": students[:1]}))
     assert "distilled (2)" in text and "11.0±1.4" in text and "20.0±1.4" in text
     assert "full data (1)" in text and "19.0" in text
