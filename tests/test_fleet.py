@@ -261,6 +261,7 @@ def _no_cluster(**_: Any) -> None:
 
 
 _DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from rayvldd.config.study import Study
@@ -271,6 +272,8 @@ from rayvldd.fleet.runtime import start_ray
 from rayvldd.models.problem import load_problem
 from rayvldd.stores.folder import FolderStore
 
+# What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
 with start_ray(None, 1):
