@@ -136,8 +136,10 @@ def test_the_same_seed_draws_the_same_points(searched: Study, tmp_path: Path) ->
 
 def test_trials_that_were_cut_off_come_first_under_their_names(searched: Study, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    points = [{"distillation.lr_image": 10.0 * (n + 1), "distillation.syn_steps": 2} for n in range(3)]
-    full = [{**point, "distillation.start_texts": "noise"} for point in points]
+    full: list[dict[str, Any]] = [
+        {"distillation.lr_image": 10.0 * (n + 1), "distillation.syn_steps": 2, "distillation.start_texts": "noise"}
+        for n in range(3)
+    ]
     for number, point in enumerate(full):
         ledger.start(number, 1, point)
     ledger.end("trial_000", "failed", "diverged")

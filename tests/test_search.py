@@ -174,7 +174,8 @@ def test_phases_add_up_over_sessions(tmp_path: Path) -> None:
 
 def results_of(study: Study, trials: int, steps: int) -> list[tuple[int, dict[str, float]]]:
     """Results of trials side by side, in the order in which they come in; seconds count up."""
-    generator, rows = np.random.default_rng(3), []
+    generator = np.random.default_rng(3)
+    rows: list[tuple[int, dict[str, float]]] = []
     quality = generator.uniform(5, 20, size=trials)
     for step in range(0, steps + 1, study.distillation.evaluate_every):
         for number in range(trials):
@@ -265,7 +266,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return told
 
 
-CONFIG = {TRIAL_ID: "trial_003", "distillation.lr_image": 10.0, "distillation.syn_steps": 2}
+CONFIG: dict[str, Any] = {TRIAL_ID: "trial_003", "distillation.lr_image": 10.0, "distillation.syn_steps": 2}
 
 
 def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str, Any]]) -> None:
@@ -564,6 +565,14 @@ def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialJob, tmp_path: 
     assert plan(other, workspace)["expert_sets"][0]["existing"] == 0
 
 
+def test_a_sampler_without_its_package_is_refused_at_once(
+    searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayvldd.search.plan.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="search.sampler: cmaes needs the package cmaes; allowed: tpe"):
+        plan(with_search(searched, sampler="cmaes"), Workspace(tmp_path))
+
+
 def test_the_interval_is_students(tmp_path: Path) -> None:
     low, high = t_interval([10.0, 12.0, 14.0])
     half = 4.302652729911275 * 2 / np.sqrt(3)  # t for two degrees of freedom, from a printed table
@@ -574,7 +583,7 @@ def test_the_summary_of_a_test() -> None:
     def student(value: float) -> RetrievalMetrics:
         return RetrievalMetrics(*[value] * 6)
 
-    found = summary([student(15), student(17)], [student(5), student(7)], [student(20)])
+    found = summary([student(15.0), student(17.0)], [student(5.0), student(7.0)], [student(20.0)])
     assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
     assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
     assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.display import point_as_text, time_as_text
 from rayvldd.search.preparation import expert_points
 from rayvldd.search.study_folder import StudyFolder
@@ -18,8 +20,9 @@ def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
     read, so ``existing`` is an upper bound.
 
     Raises:
-        ConfigError: when the workspace holds a study of this name with other settings.
+        ConfigError: when the workspace holds a study of this name with other settings, or the sampler is missing.
     """
+    _check_sampler(study)
     folder = StudyFolder(workspace.study(study.name))
     folder.check_same(study)
     ledger = folder.ledger()
@@ -72,6 +75,13 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
             "  then:    the best on validation is tested once, beside random pairs and the full data",
         ]
     )
+
+
+def _check_sampler(study: Study) -> None:
+    """Optuna loads the package of its CMA-ES sampler at the first proposal, when experts are made already."""
+    if study.search.sampler == "cmaes" and find_spec("cmaes") is None:
+        fault = Fault("search.sampler", "cmaes needs the package cmaes", "tpe, random, gp, qmc; or pip install cmaes")
+        raise ConfigError([fault], next_command="the same command with --set search.sampler=tpe")
 
 
 def _manifests(workspace: Workspace) -> list[tuple[dict[str, Any], int]]:

@@ -87,7 +87,7 @@ def make_missing_experts(sets: ExpertSets, store: FolderStore, cache: Path, disp
 def _shown_as(which: str, display: StudyDisplay) -> Any:
     def show(progress: FleetProgress) -> None:
         epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))
-        left = f"about {time_as_text(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+        left = f"{time_as_text(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         display.progress(which, progress.finished, progress.total, "  ".join(part for part in (epochs, left) if part))
 
     return show

@@ -170,13 +170,13 @@ class TrialCallback(tune.Callback):
 
     def _show(self) -> None:
         ledger, total = self.run.ledger, self.run.study.search.num_trials
-        ended, running = len(ledger.ended), {trial.trial_id: self._share_done(trial) for trial in ledger.running}
+        ended, running = len(ledger.ended), {trial.number: self._share_done(trial) for trial in ledger.running}
         rows = [trial.best["val_mean_recall"] for trial in ledger.trials.values() if trial.best]
-        notes = [f"{trial_id} {share:.0%}" for trial_id, share in running.items()]
-        notes += [f"best val mean recall {max(rows):.2f}"] if rows else []
+        notes = [f"#{number} {share:.0%}" for number, share in running.items()]
+        notes += [f"best {max(rows):.2f}"] if rows else []
         done = ended + sum(running.values())
         if done > 0:  # an early estimate is too long: the trials that will be stopped are not known yet
-            notes.append(f"about {time_as_text(self.search_seconds / done * (total - done))} left")
+            notes.append(f"{time_as_text(self.search_seconds / done * (total - done))} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
 
     def _share_done(self, trial: Trial) -> float:
