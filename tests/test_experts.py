@@ -80,7 +80,7 @@ def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_
         for part, rate in ((model.image_part, 0.05), (model.text_part, 0.2)):
             for parameter in part.parameters():
                 assert parameter.grad is not None
-                parameter -= rate * parameter.grad
+                parameter.sub_(rate * parameter.grad)
     assert metrics[0]["train_loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert torch.allclose(trajectory[1].image, model.image_layout.flatten(model.image_part), atol=1e-5)
     assert torch.allclose(trajectory[1].text, model.text_layout.flatten(model.text_part), atol=1e-5)

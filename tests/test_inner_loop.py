@@ -131,7 +131,12 @@ def test_gradient_is_that_of_finite_differences() -> None:
     model = small_model("heads_only", encoder("convnet_d3", img_size=16, width=1), dropout=0.2)
     inputs = StudentInputs(*(value.requires_grad_() for value in random_inputs(model, seed=5, pairs=3)))
     segment, walk = random_segment(model, seed=6), random_walk(seed=7, pairs=3, steps=3, batch_size=2)
-    assert torch.autograd.gradcheck(MatchingLossOfInputs.apply, (model, segment, walk, *inputs), fast_mode=True)
+
+    def loss_of(*values: Tensor) -> Tensor:
+        loss: Tensor = MatchingLossOfInputs.apply(model, segment, walk, *values)
+        return loss
+
+    assert torch.autograd.gradcheck(loss_of, tuple(inputs), fast_mode=True)
 
 
 @pytest.mark.parametrize("name", MODELS)

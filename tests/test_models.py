@@ -60,13 +60,14 @@ def test_similarities_are_divided_by_the_temperature_not_by_its_logarithm() -> N
 
 
 def test_flat_parameters_go_there_and_back() -> None:
-    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4, bias=False))
-    module[0].bias.requires_grad_(False)
+    first, second = nn.Linear(3, 2), nn.Linear(2, 4, bias=False)
+    first.bias.requires_grad_(False)
+    module = nn.Sequential(first, second)
     layout = ParameterLayout.of(module)
     assert layout.names == ("0.weight", "1.weight")
     assert (layout.shapes, layout.sizes, layout.size) == (((2, 3), (4, 2)), [6, 8], 14)
     named = layout.unflatten(layout.flatten(module))
-    assert torch.equal(named["0.weight"], module[0].weight) and torch.equal(named["1.weight"], module[1].weight)
+    assert torch.equal(named["0.weight"], first.weight) and torch.equal(named["1.weight"], second.weight)
 
 
 def test_flat_parameters_are_a_copy() -> None:
@@ -355,7 +356,7 @@ def by_hand(folder: Path, caption: str) -> tuple[Tensor, Tensor]:
     tokens = AutoTokenizer.from_pretrained(folder)(caption, return_tensors="pt")
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[0]
-    return hidden[0], sum(hidden[i] for i in range(len(hidden))) / len(hidden)  # type: ignore[return-value]
+    return hidden[0], sum(hidden[i] for i in range(len(hidden))) / len(hidden)
 
 
 def test_a_sentence_encoder_pools_as_named_and_keeps_the_order(
