@@ -260,6 +260,30 @@ def _no_cluster(**_: Any) -> None:
     raise ConnectionError("no route\nand more")
 
 
+@pytest.mark.parametrize("slow_starts, comes_up", [(0, True), (2, True), (3, False)])
+def test_a_ray_that_is_slow_to_start_gets_further_tries(
+    monkeypatch: pytest.MonkeyPatch, slow_starts: int, comes_up: bool
+) -> None:
+    """A busy machine may not bring Ray's processes up within the 30 seconds that Ray gives them."""
+    starts = []
+
+    def start(**_: Any) -> None:
+        starts.append(1)
+        if len(starts) <= slow_starts:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if comes_up:
+        with start_ray(None, 1):
+            assert len(starts) == slow_starts + 1
+    else:
+        with pytest.raises(RayvlddError, match="Ray on this machine: cannot be used: The current node timed out"):
+            with start_ray(None, 1):
+                pytest.fail("entered")
+
+
 _DRIVER = """
 import signal
 import sys

@@ -16,6 +16,10 @@ from rayvldd.errors import RayvlddError
 OBJECT_STORE_BYTES = 256 * 2**20
 """Room for what actors hand each other, on a Ray of our own: settings, scores and small sets, never trajectories."""
 
+_TRIES = 3
+_TOO_SLOW = "timed out during startup"
+"""Part of what Ray says when its processes were not up within 30 seconds."""
+
 
 @contextmanager
 def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
@@ -34,8 +38,7 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     _prepare_environment()
     options = _local_options(num_cpus) if address is None else _cluster_options(address)
     try:
-        # Errors reach the driver as exceptions; what workers print stays in Ray's log folder.
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -47,6 +50,22 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Start or join Ray; a machine so busy that a Ray of our own does not come up in time gets further tries.
+
+    Ray gives its processes 30 seconds, which no setting changes.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            # Errors reach the driver as exceptions; what workers print stays in Ray's log folder.
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray raises a bare Exception here
+            if not tries_left or _TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _local_options(num_cpus: int | None) -> dict[str, Any]:
