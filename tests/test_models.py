@@ -16,9 +16,10 @@ from rayvldd.config.settings import ImageEncoderSettings, ModelSettings, TextEnc
 from rayvldd.config.study import Study
 from rayvldd.errors import ModelError
 from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights
+from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.problem import check_models
-from rayvldd.models.retrieval_model import ProjectionHead, RetrievalModel, contrastive_loss
+from rayvldd.models.retrieval_model import ProjectionHead, RetrievalModel
 from rayvldd.models.text_encoder import HashedNgrams, TransformerTextEncoder, build_text_encoder
 
 VIT = encoder("test_vit", img_size=16, dynamic_img_size=False)
@@ -44,16 +45,16 @@ def test_loss_is_that_of_the_formula_and_symmetric(pairs: int, dim: int, tempera
         nn.functional.normalize(drawn_like(torch.empty(pairs, dim, dtype=torch.float64), seed + side), dim=1)
         for side in (0, 1)
     )
-    loss = float(contrastive_loss(images, texts, temperature))
+    loss = float(info_nce(images, texts, None, temperature))
     assert loss == pytest.approx(slow_contrastive_loss(images, texts, temperature), rel=1e-9, abs=1e-12)
-    assert loss == pytest.approx(float(contrastive_loss(texts, images, temperature)), rel=1e-12, abs=1e-12)
+    assert loss == pytest.approx(float(info_nce(texts, images, None, temperature)), rel=1e-12, abs=1e-12)
     order = torch.randperm(pairs, generator=torch.Generator().manual_seed(seed))
-    assert loss == pytest.approx(float(contrastive_loss(images[order], texts[order], temperature)), rel=1e-9, abs=1e-12)
+    assert loss == pytest.approx(float(info_nce(images[order], texts[order], None, temperature)), rel=1e-9, abs=1e-12)
 
 
 def test_similarities_are_divided_by_the_temperature_not_by_its_logarithm() -> None:
     images = torch.eye(2, dtype=torch.float64)
-    assert float(contrastive_loss(images, images, 0.07)) == pytest.approx(np.log1p(np.exp(-1 / 0.07)), rel=1e-6)
+    assert float(info_nce(images, images, None, 0.07)) == pytest.approx(np.log1p(np.exp(-1 / 0.07)), rel=1e-6)
 
 
 # --- flat parameters ----------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from rayvldd.config.settings import DrawnData
 from rayvldd.data.drawn import draw_split
 from rayvldd.models.convnet import SHIPPED_WEIGHTS, SHIPPED_WIDTH, ConvNet
 from rayvldd.models.image_encoder import seeded
-from rayvldd.models.retrieval_model import ProjectionHead, contrastive_loss
+from rayvldd.models.pair_losses import info_nce
+from rayvldd.models.retrieval_model import ProjectionHead
 from rayvldd.models.tensor_files import save_tensors
 from rayvldd.models.text_encoder import HashedNgrams
 
@@ -47,7 +48,7 @@ def pretrain(seed: int = 0) -> ConvNet:
             for chosen in torch.randperm(len(images)).split(_BATCH)[: len(images) // _BATCH]:
                 sides = heads[0](encoder(images[chosen])), heads[1](texts[epoch % len(texts)][chosen])
                 left, right = (F.normalize(side, dim=1) for side in sides)
-                loss = contrastive_loss(left, right, 0.07)
+                loss = info_nce(left, right, None, 0.07)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rayvldd.config.settings import LoraSettings, ModelSettings
 from rayvldd.errors import Fault, ModelError
 from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights, normalisation, seeded
+from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import ParameterLayout, Parameters
 
 _STEM_SEED = 0
@@ -129,11 +130,23 @@ class RetrievalModel(nn.Module):
         parameters: Parameters,
         stem_output: Float[Tensor, "pair ..."],
         texts: Float[Tensor, "pair text_dim"],
+        *,
+        similarity: Float[Tensor, "pair pair"] | None = None,
+        pair_loss: str = "info_nce",
     ) -> Float[Tensor, ""]:
-        """The contrastive loss of a batch of pairs under the given parameters."""
-        return contrastive_loss(
+        """The loss of a batch of pairs under the given parameters, by default the contrastive one.
+
+        Args:
+            parameters: Of both towers.
+            stem_output: Images that went through the stem.
+            texts: Caption embeddings.
+            similarity: How much image i and text j belong together; None: only where i = j.
+            pair_loss: A name of ``PAIR_LOSSES``.
+        """
+        return PAIR_LOSSES[pair_loss](
             self.embed_images(stem_output, parameters.image),
             self.embed_texts(texts, parameters.text),
+            similarity,
             self.settings.temperature,
         )
 
@@ -150,21 +163,6 @@ class RetrievalModel(nn.Module):
                 elif reset_adapter:
                     reset_adapter("default", init_lora_weights=True)
         return Parameters(self.image_layout.flatten(self.image_part), self.text_layout.flatten(self.text_part))
-
-
-def contrastive_loss(
-    images: Float[Tensor, "pair dim"], texts: Float[Tensor, "pair dim"], temperature: float
-) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE: the mean of both cross entropies over cosine similarities / temperature.
-
-    Args:
-        images: Embeddings of length 1; row j belongs to row j of ``texts``.
-        texts: Embeddings of length 1.
-        temperature: What similarities are divided by; 0.07 in Wu et al.
-    """
-    scores = images @ texts.T / temperature
-    target = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
 def _is_pretrained(settings: ModelSettings) -> bool:
