@@ -1,0 +1,38 @@
+"""Blend the representations of each synthetic pair with those of another one before the projection heads.
+
+    h_i <- share * h_i + (1 - share) * h_partner(i),        share ~ Beta(concentration, concentration)
+
+Source: RepBlend, arXiv 2505.14705, with its released ``distill_repblend.py``: in every student step one share and one
+partner permutation for the whole mini-batch and for both modalities, so that pairs stay pairs; on what the frozen
+image encoder makes of the images and on the caption embeddings; the similarity stays that of the unblended pairs.
+Ours is the same. Deviation: the draws come from the step's own seed, not from a global stream.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Blend:
+    """With whom each row of a batch is blended, and how much of itself it keeps."""
+
+    partner: Int[Tensor, " pair"]
+    """A permutation of the batch's rows; some may be their own partners."""
+    share: float
+    """What a row keeps of itself, from 0 to 1."""
+
+
+def draw_blend(seed: int, pairs: int, concentration: float) -> Blend:
+    """Draw partners and share for a batch of ``pairs`` pairs; 1 makes every share as likely as any other."""
+    generator = np.random.default_rng(seed)
+    share = float(generator.beta(concentration, concentration))
+    return Blend(torch.from_numpy(generator.permutation(pairs)), share)
+
+
+def blend(rows: Float[Tensor, "pair ..."], drawn: Blend) -> Float[Tensor, "pair ..."]:
+    """Blend each row of one modality with its partner's; call it with the same ``drawn`` for the other modality."""
+    return drawn.share * rows + (1 - drawn.share) * rows[drawn.partner.to(rows.device)]
