@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Train fresh students on real pairs of STUDY, chosen by each method, and print their recalls.
 
-    The baselines of distillation: `random`, `herding` and `k_center`. Every student has a seed and a choice of its
-    own, at the first point of STUDY.
+    The baselines of distillation: `random`, `herding`, `k_center` and `k_means`. Every student has a seed and a
+    choice of its own, at the first point of STUDY.
     """
     methods, numbers = _methods_and_numbers(method_list, pairs_list)
     study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None))

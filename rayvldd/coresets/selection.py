@@ -1,10 +1,11 @@
-"""Choose real pairs: at random, by herding, or as k-centres.
+"""Choose real pairs: at random, by herding, as k-centres, or nearest the centres of k-means.
 
-Herding and k-centre look at one joint feature a pair: the image's feature and its caption's embedding, each scaled
+All but random look at one joint feature a pair: the image's feature and its caption's embedding, each scaled
 to length 1, side by side (Wu et al., section 4.1, compare on pretrained features of both modalities). Image features
 are what the frozen image encoder makes of the pixels, whatever the protocol.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.problem import Problem
 
-METHODS = ("random", "herding", "k_center")
+METHODS = ("random", "herding", "k_center", "k_means")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> 
         chosen = generator.permutation(len(captions))[:num_pairs]
     else:
         features = joint_features(problem, captions)
-        chosen = herding(features, num_pairs) if method == "herding" else k_center(features, num_pairs)
+        chosen = {
+            "herding": lambda: herding(features, num_pairs),
+            "k_center": lambda: k_center(features, num_pairs),
+            "k_means": lambda: k_means(features, num_pairs, seed),
+        }[method]()
     return Coreset(chosen, captions[chosen])
 
 
@@ -88,6 +93,27 @@ def k_center(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndar
         distance[chosen[step - 1]] = -np.inf  # among duplicates of what is chosen, 0 would not tell it from them
         chosen[step] = distance.argmax()
         distance = np.minimum(distance, ((features - features[chosen[step]]) ** 2).sum(1))
+    return chosen
+
+
+def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> Int[np.ndarray, " chosen"]:
+    """Take the sample nearest the centre of each of ``count`` clusters, largest cluster first, none of them twice.
+
+    Scikit-learn's k-means++ and Lloyd's algorithm, begun once from ``seed``. MDM starts its synthetic images so.
+    """
+    from sklearn.cluster import KMeans  # a second of imports that only this method needs
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different samples than clusters: some are empty
+        clusters = KMeans(count, n_init=1, random_state=seed).fit(features)
+    sizes = np.bincount(clusters.labels_, minlength=count)
+    chosen = np.empty(count, dtype=np.int64)
+    free = np.ones(len(features), dtype=bool)
+    for step, cluster in enumerate(np.argsort(-sizes, kind="stable")):
+        distance = ((features - clusters.cluster_centers_[cluster]) ** 2).sum(1)
+        chosen[step] = np.where(free, distance, np.inf).argmin()
+        free[chosen[step]] = False
     return chosen
 
 
