@@ -1,0 +1,56 @@
+"""Which stretch of which expert a student is to follow in an outer step.
+
+Sources: a uniform start below ``max_start_epoch``, Wu et al. and MTT; image and text starting at epochs of their own,
+AMD; a start range that widens as distillation goes on, DATM (arXiv 2310.05773). DATM's released code widens from a
+further setting of its own (``current_max_start_epoch``); here from the first epoch alone, ``min_start_epoch``.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayvldd.config.settings import DistillationSettings
+from rayvldd.experts.trajectory import Segment, Trajectory
+from rayvldd.models.parameters import Parameters
+
+
+def draw_segment(
+    trajectories: Sequence[Trajectory],
+    settings: DistillationSettings,
+    outer_step: int,
+    generator: np.random.Generator,
+) -> Segment:
+    """Draw an expert and a start epoch (or one for each side), and read both ends.
+
+    Args:
+        trajectories: The experts.
+        settings: Range and length of segments.
+        outer_step: Outer steps taken so far; matters only while the range widens.
+        generator: Draws the expert, the start, and with ``separate_start_epochs`` then the text's own start.
+
+    Raises:
+        StoreError: when the drawn expert has too few epochs.
+    """
+    trajectory = trajectories[int(generator.integers(len(trajectories)))]
+    end = start_bound(settings, outer_step)
+    start = int(generator.integers(settings.min_start_epoch, end))
+    segment = trajectory.segment(start, start + settings.expert_epochs)
+    if not settings.separate_start_epochs:
+        return segment
+    start = int(generator.integers(settings.min_start_epoch, end))
+    of_text = trajectory.segment(start, start + settings.expert_epochs)
+    return Segment(
+        Parameters(segment.start.image, of_text.start.text), Parameters(segment.target.image, of_text.target.text)
+    )
+
+
+def start_bound(settings: DistillationSettings, outer_step: int) -> int:
+    """The epoch that starts stay below at this outer step.
+
+    With ``widen_over`` it rises evenly from one above the first epoch, at outer step 0, to ``max_start_epoch``.
+    """
+    if settings.widen_over is None:
+        return settings.max_start_epoch
+    first = settings.min_start_epoch + 1
+    taken = min(outer_step, settings.widen_over)
+    return first + (settings.max_start_epoch - first) * taken // settings.widen_over
