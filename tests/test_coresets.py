@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import load
 
 from rayvldd.config.study import Study
-from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center
+from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center, k_means
 from rayvldd.errors import ConfigError
 
 FEATURES = st.tuples(st.integers(2, 12), st.integers(1, 4), st.sampled_from([1, 3, 50]), st.integers(0, 2**31 - 1))
@@ -56,6 +56,29 @@ def test_k_center_takes_the_farthest_from_all_chosen(drawn: tuple[int, int, int,
 
         farthest = max(distance(candidate) for candidate in range(len(features)) if candidate not in chosen[:step])
         assert distance(chosen[step]) == pytest.approx(farthest, abs=1e-9)
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@given(FEATURES, st.data())
+def test_k_means_picks_are_distinct_also_among_duplicates(
+    drawn: tuple[int, int, int, int], data: st.DataObject
+) -> None:
+    features = whole_numbers(*drawn)
+    count = data.draw(st.integers(1, len(features)))
+    chosen = k_means(features, count, seed=drawn[3]).tolist()
+    assert len(set(chosen)) == count
+    assert set(chosen) <= set(range(len(features)))
+    assert chosen == k_means(features, count, seed=drawn[3]).tolist()
+
+
+def test_k_means_takes_the_middle_of_each_cluster_and_the_largest_first() -> None:
+    """Crosses with the middle at hand, far apart: which samples belong together leaves no doubt."""
+    arms = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float64)
+    sizes = {0: 3, 1: 5, 2: 4}  # arms that each cross keeps, and always its middle
+    crosses = [arms[:size] + 100 * cross for cross, size in sizes.items()]
+    features, middles = np.concatenate(crosses), [0, 3, 8]
+    assert k_means(features, 3, seed=0).tolist() == [middles[1], middles[2], middles[0]]
+    assert k_means(features, 1, seed=0).tolist() == [((features - features.mean(0)) ** 2).sum(1).argmin()]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,5 +136,7 @@ def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: 
 
 
 def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:
-    with pytest.raises(ConfigError, match="(?s)'herdng'; allowed: random, herding, k_center.*got 41; allowed: 2 to 40"):
+    with pytest.raises(
+        ConfigError, match="(?s)'herdng'; allowed: random, herding, k_center, k_means.*got 41; allowed: 2 to 40"
+    ):
         choose_coreset(load(tiny_study, tiny_cache), "herdng", 41, seed=0)
