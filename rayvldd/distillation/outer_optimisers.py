@@ -6,7 +6,7 @@ The arithmetic is that of ``torch.optim``.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ _NORMALISED = 1e-3
 1000, with either, a number moves by about 1 a step."""
 
 
+@runtime_checkable  # so that signatures that name it can be checked while testing
 class OuterOptimiser(Protocol):
     """Moves tensors against their gradients and remembers what it needs for that."""
 
@@ -83,7 +84,7 @@ def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return gradient * (_NORMALISED / size.clamp(min=torch.finfo(size.dtype).tiny))
 
 
-def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict]:
+def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict[str, Any]]:
     """Parameter groups of torch, one a tensor; views, so that nothing of the caller's but the numbers is touched."""
     groups = []
     for name, gradient in gradients.items():
