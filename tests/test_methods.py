@@ -1,6 +1,7 @@
 """The parts that distillation methods are made of, each on its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,8 @@ def test_real_starts_are_the_coreset_of_the_generators_first_number(
 
 def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Study, tiny_cache: Path) -> None:
     problem = load(tiny_study, tiny_cache)
+    texts_elsewhere = replace(problem.train, captions=problem.train.captions * 3 + 5)
+    problem = replace(problem, train=texts_elsewhere)
 
     def begun(images: str, texts: str, seed: int = 4) -> Any:
         chosen = distillation(start_images=images, start_texts=texts)

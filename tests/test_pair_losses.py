@@ -96,15 +96,15 @@ def test_losses_are_differentiable_twice_by_all_they_read(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_shape_depends_on_values(name: str) -> None:
     """Else neither torch.func, which refuses such shapes under vmap, nor torch.compile takes a step as a whole."""
-    sides = [torch.stack(parts) for parts in zip(embeddings(4, 3, 0), embeddings(4, 3, 5), strict=True)]
+    images, texts = (torch.stack(parts) for parts in zip(embeddings(4, 3, 0), embeddings(4, 3, 5), strict=True))
     similarity = torch.stack([similarity_of(4, 2), similarity_of(4, 3)])
 
     def loss(images: Tensor, texts: Tensor, similarity: Tensor) -> Tensor:
         return PAIR_LOSSES[name](images, texts, similarity, 0.3)
 
-    together = torch.func.vmap(torch.func.grad(loss, (0, 1, 2)))(*sides, similarity)
+    together = torch.func.vmap(torch.func.grad(loss, (0, 1, 2)))(images, texts, similarity)
     for batch in (0, 1):
-        left, right, wanted = (side[batch].clone().requires_grad_() for side in (*sides, similarity))
+        left, right, wanted = (side[batch].clone().requires_grad_() for side in (images, texts, similarity))
         value = loss(left, right, wanted)
         apart = torch.autograd.grad(value, (left, right, wanted), allow_unused=True, materialize_grads=True)
         for found, expected in zip(together, apart, strict=True):
