@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayvldd.config.settings import ModelSettings
+from rayvldd.config.settings import DistillationSettings, ModelSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.inner_loop import StudentInputs, Walk
+from rayvldd.distillation.augmentation import augment, draw_augmentation
+from rayvldd.distillation.blending import blend, draw_blend
+from rayvldd.distillation.walk import StudentInputs, Walk
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.problem import Problem, load_problem
@@ -55,6 +57,7 @@ def random_inputs(
     pairs: int = 4,
     image_size: int = 16,
     step_sizes: tuple[float, float] = (0.05, 0.1),
+    with_similarity: bool = False,
 ) -> StudentInputs:
     """Random synthetic pairs after the stem, and two different step sizes."""
     dtype = next(model.text_part.parameters()).dtype
@@ -62,7 +65,8 @@ def random_inputs(
         stem_output = model.stem(drawn_like(torch.empty(pairs, 3, image_size, image_size, dtype=dtype), seed))
     texts = drawn_like(torch.empty(pairs, TEXT_WIDTH, dtype=dtype), seed + 1)
     lr_image, lr_text = (torch.tensor(size, dtype=dtype) for size in step_sizes)
-    return StudentInputs(stem_output, texts, lr_image, lr_text)
+    similarity = torch.eye(pairs, dtype=dtype) + drawn_like(torch.empty(pairs, pairs, dtype=dtype), seed + 2, 0.1)
+    return StudentInputs(stem_output, texts, lr_image, lr_text, similarity if with_similarity else None)
 
 
 def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | None = None) -> Walk:
@@ -72,13 +76,28 @@ def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | Non
     return Walk(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
 
 
-def loss_of_unrolled_walk(model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk) -> Tensor:
+def loss_of_unrolled_walk(
+    model: RetrievalModel,
+    segment: Segment,
+    inputs: StudentInputs,
+    walk: Walk,
+    settings: DistillationSettings | None = None,
+) -> Tensor:
     """The matching loss with the graph of all steps, as the definition says and the released code does it."""
+    settings = settings or DistillationSettings()
     image, text = (side.clone().requires_grad_() for side in segment.start)
     for batch, seed in zip(walk.batches, walk.seeds, strict=True):
+        images, texts = inputs.stem_output[batch], inputs.texts[batch]
+        if settings.augmentation:
+            images = augment(images, draw_augmentation(seed, settings.augmentation))
+        if settings.blending is not None:
+            drawn = draw_blend(seed, len(batch), settings.blending)
+            images, texts = blend(images, drawn), blend(texts, drawn)
+        similarity = None if inputs.similarity is None else inputs.similarity[batch][:, batch]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            loss = model.loss(Parameters(image, text), inputs.stem_output[batch], inputs.texts[batch])
+            parameters = Parameters(image, text)
+            loss = model.loss(parameters, images, texts, similarity=similarity, pair_loss=settings.student_loss)
         by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
         image, text = image - inputs.lr_image * by_image, text - inputs.lr_text * by_text
     start, target = segment.start, segment.target

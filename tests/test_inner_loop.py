@@ -1,6 +1,6 @@
 """The sweep's gradient against the graph of the whole walk, against finite differences, and what it keeps in memory."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,8 +19,11 @@ from problems import (
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rayvldd.distillation.inner_loop import StudentInputs, Walk, matching_gradient
-from rayvldd.distillation.matching import matching_loss
+from rayvldd.config.settings import DistillationSettings
+from rayvldd.distillation.inner_loop import InnerLoop
+from rayvldd.distillation.matching import MatchingLoss, matching_loss
+from rayvldd.distillation.stored_states import build_stored_states
+from rayvldd.distillation.walk import StudentInputs, Walk
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -49,16 +52,41 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as published": {},
+    "all graphs kept": {"engine": {"unroll_memory_gb": 100}},
+    "no graph kept": {"engine": {"unroll_memory_gb": 0}},
+    "states in a file": {"engine": {"unroll_memory_gb": 0, "stored_states": "offload"}},
+    "states walked again": {"engine": {"unroll_memory_gb": 0, "stored_states": "recompute"}},
+    "similarity, weighted_bce": {"similarity": "full", "student_loss": "weighted_bce"},
+    "similarity, extended_info_nce, no graph kept": {
+        "similarity": "low_rank",
+        "student_loss": "extended_info_nce",
+        "engine": {"unroll_memory_gb": 0},
+    },
+}
+
+
 def unrolled(
-    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk
-) -> tuple[Tensor, Sequence[Tensor]]:
-    leaves = StudentInputs(*(value.clone().requires_grad_() for value in inputs))
+    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk, options: DistillationSettings
+) -> tuple[Tensor, list[Tensor]]:
+    leaves = StudentInputs(*(None if value is None else value.clone().requires_grad_() for value in inputs))
     model.train()
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be differentiated twice
-        loss = loss_of_unrolled_walk(model, segment, leaves, walk)
-        gradient = torch.autograd.grad(loss, leaves)
+        loss = loss_of_unrolled_walk(model, segment, leaves, walk, options)
+        gradient = torch.autograd.grad(loss, present(leaves))
     model.train(False)
-    return loss.detach(), gradient
+    return loss.detach(), list(gradient)
+
+
+def present(inputs: StudentInputs) -> list[Tensor]:
+    return [value for value in inputs if value is not None]
+
+
+def matching_gradient(
+    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk, **options: Any
+) -> tuple[MatchingLoss, StudentInputs]:
+    return InnerLoop(model, DistillationSettings(**options)).gradient(segment, inputs, walk)
 
 
 def assert_close(left: Tensor, right: Tensor, relative: float) -> None:
@@ -68,12 +96,14 @@ def assert_close(left: Tensor, right: Tensor, relative: float) -> None:
     assert (left - right).norm() <= relative * right.norm()
 
 
-def assert_gradient_is_unrolled(model: RetrievalModel, inputs: StudentInputs, walk: Walk, relative: float) -> None:
+def assert_gradient_is_unrolled(
+    model: RetrievalModel, inputs: StudentInputs, walk: Walk, relative: float, **options: Any
+) -> None:
     segment = random_segment(model, seed=walk.seeds[0] % 1000)
-    loss, gradient = matching_gradient(model, segment, inputs, walk)
-    expected_loss, expected = unrolled(model, segment, inputs, walk)
+    loss, gradient = matching_gradient(model, segment, inputs, walk, **options)
+    expected_loss, expected = unrolled(model, segment, inputs, walk, DistillationSettings(**options))
     assert float(loss.total) == pytest.approx(float(expected_loss), rel=relative)
-    for left, right in zip(gradient, expected, strict=True):
+    for left, right in zip(present(gradient), expected, strict=True):
         assert_close(left, right, relative)
 
 
@@ -86,7 +116,163 @@ def test_gradient_is_that_of_the_unrolled_walk(name: str, dtype: torch.dtype) ->
     assert_gradient_is_unrolled(model, inputs, walk, 1e-12 if dtype == torch.float64 else 1e-5)
 
 
-@settings(max_examples=12, derandomize=True, deadline=None, database=None)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", ["heads_only, dropout", "norm-free", "lora on attention", "lora on convolutions"])
+def test_gradient_is_the_same_however_it_is_computed(name: str, options: dict[str, Any]) -> None:
+    model = small_model(**MODELS[name])
+    inputs = random_inputs(model, seed=3, with_similarity="similarity" in options)
+    assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, steps=5, batch_size=3), 1e-12, **options)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("loss", ["info_nce", "weighted_bce", "extended_info_nce"])
+@pytest.mark.parametrize("name", ["heads_only", "convnet", "norm-free", "lora on attention"])
+def test_gradient_is_the_same_in_micro_batches(name: str, loss: str, micro_batch: int) -> None:
+    model = small_model(**MODELS[name])
+    inputs = random_inputs(model, seed=3, pairs=5, with_similarity=loss != "info_nce")
+    options = {
+        "student_loss": loss,
+        "similarity": "identity" if loss == "info_nce" else "full",
+        "engine": {"micro_batch": micro_batch},
+    }
+    assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, pairs=5, steps=3, batch_size=4), 1e-12, **options)
+
+
+def test_dropout_in_micro_batches_repeats() -> None:
+    model = small_model("heads_only", CONVNET, dropout=0.5)
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3)
+    first, again = (
+        matching_gradient(model, segment, inputs, walk, engine={"micro_batch": 2, "stored_states": kind})[1]
+        for kind in ("memory", "recompute")  # which walks each step twice: with other masks it would end elsewhere
+    )
+    for left, right in zip(present(first), present(again), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("convnet", {"augmentation": ("color", "crop", "cutout", "flip", "scale", "rotate")}),
+        ("lora on convolutions", {"augmentation": ("crop", "flip")}),
+        ("heads_only", {"blending": 1.0}),
+        ("heads_only, dropout", {"blending": 0.5}),
+    ],
+)
+def test_gradient_goes_through_augmentation_and_blending(name: str, options: dict[str, Any], kept: int) -> None:
+    model = small_model(**MODELS[name])
+    walk = random_walk(seed=4, steps=6, batch_size=3)
+    options = {**options, "engine": {"unroll_memory_gb": kept}}
+    assert_gradient_is_unrolled(model, random_inputs(model, seed=3), walk, 1e-11, **options)
+
+
+@pytest.mark.parametrize("name", ["heads_only", "lora on attention", "BatchNorm"])
+@pytest.mark.parametrize("loss", ["info_nce", "weighted_bce"])
+def test_gradient_is_the_same_compiled(name: str, loss: str) -> None:
+    """Compiled for aot_eager: every transformation of torch.compile but the code it writes, which takes minutes."""
+    model = small_model(**MODELS[name])
+    with_similarity = loss != "info_nce"
+    inputs = random_inputs(model, seed=3, with_similarity=with_similarity)
+    options = {
+        "student_loss": loss,
+        "similarity": "full" if with_similarity else "identity",
+        "engine": {"compile": True},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, steps=3, batch_size=3), 1e-12, **options)
+    assert len(vars(model)["compiled_steps"]) == 1
+    compiled = dict(vars(model)["compiled_steps"])
+    InnerLoop(model, DistillationSettings(**options))  # another trial of the process
+    assert vars(model)["compiled_steps"] == compiled
+
+
+def test_all_kept_or_none_gives_the_same_bits() -> None:
+    """What is free in memory when a run begins must not show in its numbers."""
+    model = small_model(**MODELS["lora on convolutions"]).float()
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3, steps=6)
+    few, all_of_them = (
+        matching_gradient(model, segment, inputs, walk, engine={"unroll_memory_gb": gb})[1] for gb in (0, 100)
+    )
+    for left, right in zip(present(few), present(all_of_them), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("matched", ["image", "text"])
+def test_one_side_alone_is_matched(matched: str) -> None:
+    model = small_model("heads_only", CONVNET)
+    inputs, walk = random_inputs(model, seed=3), random_walk(seed=4)
+    segment = random_segment(model, seed=1)
+    loss, gradient = matching_gradient(model, segment, inputs, walk, matched=matched)
+    both, gradient_of_both = matching_gradient(model, segment, inputs, walk)
+    other, gradient_of_other = matching_gradient(
+        model, segment, inputs, walk, matched="text" if matched == "image" else "image"
+    )
+    assert float(loss.total) == float(getattr(both, matched))
+    for one, two, sum_of_them in zip(
+        present(gradient), present(gradient_of_other), present(gradient_of_both), strict=True
+    ):
+        assert_close(one + two, sum_of_them, 1e-12)
+
+
+def test_truncated_gradient_is_that_of_the_last_steps_alone() -> None:
+    """A walk of 5 steps cut to 2 is a walk of 2 from where the first 3 arrived, with the distances of the whole."""
+    model = small_model("heads_only", CONVNET)
+    inputs, walk, segment = random_inputs(model, seed=3), random_walk(seed=4, steps=5), random_segment(model, seed=1)
+    for kind in ("memory", "recompute", "offload"):
+        engine = {"unroll_memory_gb": 0, "stored_states": kind}
+        _, cut = matching_gradient(model, segment, inputs, walk, gradient="truncated", truncated_steps=2, engine=engine)
+        leaves = StudentInputs(*(value.clone().requires_grad_() for value in present(inputs)))
+        image, text = (side.clone().requires_grad_() for side in segment.start)
+        model.train()
+        for step, batch in enumerate(walk.batches):
+            source = leaves if step >= 3 else StudentInputs(*(value.detach() for value in present(leaves)))
+            loss = model.loss(Parameters(image, text), source.stem_output[batch], source.texts[batch])
+            by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
+            image, text = image - source.lr_image * by_image, text - source.lr_text * by_text
+            if step == 2:
+                image, text = image.detach().requires_grad_(), text.detach().requires_grad_()
+        model.train(False)
+        expected = torch.autograd.grad(matching_loss(Parameters(image, text), segment).total, present(leaves))
+        for left, right in zip(present(cut), expected, strict=True):
+            assert_close(left, right, 1e-12)
+    _, whole = matching_gradient(model, segment, inputs, walk, gradient="truncated", truncated_steps=9)
+    for left, right in zip(present(whole), present(matching_gradient(model, segment, inputs, walk)[1]), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_tesla_is_the_two_pass_form_and_not_the_gradient() -> None:
+    """The released form: sum the steps' gradients, then differentiate |start - a sum - target|^2 with theta_i fixed."""
+    model = small_model("heads_only", CONVNET)
+    inputs, walk, segment = random_inputs(model, seed=3), random_walk(seed=4, steps=5), random_segment(model, seed=1)
+    _, gradient = matching_gradient(model, segment, inputs, walk, gradient="tesla")
+    leaves = StudentInputs(*(value.clone().requires_grad_() for value in present(inputs)))
+    image, text = (side.clone() for side in segment.start)
+    image_sum, text_sum = torch.zeros_like(image), torch.zeros_like(text)
+    for batch in walk.batches:
+        fixed = Parameters(image.detach().requires_grad_(), text.detach().requires_grad_())
+        loss = model.loss(fixed, leaves.stem_output[batch], leaves.texts[batch])
+        by_image, by_text = torch.autograd.grad(loss, fixed, create_graph=True)
+        image_sum, text_sum = image_sum + by_image, text_sum + by_text
+        image, text = image - inputs.lr_image * by_image.detach(), text - inputs.lr_text * by_text.detach()
+    arrived = Parameters(
+        segment.start.image - leaves.lr_image * image_sum, segment.start.text - leaves.lr_text * text_sum
+    )
+    expected = torch.autograd.grad(matching_loss(arrived, segment).total, present(leaves))
+    for left, right in zip(present(gradient), expected, strict=True):
+        assert_close(left, right, 1e-12)
+    exact = matching_gradient(model, segment, inputs, walk)[1]
+    assert (gradient.texts - exact.texts).norm() > 1e-3 * exact.texts.norm()
+    one_step = random_walk(seed=4, steps=1)  # with one step there is no dg_i/dtheta to leave out
+    for left, right in zip(
+        present(matching_gradient(model, segment, inputs, one_step, gradient="tesla")[1]),
+        present(matching_gradient(model, segment, inputs, one_step)[1]),
+        strict=True,
+    ):
+        assert_close(left, right, 1e-12)
+
+
+@settings(max_examples=25, derandomize=True, deadline=None, database=None)
 @given(
     seed=st.integers(0, 2**31 - 1),
     pairs=st.integers(2, 6),
@@ -96,6 +282,13 @@ def test_gradient_is_that_of_the_unrolled_walk(name: str, dtype: torch.dtype) ->
     protocol=st.sampled_from(["heads_only", "full_image_encoder"]),
     image_size=st.sampled_from([16, 24]),
     step_sizes=st.tuples(st.floats(1e-3, 0.3), st.floats(1e-3, 0.3)),
+    loss=st.sampled_from(["info_nce", "weighted_bce", "extended_info_nce"]),
+    engine=st.fixed_dictionaries(
+        {
+            "unroll_memory_gb": st.sampled_from([0.0, 1e-4, 100.0]),
+            "stored_states": st.sampled_from(["memory", "offload", "recompute"]),
+        }
+    ),
 )
 def test_gradient_holds_for_any_walk(
     seed: int,
@@ -106,11 +299,15 @@ def test_gradient_holds_for_any_walk(
     protocol: str,
     image_size: int,
     step_sizes: tuple[float, float],
+    loss: str,
+    engine: dict[str, Any],
 ) -> None:
     convnet = encoder("convnet_d3", img_size=image_size, width=3)
     model = small_model(protocol, convnet, image_size, dropout=dropout)
-    inputs = random_inputs(model, seed, pairs, image_size, step_sizes)
-    assert_gradient_is_unrolled(model, inputs, random_walk(seed, pairs, steps, min(batch_size, pairs)), 1e-11)
+    inputs = random_inputs(model, seed, pairs, image_size, step_sizes, with_similarity=loss != "info_nce")
+    walk = random_walk(seed, pairs, steps, min(batch_size, pairs))
+    similarity = "identity" if loss == "info_nce" else "full"
+    assert_gradient_is_unrolled(model, inputs, walk, 1e-11, student_loss=loss, similarity=similarity, engine=engine)
 
 
 class MatchingLossOfInputs(torch.autograd.Function):
@@ -124,19 +321,19 @@ class MatchingLossOfInputs(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(outgoing[0] * part for part in context.gradient)
+        return None, None, None, *(outgoing[0] * part for part in present(context.gradient))
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
     model = small_model("heads_only", encoder("convnet_d3", img_size=16, width=1), dropout=0.2)
-    inputs = StudentInputs(*(value.requires_grad_() for value in random_inputs(model, seed=5, pairs=3)))
+    inputs = StudentInputs(*(value.requires_grad_() for value in present(random_inputs(model, seed=5, pairs=3))))
     segment, walk = random_segment(model, seed=6), random_walk(seed=7, pairs=3, steps=3, batch_size=2)
 
     def loss_of(*values: Tensor) -> Tensor:
         loss: Tensor = MatchingLossOfInputs.apply(model, segment, walk, *values)
         return loss
 
-    assert torch.autograd.gradcheck(loss_of, tuple(inputs), fast_mode=True)
+    assert torch.autograd.gradcheck(loss_of, tuple(present(inputs)), fast_mode=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -211,14 +408,43 @@ def test_graph_does_not_grow_with_the_steps(protocol: str) -> None:
     model = small_model(protocol, CONVNET)
     segment, inputs = random_segment(model, seed=11), random_inputs(model, seed=12)
 
-    def most_bytes(gradient: Any, steps: int) -> int:
+    def most_bytes(steps: int, unroll_memory_gb: float) -> int:
         graph = BytesOfGraph()
         with torch.autograd.graph.saved_tensors_hooks(graph.pack, graph.unpack):
-            gradient(model, segment, inputs, random_walk(seed=13, steps=steps))
+            engine = {"unroll_memory_gb": unroll_memory_gb}
+            matching_gradient(model, segment, inputs, random_walk(seed=13, steps=steps), engine=engine)
         return graph.most
 
-    assert most_bytes(matching_gradient, 16) == most_bytes(matching_gradient, 2) > 0
-    assert most_bytes(unrolled, 16) > 6 * most_bytes(unrolled, 2)  # the count does see a graph that grows
+    assert most_bytes(16, 0) == most_bytes(2, 0) > 0
+    assert most_bytes(16, 100) > 6 * most_bytes(2, 100)  # the count does see graphs that are kept
+    one_graph = most_bytes(1, 0) / 1e9
+    assert most_bytes(2, 0) < most_bytes(16, 4 * one_graph) < most_bytes(16, 100)
+
+
+def test_stored_states_do_not_grow_with_the_steps() -> None:
+    """The vectors alive at the same time: with ``recompute`` about twice the root of the steps, in a file none."""
+    for kind, most in (("memory", 25), ("recompute", 2 * 5 + 1)):
+        alive = 0
+        states = build_stored_states(kind, range(25), torch.device("cpu"), lambda step, state: state)
+        for step in range(25):
+            states.put(step, Parameters(torch.zeros(2), torch.zeros(3)))
+        for step in reversed(range(25)):
+            states.get(step)
+            alive = max(alive, sum(len(value) for value in vars(states).values() if isinstance(value, dict)))
+        assert alive <= most
+
+
+def test_fused_attention_is_switched_in_the_inner_loop_only_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model(**MODELS["lora on attention"])
+    loop = InnerLoop(model, DistillationSettings())
+    inputs, segment = random_inputs(model, seed=2), random_segment(model, seed=1)
+    with caplog.at_level("INFO", logger="rayvldd"):
+        loop.gradient(segment, inputs, random_walk(seed=3))
+        loop.gradient(segment, inputs, random_walk(seed=4))
+    assert [record.message for record in caplog.records] == [
+        "attention runs unfused inside the inner loop: the fused kernels have no double backward"
+    ]
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 def test_global_random_stream_is_left_alone() -> None:

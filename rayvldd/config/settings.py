@@ -198,11 +198,41 @@ class ExpertSettings(Settings):
 # --- distillation -------------------------------------------------------------------------------------------------
 
 
+class EngineSettings(Settings):
+    """How the gradient through the student's steps is computed: memory and speed, not what is computed."""
+
+    unroll_memory_gb: float | None = Field(default=None, ge=0)
+    """Memory for the graphs of a student's steps, in GB: as many of the last steps as fit keep theirs (all of them: the
+    full unroll), the others are computed again on the way back. 0 keeps none. Default: half of what is free."""
+    stored_states: Literal["memory", "offload", "recompute"] = "memory"
+    """Where the student's parameters after every step wait for the way back. ``memory``: on the device; ``offload``:
+    in host memory, on a CPU in a temporary file; ``recompute``: about the square root of their number in memory, the
+    others walked again. All three are exact."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Images that go through the image side at a time, so that memory does not grow with the pairs either; exact, for
+    about a third more time. Default: all of a step's pairs at once."""
+    compile: bool = False
+    """Compile the student's step with torch.compile: 10 to 60 seconds once in a process. Wants dropout 0."""
+    autocast: bool = False
+    """bfloat16 where torch's autocast allows it, on a GPU; the gradient is then off by a few percent."""
+
+    @model_validator(mode="after")
+    def _compiled_as_a_whole(self) -> Self:
+        if self.compile and self.micro_batch is not None:
+            raise ValueError(f"compile: true takes whole steps: leave micro_batch out, got {self.micro_batch}")
+        return self
+
+
 class DistillationSettings(Settings):
-    """Bi-trajectory matching of Wu et al.: what is optimised, how far students walk, how fast the pixels move."""
+    """Trajectory matching: what is optimised, how far students walk, how fast the pixels move.
+
+    The defaults are the bi-trajectory matching of Wu et al.; LoRS is ``student_loss: weighted_bce`` with
+    ``similarity: low_rank``; RepBlend is that with ``blending: 1`` under the protocol ``heads_only``.
+    """
 
     num_pairs: int = Field(default=100, ge=2)
-    """Pairs in the synthetic set."""
+    """Pairs that the synthetic set may cost: where a similarity is learned as well, it has as many pairs fewer as its
+    numbers would fill (LoRS, section 4.2)."""
     syn_steps: int = Field(default=8, ge=1)
     """Student SGD steps on the synthetic set in one outer step; Wu et al. use 8."""
     expert_epochs: int = Field(default=1, ge=1)
@@ -211,8 +241,47 @@ class DistillationSettings(Settings):
     """First epoch a segment may start at, included."""
     max_start_epoch: int = Field(default=2, ge=1)
     """Epoch that starts stay below, excluded as in MTT; Wu et al. use 2."""
+    separate_start_epochs: bool = False
+    """Draw the start epochs of image and text side apart, as AMD does."""
+    widen_over: int | None = Field(default=None, ge=1)
+    """Outer steps over which starts open up from the first epoch to the whole range, as in DATM (arXiv 2310.05773);
+    default: the whole range from the beginning."""
     batch_size: int | None = Field(default=None, ge=2)
-    """Synthetic pairs in one student step, by epoch permutation; default: all of them."""
+    """Synthetic pairs in one student step; default: all of them."""
+    batches: Literal["permuted", "drawn"] = "permuted"
+    """``permuted``: every pair is used once before any is used again (Wu et al., LoRS); ``drawn``: each step draws its
+    pairs anew."""
+    matched: Literal["both", "image", "text"] = "both"
+    """Whose trajectory is matched, and whose half of the pairs moves: both, or one alone (Wu et al.'s ablation)."""
+    gradient: Literal["exact", "truncated", "tesla"] = "exact"
+    """``exact``: of the matching loss; ``truncated``: through the last ``truncated_steps`` alone; ``tesla``: the
+    two-pass form as released with TESLA (arXiv 2211.10586), which is not the gradient of the loss."""
+    truncated_steps: int = Field(default=4, ge=1)
+    """Steps that the truncated gradient goes back through."""
+    student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = "info_nce"
+    """What students minimise on the synthetic pairs; the last two are LoRS's, for a learned similarity."""
+    similarity: Literal["identity", "full", "low_rank"] = "identity"
+    """How much image i and text j belong together: only where i = j, or learned (LoRS, arXiv 2406.03793)."""
+    sim_rank: int = Field(default=10, ge=1)
+    """Rank of the learned part under ``low_rank``; LoRS uses 5 to 40."""
+    sim_alpha: float = Field(default=3.0, gt=0)
+    """Scale of the learned low-rank part before division by the rank; LoRS uses 0.01 to 3."""
+    lr_sim: float = Field(default=10.0, gt=0)
+    """Outer rate of the learned similarity; LoRS uses 5 to 500."""
+    blending: float | None = Field(default=None, gt=0)
+    """Blend each pair's representations with another pair's, by a share drawn from Beta(blending, blending); RepBlend
+    (arXiv 2505.14705) uses 1. Under ``heads_only`` alone. Default: off."""
+    augmentation: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = ()
+    """Differentiable augmentations of the synthetic images (DSA, arXiv 2102.08259), one of them drawn in each step."""
+    start_pairs: Literal["random", "herding", "k_center", "k_means"] = "random"
+    """Which real pairs the set starts from; ``k_means``: the pairs nearest the centres of as many clusters (MDM)."""
+    start_images: Literal["real", "noise"] = "real"
+    """Where the images start: real training pairs, or standard normal noise."""
+    start_texts: Literal["real", "noise"] = "real"
+    """Where the text embeddings start: real training pairs, or noise of the embeddings' own scale."""
+    outer_optimiser: Literal["sgd", "normalised_sgd", "adam"] = "sgd"
+    """``sgd``: with momentum, as published; ``normalised_sgd``: each modality's gradient scaled to a root mean square
+    of 1e-3 first; ``adam``: with a thousandth of the rates, so that one range of rates serves all three."""
     lr_image: float = Field(default=1000.0, gt=0)
     """Outer rate of the pixels, in the encoder's normalised scale; Wu et al. use 1000, LoRS 100 to 5000."""
     lr_text: float = Field(default=1000.0, gt=0)
@@ -224,15 +293,20 @@ class DistillationSettings(Settings):
     lr_student_text: float = Field(default=0.1, gt=0)
     """Where the learned text step size starts; Wu et al. use 0.1."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
-    """Momentum of the outer SGD, for pixels, embeddings and step sizes alike."""
-    start_images: Literal["real", "noise"] = "real"
-    """Where the images start: random real training pairs, or standard normal noise."""
-    start_texts: Literal["real", "noise"] = "real"
-    """Where the text embeddings start: random real training pairs, or noise of the embeddings' own scale."""
+    """Momentum of the outer optimiser, for pixels, embeddings and step sizes alike."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the moving average of the set over outer steps, which is then what is evaluated and kept; PTM-ST uses
+    0.99. 0 keeps the set itself."""
+    max_rollbacks: int = Field(default=3, ge=0)
+    """Times a run that has left its range goes back to its last good state, with all rates halved, before it fails."""
+    max_drift: float = Field(default=10.0, gt=1)
+    """Root mean square of the images or embeddings, relative to their start, from which a run counts as diverged."""
     outer_steps: int = Field(default=500, ge=1)
     """Steps of the outer loop."""
     evaluate_every: int = Field(default=50, ge=1)
     """Outer steps between evaluations on validation; Wu et al. use 50."""
+    engine: EngineSettings = EngineSettings()
+    """Memory and speed of the gradient."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -242,6 +316,10 @@ class DistillationSettings(Settings):
             )
         if self.batch_size is not None and self.batch_size > self.num_pairs:
             raise ValueError(f"batch_size must be at most num_pairs, got {self.batch_size} and {self.num_pairs}")
+        if self.similarity != "identity" and self.student_loss == "info_nce":
+            raise ValueError(
+                f"similarity {self.similarity!r} needs a student_loss that reads it: extended_info_nce or weighted_bce"
+            )
         return self
 
     @property

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.problem import Problem
@@ -48,6 +49,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Learned step size for the image side of a student."""
     lr_student_text: float
     """Learned step size for the text side of a student."""
+    similarity: SimilarityParameters = SimilarityParameters({})
+    """How much image i and text j belong together, where it was learned."""
     card: dict[str, Any] = field(default_factory=dict)
     """How it was made: settings, fingerprints, expert set, outer step, metrics, version."""
 
@@ -79,19 +82,27 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 next_command=f"rayvldd evaluate SET --set data.image_size={self.images.shape[-1]}",
             )
         images = problem.model.normalise(self.images.to(problem.device))
-        return Pairs(images, self.texts.to(problem.device), self.lr_student_image, self.lr_student_text)
+        texts, similarity = self.texts.to(problem.device), self.similarity.matrix()
+        return Pairs(images, texts, self.lr_student_image, self.lr_student_text, similarity, self.student_loss)
+
+    @property
+    def student_loss(self) -> str:
+        """What students minimise on the set, a name of ``PAIR_LOSSES``."""
+        return str(self.card["study"]["distillation"].get("student_loss", "info_nce"))
 
     def save(self, folder: str | Path) -> None:
         """Write the set whole: the card comes last, and a folder without a card is not a set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name) for name in _TENSOR_FIELDS}
+        tensors |= {f"{_SIMILARITY}{name}": value for name, value in self.similarity.values.items()}
         values = {
             "format": 1,
             **self.card,
             "lr_student_image": self.lr_student_image,
             "lr_student_text": self.lr_student_text,
             "start_captions": self.start_captions,
+            "similarity_scale": self.similarity.scale,
         }
         new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
         save_tensors(new_tensors, tensors)
@@ -117,6 +128,9 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             tensors = load_file(folder / TENSORS)
+            learned = {
+                name.removeprefix(_SIMILARITY): tensors[name] for name in tensors if name.startswith(_SIMILARITY)
+            }
             return cls(
                 images=tensors["images"],
                 texts=tensors["texts"],
@@ -125,6 +139,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 start_captions=card.pop("start_captions"),
                 lr_student_image=card.pop("lr_student_image"),
                 lr_student_text=card.pop("lr_student_text"),
+                similarity=SimilarityParameters(learned, card.pop("similarity_scale", 1.0)),
                 card=card,
             )
         except (ValueError, TypeError, AttributeError, KeyError, OSError, SafetensorError) as error:
@@ -144,7 +159,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 f"image encoder: timm {image['name']} (weights {weights['image_encoder']}), {head}",
                 f"text encoder: {' '.join([text['pooling'], Path(text['name']).name]).strip()} "
                 f"(frozen, fingerprint {weights['text_encoder']})",
-                f"protocol: {model['protocol']}; contrastive loss at temperature {model['temperature']}",
+                f"protocol: {model['protocol']}; {self.student_loss} at temperature {model['temperature']}"
+                + (" with the learned similarity of the set" if self.similarity.values else ""),
                 f"SGD, momentum {evaluation['momentum']}, {evaluation['epochs']} epochs, "
                 f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
             ]
@@ -156,4 +172,5 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
 
 
+_SIMILARITY = "similarity."
 _TENSOR_FIELDS = ("images", "texts", "start_images", "start_texts")

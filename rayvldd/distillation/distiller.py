@@ -1,9 +1,9 @@
 """The outer loop: move a synthetic set so that students trained on it follow the experts.
 
 Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviations: the gradient is exact at any number of
-steps (see ``inner_loop``); learned step sizes are multiplied, not added to, so that they stay positive; a loss that
-is not finite raises instead of ending the run quietly; every random draw comes from the seed and is part of a
-checkpoint.
+steps (see ``inner_loop``); learned step sizes are multiplied, not added to, so that they stay positive; a run that
+leaves its range goes back to its last good state with smaller rates, and raises after a few times instead of ending
+quietly; every random draw comes from the seed and is part of a checkpoint.
 """
 
 import json
@@ -11,23 +11,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
 import rayvldd
-from rayvldd.coresets.selection import choose_coreset
+from rayvldd.distillation.averaging import MovingAverage
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.inner_loop import StudentInputs, Walk, matching_gradient
+from rayvldd.distillation.inner_loop import InnerLoop
 from rayvldd.distillation.matching import MatchingLoss
-from rayvldd.errors import DivergedError
+from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
+from rayvldd.distillation.segments import draw_segment
+from rayvldd.distillation.similarity import build_similarity, pairs_within_budget
+from rayvldd.distillation.starts import start_set
+from rayvldd.distillation.stem import StemPassage
+from rayvldd.distillation.walk import StudentInputs, Walk
+from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.problem import Problem
 from rayvldd.models.tensor_files import save_tensors
+
+Tensors = dict[str, Float[Tensor, "..."]]
+
+STEP_SIZE_RANGE = 100.0
+"""A learned step size this many times above or below its start has left its range: the student flies off, or stands
+still while the matching loss stays at 2."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,10 @@ class StepReport:
     matching_loss_text: float
     lr_student_image: float
     lr_student_text: float
+    drift: float
+    """Root mean square of images or texts, whichever grew more, relative to the start."""
+    rollbacks: int
+    """Times the run has gone back so far."""
 
     def as_dict(self) -> dict[str, float]:
         """The numbers by name, without the step."""
@@ -52,65 +68,66 @@ class Distiller:
     """A synthetic set on its way, with everything needed to go on from here."""
 
     def __init__(self, problem: Problem, trajectories: Sequence[Trajectory], seed: int) -> None:
-        """Start from random real pairs or noise, as the settings say; ``seed`` decides every draw."""
-        self.problem, self.trajectories, self.seed = problem, trajectories, seed
-        self.settings = problem.study.distillation
-        self.outer_step = 0
-        self._generator = np.random.default_rng([problem.study.seed, 4, seed])
-        self._start(choose_coreset(problem, "random", self.settings.num_pairs, int(self._generator.integers(2**31))))
-        self._images, self._texts = self._start_images.clone(), self._start_texts.clone()
-        self._lr_image = torch.tensor(self.settings.lr_student_image, device=problem.device)
-        self._lr_text = torch.tensor(self.settings.lr_student_text, device=problem.device)
-        self._velocity = [torch.zeros_like(value) for value in self._moved()]
-
-    def _start(self, coreset: Any) -> None:
-        """Set what the synthetic set starts from."""
-        pairs = coreset.pairs(self.problem)
-        self._start_images, self._start_texts = pairs.images, pairs.texts
-        self._start_captions = coreset.captions(self.problem)
-        noise = torch.Generator().manual_seed(int(self._generator.integers(2**31)))
-        if self.settings.start_images == "noise":
-            self._start_images = torch.randn(pairs.images.shape, generator=noise).to(pairs.images)
-        if self.settings.start_texts == "noise":  # at the scale of the real embeddings, which differs between encoders
-            drawn = torch.randn(pairs.texts.shape, generator=noise).to(pairs.texts)
-            self._start_texts = drawn * pairs.texts.std() + pairs.texts.mean()
-            self._start_captions = [""] * len(drawn)
-
-    def _moved(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self._images, self._texts, self._lr_image, self._lr_text
-
-    def step(self) -> StepReport:
-        """Take one outer step.
+        """Start as the settings say; ``seed`` decides every draw.
 
         Raises:
-            DivergedError: when the matching loss or its gradient is not finite.
+            ConfigError: when a learned similarity leaves no pairs.
         """
-        segment, walk = self._draw_segment(), self._draw_walk()
-        loss, gradient = self._gradient(segment, walk)
-        finite = all(bool(part.isfinite().all()) for part in gradient) and math.isfinite(float(loss.total))
-        if not finite:
-            raise DivergedError(
-                f"distillation diverged at outer step {self.outer_step + 1}: matching loss {float(loss.total):.4g} "
-                f"with lr_image={self.settings.lr_image}, lr_text={self.settings.lr_text}, "
-                f"lr_lr={self.settings.lr_lr}, syn_steps={self.settings.syn_steps}",
-                next_command="the same command with smaller --set distillation.lr_image=… or distillation.lr_text=…",
-            )
-        self._descend(gradient)
+        self.problem, self.trajectories, self.seed = problem, trajectories, seed
+        self.settings = settings = problem.study.distillation
+        self.outer_step = self.rollbacks = 0
+        self._generator = np.random.default_rng([problem.study.seed, 4, seed])
+        numbers = 3 * problem.study.data.image_size**2 + problem.train.captions.shape[1]
+        self.num_pairs = pairs_within_budget(settings, numbers)
+        self._start = start_set(problem, settings, self.num_pairs, self._generator)
+        drawn = torch.Generator().manual_seed(seed)
+        self._similarity = build_similarity(settings, self.num_pairs, drawn)
+        self._values: Tensors = {"images": self._start.images.clone(), "texts": self._start.texts.clone()}
+        for name, value in self._similarity.values.items():
+            self._values[f"similarity.{name}"] = value.to(problem.device)
+        self._sizes: Tensors = {
+            "lr_image": torch.tensor(settings.lr_student_image, device=problem.device),
+            "lr_text": torch.tensor(settings.lr_student_text, device=problem.device),
+        }
+        self._size_velocities = {name: torch.zeros_like(value) for name, value in self._sizes.items()}
+        self._optimiser = OUTER_OPTIMISERS[settings.outer_optimiser](settings.momentum)
+        self._average = MovingAverage(settings.ema_decay)
+        self._inner_loop = InnerLoop(problem.model, settings)
+        self._good = self._state()
+
+    def step(self) -> StepReport:
+        """Take one outer step; where the run has left its range, go back to the last good state first.
+
+        The last good state is that of the last evaluation, or the start.
+
+        Raises:
+            DivergedError: when the run has left its range once more than ``max_rollbacks``.
+        """
+        while True:
+            loss, gradient = self._gradient(self._draw_segment(), self._draw_walk())
+            fault = self._fault(loss, gradient)
+            if fault is None:
+                self._descend(gradient)
+                fault = self._drifted()
+            if fault is None:
+                break
+            self._roll_back(fault)
         self.outer_step += 1
+        if self.outer_step % self.settings.evaluate_every == 0:
+            self._good = self._state()
         return StepReport(
             self.outer_step,
             float(loss.total),
             float(loss.image),
             float(loss.text),
-            float(self._lr_image),
-            float(self._lr_text),
+            float(self._sizes["lr_image"]),
+            float(self._sizes["lr_text"]),
+            self._drift(),
+            self.rollbacks,
         )
 
     def _draw_segment(self) -> Segment:
-        settings = self.settings
-        trajectory = self.trajectories[int(self._generator.integers(len(self.trajectories)))]
-        start = int(self._generator.integers(settings.min_start_epoch, settings.max_start_epoch))
-        segment = trajectory.segment(start, start + settings.expert_epochs)
+        segment = draw_segment(self.trajectories, self.settings, self.outer_step, self._generator)
         device = self.problem.device
         return Segment(
             Parameters(*(side.to(device) for side in segment.start)),
@@ -118,48 +135,93 @@ class Distiller:
         )
 
     def _draw_walk(self) -> Walk:
-        """Pairs of each step by epoch permutation: every pair is used once before any is used again."""
+        """Pairs of each step: by epoch permutation, so that every pair is used once before any is again, or drawn."""
         settings, batches = self.settings, list[Tensor]()
-        batch_size = settings.batch_size or settings.num_pairs
-        per_epoch = settings.num_pairs // batch_size
+        batch_size = min(settings.batch_size or self.num_pairs, self.num_pairs)
+        per_epoch = self.num_pairs // batch_size if settings.batches == "permuted" else 1
         while len(batches) < settings.syn_steps:
-            order = torch.from_numpy(self._generator.permutation(settings.num_pairs)).to(self.problem.device)
+            order = torch.from_numpy(self._generator.permutation(self.num_pairs)).to(self.problem.device)
             batches += order[: per_epoch * batch_size].split(batch_size)
         seeds = [int(seed) for seed in self._generator.integers(2**31, size=settings.syn_steps)]
         return Walk(batches[: settings.syn_steps], seeds)
 
-    def _gradient(self, segment: Segment, walk: Walk) -> tuple[MatchingLoss, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """The gradient by pixels, embeddings and step sizes.
+    def _gradient(self, segment: Segment, walk: Walk) -> tuple[MatchingLoss, Tensors]:
+        """The matching loss and its gradient by pixels, embeddings, similarity and step sizes."""
+        passage = StemPassage(self.problem.model, self.settings, self._values["images"], walk.seeds[0])
+        learned = {
+            name: self._values[f"similarity.{name}"].detach().requires_grad_() for name in self._similarity.values
+        }
+        matrix = self._similarity.with_values(learned).matrix()
+        inputs = StudentInputs(
+            passage.output,
+            self._values["texts"],
+            self._sizes["lr_image"],
+            self._sizes["lr_text"],
+            None if matrix is None else matrix.detach(),
+        )
+        loss, by = self._inner_loop.gradient(segment, inputs, walk)
+        gradient = {"lr_image": by.lr_image, "lr_text": by.lr_text}
+        if self.settings.matched != "text":
+            gradient["images"] = passage.back(by.stem_output)
+        if self.settings.matched != "image":
+            gradient["texts"] = by.texts
+        if matrix is not None:
+            parts = torch.autograd.grad(matrix, list(learned.values()), by.similarity)
+            gradient |= {f"similarity.{name}": part for name, part in zip(learned, parts, strict=True)}
+        return loss, gradient
 
-        The frozen stem runs once forward and once back, however many steps the student takes: its features of the
-        synthetic set are the same in all of them.
-        """
-        model = self.problem.model
-        images = self._images.detach().requires_grad_()
-        stem_output = model.stem(images)
-        inputs = StudentInputs(stem_output.detach(), self._texts, self._lr_image, self._lr_text)
-        loss, by_inputs = matching_gradient(model, segment, inputs, walk)
-        by_images = by_inputs.stem_output
-        if model.stem_is_frozen_encoder:
-            (by_images,) = torch.autograd.grad(stem_output, images, by_inputs.stem_output)
-        return loss, (by_images, by_inputs.texts, by_inputs.lr_image, by_inputs.lr_text)
-
-    def _descend(self, gradient: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-        """SGD with momentum, as ``torch.optim.SGD`` counts it, on pixels and embeddings.
+    def _descend(self, gradient: Tensors) -> None:
+        """The outer optimiser on the set; momentum and a multiplication on the learned step sizes.
 
         A step size a moves by a * exp(-lr_lr v / a): to first order the published a - lr_lr v, so that published
         rates keep their meaning, and positive whatever v is. One step at most halves or doubles it.
         """
+        settings, scale = self.settings, 0.5**self.rollbacks
+        rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
+        moved = {name: part for name, part in gradient.items() if name in self._values}
+        self._optimiser.step(self._values, moved, {name: rates.get(name, settings.lr_sim * scale) for name in moved})
+        for name, size in self._sizes.items():
+            velocity = self._size_velocities[name].mul_(settings.momentum).add_(gradient[name])
+            size *= (-settings.lr_lr * scale * velocity / size).clamp(-math.log(2), math.log(2)).exp()
+        if settings.ema_decay:
+            self._average.update({**self._values, **self._sizes})
+
+    def _fault(self, loss: MatchingLoss, gradient: Tensors) -> str | None:
+        finite = torch.stack([loss.total.isfinite(), *(part.isfinite().all() for part in gradient.values())]).all()
+        return None if bool(finite) else f"matching loss {float(loss.total):.4g} or its gradient is not finite"
+
+    def _drifted(self) -> str | None:
+        drift = self._drift()
+        if not drift <= self.settings.max_drift:
+            return (
+                f"images or texts have grown to {drift:.3g} times their start (max_drift {self.settings.max_drift:g})"
+            )
+        for name, start in (("lr_image", self.settings.lr_student_image), ("lr_text", self.settings.lr_student_text)):
+            size = float(self._sizes[name])
+            if not 1 / STEP_SIZE_RANGE < size / start < STEP_SIZE_RANGE:
+                return f"the learned step size {name} went from {start:g} to {size:.3g}"
+        return None
+
+    def _drift(self) -> float:
+        sides = (("images", self._start.images), ("texts", self._start.texts))
+        return max(float(self._values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides)
+
+    def _roll_back(self, fault: str) -> None:
+        """Go back to the last good state with half the rates; the random stream goes on, so other steps follow."""
         settings = self.settings
-        for velocity, part in zip(self._velocity, gradient, strict=True):
-            velocity.mul_(settings.momentum).add_(part)
-        self._images -= settings.lr_image * self._velocity[0]
-        self._texts -= settings.lr_text * self._velocity[1]
-        for step_size, velocity in ((self._lr_image, self._velocity[2]), (self._lr_text, self._velocity[3])):
-            step_size *= (-settings.lr_lr * velocity / step_size).clamp(-math.log(2), math.log(2)).exp()
+        if self.rollbacks >= settings.max_rollbacks:
+            raise DivergedError(
+                f"distillation diverged at outer step {self.outer_step + 1}, after {self.rollbacks} rollbacks: "
+                f"{fault}, with lr_image={settings.lr_image:g}, lr_text={settings.lr_text:g}, "
+                f"lr_lr={settings.lr_lr:g}, syn_steps={settings.syn_steps}",
+                next_command="the same command with smaller --set distillation.lr_image=…, lr_text=… or lr_lr=…",
+            )
+        rollbacks = self.rollbacks + 1
+        self._adopt(self._good)
+        self.rollbacks = rollbacks
 
     def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
-        """The set as it is now, with its card."""
+        """The set as it is now, or its moving average where there is one, with its card."""
         problem, model = self.problem, self.problem.model
         card = {
             "study": problem.study.model_dump(mode="json"),
@@ -168,36 +230,76 @@ class Distiller:
             "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
             "seed": self.seed,
             "outer_step": self.outer_step,
+            "rollbacks": self.rollbacks,
             "metrics": metrics or {},
             "rayvldd_version": rayvldd.__version__,
         }
+        now = {**self._values, **self._sizes, **self._average.values}
+        learned = {name: now[f"similarity.{name}"].cpu().clone() for name in self._similarity.values}
         return DistilledSet(
-            images=model.denormalise(self._images).cpu(),
-            texts=self._texts.cpu().clone(),
-            start_images=model.denormalise(self._start_images).cpu(),
-            start_texts=self._start_texts.cpu(),
-            start_captions=self._start_captions,
-            lr_student_image=float(self._lr_image),
-            lr_student_text=float(self._lr_text),
+            images=model.denormalise(now["images"]).cpu(),
+            texts=now["texts"].cpu().clone(),
+            start_images=model.denormalise(self._start.images).cpu(),
+            start_texts=self._start.texts.cpu(),
+            start_captions=self._start.captions,
+            lr_student_image=float(now["lr_image"]),
+            lr_student_text=float(now["lr_text"]),
+            similarity=self._similarity.with_values(learned),
             card=card,
         )
 
+    def _state(self) -> tuple[Tensors, int]:
+        """Copies of every tensor that decides further steps, and the outer step."""
+        parts = {
+            "value": self._values,
+            "size": self._sizes,
+            "size_velocity": self._size_velocities,
+            "optimiser": self._optimiser.state,
+            "average": self._average.state,
+        }
+        tensors = {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
+        return tensors, self.outer_step
+
+    def _adopt(self, state: tuple[Tensors, int]) -> None:
+        """Continue from a state; the inverse of ``_state``."""
+        tensors, self.outer_step = state
+        parts: dict[str, Tensors] = {part: {} for part in ("value", "size", "size_velocity", "optimiser", "average")}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value.clone()
+        self._values, self._sizes, self._size_velocities = parts["value"], parts["size"], parts["size_velocity"]
+        self._optimiser.state, self._average.state = parts["optimiser"], parts["average"]
+
     def save(self, path: Path) -> None:
         """Write everything that decides the next steps, whole or not at all."""
-        tensors = dict(zip(_MOVED, self._moved(), strict=True))
-        tensors |= {f"velocity.{name}": value for name, value in zip(_MOVED, self._velocity, strict=True)}
-        state = {"outer_step": self.outer_step, "generator": self._generator.bit_generator.state}
+        tensors, outer_step = self._state()
+        state = {
+            "outer_step": outer_step,
+            "rollbacks": self.rollbacks,
+            "generator": self._generator.bit_generator.state,
+            "good": self._good[1],
+        }
+        if self._good[1] != outer_step:  # between evaluations the last good state is another one
+            tensors |= {f"good.{name}": value for name, value in self._good[0].items()}
         save_tensors(path, tensors, {"state": json.dumps(state)})
 
     def restore(self, path: Path) -> None:
-        """Continue from a saved state of the same settings and seed, bit for bit."""
-        with safe_open(path, framework="pt") as file:
-            for name, value, velocity in zip(_MOVED, self._moved(), self._velocity, strict=True):
-                value.copy_(file.get_tensor(name))
-                velocity.copy_(file.get_tensor(f"velocity.{name}"))
+        """Continue from a saved state of the same settings and seed, bit for bit.
+
+        Raises:
+            StoreError: when the state is not one of these settings.
+        """
+        with safe_open(path, framework="pt", device=str(self.problem.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             state = json.loads(file.metadata()["state"])
-        self.outer_step = state["outer_step"]
+        good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
+        shapes = {f"value.{name}": value.shape for name, value in self._values.items()}
+        if {name: value.shape for name, value in tensors.items() if name.startswith("value.")} != shapes:
+            raise StoreError(
+                f"{path} was written with other settings: its tensors are not those of this set",
+                next_command="the same command with another --out or --set name=ANOTHER",
+            )
+        self._adopt((tensors, state["outer_step"]))
+        self._good = (good or self._state()[0], state["good"])
+        self.rollbacks = state["rollbacks"]
         self._generator.bit_generator.state = state["generator"]
-
-
-_MOVED = ("images", "texts", "lr_image", "lr_text")

@@ -1,114 +1,166 @@
-"""The student's walk on the synthetic set and the exact gradient of where it ends, at one step's memory.
+"""The student's walk on the synthetic set and the gradient of where it ends.
 
     theta_{i+1} = theta_i - a * g_i,    g_i = gradient of l(theta_i, x, y) at theta_i,    i = 0 ... S - 1
 
 on both sides at once, a being the learned step size of the side. The released code keeps one graph over all steps,
-so its memory grows with S. Here the steps run without a graph and only theta_0 ... theta_S are kept; then, with
-lambda_S = dL/dtheta_S, a sweep back from i = S - 1 to 0 gathers
+so its memory grows with S. Here the graph ends at every step; with lambda_S = dL/dtheta_S, a sweep back from i = S - 1
+to 0 gathers
 
     dL/dx += -a (dg_i/dx)' lambda_{i+1}
     dL/da += -<lambda_{i+1}, g_i>
     lambda_i = lambda_{i+1} - a (dg_i/dtheta)' lambda_{i+1}
 
-with one double backward a step. This is the gradient, to rounding; the two-pass form published as TESLA
-(arXiv 2211.10586) and copied by follow-ups is not.
+with one double backward a step. As many of the last steps as memory allows keep the graph of their g_i; the others
+compute it again. Whatever is kept, the numbers are the same: all of them kept is the full unroll in pieces, one is the
+plain reverse sweep.
+
+Two other vectors are offered for comparison (``DistillationSettings.gradient``), each named for what it is:
+
+- *truncated*: the sweep ends after so many steps; what the earlier ones add is left out.
+- *tesla*: lambda stays lambda_S at every step. This is what the two-pass form published as TESLA (arXiv 2211.10586,
+  section 4.1) and copied by follow-ups computes: it takes dg_i/dtheta for zero, and is not the gradient of L.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rayvldd.config.settings import DistillationSettings
 from rayvldd.distillation.matching import MatchingLoss, matching_loss
+from rayvldd.distillation.stored_states import StoredStates, build_stored_states
+from rayvldd.distillation.student_step import StepSizes, StudentStep, TakenStep, build_student_step
+from rayvldd.distillation.unroll_memory import UnrollMemory
+from rayvldd.distillation.walk import Batch, InputGradient, Preparation, StudentInputs, Walk, pick
 from rayvldd.experts.trajectory import Segment
-from rayvldd.models.image_encoder import seeded
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 
-
-@dataclass(frozen=True)
-class Walk:
-    """What decides a student's steps besides the synthetic set: which pairs each step uses, and its dropout seed."""
-
-    batches: Sequence[Int[Tensor, " batch"]]
-    """Pair indexes of each step."""
-    seeds: Sequence[int]
-    """Seed of the randomness inside each step, so that the sweep can replay it."""
+_log = logging.getLogger("rayvldd.distillation")
 
 
-class StudentInputs(NamedTuple):
-    """What the matching loss is differentiated by."""
+class InnerLoop:
+    """The inner loop of one run: its model, its settings, and what it has learned about memory."""
 
-    stem_output: Float[Tensor, "pair ..."]
-    """The synthetic images after the frozen stem (the images themselves where there is none)."""
-    texts: Float[Tensor, "pair text_dim"]
-    """The synthetic caption embeddings."""
-    lr_image: Float[Tensor, ""]
-    """Learned step size of the image side."""
-    lr_text: Float[Tensor, ""]
-    """Learned step size of the text side."""
+    def __init__(self, model: RetrievalModel, settings: DistillationSettings) -> None:
+        self._model, self._settings = model, settings
+        self._step = build_student_step(model, settings)
+        self._prepare = Preparation(settings, model.stem_is_frozen_encoder)
+        self._memory: UnrollMemory | None = None
+        self._said = False
+
+    def gradient(self, segment: Segment, inputs: StudentInputs, walk: Walk) -> tuple[MatchingLoss, StudentInputs]:
+        """Return the matching loss and its gradient, or what the settings take for it, by everything in ``inputs``."""
+        self._model.train()
+        try:
+            with self._twice_differentiable_attention():
+                passage = _Passage(self._step, self._prepare, self._settings, inputs, walk)
+                return passage.gradient(segment, self._unroll_memory(inputs.texts.device))
+        finally:
+            self._model.train(False)
+
+    def _unroll_memory(self, device: torch.device) -> UnrollMemory:
+        if self._memory is None:  # not before the first step, when the data already lies where it will
+            self._memory = UnrollMemory(self._settings.engine.unroll_memory_gb, device)
+        return self._memory
+
+    @contextmanager
+    def _twice_differentiable_attention(self) -> Iterator[None]:
+        """Fused attention has no double backward: in here, and only in here, attention is spelled out."""
+        if not self._said and any(getattr(module, "fused_attn", False) for module in self._model.modules()):
+            _log.info("attention runs unfused inside the inner loop: the fused kernels have no double backward")
+            self._said = True
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
 
 
-def matching_gradient(
-    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk
-) -> tuple[MatchingLoss, StudentInputs]:
-    """Return the matching loss and its exact gradient by everything in ``inputs``."""
-    model.train()
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no double backward
-        states = _walk_forward(model, segment.start, inputs, walk)
-        loss, arrival = _loss_and_arrival_gradient(states[-1], segment)
-        gradient = _sweep_back(model, states, inputs, walk, arrival)
-    model.train(False)
-    return loss, gradient
+class _Passage:
+    """One way there and back."""
 
+    def __init__(
+        self, step: StudentStep, prepare: Preparation, settings: DistillationSettings, inputs: StudentInputs, walk: Walk
+    ) -> None:
+        self._step, self._prepare, self._settings = step, prepare, settings
+        self._inputs, self._walk = inputs, walk
+        self._sizes = StepSizes(inputs.lr_image.detach(), inputs.lr_text.detach())
 
-def _walk_forward(model: RetrievalModel, start: Parameters, inputs: StudentInputs, walk: Walk) -> list[Parameters]:
-    """theta_0 ... theta_S; memory: S + 1 parameter vectors."""
-    states = [Parameters(start.image, start.text)]
-    for batch, seed in zip(walk.batches, walk.seeds, strict=True):
-        image, text = (side.detach().requires_grad_() for side in states[-1])
-        with seeded(seed):
-            loss = model.loss(Parameters(image, text), inputs.stem_output[batch].detach(), inputs.texts[batch].detach())
-        image_gradient, text_gradient = torch.autograd.grad(loss, (image, text))
-        states.append(
-            Parameters(
-                image.detach() - inputs.lr_image.detach() * image_gradient,
-                text.detach() - inputs.lr_text.detach() * text_gradient,
-            )
+    def gradient(self, segment: Segment, memory: UnrollMemory) -> tuple[MatchingLoss, StudentInputs]:
+        steps, settings = len(self._walk), self._settings
+        first_needed = max(0, steps - settings.truncated_steps) if settings.gradient == "truncated" else 0
+        seen = self._see(steps - 1).prepared
+        kept = memory.graphs_to_keep(self._step, segment.start, seen, self._walk.seeds[-1], steps - first_needed)
+        needed = range(first_needed, steps - kept)
+        kind, device = settings.engine.stored_states, self._inputs.texts.device
+        with closing(build_stored_states(kind, needed, device, self._advance)) as states:
+            arrival, taken = self._walk_there(segment.start, states, needed)
+            image, text = (side.detach().requires_grad_() for side in arrival)
+            loss = matching_loss(Parameters(image, text), segment, settings.matched)
+            adjoint = torch.autograd.grad(loss.total, (image, text), materialize_grads=True)
+            return loss.detached(), self._sweep_back(states, needed, taken, Parameters(*adjoint))
+
+    def _walk_there(
+        self, start: Parameters, states: StoredStates, needed: range
+    ) -> tuple[Parameters, list[tuple["_Seen", TakenStep]]]:
+        """All steps; the states in ``needed`` are stored, the steps after those keep their graphs."""
+        parameters, taken = start, []
+        for step in range(len(self._walk)):
+            if step >= needed.stop:
+                taken.append(self._take(step, parameters))
+                parameters = self._moved(parameters, taken[-1][1].gradient)
+                continue
+            if step in needed:
+                states.put(step, parameters)
+            parameters = self._advance(step, parameters)
+        return parameters, taken
+
+    def _sweep_back(
+        self, states: StoredStates, needed: range, taken: list[tuple["_Seen", TakenStep]], adjoint: Parameters
+    ) -> StudentInputs:
+        total = InputGradient(self._inputs)
+        for step in reversed(range(needed.start, len(self._walk))):
+            seen, there = taken.pop() if taken else self._take(step, states.get(step))
+            further = step > needed.start and self._settings.gradient != "tesla"
+            back = self._step.back(there, adjoint, self._sizes, through_parameters=further)
+            total.add(self._walk.batches[step], seen.by_pairs(back.by_batch))
+            total.add_step_sizes(*back.products)
+            if back.by_parameters is not None:
+                adjoint = Parameters(*(side - by for side, by in zip(adjoint, back.by_parameters, strict=True)))
+        return total.total
+
+    def _see(self, step: int) -> "_Seen":
+        pairs = pick(self._inputs, self._walk.batches[step])
+        prepared = self._prepare(pairs, self._walk.seeds[step])
+        return _Seen(pairs, prepared, pairs if self._prepare.changes_nothing else prepared.leaves())
+
+    def _take(self, step: int, start: Parameters) -> tuple["_Seen", TakenStep]:
+        seen = self._see(step)
+        return seen, self._step.take(start, seen.leaves, self._walk.seeds[step])
+
+    def _advance(self, step: int, start: Parameters) -> Parameters:
+        with torch.no_grad():
+            seen = self._prepare(pick(self._inputs, self._walk.batches[step]), self._walk.seeds[step])
+        return self._moved(start, self._step.gradient(start, seen, self._walk.seeds[step]))
+
+    def _moved(self, start: Parameters, gradient: Parameters | None) -> Parameters:
+        assert gradient is not None  # only steps that keep graphs are taken on the way there
+        return Parameters(
+            *(side.detach() - size * by.detach() for side, size, by in zip(start, self._sizes, gradient, strict=True))
         )
-    return states
 
 
-def _loss_and_arrival_gradient(arrival: Parameters, segment: Segment) -> tuple[MatchingLoss, Parameters]:
-    image, text = (side.detach().requires_grad_() for side in arrival)
-    loss = matching_loss(Parameters(image, text), segment)
-    return loss.detached(), Parameters(*torch.autograd.grad(loss.total, (image, text)))
+class _Seen(NamedTuple):
+    """A step's pairs, what became of them in preparation, and the same as the leaves of the step's own graph."""
 
+    pairs: Batch
+    prepared: Batch
+    leaves: Batch
 
-def _sweep_back(
-    model: RetrievalModel, states: Sequence[Parameters], inputs: StudentInputs, walk: Walk, arrival: Parameters
-) -> StudentInputs:
-    stem_total, text_total = torch.zeros_like(inputs.stem_output), torch.zeros_like(inputs.texts)
-    lr_image_total, lr_text_total = torch.zeros_like(inputs.lr_image), torch.zeros_like(inputs.lr_text)
-    image_adjoint, text_adjoint = arrival
-    for step in reversed(range(len(walk.batches))):
-        batch = walk.batches[step]
-        image, text = (side.detach().requires_grad_() for side in states[step])
-        stem_output = inputs.stem_output[batch].detach().requires_grad_()
-        texts = inputs.texts[batch].detach().requires_grad_()
-        with seeded(walk.seeds[step]):
-            loss = model.loss(Parameters(image, text), stem_output, texts)
-        image_gradient, text_gradient = torch.autograd.grad(loss, (image, text), create_graph=True)
-        image_product, text_product = image_adjoint @ image_gradient, text_adjoint @ text_gradient
-        lr_image_total -= image_product.detach()
-        lr_text_total -= text_product.detach()
-        product = inputs.lr_image.detach() * image_product + inputs.lr_text.detach() * text_product
-        by_image, by_text, by_stem, by_texts = torch.autograd.grad(product, (image, text, stem_output, texts))
-        image_adjoint, text_adjoint = image_adjoint - by_image, text_adjoint - by_text
-        stem_total.index_add_(0, batch, -by_stem)
-        text_total.index_add_(0, batch, -by_texts)
-    return StudentInputs(stem_total, text_total, lr_image_total, lr_text_total)
+    def by_pairs(self, by_leaves: Batch) -> Batch:
+        """Take the gradient back through the preparation."""
+        if self.leaves is self.pairs:
+            return by_leaves
+        by = torch.autograd.grad(self.prepared.tensors(), self.pairs.tensors(), by_leaves.tensors())
+        return Batch(by[0], by[1], by[2] if self.pairs.similarity is not None else None)

@@ -19,23 +19,25 @@ class MatchingLoss(NamedTuple):
 
     image: Float[Tensor, ""]
     text: Float[Tensor, ""]
-
-    @property
-    def total(self) -> Float[Tensor, ""]:
-        """What is minimised."""
-        return self.image + self.text
+    total: Float[Tensor, ""]
+    """What is minimised: the sum, or the part that is matched alone."""
 
     def detached(self) -> "MatchingLoss":
         """The values without their graph."""
-        return MatchingLoss(self.image.detach(), self.text.detach())
+        return MatchingLoss(*(part.detach() for part in self))
 
 
-def matching_loss(student: Parameters, segment: Segment) -> MatchingLoss:
-    """Return the loss of a student that started at ``segment.start`` and ended at ``student``."""
-    return MatchingLoss(
-        _relative_distance(student.image, segment.start.image, segment.target.image),
-        _relative_distance(student.text, segment.start.text, segment.target.text),
-    )
+def matching_loss(student: Parameters, segment: Segment, matched: str = "both") -> MatchingLoss:
+    """Return the loss of a student that started at ``segment.start`` and ended at ``student``.
+
+    Args:
+        student: Where the student arrived.
+        segment: Where it started, and where the expert went from there.
+        matched: ``both`` sides, or the ``image`` or ``text`` side alone (Wu et al., ablation of single modalities).
+    """
+    image = _relative_distance(student.image, segment.start.image, segment.target.image)
+    text = _relative_distance(student.text, segment.start.text, segment.target.text)
+    return MatchingLoss(image, text, {"both": image + text, "image": image, "text": text}[matched])
 
 
 def _relative_distance(

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.distiller import Distiller, StepReport
+from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.trajectory import Trajectory
@@ -18,6 +20,10 @@ from rayvldd.models.problem import Problem
 
 PROGRESS = "progress.json"
 BEST = "best"
+_FALLEN = 2
+"""Evaluations in a row far below the start after which a run is given up."""
+_KEPT = ("best_mean_recall", "start_mean_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
+"""What a run remembers between evaluations, by attribute."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,16 @@ def distill(
         on_step: Told of every outer step.
 
     Raises:
-        DivergedError: when the matching loss is no longer finite.
+        DivergedError: when the run leaves its range for good (see ``Distiller.step``), or when validation recall stays
+            below half of what the set began with: divergence that no loss shows.
+        StoreError: when the folder holds the state of a run with other settings.
     """
     run = _Run(problem, Distiller(problem, trajectories, seed), seed, checkpoint_folder)
     settings = problem.study.distillation
     if not run.resume():
         yield run.evaluate([])
     while run.distiller.outer_step < settings.outer_steps:
+        run.refuse_if_fallen()
         goal = min(run.distiller.outer_step + settings.evaluate_every, settings.outer_steps)
         reports = []
         while run.distiller.outer_step < goal:
@@ -73,7 +82,8 @@ class _Run:
 
     def __init__(self, problem: Problem, distiller: Distiller, seed: int, folder: Path | None) -> None:
         self.problem, self.distiller, self.seed, self.folder = problem, distiller, seed, folder
-        self.best_mean_recall = -1.0
+        self.best_mean_recall = self.start_mean_recall = -1.0
+        self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
 
     def evaluate(self, reports: list[StepReport]) -> Evaluation:
@@ -82,6 +92,9 @@ class _Run:
         self.seconds_evaluating += time.perf_counter() - started
         mean_recall = recalls["val_mean_recall"]
         is_best = mean_recall > self.best_mean_recall
+        if not self.distiller.outer_step:
+            self.start_mean_recall = mean_recall
+        self.evaluations_below = self.evaluations_below + 1 if mean_recall < self._floor() else 0
         self.best_mean_recall = max(self.best_mean_recall, mean_recall)
         metrics = {
             **_means(reports),
@@ -93,6 +106,23 @@ class _Run:
         evaluation = Evaluation(self.distiller.outer_step, metrics, is_best, self.distiller.distilled_set(metrics))
         self._save(evaluation)
         return evaluation
+
+    def _floor(self) -> float:
+        """Half of the recall at the start; nothing where that was little more than guessing, as from noise."""
+        guessing = 100 * np.mean([1, 5, 10]) / self.problem.val.num_images
+        return self.start_mean_recall / 2 if self.start_mean_recall > 3 * guessing else 0.0
+
+    def refuse_if_fallen(self) -> None:
+        """Raise where two evaluations in a row were far below the start."""
+        if self.evaluations_below < _FALLEN:
+            return
+        settings = self.problem.study.distillation
+        raise DivergedError(
+            f"distillation diverged before outer step {self.distiller.outer_step}: validation recall has stayed below "
+            f"half of the start's {self.start_mean_recall:.2f} for {self.evaluations_below} evaluations, with "
+            f"lr_image={settings.lr_image:g}, lr_text={settings.lr_text:g}, lr_lr={settings.lr_lr:g}",
+            next_command="the same command with smaller --set distillation.lr_image=…, lr_text=… or lr_lr=…",
+        )
 
     def _validation_recalls(self) -> dict[str, float]:
         """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
@@ -112,9 +142,8 @@ class _Run:
         progress = {
             "state": state,  # of this very moment: whichever file is written last, the two belong together
             "outer_step": self.distiller.outer_step,
-            "best_val_mean_recall": self.best_mean_recall,
-            "seconds_matching": self.seconds_matching,
-            "seconds_evaluating": self.seconds_evaluating,
+            "settings": self._settings(),
+            **{name: getattr(self, name) for name in _KEPT},
         }
         temporary = self.folder / f".{PROGRESS}.tmp"
         temporary.write_text(json.dumps(progress), encoding="utf-8")
@@ -128,10 +157,25 @@ class _Run:
         if self.folder is None or not (self.folder / PROGRESS).is_file():
             return False
         progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        self._refuse_other_settings(progress.get("settings", {}))
         self.distiller.restore(self.folder / progress["state"])
-        self.best_mean_recall = progress["best_val_mean_recall"]
-        self.seconds_matching, self.seconds_evaluating = progress["seconds_matching"], progress["seconds_evaluating"]
+        for name in _KEPT:
+            setattr(self, name, progress[name])
         return True
+
+    def _settings(self) -> dict[str, Any]:
+        """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
+        settings = self.problem.study.distillation.model_dump(mode="json", exclude={"outer_steps", "engine"})
+        return {**settings, "seed": self.seed, "fingerprints": self.problem.fingerprints}
+
+    def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:
+        others = [name for name, value in self._settings().items() if of_state.get(name) != value]
+        if others:
+            raise StoreError(
+                f"{self.folder} holds a run with other settings: "
+                + ", ".join(f"{name} was {of_state.get(name)}, is {self._settings()[name]}" for name in others),
+                next_command="the same command with the settings of that run, or with --set name=ANOTHER",
+            )
 
 
 def student_seeds(problem: Problem, count: int, purpose: int = 0) -> list[int]:

@@ -30,6 +30,10 @@ class Pairs:
     """Student rate of the image side."""
     lr_text: float
     """Student rate of the text side."""
+    similarity: Float[Tensor, "pair pair"] | None = None
+    """How much image i and text j belong together; None where only i = j do."""
+    pair_loss: str = "info_nce"
+    """What students minimise, a name of ``PAIR_LOSSES``."""
 
 
 def evaluate_pairs(problem: Problem, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]) -> list[RetrievalMetrics]:
@@ -48,6 +52,7 @@ def train_student(problem: Problem, pairs: Pairs, stem_output: Float[Tensor, "pa
     initial = model.initial_parameters(seed)
     image, text = (side.to(problem.device).clone().requires_grad_() for side in initial)
     texts = pairs.texts.to(problem.device)
+    similarity = None if pairs.similarity is None else pairs.similarity.to(problem.device)
     optimiser = torch.optim.SGD(
         [{"params": [image], "lr": pairs.lr_image}, {"params": [text], "lr": pairs.lr_text}],
         momentum=settings.momentum,
@@ -59,7 +64,13 @@ def train_student(problem: Problem, pairs: Pairs, stem_output: Float[Tensor, "pa
             for chosen in torch.randperm(len(texts)).split(settings.batch_size):
                 if len(chosen) < 2:  # one pair has nothing to be told apart from
                     continue
-                loss = model.loss(Parameters(image, text), stem_output[chosen], texts[chosen])
+                loss = model.loss(
+                    Parameters(image, text),
+                    stem_output[chosen],
+                    texts[chosen],
+                    similarity=None if similarity is None else similarity[chosen][:, chosen],
+                    pair_loss=pairs.pair_loss,
+                )
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
