@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,9 @@ def test_every_pair_is_used_once_before_any_is_used_again(
 def test_segments_start_between_the_epochs_of_the_settings(
     make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = make_problem({"experts.epochs": 6}, min_start_epoch=1, max_start_epoch=4, expert_epochs=2, lr_text=0.1)
+    problem = make_problem(
+        {"experts.epochs": 6}, min_start_epoch=1, max_start_epoch=4, expert_epochs=2, lr_text=0.1, lr_lr=1e-6
+    )
     asked: list[tuple[int, int]] = []
     segment = Trajectory.segment
 
@@ -234,6 +236,181 @@ def test_numbers_that_are_not_finite_are_a_failure(make_problem: MakeProblem) ->
         distiller.step()
     assert distiller.outer_step == 0
     assert_same(distiller.distilled_set(), before)
+
+
+def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad draw must not cost a run: the last good state, smaller rates, other draws."""
+    problem = make_problem(evaluate_every=2, outer_steps=6, lr_lr=1e-6, lr_text=0.1)
+    good = experts(problem)[0]
+    distiller = Distiller(problem, [good], seed=0)
+    distiller.step(), distiller.step()
+    after_two = distiller.distilled_set()
+    distiller.step()
+    nan = Parameters(torch.full_like(good[1].image, float("nan")), good[1].text)
+    served = [good, Trajectory([good[0], nan, good[2]])]
+    monkeypatch.setattr(
+        rayvldd.distillation.distiller,
+        "draw_segment",
+        lambda *_: served.pop().segment(0, 1),
+    )
+    report = distiller.step()
+    assert (report.outer_step, report.rollbacks) == (3, 1)  # back to 2, then one step
+    assert not torch.equal(distiller.distilled_set().images, after_two.images)
+    assert distiller.distilled_set().card["rollbacks"] == 1
+
+    served += [Trajectory([good[0], nan, good[2]])]
+    hasty = Distiller(make_problem(max_rollbacks=0), [good], seed=0)
+    with pytest.raises(DivergedError, match="after 0 rollbacks"):
+        hasty.step()
+
+
+def test_halved_rates_move_half_as_far(make_problem: MakeProblem) -> None:
+    problem = make_problem(momentum=0.0, lr_image=2.0, lr_text=0.2, lr_lr=1e-6)
+    ways = []
+    for rollbacks in (0, 1):
+        distiller = Distiller(problem, experts(problem)[:1], seed=0)
+        distiller.rollbacks = rollbacks
+        distiller.step()
+        made = distiller.distilled_set()
+        ways.append((made.images - made.start_images, made.texts - made.start_texts))
+    for whole, half in zip(*ways, strict=True):
+        assert torch.allclose(whole, 2 * half, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"lr_text": 1e4, "lr_lr": 1e-6}, "images or texts have grown to .* times their start"),
+        ({"lr_text": 1e-3, "lr_image": 1e-3, "lr_lr": 1e6}, "the learned step size lr_.* went from 0.1 to"),
+    ],
+)
+def test_divergence_that_stays_finite_is_seen(
+    make_problem: MakeProblem, settings: dict[str, float], reason: str
+) -> None:
+    problem = make_problem(**settings, outer_steps=60, evaluate_every=30, max_rollbacks=1)
+    with pytest.raises(DivergedError, match=reason):
+        list(distill(problem, experts(problem), seed=0))
+
+
+def test_recall_that_falls_far_below_the_start_ends_a_run(
+    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(outer_steps=8, evaluate_every=1, lr_lr=1e-6, lr_text=0.1)
+
+    def run(recalls: list[float], folder: Path) -> list[int]:
+        served, steps = iter(recalls), []
+        monkeypatch.setattr(
+            rayvldd.distillation.run, "evaluate_pairs", lambda *_: [RetrievalMetrics(*[next(served)] * 6)]
+        )
+        monkeypatch.setattr(rayvldd.distillation.run._Run, "_floor", lambda self: self.start_mean_recall / 2)
+        for evaluation in distill(problem, experts(problem), 0, folder):
+            steps.append(evaluation.outer_step)
+        return steps
+
+    assert run([50.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0], tmp_path / "recovers") == list(range(9))
+    with pytest.raises(DivergedError, match="below half of the start's 50.00 for 2 evaluations"):
+        run([50.0, 24.0, 60.0, 24.0, 23.0], tmp_path / "falls")
+    with pytest.raises(DivergedError, match="below half"):  # nor does the same command go on with it
+        run([], tmp_path / "falls")
+    assert DistilledSet.load(tmp_path / "falls" / "best").card["outer_step"] == 2  # what was good is kept
+
+
+def test_a_start_near_guessing_has_no_floor(make_problem: MakeProblem) -> None:
+    problem = make_problem(outer_steps=1)
+    run = rayvldd.distillation.run._Run(problem, Distiller(problem, experts(problem), 0), 0, None)
+    guessing = 100 * 16 / 3 / problem.val.num_images
+    run.start_mean_recall = 2.9 * guessing
+    assert run._floor() == 0
+    run.start_mean_recall = 3.1 * guessing
+    assert run._floor() == pytest.approx(1.55 * guessing)
+
+
+# --- methods as settings ------------------------------------------------------------------------------------------
+
+METHODS: dict[str, dict[str, Any]] = {
+    "LoRS": {"similarity": "low_rank", "sim_rank": 2, "student_loss": "weighted_bce", "lr_sim": 1.0},
+    "LoRS, full similarity": {"similarity": "full", "student_loss": "extended_info_nce", "lr_sim": 1.0},
+    "RepBlend": {"blending": 1.0},
+    "AMD": {"separate_start_epochs": True},
+    "DATM": {"widen_over": 2},
+    "EMA": {"ema_decay": 0.9},
+    "DSA": {"augmentation": ["color", "crop", "flip"]},
+    "image only": {"matched": "image"},
+    "text only": {"matched": "text"},
+    "truncated": {"gradient": "truncated", "truncated_steps": 1},
+    "TESLA": {"gradient": "tesla"},
+    "k-means": {"start_pairs": "k_means"},
+    "Adam": {"outer_optimiser": "adam", "lr_image": 1.0, "lr_text": 1.0},
+    "normalised": {"outer_optimiser": "normalised_sgd", "lr_image": 1.0, "lr_text": 1.0},
+    "drawn batches": {"batches": "drawn", "batch_size": 3},
+    "micro-batches": {"engine": {"micro_batch": 3}},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_repeats_and_continues(make_problem: MakeProblem, tmp_path: Path, method: str) -> None:
+    """As settings of a whole run: it moves the set, a stopped run ends with the same bits, its set loads and trains."""
+    settings = {"num_pairs": 8, "outer_steps": 4, "evaluate_every": 2, "lr_lr": 1e-6, "lr_text": 0.1, "max_drift": 1e6}
+    problem = make_problem({"model.dropout": 0.1, "experts.epochs": 3}, **{**settings, **METHODS[method]})
+    trajectories = [random_trajectory(problem.model, seed, epochs=3) for seed in (10, 20)]
+    whole = list(distill(problem, trajectories, 3, tmp_path / "whole"))
+    stop_after(2, distill(problem, trajectories, 3, tmp_path / "parts"))
+    rest = list(distill(problem, trajectories, 3, tmp_path / "parts"))
+    assert [evaluation.outer_step for evaluation in rest] == [4]
+    assert numbers(rest[0]) == numbers(whole[-1])
+    made = whole[-1].distilled_set
+    assert_same(rest[0].distilled_set, made)
+    for name, value in made.similarity.values.items():
+        assert torch.equal(rest[0].distilled_set.similarity.values[name], value)
+
+    assert torch.equal(made.images, made.start_images) == (method == "text only")
+    assert torch.equal(made.texts, made.start_texts) == (method == "image only")
+    made.save(tmp_path / "set")
+    loaded = DistilledSet.load(tmp_path / "set")
+    assert_same(loaded, made)
+    scores = [evaluate_pairs(problem, each.pairs(problem), problem.val, [1]) for each in (made, loaded)]
+    assert scores[0] == scores[1]
+
+
+def test_a_learned_similarity_costs_pairs_and_moves(make_problem: MakeProblem) -> None:
+    problem = make_problem(num_pairs=8, lr_sim=1.0, **{k: v for k, v in METHODS["LoRS"].items() if k != "lr_sim"})
+    distiller = Distiller(problem, experts(problem), seed=0)
+    distiller.step(), distiller.step()
+    made = distiller.distilled_set()
+    assert len(made) == 7  # one pair fewer, as LoRS counts
+    matrix = made.similarity.matrix()
+    assert matrix is not None and matrix.shape == (7, 7) and not torch.equal(matrix, torch.eye(7))
+    pairs = made.pairs(problem)
+    assert pairs.pair_loss == "weighted_bce" and pairs.similarity is not None
+    assert "weighted_bce at temperature 0.07 with the learned similarity" in made.describe()
+    plain = replace(pairs, similarity=None)
+    assert evaluate_pairs(problem, pairs, problem.val, [1]) != evaluate_pairs(problem, plain, problem.val, [1])
+
+
+def test_the_average_is_what_is_evaluated_and_kept(make_problem: MakeProblem) -> None:
+    settings = {"lr_lr": 1e-6, "lr_text": 0.1, "outer_steps": 3, "evaluate_every": 1}
+    plain, averaged = (
+        [evaluation.distilled_set for evaluation in distill(problem, experts(problem), 0)][1:]
+        for problem in (make_problem(**settings), make_problem(**settings, ema_decay=0.5))
+    )
+    for count in (1, 2, 3):
+        weights = [0.5 ** (count - step) for step in range(count)]
+        expected = sum(weight * made.images for weight, made in zip(weights, plain, strict=False)) / sum(weights)
+        assert torch.allclose(averaged[count - 1].images, torch.as_tensor(expected), atol=1e-5)
+
+
+def test_a_state_of_other_settings_is_refused(make_problem: MakeProblem, tmp_path: Path) -> None:
+    problem = make_problem(outer_steps=2, evaluate_every=1)
+    stop_after(2, distill(problem, experts(problem), 0, tmp_path))
+    other = make_problem(outer_steps=2, evaluate_every=1, momentum=0.25)
+    with pytest.raises(StoreError, match=r"a run with other settings: momentum was 0.5, is 0.25.*"):
+        next(distill(other, experts(other), 0, tmp_path))
+    with pytest.raises(StoreError, match="seed was 0, is 1"):
+        next(distill(problem, experts(problem), 1, tmp_path))
+    longer = make_problem(outer_steps=3, evaluate_every=1)
+    assert [e.outer_step for e in distill(longer, experts(longer), 0, tmp_path)] == [2, 3]
 
 
 # --- a whole run --------------------------------------------------------------------------------------------------
