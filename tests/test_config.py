@@ -439,6 +439,26 @@ def test_corners_of_a_large_space_are_few() -> None:
     assert {corner["distillation.momentum"] for corner in corners} == {0.1, 0.2}
 
 
+@pytest.mark.parametrize(
+    "changes, fault",
+    [
+        ({"distillation__blending": 1.0}, "distillation.blending mixes what enters the projection heads"),
+        (
+            {"distillation__engine__compile": True, "model__dropout": 0.1},
+            "distillation.engine.compile wants model.dropout 0, got 0.1",
+        ),
+        (
+            {"distillation__engine": {"compile": True, "micro_batch": 4}},
+            "compile: true takes whole steps: leave micro_batch out, got 4",
+        ),
+        ({"distillation__similarity": "full"}, "similarity 'full' needs a student_loss that reads it"),
+    ],
+)
+def test_methods_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    (found,) = faults_of(write(tmp_path, **changes))
+    assert fault in found
+
+
 def test_a_start_epoch_beyond_the_experts(tmp_path: Path) -> None:
     (fault,) = faults_of(write(tmp_path, experts__epochs=4, distillation={"max_start_epoch": 4, "expert_epochs": 2}))
     assert fault == (

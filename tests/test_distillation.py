@@ -384,9 +384,21 @@ def test_a_learned_similarity_costs_pairs_and_moves(make_problem: MakeProblem) -
     assert matrix is not None and matrix.shape == (7, 7) and not torch.equal(matrix, torch.eye(7))
     pairs = made.pairs(problem)
     assert pairs.pair_loss == "weighted_bce" and pairs.similarity is not None
-    assert "weighted_bce at temperature 0.07 with the learned similarity" in made.describe()
+    assert "loss: weighted_bce at temperature 0.07 with the learned similarity" in made.describe()
     plain = replace(pairs, similarity=None)
     assert evaluate_pairs(problem, pairs, problem.val, [1]) != evaluate_pairs(problem, plain, problem.val, [1])
+
+
+def test_a_set_says_what_of_the_model_was_matched(make_problem: MakeProblem) -> None:
+    """The released figure for LoRA, 18 M parameters, says neither layers nor rank: ours says both, and counts."""
+    problem = make_problem({**LORA, "model.lora.alpha": 6.0})
+    made = Distiller(problem, experts(problem), seed=0).distilled_set()
+    adapters = sum(p.numel() for name, p in problem.model.image_part.named_parameters() if "lora_" in name)
+    heads = sum(p.numel() for p in problem.model.text_part.parameters())
+    assert (
+        f"lora of rank 2, alpha 6 on layers blocks.0, blocks.4; {adapters:,} image and {heads:,} text"
+        in made.describe()
+    )
 
 
 def test_the_average_is_what_is_evaluated_and_kept(make_problem: MakeProblem) -> None:

@@ -92,6 +92,22 @@ class Study(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _method_fits_the_model(self) -> Self:
+        if self.search.space:  # then its points are what must fit
+            return self
+        if self.distillation.blending is not None and self.model.protocol != "heads_only":
+            raise ValueError(
+                f"distillation.blending mixes what enters the projection heads, which only protocol heads_only matches "
+                f"alone, got {self.model.protocol}: leave blending out, or set model.protocol to heads_only"
+            )
+        if self.distillation.engine.compile and self.model.dropout:
+            raise ValueError(
+                f"distillation.engine.compile wants model.dropout 0, got {self.model.dropout}: compiled code draws "
+                f"other masks on the way back than on the way there"
+            )
+        return self
+
     def at(self, point: Mapping[str, Scalar]) -> "Study":
         """Return the study with the dotted keys of ``point`` set and nothing left to search.
 

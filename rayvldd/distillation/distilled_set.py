@@ -152,6 +152,11 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Say in a few lines what the set is and what model to train on it."""
         model, evaluation = self.card["study"]["model"], self.card["study"]["evaluation"]
         image, text, weights = model["image_encoder"], model["text_encoder"], self.card["fingerprints"]
+        lora = model["lora"]
+        protocol = model["protocol"]
+        if protocol == "lora":
+            protocol += f" of rank {lora['rank']}, alpha {lora['alpha']:g} on layers {', '.join(lora['targets'])}"
+        matched = self.card["matched_parameters"]
         head = f"a projection head {model['width']} wide on each side" if self._has_image_head else "a text head"
         return "\n".join(
             [
@@ -159,7 +164,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 f"image encoder: timm {image['name']} (weights {weights['image_encoder']}), {head}",
                 f"text encoder: {' '.join([text['pooling'], Path(text['name']).name]).strip()} "
                 f"(frozen, fingerprint {weights['text_encoder']})",
-                f"protocol: {model['protocol']}; {self.student_loss} at temperature {model['temperature']}"
+                f"protocol: {protocol}; {matched['image']:,} image and {matched['text']:,} text parameters matched",
+                f"loss: {self.student_loss} at temperature {model['temperature']}"
                 + (" with the learned similarity of the set" if self.similarity.values else ""),
                 f"SGD, momentum {evaluation['momentum']}, {evaluation['epochs']} epochs, "
                 f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
