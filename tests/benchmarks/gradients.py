@@ -2,7 +2,8 @@
 
     python tests/benchmarks/gradients.py search_spaces/flickr8k_cpu.yaml --workspace WORKSPACE [--json]
 
-For every number of synthetic steps and both gradients, a common factor on ``lr_image`` and ``lr_text`` is chosen on
+The learned step sizes start in inverse proportion to the number of synthetic steps, so that all students begin with
+walks of one length. For every number of steps and both gradients, a common factor on ``lr_image`` and ``lr_text`` is chosen on
 validation with one seed; the chosen factor is then run with fresh seeds. TESLA's outer steps are cheaper, so it is
 scored twice: after as many outer steps as the exact gradient, and after as many seconds. Every finished run is
 written to ``--results`` and not repeated. The experts must lie in the workspace: ``rayvldd experts STUDY`` makes them.
@@ -83,6 +84,8 @@ class Bench:
                 "distillation.syn_steps": cell.syn_steps,
                 "distillation.lr_image": settings.lr_image * cell.factor,
                 "distillation.lr_text": settings.lr_text * cell.factor,
+                "distillation.lr_student_image": self.options.path / cell.syn_steps,
+                "distillation.lr_student_text": self.options.path / cell.syn_steps,
             }
         )
         problem = replace(self.problem, study=point)
@@ -165,6 +168,7 @@ def main() -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=[0.3, 1.0, 3.0, 10.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--search-seed", type=int, default=100)
+    parser.add_argument("--path", type=float, default=0.8, help="synthetic steps times their first step size")
     parser.add_argument("--outer-steps", type=int, default=40)
     parser.add_argument("--students", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
