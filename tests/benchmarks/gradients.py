@@ -3,9 +3,9 @@
     python tests/benchmarks/gradients.py search_spaces/flickr8k_cpu.yaml --workspace WORKSPACE [--json]
 
 The learned step sizes start in inverse proportion to the number of synthetic steps, so that all students begin with
-walks of one length. For every number of steps and both gradients, a common factor on ``lr_image`` and ``lr_text`` is chosen on
-validation with one seed; the chosen factor is then run with fresh seeds. TESLA's outer steps are cheaper, so it is
-scored twice: after as many outer steps as the exact gradient, and after as many seconds. Every finished run is
+walks of one length. For every number of steps and both gradients, a common factor on ``lr_image`` and ``lr_text`` is
+chosen on validation with one seed; the chosen factor is then run with fresh seeds. TESLA's outer steps are cheaper, so
+it is scored twice: after as many outer steps as the exact gradient, and after as many seconds. Every finished run is
 written to ``--results`` and not repeated. The experts must lie in the workspace: ``rayvldd experts STUDY`` makes them.
 """
 
