@@ -1,0 +1,57 @@
+"""The comparison of gradients on a tiny study: what it chooses, keeps, and prints."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from problems import random_trajectory
+
+from rayvldd.config.loading import dump_study
+from rayvldd.config.study import Study
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.models.problem import load_problem
+from rayvldd.stores.folder import FolderStore
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import gradients
+
+from rayvldd.data.array_cache import ArrayCache
+
+
+def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tiny_study.at({"distillation.lr_text": 0.1, "distillation.lr_lr": 1e-5, "distillation.max_drift": 1e6})
+    (tmp_path / "study.yaml").write_text(dump_study(study))
+    problem = load_problem(study, ArrayCache(tmp_path / "cache"), device="cpu")
+    store = FolderStore(tmp_path / "experts")
+    for index in range(2):
+        store.save(expert_recipe(problem), index, random_trajectory(problem.model, index), [])
+
+    def compare(*more: str) -> dict[str, dict[str, float]]:
+        command = ["gradients.py", str(tmp_path / "study.yaml"), "--workspace", str(tmp_path), "--json"]
+        command += ["--results", str(tmp_path / "runs.jsonl"), "--syn-steps", "1", "3", "--factors", "0.5", "1"]
+        command += ["--seeds", "1", "2", "--outer-steps", "2", "--students", "1", "--path", "0.1", *more]
+        monkeypatch.setattr(sys, "argv", command)
+        gradients.main()
+        rows = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
+        return {f"{row['gradient']} {row['syn_steps']}": row for row in rows}
+
+    rows = compare()
+    assert list(rows) == ["exact 1", "tesla 1", "exact 3", "tesla 3"]
+    runs = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    by_key = {run["key"]: run for run in runs}
+    for row in rows.values():
+        name = f"{row['gradient']} {row['syn_steps']}"
+        searched = {factor: by_key[f"{name} x{factor:g} seed 100"]["recall_at_seconds"] for factor in (0.5, 1.0)}
+        assert searched[row["factor"]] == max(searched.values())
+        seeds = [by_key[f"{name} x{row['factor']:g} seed {seed}"] for seed in (1, 2)]
+        assert row["at_steps"]["mean"] == pytest.approx(sum(run["recall_at_steps"] for run in seeds) / 2)
+        assert all(run["outer_steps_in_seconds"] >= 2 for run in seeds) and row["diverged"] == 0
+    if rows["exact 1"]["factor"] == rows["tesla 1"]["factor"]:  # one step: no difference between the two
+        assert rows["exact 1"]["at_steps"] == rows["tesla 1"]["at_steps"]
+    again = compare()
+    assert again == rows
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == len(runs)
