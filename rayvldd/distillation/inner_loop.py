@@ -90,54 +90,68 @@ class _Passage:
     def gradient(self, segment: Segment, memory: UnrollMemory) -> tuple[MatchingLoss, StudentInputs]:
         steps, settings = len(self._walk), self._settings
         first_needed = max(0, steps - settings.truncated_steps) if settings.gradient == "truncated" else 0
-        seen = self._see(steps - 1).prepared
-        kept = memory.graphs_to_keep(self._step, segment.start, seen, self._walk.seeds[-1], steps - first_needed)
+        kept = self._graphs_to_keep(segment.start, memory, steps - first_needed)
         needed = range(first_needed, steps - kept)
         kind, device = settings.engine.stored_states, self._inputs.texts.device
         with closing(build_stored_states(kind, needed, device, self._advance)) as states:
-            arrival, taken = self._walk_there(segment.start, states, needed)
-            image, text = (side.detach().requires_grad_() for side in arrival)
-            loss = matching_loss(Parameters(image, text), segment, settings.matched)
-            adjoint = torch.autograd.grad(loss.total, (image, text), materialize_grads=True)
-            return loss.detached(), self._sweep_back(states, needed, taken, Parameters(*adjoint))
+            loss, adjoint, taken = self._walk_there(segment, states, needed)
+            total = InputGradient(self._inputs)
+            for step in reversed(range(first_needed, steps)):
+                # What one step leaves behind must be gone before the next is computed: hence a call, and no names here.
+                adjoint = self._step_back(
+                    step,
+                    taken.pop() if taken else self._take(step, states.get(step)),
+                    adjoint,
+                    total,
+                    further=step > first_needed,
+                )
+            return loss, total.total
+
+    def _graphs_to_keep(self, start: Parameters, memory: UnrollMemory, steps: int) -> int:
+        seen = self._see(len(self._walk) - 1).prepared
+        return memory.graphs_to_keep(self._step, start, seen, self._walk.seeds[-1], steps)
 
     def _walk_there(
-        self, start: Parameters, states: StoredStates, needed: range
-    ) -> tuple[Parameters, list[tuple["_Seen", TakenStep]]]:
-        """All steps; the states in ``needed`` are stored, the steps after those keep their graphs."""
-        parameters, taken = start, []
+        self, segment: Segment, states: StoredStates, needed: range
+    ) -> tuple[MatchingLoss, Parameters, list["_Taken"]]:
+        """All steps; the states in ``needed`` are stored, the steps after those keep their graphs.
+
+        Returns the matching loss where it ends, its gradient by that place, and the steps with graphs.
+        """
+        parameters, taken = segment.start, []
         for step in range(len(self._walk)):
             if step >= needed.stop:
                 taken.append(self._take(step, parameters))
-                parameters = self._moved(parameters, taken[-1][1].gradient)
+                parameters = self._moved(parameters, taken[-1].step.gradient)
                 continue
             if step in needed:
                 states.put(step, parameters)
             parameters = self._advance(step, parameters)
-        return parameters, taken
+        image, text = (side.detach().requires_grad_() for side in parameters)
+        loss = matching_loss(Parameters(image, text), segment, self._settings.matched)
+        adjoint = torch.autograd.grad(loss.total, (image, text), materialize_grads=True)
+        return loss.detached(), Parameters(*adjoint), taken
 
-    def _sweep_back(
-        self, states: StoredStates, needed: range, taken: list[tuple["_Seen", TakenStep]], adjoint: Parameters
-    ) -> StudentInputs:
-        total = InputGradient(self._inputs)
-        for step in reversed(range(needed.start, len(self._walk))):
-            seen, there = taken.pop() if taken else self._take(step, states.get(step))
-            further = step > needed.start and self._settings.gradient != "tesla"
-            back = self._step.back(there, adjoint, self._sizes, through_parameters=further)
-            total.add(self._walk.batches[step], seen.by_pairs(back.by_batch))
-            total.add_step_sizes(*back.products)
-            if back.by_parameters is not None:
-                adjoint = Parameters(*(side - by for side, by in zip(adjoint, back.by_parameters, strict=True)))
-        return total.total
+    def _step_back(
+        self, step: int, taken: "_Taken", adjoint: Parameters, total: InputGradient, further: bool
+    ) -> Parameters:
+        """Add a step's part to ``total``; return the adjoint before it, if there is ``further`` to go."""
+        through_parameters = further and self._settings.gradient != "tesla"
+        back = self._step.back(taken.step, adjoint, self._sizes, through_parameters)
+        total.add(self._walk.batches[step], taken.seen.by_pairs(back.by_batch))
+        total.add_step_sizes(*back.products)
+        if back.by_parameters is None:
+            return adjoint
+        return Parameters(*(side - by for side, by in zip(adjoint, back.by_parameters, strict=True)))
 
     def _see(self, step: int) -> "_Seen":
         pairs = pick(self._inputs, self._walk.batches[step])
         prepared = self._prepare(pairs, self._walk.seeds[step])
         return _Seen(pairs, prepared, pairs if self._prepare.changes_nothing else prepared.leaves())
 
-    def _take(self, step: int, start: Parameters) -> tuple["_Seen", TakenStep]:
+    def _take(self, step: int, start: Parameters) -> "_Taken":
         seen = self._see(step)
-        return seen, self._step.take(start, seen.leaves, self._walk.seeds[step])
+        return _Taken(seen, self._step.take(start, seen.leaves, self._walk.seeds[step]))
 
     def _advance(self, step: int, start: Parameters) -> Parameters:
         with torch.no_grad():
@@ -164,3 +178,10 @@ class _Seen(NamedTuple):
             return by_leaves
         by = torch.autograd.grad(self.prepared.tensors(), self.pairs.tensors(), by_leaves.tensors())
         return Batch(by[0], by[1], by[2] if self.pairs.similarity is not None else None)
+
+
+class _Taken(NamedTuple):
+    """A step to go back through, and what it saw."""
+
+    seen: _Seen
+    step: TakenStep
