@@ -1,0 +1,67 @@
+"""What the benchmark prints: a table for people, one object for programs."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure."""
+
+    name: str
+    what: str
+    value: float | None
+    """None: did not fit in memory or in the time given."""
+    to_reach: float | None = None
+    """The largest value that will do, where one is asked for."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value will do; None where nothing is asked for."""
+        return None if self.to_reach is None else self.value is not None and self.value <= self.to_reach
+
+
+def print_rows(rows: Iterable[Row]) -> list[Row]:
+    """Print each as soon as it is measured."""
+    print(f"{'name':38} {'value':>11} {'to reach':>9}  {'met':3}  what", flush=True)
+    printed = []
+    for row in rows:
+        value = "-" if row.value is None else f"{row.value:.3g}"
+        to_reach = "" if row.to_reach is None else f"{row.to_reach:.3g}"
+        met = {True: "yes", False: "NO", None: ""}[row.met]
+        print(f"{row.name:38} {value:>11} {to_reach:>9}  {met:3}  {row.what}", flush=True)
+        printed.append(row)
+    return printed
+
+
+def as_json(rows: list[Row], device: str) -> str:
+    """Machine and figures as one line."""
+    return json.dumps({"machine": machine(device), "figures": {row.name: row.value for row in rows}})
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": device,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32 if device == "cuda" else None,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
