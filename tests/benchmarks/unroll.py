@@ -37,6 +37,7 @@ class Conditions:
     device: str
     compile: bool
     rounds: int
+    tiny: bool
 
 
 def memory_growth_vit_lora(conditions: Conditions) -> Iterator[Row]:
@@ -118,6 +119,8 @@ def gradient_error(conditions: Conditions) -> Iterator[Row]:
     """Every family of encoders, every way to compute."""
     worst = 0.0
     for name, size in FAMILIES.items():
+        if conditions.tiny and name not in ("convnet", "heads_only"):
+            continue
         case = build_case(size, conditions.device, torch.float64)
         expected = full_unroll(case, 3)()
         error = max(
@@ -179,7 +182,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="times each run is timed")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--gpu-report", action="store_true", help="in place of the figures, under 10 minutes on a GPU")
-    parser.add_argument("--tiny", action="store_true", help="the report on a model of a few weights, to test it")
+    parser.add_argument("--tiny", action="store_true", help="the report and the error on few weights, to test them")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -194,10 +197,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = found if arguments.device == "auto" else arguments.device
+    conditions = Conditions(device, arguments.compile, arguments.rounds, arguments.tiny)
     if arguments.gpu_report:
         rows = print_rows(gpu_report(TINY if arguments.tiny else FULL_SIZE, device, arguments.compile))
     else:
-        rows = print_rows(_figures(arguments.only, Conditions(device, arguments.compile, arguments.rounds)))
+        rows = print_rows(_figures(arguments.only, conditions))
     if arguments.json:
         print(as_json(rows, device))
 
