@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.settings import DistillationSettings
+from rayvldd.distillation.convolution import TwiceDifferentiableConvolutions
 from rayvldd.distillation.walk import Batch
 from rayvldd.models.image_encoder import seeded
 from rayvldd.models.pair_losses import PAIR_LOSSES
@@ -118,7 +119,7 @@ class WholeStep:
         return WayBack(detached, by_batch, Parameters(*gradients) if through_parameters else None)
 
     def _loss(self, image: Tensor, text: Tensor, batch: Batch, seed: int) -> Float[Tensor, ""]:
-        with seeded(seed), _cast(self._autocast, image):
+        with seeded(seed), _cast(self._autocast, image), TwiceDifferentiableConvolutions(batch.images):
             return self._model.loss(
                 Parameters(image, text),
                 batch.images,
@@ -210,7 +211,7 @@ class MicroBatchedStep:
         return torch.cat([self._embed(image, rows, seed, part) for part, rows in self._parts(batch)])
 
     def _embed(self, image: Tensor, rows: Tensor, seed: int, part: slice) -> Tensor:
-        with seeded(seed + 1 + part.start), _cast(self._autocast, image):
+        with seeded(seed + 1 + part.start), _cast(self._autocast, image), TwiceDifferentiableConvolutions(rows):
             return self._model.embed_images(rows, image)
 
     def _loss(self, embeddings: Tensor, text: Tensor, batch: Batch, seed: int) -> Tensor:

@@ -1,0 +1,172 @@
+"""Convolutions whose second derivatives take the library's own kernels for first derivatives.
+
+torch goes twice back through a convolution by convolutions with exchanged axes, one for each group: a depthwise layer
+becomes hundreds of calls, and the derivative by a weight a convolution whose kernel is as large as the image. But
+everything needed is one of three products, each of which a library has a kernel for. With C(x, w) the convolution,
+X(g, w) its gradient by the input and W(x, g) by the weight, for u and v in the shapes of x and w
+
+    <u, X(g, w)> = <C(u, w), g> = <W(u, g), w>          <v, W(x, g)> = <C(x, v), g> = <X(g, v), x>
+
+so that the second derivatives of the step are C(u, w) + C(x, v) by g, X(g, v) by x and W(u, g) by w.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_SMALL_PLANE = 4
+"""Output pixels up to which a CPU takes the weight's gradient as one matrix product: three times as fast there."""
+
+
+class Geometry(NamedTuple):
+    """How a convolution walks over the image."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def forward(self, images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """C(images, weight)."""
+        output: Tensor = torch.ops.aten.convolution(
+            images, weight, bias, self.stride, self.padding, self.dilation, False, [0, 0], self.groups
+        )
+        return output
+
+    def by_input(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+        """X(gradient, weight); of ``images`` only the shape is read."""
+        return self._backward(gradient, images, weight, [True, False, False])[0]
+
+    def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+        """W(images, gradient); of ``weight`` only the shape is read."""
+        plane, kernel = gradient.shape[2:].numel(), (weight.shape[2], weight.shape[3])
+        if gradient.is_cpu and self.groups == 1 and plane <= _SMALL_PLANE and kernel != (1, 1):
+            columns = F.unfold(images, kernel, self.dilation, self.padding, self.stride)
+            rows = gradient.flatten(2).transpose(0, 1).flatten(1)
+            return (rows @ columns.transpose(1, 2).flatten(0, 1)).view_as(weight)
+        return self._backward(gradient, images, weight, [False, True, False])[1]
+
+    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Any, ...]:
+        gradients: tuple[Any, ...] = torch.ops.aten.convolution_backward(
+            gradient,
+            images,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            [0, 0],
+            self.groups,
+            wanted,
+        )
+        return gradients
+
+
+class Convolution(torch.autograd.Function):
+    """C(images, weight) + bias, twice differentiable.
+
+    With ``skip_first`` a backward pass that keeps its graph leaves the gradient by the images out: the student's
+    gradient is by its parameters alone, yet its derivative by the images is wanted.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, skip_first: bool
+    ) -> Tensor:
+        """The convolution."""
+        context.save_for_backward(images, weight)
+        context.geometry, context.skip_first = geometry, skip_first
+        return geometry.forward(images, weight, bias)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Differentiable once more."""
+        images, weight = context.saved_tensors
+        by_images, by_weight, by_bias = context.needs_input_grad[:3]
+        by_images &= not (context.skip_first and torch.is_grad_enabled())
+        gradients = _Gradient.apply(gradient, images, weight, context.geometry, by_images, by_weight)
+        return *gradients, gradient.sum((0, 2, 3)) if by_bias else None, None, None
+
+
+class _Gradient(torch.autograd.Function):
+    """X(gradient, weight) and W(images, gradient), where they are wanted."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        gradient: Tensor,
+        images: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+        by_images: bool,
+        by_weight: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        context.set_materialize_grads(False)
+        context.save_for_backward(gradient, images, weight)
+        context.geometry = geometry
+        return (
+            geometry.by_input(gradient, images, weight) if by_images else None,
+            geometry.by_weight(gradient, images, weight) if by_weight else None,
+        )
+
+    @staticmethod
+    def backward(context: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the engine's convolution has two derivatives, a third was asked for")
+        gradient, images, weight = context.saved_tensors
+        geometry, (by_gradient, by_images, by_weight) = context.geometry, context.needs_input_grad[:3]
+        parts = []
+        if by_gradient:
+            parts += [] if u is None else [geometry.forward(u, weight)]
+            parts += [] if v is None else [geometry.forward(images, v)]
+        return (
+            sum(parts[1:], parts[0]) if parts else None,
+            geometry.by_input(gradient, images, v) if by_images and v is not None else None,
+            geometry.by_weight(gradient, u, weight) if by_weight and u is not None else None,
+            *(None, None, None),
+        )
+
+
+class TwiceDifferentiableConvolutions(TorchFunctionMode):
+    """Inside, ``conv2d`` is ``Convolution``; what it has no counterpart for stays torch's own."""
+
+    def __init__(self, images: Tensor) -> None:
+        """``images``: what the step sees, by which the student's gradient itself is not taken."""
+        super().__init__()
+        self._images = images
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by torch for each of its functions."""
+        if function is F.conv2d:
+            return self._convolve(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _convolve(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if input.ndim != 4 or isinstance(padding, str):
+            return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        geometry = Geometry(_both(stride), _both(padding), _both(dilation), groups)
+        kind = input.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
+        values = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        return Convolution.apply(*values, geometry, input is self._images)
+
+
+def _both(value: int | Iterable[int]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
