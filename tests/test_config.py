@@ -77,7 +77,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         "model.protocol: unknown 'loras' (did you mean 'lora'?); allowed: 'full_image_encoder', 'lora' or 'heads_only'",
         "model.image_encoder.pretraned: unknown key 'pretraned' (did you mean 'pretrained'?)",
         "model.text_encoder: pooling 'cls' needs a name: a local folder or a hub name",
-        "distillation.lr_imgs: unknown key 'lr_imgs' (did you mean 'lr_image'?); allowed: batch_size, ",
+        "distillation.lr_imgs: unknown key 'lr_imgs' (did you mean 'lr_image'?); allowed: augmentation, ",
         "evaluation.num_students: input should be greater than or equal to 1, got 0",
         "search.space.distillation.syn_steps: low <= high must hold, got (low=9, high=1)",
         "search.space.distillation.syn_stps: no setting that can be searched (did you mean 'distillation.syn_steps'?)",

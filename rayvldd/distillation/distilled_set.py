@@ -49,10 +49,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Learned step size for the image side of a student."""
     lr_student_text: float
     """Learned step size for the text side of a student."""
-    similarity: SimilarityParameters = SimilarityParameters({})
-    """How much image i and text j belong together, where it was learned."""
     card: dict[str, Any] = field(default_factory=dict)
     """How it was made: settings, fingerprints, expert set, outer step, metrics, version."""
+    similarity: SimilarityParameters = SimilarityParameters({})
+    """How much image i and text j belong together, where it was learned."""
 
     def __len__(self) -> int:
         return len(self.images)
