@@ -41,10 +41,11 @@ class Geometry(NamedTuple):
         """X(gradient, weight); of ``images`` only the shape is read."""
         return self._backward(gradient, images, weight, [True, False, False])[0]
 
-    def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor, torchs_bits: bool = False) -> Tensor:
         """W(images, gradient); of ``weight`` only the shape is read."""
         plane, kernel = gradient.shape[2:].numel(), (weight.shape[2], weight.shape[3])
-        if gradient.is_cpu and self.groups == 1 and plane <= _SMALL_PLANE and kernel != (1, 1):
+        small = self.groups == 1 and plane <= _SMALL_PLANE and kernel != (1, 1)
+        if small and gradient.is_cpu and not torchs_bits:
             columns = F.unfold(images, kernel, self.dilation, self.padding, self.stride)
             rows = gradient.flatten(2).transpose(0, 1).flatten(1)
             return (rows @ columns.transpose(1, 2).flatten(0, 1)).view_as(weight)
@@ -71,7 +72,8 @@ class Convolution(torch.autograd.Function):
     """C(images, weight) + bias, twice differentiable.
 
     With ``skip_first`` a backward pass that keeps its graph leaves the gradient by the images out: the student's
-    gradient is by its parameters alone, yet its derivative by the images is wanted.
+    gradient is by its parameters alone, yet its derivative by the images is wanted. Such a pass has torch's own bits:
+    where a walk leads must not depend on how it is differentiated, and a rounding can turn a ReLU.
     """
 
     @staticmethod
@@ -88,8 +90,9 @@ class Convolution(torch.autograd.Function):
         """Differentiable once more."""
         images, weight = context.saved_tensors
         by_images, by_weight, by_bias = context.needs_input_grad[:3]
-        by_images &= not (context.skip_first and torch.is_grad_enabled())
-        gradients = _Gradient.apply(gradient, images, weight, context.geometry, by_images, by_weight)
+        first = torch.is_grad_enabled()
+        by_images &= not (context.skip_first and first)
+        gradients = _Gradient.apply(gradient, images, weight, context.geometry, by_images, by_weight, first)
         return *gradients, gradient.sum((0, 2, 3)) if by_bias else None, None, None
 
 
@@ -105,13 +108,14 @@ class _Gradient(torch.autograd.Function):
         geometry: Geometry,
         by_images: bool,
         by_weight: bool,
+        torchs_bits: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         context.set_materialize_grads(False)
         context.save_for_backward(gradient, images, weight)
         context.geometry = geometry
         return (
             geometry.by_input(gradient, images, weight) if by_images else None,
-            geometry.by_weight(gradient, images, weight) if by_weight else None,
+            geometry.by_weight(gradient, images, weight, torchs_bits) if by_weight else None,
         )
 
     @staticmethod
@@ -128,7 +132,7 @@ class _Gradient(torch.autograd.Function):
             sum(parts[1:], parts[0]) if parts else None,
             geometry.by_input(gradient, images, v) if by_images and v is not None else None,
             geometry.by_weight(gradient, u, weight) if by_weight and u is not None else None,
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
 

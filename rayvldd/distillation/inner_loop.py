@@ -161,10 +161,7 @@ class _Passage:
     def _moved(self, start: Parameters, gradient: Parameters | None) -> Parameters:
         assert gradient is not None  # only steps that keep graphs are taken on the way there
         return Parameters(
-            *(
-                torch.addcmul(side.detach(), size, by.detach(), value=-1)  # no copy of large parameters in between
-                for side, size, by in zip(start, self._sizes, gradient, strict=True)
-            )
+            *(side.detach() - size * by.detach() for side, size, by in zip(start, self._sizes, gradient, strict=True))
         )
 
 
