@@ -71,7 +71,7 @@ def _time_and_peak(name: str, form: _Form, case: Case, steps: int, device: str, 
     if time.monotonic() < end:
         run = form(case, steps, "bf16" in name)
         try:
-            peak = peak_bytes(run, device) / 1e9
+            peak = max(0, peak_bytes(run, device)) / 1e9  # a tiny step may give back more than it takes
             taken = seconds(run, device)
         except torch.OutOfMemoryError:
             pass
