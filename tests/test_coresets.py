@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from problems import load
 
 from rayvldd.config.study import Study
+from rayvldd.coresets.forgetting import by_forgetting, first_both_ways, forgetting_events
 from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center, k_means
 from rayvldd.errors import ConfigError
+from rayvldd.experts.training import train_expert
 
 FEATURES = st.tuples(st.integers(2, 12), st.integers(1, 4), st.sampled_from([1, 3, 50]), st.integers(0, 2**31 - 1))
 """Samples, dimensions, how far whole numbers reach (few: many duplicates), seed."""
@@ -82,6 +84,60 @@ def test_k_means_takes_the_middle_of_each_cluster_and_the_largest_first() -> Non
     assert k_means(features, 1, seed=0).tolist() == [((features - features.mean(0)) ** 2).sum(1).argmin()]
 
 
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=8))
+def test_forgetting_events_are_counted_as_a_loop_would(record: list[list[bool]]) -> None:
+    expected = []
+    for pair in range(5):
+        history = [epoch[pair] for epoch in record]
+        forgotten = sum(before and not after for before, after in zip(history, history[1:], strict=False))
+        expected.append(forgotten if True in history else len(history))
+    assert forgetting_events(np.array(record)).tolist() == expected
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@given(st.integers(1, 8), st.sampled_from([1, 2, 100]), st.integers(0, 2**31 - 1))
+def test_a_pair_is_right_when_it_alone_is_first_both_ways(pairs: int, levels: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    sides = [torch.from_numpy(generator.integers(-levels, levels + 1, (pairs, 2)).astype(np.float64)) for _ in "it"]
+    scores = (sides[0] @ sides[1].T).tolist()
+    expected = [
+        all(scores[i][i] > scores[i][j] and scores[i][i] > scores[j][i] for j in range(pairs) if j != i)
+        for i in range(pairs)
+    ]
+    assert first_both_ways(*sides).tolist() == expected
+
+
+def test_nothing_is_right_where_embeddings_are_no_numbers() -> None:
+    assert not first_both_ways(torch.full((3, 2), torch.nan), torch.ones(3, 2)).any()
+
+
+def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_cache: Path) -> None:
+    """The same record, made one pair at a time from the trajectory of the same expert, in the same groups."""
+    problem = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
+    captions = np.arange(0, 200, 5)
+    trajectory, _ = train_expert(problem, index=4)
+    texts = torch.from_numpy(problem.train.captions[captions])
+    groups = np.split(np.random.default_rng(0).permutation(40), 5)
+    company = {int(pair): [int(other) for other in group if other != pair] for group in groups for pair in group}
+    history = []
+    for epoch in range(1, 13):
+        images = problem.model.embed_images(problem.stem_outputs(problem.train, np.arange(40)), trajectory[epoch].image)
+        s = images @ problem.model.embed_texts(texts, trajectory[epoch].text).T
+        history.append([all(s[i, i] > s[i, j] and s[i, i] > s[j, i] for j in company[i]) for i in range(40)])
+    events = forgetting_events(np.array(history))
+    assert len(set(events.tolist())) > 2  # else any order would do
+    order = by_forgetting(problem, captions, 4, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(40))
+    assert events[order].tolist() == sorted(events)
+
+
+def test_the_least_and_the_most_forgotten_are_the_two_ends(tiny_study: Study, tiny_cache: Path) -> None:
+    problem = load(tiny_study, tiny_cache)
+    least, most = (choose_coreset(problem, method, 40, seed=2) for method in ("forgetting", "forgetting_most"))
+    assert least.image_index.tolist() == most.image_index.tolist()[::-1]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_coreset_holds_different_images_with_captions_of_their_own(
     tiny_study: Study, tiny_cache: Path, method: str
@@ -138,6 +194,7 @@ def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: 
 
 def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:
     with pytest.raises(
-        ConfigError, match="(?s)'herdng'; allowed: random, herding, k_center, k_means.*got 41; allowed: 2 to 40"
+        ConfigError,
+        match="(?s)'herdng'; allowed: random, herding, k_center, k_means, forgetting, .*got 41; allowed: 2 to 40",
     ):
         choose_coreset(load(tiny_study, tiny_cache), "herdng", 41, seed=0)

@@ -1,8 +1,8 @@
-"""Choose real pairs: at random, by herding, as k-centres, or nearest the centres of k-means.
+"""Choose real pairs: random ones, or by herding, k-centre, k-means, or how often each is forgotten.
 
-All but random look at one joint feature a pair: the image's feature and its caption's embedding, each scaled
-to length 1, side by side (Wu et al., section 4.1, compare on pretrained features of both modalities). Image features
-are what the frozen image encoder makes of the pixels, whatever the protocol.
+Herding, k-centre and k-means look at one joint feature a pair: the image's feature and its caption's embedding, each
+scaled to length 1, side by side (Wu et al., section 4.1, compare on pretrained features of both modalities). Image
+features are what the frozen image encoder makes of the pixels, whatever the protocol.
 """
 
 import warnings
@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from rayvldd.coresets.forgetting import by_forgetting
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.problem import Problem
 
-METHODS = ("random", "herding", "k_center", "k_means")
+METHODS = ("random", "herding", "k_center", "k_means", "forgetting", "forgetting_most")
+"""``forgetting`` keeps the least forgotten pairs (Wu et al.), ``forgetting_most`` the most (Toneva et al.)."""
 
 
 @dataclass(frozen=True)
 class Coreset:
-    """Real training pairs by their indexes."""
+    """Real training pairs by their indexes, in the order in which they were chosen."""
 
     image_index: Int[np.ndarray, " pair"]
     caption_index: Int[np.ndarray, " pair"]
@@ -42,6 +44,7 @@ def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> 
 
     Raises:
         ConfigError: when the method is unknown or there are fewer training images than pairs.
+        DivergedError: when the expert that ``forgetting`` trains diverges.
     """
     faults = []
     if method not in METHODS:
@@ -52,16 +55,28 @@ def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> 
         raise ConfigError(faults, next_command="rayvldd coreset --help")
     generator = np.random.default_rng([seed, 3])
     captions = _one_caption_an_image(problem.train.split.caption_image, generator)
-    if method == "random":
-        chosen = generator.permutation(len(captions))[:num_pairs]
-    else:
-        features = joint_features(problem, captions)
-        chosen = {
-            "herding": lambda: herding(features, num_pairs),
-            "k_center": lambda: k_center(features, num_pairs),
-            "k_means": lambda: k_means(features, num_pairs, seed),
-        }[method]()
+    chosen = _choose(problem, method, num_pairs, captions, seed, generator)
     return Coreset(chosen, captions[chosen])
+
+
+def _choose(
+    problem: Problem,
+    method: str,
+    num_pairs: int,
+    captions: Int[np.ndarray, " image"],
+    seed: int,
+    generator: np.random.Generator,
+) -> Int[np.ndarray, " chosen"]:
+    """Choose images, of which each comes with the given caption."""
+    if method == "random":
+        return generator.permutation(len(captions))[:num_pairs]
+    if method in ("forgetting", "forgetting_most"):
+        order = by_forgetting(problem, captions, seed, generator)
+        return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
+    features = joint_features(problem, captions)
+    if method == "k_means":
+        return k_means(features, num_pairs, seed)
+    return (herding if method == "herding" else k_center)(features, num_pairs)
 
 
 def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:

@@ -1,0 +1,83 @@
+"""How often a training pair is forgotten while an expert trains: the record that the coreset ``forgetting`` reads.
+
+Source: Toneva et al., "An Empirical Study of Example Forgetting" (arXiv 1812.05159), who keep the most forgotten
+examples; Wu et al., section 4.1, keep the least forgotten pairs. Neither says it for retrieval; here
+
+- a pair (an image and one caption of it, the same one throughout) is *right* after an epoch when, in its group, the
+  caption scores highest of all for the image and the image highest of all for the caption. Groups are batches
+  of ``experts.batch_size`` pairs, drawn once from the seed, so that what changes from epoch to epoch is the model and
+  not the company. A tie is no hit: of two pairs with the same caption in one group neither is ever right;
+- a *forgetting event* is a pair that was right after one epoch and is not after the next;
+- a pair that was never right counts as forgotten more often than any other, as with Toneva et al.
+
+Deviations: Toneva et al. look at an example when its batch comes up, with parameters that change within the epoch;
+here all pairs are looked at after every epoch with that epoch's parameters, without dropout. A few epochs of an expert
+tell fewer events apart than their 200 of a classifier: equal records are ordered by chance, from the seed.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rayvldd.experts.training import train_expert
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.problem import Problem
+
+
+def by_forgetting(
+    problem: Problem, captions: Int[np.ndarray, " image"], seed: int, generator: np.random.Generator
+) -> Int[np.ndarray, " image"]:
+    """Train an expert and order all training images, the least forgotten first.
+
+    Args:
+        problem: Model and data; the expert is trained by ``experts``.
+        captions: The one caption that stands for each image.
+        seed: Number of the expert, which nobody else trains.
+        generator: Draws the groups and the order of pairs with equal records.
+
+    Raises:
+        DivergedError: when the expert's loss is not finite.
+    """
+    trajectory, _ = train_expert(problem, seed)
+    groups = _groups(generator.permutation(len(captions)), problem.study.experts.batch_size)
+    epochs = range(1, trajectory.num_epochs + 1)
+    right = np.stack([_right(problem, trajectory[epoch], captions, groups) for epoch in epochs])
+    chance = generator.permutation(len(captions))
+    return np.lexsort((chance, forgetting_events(right)))
+
+
+def forgetting_events(right: Bool[np.ndarray, "epoch pair"]) -> Int[np.ndarray, " pair"]:
+    """Count for each pair how often it was right and then not; one that never was gets more than can be counted."""
+    events = (right[:-1] & ~right[1:]).sum(axis=0)
+    return np.where(right.any(axis=0), events, len(right))
+
+
+def first_both_ways(
+    images: Float[Tensor, "pair dim"], captions: Float[Tensor, "pair dim"]
+) -> Bool[np.ndarray, " pair"]:
+    """Whether image i and caption i score above all other captions and all other images; a tie is no hit."""
+    scores = images @ captions.T
+    own = scores.diagonal()
+    not_below = ~(scores < own[:, None]), ~(scores < own[None, :])  # a score that is not a number is not below
+    return (not_below[0].sum(1) + not_below[1].sum(0) == 2).cpu().numpy()  # itself both times, and nothing else
+
+
+def _groups(order: Int[np.ndarray, " pair"], size: int) -> list[np.ndarray]:
+    """Groups as equal as can be, none larger than ``size``: in a small one it is easy to be first."""
+    return np.array_split(order, -(-len(order) // size))
+
+
+@torch.no_grad()
+def _right(
+    problem: Problem, parameters: Parameters, captions: Int[np.ndarray, " image"], groups: list[np.ndarray]
+) -> Bool[np.ndarray, " image"]:
+    model = problem.model.train(False)
+    image_parameters, text_parameters = (side.to(problem.device) for side in parameters)
+    right = np.zeros(len(captions), dtype=bool)
+    for group in groups:
+        images = model.embed_images(problem.stem_outputs(problem.train, group), image_parameters)
+        right[group] = first_both_ways(
+            images, model.embed_texts(problem.texts(problem.train, captions[group]), text_parameters)
+        )
+    return right
