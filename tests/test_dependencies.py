@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
+EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if extra != "dev" for line in lines]
+"""What some functions of the package import; who does not call them needs not install it."""
+REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS]
 
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 IMPORTED_BY_OTHERS = {"torchvision"}
@@ -36,11 +39,11 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_every_import_is_a_dependency() -> None:
-    wanted = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in PROJECT["dependencies"]}
+    wanted = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in REQUIREMENTS}
     assert imports().keys() - wanted == set()
 
 
-@pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+@pytest.mark.parametrize("requirement", REQUIREMENTS)
 def test_dependency_is_imported_where_its_comment_says(requirement: str) -> None:
     line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
     comment = line.partition("  # ")[2]
@@ -58,7 +61,7 @@ def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
-    wanted = {name_of(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]}
+    wanted = {name_of(line) for line in [*REQUIREMENTS, *PROJECT["optional-dependencies"]["dev"]]}
     assert wanted - pinned == set()
 
 

@@ -1,16 +1,19 @@
 """What the documents say can be done: their commands parse, their links lead somewhere, CI runs the README's line."""
 
 import contextlib
+import math
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import yaml
 
 from rayvldd.cli.main import COMMANDS, main
+from rayvldd.config.study import Study
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -96,6 +99,26 @@ def test_ci_runs_the_test_line_of_the_readme() -> None:
         ".venv/bin/pytest -q",
     ]
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_a_model_of_ones_own_learns_as_the_readme_says(
+    tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from problems import load, random_trajectory
+
+    from rayvldd.distillation.distiller import Distiller
+
+    problem = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
+    distilled = Distiller(problem, [random_trajectory(problem.model)], seed=0).distilled_set()
+    distilled.save(tmp_path / "rayvldd_workspace" / "studies" / "quickstart" / "best")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (example,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in example.splitlines() if line]) <= 12
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["loss"].item() < 2 * math.log(8) / 2, "half of what guessing gives"
 
 
 def test_data_sections_of_the_readme_are_valid() -> None:

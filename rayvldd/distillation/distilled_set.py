@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
@@ -25,6 +26,8 @@ from rayvldd.models.tensor_files import save_tensors
 
 TENSORS = "distilled_set.safetensors"
 CARD = "card.json"
+NEAREST = "nearest_captions.jsonl"
+"""One line a pair, where it was worked out: the real caption nearest to the embedding."""
 
 
 @dataclass
@@ -53,6 +56,9 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """How it was made: settings, fingerprints, expert set, outer step, metrics, version."""
     similarity: SimilarityParameters = SimilarityParameters({})
     """How much image i and text j belong together, where it was learned."""
+    nearest_captions: list[dict[str, Any]] = field(default_factory=list)
+    """For each pair its number (``pair``), the real training caption ``nearest`` to its embedding, their cosine
+    (``similarity``) and the caption at the ``start``; empty where nobody has worked it out."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,7 +102,20 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name) for name in _TENSOR_FIELDS}
         tensors |= {f"{_SIMILARITY}{name}": value for name, value in self.similarity.values.items()}
-        values = {
+        new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
+        save_tensors(new_tensors, tensors)
+        new_card.write_text(json.dumps(self.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
+        (folder / CARD).unlink(missing_ok=True)  # an earlier set's card must never stand beside these tensors
+        (folder / NEAREST).unlink(missing_ok=True)
+        if self.nearest_captions:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.nearest_captions]
+            (folder / NEAREST).write_text("".join(lines), encoding="utf-8")
+        os.replace(new_tensors, folder / TENSORS)
+        os.replace(new_card, folder / CARD)
+
+    def card_values(self) -> dict[str, Any]:
+        """All that ``card.json`` holds: the card, and what of the set is no tensor."""
+        return {
             "format": 1,
             **self.card,
             "lr_student_image": self.lr_student_image,
@@ -104,25 +123,38 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             "start_captions": self.start_captions,
             "similarity_scale": self.similarity.scale,
         }
-        new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
-        save_tensors(new_tensors, tensors)
-        new_card.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-        (folder / CARD).unlink(missing_ok=True)  # an earlier set's card must never stand beside these tensors
-        os.replace(new_tensors, folder / TENSORS)
-        os.replace(new_card, folder / CARD)
+
+    def export(self, folder: str | Path, form: str = "png") -> Path:
+        """Write the set for other programs, as ``rayvldd export`` does; :func:`.exports.export` says what can be wrong.
+
+        Args:
+            folder: A folder that does not exist yet or is empty.
+            form: ``png`` with JSON lines, or ``datasets`` for ``datasets.load_from_disk``.
+        """
+        from rayvldd.distillation.exports import export  # not above: exports know what a set is
+
+        return export(self, folder, form)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "DistilledSet":
-        """Read a set from its folder.
+    def load(cls, place: str | Path) -> "DistilledSet":
+        """Read a set from its folder, or from MLflow.
+
+        Args:
+            place: A folder; or ``models:/STUDY@best``, ``models:/STUDY/VERSION`` or ``runs:/RUN_ID/PATH`` of the
+                server or database in ``MLFLOW_TRACKING_URI``, by default that of the workspace.
 
         Raises:
-            StoreError: when the folder holds no set, or its files cannot be read.
+            StoreError: when there is no set, the server does not answer, or files cannot be read.
         """
-        folder = Path(folder)
+        with local_folder(place) as folder:
+            return cls._read(folder, str(place))
+
+    @classmethod
+    def _read(cls, folder: Path, place: str) -> "DistilledSet":
         for name in (CARD, TENSORS):
             if not (folder / name).is_file():
                 raise StoreError(
-                    f"{folder} is not a distilled set: it has no {name}",
+                    f"{place} is not a distilled set: it has no {name}",
                     next_command="rayvldd compare, which lists the studies and their sets",
                 )
         try:
@@ -140,11 +172,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 lr_student_image=card.pop("lr_student_image"),
                 lr_student_text=card.pop("lr_student_text"),
                 similarity=SimilarityParameters(learned, card.pop("similarity_scale", 1.0)),
+                nearest_captions=_nearest_captions(folder / NEAREST, len(tensors["images"])),
                 card=card,
             )
         except (ValueError, TypeError, AttributeError, KeyError, OSError, SafetensorError) as error:
             raise StoreError(
-                f"{folder} is damaged: {type(error).__name__}: {error}",
+                f"{place} is damaged: {type(error).__name__}: {error}",
                 next_command="rayvldd distill STUDY.yaml, which makes the set again",
             ) from None
 
@@ -176,6 +209,16 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     def _has_image_head(self) -> bool:
         model = self.card["study"]["model"]
         return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
+
+
+def _nearest_captions(file: Path, num_pairs: int) -> list[dict[str, Any]]:
+    """The rows of a set's file; none where there is no file."""
+    if not file.is_file():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    if [row["pair"] for row in rows] != list(range(num_pairs)):
+        raise ValueError(f"{file.name} has not one line for each of the {num_pairs} pairs")
+    return rows
 
 
 _SIMILARITY = "similarity."

@@ -1,0 +1,55 @@
+"""``rayvldd export``: a distilled set for other programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+
+
+@click.command(
+    "export",
+    cls=RunCommand,
+    takes_settings=False,
+    examples=[
+        "rayvldd export rayvldd_workspace/studies/quickstart/best quickstart_pairs",
+        "rayvldd export models:/quickstart@best quickstart_pairs --format datasets",
+    ],
+)
+@click.argument("place", metavar="SET")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["png", "datasets"]),
+    default="png",
+    show_default=True,
+    help="PNG files with JSON lines, or a folder for `load_from_disk` of Hugging Face datasets.",
+)
+@click.pass_obj
+def command(invocation: Invocation, place: str, folder: Path, form: str) -> None:
+    """Write the pairs of a distilled SET into FOLDER, for programs that know nothing of rayvldd.
+
+    A SET is a folder with a card, or models:/STUDY@best or runs:/RUN/PATH of MLflow. FOLDER must be new or empty; it is
+    written whole or not at all. A PNG holds 8 bits between black and white; the exact pixels are in SET, and in the
+    column `pixels` of the format `datasets`.
+    """
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.distillation.exports import check_form, check_free, clipped_share, export
+
+    check_form(form)
+    check_free(folder.expanduser().absolute())
+    distilled = DistilledSet.load(place)
+    result: dict[str, Any] = {"distilled_set": place, "folder": str(folder.expanduser().absolute()), "format": form}
+    result |= {"num_pairs": len(distilled), "clipped_share": clipped_share(distilled)}
+    if invocation.dry_run:
+        invocation.say(f"would write {len(distilled)} pairs as {form} into {result['folder']}")
+        return invocation.finish(result)
+    export(distilled, folder, form)
+    invocation.say(f"{len(distilled)} pairs in {result['folder']}")
+    if form == "png":
+        invocation.say(f"{result['clipped_share']:.1%} of the pixel values lie beyond black or white and were clipped")
+    if not distilled.nearest_captions:
+        invocation.say("no captions: this set has no nearest_captions.jsonl beside it, which sweep and distill write")
+    invocation.finish(result)

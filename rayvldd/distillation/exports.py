@@ -1,0 +1,187 @@
+"""A distilled set in the forms that other programs read: PNG with JSON lines, or a folder of Hugging Face datasets.
+
+Pictures have 8 bits a channel between black and white; distilled pixels are floats and may lie outside. What a PNG
+cannot hold is clipped, so the ``datasets`` form keeps the exact pixels in a column beside the picture.
+"""
+
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from rayvldd.distillation.distilled_set import CARD, DistilledSet
+from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+
+LINES = "captions.jsonl"
+"""One line a pair: image, captions, split, as in a dataset folder of rayvldd, and the file of the embedding."""
+SIMILARITY = "similarity.npy"
+"""The learned similarity [pair, pair] of image i and text j; only where one was learned."""
+SPLIT = "train"
+"""A distilled set is there to train on; validation and test stay real."""
+
+
+def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Path:
+    """Write a set for other programs, whole or not at all.
+
+    Args:
+        distilled: The set.
+        folder: A folder that does not exist yet or is empty.
+        form: A name of ``FORMS``.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        ConfigError: when there is no such form.
+        StoreError: when the folder holds something or cannot be written.
+        RayvlddError: when the form needs a library that is not installed.
+    """
+    write, target = _writer(form), Path(folder).expanduser().absolute()
+    check_free(target)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        write(distilled, part)
+        (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
+        similarity = distilled.similarity.matrix()
+        if similarity is not None:
+            np.save(part / SIMILARITY, similarity.detach().numpy())
+        os.rename(part, target)  # onto an empty folder too; one that was filled meanwhile is refused
+    except OSError as error:
+        raise StoreError(
+            f"{target}: cannot be written: {error.strerror or error}",
+            next_command="rayvldd export SET FOLDER, with a folder that you may write to",
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def check_free(folder: Path) -> None:
+    """Check that an export may take a folder.
+
+    Raises:
+        StoreError: when it is a file or holds something.
+    """
+    try:
+        holds = f"it holds {next(folder.iterdir()).name}"
+    except (StopIteration, FileNotFoundError):
+        return
+    except NotADirectoryError:
+        holds = "it is a file"
+    except OSError as error:
+        holds = error.strerror or str(error)
+    raise StoreError(
+        f"{folder}: not free for an export: {holds}; allowed: a folder that is empty or does not exist yet",
+        next_command="rayvldd export SET FOLDER, with another folder",
+    )
+
+
+def clipped_share(distilled: DistilledSet) -> float:
+    """The share of pixel values that a PNG cannot hold: below black or above white."""
+    return float(((distilled.images < 0) | (distilled.images > 1)).float().mean())
+
+
+def eight_bit(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """An image as a PNG holds it: clipped to black and white, rounded to 256 levels."""
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def _write_png(distilled: DistilledSet, folder: Path) -> None:
+    """``images/0000.png``, ``embeddings/0000.npy`` (float32 [text_dim]) and ``captions.jsonl``."""
+    for name in ("images", "embeddings"):
+        (folder / name).mkdir()
+    rows, lines = zip(distilled.images, distilled.texts, _captions(distilled), strict=True), []
+    for pair, (image, text, captions) in enumerate(rows):
+        names = {"image": f"images/{pair:04d}.png", "embedding": f"embeddings/{pair:04d}.npy"}
+        Image.fromarray(eight_bit(image)).save(folder / names["image"])
+        np.save(folder / names["embedding"], text.numpy())
+        line = {"image": names["image"], **captions, "split": SPLIT, "embedding": names["embedding"]}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    (folder / LINES).write_text("".join(lines), encoding="utf-8")
+
+
+def _write_datasets(distilled: DistilledSet, folder: Path) -> None:
+    """A ``DatasetDict`` with one split, for ``datasets.load_from_disk``."""
+    from datasets import Array3D, Dataset, DatasetDict, Features, List, Value
+    from datasets import Image as ImageColumn
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    columns = Features(
+        {
+            "image": ImageColumn(),
+            "pixels": Array3D(tuple(distilled.images.shape[1:]), "float32"),
+            "caption_embedding": List(Value("float32"), length=distilled.texts.shape[1]),
+            "captions": List(Value("string")),
+            "start_caption": Value("string"),
+        }
+    )
+    captions = _captions(distilled)
+    values = {
+        "image": [{"bytes": _png(image), "path": f"{pair:04d}.png"} for pair, image in enumerate(distilled.images)],
+        "pixels": list(distilled.images.numpy()),
+        "caption_embedding": list(distilled.texts.numpy()),
+        "captions": [row["captions"] for row in captions],
+        "start_caption": [row["start_caption"] for row in captions],
+    }
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        DatasetDict({SPLIT: Dataset.from_dict(values, columns)}).save_to_disk(str(folder))
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _captions(distilled: DistilledSet) -> list[dict[str, Any]]:
+    """What people read of each pair: the nearest real captions, where they are known, and the one it started from."""
+    rows = distilled.nearest_captions or [{} for _ in distilled.start_captions]
+    return [
+        {"captions": [row["nearest"]] if "nearest" in row else [], "start_caption": start}
+        for row, start in zip(rows, distilled.start_captions, strict=True)
+    ]
+
+
+def _png(image: Float[Tensor, "3 height width"]) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(eight_bit(image)).save(written, "PNG")
+    return written.getvalue()
+
+
+def check_form(form: str) -> None:
+    """Check that an export can be written in a form on this machine.
+
+    Raises:
+        ConfigError: when there is no such form.
+        RayvlddError: when the form needs a library that is not installed.
+    """
+    _writer(form)
+
+
+def _writer(form: str) -> Callable[[DistilledSet, Path], None]:
+    if form not in FORMS:
+        fault = Fault("format", f"no form {form!r}", ", ".join(FORMS))
+        raise ConfigError([fault], next_command="rayvldd export --help")
+    if form == "datasets":
+        try:
+            import datasets  # noqa: F401
+        except ImportError as error:
+            raise RayvlddError(
+                f"the format 'datasets' needs the library datasets, which cannot be imported ({error}); "
+                f"allowed without it: png",
+                next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
+            ) from error
+    return FORMS[form]
+
+
+FORMS: dict[str, Callable[[DistilledSet, Path], None]] = {"png": _write_png, "datasets": _write_datasets}
+"""Name of ``--format`` to its writer, which fills an empty folder."""
