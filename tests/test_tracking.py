@@ -1,8 +1,8 @@
 """Every tracker: what is written is there, under the right trial, once."""
 
 import json
-import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +16,10 @@ from mlflow.exceptions import MlflowException
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
-from rayvldd.tracking.outbox import RETRY_AFTER_S, Outbox
+from rayvldd.tracking.outbox import MOST_ROWS, Outbox
 from rayvldd.tracking.protocol import Tracker
 
 POINT = {"distillation.syn_steps": 4, "distillation.lr_lr": 0.02}
@@ -41,6 +42,10 @@ class Place:
 
     open: Callable[[], Tracker]
     read: Callable[[], tuple[Written, dict[str, Written]]]
+
+
+def wait_for_writes(tracker: Tracker) -> None:
+    assert not isinstance(tracker, MlflowTracker) or tracker._outbox.wait(60)
 
 
 def files_below(folder: Path) -> dict[str, str]:
@@ -164,7 +169,8 @@ def test_a_study_that_continues_duplicates_nothing(place: Place, tiny_study: Stu
         first.log_metrics(trial_id, {"val_mean_recall": 1.0}, 0)
         first.log_metrics(trial_id, {"val_mean_recall": 2.0}, 2)
     first.log_metrics(None, {"best_val_mean_recall": 2.0}, 1)
-    first.end_trial("a", "finished", artifacts, {})  # and then the driver is killed
+    first.end_trial("a", "finished", artifacts, {})
+    wait_for_writes(first)  # and then the driver is killed
 
     second = place.open()
     second.start_study(tiny_study, "rayvldd sweep tiny.yaml --json")
@@ -309,6 +315,7 @@ def test_mlflow_server_that_goes_away_for_a_while(
         tracker.start_trial("a", POINT)
         for step in range(3):
             tracker.log_metrics("a", {"val_mean_recall": step}, step)
+        assert not tracker._outbox.wait(0.5)
     tracker.end_trial("a", "finished", None, {})
     tracker.end_study("finished", {}, None)
     assert [record.message.split(":")[0] for record in caplog.records] == [
@@ -319,46 +326,132 @@ def test_mlflow_server_that_goes_away_for_a_while(
     assert trials["a"].state == "finished"
 
 
+def test_mlflow_server_that_stays_away(
+    database: str, tiny_study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = MlflowTracker(database)
+    tracker.start_study(tiny_study, "sweep")
+    monkeypatch.setitem(mlflow_tracker._PATIENCE_S, "finished", 0.2)
+    monkeypatch.setattr(tracker._client, "create_run", _raise_no_answer)
+    tracker.start_trial("a", POINT)
+    tracker.end_study("finished", {}, None)
+    assert "did not answer for 0 s: 4 writes are missing there; the workspace has everything" in caplog.text
+    monkeypatch.undo()
+    assert tracker._outbox.wait(20), "a later answer is still taken"
+
+
 def _raise_no_answer(*_: Any, **__: Any) -> None:
     raise MlflowException("API request to http://server failed with exception: connection refused")
 
 
 class Server:
-    """A fake that notes what it takes, and can be away or refuse."""
+    """A fake that notes what it takes, and can be away, refuse or keep its callers waiting."""
 
     def __init__(self) -> None:
-        self.taken: list[int] = []
+        self.taken: list[Any] = []
+        self.threads: set[int] = set()
         self.is_away = False
+        self.open = threading.Event()
+        self.open.set()
 
     def write(self, number: int) -> None:
+        self.write_rows([number])
+
+    def write_rows(self, rows: list[int]) -> None:
+        assert self.open.wait(20)
+        self.threads.add(threading.get_ident())
         if self.is_away:
             raise ConnectionError("no route")
-        if number < 0:
+        if min(rows) < 0:
             raise ValueError("negative")
-        self.taken.append(number)
+        self.taken.append(rows)
 
 
-def test_outbox_keeps_order_and_waits(caplog: pytest.LogCaptureFixture) -> None:
-    server, now = Server(), [0.0]
-    outbox = Outbox("the server", lambda error: isinstance(error, ConnectionError), clock=lambda: now[0])
-    outbox.put(partial(server.write, 1))
-    server.is_away = True
-    for number in (2, 3):
-        outbox.put(partial(server.write, number))
-    server.is_away = False
-    outbox.put(partial(server.write, 4))
-    assert (server.taken, len(outbox)) == ([1], 3), "an absent server is left alone for a while"
-    now[0] = RETRY_AFTER_S
-    outbox.put(partial(server.write, 5))
-    assert (server.taken, len(outbox)) == ([1, 2, 3, 4, 5], 0)
-    assert len(caplog.records) == 1
+def outbox_of(server: Server) -> Outbox:
+    return Outbox("the server", lambda error: isinstance(error, ConnectionError), first_retry_s=0.01)
 
 
-def test_outbox_drops_what_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_outbox_keeps_order_and_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
-    outbox = Outbox("the server", lambda error: isinstance(error, ConnectionError))
+    outbox = outbox_of(server)
+    server.is_away = True
+    for number in (1, 2, 3):
+        outbox.put("a", partial(server.write, number))
+    assert not outbox.wait(0.1) and len(outbox) == 3
+    server.is_away = False
+    assert outbox.wait(20) and server.taken == [[1], [2], [3]]
+    assert [record.message for record in caplog.records] == [
+        "the server does not answer; what is to be written is kept meanwhile: no route"
+    ]
+    server.is_away = True  # the next outage is said again
+    outbox.put("a", partial(server.write, 4))
+    assert not outbox.wait(0.05)
+    server.is_away = False
+    assert outbox.wait(20) and server.taken[-1] == [4] and len(caplog.records) == 2
+
+
+def test_outbox_writes_rows_of_a_lane_together() -> None:
+    server = Server()
+    outbox = outbox_of(server)
+    server.open.clear()
+    outbox.put("b", partial(server.write, 0))  # whoever writes waits here, while the rest comes in
+    for number in (1, 2, 3):
+        outbox.put("a", server.write_rows, [number, 10 * number])
+        outbox.put("b", server.write_rows, [100 * number])
+    outbox.put("a", partial(server.write, 4))
+    outbox.put("a", server.write_rows, [5])
+    server.open.set()
+    assert outbox.wait(20)
+    assert server.taken == [[0], [1, 10, 2, 20, 3, 30], [100, 200, 300], [4], [5]]
+
+
+def test_outbox_sends_no_more_rows_than_a_server_takes() -> None:
+    server = Server()
+    outbox = outbox_of(server)
+    server.open.clear()
+    for _ in range(25):
+        outbox.put("a", server.write_rows, [0] * 99)
+    server.open.set()
+    assert outbox.wait(20)
+    sizes = [len(rows) for rows in server.taken]
+    assert sum(sizes) == 25 * 99 and max(sizes) == 990 <= MOST_ROWS and len(sizes) < 6
+
+
+def test_outbox_drops_what_is_refused_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    outbox = outbox_of(server)
+    server.open.clear()
+    outbox.put("b", partial(server.write, 0))
     for number in (1, -1, 2):
-        outbox.put(partial(server.write, number))
-    assert server.taken == [1, 2]
-    assert "did not take a write, which is dropped: negative" in caplog.text
+        outbox.put("a", server.write_rows, [number])
+    server.open.set()
+    assert outbox.wait(20)
+    assert server.taken == [[0], [1], [2]]
+    assert [record.message for record in caplog.records] == [
+        "the server did not take a write, which is dropped: negative"
+    ]
+
+
+def test_outbox_has_one_writer_however_many_put() -> None:
+    server, most = Server(), []
+
+    def write(number: int) -> None:
+        most.append(sum(thread.name == "rayvldd tracking" for thread in threading.enumerate()))
+        server.write(number)
+
+    outbox = outbox_of(server)
+
+    def put(lane: int) -> None:
+        for number in range(200):
+            outbox.put(str(lane), partial(write, 1000 * lane + number))
+
+    threads = [threading.Thread(target=put, args=(lane,)) for lane in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outbox.wait(20) and max(most) == 1
+    assert sorted(rows[0] for rows in server.taken) == [1000 * lane + n for lane in range(8) for n in range(200)]
+    for lane in range(8):
+        of_lane = [rows[0] for rows in server.taken if rows[0] // 1000 == lane]
+        assert of_lane == sorted(of_lane)

@@ -1,6 +1,6 @@
 """What a study needs before its first trial: data and features in the cache, and the experts of every point."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rayvldd.fleet.expert_fleet import FleetProgress, make_experts
 from rayvldd.models.problem import SplitInputs, load_problem
 from rayvldd.search.display import StudyDisplay, point_as_text, time_as_text
 from rayvldd.stores.folder import FolderStore
+from rayvldd.tracking.protocol import Origins
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> Expert
     display.done()
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)
+
+
+def origins_of(sets: Sequence[ExpertSet]) -> Origins:
+    """What trials that take one of these sets are computed from; where the sets differ, what they share."""
+    first, *others = (known.recipe.settings["fingerprints"] for known in sets)
+    shared = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
+    return Origins(shared, sets[0].recipe.key if len(sets) == 1 else "")
 
 
 def make_missing_experts(sets: ExpertSets, store: FolderStore, cache: Path, display: StudyDisplay) -> int:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
 from rayvldd.search.trial import EVALUATION, number_of, point_of
 from rayvldd.stores.workspace import write_json_whole
-from rayvldd.tracking.protocol import Tracker
+from rayvldd.tracking.protocol import Origins, Tracker
 
 
 class Illustrator(Protocol):
@@ -54,6 +54,8 @@ class StudyRun:
     display: StudyDisplay
     illustrator: Illustrator | None
     train_inputs: TrainInputs
+    origins: Callable[[Mapping[str, Scalar]], Origins] | None = None
+    """Finds what a trial at a point is computed from."""
 
 
 class TrialCallback(tune.Callback):
@@ -116,6 +118,12 @@ class TrialCallback(tune.Callback):
             if actor is not None:
                 ray.kill(actor)
 
+    def tell_again(self) -> None:
+        """Tell the tracker of the trials that ended in earlier sessions: one that was killed told not all of it."""
+        for trial in self.run.ledger.ended:
+            self._open_record(trial)
+            self._close_record(trial)
+
     def end_rest(self) -> None:
         """Close the trials of earlier sessions for which no time was left; their best sets count."""
         for trial in self.run.ledger.running:
@@ -125,6 +133,8 @@ class TrialCallback(tune.Callback):
     def _open_record(self, trial: Trial) -> None:
         """Open the tracker's record; what the ledger has and a killed driver did not pass on is written now."""
         self.run.tracker.start_trial(trial.trial_id, trial.point)
+        if self.run.origins:
+            self.run.tracker.log_origins(trial.trial_id, self.run.origins(trial.point))
         for row in trial.evaluations:
             self._log(trial.trial_id, row)
 
@@ -140,14 +150,18 @@ class TrialCallback(tune.Callback):
         self._catch_up(trial)
         state = self._state_of(trial, reason)
         keep_best(trial, self.run)
-        tags = {"reason": reason} if reason else {}
-        artifacts = trial.artifacts if trial.artifacts.is_dir() else None
-        self.run.tracker.end_trial(trial_id, state, artifacts, tags)
         self.run.ledger.end(trial_id, state, reason)
+        self._close_record(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
         self.run.display.line(line_of_trial(trial))
         self._log_study()
         self._show()
+
+    def _close_record(self, trial: Trial) -> None:
+        assert trial.state != "running"
+        tags = {"reason": trial.reason} if trial.reason else {}
+        artifacts = trial.artifacts if trial.artifacts.is_dir() else None
+        self.run.tracker.end_trial(trial.trial_id, trial.state, artifacts, tags)
 
     def _catch_up(self, trial: Trial) -> None:
         """Enter the evaluation that made the best set, where the trial was ended between saving and reporting it."""

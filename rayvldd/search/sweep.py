@@ -18,7 +18,7 @@ from rayvldd.search.display import StudyDisplay, line_of_trial, shown
 from rayvldd.search.final_test import look_at_test
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.preparation import ExpertSets, load_expert_sets, make_missing_experts
+from rayvldd.search.preparation import ExpertSets, load_expert_sets, make_missing_experts, origins_of
 from rayvldd.search.progress_callback import Illustrator, StudyRun
 from rayvldd.search.seeds import sampler_seed
 from rayvldd.search.study_folder import StudyFolder, read_json
@@ -100,6 +100,7 @@ class _Sweep:
         if not self.folder.choice.is_file():
             with self.folder.phase("prepare"):
                 sets = load_expert_sets(self.study, self.workspace.cache, self.display)
+            self.tracker.log_origins(None, origins_of(sets.sets))
             with self.folder.phase("experts"):
                 make_missing_experts(sets, self.store, self.workspace.cache, self.display)
             with self.folder.phase("search"):
@@ -120,6 +121,7 @@ class _Sweep:
             self.display,
             self.illustrator,
             lambda point: sets.at(point).train,
+            lambda point: origins_of([sets.at(point)]),
         )
         search(run, TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store), self.folder)
 

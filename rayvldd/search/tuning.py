@@ -33,6 +33,7 @@ def search(run: StudyRun, job: TrialJob, folder: StudyFolder) -> None:
     missing = settings.num_trials - len(run.ledger.ended)
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
     callback = TrialCallback(run)
+    callback.tell_again()
     if missing > 0 and (time_left is None or time_left > 0):
         try:
             with _quiet_tune():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.stores.workspace import write_json_whole
-from rayvldd.tracking.protocol import State, Tracker
+from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 
 
 class FolderTracker:
@@ -25,6 +26,8 @@ class FolderTracker:
         self._open_trials: set[str] = set()
         self._last_steps: dict[Path, dict[str, int]] = {}
         """File to metric to the last step written."""
+        self._told: dict[Path, list[dict[str, Any]]] = {}
+        """File to the origins and ends it holds, so that nothing is written twice when a study continues."""
 
     def start_study(self, study: Study, command: str) -> None:
         """Write the study's settings, or go on in what an earlier call has written."""
@@ -47,6 +50,10 @@ class FolderTracker:
         if not self._open(file):
             _append(file, {"event": "start", "trial_id": trial_id, "point": dict(point)})
 
+    def log_origins(self, trial_id: str | None, origins: Origins) -> None:
+        """Write what a trial, or the study itself, is computed from."""
+        self._tell(self._file(trial_id), {"event": "origins", **asdict(origins)})
+
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
         file = self._file(trial_id)
@@ -60,7 +67,7 @@ class FolderTracker:
         """Write how a trial ended and copy its artifacts."""
         self._open_trials.discard(trial_id)
         self._keep(artifacts, trial_id)
-        _append(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
+        self._tell(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Write how the study ended with its figures; open trials end as interrupted."""
@@ -68,6 +75,12 @@ class FolderTracker:
             self.end_trial(trial_id, "interrupted", None, {})
         self._keep(artifacts, "study")
         _append(self._file(None), {"event": "end", "state": state, "metrics": dict(metrics)})
+
+    def log_scores(self, scores: Scores) -> None:
+        """Append an evaluation to ``evaluations.jsonl``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        values = asdict(scores) | {"study": scores.study.model_dump(mode="json")}
+        _append(self.folder / "evaluations.jsonl", {"event": "scores", **values})
 
     def _file(self, trial_id: str | None) -> Path:
         return self.folder / "study.jsonl" if trial_id is None else self.folder / "trials" / f"{trial_id}.jsonl"
@@ -81,8 +94,17 @@ class FolderTracker:
             opened.truncate(len(whole.encode()))
         events = [json.loads(line) for line in whole.split("\n")[:-1]]
         metrics = [event for event in events if event["event"] == "metrics"]
+        self._told[file] = [event for event in events if event["event"] in ("origins", "end")]
         self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
         return events
+
+    def _tell(self, file: Path, event: dict[str, Any]) -> None:
+        """Append an event, unless it is what the file says last of its kind."""
+        told_before = self._told.setdefault(file, [])
+        same_kind = [told for told in told_before if told["event"] == event["event"]]
+        if not same_kind or same_kind[-1] != event:
+            told_before.append(event)
+            _append(file, event)
 
     def _keep(self, artifacts: Path | None, name: str) -> None:
         if artifacts is not None:

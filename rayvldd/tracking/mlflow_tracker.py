@@ -1,34 +1,39 @@
 """MLflow: a parent run for the study, a child run for every trial.
 
-Only ``MlflowClient`` with explicit run ids is used, never the library's current run: the one writer is the driver,
-and it has several trials open at once. Runs are found again by their tags, so a study that continues goes on in the
-runs it began.
+Only ``MlflowClient`` with explicit run ids is used, never the library's current run: the one writer is the outbox of
+the driver, and it has several trials open at once. Runs are found again by their tags: a study that continues goes on
+in the runs it began, and a request whose answer was lost makes no second run.
 """
 
 import getpass
 import json
 import logging
+import re
+import secrets
 import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-import rayvldd
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
+from rayvldd.distillation.distilled_set import CARD
 from rayvldd.errors import RayvlddError
+from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.outbox import Outbox
-from rayvldd.tracking.protocol import State, Tracker
+from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
+from rayvldd.tracking.set_source import BEST_ALIAS
 
 EXPERIMENT = "rayvldd"
 
@@ -42,6 +47,12 @@ _MAX_PARAM = 500
 """Characters of a parameter's value: what servers of older versions take."""
 _MAX_TAG = 5000
 _MAX_PARAMS_A_BATCH = 100
+_SEARCHED, _SCORED = ("model", "experts", "distillation"), ("data", "model", "evaluation")
+"""Sections of a study that are the parameters of a trial, and of an evaluation."""
+_DETAIL = re.compile(r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|student_.*")
+"""Metrics that MLflow shows in a section of their own, so that those people compare by stay few."""
+_PATIENCE_S: dict[State, float] = {"finished": 600.0, "failed": 60.0, "interrupted": 10.0}
+"""How long the end of a study waits for a server that is away; an unfinished one goes on with the same command."""
 
 
 class MlflowTracker:
@@ -63,6 +74,8 @@ class MlflowTracker:
         self._study_run = ""
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
+        self._done: set[str] = set()
+        """Trials whose run was closed in an earlier session, with all that belongs to it."""
         self._last_steps: dict[str, dict[str, int]] = {}
         """Run id to metric to the last step written."""
         with _quiet(), _answering(uri):
@@ -85,39 +98,52 @@ class MlflowTracker:
         with _answering(self.uri):
             found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["start_time DESC"])
             self._study_run = self._open_run(found[0] if found else None, study.name, tags, _params(study))
-            children = f"tags.`mlflow.parentRunId` = '{self._study_run}'"
-            trials = _all_runs(self._client, self._experiment, children) if found else []
-        self._known_trials = {run.data.tags.get("rayvldd.trial_id", ""): run for run in trials}
 
     def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
         """Open the child run of a trial, or find it again."""
         self._open_trials.add(trial_id)
-        self._outbox.put(partial(self._open_trial, trial_id, dict(point)))
+        self._outbox.put(trial_id, partial(self._open_trial, trial_id, dict(point)))
+
+    def log_origins(self, trial_id: str | None, origins: Origins) -> None:
+        """Write the dataset as an input of the run, and the expert set and encoders as its tags."""
+        settings = self._study.data.model_dump(mode="json")
+        self._outbox.put(trial_id or _STUDY, partial(self._write_origins_of, trial_id, settings, origins))
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step) for key, value in metrics.items()]
-        self._outbox.put(partial(self._write_metrics, trial_id, entries))
+        entries = _entries(metrics, step)
+        self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries)
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Close the child run of a trial with its artifacts and tags."""
         self._open_trials.discard(trial_id)
-        self._outbox.put(partial(self._close, trial_id, state, artifacts, dict(tags)))
+        self._outbox.put(trial_id, partial(self._close_trial, trial_id, state, artifacts, dict(tags)))
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Close the parent run with the figures of the whole study; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
-        self._outbox.put(partial(self._write_final, dict(metrics)))
-        self._outbox.put(partial(self._close, None, state, artifacts, {}))
-        self._outbox.flush()
-        if self._outbox:
-            logging.getLogger(__name__).warning(
-                "%s did not answer: %d writes of this study are missing there; the study's own folder has everything",
-                self.uri,
-                len(self._outbox),
-            )
+        self._outbox.put(_STUDY, partial(self._write_final, _entries(metrics, 0)))
+        self._outbox.put(_STUDY, partial(self._close_study, state, artifacts))
+        self._wait(_PATIENCE_S[state])
+
+    def log_scores(self, scores: Scores) -> None:
+        """Write an evaluation as a run of its own: each student is a step, the mean over all stands at the last."""
+        self._study = scores.study
+        entries, record = _entries_of_scores(scores), secrets.token_hex(8)
+        self._outbox.put(scores.name, partial(self._write_scores, scores, entries, record))
+        self._wait(_PATIENCE_S["finished"])
+
+    def _wait(self, patience_s: float) -> None:
+        """Let the outbox finish; what the server has not taken by then is said, and stands in the workspace."""
+        if self._outbox.wait(patience_s):
+            return
+        logging.getLogger(__name__).warning(
+            "%s did not answer for %.0f s: %d writes are missing there; the workspace has everything",
+            self.uri,
+            patience_s,
+            len(self._outbox),
+        )
 
     def _run_id(self, trial_id: str | None) -> str:
         return self._study_run if trial_id is None else self._trial_runs[trial_id]
@@ -129,8 +155,13 @@ class MlflowTracker:
             "rayvldd.trial_id": trial_id,
             "mlflow.parentRunId": self._study_run,
         }
-        params = _params(self._study.at(point), sections=("model", "experts", "distillation"))
-        known = self._known_trials.get(trial_id)
+        params = _params(self._study.at(point), _SEARCHED)
+        query = f"tags.`mlflow.parentRunId` = '{self._study_run}' and tags.`rayvldd.trial_id` = '{trial_id}'"
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        known = found[0] if found else None
+        if known and known.info.status in ("FINISHED", "FAILED"):
+            self._done.add(trial_id)
+            return
         self._trial_runs[trial_id] = self._open_run(known, trial_id, tags, params)
 
     def _open_run(self, known: Run | None, name: str, tags: dict[str, str], params: dict[str, str]) -> str:
@@ -149,7 +180,22 @@ class MlflowTracker:
         }
         return run_id
 
+    def _write_origins_of(self, trial_id: str | None, settings: dict[str, Any], origins: Origins) -> None:
+        if trial_id not in self._done:
+            self._write_origins(self._run_id(trial_id), settings, origins)
+
+    def _write_origins(self, run_id: str, settings: dict[str, Any], origins: Origins) -> None:
+        """Write what a run is computed from; MLflow keeps an input that is written again once."""
+        tags = {f"rayvldd.{name}": value for name, value in origins.fingerprints.items()}
+        tags |= {"rayvldd.expert_set": origins.expert_set} if origins.expert_set else {}
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        name = Path(settings["root"]).name if "root" in settings else settings["source"]
+        dataset = Dataset(name, origins.fingerprints["data"], settings["source"], json.dumps(settings))
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
     def _write_metrics(self, trial_id: str | None, entries: list[Metric]) -> None:
+        if trial_id in self._done:
+            return
         run_id = self._run_id(trial_id)
         last = self._last_steps[run_id]
         new = [entry for entry in entries if entry.step > last.get(entry.key, -1)]
@@ -157,21 +203,82 @@ class MlflowTracker:
             self._client.log_batch(run_id, metrics=new)
             last.update({entry.key: entry.step for entry in new})
 
-    def _write_final(self, metrics: dict[str, float]) -> None:
+    def _write_final(self, entries: list[Metric]) -> None:
         """Write the study's figures after those that an interrupted part of it ended with."""
-        now, last = int(time.time() * 1000), self._last_steps[self._study_run]
-        entries = [Metric(key, float(value), now, last.get(key, -1) + 1) for key, value in metrics.items()]
-        if entries:
-            self._client.log_batch(self._study_run, metrics=entries)
+        last = self._last_steps[self._study_run]
+        moved = [Metric(entry.key, entry.value, entry.timestamp, last.get(entry.key, -1) + 1) for entry in entries]
+        if moved:
+            self._client.log_batch(self._study_run, metrics=moved)
 
-    def _close(self, trial_id: str | None, state: State, artifacts: Path | None, tags: dict[str, str]) -> None:
+    def _write_scores(self, scores: Scores, entries: list[Metric], record: str) -> None:
+        tags = {"rayvldd.kind": scores.kind, "rayvldd.study": scores.study.name, "rayvldd.command": scores.command}
+        tags |= {"rayvldd.split": scores.split, "mlflow.note.content": f"`{scores.command}`", "rayvldd.record": record}
+        texts = {key: str(value)[:_MAX_PARAM] for key, value in scores.settings.items()}
+        known = self._client.search_runs([self._experiment], f"tags.`rayvldd.record` = '{record}'", max_results=1)
+        params = {**_params(scores.study, _SCORED), **texts}
+        run_id = self._open_run(known[0] if known else None, scores.name, tags, params)
+        self._client.log_batch(run_id, metrics=entries)
+        if scores.origins.fingerprints:
+            self._write_origins(run_id, scores.study.data.model_dump(mode="json"), scores.origins)
+        self._close(run_id, "finished", None, {})
+
+    def _close_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: dict[str, str]) -> None:
+        if trial_id not in self._done:
+            self._close(self._trial_runs[trial_id], state, artifacts, tags)
+
+    def _close_study(self, state: State, artifacts: Path | None) -> None:
+        if state == "finished" and artifacts is not None and (artifacts / CARD).is_file():
+            self._client.log_artifacts(self._study_run, str(artifacts))
+            self._register(self._study.name)
+            artifacts = None
+        self._close(self._study_run, state, artifacts, {})
+
+    def _register(self, name: str) -> None:
+        """Make the set of the study's run a model version, and let the alias ``best`` name it."""
+        with suppress(MlflowException):  # it is there already; whatever else is wrong, the next call tells
+            self._client.create_registered_model(name, description="Distilled sets that rayvldd has chosen.")
+        found = self._client.search_model_versions(f"name = '{name}' and run_id = '{self._study_run}'")
+        version = found[0] if found else self._new_version(name)
+        self._client.set_registered_model_alias(name, BEST_ALIAS, version.version)
+
+    def _new_version(self, name: str) -> ModelVersion:
+        run = self._client.get_run(self._study_run)
+        return self._client.create_model_version(
+            name,
+            run.info.artifact_uri,
+            self._study_run,
+            tags={"rayvldd.protocol": self._study.model.protocol},
+            description=f"`{run.data.tags['rayvldd.command']}`",
+        )
+
+    def _close(self, run_id: str, state: State, artifacts: Path | None, tags: dict[str, str]) -> None:
         """Artifacts and tags come first: a run that says FINISHED has everything."""
-        run_id = self._run_id(trial_id)
         if artifacts is not None:
             self._client.log_artifacts(run_id, str(artifacts))
         entries = [RunTag(key, str(value)[:_MAX_TAG]) for key, value in {**tags, "rayvldd.state": state}.items()]
         self._client.log_batch(run_id, tags=entries)
         self._client.set_terminated(run_id, _STATUS[state])
+
+
+_STUDY = ""
+"""The lane of the study itself in the outbox."""
+
+
+def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    now = int(time.time() * 1000)
+    names = {key: f"details/{key}" if _DETAIL.fullmatch(key) else key for key in metrics}
+    return [Metric(names[key], float(value), now, step) for key, value in metrics.items()]
+
+
+def _entries_of_scores(scores: Scores) -> list[Metric]:
+    """The mean of every recall under its own name, each student's mean recall under ``student_…``."""
+    count = len(scores.students)
+    prefix = f"{scores.split}_"
+    means = {f"{prefix}{key}": sum(row[key] for row in scores.students) / count for key in scores.students[0]}
+    entries = _entries({**means, **scores.figures}, count)
+    for number, row in enumerate(scores.students, start=1):
+        entries += _entries({f"student_{prefix}mean_recall": row["mean_recall"]}, number)
+    return entries
 
 
 def _identity(study: Study, command: str, origin: str) -> str:
@@ -202,23 +309,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _common_tags(study: Study) -> dict[str, str]:
-    tags = {"rayvldd.version": rayvldd.__version__, "rayvldd.protocol": study.model.protocol}
+    tags = {"rayvldd.protocol": study.model.protocol, **code_version()}
     tags |= {"mlflow.source.name": "rayvldd", "mlflow.source.type": "LOCAL"}
     try:
         return tags | {"mlflow.user": getpass.getuser()}
     except (OSError, KeyError):  # a container whose user has no name
         return tags
-
-
-def _all_runs(client: MlflowClient, experiment: str, query: str) -> list[Run]:
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], query, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
 
 
 def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:

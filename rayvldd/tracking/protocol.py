@@ -1,6 +1,7 @@
 """What every tracker can do."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -9,6 +10,37 @@ from rayvldd.config.study import Study
 
 State = Literal["finished", "stopped", "failed", "interrupted"]
 """How a trial or study ended; ``stopped`` is the scheduler's early stop, ``interrupted`` anything that can go on."""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What a study, trial or evaluation was computed from, by content."""
+
+    fingerprints: Mapping[str, str]
+    """What data and encoders are: ``data``, ``image_encoder``, ``text_encoder``."""
+    expert_set: str = ""
+    """Key of the expert set; empty where there is none, or more than one."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How fresh students on one set of pairs, synthetic or real, did on a split."""
+
+    kind: Literal["evaluation", "coreset"]
+    name: str
+    """What people call the set, e.g. ``100 pairs, herding``."""
+    study: Study
+    """The study at the point that students were trained at."""
+    command: str
+    """What was typed."""
+    split: str
+    students: tuple[Mapping[str, float], ...]
+    """The recalls of each student by name, in percent."""
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    """What else tells this set from others, e.g. the coreset method and the number of pairs."""
+    origins: Origins = field(default_factory=lambda: Origins({}))
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Numbers beside the recalls, e.g. seconds."""
 
 
 class Tracker(Protocol):
@@ -38,6 +70,10 @@ class Tracker(Protocol):
         """Open the record of a trial with the searched settings it runs at, or find it again."""
         ...
 
+    def log_origins(self, trial_id: str | None, origins: Origins) -> None:
+        """Write what a trial, or the study itself, is computed from."""
+        ...
+
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial, or of the study itself, at a step."""
         ...
@@ -47,5 +83,13 @@ class Tracker(Protocol):
         ...
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
-        """Close the record of the study; trials that are still open end as interrupted."""
+        """Close the record of the study; trials that are still open end as interrupted.
+
+        Where the artifacts of a finished study are a distilled set and the tracker has a registry, the set is
+        registered there under the name of the study. The call waits for a server that is away for a while.
+        """
+        ...
+
+    def log_scores(self, scores: Scores) -> None:
+        """Write an evaluation of one set as a record of its own, beside the studies."""
         ...

@@ -1,0 +1,77 @@
+"""Distilled sets that MLflow keeps, as local folders: the entry points ``models`` and ``runs`` of the package."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from rayvldd.errors import StoreError
+from rayvldd.stores.workspace import Workspace
+
+BEST_ALIAS = "best"
+"""The alias of the model version that is the chosen set of a study's last run."""
+
+_FORMS = "models:/STUDY@best, models:/STUDY/VERSION, runs:/RUN_ID or runs:/RUN_ID/PATH"
+
+
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """Copy the artifacts that a ``models:/`` or ``runs:/`` URI names into a folder that lasts as long as the block.
+
+    Raises:
+        StoreError: when there is no such model, alias, run or path, or the server does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="rayvldd-") as place:
+        yield _copy(uri, _tracking_uri(uri), place)
+
+
+def _copy(uri: str, tracking_uri: str, place: str) -> Path:
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri)
+        return Path(download_artifacts(_location(client, uri), dst_path=place, tracking_uri=tracking_uri))
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        _refuse(uri, f"cannot be fetched from {tracking_uri}: {str(error).strip().splitlines()[0]}", error)
+
+
+def _location(client: MlflowClient, uri: str) -> str:
+    """Where the artifacts lie. Models are looked up here: MLflow itself would leave a file of its own among them."""
+    scheme, _, rest = uri.partition(":")
+    name, *parts = rest.strip("/").split("/")
+    if scheme == "runs":
+        return f"runs:/{'/'.join([name, *parts])}"
+    model, _, alias = name.partition("@")
+    version = client.get_model_version_by_alias(model, alias).version if alias else parts.pop(0) if parts else ""
+    if not model or not version:
+        _refuse(uri, "names no version of a model")
+    return "/".join([client.get_model_version_download_uri(model, str(version)).rstrip("/"), *parts])
+
+
+def _tracking_uri(uri: str) -> str:
+    """The server or database that is asked: what was set for MLflow, else the workspace's own."""
+    if mlflow.is_tracking_uri_set() and mlflow.get_tracking_uri() != "none":
+        return mlflow.get_tracking_uri()
+    own = Workspace(os.environ.get("RAYVLDD_WORKSPACE", "rayvldd_workspace")).tracking_uri
+    database = Path(own.removeprefix("sqlite:///"))
+    if not database.is_file():  # asking for a model would make an empty one
+        _refuse(uri, f"there is no {database}, and MLFLOW_TRACKING_URI names no other server or database")
+    return own
+
+
+def _refuse(uri: str, problem: str, cause: Exception | None = None) -> NoReturn:
+    raise StoreError(
+        f"{uri}: {problem}; allowed: {_FORMS}, of a server that answers",
+        next_command="set MLFLOW_TRACKING_URI to the server or database that the sweep has printed, and repeat",
+    ) from cause
+
+
+if TYPE_CHECKING:
+    from rayvldd.distillation.set_sources import SetSource
+
+    _source: SetSource = fetched
