@@ -8,7 +8,7 @@ with a scheme only.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from rayvldd.errors import StoreError, did_you_mean
@@ -32,12 +32,11 @@ def local_folder(place: str | Path) -> Iterator[Path]:
     if scheme is None:
         yield Path(place)
         return
-    source: SetSource = _entry_point(scheme[1], str(place)).load()
-    with source(str(place)) as folder:
+    with _source(scheme[1], str(place))(str(place)) as folder:
         yield folder
 
 
-def _entry_point(scheme: str, uri: str) -> EntryPoint:
+def _source(scheme: str, uri: str) -> SetSource:
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in known:
         schemes = ", ".join(f"{name}:/…" for name in sorted(known))
@@ -46,4 +45,5 @@ def _entry_point(scheme: str, uri: str) -> EntryPoint:
             f"allowed: a folder" + (f", {schemes}" if known else ""),
             next_command="rayvldd compare, which lists the studies and their sets",
         )
-    return known[scheme]
+    source: SetSource = known[scheme].load()
+    return source

@@ -45,7 +45,7 @@ def _location(client: MlflowClient, uri: str) -> str:
     scheme, _, rest = uri.partition(":")
     name, *parts = rest.strip("/").split("/")
     if scheme == "runs":
-        return f"runs:/{'/'.join([name, *parts])}"
+        return "/".join([client.get_run(name).info.artifact_uri.rstrip("/"), *parts])
     model, _, alias = name.partition("@")
     version = client.get_model_version_by_alias(model, alias).version if alias else parts.pop(0) if parts else ""
     if not model or not version:
