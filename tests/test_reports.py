@@ -18,9 +18,10 @@ from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, NEAREST, Pictures
 from rayvldd.reports.nearest import NearestCaption, nearest_captions
 from rayvldd.reports.pictures import draw_before_after, draw_curves
+from rayvldd.reports.published import published_rows, published_table
 from rayvldd.reports.tables import (
     comparison_table,
-    mean_and_deviation,
+    mean_and_interval,
     recalls_table,
     result_table,
     trials_table,
@@ -157,20 +158,23 @@ def test_trials_stand_by_recall_with_the_best_marked(trials: list[Trial]) -> Non
     assert "–" in lines[-1]
 
 
-def test_recalls_show_mean_and_deviation_within_a_terminal() -> None:
+def test_recalls_show_mean_and_interval_within_a_terminal() -> None:
     students = [
         RetrievalMetrics(10.0, 20.0, 30.0, 8.0, 18.0, 28.0),
+        RetrievalMetrics(11.0, 21.0, 31.0, 9.0, 19.0, 29.0),
         RetrievalMetrics(12.0, 22.0, 32.0, 10.0, 20.0, 30.0),
     ]
-    text = text_of(recalls_table({"distilled": students, "full data": students[:1]}))
-    assert "distilled (2)" in text and "11.0±1.4" in text and "20.0±1.4" in text
-    assert "full data (1)" in text and "19.0" in text
+    full = [RetrievalMetrics(20.0, 40.0, 60.0, 20.0, 40.0, 60.0)]
+    text = text_of(recalls_table({"set": students, "full": full}, full_data="full"))
+    assert "set (3)" in text and "11.0±2.5" in text and "20.0±2.5" in text  # 4.303 x 1 / sqrt(3)
+    assert text.splitlines()[-1].split()[-3:] == ["40.0", "100", "%"] and "50 %" in text
+    assert "share" not in text_of(recalls_table({"set": students}))
     assert "…" not in text
 
 
-def test_mean_and_deviation_of_one_is_the_number() -> None:
-    assert mean_and_deviation([3.14]) == "3.1"
-    assert mean_and_deviation([1.0, 3.0]) == "2.0±1.4"
+def test_mean_and_interval_of_one_is_the_number() -> None:
+    assert mean_and_interval([3.14]) == "3.1"
+    assert mean_and_interval([1.0, 3.0]) == "2.0±12.7"
 
 
 def result_of(name: str, recall: float) -> dict[str, object]:
@@ -199,3 +203,26 @@ def test_studies_are_compared_best_first() -> None:
     lines = text_of(comparison_table([result_of("weak", 10.0), result_of("strong", 18.0)]), 120).splitlines()
     assert lines[2].startswith("strong *") and lines[3].startswith("weak")
     assert lines[2].split()[3:5] == ["100", "8"]
+
+
+def test_published_rows_agree_with_the_means_in_print() -> None:
+    """The means of the six that later papers print for Wu et al., of which the file holds the six."""
+    rows = published_rows()
+    of_wu = [row for row in rows if (row["source"], row["trained_on"]) == ("Wu et al.", "distilled")]
+    means = {row["pairs"]: row["mean_recall"] for row in of_wu if row["dataset"] == "flickr30k"}
+    assert {pairs: means[pairs] for pairs in (100, 200, 500)} == pytest.approx(
+        {100: 20.4, 200: 21.2, 500: 25.0}, abs=0.06
+    )
+    assert all(row["chosen_on"] == "test" for row in rows if row["trained_on"] == "distilled")
+    assert {row["protocol"] for row in rows} == {"full_image_encoder", "heads_only"}
+    for row in rows:
+        for way in ("image_to_text", "text_to_image"):
+            values, deviations = row.get(way, []), row.get(f"{way}_std", [])
+            assert values == sorted(values) and len(deviations) in (0, len(values))
+    assert len(rows) == len({(row["dataset"], row["source"], row["trained_on"], row["pairs"]) for row in rows}) == 37
+
+
+def test_the_published_table_says_that_it_was_not_measured_here() -> None:
+    text = text_of(published_table(published_rows()), 120)
+    assert "In print, not measured here" in text and "flickr30k: 1,000 test images" in text
+    assert "9.9±0.3/28.3±0.5/39.1±0.7" in text

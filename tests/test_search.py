@@ -20,10 +20,11 @@ from rich.console import Console
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.search import final_test, trial, tuning
 from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
-from rayvldd.search.final_test import summary, t_interval
+from rayvldd.search.final_test import summary
 from rayvldd.search.ledger import METRIC, Ledger
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import expert_points, load_expert_sets

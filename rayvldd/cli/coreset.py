@@ -1,6 +1,7 @@
 """``rayvldd coreset``: what real pairs of the same number are worth."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,20 +9,40 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
-from rayvldd.cli.scoring import score_sets, seeds_of_students, split_option, students_option, summary_of_students
-from rayvldd.errors import ConfigError, Fault, did_you_mean
+from rayvldd.cli.scoring import (
+    ALL_PAIRS,
+    Chosen,
+    choose_coresets,
+    full_data_jobs,
+    full_data_option,
+    read_methods,
+    reference_option,
+    score_sets,
+    seeds_of_students,
+    show_published,
+    split_option,
+    students_option,
+    summary_of_students,
+    together_with,
+    words,
+)
+from rayvldd.config.study import Study
+from rayvldd.errors import Fault, StoreError
 
 if TYPE_CHECKING:
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
+    from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.problem import Problem
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.stores.workspace import Workspace
 
 
 @click.command(
     "coreset",
     cls=RunCommand,
-    kept="the caches; students are trained again",
+    kept="the caches and the sets of --out; students are trained again",
     examples=[
         "rayvldd coreset search_spaces/quickstart.yaml",
+        "rayvldd coreset search_spaces/quickstart.yaml --method all --pairs 100,200,500 --out coresets",
         "rayvldd coreset search_spaces/quickstart.yaml --method random,herding --pairs 50,100 --students 3 --split val",
     ],
 )
@@ -32,6 +53,15 @@ if TYPE_CHECKING:
 @click.option("--pairs", "pairs_list", metavar="NUMBERS", help="Numbers of pairs. Default: distillation.num_pairs.")
 @students_option
 @split_option
+@full_data_option
+@reference_option
+@click.option(
+    "--out",
+    "out_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write the first student's pairs there, in the form of distilled sets: a folder a method and number.",
+)
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -40,14 +70,20 @@ def command(
     pairs_list: str | None,
     students: int | None,
     split: str,
+    full_data: bool,
+    reference: bool,
+    out_folder: Path | None,
 ) -> None:
     """Train fresh students on real pairs of STUDY, chosen by each method, and print their recalls.
 
-    The baselines of distillation: `random`, `herding`, `k_center` and `k_means`. Every student has a seed and a
-    choice of its own, at the first point of STUDY.
+    The baselines of distillation: `random`, `herding`, `k_center`, `k_means`, `forgetting` (the least forgotten pairs
+    of an expert's training) and `forgetting_most`. Every student has a seed and a choice of its own, at the first
+    point of STUDY.
     """
-    methods, numbers = _methods_and_numbers(method_list, pairs_list)
-    study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None))
+    methods, faults = read_methods(method_list, "--method")
+    numbers, more = _read_numbers(pairs_list)
+    with together_with([*faults, *more], "rayvldd coreset --help"):
+        study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None))
     point = study.at(study.first_point())
     numbers = numbers or [point.distillation.num_pairs]
     if invocation.dry_run:
@@ -55,60 +91,94 @@ def command(
             "methods": ", ".join(methods),
             "pairs": ", ".join(map(str, numbers)),
             "students": students or point.evaluation.num_test_students,
+            "full_data": "up to 3 models" if full_data else "none",
             "split": split,
         }
         return dry_run(invocation, point, plan)
 
-    from rayvldd.data.array_cache import ArrayCache
-    from rayvldd.models.problem import load_problem
     from rayvldd.reports.tables import recalls_table
     from rayvldd.search.display import StudyDisplay
 
+    _check_out_folder(out_folder)
     with StudyDisplay() as display:
-        problem = load_problem(point, ArrayCache(workspace.cache), on_progress=display.progress)
-        seeds = seeds_of_students(problem, split, students)
-        chosen = {(method, number): _jobs(problem, method, number, seeds) for method in methods for number in numbers}
-        by_name = {f"{number} pairs, {method}": jobs for (method, number), jobs in chosen.items()}
-        scores = score_sets(problem, workspace, by_name, split, display)
-    invocation.show(recalls_table(scores, f"Recall on {split} (%), TR: image to text, IR: text to image"))
+        work = _Work(methods, numbers, students, split, full_data, out_folder)
+        chosen, scores = _choose_and_score(point, workspace, work, display)
+    bound = scores.get(ALL_PAIRS)
+    invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
     results = [
-        {"method": method, "num_pairs": number, **summary_of_students(found)}
-        for (method, number), found in zip(chosen, scores.values(), strict=True)
+        {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
     ]
-    invocation.finish({"study": study.name, "split": split, "coresets": results})
+    full = summary_of_students(bound, bound) if bound else None
+    published = {"published": show_published(invocation)} if reference else {}
+    invocation.finish({"study": study.name, "split": split, "coresets": results, "full_data": full, **published})
 
 
-def _jobs(problem: "Problem", method: str, num_pairs: int, seeds: Sequence[int]) -> list["EvaluationJob"]:
-    from rayvldd.coresets.selection import choose_coreset
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
+@dataclass(frozen=True)
+class _Work:
+    """What the options ask for."""
 
-    return [EvaluationJob(choose_coreset(problem, method, num_pairs, seed).pairs(problem), seed) for seed in seeds]
+    methods: list[str]
+    numbers: list[int]
+    students: int | None
+    split: str
+    full_data: bool
+    out_folder: Path | None
 
 
-def _methods_and_numbers(method_list: str, pairs_list: str | None) -> tuple[list[str], list[int]]:
-    """Read both lists; no number at all leaves it to the study.
+def _choose_and_score(
+    point: Study, workspace: "Workspace", work: _Work, display: "StudyDisplay"
+) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
+    """Return the coresets, and the recalls by the rows of the table, of which the full data is the last."""
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.fleet.runtime import start_ray
+    from rayvldd.models.problem import load_problem
+
+    with start_ray(None, None):
+        problem = load_problem(point, ArrayCache(workspace.cache), on_progress=display.progress)
+        seeds = seeds_of_students(problem, work.split, work.students)
+        chosen = choose_coresets(problem, workspace, work.methods, work.numbers, seeds, display)
+        if work.out_folder:
+            _save(problem, chosen, seeds[0], work.out_folder, display)
+        jobs = {ALL_PAIRS: full_data_jobs(seeds)} if work.full_data else {}  # the longest first
+        jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
+        ranks = score_sets(problem, workspace, jobs, work.split, display)
+    rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
+    return chosen, {name: [found.recalls() for found in ranks[name]] for name in rows}
+
+
+def _read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:
+    """Read the numbers of pairs, none of which leaves it to the study; and a fault for every word that is none."""
+    given = words(pairs_list or "")
+    wrong = [word for word in given if not word.isdecimal() or int(word) < 2]
+    allowed = "whole numbers of at least 2, with commas: 100,200"
+    faults = [Fault("--pairs", f"got {word!r}", allowed) for word in wrong]
+    if pairs_list is not None and not given:
+        faults.append(Fault("--pairs", f"no number in {pairs_list!r}", allowed))
+    return [int(word) for word in given if word not in wrong], faults
+
+
+def _check_out_folder(folder: Path | None) -> None:
+    """Make the folder now, and not after the choices are made.
 
     Raises:
-        ConfigError: listing every word that is no method or no number of pairs.
+        StoreError: when it cannot be made.
     """
-    from rayvldd.coresets.selection import METHODS
-
-    methods = list(METHODS) if method_list == "all" else _words(method_list)
-    numbers = _words(pairs_list or "")
-    faults = [
-        Fault("--method", f"no coreset method {name!r}{did_you_mean(name, METHODS)}", f"{', '.join(METHODS)}, all")
-        for name in methods
-        if name not in METHODS
-    ]
-    faults += [
-        Fault("--pairs", f"got {word!r}", "whole numbers of at least 2, with commas: 100,200")
-        for word in numbers
-        if not word.isdecimal() or int(word) < 2
-    ]
-    if faults:
-        raise ConfigError(faults, next_command="rayvldd coreset --help")
-    return methods, [int(word) for word in numbers]
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"--out {folder}: cannot be made: {reason}; allowed: a folder that you may write to",
+            next_command="the same command with another --out",
+        ) from None
 
 
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+def _save(problem: "Problem", chosen: Sequence[Chosen], seed: int, folder: Path, display: "StudyDisplay") -> None:
+    from rayvldd.distillation.real_set import coreset_as_set
+
+    for coreset in chosen:
+        place = folder / f"{coreset.method}_{coreset.num_pairs}"
+        coreset_as_set(problem, coreset.coresets[0], coreset.method, seed).save(place)
+    display.line(f"{len(chosen)} sets written to {folder}")

@@ -1,24 +1,32 @@
-"""``rayvldd evaluate``: fresh students on distilled sets."""
+"""``rayvldd evaluate``: fresh students on distilled sets, by the sets' own image encoder or by others."""
 
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
-from rayvldd.cli.scoring import score_sets, seeds_of_students, split_option, students_option, summary_of_students
-from rayvldd.config.loading import dump_study, load_study
-from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, Fault
+from rayvldd.cli.preparation import show_plan, show_settings, writable_workspace
+from rayvldd.cli.scoring import (
+    ALL_PAIRS,
+    full_data_option,
+    read_methods,
+    reference_option,
+    show_published,
+    split_option,
+    students_option,
+    summary_of_students,
+    together_with,
+    words,
+)
+from rayvldd.cli.set_groups import SetGroup, group_sets, load_sets, score_group
+from rayvldd.errors import Fault
 
 if TYPE_CHECKING:
-    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
-    from rayvldd.models.problem import Problem
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.workspace import Workspace
 
 
 @click.command(
@@ -27,97 +35,151 @@ if TYPE_CHECKING:
     kept="the caches; students are trained again",
     examples=[
         "rayvldd evaluate rayvldd_workspace/studies/quickstart/best",
-        "rayvldd evaluate my_set other_set --students 3 --split val",
-        "rayvldd evaluate my_set --set data.root=/data/flickr8k --json",
+        "rayvldd evaluate my_set other_set --students 3 --split val --coresets random,herding",
+        "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
+        "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
 )
-@click.argument("set_folders", metavar="SET...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("places", metavar="SET...", nargs=-1, required=True)
 @students_option
 @split_option
+@full_data_option
+@reference_option
+@click.option("--coresets", metavar="NAMES", help="Beside the sets, as many real pairs by these methods; or `all`.")
+@click.option("--image-encoder", metavar="ENC", help="Train students on this encoder, not on the one of the set.")
+@click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
+@click.option("--lr-student", metavar="IMAGE,TEXT", help="Student rates in place of those that the sets have learned.")
 @click.pass_obj
-def command(invocation: Invocation, set_folders: tuple[Path, ...], students: int | None, split: str) -> None:
+def command(
+    invocation: Invocation,
+    places: tuple[str, ...],
+    students: int | None,
+    split: str,
+    full_data: bool,
+    reference: bool,
+    coresets: str | None,
+    image_encoder: str | None,
+    transfer: str | None,
+    lr_student: str | None,
+) -> None:
     """Train fresh students on each distilled SET and print their recalls.
 
-    A SET is a folder with a card, which gives the settings it was made with. Where data or weights lie elsewhere on
-    this machine, `--set data.root=...` and the like say so.
+    A SET is a folder, or models:/STUDY@best of MLflow; its card gives the settings it was made with. Where data or
+    weights lie elsewhere on this machine, `--set data.root=...` and the like say so. ENC is a timm name,
+    NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. Another encoder gets the set's pixels on its
+    own scale, and the step sizes that the set has learned for its own encoder; `--lr-student` sets others.
     """
-    from rayvldd.distillation.distilled_set import DistilledSet
-
+    asked, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     workspace = writable_workspace(invocation)
-    sets = {str(folder): DistilledSet.load(folder) for folder in set_folders}
-    studies = {name: study_of_card(name, distilled.card, invocation) for name, distilled in sets.items()}
-    for name, study in studies.items():
-        check_models_and_data(study, f"{name}/card.json", invocation.line)
+    with together_with(faults, "rayvldd evaluate --help"):
+        sets = load_sets(places)
+        groups = group_sets(sets, asked.encoders, invocation)
     if invocation.dry_run:
-        return _dry_run(invocation, studies, students, split)
+        return _dry_run(invocation, groups, students, split)
 
     from rayvldd.fleet.runtime import start_ray
-    from rayvldd.reports.tables import recalls_table
     from rayvldd.search.display import StudyDisplay
 
-    scores: dict[str, list[RetrievalMetrics]] = {}
+    scored: dict[SetGroup, dict[str, list[RetrievalMetrics]]] = {}
     with StudyDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
-            scores |= _scores_of(name, distilled, studies[name], workspace, students, split, display)
-    invocation.show(recalls_table(scores, f"Recall on {split} (%), TR: image to text, IR: text to image"))
-    results = [{"distilled_set": name, **summary_of_students(found)} for name, found in scores.items()]
-    invocation.finish({"split": split, "sets": results})
+        for group in groups:
+            ranks = score_group(group, workspace, students, split, full_data, asked.methods, asked.rates, display)
+            scored[group] = {row: [found.recalls() for found in of_row] for row, of_row in ranks.items()}
+            if not transfer:
+                _show_group(invocation, group, scored[group], split)
+    if transfer:
+        _show_matrix(invocation, scored, split)
+    published = {"published": show_published(invocation)} if reference else {}
+    invocation.finish({"split": split, **_results(scored, asked.rates), **published})
 
 
-def study_of_card(folder: str, card: dict[str, Any], invocation: Invocation) -> Study:
-    """The settings that a set was made with, after ``--set``.
+@dataclass(frozen=True)
+class _Asked:
+    """What the options ask for, read."""
 
-    Raises:
-        ConfigError: naming the card where the settings do not fit.
-    """
-    card_file = f"{folder}/card.json"
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place, "study.yaml")
-        file.write_text(dump_study(Study.model_validate(card["study"])), encoding="utf-8")
-        try:
-            return load_study(file, invocation.overrides)
-        except ConfigError as error:
-            faults = [Fault(f.where.replace(str(file), card_file), f.problem, f.allowed) for f in error.faults]
-            raise ConfigError(faults, next_command="rayvldd evaluate --help") from None
+    methods: list[str]
+    encoders: dict[str, "ImageEncoderSettings"]
+    """Encoders to train on in place of the sets' own; empty: each set's own."""
+    rates: tuple[float, float] | None
 
 
-def _scores_of(
-    name: str,
-    distilled: "DistilledSet",
-    study: Study,
-    workspace: "Workspace",
-    students: int | None,
-    split: str,
-    display: "StudyDisplay",
-) -> dict[str, list["RetrievalMetrics"]]:
-    from rayvldd.data.array_cache import ArrayCache
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
-    from rayvldd.models.problem import load_problem
-
-    problem = load_problem(study, ArrayCache(workspace.cache), on_progress=display.progress)
-    for difference in _differences(distilled, problem):
-        display.line(f"note: {difference}")
-    pairs = distilled.pairs(problem)
-    jobs = [EvaluationJob(pairs, seed) for seed in seeds_of_students(problem, split, students)]
-    return score_sets(problem, workspace, {name: jobs}, split, display)
-
-
-def _differences(distilled: "DistilledSet", problem: "Problem") -> list[str]:
-    """What of data and encoders is not what the set was made with; the text encoder's must be, or it fails."""
-    made, now = distilled.card["fingerprints"], problem.fingerprints
-    named = {"data": "the data", "image_encoder": "the image encoder's weights"}
-    return [
-        f"{what} (fingerprint {now[key]}) differ from those the set was made with ({made[key]})"
-        for key, what in named.items()
-        if made[key] != now[key]
-    ]
+def _read_options(
+    coresets: str | None, image_encoder: str | None, transfer: str | None, lr_student: str | None
+) -> tuple[_Asked, list[Fault]]:
+    methods, faults = read_methods(coresets, "--coresets") if coresets is not None else ([], [])
+    encoders: dict[str, ImageEncoderSettings] = {}
+    if image_encoder is not None and transfer is not None:
+        faults.append(Fault("--image-encoder", "given beside --transfer", "one of the two"))
+    elif image_encoder is not None or transfer is not None:
+        option = "--transfer" if transfer is not None else "--image-encoder"
+        entries = words(transfer) if transfer is not None else [str(image_encoder)]
+        encoders, more = read_encoders(entries, option)
+        faults += more if entries else [Fault(option, "names no encoder", "timm names, with commas")]
+    try:
+        rates = tuple(float(word) for word in lr_student.split(",")) if lr_student is not None else None
+    except ValueError:
+        rates = ()
+    if rates is not None and (len(rates) != 2 or not all(0 < rate < float("inf") for rate in rates)):
+        faults.append(Fault("--lr-student", f"got {lr_student!r}", "two numbers above 0 with a comma: 0.1,0.1"))
+        rates = None
+    return _Asked(methods, encoders, (rates[0], rates[1]) if rates else None), faults
 
 
-def _dry_run(invocation: Invocation, studies: dict[str, Study], students: int | None, split: str) -> None:
+def _show_group(
+    invocation: Invocation, group: SetGroup, scores: Mapping[str, Sequence["RetrievalMetrics"]], split: str
+) -> None:
+    from rayvldd.reports.tables import recalls_table
+
+    model = group.study.model
+    title = f"{model.image_encoder.name}, {model.protocol}: recall on {split} (%)"
+    invocation.show(recalls_table(scores, title, full_data=ALL_PAIRS))
+
+
+def _show_matrix(
+    invocation: Invocation, scored: Mapping[SetGroup, Mapping[str, Sequence["RetrievalMetrics"]]], split: str
+) -> None:
+    """One table a base: sets that differ in more than the encoder have other full data, and often another scale."""
+    from rayvldd.reports.tables import transfer_table
+
+    for base in dict.fromkeys(group.base for group in scored):
+        columns: dict[str, dict[str, Sequence[RetrievalMetrics]]] = {}
+        made_with: dict[str, str] = {}
+        for group, rows in scored.items():
+            if group.base == base:
+                columns.setdefault(group.encoder, {}).update(rows)
+                made_with |= group.made_with
+        title = f"Mean recall on {split} (%) of students on each image encoder, and its share of that of all pairs"
+        invocation.show(transfer_table(columns, made_with, title, full_data=ALL_PAIRS))
+
+
+def _results(
+    scored: Mapping[SetGroup, Mapping[str, Sequence["RetrievalMetrics"]]], rates: tuple[float, float] | None
+) -> dict[str, list[dict[str, Any]]]:
+    results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
+    for group, rows in scored.items():
+        model, bound = group.study.model, rows.get(ALL_PAIRS)
+        for name, found in rows.items():
+            about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol}
+            values = {**about, **summary_of_students(found, bound)}
+            if name == ALL_PAIRS:
+                results["full_data"].append({"sets": list(group.sets), **values})
+            elif name in group.sets:
+                lr_image, lr_text = rates or group.learned_rates(name)
+                own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
+                results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
+            else:
+                results["coresets"].append({"coreset": name, **values})
+    return results
+
+
+def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], students: int | None, split: str) -> None:
     plan = {}
-    for name, study in studies.items():
-        show_settings(invocation, study)
-        plan[name] = f"{students or study.evaluation.num_test_students} students, scored on {split}"
+    for group in groups:
+        show_settings(invocation, group.study)
+        count = students or group.study.evaluation.num_test_students
+        for name in group.sets:
+            plan[f"{name} on {group.encoder}"] = f"{count} students, scored on {split}"
     show_plan(invocation, plan)
     invocation.finish({"split": split, "plan": plan})

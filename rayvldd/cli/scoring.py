@@ -1,16 +1,25 @@
-"""What ``evaluate`` and ``coreset`` share: several sets, several students each, one split."""
+"""What ``evaluate`` and ``coreset`` share: several sets and coresets, several students each, one split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli.invocation import Invocation
+from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
+
 if TYPE_CHECKING:
-    from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.coresets.selection import Coreset
+    from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.fleet.evaluation_tasks import EvaluationJob
     from rayvldd.models.problem import Problem
     from rayvldd.search.display import StudyDisplay
     from rayvldd.stores.workspace import Workspace
+
+ALL_PAIRS = "all pairs"
+"""The row of the full-data bound."""
 
 students_option = click.option(
     "--students", type=click.IntRange(min=1), metavar="N", help="Students a set. Default: evaluation.num_test_students."
@@ -24,6 +33,38 @@ split_option: Callable[[Any], Any] = click.option(
     help="What students are scored on. Choose on val; look at test for what was chosen.",
 )
 
+full_data_option = click.option(
+    "--full-data/--no-full-data",
+    default=True,
+    show_default=True,
+    help="Train up to three models on all pairs too: the bound that shares are of. Each costs what an expert does.",
+)
+
+
+reference_option = click.option(
+    "--reference", is_flag=True, help="Also print the paper's tables for Flickr30K and COCO, apart from ours."
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Real pairs of one number, chosen by one method, once for every student."""
+
+    method: str
+    num_pairs: int
+    coresets: Sequence["Coreset"]
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{self.num_pairs} pairs, {self.method}"
+
+    def jobs(self, seeds: Sequence[int]) -> list["EvaluationJob"]:
+        """One student for each choice."""
+        from rayvldd.fleet.evaluation_tasks import EvaluationJob
+
+        return [EvaluationJob(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
+
 
 def seeds_of_students(problem: "Problem", split: str, count: int | None) -> list[int]:
     """Seeds of the students; on test they are those of a sweep's own test, which this repeats."""
@@ -34,33 +75,137 @@ def seeds_of_students(problem: "Problem", split: str, count: int | None) -> list
     return student_seeds(problem, wanted, purpose=TEST if split == "test" else 0)
 
 
+def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
+    """The students on all pairs: the first seeds, as in a sweep's own test."""
+    from rayvldd.fleet.evaluation_tasks import EvaluationJob
+    from rayvldd.search.final_test import MAX_FULL_DATA
+
+    return [EvaluationJob(None, seed) for seed in seeds[:MAX_FULL_DATA]]
+
+
+def choose_coresets(
+    problem: "Problem",
+    workspace: "Workspace",
+    methods: Sequence[str],
+    numbers: Sequence[int],
+    seeds: Sequence[int],
+    display: "StudyDisplay",
+) -> list[Chosen]:
+    """Choose by every method and in every number, once a seed; methods that go on from fewer pairs choose once.
+
+    Random pairs are drawn here, the others are chosen side by side.
+    """
+    from rayvldd.coresets.selection import NESTED_METHODS, choose_coreset
+    from rayvldd.fleet.evaluation_tasks import CoresetChoice, choose_in_parallel
+
+    def show(done: int, total: int) -> None:
+        display.progress("choices of real pairs", done, total)
+
+    asked = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
+    keys = [(method, number, seed) for method in methods for number in asked[method] for seed in seeds]
+    keys.sort(key=lambda key: not key[0].startswith("forgetting"))  # the longest first: they train experts
+    drawn = [key for key in keys if key[0] == "random"]
+    found = {key: choose_coreset(problem, *key) for key in drawn}
+    rest = [key for key in keys if key not in found]
+    choices = [CoresetChoice(*key) for key in rest]
+    found |= zip(rest, choose_in_parallel(problem.study, workspace.cache, choices, show), strict=True)
+    display.done()
+
+    def coresets(method: str, number: int) -> list["Coreset"]:
+        size = number if number in asked[method] else max(numbers)
+        return [found[method, size, seed].first(number) for seed in seeds]
+
+    return [Chosen(method, number, coresets(method, number)) for number in numbers for method in methods]
+
+
 def score_sets(
     problem: "Problem",
     workspace: "Workspace",
     sets: Mapping[str, Sequence["EvaluationJob"]],
     split: Any,
     display: "StudyDisplay",
-) -> dict[str, list["RetrievalMetrics"]]:
-    """Train and score all students of all sets side by side; recalls by the set's name."""
-    from rayvldd.fleet.evaluation_tasks import evaluate_in_parallel
+) -> dict[str, list["RetrievalRanks"]]:
+    """Train and score all students of all sets side by side; ranks by the set's name."""
+    from rayvldd.fleet.evaluation_tasks import rank_in_parallel
 
     def show(done: int, total: int) -> None:
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]
-    scores = iter(evaluate_in_parallel(problem.study, workspace.cache, jobs, split, show))
+    found = iter(rank_in_parallel(problem.study, workspace.cache, jobs, split, show))
     display.done()
-    return {name: [next(scores) for _ in group] for name, group in sets.items()}
+    return {name: [next(found) for _ in group] for name, group in sets.items()}
 
 
-def summary_of_students(scores: Sequence["RetrievalMetrics"]) -> dict[str, Any]:
-    """Mean and standard deviation of each recall over students, in percent; no deviation of a single one."""
+def mean_recall_of(scores: Sequence["RetrievalMetrics"]) -> float:
+    """Mean over students of the mean recall, in percent."""
+    return sum(score.mean_recall for score in scores) / len(scores)
+
+
+def summary_of_students(
+    scores: Sequence["RetrievalMetrics"], full_data: Sequence["RetrievalMetrics"] | None = None
+) -> dict[str, Any]:
+    """Mean, standard deviation and 95 % t-interval of each recall over students, in percent.
+
+    A single student has neither deviation nor interval. With ``full_data``, also the share of its mean recall.
+    """
     from statistics import fmean, stdev
+
+    from rayvldd.evaluation.intervals import t_interval
 
     rows = [score.as_dict() for score in scores]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    several = len(rows) > 1
+    bound = mean_recall_of(full_data) if full_data else 0.0
     return {
         "num_students": len(rows),
         "mean": {name: fmean(values) for name, values in columns.items()},
-        "std": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
+        "std": {name: stdev(values) if several else None for name, values in columns.items()},
+        "interval": {name: list(t_interval(values)) if several else None for name, values in columns.items()},
+        "share_of_full_data": mean_recall_of(scores) / bound if bound > 0 else None,
     }
+
+
+def show_published(invocation: Invocation) -> list[dict[str, Any]]:
+    """Print the recalls in print in a table of their own, and return its rows."""
+    from rayvldd.reports.published import published_rows, published_table
+
+    rows = published_rows()
+    invocation.show(published_table(rows))
+    return rows
+
+
+@contextmanager
+def together_with(faults: Sequence[Fault], next_command: str) -> Iterator[None]:
+    """Raise the given faults after the block, or with those that the block raises.
+
+    Raises:
+        InputError: with all faults.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not faults:
+            raise
+        raise InputError([*faults, *error.faults], next_command=error.next_command) from None
+    if faults:
+        raise ConfigError(faults, next_command=next_command)
+
+
+def words(text: str) -> list[str]:
+    """The words between commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def read_methods(text: str, option: str) -> tuple[list[str], list[Fault]]:
+    """Coreset methods with commas, or ``all``; and a fault for every word that is none."""
+    from rayvldd.coresets.selection import METHODS
+
+    methods = list(METHODS) if text.strip() == "all" else words(text)
+    allowed = f"{', '.join(METHODS)}, all"
+    faults = [
+        Fault(option, f"no coreset method {name!r}{did_you_mean(name, METHODS)}", allowed)
+        for name in methods
+        if name not in METHODS
+    ]
+    return methods, faults if methods else [Fault(option, f"no method in {text!r}", allowed)]

@@ -20,6 +20,9 @@ from rayvldd.models.problem import Problem
 METHODS = ("random", "herding", "k_center", "k_means", "forgetting", "forgetting_most")
 """``forgetting`` keeps the least forgotten pairs (Wu et al.), ``forgetting_most`` the most (Toneva et al.)."""
 
+NESTED_METHODS = tuple(method for method in METHODS if method != "k_means")
+"""Methods whose choice of n pairs begins with their choice of fewer: the largest number holds all of them."""
+
 
 @dataclass(frozen=True)
 class Coreset:
@@ -33,6 +36,10 @@ class Coreset:
         lr = problem.study.evaluation.lr_coreset
         images = problem.pixels(problem.train, self.image_index)
         return Pairs(images, problem.texts(problem.train, self.caption_index), lr, lr)
+
+    def first(self, count: int) -> "Coreset":
+        """The pairs that were chosen first; under ``NESTED_METHODS`` they are the choice of that number."""
+        return Coreset(self.image_index[:count], self.caption_index[:count])
 
     def captions(self, problem: Problem) -> list[str]:
         """The captions as people wrote them."""

@@ -37,15 +37,30 @@ class RetrievalMetrics:
         return {f"{prefix}{name}": value for name, value in values.items()}
 
 
-def retrieval_recall(
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """Place of the right answer for every query of a pool, 1 for the first."""
+
+    image_to_text: Int[np.ndarray, " image"]
+    """Place of each image's best-ranked caption."""
+    text_to_image: Int[np.ndarray, " caption"]
+    """Place of each caption's image."""
+
+    def recalls(self) -> RetrievalMetrics:
+        """The share of places up to 1, 5 and 10, in percent."""
+        both = (self.image_to_text, self.text_to_image)
+        return RetrievalMetrics(*[100 * float((ranks <= k).mean()) for ranks in both for k in (1, 5, 10)])
+
+
+def retrieval_ranks(
     images: Float[Tensor, "image dim"],
     captions: Float[Tensor, "caption dim"],
     caption_image: Int[np.ndarray, " caption"],
-) -> RetrievalMetrics:
-    """Score embeddings of length 1 against each other.
+) -> RetrievalRanks:
+    """Rank embeddings of length 1 against each other.
 
-    An image's answer is right when it is any of the image's captions, so its best-ranked caption counts. A pool of
-    fewer than 10 items is scored as it is.
+    An image's answer is right when it is any of the image's captions, so its best-ranked caption counts. A pool of any
+    size is scored as it is, also one of fewer than 10 items.
 
     Args:
         images: Image embeddings.
@@ -55,8 +70,16 @@ def retrieval_recall(
     owner = torch.from_numpy(caption_image).to(images.device)
     to_text = _ranks_image_to_text(images, captions, owner)
     to_image = _ranks_text_to_image(images, captions, owner)
-    recalls = [100 * float((ranks <= k).double().mean()) for ranks in (to_text, to_image) for k in (1, 5, 10)]
-    return RetrievalMetrics(*recalls)
+    return RetrievalRanks(to_text.cpu().numpy(), to_image.cpu().numpy())
+
+
+def retrieval_recall(
+    images: Float[Tensor, "image dim"],
+    captions: Float[Tensor, "caption dim"],
+    caption_image: Int[np.ndarray, " caption"],
+) -> RetrievalMetrics:
+    """Recall of embeddings of length 1; see :func:`retrieval_ranks`."""
+    return retrieval_ranks(images, captions, caption_image).recalls()
 
 
 def _ranks_image_to_text(

@@ -1,9 +1,9 @@
-"""Recall of one set of parameters on one split of the real data."""
+"""Ranks and recall of one set of parameters on one split of the real data."""
 
 import numpy as np
 import torch
 
-from rayvldd.evaluation.recall import RetrievalMetrics, retrieval_recall
+from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.problem import Problem, SplitInputs
 
@@ -11,9 +11,14 @@ _BATCH = 512
 """Images or captions embedded at a time."""
 
 
-@torch.no_grad()
 def score(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
     """Embed the whole split under ``parameters`` and count recall."""
+    return ranks(problem, parameters, inputs).recalls()
+
+
+@torch.no_grad()
+def ranks(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> RetrievalRanks:
+    """Embed the whole split under ``parameters`` and rank the right answer to every query."""
     model = problem.model.train(False)
     image_parameters, text_parameters = (side.to(problem.device) for side in parameters)
     images = torch.cat(
@@ -25,7 +30,7 @@ def score(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> Retr
     captions = torch.cat(
         [model.embed_texts(problem.texts(inputs, index), text_parameters) for index in _batches(len(inputs.captions))]
     )
-    return retrieval_recall(images, captions, inputs.split.caption_image)
+    return retrieval_ranks(images, captions, inputs.split.caption_image)
 
 
 def _batches(count: int) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayvldd.config.domains import Scalar
+from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.search.ledger import Trial
 
@@ -17,7 +18,7 @@ _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for
 def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     """The trials of a study, best validation recall first; the best one is marked."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
-    table = _table("Trials, by validation mean recall (%)")
+    table = plain_table("Trials, by validation mean recall (%)")
     for name in ("trial", "state", "val mean recall", "at step"):
         table.add_column(name, justify="right" if name in ("val mean recall", "at step") else "left")
     for key in keys:
@@ -31,19 +32,52 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     return table
 
 
-def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "") -> Table:
-    """Recalls in percent of several sets, each with its students: mean±standard deviation where there are several.
+def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "", *, full_data: str = "") -> Table:
+    """Recalls in percent of several sets, each with its students: the mean, ± half of its 95 % t-interval.
 
-    The number of students stands after the name. TR is image to text, IR text to image, as in the field's tables.
+    The number of students stands after the name; a single one has no interval. TR is image to text, IR text to image,
+    as in the field's tables. Where ``full_data`` names a row, the last column is the share of its mean recall.
     """
-    table = _table(title or "Recall (%), TR: image to text, IR: text to image")
-    table.add_column("trained on", no_wrap=True)
-    for column in ("TR R@1", "R@5", "R@10", "IR R@1", "R@5", "R@10", "mean"):
+    table = plain_table(f"{title or 'Recall (%)'}, ± 95 % interval; TR: image to text, IR: text to image")
+    table.add_column("trained on", overflow="fold")
+    bound = scores.get(full_data)
+    for column in ("TR R@1", "R@5", "R@10", "IR R@1", "R@5", "R@10", "mean", *(["share"] if bound else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for name, students in scores.items():
         columns = [[getattr(student, recall) for student in students] for recall in _RECALLS]
         columns.append([student.mean_recall for student in students])
-        table.add_row(Text(f"{name} ({len(students)})"), *[mean_and_deviation(column) for column in columns])
+        cells = [mean_and_interval(column) for column in columns]
+        table.add_row(Text(f"{name} ({len(students)})"), *cells, *([share_of(students, bound)] if bound else []))
+    return table
+
+
+def transfer_table(
+    columns: Mapping[str, Mapping[str, Sequence[RetrievalMetrics]]],
+    made_with: Mapping[str, str],
+    title: str,
+    *,
+    full_data: str = "",
+) -> Table:
+    """Mean recalls of several sets on several image encoders, in percent, ± half of the 95 % t-interval.
+
+    Args:
+        columns: By the encoder that students were trained on, the recalls by what they were trained on.
+        made_with: The encoder that each set was made with; that cell is bold.
+        title: What stands above.
+        full_data: The row of the full-data bound, if there is one: each cell then says its share of that.
+    """
+    table = plain_table(f"{title}, ± 95 % interval")
+    table.add_column("trained on", overflow="fold")
+    table.add_column("made with", overflow="fold")
+    for encoder in columns:
+        table.add_column(encoder, justify="right", overflow="fold")
+    for name in dict.fromkeys(row for rows in columns.values() for row in rows):
+        cells = []
+        for encoder, rows in columns.items():
+            share = f" ({share_of(rows[name], rows[full_data])})" if full_data in rows else ""
+            cell = mean_and_interval([student.mean_recall for student in rows[name]]) + share
+            cells.append(Text(cell, style="bold" if made_with.get(name) == encoder else ""))
+        table.add_row(Text(name), Text(made_with.get(name, "")), *cells)
     return table
 
 
@@ -52,7 +86,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     tested = result["test"]
     low, high = tested["interval"]
     full = tested["full_data_mean_recall"]
-    table = _table(f"{result['study']}: mean recall on test (%)")
+    table = plain_table(f"{result['study']}: mean recall on test (%)")
     for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
         table.add_column(name, justify="left" if name == "trained on" else "right")
     rows = [
@@ -68,7 +102,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Several finished studies, best test recall first."""
-    table = _table("Finished studies, by mean recall on test (%)")
+    table = plain_table("Finished studies, by mean recall on test (%)")
     columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "random", "full data", "share")
     for name in columns:
         table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
@@ -91,14 +125,22 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """``17.3±0.4``, with the sample's standard deviation; the number alone where there is only one."""
+def mean_and_interval(values: Sequence[float]) -> str:
+    """``17.3±0.4``, with half of the 95 % t-interval of the mean; the number alone where there is only one."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
-    return f"{np.mean(values):.1f}±{np.std(values, ddof=1):.1f}"
+    low, high = t_interval(values)
+    return f"{np.mean(values):.1f}±{(high - low) / 2:.1f}"
 
 
-def _table(title: str) -> Table:
+def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> str:
+    """``82 %``: the students' mean recall as a share of the full data's."""
+    mean, full = (float(np.mean([student.mean_recall for student in group])) for group in (students, bound))
+    return f"{100 * mean / full:.0f} %" if full > 0 else "–"
+
+
+def plain_table(title: str) -> Table:
+    """An empty table in the look of all tables: no lines, the title at the left."""
     look: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 1, 0, 0)}
     return Table(title=title, title_justify="left", title_style="", **look)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
 
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.run import mean_of, student_seeds
+from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
 from rayvldd.models.problem import Problem, load_problem
@@ -23,8 +23,8 @@ from rayvldd.stores.workspace import write_json_whole
 TEST = 1
 """Purpose of the students' seeds: others than those that validation chose with."""
 
-_MAX_FULL_DATA = 3
-"""Models trained on the full data: each costs as much as an expert, and they differ little."""
+MAX_FULL_DATA = 3
+"""Most models trained on the full data: each costs as much as an expert, and they differ little."""
 
 
 def look_at_test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: StudyDisplay) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def look_at_test(study: Study, best: Trial, folder: StudyFolder, cache: Path, di
     problem = load_problem(study.at(best.point), ArrayCache(cache), on_progress=display.progress)
     distilled = DistilledSet.load(folder.best)
     seeds = student_seeds(problem, study.evaluation.num_test_students, purpose=TEST)
-    full_data_seeds = seeds[:_MAX_FULL_DATA]
+    full_data_seeds = seeds[:MAX_FULL_DATA]
     pairs = distilled.pairs(problem)
     jobs = [EvaluationJob(None, seed) for seed in full_data_seeds]  # the longest first
     jobs += [EvaluationJob(pairs, seed) for seed in seeds]
@@ -80,12 +80,5 @@ def summary(
     }
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of independent, roughly normal values; it needs two of them."""
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return mean - half, mean + half
-
-
 def _random_job(problem: Problem, num_pairs: int, seed: int) -> EvaluationJob:
-    return EvaluationJob(choose_coreset(problem, "random", num_pairs, seed).pairs(problem), seed)
+    return EvaluationJob(choose_coreset(problem, "random", num_pairs, seed), seed)

@@ -1,0 +1,45 @@
+"""Image encoders on the command line: a timm name, a name with its weights, or a file with all settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from rayvldd.errors import Fault
+
+if TYPE_CHECKING:
+    from rayvldd.config.settings import ImageEncoderSettings
+
+FORMS = "NAME of timm, NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder"
+
+
+def read_encoders(entries: list[str], option: str) -> tuple[dict[str, "ImageEncoderSettings"], list[Fault]]:
+    """Image encoders by what tables call them, and a fault for every entry that is none.
+
+    Args:
+        entries: Each in one of ``FORMS``. Whether timm knows the name is told where models are checked.
+        option: The option they come from, to name in the faults.
+    """
+    encoders: dict[str, ImageEncoderSettings] = {}
+    faults = []
+    for entry in entries:
+        try:
+            settings = _settings(entry)
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            faults.append(Fault(option, f"cannot use {entry!r}: {reason}", FORMS))
+        else:
+            encoders[entry if settings.name in encoders else settings.name] = settings
+    return encoders, faults
+
+
+def _settings(entry: str) -> "ImageEncoderSettings":
+    from rayvldd.config.settings import ImageEncoderSettings
+
+    if entry.endswith((".yaml", ".yml")):
+        values = yaml.safe_load(Path(entry).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("the file holds no keys")
+        return ImageEncoderSettings.model_validate(values)
+    name, _, weights = entry.partition("=")
+    return ImageEncoderSettings(name=name.strip(), weights=weights.strip() or None)

@@ -1,0 +1,195 @@
+"""Distilled sets, grouped by what their students share, so that one crew of actors serves a whole group."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.preparation import check_models_and_data
+from rayvldd.cli.scoring import ALL_PAIRS, choose_coresets, full_data_jobs, score_sets, seeds_of_students
+from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.settings import ImageEncoderSettings
+from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError, Fault, InputError, StoreError
+
+if TYPE_CHECKING:
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.evaluation.recall import RetrievalRanks
+    from rayvldd.models.problem import Problem
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.stores.workspace import Workspace
+
+_SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
+"""Settings that students of one group have in common; how a set was distilled is not among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class SetGroup:
+    """Sets whose students have data, model and training in common, and with them the full-data bound."""
+
+    study: Study
+    """The settings of their students."""
+    encoder: str
+    """What tables call the image encoder that the students are trained on."""
+    base: str
+    """The common settings but for another encoder: what the columns of a transfer matrix share."""
+    sets: Mapping[str, "DistilledSet"]
+    """The sets by their folders."""
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """The image encoder that each set was made with."""
+        return {name: made.card["study"]["model"]["image_encoder"]["name"] for name, made in self.sets.items()}
+
+    def learned_rates(self, name: str) -> tuple[float, float]:
+        """The step sizes that a set has learned: image side, text side."""
+        return self.sets[name].lr_student_image, self.sets[name].lr_student_text
+
+
+def load_sets(places: Sequence[str]) -> dict[str, "DistilledSet"]:
+    """Open all sets.
+
+    Raises:
+        StoreError: when one place holds no set, or a damaged one.
+        InputError: when several do.
+    """
+    from rayvldd.distillation.distilled_set import DistilledSet
+
+    sets, errors = {}, []
+    for place in places:
+        try:
+            sets[place] = DistilledSet.load(place)
+        except StoreError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        faults = [Fault("SET", str(error).partition("\nNext:")[0], "a folder with a card.json") for error in errors]
+        raise InputError(faults, next_command="rayvldd compare, which lists the studies and their sets")
+    return sets
+
+
+def group_sets(
+    sets: Mapping[str, "DistilledSet"], encoders: Mapping[str, ImageEncoderSettings], invocation: Invocation
+) -> list[SetGroup]:
+    """Group the sets, once for every encoder, and look at all models and data without any work.
+
+    Args:
+        sets: The sets by their folders.
+        encoders: To train on in place of the sets' own; none: each set's own. A bare name that is the name of the
+            encoder of one of the sets means that one, with its weights and all other settings.
+        invocation: Holds the overrides.
+
+    Raises:
+        InputError: with the faults of all cards, models and data.
+    """
+    studies, faults = _studies_of(sets, invocation)
+    known = {study.model.image_encoder.name: study.model.image_encoder for study in studies.values()}
+    groups: dict[tuple[str, str], SetGroup] = {}
+    for name, study in studies.items():
+        own = study.model.image_encoder
+        for label, settings in (encoders or {own.name: own}).items():
+            bare = settings == ImageEncoderSettings(name=settings.name)
+            meant = own if label == own.name and bare else known.get(label, settings) if bare else settings
+            of_group = study.at({"model.image_encoder": meant.model_dump(mode="json")})  # type: ignore[dict-item]
+            key = (_key(of_group), label)
+            group = groups.get(key) or SetGroup(of_group, label, _key(study, without_encoder=True), {})
+            groups[key] = replace(group, sets={**group.sets, name: sets[name]})
+    for group in groups.values():
+        try:
+            check_models_and_data(group.study, f"{next(iter(group.sets))}/card.json", invocation.line)
+        except InputError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise InputError(faults, next_command=f"mend them, then: {invocation.line}")
+    return list(groups.values())
+
+
+def _studies_of(sets: Mapping[str, "DistilledSet"], invocation: Invocation) -> tuple[dict[str, Study], list[Fault]]:
+    studies, faults = {}, []
+    for name, distilled in sets.items():
+        try:
+            studies[name] = study_of_card(name, distilled.card, invocation)
+        except ConfigError as error:
+            faults += error.faults
+    return studies, faults
+
+
+def study_of_card(folder: str, card: Mapping[str, Any], invocation: Invocation) -> Study:
+    """The settings that a set was made with, after ``--set``.
+
+    Raises:
+        ConfigError: naming the card where the settings do not fit.
+    """
+    card_file = f"{folder}/card.json"
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "study.yaml")
+        file.write_text(dump_study(Study.model_validate(card["study"])), encoding="utf-8")
+        try:
+            return load_study(file, invocation.overrides)
+        except ConfigError as error:
+            faults = [Fault(f.where.replace(str(file), card_file), f.problem, f.allowed) for f in error.faults]
+            raise ConfigError(faults, next_command="rayvldd evaluate --help") from None
+
+
+def score_group(
+    group: SetGroup,
+    workspace: "Workspace",
+    students: int | None,
+    split: str,
+    full_data: bool,
+    methods: Sequence[str],
+    rates: tuple[float, float] | None,
+    display: "StudyDisplay",
+) -> dict[str, list["RetrievalRanks"]]:
+    """Train and score the students of all sets of a group, and what stands beside them, at once.
+
+    Returns:
+        What each student found, by the rows of the table: the sets, coresets of the same numbers, all pairs.
+
+    Raises:
+        StoreError: when a set's captions come from another text encoder, or its images have another size.
+    """
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.fleet.evaluation_tasks import EvaluationJob
+    from rayvldd.models.problem import load_problem
+
+    problem = load_problem(group.study, ArrayCache(workspace.cache), on_progress=display.progress)
+    seeds = seeds_of_students(problem, split, students)
+    jobs = {ALL_PAIRS: full_data_jobs(seeds)} if full_data else {}  # the longest first
+    for name, distilled in group.sets.items():
+        for difference in _differences(name, group, problem):
+            display.line(f"note: {difference}")
+        pairs = distilled.pairs(problem)
+        if rates:
+            pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
+        jobs[name] = [EvaluationJob(pairs, seed) for seed in seeds]
+    if methods:
+        numbers = sorted({len(distilled) for distilled in group.sets.values()})
+        chosen = choose_coresets(problem, workspace, methods, numbers, seeds, display)
+        jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
+    ranks = score_sets(problem, workspace, jobs, split, display)
+    return {name: ranks[name] for name in [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]}
+
+
+def _key(study: Study, *, without_encoder: bool = False) -> str:
+    values = study.model_dump(mode="json", include=set(_SHARED))
+    if without_encoder:
+        del values["model"]["image_encoder"]
+    return json.dumps(values, sort_keys=True)
+
+
+def _differences(name: str, group: SetGroup, problem: "Problem") -> list[str]:
+    """What of data and encoder is not what a set was made with; the text encoder's must be, or it fails."""
+    made, now = group.sets[name].card["fingerprints"], problem.fingerprints
+    named = {"data": "the data"}
+    if group.study.model.image_encoder.name == group.made_with[name]:
+        named["image_encoder"] = "the image encoder's weights"
+    return [
+        f"{name}: {what} (fingerprint {now[key]}) differ from those the set was made with ({made[key]})"
+        for key, what in named.items()
+        if made[key] != now[key]
+    ]
