@@ -4,17 +4,12 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, study_argument
-from rayvldd.config.study import Study
-
-if TYPE_CHECKING:
-    from rayvldd.stores.workspace import Workspace
-    from rayvldd.tracking.protocol import Tracker
+from rayvldd.cli.tracking import open_tracker, tracking_option
 
 
 @click.command(
@@ -29,13 +24,7 @@ if TYPE_CHECKING:
     ],
 )
 @study_argument
-@click.option(
-    "--tracking-uri",
-    envvar="MLFLOW_TRACKING_URI",
-    show_envvar=True,
-    metavar="URI",
-    help="MLflow server or database to log to, or `none`. Default: mlflow.db in the workspace.",
-)
+@tracking_option
 @click.pass_obj
 def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) -> None:
     """Search the settings of STUDY and hand back the best distilled set.
@@ -59,7 +48,7 @@ def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) 
     from rayvldd.search.display import StudyDisplay
     from rayvldd.search.sweep import sweep
 
-    tracker = _tracker(tracking_uri, study, workspace)
+    tracker = open_tracker(tracking_uri, study.name, workspace)
     with StudyDisplay() as display:
         result = sweep(study, workspace, tracker, command=invocation.line, display=display, illustrator=Pictures())
     values = result.values
@@ -77,17 +66,3 @@ def _how_to_look(tracking_uri: str) -> str:
         mlflow = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
         return shlex.join([mlflow, "ui", "--backend-store-uri", tracking_uri])
     return tracking_uri
-
-
-def _tracker(uri: str | None, study: Study, workspace: "Workspace") -> "Tracker":
-    folder = workspace.study(study.name)
-    if uri == "none":
-        from rayvldd.tracking.folder_tracker import FolderTracker
-
-        return FolderTracker(folder / "tracking")
-
-    from rayvldd.tracking.mlflow_tracker import MlflowTracker
-
-    if uri is None:
-        return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=str(folder))
-    return MlflowTracker(uri, origin=str(folder))

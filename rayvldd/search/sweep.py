@@ -26,6 +26,7 @@ from rayvldd.search.trial import TrialJob
 from rayvldd.search.tuning import search
 from rayvldd.stores.folder import FolderStore
 from rayvldd.stores.workspace import Workspace, write_json_whole
+from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
 
 
@@ -75,7 +76,7 @@ def sweep(
         used.line(describe_plan(plan(study, workspace)))
         tracker.start_study(study, command)
         conductor = _Sweep(study, workspace, folder, tracker, used, illustrator)
-        with _told_how_it_ends(tracker), start_ray(address, None):
+        with _told_how_it_ends(tracker), start_ray(address, None), conductor.energy.reading():
             return SweepResult(conductor.run(), list(conductor.ledger.trials.values()), is_new=True)
 
 
@@ -95,6 +96,8 @@ class _Sweep:
         self.tracker, self.display, self.illustrator = tracker, display, illustrator
         self.store = FolderStore(workspace.experts)
         self.ledger: Ledger = folder.ledger()
+        self.energy = MachineEnergy()
+        self.is_first_session = not folder.seconds()
 
     def run(self) -> dict[str, Any]:
         if not self.folder.choice.is_file():
@@ -169,7 +172,8 @@ class _Sweep:
         if self.illustrator:
             self.illustrator.draw_study(self.folder.best, list(self.ledger.trials.values()))
         write_json_whole(self.folder.best / "result.json", result)
-        self.tracker.end_study("finished", _numbers_of(result), self.folder.best)
+        energy = self.energy.metrics() if self.is_first_session else {}  # of a later one it would be a part
+        self.tracker.end_study("finished", {**_numbers_of(result), **energy}, self.folder.best)
         write_json_whole(self.folder.result_file, result)  # last: with it the study is finished
         return result
 

@@ -30,6 +30,7 @@ from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
 from rayvldd.stores.protocol import TrajectoryStore
+from rayvldd.tracking.machine_use import PeakMemory
 
 Report = dict[str, Any]
 
@@ -54,7 +55,9 @@ def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
     An exception would cost the process, and with it the seconds that the next trial needs to start one.
     """
     try:
+        memory = PeakMemory()
         for report in _evaluations(dict(config), job):
+            report[EVALUATION] |= memory.metrics()
             tune.report(report)
     except Exception as error:
         folder = job.trials / str(config[TRIAL_ID])
