@@ -33,6 +33,12 @@ TINY_STUDY = {
 """The smallest study that runs every part, in seconds on one core."""
 
 
+@pytest.fixture(autouse=True)
+def no_tracking_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands log to plain files unless a test says otherwise: a database of MLflow takes seconds to make."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+
+
 @pytest.fixture
 def tiny_study() -> Study:
     """A study of 40 drawn images of 16 px, a ConvNet of 8 channels and projection heads, with nothing searched."""

@@ -125,16 +125,20 @@ def score_sets(
     split: Any,
     display: "StudyDisplay",
 ) -> dict[str, list["RetrievalRanks"]]:
-    """Train and score all students of all sets side by side; ranks by the set's name."""
+    """Train and score all students of all sets side by side, log each set, and return the ranks by the set's name."""
+    from rayvldd.cli.tracking import score_log
     from rayvldd.fleet.evaluation_tasks import rank_in_parallel
 
     def show(done: int, total: int) -> None:
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]
-    found = iter(rank_in_parallel(problem.study, workspace.cache, jobs, split, show))
-    display.done()
-    return {name: [next(found) for _ in group] for name, group in sets.items()}
+    with score_log(problem, workspace, split, sets) as log:
+        found = iter(rank_in_parallel(problem.study, workspace.cache, jobs, split, show))
+        display.done()
+        by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
+        log({name: [ranks.recalls() for ranks in of_set] for name, of_set in by_set.items()})
+    return by_set
 
 
 def mean_recall_of(scores: Sequence["RetrievalMetrics"]) -> float:

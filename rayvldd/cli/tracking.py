@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 if TYPE_CHECKING:
     from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.fleet.evaluation_tasks import EvaluationJob
     from rayvldd.models.problem import Problem
     from rayvldd.stores.workspace import Workspace
     from rayvldd.tracking.protocol import Tracker
@@ -44,40 +46,56 @@ def open_tracker(uri: str | None, study_name: str, workspace: "Workspace") -> "T
     return MlflowTracker(uri, origin=str(folder))
 
 
+@contextmanager
 def score_log(
-    problem: "Problem", workspace: "Workspace", split: str
-) -> Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]:
+    problem: "Problem", workspace: "Workspace", split: str, sets: Mapping[str, Sequence["EvaluationJob"]]
+) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
     """Make ready to log what the running command finds out about sets of pairs: one run a set.
 
     The tracker is opened before the work, so that one that cannot be used is told before it.
 
-    Returns:
+    Yields:
         What takes the recalls of each student by the name of the set.
 
     Raises:
         RayvlddError: when the tracker cannot be used.
     """
+    from rayvldd.tracking.machine_use import MachineEnergy
     from rayvldd.tracking.protocol import Origins, Scores
 
-    context = click.get_current_context()
+    context = click.get_current_context(silent=True)
     tracker = open_tracker(os.environ.get(TRACKING_URI), problem.study.name, workspace)
     started = time.monotonic()
 
-    def log(scores: Mapping[str, Sequence[RetrievalMetrics]]) -> None:
-        seconds = time.monotonic() - started
+    def log(scores: Mapping[str, Sequence["RetrievalMetrics"]]) -> None:
+        used = {"seconds": time.monotonic() - started, **energy.metrics()}
         for name, found in scores.items():
-            tracker.log_scores(
-                Scores(
-                    kind="coreset" if context.info_name == "coreset" else "evaluation",
-                    name=name,
-                    study=problem.study,
-                    command=context.obj.line,
-                    split=split,
-                    students=tuple(score.as_dict() for score in found),
-                    settings={"trained_on": name, "num_students": len(found), "num_sets_of_command": len(scores)},
-                    origins=Origins(problem.fingerprints),
-                    figures={"seconds_of_all_sets": seconds},
-                )
+            kind, num_pairs = _kind_and_pairs(sets[name], problem)
+            entry = Scores(
+                kind=kind,
+                name=name,
+                study=problem.study,
+                command=context.obj.line if context else "",
+                split=split,
+                students=tuple(score.as_dict() for score in found),
+                settings={"trained_on": name, "num_pairs": num_pairs, "num_students": len(found)},
+                origins=Origins(problem.fingerprints),
+                figures={f"{figure}_of_all_sets": value for figure, value in used.items()},
             )
+            tracker.log_scores(entry)
 
-    return log
+    with MachineEnergy().reading() as energy:
+        yield log
+
+
+def _kind_and_pairs(
+    jobs: Sequence["EvaluationJob"], problem: "Problem"
+) -> tuple[Literal["coreset", "evaluation", "full_data"], int]:
+    from rayvldd.coresets.selection import Coreset
+
+    trained_on = jobs[0].pairs
+    if trained_on is None:
+        return "full_data", problem.train.num_images
+    if isinstance(trained_on, Coreset):
+        return "coreset", len(trained_on.image_index)
+    return "evaluation", len(trained_on.images)

@@ -49,7 +49,9 @@ _MAX_TAG = 5000
 _MAX_PARAMS_A_BATCH = 100
 _SEARCHED, _SCORED = ("model", "experts", "distillation"), ("data", "model", "evaluation")
 """Sections of a study that are the parameters of a trial, and of an evaluation."""
-_DETAIL = re.compile(r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|student_.*")
+_DETAIL = re.compile(
+    r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|.*_of_all_sets|student_.*"
+)
 """Metrics that MLflow shows in a section of their own, so that those people compare by stay few."""
 _PATIENCE_S: dict[State, float] = {"finished": 600.0, "failed": 60.0, "interrupted": 10.0}
 """How long the end of a study waits for a server that is away; an unfinished one goes on with the same command."""

@@ -26,7 +26,8 @@ class Origins:
 class Scores:
     """How fresh students on one set of pairs, synthetic or real, did on a split."""
 
-    kind: Literal["evaluation", "coreset"]
+    kind: Literal["evaluation", "coreset", "full_data"]
+    """Synthetic pairs, real pairs, or all of them."""
     name: str
     """What people call the set, e.g. ``100 pairs, herding``."""
     study: Study
