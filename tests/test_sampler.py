@@ -11,11 +11,11 @@ import pytest
 from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 from rayvldd.config.study import Study
 from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.search.optuna_trials import distribution_of
 from rayvldd.search.sampler import (
     FAILURE,
     TRIAL_ID,
     StudySearcher,
-    distribution_of,
     make_sampler,
     make_searcher,
     suggest,

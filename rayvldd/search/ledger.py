@@ -140,6 +140,20 @@ class Ledger:
         return sorted(self.trials.values(), key=lambda trial: trial.number)
 
 
+def look_at_trials(folder: Path) -> tuple[list[Trial], list[str]]:
+    """Read the trials below ``folder`` for show, by number, and what cannot be read of them.
+
+    Unlike :class:`Ledger` it mends nothing and leaves a damaged trial out: another process may be writing here.
+    """
+    trials, faults = [], []
+    for file in sorted(folder.glob("*/trial.json")):
+        try:
+            trials.append(_read_trial(file, mend=False))
+        except (StoreError, ValueError, TypeError, KeyError, OSError) as error:
+            faults.append(f"{file.parent.name}: {str(error).partition(chr(10))[0]}")
+    return sorted(trials, key=lambda trial: trial.number), faults
+
+
 def trial_id_of(number: int) -> str:
     """The name of a trial: its folder here, its run in the tracker."""
     return f"trial_{number:03d}"
@@ -150,7 +164,7 @@ def _write_trial(trial: Trial) -> None:
     write_json_whole(trial.folder / "trial.json", values)
 
 
-def _read_trial(file: Path) -> Trial:
+def _read_trial(file: Path, *, mend: bool = True) -> Trial:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         known = {name: values[name] for name in _KEPT}
@@ -159,16 +173,17 @@ def _read_trial(file: Path) -> Trial:
             f"{file}: not readable as the record of a trial ({error})",
             next_command=f"move {file.parent} away and repeat the command: the trial is drawn anew",
         ) from None
-    return Trial(folder=file.parent, evaluations=_read_evaluations(file.with_name("evaluations.jsonl")), **known)
+    rows = _read_evaluations(file.with_name("evaluations.jsonl"), mend=mend)
+    return Trial(folder=file.parent, evaluations=rows, **known)
 
 
-def _read_evaluations(file: Path) -> list[dict[str, float]]:
-    """Read the lines; a last one that was cut off in the middle is dropped from the file too."""
+def _read_evaluations(file: Path, *, mend: bool) -> list[dict[str, float]]:
+    """Read the lines without a last one that was cut off in the middle; to mend drops that from the file too."""
     if not file.is_file():
         return []
     text = file.read_text(encoding="utf-8")
     whole, _, cut_off = text.rpartition("\n")
-    if cut_off:
+    if cut_off and mend:
         write_text_whole(file, f"{whole}\n" if whole else "")
     return [json.loads(line) for line in whole.splitlines()]
 

@@ -6,22 +6,17 @@ earlier trials is entered into Optuna's study from the ledger.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from ray.tune.search.optuna import OptunaSearch
 
 from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, Scalar
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC, Ledger, Trial, trial_id_of
+from rayvldd.search.ledger import METRIC, Ledger, trial_id_of
+from rayvldd.search.optuna_trials import as_optuna_trial, typed_point
 from rayvldd.search.seeds import sampler_seed
 
 TRIAL_ID = "trial_id"
@@ -30,15 +25,6 @@ FAILURE = "failure"
 """Key of a trial's last result under which the reason stands, if it failed."""
 
 _NAME = "rayvldd"
-
-
-def distribution_of(domain: Domain) -> BaseDistribution:
-    """The Optuna distribution that draws from exactly the same values."""
-    if isinstance(domain, ChoiceDomain):
-        return CategoricalDistribution(domain.values)
-    if isinstance(domain, FloatDomain):
-        return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
-    return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
 def suggest(trial: Any, space: Mapping[str, Domain]) -> dict[str, Scalar]:
@@ -125,38 +111,11 @@ def make_searcher(study: Study, ledger: Ledger) -> StudySearcher:
     storage = optuna.storages.InMemoryStorage()
     history = optuna.create_study(storage=storage, study_name=_NAME, direction="maximize")
     for trial in ledger.ended:
-        history.add_trial(_as_optuna_trial(trial, space))
+        history.add_trial(as_optuna_trial(trial, space))
     for trial in ledger.running:
-        history.enqueue_trial(_typed(trial.point, space), user_attrs={TRIAL_ID: trial.trial_id})
+        history.enqueue_trial(typed_point(trial.point, space), user_attrs={TRIAL_ID: trial.trial_id})
     for point in study.search.initial_points[ledger.next_number :]:
-        history.enqueue_trial(_typed(point, space))
+        history.enqueue_trial(typed_point(point, space))
     drawing = _Drawing(space, ledger.next_number - len(ledger.trials))
     sampler = make_sampler(study, ledger.next_number)
     return StudySearcher(drawing, metric=METRIC, mode="max", sampler=sampler, storage=storage, study_name=_NAME)
-
-
-def _as_optuna_trial(trial: Trial, space: Mapping[str, Domain]) -> optuna.trial.FrozenTrial:
-    best = trial.best if trial.state != "failed" else None
-    return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.COMPLETE if best else optuna.trial.TrialState.PRUNED,
-        value=best["val_mean_recall"] if best else None,
-        params=_typed(trial.point, space),
-        distributions={key: distribution_of(space[key]) for key in trial.point},
-    )
-
-
-def _typed(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> dict[str, Scalar]:
-    """The values in the types of their domains: YAML's ``1`` is an int also where a float is searched."""
-    return {key: _typed_value(space[key], value) for key, value in point.items()}
-
-
-def _typed_value(domain: Domain, value: Scalar) -> Scalar:
-    if isinstance(domain, ChoiceDomain):
-        return domain.values[_index(domain.values, value)]
-    return float(value) if isinstance(domain, FloatDomain) else int(value)
-
-
-def _index(values: Sequence[Scalar], value: Scalar) -> int:
-    """Position of a value, of its own type if there is one: True equals 1."""
-    same = [number for number, known in enumerate(values) if known == value and type(known) is type(value)]
-    return same[0] if same else values.index(value)

@@ -119,6 +119,20 @@ class StudyFolder:
             seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 1)
             write_json_whole(self._seconds, seconds)
 
+    def add_command(self, command: str) -> None:
+        """Note what the user typed, once a session and in order; the same line again is noted once."""
+        known = self.commands()
+        if command not in known[-1:]:
+            write_json_whole(self._commands, {"commands": [*known, command]})
+
+    def commands(self) -> list[str]:
+        """What was typed to run the study; nothing for a study older than this note."""
+        return list(map(str, read_json(self._commands).get("commands", []))) if self._commands.is_file() else []
+
+    @property
+    def _commands(self) -> Path:
+        return self.root / "commands.json"
+
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, of all sessions together."""
         return read_json(self._seconds) if self._seconds.is_file() else {}

@@ -58,7 +58,7 @@ def sweep(
         study: What to search.
         workspace: Where everything is kept.
         tracker: What is told of the study and its trials.
-        command: What the user typed, for the tracker.
+        command: What the user typed, for the study's folder and the tracker.
         address: The Ray cluster to run on; default: this machine.
         display: Where progress is shown; default: standard error.
         illustrator: Draws the pictures that are kept with each set.
@@ -74,6 +74,7 @@ def sweep(
             used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
             return SweepResult(result, list(folder.ledger().trials.values()), is_new=False)
         used.line(describe_plan(plan(study, workspace)))
+        folder.add_command(command)
         tracker.start_study(study, command)
         conductor = _Sweep(study, workspace, folder, tracker, used, illustrator)
         with _told_how_it_ends(tracker), start_ray(address, None), conductor.energy.reading():
