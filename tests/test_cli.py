@@ -185,7 +185,7 @@ def test_check_prints_the_plan_as_one_object(study_file: Path, workspace: Path) 
 def test_compare_without_studies(workspace: Path) -> None:
     result = run("compare", "--workspace", workspace)
     assert result.exit_code == EXIT_USER_ERROR
-    assert "no finished study" in result.stderr
+    assert "no study" in result.stderr and "rayvldd sweep" in result.stderr
 
 
 # --- the commands that work, on the tiny study ---------------------------------------------------------------------
@@ -265,6 +265,8 @@ def test_compare_shows_finished_studies(worked: tuple[Path, Path]) -> None:
     result = run("compare", "tiny", "--workspace", workspace)
     assert result.exit_code == 0, result.output
     assert "heads_only" in result.output
+    page = (workspace / "comparison" / "compare.html").read_text(encoding="utf-8")
+    assert "rayvldd sweep" in page and "rayvldd compare tiny" in page  # the commands that made study and page
     unknown = run("compare", "tiyn", "--workspace", workspace)
     assert unknown.exit_code == EXIT_USER_ERROR
     assert "no study 'tiyn' (did you mean 'tiny'?)" in unknown.stderr

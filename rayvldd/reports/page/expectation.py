@@ -1,0 +1,63 @@
+"""What recall to expect at one value of one setting, whatever the others are: the marginals of functional ANOVA.
+
+Hutter et al., An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014: a random forest learns recall
+from the trials, and its prediction is averaged over all values of the other settings. Deviation: averaged over draws
+instead of the leaves in closed form, which scikit-learn's forest does not offer.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sklearn.ensemble import RandomForestRegressor
+
+from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
+from rayvldd.reports.page.study_report import recall_of
+from rayvldd.search.ledger import Trial
+
+FEWEST_TRIALS = 8
+"""Trials below which the forest would tell little more than its own splits."""
+
+_TREES, _DRAWS, _VALUES = 64, 256, 21
+"""Trees as in Optuna's functional ANOVA; draws of the other settings; values of a setting that a curve goes through."""
+
+Curve = tuple[list[Scalar], list[float]]
+"""Values of a setting, and the recall in percent to be expected at each."""
+
+
+def expected_recalls(trials: Sequence[Trial], space: Mapping[str, Domain], seed: int = 0) -> dict[str, Curve]:
+    """The marginal of each searched setting; empty where there are fewer than eight trials that did not fail."""
+    known = [trial for trial in trials if trial.best and trial.state != "failed" and trial.point.keys() == space.keys()]
+    if len(known) < FEWEST_TRIALS:
+        return {}
+    features = np.array([[height_in(space[key], trial.point[key]) for key in space] for trial in known])
+    forest = RandomForestRegressor(_TREES, random_state=seed).fit(features, [recall_of(trial) for trial in known])
+    others = np.random.default_rng(seed).random((_DRAWS, len(space)))
+    curves: dict[str, Curve] = {}
+    for place, (key, domain) in enumerate(space.items()):
+        values = _values_along(domain)
+        asked = np.tile(others, (len(values), 1))
+        asked[:, place] = np.repeat([height_in(domain, value) for value in values], _DRAWS)
+        means = forest.predict(asked).reshape(len(values), _DRAWS).mean(axis=1)
+        curves[key] = values, means.tolist()
+    return curves
+
+
+def height_in(domain: Domain, value: Scalar) -> float:
+    """Where a value lies between the ends of its domain, from 0 to 1; choices in their order."""
+    if isinstance(domain, ChoiceDomain):
+        return domain.values.index(value) / max(1, len(domain.values) - 1) if value in domain.values else 0.5
+    low, high, number = float(domain.low), float(domain.high), float(value)
+    if domain.log:
+        low, high, number = math.log(low), math.log(high), math.log(number)
+    return (number - low) / (high - low) if high > low else 0.5
+
+
+def _values_along(domain: Domain) -> list[Scalar]:
+    if isinstance(domain, ChoiceDomain):
+        return list(domain.values)
+    low, high = float(domain.low), float(domain.high)
+    along = np.geomspace(low, high, _VALUES) if domain.log else np.linspace(low, high, _VALUES)
+    if isinstance(domain, IntDomain):
+        return sorted({min(domain.high, round((v - low) / domain.step) * domain.step + domain.low) for v in along})
+    return [float(value) for value in along]

@@ -1,0 +1,54 @@
+"""The images of a distilled set as they stand in a page: small, and part of the page itself."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from rayvldd.reports.page.study_report import PairCaptions, StudyReport
+
+MAX_SIDE = 112
+"""Pixels of an image's longer side in the page; smaller ones stay as they are."""
+_QUALITY = 70
+"""Of WebP: distilled pixels are near to noise, which costs; 96 px take about 4 KB."""
+
+
+@dataclass(frozen=True)
+class GalleryPair:
+    """One pair before and after distillation."""
+
+    number: int
+    before: str
+    """The image as a data URI."""
+    after: str
+    captions: PairCaptions
+    is_small: bool
+    """Whether pixels are to be shown as squares."""
+
+
+def gallery_of(study: StudyReport, most: int) -> Iterator[GalleryPair]:
+    """Yield the first ``most`` pairs of the study's set."""
+    if study.distilled is None:
+        return
+    distilled = study.distilled
+    for number in range(min(most, len(distilled))):
+        captions = (
+            study.captions[number]
+            if number < len(study.captions)
+            else PairCaptions(distilled.start_captions[number] or "(noise)", "", None)
+        )
+        before, after = (images[number].numpy() for images in (distilled.start_images, distilled.images))
+        yield GalleryPair(number, data_uri(before), data_uri(after), captions, max(after.shape[1:]) <= MAX_SIDE // 2)
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """An image [3, height, width] on a 0 to 1 scale as a data URI, clamped to what a screen can show."""
+    eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(eight_bit))
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    encoded = BytesIO()
+    image.save(encoded, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()

@@ -1,0 +1,225 @@
+"""What a study's folder has to show: finished, unfinished or damaged, it is read as far as it can be.
+
+Nothing here writes: a sweep may be running in the folder. What cannot be read becomes a sentence in ``faults``.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import RayvlddError
+from rayvldd.reports.illustrator import NEAREST
+from rayvldd.search.ledger import Trial, look_at_trials
+from rayvldd.search.study_folder import StudyFolder, read_json
+
+State = Literal["finished", "unfinished", "damaged"]
+"""``damaged``: it says that it is finished, and what came out cannot be read."""
+
+T = TypeVar("T")
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Tested(_Read):
+    """What the one look at test has shown; recalls in percent."""
+
+    mean_recall: float
+    interval: tuple[float, float]
+    num_students: int
+    random_mean_recall: float
+    full_data_mean_recall: float
+    share_of_full_data: float
+    students: dict[str, list[float]] = Field(default_factory=dict)
+    """Mean recalls of single students on ``distilled``, ``random`` and ``full_data``."""
+    recalls: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The six recalls on ``random`` and ``full_data``, means over students."""
+    image_to_text_r1: float | None = None
+    image_to_text_r5: float | None = None
+    image_to_text_r10: float | None = None
+    text_to_image_r1: float | None = None
+    text_to_image_r5: float | None = None
+    text_to_image_r10: float | None = None
+
+
+class Chosen(_Read):
+    """The trial that validation chose."""
+
+    trial_id: str
+    outer_step: int
+    val_mean_recall: float
+    config: dict[str, Any]
+
+
+class Result(_Read):
+    """``result.json`` of a finished study."""
+
+    study: str
+    protocol: str = ""
+    num_pairs: int
+    trials: dict[str, int]
+    best: Chosen
+    test: Tested
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairCaptions:
+    """What a pair said before and after distillation, in words."""
+
+    start: str
+    nearest: str
+    similarity: float | None
+    """Cosine between the embedding and that of the nearest caption."""
+
+
+@dataclass
+class StudyReport:
+    """One study, as far as its folder can be read."""
+
+    name: str
+    root: Path
+    result: Result | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """``study.json`` as it stands."""
+    study: Study | None = None
+    """The same, where it is a study for this release."""
+    trials: list[Trial] = field(default_factory=list)
+    """By number; damaged ones are left out."""
+    commands: list[str] = field(default_factory=list)
+    distilled: DistilledSet | None = None
+    """The chosen set; of an unfinished study that of the best ended trial, where it is kept."""
+    captions: list[PairCaptions] = field(default_factory=list)
+    """One a pair; empty where the set has no such file."""
+    faults: list[str] = field(default_factory=list)
+    claims_a_result: bool = False
+
+    @property
+    def state(self) -> State:
+        """How far the study is."""
+        if self.result is None:
+            return "damaged" if self.claims_a_result or not self.settings else "unfinished"
+        return "finished"
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The trial that was chosen, or the best one so far."""
+        if self.result is not None:
+            return next((trial for trial in self.trials if trial.trial_id == self.result.best.trial_id), None)
+        candidates = [trial for trial in self.trials if trial.state != "failed" and trial.best]
+        return max(candidates, key=recall_of, default=None)
+
+    def setting(self, *keys: str) -> Any:
+        """A setting of the study by its path, from the chosen set's card where there is one: it may be searched."""
+        card = self.distilled.card.get("study") if self.distilled else None
+        for values in (card, self.settings):
+            for key in keys:
+                values = values.get(key) if isinstance(values, Mapping) else None
+            if values is not None:
+                return values
+        return None
+
+    @property
+    def measured_on(self) -> tuple[str, ...]:
+        """What must be equal for recalls to be comparable: data, image size, encoders and protocol, in words."""
+        data = self.setting("data") or {}
+        named = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}")
+        source = data.get("source", "unknown data")
+        if source != "drawn":
+            source = " ".join(part for part in (Path(str(data.get("root", ""))).name, named) if part) or source
+        else:
+            source = f"{data.get('num_train', 0):,} drawn scenes"
+        text = self.setting("model", "text_encoder") or {}
+        text_name = Path(str(text.get("name", ""))).name or str(text.get("pooling", ""))
+        size = data.get("image_size")
+        protocol = (self.result.protocol if self.result else "") or str(self.setting("model", "protocol") or "")
+        parts = (
+            source,
+            f"{size} px" if size else "",
+            self.setting("model", "image_encoder", "name"),
+            text_name,
+            protocol,
+        )
+        return tuple(str(part) for part in parts if part)
+
+    @property
+    def comparable(self) -> tuple[str, ...]:
+        """Key of the studies that this one may be ranked with: what it was measured on, and the data's fingerprint."""
+        fingerprint = self.distilled.card.get("fingerprints", {}).get("data", "") if self.distilled else ""
+        return (*self.measured_on, str(fingerprint))
+
+
+def recall_of(trial: Trial) -> float:
+    """The trial's best validation recall in percent, -1 before its first evaluation."""
+    return trial.best["val_mean_recall"] if trial.best else -1.0
+
+
+def seconds_of(trial: Trial) -> float | None:
+    """Seconds that the trial took for matching and evaluating, where they were kept."""
+    if not trial.evaluations:
+        return None
+    last = trial.evaluations[-1]
+    parts = [last.get("seconds_matching"), last.get("seconds_evaluating")]
+    return sum(part for part in parts if part is not None) if any(parts) else None
+
+
+def read_study(root: Path) -> StudyReport:
+    """Read the folder of a study; what cannot be read is told in ``faults``, and nothing is raised."""
+    folder, report = StudyFolder(root), StudyReport(root.name, root)
+    report.settings = _tried(report, "study.json", lambda: read_json(folder.settings)) or {}
+    if report.settings:
+        report.study = _tried(report, "study.json", lambda: Study.model_validate(report.settings))
+    report.claims_a_result = folder.result_file.is_file()
+    if report.claims_a_result:
+        report.result = _tried(report, "result.json", lambda: Result.model_validate(read_json(folder.result_file)))
+    trials, faults = look_at_trials(folder.trials)
+    report.trials = [trial for trial in trials if _is_whole(trial)]
+    report.faults += faults + [f"{trial.trial_id}: a row without numbers" for trial in trials if not _is_whole(trial)]
+    report.commands = _tried(report, "commands.json", folder.commands) or []
+    best = report.best_trial
+    place = folder.best if folder.best.is_dir() else best.distilled_set if best else None
+    if place is not None and (place.is_dir() or report.claims_a_result):
+        report.distilled = _tried(report, place.name, lambda: DistilledSet.load(place))
+        report.captions = _tried(report, NEAREST, lambda: _captions(place / NEAREST)) or []
+    return report
+
+
+def _captions(file: Path) -> list[PairCaptions]:
+    if not file.is_file():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Whether what is drawn of a trial is there, and numbers."""
+    if not isinstance(trial.point, dict):
+        return False
+    return all(
+        isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("outer_step", "val_mean_recall"))
+        for row in trial.evaluations
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _tried(report: StudyReport, what: str, read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        report.faults.append(f"{what}: {error.error_count()} values do not fit, first {where}: {first['msg']}")
+    except (RayvlddError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        report.faults.append(f"{what}: {str(error).partition(chr(10))[0] or type(error).__name__}")
+    return None

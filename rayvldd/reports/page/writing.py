@@ -1,0 +1,86 @@
+"""Writes a comparison: one page that opens offline, the plots as PNG, the tables as CSV and LaTeX."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas
+
+import rayvldd
+from rayvldd.reports.page.drawings import Drawing
+from rayvldd.reports.page.sections import Comparison, DataTable, shown
+from rayvldd.reports.page.svg import to_svg
+from rayvldd.stores.workspace import write_text_whole
+
+PAGE = "compare.html"
+_DPI = 300
+"""Of the PNG files: what journals ask for."""
+
+
+def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:
+    """Write everything below ``folder`` and return the page's path; files of the same names are replaced.
+
+    The page is ``compare.html``; beside it stand ``plots/`` (PNG, and the numbers of each as CSV) and ``tables/`` (CSV
+    and LaTeX), for each study in a folder of its name.
+    """
+    _write_table(comparison.studies, folder / "tables")
+    for group in comparison.groups:
+        _write_plot(group.drawing, folder / "plots")
+    for section in comparison.sections:
+        for table in filter(None, (section.trials, section.recalls)):
+            _write_table(table, folder / "tables" / section.report.name)
+        for drawing in section.drawings:
+            _write_plot(drawing, folder / "plots" / section.report.name)
+    write_text_whole(folder / PAGE, render_page(comparison, command))
+    return folder / PAGE
+
+
+def render_page(comparison: Comparison, command: str) -> str:
+    """The page as one string. It loads nothing, and runs no script but its own: captions are untrusted text."""
+    loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.globals |= {"svg": to_svg, "shown": shown, "is_number": _is_number}
+    script = _own("compare.js")
+    page: str = environment.get_template("compare.html.j2").render(
+        comparison=comparison,
+        command=command,
+        version=rayvldd.__version__,
+        style=_own("compare.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return page
+
+
+def _own(name: str) -> str:
+    return resources.files("rayvldd.reports.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _write_table(table: DataTable, folder: Path) -> None:
+    _write_csv(folder / f"{table.name}.csv", table.columns, table.rows)
+    words = [[shown(value, column) for column, value in zip(table.columns, row, strict=True)] for row in table.rows]
+    frame = pandas.DataFrame(words, columns=list(table.columns))
+    write_text_whole(folder / f"{table.name}.tex", frame.to_latex(index=False, escape=True))
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    frame = pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
+    write_text_whole(file, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _write_plot(drawing: Drawing, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"text.parse_math": False}):
+        drawing.figure.savefig(folder / f"{drawing.name}.png", dpi=_DPI, facecolor="white")
+    if drawing.columns:
+        _write_csv(folder / f"{drawing.name}.csv", drawing.columns, drawing.rows)

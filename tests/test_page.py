@@ -1,0 +1,471 @@
+"""The page that compares studies: what is read, what is drawn and said, and the page itself in headless Chromium."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.similarity import SimilarityParameters
+from rayvldd.errors import ConfigError
+from rayvldd.reports.page.baselines import SizePoint, read_coreset_scores, verdicts
+from rayvldd.reports.page.drawings import convergence, front_of, short
+from rayvldd.reports.page.expectation import expected_recalls, height_in
+from rayvldd.reports.page.sections import Comparison, compare
+from rayvldd.reports.page.study_report import read_study
+from rayvldd.reports.page.svg import to_svg
+from rayvldd.reports.page.writing import write_comparison
+from rayvldd.search.ledger import Ledger, Trial, look_at_trials
+from rayvldd.search.optuna_trials import importance_of_settings
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.stores.workspace import write_json_whole
+from tests.conftest import TINY_STUDY
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+LR, STEPS = "distillation.lr_image", "distillation.syn_steps"
+SPACE: dict[str, Domain] = {
+    LR: FloatDomain(type="float", low=1, high=100, log=True),
+    STEPS: IntDomain(type="int", low=2, high=8, step=2),
+}
+EVIL = "<script>document.title = 'broken'</script> a \"dog\" & $x^2$"
+"""A caption that would run, if it were not text."""
+
+# --- studies on disk ----------------------------------------------------------------------------------------------
+
+
+def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int = 9, pairs: int = 6) -> StudyFolder:
+    """A finished study of trials whose recall grows with the rate; one failed, one was stopped."""
+    folder = StudyFolder(root / name)
+    search = {"space": {key: domain.model_dump() for key, domain in SPACE.items()}, "num_trials": num_trials}
+    study = Study.model_validate({**TINY_STUDY, "name": name, "search": search})
+    write_json_whole(folder.settings, study.model_dump(mode="json"))
+    folder.add_command(f"rayvldd sweep {name}.yaml")
+    ledger = folder.ledger()
+    for number in range(num_trials):
+        lr = float(np.geomspace(1, 100, num_trials)[number])
+        trial = ledger.start(number, 1, {LR: lr, STEPS: 2 + 2 * (number % 4)})
+        for evaluation in range(2 if number == 1 else 4):
+            value = 5.0 + 0.1 * number * evaluation + evaluation
+            row = {"outer_step": 10 * evaluation, "val_mean_recall": value, "search_seconds": 1.0 * evaluation}
+            ledger.add_evaluation(
+                trial.trial_id, row | {"seconds_matching": number + evaluation, "seconds_evaluating": 1}
+            )
+        ledger.end(trial.trial_id, {0: "failed", 1: "stopped"}.get(number, "finished"))  # type: ignore[arg-type]
+    best = ledger.best_trial()
+    assert best is not None and best.best is not None
+    write_set(folder.best, study, pairs)
+    chosen = {"config": best.point, "trial_id": best.trial_id, "val_mean_recall": best.best["val_mean_recall"]}
+    write_json_whole(
+        folder.result_file,
+        {
+            "study": name,
+            "protocol": "heads_only",
+            "num_pairs": pairs,
+            "trials": ledger.states(),
+            "best": chosen | {"outer_step": 30},
+            "test": scores_on_test(recall),
+            "seconds": {"total": 12.0},
+        },
+    )
+    return folder
+
+
+def scores_on_test(recall: float) -> dict[str, Any]:
+    recalls = {f"{way}_r{k}": recall for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    students = {"distilled": [recall, recall + 1], "random": [4.0, 6.0], "full_data": [30.0, 32.0]}
+    return {
+        **recalls,
+        "mean_recall": recall,
+        "interval": [recall - 1, recall + 1],
+        "num_students": 2,
+        "random_mean_recall": 5.0,
+        "full_data_mean_recall": 31.0,
+        "share_of_full_data": recall / 31,
+        "students": students,
+        "recalls": {"random": recalls, "full_data": recalls},
+    }
+
+
+def write_set(folder: Path, study: Study, pairs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(pairs, 3, 16, 16, generator=generator)
+    texts = torch.randn(pairs, 8, generator=generator)
+    similarity = SimilarityParameters(
+        {"matrix": torch.eye(pairs) + 0.1 * torch.randn(pairs, pairs, generator=generator)}
+    )
+    card = {"study": study.model_dump(mode="json"), "fingerprints": {"data": "abc"}}
+    captions = [f"caption {n}" for n in range(pairs)]
+    DistilledSet(images + 0.1, texts + 0.1, images, texts, captions, 0.1, 0.1, card, similarity).save(folder)
+    nearest = [EVIL if n == 0 else f"{'a red boat' if n % 2 else 'a green tree'} {n}" for n in range(pairs)]
+    rows = [{"pair": n, "start": captions[n], "nearest": text, "similarity": 0.5} for n, text in enumerate(nearest)]
+    (folder / "nearest_captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished studies, one that is half done, and one whose files are rubbish."""
+    root = tmp_path_factory.mktemp("studies")
+    write_study(root, "strong", recall=25.0, pairs=30)
+    write_study(root, "weak", recall=5.5)
+    half = write_study(root, "half_done", num_trials=3)
+    half.result_file.unlink()
+    shutil.rmtree(half.best)
+    rubbish = write_study(root, "rubbish", num_trials=3)
+    rubbish.result_file.write_text('{"study": "rubbish", "test": {"mean_recall": "high"}}')
+    rubbish.settings.write_text("{")
+    (rubbish.best / "card.json").write_text("[]")
+    (rubbish.trials / "trial_001" / "trial.json").write_text("{}")
+    (rubbish.trials / "trial_002" / "evaluations.jsonl").write_text('{"outer_step": 0}\n')
+    return root
+
+
+@pytest.fixture(scope="module")
+def comparison(studies: Path) -> Comparison:
+    return compare([read_study(path) for path in sorted(studies.iterdir())])
+
+
+@pytest.fixture(scope="module")
+def written(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with page, plots and tables."""
+    folder = tmp_path_factory.mktemp("comparison")
+    write_comparison(comparison, folder, "rayvldd compare")
+    return folder
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_read_whole(studies: Path) -> None:
+    report = read_study(studies / "strong")
+    assert (report.state, report.faults) == ("finished", [])
+    assert report.commands == ["rayvldd sweep strong.yaml"]
+    assert len(report.trials) == 9 and report.best_trial is report.trials[8]
+    assert report.distilled is not None and len(report.captions) == len(report.distilled) == 30
+    assert report.measured_on == ("40 drawn scenes", "16 px", "convnet_d3", "hashed_ngrams", "heads_only")
+
+
+def test_what_is_not_finished_or_damaged_is_said_to_be_so(studies: Path) -> None:
+    half, rubbish = read_study(studies / "half_done"), read_study(studies / "rubbish")
+    assert (half.state, half.faults) == ("unfinished", [])
+    assert half.best_trial is not None and half.best_trial.trial_id == "trial_002"
+    assert rubbish.state == "damaged"
+    assert [trial.trial_id for trial in rubbish.trials] == ["trial_000"]
+    told = " | ".join(rubbish.faults)
+    for word in ("study.json", "result.json", "trial_001", "trial_002", "best"):
+        assert word in told
+
+
+def test_an_empty_folder_is_a_damaged_study(tmp_path: Path) -> None:
+    report = read_study(tmp_path)
+    assert report.state == "damaged" and report.faults
+    assert compare([report]).studies.rows[0][1] == "damaged"
+
+
+def test_reading_leaves_a_running_study_as_it_is(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "running", num_trials=2)
+    file = folder.trials / "trial_001" / "evaluations.jsonl"
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write('{"outer_step": 40, "val_')  # the driver is in the middle of a line
+    before = file.read_bytes()
+    trials, faults = look_at_trials(folder.trials)
+    assert (len(trials), faults) == (2, [])
+    assert len(trials[1].evaluations) == 2
+    assert file.read_bytes() == before
+    assert len(Ledger(folder.trials).trials) == 2
+    assert file.read_bytes() != before  # the sweep itself mends it
+
+
+def test_the_commands_of_a_study_are_kept_in_order(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    assert folder.commands() == []
+    for command in ("rayvldd sweep a.yaml", "rayvldd sweep a.yaml", "rayvldd sweep a.yaml --set x=1"):
+        folder.add_command(command)
+    assert folder.commands() == ["rayvldd sweep a.yaml", "rayvldd sweep a.yaml --set x=1"]
+
+
+# --- what is said of the search -----------------------------------------------------------------------------------
+
+
+def trials_of(recall: Any, number: int = 24) -> list[Trial]:
+    """Finished trials at random points, with the recall that ``recall`` gives for rate and steps."""
+    generator = np.random.default_rng(0)
+    trials = []
+    for index in range(number):
+        point = {LR: float(10 ** generator.uniform(0, 2)), STEPS: int(generator.choice([2, 4, 6, 8]))}
+        rows = [{"outer_step": 10.0, "val_mean_recall": float(recall(point[LR], point[STEPS]))}]
+        trials.append(Trial(f"trial_{index:03d}", index, 1, point, Path(), "finished", "", rows))
+    return trials
+
+
+def test_importance_and_marginals_find_the_setting_that_matters() -> None:
+    trials = trials_of(lambda lr, steps: 10 * np.log10(lr) + 0.01 * steps)
+    shares = importance_of_settings(trials, SPACE)
+    assert list(shares)[0] == LR and shares[LR] > 0.9
+    curves = expected_recalls(trials, SPACE)
+    values, recalls = curves[LR]
+    assert values[0] == pytest.approx(1) and values[-1] == pytest.approx(100)
+    assert recalls[-1] - recalls[0] > 12  # the truth: 20, which a forest flattens at both ends
+    assert curves[STEPS][0] == [2, 4, 6, 8]
+    assert np.ptp(curves[STEPS][1]) < 3
+
+
+def test_nothing_is_read_out_of_too_few_or_equal_trials() -> None:
+    trials = trials_of(lambda lr, steps: lr)
+    assert importance_of_settings(trials[:3], SPACE) == {} and expected_recalls(trials[:7], SPACE) == {}
+    assert importance_of_settings(trials_of(lambda lr, steps: 3.0), SPACE) == {}
+
+
+def test_heights_lie_between_the_ends_of_a_domain() -> None:
+    choice = ChoiceDomain(type="choice", values=("a", "b", "c"))
+    assert [height_in(choice, value) for value in "abc"] == [0, 0.5, 1]
+    assert height_in(SPACE[LR], 10.0) == pytest.approx(0.5)
+    assert height_in(SPACE[STEPS], 8) == 1
+    assert height_in(FloatDomain(type="float", low=3, high=3), 3.0) == 0.5
+
+
+def test_the_front_equals_a_plain_comparison_of_all_pairs() -> None:
+    generator = np.random.default_rng(0)
+    points = [(float(cost), float(value)) for cost, value in generator.integers(0, 12, (40, 2))]
+    points = list(dict.fromkeys(points))
+    dominated = {
+        i
+        for i, (cost, value) in enumerate(points)
+        if any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
+    }
+    assert front_of(points) == set(range(len(points))) - dominated
+
+
+def test_numbers_are_short() -> None:
+    assert [short(value) for value in (None, 4, 0.123456, 2332.5, 1e-5, "k_means", True)] == [
+        "–",
+        "4",
+        "0.123",
+        "2332",
+        "1e-05",
+        "k_means",
+        "True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rival", "verdict"),
+    [
+        ((5.0, (4.0, 6.0)), "is better: the intervals do not overlap"),
+        ((19.0, (17.0, 21.0)), "is ahead, but the intervals overlap"),
+        ((21.0, (20.0, 22.0)), "is not better"),
+        ((5.0, None), "a single student gives no interval"),
+    ],
+)
+def test_verdicts_say_plainly_whether_a_set_is_better(rival: tuple[float, Any], verdict: str) -> None:
+    points = [
+        SizePoint("distilled", 100, "one", 20.0, (18.5, 21.5)),
+        SizePoint("random", 100, "one", 3.0, (2.0, 4.0)),
+        SizePoint("herding", 100, "one", *rival),
+        SizePoint("herding", 500, "one", 90.0, None),  # another number of pairs is no rival
+    ]
+    (sentence,) = verdicts(points)
+    assert verdict in sentence and "herding pairs, the best of 2 coresets" in sentence
+
+
+def coreset_file(path: Path, split: str = "test", study: str = "weak") -> Path:
+    row = {"num_pairs": 12, "num_students": 3, "mean": {"mean_recall": 9.0}, "interval": {"mean_recall": [8.0, 10.0]}}
+    path.write_text(json.dumps({"study": study, "split": split, "coresets": [row | {"method": "herding"}]}))
+    return path
+
+
+def test_coresets_join_the_sets_of_their_study(studies: Path, tmp_path: Path) -> None:
+    scores = read_coreset_scores([coreset_file(tmp_path / "coresets.json")])
+    (group,) = compare([read_study(studies / "weak")], scores).groups
+    rows = {(row[1], row[0]): row[3:] for row in group.drawing.rows}
+    assert rows.keys() == {("distilled", 6), ("random", 6), ("herding", 12)}
+    assert rows["herding", 12] == (9.0, 8.0, 10.0)
+
+
+def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
+    wrong = tmp_path / "text.json"
+    wrong.write_text("no object")
+    with pytest.raises(ConfigError, match="(?s)2 faults.*text.json: not readable.*scored on val"):
+        read_coreset_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
+
+
+# --- what is put together -----------------------------------------------------------------------------------------
+
+
+def test_studies_stand_by_recall_with_the_best_of_those_that_compare_marked(comparison: Comparison) -> None:
+    table = comparison.studies
+    assert [row[0] for row in table.rows] == ["strong", "weak", "half_done", "rubbish"]
+    assert [row[1] for row in table.rows] == ["finished", "finished", "unfinished", "damaged"]
+    assert table.best == {0}
+    assert table.rows[2][table.columns.index("test")] is None
+
+
+def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:
+    for name, recall in (("one", 20.0), ("other", 10.0)):
+        write_study(tmp_path, name, recall=recall, num_trials=2)
+    card = tmp_path / "other" / "best" / "card.json"
+    card.write_text(card.read_text().replace('"abc"', '"xyz"'))
+    together = compare([read_study(tmp_path / "one"), read_study(tmp_path / "other")])
+    assert len(together.groups) == 2 and together.studies.best == {0, 1}
+
+
+def test_every_study_gets_the_drawings_that_it_can_have(comparison: Comparison) -> None:
+    drawn = {section.report.name: [drawing.name for drawing in section.drawings] for section in comparison.sections}
+    everything = ["convergence", "pareto", "parallel_coordinates", "marginals", "importance", "similarity"]
+    assert drawn["strong"] == everything
+    assert drawn["half_done"] == everything[:4]
+    assert drawn["rubbish"] == ["convergence", "pareto"]
+    assert all(drawing.words for section in comparison.sections for drawing in section.drawings)
+
+
+def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(comparison: Comparison) -> None:
+    trials = comparison.sections[0].report.trials
+    svg = to_svg(convergence(trials, "trial_008"), "x", "strong")
+    assert svg.startswith('<svg role="img" aria-label="Convergence of the trials. ')
+    assert set(re.findall(r'\bid="([^"]+)"', svg)) and all(
+        i.startswith("x-") for i in re.findall(r'\bid="([^"]+)"', svg)
+    )
+    assert svg.count('data-trial="strong/') == len(trials)
+    assert "var(--best)" in svg and "#0072b2" not in svg
+    referred = set(re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', svg))
+    assert referred <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_the_files_beside_the_page(written: Path) -> None:
+    plots = sorted(path.relative_to(written).as_posix() for path in written.rglob("*.png"))
+    assert "plots/recall_by_pairs_1.png" in plots and "plots/strong/similarity.png" in plots
+    for path in plots:
+        with Image.open(written / path) as picture:
+            assert picture.width == 1560  # 5.2 inches at 300 dpi
+    with (written / "tables" / "studies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["study"] for row in rows] == ["strong", "weak", "half_done", "rubbish"]
+    assert (float(rows[0]["test"]), rows[2]["test"]) == (25.0, "")
+    latex = (written / "tables" / "studies.tex").read_text(encoding="utf-8")
+    assert r"half\_done" in latex and r"95 \% low" in latex and r"\toprule" in latex
+    assert (written / "tables" / "strong" / "trials.tex").is_file()
+
+
+def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Path) -> None:
+    page = (written / "compare.html").read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page.replace('xlink:href="data:', 'xlink:href="data:'))
+    assert EVIL not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser_page(written: Path) -> Iterator["Page"]:
+    """The page in Chromium without a network; whatever the console says fails the test that ends it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])  # root has no sandbox
+        page = browser.new_context(offline=True, viewport={"width": 1400, "height": 900}).new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto((written / "compare.html").as_uri())
+        yield page
+        browser.close()
+        assert said == []
+
+
+def first_cells(table: "Locator") -> list[str]:
+    return [text.replace("★", "").replace("(best)", "").strip() for text in table.locator("tbody th").all_inner_texts()]
+
+
+def test_the_page_renders(browser_page: "Page") -> None:
+    assert browser_page.title() == "Distilled sets compared"
+    assert browser_page.locator("section.study").count() == 4
+    boxes = [svg.bounding_box() for svg in browser_page.locator(".plot svg").all()]
+    assert len(boxes) == 1 + 2 * 6 + 4 + 2
+    assert all(box and box["width"] > 300 and box["height"] > 80 for box in boxes)
+
+
+def test_every_picture_is_shown(browser_page: "Page") -> None:
+    browser_page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    sizes = browser_page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.naturalHeight])")
+    assert len(sizes) == 2 * (30 + 6) and all(size == [16, 16] for size in sizes)
+
+
+def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") -> None:
+    table = browser_page.locator("#studies")
+    header = table.locator("thead th", has_text="test")
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert first_cells(table)[:2] == ["strong", "weak"]
+    header.locator("button").press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert first_cells(table)[:2] == ["weak", "strong"]
+    table.locator("thead th", has_text="study").locator("button").click()
+    assert first_cells(table) == ["half_done", "rubbish", "strong", "weak"]
+
+
+def test_tables_filter_by_words(browser_page: "Page") -> None:
+    table, box = browser_page.locator("#studies"), browser_page.get_by_label("Filter").first
+    box.fill("heads_only FINISHED weak")
+    assert table.locator("tbody tr:visible").count() == 1
+    assert browser_page.locator('[data-count="studies"]').inner_text() == "1 of 4"
+    box.fill("")
+    assert table.locator("tbody tr:visible").count() == 4
+
+
+def test_the_gallery_is_searched_and_opens_in_full(browser_page: "Page") -> None:
+    pairs = browser_page.locator("#study-1-gallery li:visible")
+    assert pairs.count() == 24
+    box = browser_page.get_by_label("Search captions").first
+    box.fill("boat")
+    assert pairs.count() == 15
+    box.fill("")
+    browser_page.get_by_role("button", name="Show all 30 pairs").click()
+    assert pairs.count() == 30
+    assert EVIL in pairs.first.inner_text()
+
+
+def test_a_trial_lights_up_in_all_plots_from_the_keyboard(browser_page: "Page") -> None:
+    row = browser_page.locator('tr[data-trial="strong/trial_008"]')
+    row.focus()
+    assert browser_page.locator('.mark.lit[data-trial="strong/trial_008"]').count() == 5  # two panels of marginals
+    assert browser_page.locator(".mark.lit").count() == 5
+    assert "trial_008, finished" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+    browser_page.keyboard.press("Escape")
+    assert browser_page.locator(".mark.lit").count() == 0
+
+
+def test_pointing_at_a_mark_says_what_it_is(browser_page: "Page") -> None:
+    mark = browser_page.locator("#study-1 .mark[data-trial='strong/trial_001'] path").last
+    mark.dispatch_event("pointerenter")
+    mark.locator("..").dispatch_event("pointerenter")
+    assert "trial_001, stopped" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_in_light_and_dark(browser_page: "Page", scheme: Any) -> None:
+    browser_page.emulate_media(color_scheme=scheme)
+    browser_page.set_viewport_size({"width": 390, "height": 844})
+    assert browser_page.evaluate("document.documentElement.scrollWidth") <= 390
+    paper, ink = browser_page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    brightness = {name: sum(map(int, re.findall(r"\d+", colour)[:3])) for name, colour in (("p", paper), ("i", ink))}
+    assert (brightness["p"] > brightness["i"]) == (scheme == "light")
