@@ -258,6 +258,12 @@ def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> No
     ]
     assert all(0 <= row["mean"]["mean_recall"] <= 100 for row in rows)
     assert "4 pairs, herding (1)" in result.stderr
+    lines = (workspace / "studies" / "tiny" / "tracking" / "evaluations.jsonl").read_text().splitlines()
+    logged = {row["name"]: row for row in map(json.loads, lines) if row["split"] == "val"}
+    herding = logged["4 pairs, herding"]
+    assert (herding["kind"], logged["all pairs"]["kind"]) == ("coreset", "full_data")
+    assert herding["students"][0]["mean_recall"] == pytest.approx(rows[3]["mean"]["mean_recall"])
+    assert herding["settings"]["num_pairs"] == 4 and herding["command"].startswith("rayvldd coreset ")
 
 
 def test_compare_shows_finished_studies(worked: tuple[Path, Path]) -> None:
