@@ -193,6 +193,13 @@ def test_evaluate_on_one_encoder_and_on_several_exclude_each_other(set_folder: P
     assert "--image-encoder: given beside --transfer" in result.stderr
 
 
+def test_a_breakdown_is_of_one_encoder(set_folder: Path, tmp_path: Path) -> None:
+    both = ["--breakdown", "--transfer", "convnet_d3"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *both)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "--breakdown: given beside --transfer" in result.stderr
+
+
 def test_coreset_tells_wrong_words_and_a_wrong_study_at_once(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY_STUDY))
@@ -230,6 +237,24 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
     assert all(row["made_with"] == "convnet_d3" and row["num_pairs"] == 6 for row in found["sets"])
     assert [row["share_of_full_data"] for row in found["full_data"]] == [1, 1]
     assert "6 pairs, random" in result.stderr and "all pairs" in result.stderr and "made with" in result.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+    asked = ["--breakdown", "--reference", "--no-full-data", "--students", "1", "--split", "val", "--json"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *asked)
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    assert found["full_data"] == [] and found["sets"][0]["share_of_full_data"] is None
+    (lost,) = found["breakdown"]
+    by_length = [row for row in lost["recalls"] if row["by"] == "length"]
+    assert sum(row["num_captions"] for row in by_length) == 60  # 12 images, five captions each
+    weighted = sum(row["num_captions"] * row["recall"][str(set_folder)] for row in by_length) / 60
+    recalls = found["sets"][0]["mean"]
+    assert weighted == pytest.approx(np.mean([recalls[f"text_to_image_r{k}"] for k in (1, 5, 10)]))
+    assert {share["name"] for share in lost["subjects"][str(set_folder)]} >= {"female only", "male only", "neither"}
+    assert {row["source"] for row in found["published"]} == {"Wu et al.", "LoRS", "RepBlend"}
+    assert "In print, not measured here" in result.stderr
 
 
 @pytest.mark.timeout(600)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
-from rayvldd.evaluation.recall import RetrievalMetrics, retrieval_recall
+from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks, retrieval_recall
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import Pairs, evaluate_pairs, train_student
 from rayvldd.models.parameters import Parameters
@@ -97,6 +97,24 @@ def test_a_pool_of_fewer_than_ten_is_scored_as_it_is() -> None:
     assert (constant.image_to_text_r5, constant.image_to_text_r10) == (0.0, 0.0)  # 11th after ten wrong captions
 
 
+def test_a_caption_that_two_images_share_is_right_for_its_own_image_only() -> None:
+    """Images 0 and 1 carry the same caption, and image 0 another that says nothing; image 2 stands apart."""
+    images = torch.eye(3, 4)
+    shared = torch.tensor([0.8, 0.6, 0.0, 0.0])
+    captions, owners = torch.stack([shared, torch.eye(4)[3], shared, torch.eye(4)[2]]), np.array([0, 0, 1, 2])
+    ranks = retrieval_ranks(images, captions, owners)
+    assert ranks.image_to_text.tolist() == [2, 2, 1]  # the copy scores the same and stands before the image's own
+    assert ranks.text_to_image.tolist() == [1, 3, 2, 1]  # as a query, the copy of image 1 finds image 0 first
+    unlike = captions.clone()
+    unlike[1] = images[0]  # another caption of image 0 is found before either copy
+    assert retrieval_ranks(images, unlike, owners).image_to_text.tolist() == [1, 2, 1]
+
+
+def test_ranks_are_what_recalls_are_counted_from() -> None:
+    ranks = RetrievalRanks(np.array([1, 5, 6, 11]), np.array([10, 2]))
+    assert ranks.recalls() == RetrievalMetrics(25.0, 50.0, 75.0, 0.0, 50.0, 100.0)
+
+
 def test_metrics_have_names_that_say_direction_and_split() -> None:
     metrics = RetrievalMetrics(1.0, 2.0, 3.0, 4.0, 5.0, 9.0)
     assert metrics.mean_recall == 4
@@ -134,6 +152,12 @@ def test_score_embeds_every_image_and_caption(tiny_study: Study, tiny_cache: Pat
         captions = problem.model.embed_texts(torch.from_numpy(np.array(problem.val.captions)), parameters.text)
     expected = slow_recall(images, captions, problem.val.split.caption_image)
     assert asdict(score(problem, parameters, problem.val)) == pytest.approx(asdict(expected))
+
+
+def test_a_student_is_scored_on_a_pool_of_two(tiny_study: Study, tiny_cache: Path) -> None:
+    problem = load(tiny_study, tiny_cache, **{"data.num_test": 2, "evaluation.epochs": 1})
+    (found,) = evaluate_pairs(problem, coreset_pairs(problem, 4), problem.test, [0])
+    assert problem.test.num_images == 2 and found.text_to_image_r5 == 100.0
 
 
 def coreset_pairs(problem: Any, num_pairs: int) -> Pairs:

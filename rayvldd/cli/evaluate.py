@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import show_plan, show_settings, writable_workspace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     examples=[
         "rayvldd evaluate rayvldd_workspace/studies/quickstart/best",
         "rayvldd evaluate my_set other_set --students 3 --split val --coresets random,herding",
+        "rayvldd evaluate my_set --students 5 --breakdown --reference",
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--image-encoder", metavar="ENC", help="Train students on this encoder, not on the one of the set.")
 @click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
 @click.option("--lr-student", metavar="IMAGE,TEXT", help="Student rates in place of those that the sets have learned.")
+@click.option("--breakdown", is_flag=True, help="Also recall by caption length and subject, and the subjects kept.")
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -61,6 +64,7 @@ def command(
     image_encoder: str | None,
     transfer: str | None,
     lr_student: str | None,
+    breakdown: bool,
 ) -> None:
     """Train fresh students on each distilled SET and print their recalls.
 
@@ -70,6 +74,10 @@ def command(
     own scale, and the step sizes that the set has learned for its own encoder; `--lr-student` sets others.
     """
     asked, faults = _read_options(coresets, image_encoder, transfer, lr_student)
+    if breakdown and transfer is not None:
+        faults.append(
+            Fault("--breakdown", "given beside --transfer", "one of the two; --image-encoder takes one encoder")
+        )
     workspace = writable_workspace(invocation)
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places)
@@ -81,18 +89,23 @@ def command(
     from rayvldd.search.display import StudyDisplay
 
     scored: dict[SetGroup, dict[str, list[RetrievalMetrics]]] = {}
+    lost: list[dict[str, Any]] = []
     with StudyDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:
-            ranks = score_group(group, workspace, students, split, full_data, asked.methods, asked.rates, display)
+            score = (students, split, full_data, asked.methods, asked.rates, display)
+            problem, ranks = score_group(group, workspace, *score)
             scored[group] = {row: [found.recalls() for found in of_row] for row, of_row in ranks.items()}
             if not transfer:
                 _show_group(invocation, group, scored[group], split)
+            if breakdown:
+                lost.append(show_breakdown(invocation, problem, group.sets, ranks, split))
     if transfer:
         _show_matrix(invocation, scored, split)
+    extra = {"breakdown": lost} if breakdown else {}
     published = {"published": show_published(invocation)} if reference else {}
-    invocation.finish({"split": split, **_results(scored, asked.rates), **published})
+    invocation.finish({"split": split, **_results(scored, asked.rates), **extra, **published})
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,12 @@ def score_group(
     methods: Sequence[str],
     rates: tuple[float, float] | None,
     display: "StudyDisplay",
-) -> dict[str, list["RetrievalRanks"]]:
+) -> tuple["Problem", dict[str, list["RetrievalRanks"]]]:
     """Train and score the students of all sets of a group, and what stands beside them, at once.
 
     Returns:
-        What each student found, by the rows of the table: the sets, coresets of the same numbers, all pairs.
+        The problem of the group, and what each student found, by the rows of the table: the sets, coresets of the same
+        numbers, all pairs.
 
     Raises:
         StoreError: when a set's captions come from another text encoder, or its images have another size.
@@ -172,7 +173,8 @@ def score_group(
         chosen = choose_coresets(problem, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
     ranks = score_sets(problem, workspace, jobs, split, display)
-    return {name: ranks[name] for name in [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]}
+    rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
+    return problem, {name: ranks[name] for name in rows}
 
 
 def _key(study: Study, *, without_encoder: bool = False) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayvldd.config.domains import Scalar
+from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.search.ledger import Trial
@@ -78,6 +79,44 @@ def transfer_table(
             cell = mean_and_interval([student.mean_recall for student in rows[name]]) + share
             cells.append(Text(cell, style="bold" if made_with.get(name) == encoder else ""))
         table.add_row(Text(name), Text(made_with.get(name, "")), *cells)
+    return table
+
+
+def breakdown_table(rows: Sequence[Mapping[str, Any]], title: str, *, full_data: str = "") -> Table:
+    """Recall by groups of captions, a column for each thing students were trained on.
+
+    Args:
+        rows: Each with ``by``, ``group``, ``num_captions`` and ``recall``, in percent by what students were trained on.
+        title: What stands above.
+        full_data: The column of the full data, if there is one: the other cells then say their share of it.
+    """
+    table = plain_table(title)
+    for name in ("by", "group"):
+        table.add_column(name)
+    for name in ("captions", *rows[0]["recall"]):
+        table.add_column(name, justify="right", overflow="fold")
+    by = ""
+    for row in rows:
+        bound = row["recall"].get(full_data, 0.0)
+        cells = [
+            f"{value:.1f}" + (f" ({100 * value / bound:.0f} %)" if bound and name != full_data else "")
+            for name, value in row["recall"].items()
+        ]
+        table.add_row("" if row["by"] == by else row["by"], row["group"], str(row["num_captions"]), *cells)
+        by = row["by"]
+    return table
+
+
+def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
+    """How often subjects are named in the data, where a set started, and among the captions nearest its texts."""
+    table = plain_table(f"{title}; * where the data's share lies outside the 95 % interval")
+    for name in ("subject", "data", "start", "nearest captions", "95 % interval"):
+        table.add_column(name, justify="left" if name == "subject" else "right")
+    for share in shares:
+        low, high = (100 * end for end in share.interval)
+        start = "–" if share.start is None else f"{100 * share.start:.1f}"
+        cells = [f"{100 * share.data:.1f}", start, f"{100 * share.kept:.1f}", f"{low:.1f} to {high:.1f}"]
+        table.add_row(share.name + (" *" if share.differs else ""), *cells, style="bold" if share.differs else None)
     return table
 
 

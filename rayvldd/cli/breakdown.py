@@ -1,0 +1,63 @@
+"""``rayvldd evaluate --breakdown``: what of the data a distilled set loses, in tables and for ``--json``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.scoring import ALL_PAIRS
+
+if TYPE_CHECKING:
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.evaluation.breakdown import SubjectShare
+    from rayvldd.evaluation.recall import RetrievalRanks
+    from rayvldd.models.problem import Problem
+
+
+def show_breakdown(
+    invocation: Invocation,
+    problem: "Problem",
+    sets: Mapping[str, "DistilledSet"],
+    ranks: Mapping[str, Sequence["RetrievalRanks"]],
+    split: str,
+) -> dict[str, Any]:
+    """Print recall by caption length, gender and noun, and the subjects that each set keeps; return both.
+
+    Args:
+        invocation: Where tables go.
+        problem: Model and data of the sets.
+        sets: The sets by their names in ``ranks``.
+        ranks: What each student found, by what it was trained on.
+        split: What students were scored on.
+    """
+    from rayvldd.evaluation.breakdown import groups_by_gender, groups_by_length, groups_by_noun
+    from rayvldd.reports.tables import breakdown_table, subjects_table
+
+    captions = getattr(problem, split).split.captions
+    kinds = {"length": groups_by_length, "gender": groups_by_gender, "noun": groups_by_noun}
+    rows = [
+        {
+            "by": kind,
+            "group": group.name,
+            "num_captions": group.num_captions,
+            "recall": {name: group.recall(students) for name, students in ranks.items()},
+        }
+        for kind, groups in kinds.items()
+        for group in groups(captions)
+        if group.num_captions
+    ]
+    title = f"Text to image on {split}, mean of R@1, R@5, R@10 (%) of the captions in each group, pool whole"
+    invocation.show(breakdown_table(rows, title, full_data=ALL_PAIRS))
+    kept = {name: _subjects(problem, distilled) for name, distilled in sets.items()}
+    for name, shares in kept.items():
+        invocation.show(subjects_table(shares, f"{name}: captions that name a subject (%)"))
+    subjects = {name: [{**asdict(share), "differs": share.differs} for share in of] for name, of in kept.items()}
+    return {"recalls": rows, "subjects": subjects}
+
+
+def _subjects(problem: "Problem", distilled: "DistilledSet") -> list["SubjectShare"]:
+    from rayvldd.evaluation.breakdown import subject_shares
+    from rayvldd.reports.nearest import nearest_captions
+
+    nearest = [near.caption for near in nearest_captions(distilled.texts.numpy(), problem.train)]
+    return subject_shares(problem.train.split.captions, distilled.start_captions, nearest)
