@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rayvldd.config.study import Study
+
+if TYPE_CHECKING:
+    from rayvldd.stores.place import Place
 
 TINY_STUDY = {
     "name": "tiny",
@@ -58,3 +62,11 @@ def local_ray() -> Iterator[None]:
 
     with start_ray(address=None, num_cpus=2):
         yield
+
+
+@pytest.fixture(params=["folder"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
+    """Each kind of place that a store can be in."""
+    from rayvldd.stores.folder import FolderPlace
+
+    return FolderPlace(tmp_path / "experts")

@@ -116,4 +116,4 @@ def random_trajectory(model: RetrievalModel, seed: int = 0, epochs: int = 2) -> 
     snapshots = [model.initial_parameters(seed)]
     for epoch in range(epochs):
         snapshots.append(Parameters(*(side + drawn_like(side, seed + epoch, 0.02) for side in snapshots[-1])))
-    return Trajectory(snapshots)
+    return Trajectory.of_every_epoch(snapshots)

@@ -230,7 +230,7 @@ def test_numbers_that_are_not_finite_are_a_failure(make_problem: MakeProblem) ->
     first, second, third = (random_trajectory(problem.model)[epoch] for epoch in range(3))
     broken = Parameters(second.image.clone(), second.text.clone())
     broken.text[3] = float("nan")
-    distiller = Distiller(problem, [Trajectory([first, broken, third])], seed=0)
+    distiller = Distiller(problem, [Trajectory.of_every_epoch([first, broken, third])], seed=0)
     before = distiller.distilled_set()
     with pytest.raises(DivergedError, match="at outer step 1, after 3 rollbacks: matching loss nan"):
         distiller.step()
@@ -249,7 +249,7 @@ def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
     after_two = distiller.distilled_set()
     distiller.step()
     nan = Parameters(torch.full_like(good[1].image, float("nan")), good[1].text)
-    served = [good, Trajectory([good[0], nan, good[2]])]
+    served = [good, Trajectory.of_every_epoch([good[0], nan, good[2]])]
     monkeypatch.setattr(
         rayvldd.distillation.distiller,
         "draw_segment",
@@ -260,7 +260,7 @@ def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
     assert not torch.equal(distiller.distilled_set().images, after_two.images)
     assert distiller.distilled_set().card["rollbacks"] == 1
 
-    served += [Trajectory([good[0], nan, good[2]])]
+    served += [Trajectory.of_every_epoch([good[0], nan, good[2]])]
     hasty = Distiller(make_problem(max_rollbacks=0), [good], seed=0)
     with pytest.raises(DivergedError, match="after 0 rollbacks"):
         hasty.step()

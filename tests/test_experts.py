@@ -1,7 +1,8 @@
 """Experts: how they are trained, what their trajectories keep, and what makes one set another."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -9,13 +10,19 @@ import torch
 from problems import load, random_trajectory
 from torch import nn
 
-import rayvldd.experts.trajectory
 from rayvldd.config.study import Study
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.experts.training import full_data_recall, train_expert, train_on_all
-from rayvldd.experts.trajectory import Trajectory, read_trajectory, write_trajectory
+from rayvldd.experts.training import ExpertState, full_data_recall, train_epochs, train_expert, train_on_all
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.experts.trajectory_file import (
+    CheckedTensors,
+    MappedTensors,
+    StoredSnapshots,
+    tensors_to_keep,
+    write_tensors,
+)
 from rayvldd.models import tensor_files
 from rayvldd.models.image_encoder import build_image_encoder
 from rayvldd.models.problem import Problem
@@ -156,7 +163,26 @@ def test_full_data_bound_is_trained_as_experts_are(problem: Problem) -> None:
     assert not torch.equal(parameters.image, train_expert(problem, 4)[0][1].image)
 
 
-# --- trajectories on disk -----------------------------------------------------------------------------------------
+# --- going on where training was cut off ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut_after", [0, 1, 2])
+def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
+    tiny_study: Study, tiny_cache: Path, cut_after: int
+) -> None:
+    problem = load(tiny_study, tiny_cache, **{"experts.epochs": 3, "model.dropout": 0.2})
+    states = list(train_epochs(problem, 0))
+    assert [state.epoch for state in states] == [0, 1, 2, 3]
+    kept = states[cut_after]
+    after = ExpertState(kept.epoch, kept.parameters, kept.metrics, json.loads(json.dumps(kept.random_state)))
+    for state in train_epochs(problem, 0, after):
+        assert torch.equal(state.parameters.image, states[state.epoch].parameters.image)
+        assert torch.equal(state.parameters.text, states[state.epoch].parameters.text)
+        assert len(state.metrics) == state.epoch
+    assert state.epoch == 3
+
+
+# --- trajectories as files -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -164,10 +190,21 @@ def trajectory(problem: Problem) -> Trajectory:
     return random_trajectory(problem.model, epochs=4)
 
 
+def opened(folder: Path, trajectory: Trajectory) -> Trajectory:
+    """The trajectory, from the file that it is written to."""
+    path = folder / "expert.safetensors"
+    tensors, _ = tensors_to_keep(trajectory, "float32")
+    checksums = write_tensors(path, tensors, {"made by": "a test"})
+
+    def refuse(why: str) -> NoReturn:
+        pytest.fail(why)
+
+    file = CheckedTensors(lambda: MappedTensors(path), checksums, refuse)
+    return Trajectory(StoredSnapshots(file, None, trajectory.epochs))
+
+
 def test_a_trajectory_is_read_as_it_was_written(tmp_path: Path, trajectory: Trajectory) -> None:
-    path = tmp_path / "expert.safetensors"
-    write_trajectory(path, trajectory, {"made by": "a test"})
-    read = read_trajectory(path)
+    read = opened(tmp_path, trajectory)
     assert read.num_epochs == 4
     for epoch in range(5):
         assert torch.equal(read[epoch].image, trajectory[epoch].image)
@@ -178,37 +215,30 @@ def test_a_trajectory_is_read_as_it_was_written(tmp_path: Path, trajectory: Traj
 def test_a_segment_reads_its_two_epochs_and_nothing_else(
     tmp_path: Path, trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "expert.safetensors"
-    write_trajectory(path, trajectory, {})
     names: list[str] = []
-    safe_open = rayvldd.experts.trajectory.safe_open
+    tensor = MappedTensors.tensor
 
-    class Watched:
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self.opened = safe_open(*arguments, **options)
+    def watched(self: MappedTensors, name: str) -> torch.Tensor:
+        names.append(name)
+        return tensor(self, name)
 
-        def __enter__(self) -> "Watched":
-            self.file = self.opened.__enter__()
-            return self
-
-        def __exit__(self, *reason: Any) -> None:
-            self.opened.__exit__(*reason)
-
-        def keys(self) -> list[str]:
-            return list(self.file.keys())
-
-        def get_tensor(self, name: str) -> torch.Tensor:
-            names.append(name)
-            tensor: torch.Tensor = self.file.get_tensor(name)
-            return tensor
-
-    monkeypatch.setattr(rayvldd.experts.trajectory, "safe_open", Watched)
-    read = read_trajectory(path)
-    names.clear()  # the tests' type checker has looked at a snapshot to see that it is one
+    read = opened(tmp_path, trajectory)
+    monkeypatch.setattr(MappedTensors, "tensor", watched)
     segment = read.segment(1, 3)
     assert sorted(names) == ["image.1", "image.3", "text.1", "text.3"]
     assert torch.equal(segment.start.text, trajectory[1].text)
     assert torch.equal(segment.target.image, trajectory[3].image)
+
+
+def test_what_is_read_is_mapped_and_not_copied(tmp_path: Path, trajectory: Trajectory) -> None:
+    read = opened(tmp_path, trajectory)
+    read.segment(0, 1)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what a process has mapped")
+    held = read[2].image
+    assert str(tmp_path / "expert.safetensors") in maps.read_text()
+    assert torch.equal(held, trajectory[2].image)
 
 
 @pytest.mark.parametrize(("start", "target"), [(0, 5), (4, 5), (-1, 1), (2, 2), (3, 1)])
@@ -217,8 +247,7 @@ def test_a_segment_outside_the_trajectory_is_refused(
     tmp_path: Path, trajectory: Trajectory, start: int, target: int, where: str
 ) -> None:
     if where == "file":
-        write_trajectory(tmp_path / "expert.safetensors", trajectory, {})
-        trajectory = read_trajectory(tmp_path / "expert.safetensors")
+        trajectory = opened(tmp_path, trajectory)
     with pytest.raises(StoreError, match=f"from epoch {start} to {target} is outside a trajectory of 4 epochs"):
         trajectory.segment(start, target)
 
@@ -232,7 +261,7 @@ def test_a_write_that_fails_leaves_nothing(
 
     monkeypatch.setattr(tensor_files, "save_file", no_space)
     with pytest.raises(OSError, match="No space left"):
-        write_trajectory(tmp_path / "expert.safetensors", trajectory, {})
+        opened(tmp_path, trajectory)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,6 +285,8 @@ def test_a_write_that_fails_leaves_nothing(
         {"experts.lr_text": 0.2},
         {"experts.batch_size": 16},
         {"experts.captions_per_image": "one"},
+        {"experts.storage": "float16_deltas"},
+        {"experts.imported": "0123456789abcdef"},
     ],
 )
 def test_what_decides_a_trajectory_makes_other_experts(
@@ -269,6 +300,7 @@ def test_what_decides_a_trajectory_makes_other_experts(
     [
         {"name": "other"},
         {"experts.num_experts": 9},
+        {"experts.keep_epochs": "reached"},
         {"model.lora.rank": 2},  # the protocol is heads_only
         {"distillation.syn_steps": 3, "distillation.lr_image": 1.0},
         {"evaluation.epochs": 3},

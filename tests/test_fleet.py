@@ -28,10 +28,12 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.fleet.crew import Share, run_jobs
 from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
 from rayvldd.fleet.expert_fleet import ExpertJob, FleetProgress, make_experts
+from rayvldd.fleet.get_or_make import Wanted
 from rayvldd.fleet.runtime import start_ray
-from rayvldd.models.parameters import Parameters
+from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore, MadeExpert
+from rayvldd.stores.folder import FolderPlace
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
@@ -59,6 +61,19 @@ def assert_same(left: Trajectory, right: Trajectory) -> None:
         assert torch.equal(left[epoch].text, right[epoch].text)
 
 
+ALL = frozenset({0, 1, 2})
+"""The epochs of an expert of the tiny study."""
+
+
+def wanted(recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> Wanted:
+    return Wanted(recipe, tuple(range(num_experts)), epochs)
+
+
+def made(*snapshots: Parameters) -> MadeExpert:
+    layout = ParameterLayout(("weight",), ((len(snapshots[0].image),),))
+    return MadeExpert(Trajectory.of_every_epoch(snapshots), [], layout, layout)
+
+
 # --- experts -------------------------------------------------------------------------------------------------------
 
 
@@ -67,36 +82,36 @@ def test_experts_are_those_that_one_process_trains(
 ) -> None:
     """More experts than actors, one of them there before: each is what its number says, whoever trained it."""
     study = tiny_study.at({"experts.num_experts": 4})
-    recipe, store = expert_recipe(tiny_problem), FolderStore(tmp_path)
-    early = Trajectory([Parameters(torch.zeros(2), torch.zeros(3))])
-    store.save(recipe, 1, early, [])
+    recipe, store = expert_recipe(tiny_problem), ExpertStore(FolderPlace(tmp_path))
+    early = made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3)))
+    store.save(recipe, 1, early)
     told: list[FleetProgress] = []
-    assert make_experts(study, recipe, store, tiny_cache, told.append) == 3
+    assert make_experts(study, wanted(recipe, 4), store, tiny_cache, told.append) == 3
     assert store.finished(recipe) == [0, 1, 2, 3]
-    assert_same(store.load(recipe, 1), early)
+    assert_same(store.load(recipe, 1), early.trajectory)
     for index in (0, 2, 3):
         assert_same(store.load(recipe, index), train_expert(tiny_problem, index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2]
-    assert told[-1] == FleetProgress(finished=4, total=4, running={}, seconds_left=0.0)
+    assert told[-1] == FleetProgress(finished=4, total=4, seconds_left=0.0)
     assert [progress.finished for progress in told] == sorted(progress.finished for progress in told)
     assert all(progress.total == 4 and 1 not in progress.running for progress in told)
     assert max(len(progress.running) for progress in told) == 2
 
 
 def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, store = ExpertRecipe({"version": 1}), FolderStore(tmp_path)
+    recipe, store = ExpertRecipe({"version": 1}), ExpertStore(FolderPlace(tmp_path))
     for index in range(2):
-        store.save(recipe, index, Trajectory([Parameters(torch.zeros(2), torch.zeros(3))]), [])
+        store.save(recipe, index, made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3))))
     monkeypatch.setattr(rayvldd.fleet.expert_fleet, "start_ray", lambda *_: pytest.fail("started"))
     told: list[FleetProgress] = []
-    assert make_experts(tiny_study, recipe, store, tmp_path, told.append) == 0
-    assert told == [FleetProgress(2, 2, {}, 0.0)]
+    assert make_experts(tiny_study, wanted(recipe, 2), store, tmp_path, told.append) == 0
+    assert told == [FleetProgress(2, 2, seconds_left=0.0)]
 
 
 def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: Problem, tmp_path: Path) -> None:
-    recipe, store = ExpertRecipe({"version": 0}), FolderStore(tmp_path)
+    recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderPlace(tmp_path))
     with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
-        ExpertJob(0, recipe, store).do(tiny_problem, lambda epoch: None)
+        ExpertJob(wanted(recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
 
 
@@ -106,7 +121,7 @@ def test_an_expert_that_diverges_says_so_without_a_traceback(
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
     recipe = expert_recipe(load_problem(study, ArrayCache(tiny_cache), device="cpu"))
     with pytest.raises(DivergedError) as caught:
-        make_experts(study, recipe, FolderStore(tmp_path), tiny_cache)
+        make_experts(study, wanted(recipe, 1), ExpertStore(FolderPlace(tmp_path)), tiny_cache)
     assert "experts.lr_image=1e+30" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert "experts.lr_image" in caught.value.next_command
@@ -116,7 +131,8 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(rayvldd.fleet.expert_fleet.time, "monotonic", lambda: now[0])
     told: list[FleetProgress] = []
-    clock = rayvldd.fleet.expert_fleet._Clock(total=3, missing=[0, 2], epochs=10, on_progress=told.append)
+    clock = rayvldd.fleet.expert_fleet._Clock(total=3, epochs=10, on_progress=told.append)
+    clock.begin([0, 2])
     news: list[tuple[float, int, dict[int, int]]] = [
         (0.0, 0, {0: 0, 1: 0}),  # loading the problem, which takes long once and tells nothing about epochs
         (50.0, 0, {0: 1, 1: 1}),
@@ -223,9 +239,9 @@ def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_ca
 def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
     study = tiny_study.at({"resources.cpus_per_expert": 64})
     with pytest.raises(
-        RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPUs.*allowed: .*has, 2 CPUs"
+        RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
     ):
-        make_experts(study, ExpertRecipe({}), FolderStore(tmp_path), tmp_path)
+        make_experts(study, wanted(ExpertRecipe({}), 2), ExpertStore(FolderPlace(tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -294,14 +310,23 @@ from rayvldd.experts.recipe import expert_recipe
 from rayvldd.fleet.expert_fleet import make_experts
 from rayvldd.fleet.runtime import start_ray
 from rayvldd.models.problem import load_problem
-from rayvldd.stores.folder import FolderStore
+from rayvldd.fleet.get_or_make import Wanted
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
 
 # What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
+wanted = Wanted(recipe, tuple(range(study.experts.num_experts)), frozenset(range(study.experts.epochs + 1)))
 with start_ray(None, 1):
-    make_experts(study, recipe, FolderStore(folder), cache, lambda progress: print(progress.finished, flush=True))
+    make_experts(
+        study,
+        wanted,
+        ExpertStore(FolderPlace(folder)),
+        cache,
+        lambda progress: print(progress.finished, sum(progress.running.values()), flush=True),
+    )
 """
 
 
@@ -318,7 +343,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as driver:
         assert driver.stdout and driver.stderr
-        while int(driver.stdout.readline()) < 2:
+        while int(driver.stdout.readline().split()[0]) < 2:
             pass
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         pressed = time.monotonic()
@@ -326,7 +351,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     assert time.monotonic() - pressed < 30
     assert errors.strip().endswith("KeyboardInterrupt"), errors
     assert errors.count("Traceback") == 1, errors
-    store, recipe = FolderStore(tmp_path), expert_recipe(tiny_problem)
+    store, recipe = ExpertStore(FolderPlace(tmp_path)), expert_recipe(tiny_problem)
     finished = store.finished(recipe)
     assert len(finished) >= 2
     assert all(store.load(recipe, index).num_epochs == 2 for index in finished)

@@ -11,7 +11,8 @@ from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.models.problem import load_problem
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore, MadeExpert
+from rayvldd.stores.folder import FolderPlace
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
@@ -26,9 +27,10 @@ def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
     study = tiny_study.at({"distillation.lr_text": 0.1, "distillation.lr_lr": 1e-5, "distillation.max_drift": 1e6})
     (tmp_path / "study.yaml").write_text(dump_study(study))
     problem = load_problem(study, ArrayCache(tmp_path / "cache"), device="cpu")
-    store = FolderStore(tmp_path / "experts")
+    store = ExpertStore(FolderPlace(tmp_path / "experts"))
     for index in range(2):
-        store.save(expert_recipe(problem), index, random_trajectory(problem.model, index), [])
+        layouts = problem.model.image_layout, problem.model.text_layout
+        store.save(expert_recipe(problem), index, MadeExpert(random_trajectory(problem.model, index), [], *layouts))
 
     def compare(*more: str) -> dict[str, dict[str, float]]:
         command = ["gradients.py", str(tmp_path / "study.yaml"), "--workspace", str(tmp_path), "--json"]

@@ -280,7 +280,7 @@ def test_colours_change_brightness_saturation_and_contrast() -> None:
 
 def numbered_trajectory(expert: int, epochs: int = 9) -> Trajectory:
     """Parameters that say which expert, epoch and side they are of."""
-    return Trajectory(
+    return Trajectory.of_every_epoch(
         [
             Parameters(torch.tensor([expert, epoch, 0.0]), torch.tensor([expert, epoch, 1.0]))
             for epoch in range(epochs + 1)

@@ -34,7 +34,8 @@ from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
 from rayvldd.search.trial import EVALUATION, TrialJob, run_trial
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore, MadeExpert
+from rayvldd.stores.folder import FolderPlace
 from rayvldd.stores.workspace import Workspace
 from rayvldd.tracking.folder_tracker import FolderTracker
 
@@ -253,10 +254,11 @@ def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
     from rayvldd.models.problem import load_problem
 
     study = with_search(tiny_study)
-    store = FolderStore(tmp_path / "experts")
+    store = ExpertStore(FolderPlace(tmp_path / "experts"))
     problem = load_problem(study.at({}), ArrayCache(tiny_cache))
     for index in range(study.experts.num_experts):
-        store.save(expert_recipe(problem), index, *train_expert(problem, index))
+        layouts = problem.model.image_layout, problem.model.text_layout
+        store.save(expert_recipe(problem), index, MadeExpert(*train_expert(problem, index), *layouts))
     return TrialJob(study, tmp_path / "trials", tiny_cache, store)
 
 
@@ -289,7 +291,9 @@ def test_a_trial_is_a_function_of_its_point_and_number(job: TrialJob, reports: l
 
 
 def without_seconds(report: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in report[EVALUATION].items() if not name.startswith("seconds")}
+    """What a report says of the set, without what the machine spent on it."""
+    spent = ("seconds", "peak_memory")
+    return {name: value for name, value in report[EVALUATION].items() if not name.startswith(spent)}
 
 
 def test_a_trial_that_was_cut_off_goes_on(
@@ -639,7 +643,14 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
     def session(interrupted_at: int = -1) -> Any:
         tracker = Tracker(tmp_path / "tracked", interrupted_at)
-        return sweep(study, workspace, tracker, display=quiet, illustrator=Pictures())
+        return sweep(
+            study,
+            workspace,
+            ExpertStore(FolderPlace(workspace.experts)),
+            tracker,
+            display=quiet,
+            illustrator=Pictures(),
+        )
 
     with pytest.raises(KeyboardInterrupt) as caught:
         session(interrupted_at=3)
@@ -656,6 +667,10 @@ def test_a_study_from_end_to_end_in_two_sessions(
     StudyFolder(workspace.study("tiny")).result_file.unlink()
     third = session()
     assert third.values["test"] == result.values["test"] and looks == ["test"]
+
+
+def store_in(workspace: Workspace) -> ExpertStore:
+    return ExpertStore(FolderPlace(workspace.experts))
 
 
 def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> None:
@@ -686,5 +701,11 @@ def test_a_study_whose_trials_all_failed_says_why(
         ledger.end(f"trial_00{number}", "failed", f"reason {number}")
     monkeypatch.setattr("rayvldd.search.sweep.make_missing_experts", lambda *_: 0)
     with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:
-        sweep(searched, workspace, Tracker(tmp_path / "tracked"), display=quiet)
+        sweep(
+            searched,
+            workspace,
+            ExpertStore(FolderPlace(workspace.experts)),
+            Tracker(tmp_path / "tracked"),
+            display=quiet,
+        )
     assert all(f"trial_00{number}: reason {number}" in str(caught.value) for number in range(4))

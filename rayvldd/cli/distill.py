@@ -10,7 +10,7 @@ import click
 
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rayvldd.experts.trajectory import Trajectory
     from rayvldd.models.problem import Problem
     from rayvldd.search.display import StudyDisplay
+    from rayvldd.stores.expert_store import ExpertStore
     from rayvldd.stores.workspace import Workspace
 
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for the distilled set and its pictures. Default: in the study's folder of the workspace.",
 )
+@store_option
 @click.pass_obj
-def command(invocation: Invocation, study_file: Path, out: Path | None) -> None:
+def command(invocation: Invocation, study_file: Path, out: Path | None, store_uri: str | None) -> None:
     """Distil once, at the first point of STUDY, and keep the set that is best on validation.
 
     The first point is the first of `search.initial_points`, over the file's constants; `--set` moves it. Experts that
@@ -46,13 +48,17 @@ def command(invocation: Invocation, study_file: Path, out: Path | None) -> None:
     """
     study, workspace = checked_study(invocation, study_file)
     point = study.at(study.first_point())
+
+    from rayvldd.stores.addresses import open_store
+
+    store = open_store(store_uri, workspace)
     if invocation.dry_run:
-        return dry_run(invocation, point, _plan(point, workspace, out))
+        return dry_run(invocation, point, _plan(point, workspace, store, out))
 
     from rayvldd.search.display import StudyDisplay
 
-    with StudyDisplay() as display:
-        problem, trajectories, key = _prepare(point, workspace, display)
+    with StudyDisplay() as display, reachable(store):
+        problem, trajectories, key = _prepare(point, workspace, store, display)
         folder = workspace.study(study.name) / "distill" / key
         with _held(folder):
             _distil(problem, trajectories, folder, display)
@@ -64,10 +70,10 @@ def command(invocation: Invocation, study_file: Path, out: Path | None) -> None:
     invocation.finish({"study": study.name, **summary})
 
 
-def _plan(point: Study, workspace: "Workspace", out: Path | None) -> dict[str, Any]:
+def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path | None) -> dict[str, Any]:
     settings = point.distillation
     return {
-        **plan_of_experts(point, str(workspace.experts)),
+        **plan_of_experts(point, store.uri),
         "pairs": settings.num_pairs,
         "outer_steps": f"{settings.outer_steps}, evaluated on validation every {settings.evaluate_every}",
         "distilled_set": str(out or workspace.study(point.name) / "distill"),
@@ -75,15 +81,13 @@ def _plan(point: Study, workspace: "Workspace", out: Path | None) -> dict[str, A
 
 
 def _prepare(
-    point: Study, workspace: "Workspace", display: "StudyDisplay"
+    point: Study, workspace: "Workspace", store: "ExpertStore", display: "StudyDisplay"
 ) -> tuple["Problem", list["Trajectory"], str]:
     """Load the problem, make the experts that are missing, and name the run by all that decides it."""
     from rayvldd.data.array_cache import ArrayCache, fingerprint
     from rayvldd.models.problem import load_problem
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
-    from rayvldd.stores.folder import FolderStore
 
-    store = FolderStore(workspace.experts)
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(sets, store, workspace.cache, display)
     recipe = next(iter(sets)).recipe

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
     from rayvldd.search.preparation import ExpertSet
-    from rayvldd.stores.folder import FolderStore
+    from rayvldd.stores.expert_store import ExpertStore
 
 
 @click.command(
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 )
 @study_argument
 @click.option("--num-experts", type=click.IntRange(min=1), help="Experts in each set; default: what STUDY says.")
+@store_option
 @click.pass_obj
-def command(invocation: Invocation, study_file: Path, num_experts: int | None) -> None:
+def command(invocation: Invocation, study_file: Path, num_experts: int | None, store_uri: str | None) -> None:
     """Train the experts of STUDY side by side, and keep their trajectories.
 
     Each searched setting that changes the experts, such as the rank of the adapters, gets a set of its own. Experts
@@ -35,22 +36,24 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None) -
     """
     extra = [f"experts.num_experts={num_experts}"] if num_experts else []
     study, workspace = checked_study(invocation, study_file, *extra)
+
+    from rayvldd.stores.addresses import open_store
+
+    store = open_store(store_uri, workspace)
     if invocation.dry_run:
-        return dry_run(invocation, study, plan_of_experts(study, str(workspace.experts)))
+        return dry_run(invocation, study, plan_of_experts(study, store.uri))
 
     from rayvldd.search.display import StudyDisplay
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
-    from rayvldd.stores.folder import FolderStore
 
-    store = FolderStore(workspace.experts)
-    with StudyDisplay() as display:
+    with StudyDisplay() as display, reachable(store):
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
-    summaries = [_summary(known, store) for known in sets]
+        summaries = [_summary(known, store) for known in sets]
     for summary in summaries:
         invocation.say(
             f"{summary['num_experts']} experts of {summary['epochs']} epochs, val mean recall "
-            f"{summary['val_mean_recall']:.1f} at the last, in {summary['folder']}"
+            f"{summary['val_mean_recall']:.1f} at the last, in {summary['store']} under {summary['key']}"
         )
     invocation.finish({"study": study.name, "made": made, "sets": summaries})
 
@@ -68,13 +71,13 @@ def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
     }
 
 
-def _summary(known: "ExpertSet", store: "FolderStore") -> dict[str, Any]:
+def _summary(known: "ExpertSet", store: "ExpertStore") -> dict[str, Any]:
     finished = store.finished(known.recipe)
     last = [store.metrics(known.recipe, index)[-1]["val_mean_recall"] for index in finished]
     return {
         "point": known.point,
         "key": known.recipe.key,
-        "folder": str(store.folder / known.recipe.key),
+        "store": store.uri,
         "num_experts": len(finished),
         "epochs": known.study.experts.epochs,
         "val_mean_recall": sum(last) / len(last),

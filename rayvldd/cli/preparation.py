@@ -1,5 +1,7 @@
 """The checks that come before any work: the study file, then the workspace, then models and data together."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,39 @@ from rayvldd.config.study import Study
 from rayvldd.errors import DataError, Fault, InputError, ModelError
 
 if TYPE_CHECKING:
+    from rayvldd.stores.expert_store import ExpertStore
     from rayvldd.stores.workspace import Workspace
 
 study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
 """The study file; whether it exists is told by the loader, which knows the nearest name."""
+
+store_option = click.option(
+    "--store",
+    "store_uri",
+    envvar="RAYVLDD_STORE",
+    show_envvar=True,
+    metavar="URI",
+    help="Where experts are kept: a folder, s3://BUCKET/PREFIX, or object-store://NAME in the Ray cluster. Default: in "
+    "the workspace.",
+)
+
+
+@contextmanager
+def reachable(store: "ExpertStore") -> Iterator[None]:
+    """Be connected, inside the block, to the Ray cluster that a store lives in, where it lives in one.
+
+    Raises:
+        RayvlddError: when no cluster runs: a Ray of the command's own would take the store with it when it ends.
+    """
+    from rayvldd.stores.addresses import lives_in_ray
+
+    if not lives_in_ray(store):
+        yield
+        return
+    from rayvldd.fleet.runtime import start_ray
+
+    with start_ray("auto", None):
+        yield
 
 
 def checked_study(

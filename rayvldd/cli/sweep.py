@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, study_argument
+from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
 from rayvldd.cli.tracking import open_tracker, tracking_option
 
 
@@ -25,8 +25,9 @@ from rayvldd.cli.tracking import open_tracker, tracking_option
 )
 @study_argument
 @tracking_option
+@store_option
 @click.pass_obj
-def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) -> None:
+def command(invocation: Invocation, study_file: Path, tracking_uri: str | None, store_uri: str | None) -> None:
     """Search the settings of STUDY and hand back the best distilled set.
 
     Trains the experts that are missing, runs the trials side by side, stops poor ones early, chooses the best set on
@@ -36,9 +37,11 @@ def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) 
     study, workspace = checked_study(invocation, study_file)
 
     from rayvldd.search.plan import describe_plan, plan
+    from rayvldd.stores.addresses import open_store
 
+    store = open_store(store_uri, workspace)
     if invocation.dry_run:
-        planned = plan(study, workspace)
+        planned = plan(study, workspace, store)
         show_settings(invocation, study)
         invocation.say(describe_plan(planned))
         return invocation.finish(planned)
@@ -50,7 +53,9 @@ def command(invocation: Invocation, study_file: Path, tracking_uri: str | None) 
 
     tracker = open_tracker(tracking_uri, study.name, workspace)
     with StudyDisplay() as display:
-        result = sweep(study, workspace, tracker, command=invocation.line, display=display, illustrator=Pictures())
+        result = sweep(
+            study, workspace, store, tracker, command=invocation.line, display=display, illustrator=Pictures()
+        )
     values = result.values
     invocation.show(trials_table(result.trials, values["best"]["trial_id"]))
     invocation.show(result_table(values))

@@ -174,6 +174,9 @@ class ModelSettings(Settings):
 
 # --- experts ------------------------------------------------------------------------------------------------------
 
+TrajectoryStorage = Literal["float32", "float16_deltas"]
+"""How the numbers of a trajectory are kept."""
+
 
 class ExpertSettings(Settings):
     """How experts are trained on the real data: plain SGD, one snapshot an epoch."""
@@ -193,6 +196,15 @@ class ExpertSettings(Settings):
     anew each epoch, a fifth of the cost."""
     num_train_images: int | None = Field(default=None, ge=2)
     """Train on the first so many training images only, to save time; default: all of them."""
+    keep_epochs: Literal["all", "reached"] = "all"
+    """``reached``: keep only the epochs at which the study's segments can begin or end; a study that reaches others
+    trains these experts again. Not part of the set's identity."""
+    storage: TrajectoryStorage = "float32"
+    """``float16_deltas`` keeps every epoch after the start as its difference from it in 16 bits: half the bytes, for
+    matching losses that differ by less than 1e-3 of their size."""
+    imported: str | None = None
+    """The key under which ``rayvldd experts import`` put trajectories that other code made; such a set is taken as it
+    is and never made. Default: experts of our own."""
 
 
 # --- distillation -------------------------------------------------------------------------------------------------
@@ -362,6 +374,8 @@ class ResourceSettings(Settings):
     """CPUs, and torch threads, of an actor that trains experts."""
     gpus_per_expert: float = Field(default=0.0, ge=0)
     """GPUs, or a fraction of one, of an actor that trains experts."""
+    custom_per_expert: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Amounts of further resources that the nodes of a cluster declare, e.g. ``{spot: 1}``, of such an actor."""
     cpus_per_trial: int = Field(default=1, ge=1)
     """CPUs, and torch threads, of a distillation trial or an evaluation."""
     gpus_per_trial: float = Field(default=0.0, ge=0)

@@ -138,6 +138,21 @@ class Study(Settings):
             for combination in itertools.product(*values)
         ]
 
+    def reached_epochs(self) -> frozenset[int]:
+        """The expert epochs at which the segments of any point can begin or end, and epoch 0."""
+        first = min(self._values_of("min_start_epoch"))
+        starts = range(first, max(self._values_of("max_start_epoch")))
+        targets = (start + ahead for start in starts for ahead in self._values_of("expert_epochs"))
+        return frozenset({0, *starts, *targets})
+
+    def _values_of(self, name: str) -> list[int]:
+        """Every value that a whole-numbered setting of the distillation can take."""
+        domain = self.search.space.get(f"distillation.{name}")
+        if domain is None:
+            return [getattr(self.distillation, name)]
+        values = domain.corners() if isinstance(domain, FloatDomain) else domain.values_in_full()
+        return [int(value) for value in values]
+
     def corners(self) -> Iterator[dict[str, Scalar]]:
         """Points at the ends of all domains, which show whether any point of the space can be invalid.
 

@@ -5,7 +5,9 @@ batch 128). Deviations: BatchNorm statistics stay frozen; an epoch may take one 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +22,22 @@ from rayvldd.models.problem import Problem
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 
+@dataclass(frozen=True)
+class ExpertState:
+    """An expert after an epoch: all that is needed to train on as if nothing had happened."""
+
+    epoch: int
+    parameters: Parameters
+    metrics: list[dict[str, float]]
+    """For every epoch so far ``epoch, train_loss, val_mean_recall, seconds``."""
+    random_state: Mapping[str, Any]
+    """State of the generator of batches and dropout, as a JSON value."""
+
+
 def train_expert(
     problem: Problem, index: int, on_epoch: OnEpoch | None = None
 ) -> tuple[Trajectory, list[dict[str, float]]]:
-    """Train the expert with the given number.
+    """Train the expert with the given number from its start to its end.
 
     Args:
         problem: Model and data.
@@ -36,30 +50,64 @@ def train_expert(
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    settings = problem.study.experts
+    states = []
+    for state in train_epochs(problem, index):
+        states.append(state)
+        if on_epoch and state.epoch:
+            on_epoch(state.epoch, state.metrics[-1])
+    return Trajectory.of_every_epoch([state.parameters for state in states]), states[-1].metrics
+
+
+def train_epochs(problem: Problem, index: int, after: ExpertState | None = None) -> Iterator[ExpertState]:
+    """Train an expert and yield it after every epoch, its start first.
+
+    On one machine with one number of threads, an expert that goes on from a state has the bits of one that was never
+    stopped.
+
+    Args:
+        problem: Model and data.
+        index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
+        after: Go on after this state, which is not yielded again; default: from the start.
+
+    Raises:
+        DivergedError: when the training loss is not finite.
+    """
     generator = np.random.default_rng([problem.study.seed, 1, index])
-    parameters = problem.model.initial_parameters(int(generator.integers(2**31)))
-    snapshots, metrics = [parameters], []
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        parameters, train_loss = _train_epoch(problem, parameters, generator)
-        if not np.isfinite(train_loss):
-            raise DivergedError(
-                f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
-                f"experts.lr_image={settings.lr_image}, experts.lr_text={settings.lr_text}",
-                next_command="the same command with a smaller --set experts.lr_image=… or experts.lr_text=…",
-            )
-        snapshots.append(parameters)
-        row = {
-            "epoch": float(epoch),
-            "train_loss": train_loss,
-            "val_mean_recall": score(problem, parameters, problem.val).mean_recall,
-            "seconds": time.perf_counter() - started,
-        }
-        metrics.append(row)
-        if on_epoch:
-            on_epoch(epoch, row)
-    return Trajectory([Parameters(image.cpu(), text.cpu()) for image, text in snapshots]), metrics
+    if after is None:
+        parameters = problem.model.initial_parameters(int(generator.integers(2**31)))
+        after = ExpertState(0, _on_cpu(parameters), [], generator.bit_generator.state)
+        yield after
+    else:
+        generator.bit_generator.state = after.random_state
+    state = after
+    for epoch in range(state.epoch + 1, problem.study.experts.epochs + 1):
+        parameters, metrics = _trained_epoch(problem, index, epoch, state.parameters, generator)
+        state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state)
+        yield state
+
+
+def _trained_epoch(
+    problem: Problem, index: int, epoch: int, parameters: Parameters, generator: np.random.Generator
+) -> tuple[Parameters, dict[str, float]]:
+    settings, started = problem.study.experts, time.perf_counter()
+    parameters, train_loss = _train_epoch(problem, parameters, generator)
+    if not np.isfinite(train_loss):
+        raise DivergedError(
+            f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
+            f"experts.lr_image={settings.lr_image}, experts.lr_text={settings.lr_text}",
+            next_command="the same command with a smaller --set experts.lr_image=… or experts.lr_text=…",
+        )
+    metrics = {
+        "epoch": float(epoch),
+        "train_loss": train_loss,
+        "val_mean_recall": score(problem, parameters, problem.val).mean_recall,
+        "seconds": time.perf_counter() - started,
+    }
+    return _on_cpu(parameters), metrics
+
+
+def _on_cpu(parameters: Parameters) -> Parameters:
+    return Parameters(parameters.image.cpu(), parameters.text.cpu())
 
 
 def train_on_all(problem: Problem, epochs: int, seed: int) -> Parameters:

@@ -1,20 +1,11 @@
-"""A trajectory: the flat parameters of both sides after every epoch, on disk as one safetensors file.
+"""A trajectory: the flat parameters of both sides after the epochs of one expert."""
 
-Each epoch of each side is one tensor, so a segment reads its two epochs and nothing else; the file is
-memory-mapped, so processes of a machine share what they read.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from jaxtyping import Float
-from safetensors import safe_open
-from torch import Tensor
+from typing import Protocol, runtime_checkable
 
 from rayvldd.errors import StoreError
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.tensor_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -25,16 +16,38 @@ class Segment:
     target: Parameters
 
 
-class Trajectory:
-    """Snapshots 0 to ``num_epochs`` of one expert, in memory or in a file that is read as needed."""
+@runtime_checkable
+class Snapshots(Protocol):
+    """Parameters by epoch, perhaps read when asked for: so it is no ``Mapping``, whose content checkers look at."""
 
-    def __init__(self, snapshots: Sequence[Parameters]) -> None:
+    def __getitem__(self, epoch: int, /) -> Parameters: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+
+class Trajectory:
+    """Snapshots of one expert by epoch, 0 being its start; in memory, or in a store that is read as needed.
+
+    A store may keep only the epochs that a study can reach.
+    """
+
+    def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
+
+    @classmethod
+    def of_every_epoch(cls, snapshots: Sequence[Parameters]) -> "Trajectory":
+        """The trajectory of snapshots 0, 1, 2 and so on."""
+        return cls(dict(enumerate(snapshots)))
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs that there are snapshots of, sorted."""
+        return sorted(self._snapshots)
 
     @property
     def num_epochs(self) -> int:
-        """Epochs trained: one less than there are snapshots."""
-        return len(self._snapshots) - 1
+        """The last epoch that there is a snapshot of."""
+        return max(self.epochs)
 
     def __getitem__(self, epoch: int) -> Parameters:
         """The parameters after ``epoch`` epochs; 0 is the start."""
@@ -44,39 +57,12 @@ class Trajectory:
         """The parameters at two epochs.
 
         Raises:
-            StoreError: when the trajectory does not reach ``target``.
+            StoreError: when one of them is not there.
         """
-        if not 0 <= start < target <= self.num_epochs:
+        if not 0 <= start < target or not {start, target} <= set(self._snapshots):
             raise StoreError(
-                f"a segment from epoch {start} to {target} is outside a trajectory of {self.num_epochs} epochs"
+                f"a segment from epoch {start} to {target} is outside a trajectory of {self.num_epochs} epochs; "
+                f"allowed: epochs {', '.join(map(str, self.epochs))}",
+                next_command="the same command with --set experts.keep_epochs=all, or another start epoch",
             )
         return Segment(self[start], self[target])
-
-
-class _FileSnapshots(Sequence[Parameters]):
-    """Snapshots read from a safetensors file when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with safe_open(path, framework="pt") as file:
-            self._count = sum(name.startswith("image.") for name in file.keys())
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, epoch: int) -> Parameters:  # type: ignore[override]  # slices are never asked for
-        with safe_open(self._path, framework="pt") as file:
-            return Parameters(file.get_tensor(f"image.{epoch}"), file.get_tensor(f"text.{epoch}"))
-
-
-def write_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]) -> None:
-    """Write a trajectory whole or not at all."""
-    tensors: dict[str, Float[Tensor, " param"]] = {}
-    for epoch in range(trajectory.num_epochs + 1):
-        tensors[f"image.{epoch}"], tensors[f"text.{epoch}"] = trajectory[epoch]
-    save_tensors(path, tensors, metadata)
-
-
-def read_trajectory(path: Path) -> Trajectory:
-    """Open a trajectory without reading its tensors."""
-    return Trajectory(_FileSnapshots(path))

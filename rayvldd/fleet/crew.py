@@ -6,7 +6,7 @@ one takes the job up from its start. Which actor does a job never matters to wha
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,8 @@ class Share:
     num_gpus: float
     setting: str
     """The setting that says how many CPUs, for messages."""
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Amounts of further resources, by the names that the cluster's nodes declare."""
 
     def actors_that_fit(self, resources: Mapping[str, float]) -> int:
         """How many actors the machines hold at the same time."""
@@ -55,6 +57,8 @@ class Share:
             gpus = resources.get("GPU", 0)
             # Ray never splits an actor over GPUs: of shares of 0.4, two fit on each.
             fit = min(fit, int(gpus * (1 // self.num_gpus) if self.num_gpus < 1 else gpus // self.num_gpus))
+        for name, amount in self.custom.items():
+            fit = min(fit, int(resources.get(name, 0) // amount))
         return fit
 
 
@@ -84,7 +88,7 @@ def run_jobs(
     fit = share.actors_that_fit(ray.cluster_resources())
     if fit < 1:
         raise _does_not_fit(share, ray.cluster_resources())
-    crew = _Crew(jobs, study, cache_folder, share, min(fit, len(jobs)))
+    crew = _Crew(jobs, study, cache_folder, share)
     try:
         while crew.results_missing:
             crew.hand_out()
@@ -99,11 +103,12 @@ def run_jobs(
 class _Crew:
     """The actors, and which job each is at."""
 
-    def __init__(self, jobs: Sequence[Job], study: Study, cache_folder: Path, share: Share, size: int) -> None:
+    def __init__(self, jobs: Sequence[Job], study: Study, cache_folder: Path, share: Share) -> None:
         self.results: dict[int, Any] = {}
         self._jobs = jobs
         self._share = share
-        self._size = size
+        self._reached = dict.fromkeys(range(len(jobs)), 0)
+        """The furthest that a job had come when its process died."""
         self._waiting = deque(range(len(jobs)))
         self._deaths = dict.fromkeys(range(len(jobs)), 0)
         self._idle: list[Any] = []
@@ -112,8 +117,15 @@ class _Crew:
         self._asked: dict[Any, int] = {}
         """What an actor will tell of its progress, to the number of the job it was asked about."""
         self._noted: dict[int, int] = {}
-        # max_concurrency 2: one thread works, the other tells how far the work is.
-        actor = ray.remote(_Worker).options(num_cpus=share.num_cpus, num_gpus=share.num_gpus, max_concurrency=2)
+        # max_concurrency 2: one thread works, the other tells how far the work is. SPREAD: a node that goes away takes
+        # as few actors with it as possible.
+        actor = ray.remote(_Worker).options(
+            num_cpus=share.num_cpus,
+            num_gpus=share.num_gpus,
+            resources=dict(share.custom),
+            max_concurrency=2,
+            scheduling_strategy="SPREAD",
+        )
         device = "cuda" if share.num_gpus else "cpu"
         self._hire = lambda: actor.remote(study, cache_folder, share.num_cpus, device)
 
@@ -125,8 +137,10 @@ class _Crew:
         return {number: self._noted.get(number, 0) for number, _ in self._busy.values()}
 
     def hand_out(self) -> None:
-        """Give every free place in the crew a job."""
-        while self._waiting and len(self._busy) < self._size:
+        """Give every free place in the crew a job; there are more or fewer places when nodes come or go."""
+        # One at least: where every node is gone at the moment, it waits for the next.
+        size = max(1, self._share.actors_that_fit(ray.cluster_resources()))
+        while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
             actor: Any = self._idle.pop() if self._idle else self._hire()
             self._busy[actor.work.remote(self._jobs[number])] = (number, actor)
@@ -158,14 +172,16 @@ class _Crew:
                 raise error.cause from None
             raise
         except RayError as error:
-            self._noted.pop(number, None)
+            reached = self._noted.pop(number, 0)
             ray.kill(actor)  # it may live and only be out of reach
-            self._replace(number, error)
+            self._replace(number, reached, error)
         else:
             self._idle.append(actor)
 
-    def _replace(self, number: int, error: RayError) -> None:
-        self._deaths[number] += 1
+    def _replace(self, number: int, reached: int, error: RayError) -> None:
+        # A job that got further than ever is not what its processes die of: spot nodes may go as often as they like.
+        self._deaths[number] = self._deaths[number] + 1 if reached <= self._reached[number] else 1
+        self._reached[number] = max(reached, self._reached[number])
         if self._deaths[number] > MAX_REPLACEMENTS:
             tries, reason = self._deaths[number], str(error).strip().splitlines()[0]
             raise RayvlddError(
@@ -212,9 +228,10 @@ class _Worker:
 
 
 def _does_not_fit(share: Share, resources: Mapping[str, float]) -> RayvlddError:
-    there = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+    wanted = {"CPU": float(share.num_cpus), "GPU": share.num_gpus, **share.custom}
+    there = ", ".join(f"{resources.get(name, 0):g} {name}" for name in wanted)
     return RayvlddError(
-        f"{share.setting}: one actor takes {share.num_cpus} CPUs and {share.num_gpus:g} GPUs; "
+        f"{share.setting}: one actor takes {', '.join(f'{amount:g} {name}' for name, amount in wanted.items())}; "
         f"allowed: at most what Ray has, {there}",
         next_command=f"the same command with smaller --set {share.setting}=…",
     )

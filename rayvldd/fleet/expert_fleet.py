@@ -1,18 +1,21 @@
 """Experts trained side by side by Ray actors, each kept in the store as soon as it is finished."""
 
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rayvldd.config.study import Study
-from rayvldd.errors import StoreError
-from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
-from rayvldd.experts.training import train_expert
 from rayvldd.fleet.crew import Share, run_jobs
+from rayvldd.fleet.get_or_make import Wanted, make_one, missing_of
 from rayvldd.fleet.runtime import start_ray
 from rayvldd.models.problem import Problem
-from rayvldd.stores.protocol import TrajectoryStore
+from rayvldd.stores.claims import Claimant
+from rayvldd.stores.expert_store import ExpertStore
+
+_POLL_S = 0.5
+"""Seconds between two looks at experts that another command makes."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class FleetProgress:
     """Experts wanted."""
     running: dict[int, int] = field(default_factory=dict)
     """Number of an expert in training to its last finished epoch."""
+    elsewhere: dict[int, int] = field(default_factory=dict)
+    """The same for experts that another command trains, which is waited for."""
     seconds_left: float | None = None
     """An estimate from the epochs trained so far; None while there are none."""
 
@@ -34,74 +39,93 @@ OnFleetProgress = Callable[[FleetProgress], None]
 
 def make_experts(
     study: Study,
-    recipe: ExpertRecipe,
-    store: TrajectoryStore,
+    wanted: Wanted,
+    store: ExpertStore,
     cache_folder: Path,
     on_progress: OnFleetProgress | None = None,
 ) -> int:
-    """Train the experts of a set that the store does not have, and return how many these were.
+    """Train the experts of a set that the store does not have, and return how many of them were made here.
 
     An expert depends on its number and on nothing else of what happens here: not on the actor that trains it, nor on
-    which others are there. Ctrl-C keeps every finished expert, and the next call trains the rest.
+    how often it was interrupted. Ctrl-C keeps every finished epoch, and the next call trains the rest. Experts that
+    another command is training are waited for, and taken over where that command dies.
 
     Args:
-        study: The study at one point; ``experts.num_experts`` says how many are wanted.
-        recipe: What the experts at that point are.
+        study: The study at one point.
+        wanted: The experts.
         store: Where they are kept; it must be one that every actor can reach.
         cache_folder: Where decoded images and embeddings are kept.
         on_progress: Told how far the set is, about twice a second.
 
     Raises:
-        StoreError: when the store holds other experts in this place, or cannot be written.
+        StoreError: when the store holds other experts in this place, or cannot be used.
         DivergedError: when an expert's training loss is not finite.
         RayvlddError: when no actor fits, or the process of one expert dies again and again.
     """
-    total, present = study.experts.num_experts, set(store.finished(recipe))
-    missing = [index for index in range(total) if index not in present]
-    clock = _Clock(total, missing, study.experts.epochs, on_progress)
-    if missing:
-        share = Share(study.resources.cpus_per_expert, study.resources.gpus_per_expert, "resources.cpus_per_expert")
-        jobs = [ExpertJob(index, recipe, store) for index in missing]
+    total, missing = len(wanted.indexes), missing_of(wanted, store)
+    clock = _Clock(total, study.experts.epochs, on_progress)
+    resources = study.resources
+    share = Share(
+        resources.cpus_per_expert,
+        resources.gpus_per_expert,
+        "resources.cpus_per_expert",
+        resources.custom_per_expert,
+    )
+    made, command = 0, secrets.token_hex(8)
+    while missing:
         with start_ray(None, None):
-            run_jobs(jobs, study, cache_folder, share, clock.tell)
-    clock.tell(len(missing), {})
-    return len(missing)
+            jobs = [ExpertJob(replace(wanted, indexes=(index,)), store, f"{command} {index}") for index in missing]
+            clock.begin(missing)
+            made_here = sum(run_jobs(jobs, study, cache_folder, share, clock.tell))
+        made, missing = made + made_here, missing_of(wanted, store)
+        if missing and not made_here:
+            states = {index: store.holder(wanted.recipe, index) for index in missing}
+            clock.wait({index: state.done for index, state in states.items() if state}, len(missing))
+            time.sleep(_POLL_S)
+    clock.begin([])
+    clock.tell(0, {})
+    return made
 
 
 @dataclass(frozen=True)
 class ExpertJob:
-    """Train one expert and keep it."""
+    """Train one expert and keep it, unless another command is at it."""
 
-    index: int
-    recipe: ExpertRecipe
-    store: TrajectoryStore
+    wanted: Wanted
+    """The one expert."""
+    store: ExpertStore
+    owner: str
+    """The claim's owner: an actor that takes the job up again continues at once what the dead one began."""
 
     @property
     def title(self) -> str:
         """What people call it."""
-        return f"expert {self.index}"
+        return f"expert {self.wanted.indexes[0]}"
 
-    def do(self, problem: Problem, note: Callable[[int], None]) -> None:
-        """Train the expert and put it into the store, under the recipe of the problem at hand and no other."""
-        made = expert_recipe(problem)
-        if made.key != self.recipe.key:
-            raise StoreError(
-                f"expert {self.index}: data or models have changed since the command began: its recipe is now "
-                f"{made.key}, it was {self.recipe.key}",
-                next_command="the same command again, once the files stay as they are",
-            )
-        trajectory, metrics = train_expert(problem, self.index, lambda epoch, _: note(epoch))
-        self.store.save(self.recipe, self.index, trajectory, metrics)
+    def do(self, problem: Problem, note: Callable[[int], None]) -> bool:
+        """Train the expert under the recipe of the problem at hand and no other; whether it was made here."""
+        (index,) = self.wanted.indexes
+        return make_one(problem, self.wanted, index, self.store, Claimant(self.owner), note)
 
 
 class _Clock:
     """Turns the crew's news into a set's progress, with an estimate of the time left."""
 
-    def __init__(self, total: int, missing: list[int], epochs: int, on_progress: OnFleetProgress | None) -> None:
-        self._total, self._missing, self._epochs = total, missing, epochs
+    def __init__(self, total: int, epochs: int, on_progress: OnFleetProgress | None) -> None:
+        self._total, self._epochs = total, epochs
         self._on_progress = on_progress
+        self._missing: list[int] = []
         self._first: tuple[float, int] | None = None
         """When the first epoch was seen to be finished, and how many there were by then."""
+
+    def begin(self, missing: list[int]) -> None:
+        """A round of jobs, one for each missing expert, begins."""
+        self._missing, self._first = missing, None
+
+    def wait(self, elsewhere: dict[int, int], num_missing: int) -> None:
+        """Tell of experts that other commands make."""
+        if self._on_progress:
+            self._on_progress(FleetProgress(self._total - num_missing, self._total, elsewhere=elsewhere))
 
     def tell(self, finished: int, running: dict[int, int]) -> None:
         """Pass on what the crew tells: the number of finished jobs, and each running one's epoch."""
@@ -110,7 +134,9 @@ class _Clock:
         done = finished * self._epochs + sum(running.values())
         experts = {self._missing[number]: epoch for number, epoch in running.items()}
         present = self._total - len(self._missing)
-        self._on_progress(FleetProgress(present + finished, self._total, experts, self._seconds_left(done)))
+        self._on_progress(
+            FleetProgress(present + finished, self._total, experts, seconds_left=self._seconds_left(done))
+        )
 
     def _seconds_left(self, done: int) -> float | None:
         now, wanted = time.monotonic(), len(self._missing) * self._epochs

@@ -1,6 +1,5 @@
 """What a study would do, before it does it: for ``--dry-run``, ``check`` and the first lines of a sweep."""
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -10,10 +9,12 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.display import point_as_text, time_as_text
 from rayvldd.search.preparation import expert_points
 from rayvldd.search.study_folder import StudyFolder
+from rayvldd.stores.addresses import lives_in_ray
+from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.workspace import Workspace
 
 
-def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
+def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, Any]:
     """Say what a sweep of the study would make, reuse and write; reads small files only.
 
     Expert sets are told by their settings. Whether they also fit the data and the weights is known when these are
@@ -26,7 +27,7 @@ def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
     folder = StudyFolder(workspace.study(study.name))
     folder.check_same(study)
     ledger = folder.ledger()
-    manifests = _manifests(workspace)
+    recipes = _recipes(store)
     return {
         "study": study.name,
         "settings": study.model_dump(mode="json"),
@@ -34,7 +35,7 @@ def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
             {
                 "point": point,
                 "experts": at_point.experts.num_experts,
-                "existing": min(_existing(at_point, manifests), at_point.experts.num_experts),
+                "existing": min(_existing(at_point, recipes), at_point.experts.num_experts),
                 "epochs": at_point.experts.epochs,
             }
             for point, at_point in expert_points(study)
@@ -49,7 +50,7 @@ def plan(study: Study, workspace: Workspace) -> dict[str, Any]:
         "resources": study.resources.model_dump(mode="json"),
         "storage": {
             "cache": str(workspace.cache),
-            "experts": str(workspace.experts),
+            "experts": store.uri,
             "study": str(folder.root),
             "best": str(folder.best),
             "tracking_uri": workspace.tracking_uri,
@@ -84,24 +85,19 @@ def _check_sampler(study: Study) -> None:
         raise ConfigError([fault], next_command="the same command with --set search.sampler=tpe")
 
 
-def _manifests(workspace: Workspace) -> list[tuple[dict[str, Any], int]]:
-    """The recipe of every expert set in the workspace, and how many experts it has."""
-    found = []
-    for file in sorted(workspace.experts.glob("*/manifest.json")):
-        try:
-            recipe = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # the store refuses it by name when it is asked for
-        found.append((recipe, len(list(file.parent.glob("expert_*.json")))))
-    return found
+def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:
+    """The recipe of every expert set in the store, and how many experts it has."""
+    if lives_in_ray(store):
+        return []  # seen from inside the cluster alone
+    return [(manifest["recipe"], len(store.indexes(key))) for key, manifest in store.sets()]
 
 
-def _existing(at_point: Study, manifests: list[tuple[dict[str, Any], int]]) -> int:
+def _existing(at_point: Study, recipes: list[tuple[dict[str, Any], int]]) -> int:
     """Experts of the fullest set whose settings are those of the point."""
     settings = at_point.model_dump(mode="json")
     asked = {"model": settings["model"], "experts": settings["experts"], "seed": settings["seed"]}
     asked["image_size"] = settings["data"]["image_size"]
-    fitting = [number for recipe, number in manifests if all(_agrees(recipe.get(name), asked[name]) for name in asked)]
+    fitting = [number for recipe, number in recipes if all(_agrees(recipe.get(name), asked[name]) for name in asked)]
     return max(fitting, default=0)
 
 

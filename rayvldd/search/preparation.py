@@ -1,6 +1,6 @@
 """What a study needs before its first trial: data and features in the cache, and the experts of every point."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
 from rayvldd.fleet.expert_fleet import FleetProgress, make_experts
+from rayvldd.fleet.get_or_make import Wanted
 from rayvldd.models.problem import SplitInputs, load_problem
 from rayvldd.search.display import StudyDisplay, point_as_text, time_as_text
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.tracking.protocol import Origins
 
 
@@ -26,8 +27,15 @@ class ExpertSet:
     study: Study
     """The study at such a point."""
     recipe: ExpertRecipe
+    epochs: frozenset[int]
+    """The epochs that some point of the study reaches."""
     train: SplitInputs
     """The real training pairs as the model at such a point sees them."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """All experts that any trial at such a point may take."""
+        return Wanted(self.recipe, tuple(range(self.study.experts.num_experts)), self.epochs)
 
 
 class ExpertSets:
@@ -66,7 +74,7 @@ def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> Expert
     sets = []
     for point, at_point in expert_points(study):
         problem = load_problem(at_point, ArrayCache(cache), on_progress=display.progress)
-        sets.append(ExpertSet(point, at_point, expert_recipe(problem), problem.train))
+        sets.append(ExpertSet(point, at_point, expert_recipe(problem), epochs_of(study, at_point), problem.train))
     display.done()
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)
@@ -79,12 +87,21 @@ def origins_of(sets: Sequence[ExpertSet]) -> Origins:
     return Origins(shared, sets[0].recipe.key if len(sets) == 1 else "")
 
 
-def make_missing_experts(sets: ExpertSets, store: FolderStore, cache: Path, display: StudyDisplay) -> int:
+def epochs_of(study: Study, at_point: Study) -> frozenset[int]:
+    """The epochs that experts at a point must keep, for all that the study may ask of them.
+
+    Epoch 0 is always among them: it is what later epochs can be kept as differences from.
+    """
+    trained = frozenset(range(at_point.experts.epochs + 1))
+    return trained if study.experts.keep_epochs == "all" else trained & study.reached_epochs()
+
+
+def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: Path, display: StudyDisplay) -> int:
     """Train what is not in the store yet; returns how many experts were made."""
-    made = 0
-    for number, known in enumerate(sets, start=1):
-        which = f"experts {number}/{len(sets.sets)}" + (f" ({point_as_text(known.point)})" if known.point else "")
-        made_here = make_experts(known.study, known.recipe, store, cache, _shown_as(which, display))
+    made, chosen = 0, list(sets)
+    for number, known in enumerate(chosen, start=1):
+        which = f"experts {number}/{len(chosen)}" + (f" ({point_as_text(known.point)})" if known.point else "")
+        made_here = make_experts(known.study, known.wanted, store, cache, _shown_as(which, display))
         reused = known.study.experts.num_experts - made_here
         display.done()
         display.line(f"{which}: {made_here} made, {reused} reused  {known.recipe.key}")
@@ -92,9 +109,25 @@ def make_missing_experts(sets: ExpertSets, store: FolderStore, cache: Path, disp
     return made
 
 
+def sets_asked_for(study: Study, sets: ExpertSets) -> list[ExpertSet]:
+    """The sets that some trial is certain to take, which are made before the search, all CPUs at it.
+
+    The others are made by the first trial that asks for one, for the sampler may never come to them.
+    """
+    if len(sets.sets) == 1:
+        return sets.sets
+    keys = set(sets.sets[0].point)
+    told_apart = [point for point in study.search.initial_points if keys <= set(point)]
+    first = [sets.at(point).point for point in told_apart]
+    return [known for known in sets if known.point in first]
+
+
 def _shown_as(which: str, display: StudyDisplay) -> Any:
     def show(progress: FleetProgress) -> None:
         epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))
+        if progress.elsewhere:
+            others = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.elsewhere.items()))
+            epochs += f"another command makes {others}"
         left = f"{time_as_text(progress.seconds_left)} left" if progress.seconds_left is not None else ""
         display.progress(which, progress.finished, progress.total, "  ".join(part for part in (epochs, left) if part))
 

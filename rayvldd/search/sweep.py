@@ -18,13 +18,19 @@ from rayvldd.search.display import StudyDisplay, line_of_trial, shown
 from rayvldd.search.final_test import look_at_test
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.preparation import ExpertSets, load_expert_sets, make_missing_experts, origins_of
+from rayvldd.search.preparation import (
+    ExpertSets,
+    load_expert_sets,
+    make_missing_experts,
+    origins_of,
+    sets_asked_for,
+)
 from rayvldd.search.progress_callback import Illustrator, StudyRun
 from rayvldd.search.seeds import sampler_seed
 from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.search.trial import TrialJob
 from rayvldd.search.tuning import search
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.workspace import Workspace, write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
@@ -45,6 +51,7 @@ class SweepResult:
 def sweep(
     study: Study,
     workspace: Workspace,
+    store: ExpertStore,
     tracker: Tracker,
     *,
     command: str = "rayvldd sweep",
@@ -57,6 +64,7 @@ def sweep(
     Args:
         study: What to search.
         workspace: Where everything is kept.
+        store: Where experts are.
         tracker: What is told of the study and its trials.
         command: What the user typed, for the study's folder and the tracker.
         address: The Ray cluster to run on; default: this machine.
@@ -73,10 +81,10 @@ def sweep(
         if result is not None:
             used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
             return SweepResult(result, list(folder.ledger().trials.values()), is_new=False)
-        used.line(describe_plan(plan(study, workspace)))
+        used.line(describe_plan(plan(study, workspace, store)))
         folder.add_command(command)
         tracker.start_study(study, command)
-        conductor = _Sweep(study, workspace, folder, tracker, used, illustrator)
+        conductor = _Sweep(study, workspace, store, folder, tracker, used, illustrator)
         with _told_how_it_ends(tracker), start_ray(address, None), conductor.energy.reading():
             return SweepResult(conductor.run(), list(conductor.ledger.trials.values()), is_new=True)
 
@@ -88,14 +96,14 @@ class _Sweep:
         self,
         study: Study,
         workspace: Workspace,
+        store: ExpertStore,
         folder: StudyFolder,
         tracker: Tracker,
         display: StudyDisplay,
         illustrator: Illustrator | None,
     ) -> None:
-        self.study, self.workspace, self.folder = study, workspace, folder
+        self.study, self.workspace, self.store, self.folder = study, workspace, store, folder
         self.tracker, self.display, self.illustrator = tracker, display, illustrator
-        self.store = FolderStore(workspace.experts)
         self.ledger: Ledger = folder.ledger()
         self.energy = MachineEnergy()
         self.is_first_session = not folder.seconds()
@@ -106,7 +114,7 @@ class _Sweep:
                 sets = load_expert_sets(self.study, self.workspace.cache, self.display)
             self.tracker.log_origins(None, origins_of(sets.sets))
             with self.folder.phase("experts"):
-                make_missing_experts(sets, self.store, self.workspace.cache, self.display)
+                make_missing_experts(sets_asked_for(self.study, sets), self.store, self.workspace.cache, self.display)
             with self.folder.phase("search"):
                 self.search(sets)
         best = self.choose()

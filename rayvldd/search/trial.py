@@ -23,13 +23,15 @@ from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.fleet.get_or_make import Wanted, get_or_make
 from rayvldd.models.problem import Problem, load_problem
 from rayvldd.search.ledger import METRIC
+from rayvldd.search.preparation import epochs_of
 from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
-from rayvldd.stores.protocol import TrajectoryStore
+from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.tracking.machine_use import PeakMemory
 
 Report = dict[str, Any]
@@ -46,7 +48,7 @@ class TrialJob:
     trials: Path
     """Folder of the trials; every node that runs trials must see it."""
     cache: Path
-    store: TrajectoryStore
+    store: ExpertStore
 
 
 def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
@@ -96,12 +98,14 @@ def number_of(trial_id: str) -> int:
 
 
 def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
-    torch.set_num_threads(job.study.resources.cpus_per_trial)
     trial_id = str(config[TRIAL_ID])
     problem = _problem_at(job.study.at(point_of(config)), job.cache)
-    recipe = expert_recipe(problem)
     # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
-    trajectories = [job.store.load(recipe, index) for index in range(problem.study.experts.num_experts)]
+    indexes = tuple(range(problem.study.experts.num_experts))
+    wanted = Wanted(expert_recipe(problem), indexes, epochs_of(job.study, problem.study))
+    torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
+    trajectories = get_or_make(problem, wanted, job.store)
+    torch.set_num_threads(job.study.resources.cpus_per_trial)
     seed = trial_seed(job.study.seed, number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.

@@ -73,11 +73,16 @@ class Workspace:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file that readers see whole or not at all, whatever dies in between."""
+    write_bytes_whole(path, text.encode())
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """Write a file that readers see whole or not at all, whatever dies in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
         os.replace(part, path)
@@ -88,8 +93,12 @@ def write_text_whole(path: Path, text: str) -> None:
 
 def write_json_whole(path: Path, value: Any) -> None:
     """Write strict JSON as :func:`write_text_whole` does; a number that is not finite becomes null."""
-    text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_whole(path, text + "\n")
+    write_bytes_whole(path, json_text(value))
+
+
+def json_text(value: Any) -> bytes:
+    """Strict JSON for a file; a number that is not finite becomes null."""
+    return (json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _strict(value: Any) -> Any:

@@ -32,7 +32,8 @@ from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.folder import FolderStore
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
 
 GRADIENTS = ("exact", "tesla")
 
@@ -60,7 +61,7 @@ class Bench:
         study = load_study(options.study, options.set)
         self.point: Study = study.at(study.first_point())
         self.problem: Problem = load_problem(self.point, ArrayCache(options.workspace / "cache"), device=options.device)
-        store = FolderStore(options.workspace / "experts")
+        store = ExpertStore(FolderPlace(options.workspace / "experts"))
         recipe = expert_recipe(self.problem)
         self.trajectories: list[Trajectory] = [store.load(recipe, n) for n in range(self.point.experts.num_experts)]
         self.results: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,178 @@
+"""Trajectories as safetensors files: one tensor an epoch and side, so a segment reads two epochs and nothing else.
+
+``float32`` keeps snapshots as they are. ``float16_deltas`` keeps the start in float32 and every later epoch as its
+difference from the start in 16 bits: an expert moves little, so rounding the *difference* moves the matching loss by
+less than 1e-3, where rounding the weights moves it by 4 to 230 percent. The image side of the start, which the experts
+of a set share where the encoder is pretrained, goes into a file of its own, named by its content and kept once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn, Protocol, runtime_checkable
+
+import xxhash
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, float16
+
+from rayvldd.config.settings import TrajectoryStorage
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.tensor_files import save_tensors
+
+SHARED_START = "start"
+"""Name of the one tensor in a file of a shared start."""
+
+
+class DamagedFileError(Exception):
+    """A tensor whose content is not what was written; the argument says which."""
+
+
+@runtime_checkable
+class TensorSource(Protocol):
+    """A file of named tensors, open for reading; processes of a machine share what they read."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tensors."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Another text whenever the file is another one."""
+        ...
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What was written beside the tensors."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; a view of mapped or shared memory where that is possible, never to be written to."""
+        ...
+
+
+class MappedTensors:
+    """A safetensors file on a disk of this machine, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(path, framework="pt") as file:
+                self.names = list(file.keys())
+                self.metadata: dict[str, str] = file.metadata() or {}
+            self.identity = f"{path} {path.stat().st_mtime_ns}"
+        except SafetensorError as error:
+            raise DamagedFileError(f"its header cannot be read ({error})") from None
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, mapped: nothing is read before it is used."""
+        with safe_open(self._path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+class CheckedTensors:
+    """A file whose tensors are compared with their checksums, each once a process."""
+
+    _seen: set[tuple[str, str, str]] = set()
+    """What this process has compared: identity of the file, tensor, checksum."""
+
+    def __init__(
+        self, open_file: Callable[[], TensorSource], checksums: Mapping[str, str], refuse: Callable[[str], NoReturn]
+    ) -> None:
+        """Take a file that is opened when it is first needed.
+
+        Args:
+            open_file: Opens it; may raise ``DamagedFileError``.
+            checksums: Of every tensor, by name.
+            refuse: Told what is wrong with a damaged file; raises the error for users.
+        """
+        self._open_file, self._checksums, self._refuse = open_file, checksums, refuse
+        self._source: TensorSource | None = None
+
+    def tensor(self, name: str) -> Float[Tensor, " param"]:
+        """One tensor, as it was written.
+
+        Raises:
+            StoreError: when it is missing or not what was written.
+        """
+        try:
+            if self._source is None:
+                self._source = self._open_file()
+            tensor = self._source.tensor(name)
+        except DamagedFileError as error:
+            self._refuse(str(error))
+        except (SafetensorError, KeyError) as error:
+            self._refuse(f"{name} cannot be read ({error})")
+        expected = self._checksums.get(name, "")
+        seen = (self._source.identity, name, expected)
+        if seen not in self._seen:
+            if checksum(tensor) != expected:
+                self._refuse(f"the checksum of {name} is not the recorded one")
+            self._seen.add(seen)
+        return tensor
+
+
+class StoredSnapshots:
+    """Snapshots that are read when asked for."""
+
+    def __init__(self, file: CheckedTensors, start: CheckedTensors | None, epochs: list[int]) -> None:
+        """Open a trajectory.
+
+        Args:
+            file: The expert's own tensors.
+            start: The shared start of the image side, where later epochs are kept as differences.
+            epochs: The epochs kept.
+        """
+        self._file, self._start, self._epochs = file, start, epochs
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._epochs)
+
+    def __getitem__(self, epoch: int) -> Parameters:
+        if epoch not in self._epochs:
+            raise KeyError(epoch)
+        if self._start is None:
+            return Parameters(self._file.tensor(f"image.{epoch}"), self._file.tensor(f"text.{epoch}"))
+        start = Parameters(self._start.tensor(SHARED_START), self._file.tensor("text.start"))
+        if epoch == 0:
+            return start
+        return Parameters(
+            start.image + self._file.tensor(f"image.{epoch}"), start.text + self._file.tensor(f"text.{epoch}")
+        )
+
+
+def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The tensors of an expert's own file, and the image side of its start where that is kept apart.
+
+    Args:
+        trajectory: With its epoch 0 where ``storage`` keeps differences.
+        storage: How numbers are kept.
+    """
+    if storage == "float32":
+        named = {}
+        for epoch in trajectory.epochs:
+            named[f"image.{epoch}"], named[f"text.{epoch}"] = trajectory[epoch]
+        return named, None
+    start = trajectory[0]
+    named = {"text.start": start.text}
+    for epoch in trajectory.epochs:
+        if epoch:
+            named[f"image.{epoch}"] = (trajectory[epoch].image - start.image).to(float16)
+            named[f"text.{epoch}"] = (trajectory[epoch].text - start.text).to(float16)
+    return named, start.image
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
+    """Write a safetensors file and return the checksum of each tensor."""
+    save_tensors(path, tensors, metadata)
+    return {name: checksum(value) for name, value in tensors.items()}
+
+
+def checksum(tensor: Float[Tensor, " param"]) -> str:
+    """32 hex digits that name a tensor's bytes: against damage, not against somebody who wants to deceive.
+
+    xxh3 reads about ten times as fast as SHA-256, which would be most of the time a segment takes.
+    """
+    return xxhash.xxh3_128_hexdigest(tensor.detach().cpu().contiguous().numpy().data)

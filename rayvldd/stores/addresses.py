@@ -1,0 +1,39 @@
+"""Stores by address: ``file://`` (or a plain path), ``s3://`` and ``object-store://``."""
+
+from urllib.parse import unquote, urlsplit
+
+from rayvldd.errors import Fault, InputError
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.workspace import Workspace
+
+_ALLOWED = "a folder or file:///FOLDER, s3://BUCKET/PREFIX, object-store://NAME"
+
+
+def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
+    """Return the expert store at an address; nothing is read or written yet.
+
+    Args:
+        uri: ``file:///FOLDER`` or a path, ``s3://BUCKET/PREFIX`` (any endpoint that boto3 is set up for), or
+            ``object-store://NAME`` in the Ray cluster of the command, gone with it. Default: the workspace's folder.
+        workspace: Where copies of remote files are kept on this machine.
+
+    Raises:
+        InputError: when the address cannot be understood.
+    """
+    if uri is None:
+        return ExpertStore(FolderPlace(workspace.experts))
+    if "://" not in uri:
+        return ExpertStore(FolderPlace(uri))
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and not parts.netloc and parts.path:
+        return ExpertStore(FolderPlace(unquote(parts.path)))
+    hint = " (ray:// is the address of Ray Client)" if parts.scheme == "ray" else ""
+    raise InputError(
+        [Fault("--store", f"got {uri!r}{hint}", _ALLOWED)], next_command="the same command with one of them"
+    )
+
+
+def lives_in_ray(store: ExpertStore) -> bool:
+    """Whether the store is part of a Ray cluster, so that it can be looked at only from inside."""
+    return store.uri.startswith("object-store:")

@@ -1,0 +1,135 @@
+"""Who makes what: a claim that one process holds while it works, and that others may take over when it is dead.
+
+No clock of another machine is trusted. A holder counts up a number in its claim; whoever wants the claim watches that
+number with a clock of its own, and takes over what has stood still for :data:`STALE_S`. A holder on the watcher's own
+machine whose process is gone is not waited for.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+
+from rayvldd.errors import StoreError
+from rayvldd.stores.place import Place
+
+BEAT_S = 5.0
+"""Seconds between two beats of a holder."""
+STALE_S = 30.0
+"""Seconds without a beat after which a holder counts as dead."""
+
+
+@dataclass(frozen=True)
+class ClaimState:
+    """What stands in the file of a claim."""
+
+    owner: str
+    """The holder; another process with the same owner continues its work."""
+    machine: str
+    process: int
+    beat: int
+    """Goes up while the holder lives."""
+    done: int
+    """How far the work is."""
+
+    def as_bytes(self) -> bytes:
+        """The content of the file."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def read(cls, content: bytes) -> "ClaimState | None":
+        """The state in a file; None where it cannot be understood, so that it goes stale like a dead holder's."""
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
+
+
+class Claim:
+    """A claim that this process holds, beating in a thread until it is released."""
+
+    def __init__(self, place: Place, name: str, state: ClaimState) -> None:
+        self._place, self._name, self._state = place, name, state
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._beat_on, name=f"claim {name}", daemon=True)
+        self._thread.start()
+
+    def tell(self, done: int) -> None:
+        """Let those who wait know how far the work is."""
+        with self._lock:
+            self._beat(done)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(StoreError):  # then it goes stale
+            if self._place.read(self._name) == self._state.as_bytes():
+                self._place.delete(self._name)
+
+    def _beat(self, done: int) -> None:
+        """Count up. Where another took the claim over, both go on: an expert is the same whoever makes it."""
+        after = replace(self._state, beat=self._state.beat + 1, done=done)
+        # A place out of reach for a moment: the next beat may get through, and what is lost is only the claim.
+        with suppress(StoreError):
+            if self._place.swap(self._name, self._state.as_bytes(), after.as_bytes()):
+                self._state = after
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with self._lock:
+                self._beat(self._state.done)
+
+
+class Claimant:
+    """Takes claims for one owner, and watches those of others."""
+
+    def __init__(self, owner: str | None = None) -> None:
+        self.owner = owner or secrets.token_hex(8)
+        self._watched: dict[str, tuple[bytes, float]] = {}
+        """The content of a claim, and when this process first saw it."""
+
+    def claim(self, place: Place, name: str) -> Claim | None:
+        """Take a claim that is free, dead or this owner's own; None where somebody alive holds it."""
+        content = place.read(name)
+        if content is not None and not self._may_take(name, content):
+            return None
+        state = ClaimState(self.owner, _machine(), os.getpid(), beat=0, done=0)
+        return Claim(place, name, state) if place.swap(name, content, state.as_bytes()) else None
+
+    def _may_take(self, name: str, content: bytes) -> bool:
+        state = ClaimState.read(content)
+        if state and state.owner == self.owner:
+            return True
+        if state and state.machine == _machine() and not psutil.pid_exists(state.process):
+            return True
+        now = time.monotonic()
+        seen, since = self._watched.setdefault(name, (content, now))
+        if seen != content:
+            self._watched[name] = (content, now)
+            return False
+        return now - since >= STALE_S
+
+
+def state_of(place: Place, name: str) -> ClaimState | None:
+    """The holder of a claim; None where there is none."""
+    content = place.read(name)
+    return ClaimState.read(content) if content is not None else None
+
+
+def _machine() -> str:
+    """This machine as processes that see each other's numbers know it: containers have process numbers of their own."""
+    space: Any = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {space}".strip()
