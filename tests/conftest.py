@@ -1,14 +1,19 @@
 """What several test modules share: a small study, and one local Ray for the whole session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
 
 import pytest
 
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
+    from s3_server import S3Server
+
+    from rayvldd.stores.object_store import ObjectStorePlace
     from rayvldd.stores.place import Place
 
 TINY_STUDY = {
@@ -64,9 +69,56 @@ def local_ray() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["folder"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
-    """Each kind of place that a store can be in."""
-    from rayvldd.stores.folder import FolderPlace
+@pytest.fixture(scope="session")
+def s3_of_the_session() -> Iterator["S3Server"]:
+    """An S3 over HTTP on this machine, started once."""
+    from s3_server import running_s3
 
-    return FolderPlace(tmp_path / "experts")
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_of_the_session: "S3Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "S3Server":
+    """That S3 with a new bucket ``experts``, without faults; nothing of the machine's own settings is found."""
+    server = s3_of_the_session
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no_config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no_credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    server.faults.clear()
+    urlopen(Request(f"http://{server.moto[0]}:{server.moto[1]}/moto-api/reset", method="POST")).close()
+    server.client.create_bucket(Bucket="experts")
+    server.requests.clear()
+    return server
+
+
+@pytest.fixture(params=["folder", "s3", "object_store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
+    """Each kind of place that a store can be in, empty."""
+    if request.param == "folder":
+        from rayvldd.stores.folder import FolderPlace
+
+        return FolderPlace(tmp_path / "experts")
+    if request.param == "s3":
+        from rayvldd.stores.s3 import S3Place
+
+        server: S3Server = request.getfixturevalue("s3")
+        return S3Place("experts", "sets", tmp_path / "local", endpoint_url=server.url)
+    request.getfixturevalue("local_ray")
+    return empty_object_store()
+
+
+def empty_object_store() -> "ObjectStorePlace":
+    """One place in the object store for all tests: its process takes seconds to start."""
+    from rayvldd.stores.object_store import ObjectStorePlace
+
+    place = ObjectStorePlace("tests")
+    for name in place.names():
+        place.delete(name)
+    return place

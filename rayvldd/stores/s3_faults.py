@@ -1,0 +1,120 @@
+"""What a failure of S3 means to the person at the keyboard."""
+
+import os
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+from rayvldd.errors import StoreError
+
+_AGAIN = "the same command again: what is finished is kept"
+
+_NO_CREDENTIALS = (
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+_CREDENTIAL_CODES = (
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+
+_BY_CODE = {
+    "NoSuchBucket": ("a bucket that exists", "aws s3 mb s3://BUCKET, or mend the address; then the same command"),
+    "AccessDenied": (
+        "credentials with s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject on its objects",
+        "aws sts get-caller-identity, to see whose credentials these are",
+    ),
+    "NotImplemented": (
+        "a service that knows conditional writes, If-Match and If-None-Match of PutObject",
+        "the same command with a folder, file:///PATH, or another service",
+    ),
+    "RequestTimeTooSkewed": ("a clock that is right to 15 minutes", "timedatectl, to see the clock of this machine"),
+    "PermanentRedirect": ("the region that the bucket is in", "export AWS_REGION=REGION, then the same command"),
+    "IllegalLocationConstraintException": (
+        "the region that the bucket is in",
+        "export AWS_REGION=REGION, then the same command",
+    ),
+}
+"""What is allowed and what to do next, by the code of an answer."""
+
+
+def store_error(address: str, done: str, error: BaseException, endpoint_url: str | None) -> StoreError:
+    """Return the error to raise.
+
+    Args:
+        address: The file or folder, as users write it.
+        done: What could not be done to it: ``read``, ``uploaded``.
+        error: What boto3 or the operating system raised.
+        endpoint_url: The address of the service, where the user gave one.
+    """
+    allowed, next_command = _way_out(error, endpoint_url)
+    return StoreError(
+        f"{address}: could not be {done}: {_reason(error)}; allowed: {allowed}", next_command=next_command
+    )
+
+
+def is_about_credentials(error: BaseException) -> bool:
+    """Whether other credentials, or renewed ones, would mend it."""
+    return isinstance(error, _NO_CREDENTIALS) or _code(error) in _CREDENTIAL_CODES
+
+
+def _way_out(error: BaseException, endpoint_url: str | None) -> tuple[str, str]:
+    if is_about_credentials(error):
+        return (
+            "credentials that boto3 finds and that are valid for the whole run",
+            f"aws sso login, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; then {_AGAIN}",
+        )
+    code = {"403": "AccessDenied", "501": "NotImplemented"}.get(_code(error), _code(error))
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ValueError):
+        endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return (
+            f"a service that answers; asked was {endpoint or 'the one of AWS'}",
+            "curl -I ENDPOINT, to see whether it does; AWS_ENDPOINT_URL names another",
+        )
+    if isinstance(error, ParamValidationError):
+        return (
+            "s3://BUCKET/PREFIX, with 3 to 63 lower-case letters, digits, dots and dashes as BUCKET",
+            "mend the address",
+        )
+    return (
+        "a service and a network that answer within the tries that are made",
+        f"{_AGAIN}; export AWS_MAX_ATTEMPTS=20 makes more tries",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ClientError):
+        answer = error.response.get("ResponseMetadata", {})
+        tries = answer.get("RetryAttempts", 0) + 1
+        message = error.response.get("Error", {}).get("Message", "")
+        times = f" to the last of {tries} tries" if tries > 1 else ""
+        return f"S3 answered {answer.get('HTTPStatusCode', '')} {_code(error)} ({message}){times}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BotoCoreError) and text else f"{type(error).__name__} {text}".strip()
+
+
+def _code(error: BaseException) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""

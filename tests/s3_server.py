@@ -1,0 +1,142 @@
+"""An S3 over HTTP on this machine, and a proxy before it that fails when it is told to.
+
+The server is moto's. The proxy also sees to what moto does not promise: of conditional writes, one at a time.
+"""
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>a fault of the test</Message></Error>'
+
+
+@dataclass
+class Fault:
+    """What happens to the next ``times`` requests of a method whose address contains ``part``.
+
+    ``answer``: S3 says no, with ``status`` and ``code``. ``slow``: it says nothing for ``seconds`` first. ``lost``: it
+    does what it is asked, and the answer never arrives. ``cut``: the connection ends in the middle of the body, of the
+    request or, for GET, of the answer.
+    """
+
+    kind: Literal["answer", "slow", "lost", "cut"]
+    method: str
+    part: str = ""
+    times: int = 1
+    status: int = 500
+    code: str = "InternalError"
+    seconds: float = 0.0
+
+
+class S3Server:
+    """Where the proxy listens, what it has seen, and what it does next."""
+
+    def __init__(self, moto: tuple[str, int]) -> None:
+        self.moto = moto
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        self.conditional_write = threading.Lock()
+        self._choice = threading.Lock()
+        self.url = ""
+        address = f"http://{moto[0]}:{moto[1]}"
+        keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        self.client: Any = boto3.session.Session(**keys).client("s3", endpoint_url=address)
+        """Past the proxy, to look behind the place."""
+
+    def seen(self, method: str, part: str = "") -> int:
+        """How many requests of a method had ``part`` in their address."""
+        return sum(method == seen and part in path for seen, path in self.requests)
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        with self._choice:
+            self.requests.append((method, path))
+            for fault in self.faults:
+                if fault.times > 0 and fault.method == method and fault.part in path:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # so that it answers `Expect: 100-continue`
+    s3: S3Server
+
+    def _pass_on(self) -> None:
+        fault = self.s3.fault_for(self.command, self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        self.close_connection = True
+        if fault and fault.kind == "cut" and self.command != "GET":
+            self.rfile.read(length // 2)
+            return
+        body = self.rfile.read(length)
+        if fault and fault.kind == "slow":
+            time.sleep(fault.seconds)
+        if fault and fault.kind == "answer":
+            no_body = self.command == "HEAD"
+            self._answer(fault.status, {}, b"" if no_body else ERROR.format(code=fault.code).encode())
+            return
+        status, headers, content = self._ask(body)
+        if fault and fault.kind == "lost":
+            return
+        half = fault is not None and fault.kind == "cut"
+        self._answer(status, headers, content, len(content) // 2 if half else len(content))
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
+
+    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(*self.s3.moto, timeout=60)
+        conditional = "If-Match" in self.headers or "If-None-Match" in self.headers
+        try:
+            with self.s3.conditional_write if conditional and self.command == "PUT" else threading.Lock():
+                headers = {name: value for name, value in self.headers.items() if name != "Expect"}
+                connection.request(self.command, self.path, body, headers)
+                answer = connection.getresponse()
+                return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: dict[str, str], content: bytes, sent: int | None = None) -> None:
+        self.send_response_only(status)
+        for name, value in {"Content-Length": str(len(content)), **headers, "Connection": "close"}.items():
+            if name.lower() not in ("transfer-encoding",):
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[:sent])
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that was cut off hangs up as well."""
+
+
+@contextmanager
+def running_s3() -> Iterator[S3Server]:
+    """Moto's server with the proxy before it, for as long as the block lasts."""
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    s3 = S3Server(moto.get_host_and_port())
+    proxy = _Server(("127.0.0.1", 0), type("_ProxyOfThis", (_Proxy,), {"s3": s3}))
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    s3.url = f"http://127.0.0.1:{proxy.server_address[1]}"
+    try:
+        yield s3
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+        moto.stop()
