@@ -19,7 +19,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
 from rayvldd.reports.page.baselines import SizePoint, read_coreset_scores, verdicts
-from rayvldd.reports.page.drawings import convergence, front_of, short
+from rayvldd.reports.page.drawings import convergence, front_of, marginals, parallel_coordinates, short
 from rayvldd.reports.page.expectation import expected_recalls, height_in
 from rayvldd.reports.page.sections import Comparison, compare
 from rayvldd.reports.page.study_report import read_study
@@ -171,6 +171,38 @@ def test_an_empty_folder_is_a_damaged_study(tmp_path: Path) -> None:
     report = read_study(tmp_path)
     assert report.state == "damaged" and report.faults
     assert compare([report]).studies.rows[0][1] == "damaged"
+
+
+def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "odd", num_trials=5)
+    changes: list[dict[str, Any]] = [
+        {"number": "one"},
+        {"state": "lost"},
+        {"point": {LR: "fast", STEPS: 2}},
+        {"point": [1]},
+    ]
+    for number, change in enumerate(changes):
+        file = folder.trials / f"trial_00{number}" / "trial.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    card = folder.best / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"fingerprints": [], "study": {"data": "here"}}))
+    report = read_study(folder.root)
+    assert [trial.trial_id for trial in report.trials] == ["trial_002", "trial_004"]
+    assert len(report.faults) == 3
+    (section,) = compare([report]).sections
+    assert "parallel_coordinates" in [drawing.name for drawing in section.drawings]
+
+
+def test_choices_are_drawn_in_their_order(tmp_path: Path) -> None:
+    space: dict[str, Domain] = {"a.words": ChoiceDomain(type="choice", values=("$x", "y_1", True))}
+    trials = trials_of(lambda lr, steps: lr, 6)
+    for trial, value in zip(trials, ("$x", "y_1", True) * 2, strict=True):
+        trial.point = {"a.words": value}
+    for drawing in (parallel_coordinates(trials, space, ""), marginals(trials, space, "", {})):
+        svg = to_svg(drawing, "x")
+        assert svg.index(">$x<") > 0 and "mathdefault" not in svg
+    positions = [svg.index(f">{value}</text>") for value in ("$x", "y_1", "True")]
+    assert positions == sorted(positions)
 
 
 def test_reading_leaves_a_running_study_as_it_is(tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def look_at_trials(folder: Path) -> tuple[list[Trial], list[str]]:
     trials, faults = [], []
     for file in sorted(folder.glob("*/trial.json")):
         try:
-            trials.append(_read_trial(file, mend=False))
+            trial = _read_trial(file, mend=False)
+            if not isinstance(trial.number, int):
+                raise TypeError(f"its number is {trial.number!r}")
+            trials.append(trial)
         except (StoreError, ValueError, TypeError, KeyError, OSError) as error:
             faults.append(f"{file.parent.name}: {str(error).partition(chr(10))[0]}")
     return sorted(trials, key=lambda trial: trial.number), faults

@@ -91,6 +91,8 @@ def short(value: Any) -> str:
 # --- sets ---------------------------------------------------------------------------------------------------------
 
 _SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))
+_MARGIN = 1.3
+"""Factor by which the axis goes beyond the smallest and the largest number of pairs."""
 _ASIDE = 1.02
 """Factor by which a series stands beside the next, so that bars at the same number of pairs do not hide each other."""
 _OTHERS = (("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
@@ -126,12 +128,12 @@ def recall_by_pairs(points: Sequence[SizePoint], bound: tuple[float, float, floa
         _draw_series(drawing, axes, [point for point in points if point.kind == kind], look, aside)
     numbers = sorted({point.num_pairs for point in points})
     axes.set_xscale("log")
+    axes.set_xlim(numbers[0] / _MARGIN, numbers[-1] * _MARGIN)
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("pairs", color=INK)
     axes.set_ylabel("mean recall on test (%)", color=INK)
     axes.set_ylim(0, None)
-    axes.margins(x=0.12)
     _legend(figure)
     return drawing
 

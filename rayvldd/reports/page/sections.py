@@ -1,9 +1,12 @@
 """What the page says of each study and of all together, put together before any of it is written."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from rayvldd.config.domains import Domain, Scalar
 from rayvldd.config.loading import dump_study
 from rayvldd.reports.page.baselines import CoresetScores, bound_of, points_of, verdicts
 from rayvldd.reports.page.drawings import (
@@ -175,7 +178,7 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
     else:
         left_out.append("No trial has been evaluated, so there is nothing to draw of the search.")
     space = report.study.search.space if report.study else {}
-    known = [trial for trial in report.trials if trial.best and trial.point.keys() == space.keys()]
+    known = [trial for trial in report.trials if trial.best and _lies_in(trial.point, space)]
     if space and known:
         drawings += [
             parallel_coordinates(known, space, best_id),
@@ -190,9 +193,14 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
         left_out.append("This study searched no settings.")
     matrix = report.distilled.similarity.matrix() if report.distilled else None
     if matrix is not None and report.distilled is not None:
-        captions = [row.nearest for row in report.captions] or report.distilled.start_captions
-        drawings.append(similarity(matrix.numpy(), captions))
+        nearest = [row.nearest for row in report.captions]
+        captions = nearest if len(nearest) == len(matrix) else report.distilled.start_captions
+        drawings.append(similarity(np.nan_to_num(matrix.numpy()), captions))
     return drawings, left_out
+
+
+def _lies_in(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> bool:
+    return point.keys() == space.keys() and all(value in space[key] for key, value in point.items())
 
 
 _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

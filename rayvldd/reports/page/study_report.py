@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError
 from rayvldd.reports.illustrator import NEAREST
-from rayvldd.search.ledger import Trial, look_at_trials
+from rayvldd.search.ledger import Ended, Trial, look_at_trials
 from rayvldd.search.study_folder import StudyFolder, read_json
 
 State = Literal["finished", "unfinished", "damaged"]
@@ -130,15 +130,15 @@ class StudyReport:
     @property
     def measured_on(self) -> tuple[str, ...]:
         """What must be equal for recalls to be comparable: data, image size, encoders and protocol, in words."""
-        data = self.setting("data") or {}
-        named = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}")
-        source = data.get("source", "unknown data")
-        if source != "drawn":
-            source = " ".join(part for part in (Path(str(data.get("root", ""))).name, named) if part) or source
-        else:
+        data, text = _section(self.setting("data")), _section(self.setting("model", "text_encoder"))
+        source = str(data.get("source", "unknown data"))
+        if source == "drawn":
             source = f"{data.get('num_train', 0):,} drawn scenes"
-        text = self.setting("model", "text_encoder") or {}
-        text_name = Path(str(text.get("name", ""))).name or str(text.get("pooling", ""))
+        elif source == "folder":
+            source = Path(str(data.get("root", ""))).name or source
+        else:
+            source = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}") or source
+        text_name = "/".join(Path(str(text.get("name", ""))).parts[-2:]) or str(text.get("pooling", ""))
         size = data.get("image_size")
         protocol = (self.result.protocol if self.result else "") or str(self.setting("model", "protocol") or "")
         parts = (
@@ -153,8 +153,8 @@ class StudyReport:
     @property
     def comparable(self) -> tuple[str, ...]:
         """Key of the studies that this one may be ranked with: what it was measured on, and the data's fingerprint."""
-        fingerprint = self.distilled.card.get("fingerprints", {}).get("data", "") if self.distilled else ""
-        return (*self.measured_on, str(fingerprint))
+        fingerprints = _section(self.distilled.card.get("fingerprints")) if self.distilled else {}
+        return (*self.measured_on, str(fingerprints.get("data", "")))
 
 
 def recall_of(trial: Trial) -> float:
@@ -167,8 +167,8 @@ def seconds_of(trial: Trial) -> float | None:
     if not trial.evaluations:
         return None
     last = trial.evaluations[-1]
-    parts = [last.get("seconds_matching"), last.get("seconds_evaluating")]
-    return sum(part for part in parts if part is not None) if any(parts) else None
+    parts = [last[key] for key in ("seconds_matching", "seconds_evaluating") if _is_number(last.get(key))]
+    return sum(parts) if parts else None
 
 
 def read_study(root: Path) -> StudyReport:
@@ -182,7 +182,9 @@ def read_study(root: Path) -> StudyReport:
         report.result = _tried(report, "result.json", lambda: Result.model_validate(read_json(folder.result_file)))
     trials, faults = look_at_trials(folder.trials)
     report.trials = [trial for trial in trials if _is_whole(trial)]
-    report.faults += faults + [f"{trial.trial_id}: a row without numbers" for trial in trials if not _is_whole(trial)]
+    report.faults += faults + [
+        f"{trial.trial_id}: a state or a row that is none" for trial in trials if not _is_whole(trial)
+    ]
     report.commands = _tried(report, "commands.json", folder.commands) or []
     best = report.best_trial
     place = folder.best if folder.best.is_dir() else best.distilled_set if best else None
@@ -190,6 +192,10 @@ def read_study(root: Path) -> StudyReport:
         report.distilled = _tried(report, place.name, lambda: DistilledSet.load(place))
         report.captions = _tried(report, NEAREST, lambda: _captions(place / NEAREST)) or []
     return report
+
+
+def _section(values: Any) -> Mapping[str, Any]:
+    return values if isinstance(values, Mapping) else {}
 
 
 def _captions(file: Path) -> list[PairCaptions]:
@@ -201,7 +207,7 @@ def _captions(file: Path) -> list[PairCaptions]:
 
 def _is_whole(trial: Trial) -> bool:
     """Whether what is drawn of a trial is there, and numbers."""
-    if not isinstance(trial.point, dict):
+    if not isinstance(trial.point, dict) or trial.state not in ("running", *get_args(Ended)):
         return False
     return all(
         isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("outer_step", "val_mean_recall"))
