@@ -21,7 +21,7 @@ from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import EVALUATION, number_of, point_of
+from rayvldd.search.trial import EVALUATION, MEMORY, number_of, point_of
 from rayvldd.stores.workspace import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -92,7 +92,8 @@ class TrialCallback(tune.Callback):
         if FAILURE in result:
             self._failures[trial_id] = result[FAILURE]
             return
-        row = {OUTER_STEP: result[OUTER_STEP], **result[EVALUATION], "search_seconds": round(self.search_seconds, 2)}
+        row = {OUTER_STEP: result[OUTER_STEP], **result[EVALUATION], **result.get(MEMORY, {})}
+        row["search_seconds"] = round(self.search_seconds, 2)
         if self.run.ledger.add_evaluation(trial_id, row):
             self._log(trial_id, row)
         self._show()

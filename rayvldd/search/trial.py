@@ -39,6 +39,9 @@ Report = dict[str, Any]
 EVALUATION = "evaluation"
 """Key of a report under which an evaluation's metrics stand."""
 
+MEMORY = "memory"
+"""Key of a report under which stands what the trial has taken of memory, which no two runs repeat."""
+
 
 @dataclass(frozen=True)
 class TrialJob:
@@ -59,7 +62,7 @@ def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
     try:
         memory = PeakMemory()
         for report in _evaluations(dict(config), job):
-            report[EVALUATION] |= memory.metrics()
+            report[MEMORY] = memory.metrics()
             tune.report(report)
     except Exception as error:
         folder = job.trials / str(config[TRIAL_ID])
