@@ -28,6 +28,14 @@ def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
     parts = urlsplit(uri)
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return ExpertStore(FolderPlace(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        from rayvldd.stores.s3 import S3Place  # boto3 takes its time to import
+
+        return ExpertStore(S3Place(parts.netloc, parts.path.strip("/"), workspace.cache / "trajectories"))
+    if parts.scheme == "object-store" and parts.netloc and parts.path in ("", "/"):
+        from rayvldd.stores.object_store import ObjectStorePlace
+
+        return ExpertStore(ObjectStorePlace(parts.netloc))
     hint = " (ray:// is the address of Ray Client)" if parts.scheme == "ray" else ""
     raise InputError(
         [Fault("--store", f"got {uri!r}{hint}", _ALLOWED)], next_command="the same command with one of them"

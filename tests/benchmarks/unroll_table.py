@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -28,15 +28,15 @@ class Row:
         return None if self.to_reach is None else self.value is not None and self.value <= self.to_reach
 
 
-def print_rows(rows: Iterable[Row]) -> list[Row]:
+def print_rows(rows: Iterable[Row], to: TextIO) -> list[Row]:
     """Print each as soon as it is measured."""
-    print(f"{'name':38} {'value':>11} {'to reach':>9}  {'met':3}  what", flush=True)
+    print(f"{'name':38} {'value':>11} {'to reach':>9}  {'met':3}  what", file=to, flush=True)
     printed = []
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.3g}"
         to_reach = "" if row.to_reach is None else f"{row.to_reach:.3g}"
         met = {True: "yes", False: "NO", None: ""}[row.met]
-        print(f"{row.name:38} {value:>11} {to_reach:>9}  {met:3}  {row.what}", flush=True)
+        print(f"{row.name:38} {value:>11} {to_reach:>9}  {met:3}  {row.what}", file=to, flush=True)
         printed.append(row)
     return printed
 
