@@ -21,11 +21,15 @@ class Row:
     """None: did not fit in memory or in the time given."""
     to_reach: float | None = None
     """The largest value that will do, where one is asked for."""
+    at_least: bool = False
+    """``to_reach`` is the smallest value that will do."""
 
     @property
     def met(self) -> bool | None:
         """Whether the value will do; None where nothing is asked for."""
-        return None if self.to_reach is None else self.value is not None and self.value <= self.to_reach
+        if self.to_reach is None or self.value is None:
+            return None if self.to_reach is None else False
+        return self.value >= self.to_reach if self.at_least else self.value <= self.to_reach
 
 
 def print_rows(rows: Iterable[Row], to: TextIO) -> list[Row]:

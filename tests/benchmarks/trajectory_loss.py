@@ -1,0 +1,105 @@
+"""What a form of keeping trajectories does to the matching loss, on experts trained here on drawn scenes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from problems import encoder, random_walk
+from trajectory_cases import Layouts, save_expert
+
+from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.distillation.inner_loop import InnerLoop
+from rayvldd.distillation.walk import StudentInputs
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.training import train_expert
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+
+STEP_SIZES = (0.1, 0.03, 0.01)
+"""Learned step sizes start at 0.1 in print, and a smaller step leaves more of the expert's move to be matched."""
+
+_PAIRS, _STEPS = 20, 8
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """A model whose experts are trained."""
+
+    title: str
+    model: dict[str, Any]
+
+
+LOSS_CASES = {
+    "resnet18": LossCase(
+        "ResNet18-GN, full_image_encoder",
+        {"protocol": "full_image_encoder", "image_encoder": encoder("resnet18", norm_layer="groupnorm")},
+    ),
+    "heads_only": LossCase(
+        "ConvNet, heads_only",
+        {"protocol": "heads_only", "image_encoder": encoder("convnet_d3", img_size=32, width=32)},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LossError:
+    """How far the matching loss moves, relative to its size with float32."""
+
+    deltas: float
+    """With ``float16_deltas``, read back from a store."""
+    bfloat16: float
+    """With weights rounded to bfloat16."""
+
+
+def study_of(case: LossCase, tiny: bool) -> Study:
+    """Drawn scenes of 32 px, and few epochs at the rates of the paper."""
+    data = {"source": "drawn", "image_size": 32, "num_train": 32 if tiny else 600, "num_val": 8, "num_test": 8}
+    model = {**case.model, "text_encoder": {"pooling": "hashed_ngrams", "width": 384}}
+    experts = {
+        "num_experts": 1,
+        "epochs": 2 if tiny else 3,
+        "batch_size": 32 if tiny else 100,
+        "captions_per_image": "one",
+        "storage": "float16_deltas",
+    }
+    return Study.model_validate({"name": "benchmark", "seed": 1, "data": data, "model": model, "experts": experts})
+
+
+def loss_errors(case: LossCase, folder: Path, tiny: bool) -> Iterator[LossError]:
+    """Train an expert, keep it, and compare the matching losses of a student, segment by segment and step size."""
+    problem = load_problem(study_of(case, tiny), ArrayCache(folder / "cache"), device="cpu")
+    trained, _ = train_expert(problem, 0)
+    store, recipe = ExpertStore(FolderPlace(folder / "experts")), expert_recipe(problem)
+    save_expert(store, recipe, 0, trained, Layouts(problem.model.image_layout, problem.model.text_layout))
+    kept = store.load(recipe, 0)
+    rounded = Trajectory({epoch: _rounded(trained[epoch]) for epoch in trained.epochs})
+    for start in trained.epochs[:-1]:
+        for step_size in STEP_SIZES[:1] if tiny else STEP_SIZES:
+            exact, deltas, bfloat16 = (_loss(problem, one, start, step_size) for one in (trained, kept, rounded))
+            yield LossError(abs(deltas / exact - 1), abs(bfloat16 / exact - 1))
+
+
+def _loss(problem: Problem, trajectory: Trajectory, start: int, step_size: float) -> float:
+    """The matching loss of a student that takes a few steps on real pairs, as a synthetic set starts."""
+    steps = 2 if len(problem.train.captions) < 500 else _STEPS
+    # Only the loss is wanted: the way back through one step is the shortest there is.
+    settings = DistillationSettings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
+    chosen = np.arange(_PAIRS)
+    captions = np.array([problem.train.captions_of(int(image))[0] for image in chosen])
+    images, texts = problem.stem_outputs(problem.train, chosen), problem.texts(problem.train, captions)
+    inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
+    walk = random_walk(seed=3, pairs=_PAIRS, steps=steps)
+    loss, _ = InnerLoop(problem.model, settings).gradient(trajectory.segment(start, start + 1), inputs, walk)
+    return float(loss.total)
+
+
+def _rounded(parameters: Parameters) -> Parameters:
+    return Parameters(*(side.bfloat16().float() for side in parameters))
