@@ -1,27 +1,55 @@
-"""``rayvldd experts``: train what a study's trials will match."""
+"""``rayvldd experts``: train what a study's trials will match; :mod:`rayvldd.cli.expert_sets` has the rest."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli.expert_sets import SUBCOMMANDS
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
 from rayvldd.config.study import Study
+from rayvldd.errors import did_you_mean
 
 if TYPE_CHECKING:
     from rayvldd.search.preparation import ExpertSet
     from rayvldd.stores.expert_store import ExpertStore
 
 
+class StudyOrWord(RunCommand):
+    """A command on a study that gives its place to another one where a word of theirs stands first.
+
+    A study file that is called like one of them is still found as ``./list``.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments, as those of the command that is meant."""
+        word = args[0] if args else ""
+        if word in SUBCOMMANDS:
+            return SUBCOMMANDS[word].make_context(f"{info_name} {word}", args[1:], parent, **extra)
+        hint = did_you_mean(word, SUBCOMMANDS)
+        if hint and "." not in word and not Path(word).exists():
+            raise click.UsageError(f"{word!r} is neither a study file nor one of {', '.join(SUBCOMMANDS)}{hint}")
+        return super().make_context(info_name, args, parent, **extra)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the other commands below the options."""
+        super().format_options(ctx, formatter)
+        with formatter.section("In the place of STUDY"):
+            formatter.write_dl([(word, found.get_short_help_str(80)) for word, found in SUBCOMMANDS.items()])
+
+
 @click.command(
     "experts",
-    cls=RunCommand,
+    cls=StudyOrWord,
     kept="every expert that was finished",
     examples=[
         "rayvldd experts search_spaces/quickstart.yaml",
         "rayvldd experts search_spaces/quickstart.yaml --num-experts 8 --set resources.cpus_per_expert=2",
         "rayvldd experts search_spaces/quickstart.yaml --dry-run",
+        "rayvldd experts list",
     ],
 )
 @study_argument

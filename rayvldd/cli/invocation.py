@@ -73,23 +73,30 @@ class RunCommand(click.Command):
         examples: Command lines for the end of ``--help``; tests parse them.
         kept: What is still usable after Ctrl-C, to complete the sentence "Kept: ...".
         takes_settings: Whether there are settings that ``--set`` could override.
+        only_reads: Whether it is done by looking, so that ``--dry-run`` would say nothing.
     """
 
     def __init__(
-        self, *args: Any, examples: Sequence[str], kept: str = "", takes_settings: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        examples: Sequence[str],
+        kept: str = "",
+        takes_settings: bool = True,
+        only_reads: bool = False,
+        **kwargs: Any,
     ) -> None:
         lines = "\n".join(f"  {example}" for example in examples)
         super().__init__(*args, **kwargs)
         self.epilog = f"\b\nExamples:\n{lines}"
         self.examples = tuple(examples)
         self.kept = kept
-        self.params += _common_options(takes_settings)
+        self.params += _common_options(takes_settings, only_reads)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the arguments, and remember them as they were typed."""
-        line = shlex.join(["rayvldd", str(info_name), *args])
+        line = shlex.join(["rayvldd", *str(info_name).split(), *args])
         context = super().make_context(info_name, args, parent, **extra)
         context.meta["rayvldd.line"] = line
         return context
@@ -110,7 +117,7 @@ class RunCommand(click.Command):
                 _tell_interrupted(self.kept, invocation)
 
 
-def _common_options(takes_settings: bool) -> list[click.Parameter]:
+def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parameter]:
     override = click.Option(
         ["--set", "overrides"],
         multiple=True,
@@ -131,7 +138,7 @@ def _common_options(takes_settings: bool) -> list[click.Parameter]:
     return [
         *([override] if takes_settings else []),
         workspace,
-        click.Option(["--dry-run"], is_flag=True, help=dry_run_help),
+        *([] if only_reads else [click.Option(["--dry-run"], is_flag=True, help=dry_run_help)]),
         click.Option(["--json", "as_json"], is_flag=True, help="End stdout with one JSON object; the rest to stderr."),
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
     ]
@@ -144,7 +151,7 @@ def _invocation(ctx: click.Context) -> Invocation:
         line=ctx.meta["rayvldd.line"],
         overrides=take("overrides", ()),
         workspace_folder=take("workspace_folder"),
-        dry_run=take("dry_run"),
+        dry_run=take("dry_run", False),
         as_json=take("as_json"),
         debug=take("debug"),
         stdout=sys.stdout,

@@ -102,16 +102,22 @@ class Claimant:
     def claim(self, place: Place, name: str) -> Claim | None:
         """Take a claim that is free, dead or this owner's own; None where somebody alive holds it."""
         content = place.read(name)
-        if content is not None and not self._may_take(name, content):
+        if not self.may_take(name, content):
             return None
         state = ClaimState(self.owner, _machine(), os.getpid(), beat=0, done=0)
         return Claim(place, name, state) if place.swap(name, content, state.as_bytes()) else None
 
-    def _may_take(self, name: str, content: bytes) -> bool:
-        state = ClaimState.read(content)
-        if state and state.owner == self.owner:
+    def may_take(self, name: str, content: bytes | None) -> bool:
+        """Whether a claim is free, dead or this owner's own, by all that has been seen of it so far.
+
+        Args:
+            name: Its file.
+            content: What the file holds now; None where it is not there.
+        """
+        if content is None:
             return True
-        if state and state.machine == _machine() and not psutil.pid_exists(state.process):
+        state = ClaimState.read(content)
+        if state and (state.owner == self.owner or is_dead_here(state)):
             return True
         now = time.monotonic()
         seen, since = self._watched.setdefault(name, (content, now))
@@ -125,6 +131,11 @@ def state_of(place: Place, name: str) -> ClaimState | None:
     """The holder of a claim; None where there is none."""
     content = place.read(name)
     return ClaimState.read(content) if content is not None else None
+
+
+def is_dead_here(state: ClaimState) -> bool:
+    """Whether the holder was a process of this machine and is gone."""
+    return state.machine == _machine() and not psutil.pid_exists(state.process)
 
 
 def _machine() -> str:

@@ -29,13 +29,25 @@ from rayvldd.experts.trajectory_file import (
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.stores.claims import Claim, Claimant, ClaimState, state_of
 from rayvldd.stores.place import Place
+from rayvldd.stores.set_files import (
+    claim_file,
+    data_file,
+    epoch_file,
+    epoch_of,
+    epochs_folder,
+    index_of,
+    is_record,
+    manifest_file,
+    parsed,
+    record_file,
+    start_file,
+)
 from rayvldd.stores.workspace import json_text
 
 FORMAT = 2
 """Version of the layout of a set; a set of another version is refused."""
 
 _REMAKE = "rayvldd experts STUDY.yaml"
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -79,8 +91,8 @@ class ExpertStore:
         """
         self._check_manifest(recipe)
         present = set(self.place.names(recipe.key))
-        indexes = sorted(_index_of(name) for name in present if _is_record(name))
-        there = [index for index in indexes if _data(recipe.key, index) in present]
+        indexes = sorted(index_of(name) for name in present if is_record(name))
+        there = [index for index in indexes if data_file(recipe.key, index) in present]
         return [index for index in there if self.has(recipe, index, epochs)]
 
     def has(self, recipe: ExpertRecipe, index: int, epochs: Collection[int] = ()) -> bool:
@@ -110,15 +122,15 @@ class ExpertStore:
             "metrics": expert.metrics,
             "start": self._keep_start(recipe, image_start, metadata) if image_start is not None else None,
         }
-        name = _data(recipe.key, index)
+        name = data_file(recipe.key, index)
         # Readers may hold the file that is replaced, whose record stands until the new one does: its checksums would
         # be compared with the new file. So an expert that is made again with more epochs loses its record first.
         if before:
-            self.place.delete(_record(recipe.key, index))
+            self.place.delete(record_file(recipe.key, index))
         with self.place.new_file(name) as path:
             checksums = write_tensors(path, own, metadata)
             size = path.stat().st_size
-        self.place.write(_record(recipe.key, index), json_text({**record, "bytes": size, "checksums": checksums}))
+        self.place.write(record_file(recipe.key, index), json_text({**record, "bytes": size, "checksums": checksums}))
         self.drop_epochs(recipe, index)
 
     def load(self, recipe: ExpertRecipe, index: int) -> Trajectory:
@@ -132,21 +144,21 @@ class ExpertStore:
         record = self.record(recipe, index)
         if record is None:
             raise StoreError(
-                f"{self.uri}: {_data(recipe.key, index)}: expert {index} is not there or not complete",
+                f"{self.uri}: {data_file(recipe.key, index)}: expert {index} is not there or not complete",
                 next_command=_REMAKE,
             )
-        own = self._opened(recipe, index, _data(recipe.key, index), record["checksums"])
+        own = self._opened(recipe, index, data_file(recipe.key, index), record["checksums"])
         start = record["start"] and self._opened(recipe, index, record["start"]["name"], record["start"]["checksums"])
         return Trajectory(StoredSnapshots(own, start or None, record["epochs"]))
 
     def record(self, recipe: ExpertRecipe, index: int) -> dict[str, Any] | None:
         """The record of a complete expert, if its file is there in the recorded size."""
-        record = _parsed(self.place.read(_record(recipe.key, index)))
+        record = parsed(self.place.read(record_file(recipe.key, index)))
         if record is None or record.get("recipe") != recipe.key or "checksums" not in record:
             return None
         if record["start"] and self.place.size(record["start"]["name"]) is None:
             return None
-        return record if self.place.size(_data(recipe.key, index)) == record.get("bytes") else None
+        return record if self.place.size(data_file(recipe.key, index)) == record.get("bytes") else None
 
     def metrics(self, recipe: ExpertRecipe, index: int) -> list[dict[str, float]]:
         """Return the metrics by epoch of a complete expert, or nothing where there is none."""
@@ -157,11 +169,11 @@ class ExpertStore:
 
     def claim(self, recipe: ExpertRecipe, index: int, claimant: Claimant) -> Claim | None:
         """Take on the making of an expert; None where another process is at it."""
-        return claimant.claim(self.place, _claim(recipe.key, index))
+        return claimant.claim(self.place, claim_file(recipe.key, index))
 
     def holder(self, recipe: ExpertRecipe, index: int) -> ClaimState | None:
         """Who makes an expert at the moment, and how far that is; None where nobody does."""
-        return state_of(self.place, _claim(recipe.key, index))
+        return state_of(self.place, claim_file(recipe.key, index))
 
     def keep_epoch(self, recipe: ExpertRecipe, index: int, state: ExpertState, keep: Collection[int]) -> None:
         """Keep an expert in training after an epoch; of earlier epochs only those in ``keep`` are kept on.
@@ -174,20 +186,20 @@ class ExpertStore:
         said = {"metrics": state.metrics, "random_state": state.random_state}
         checksums = {name: checksum(value) for name, value in names.items()}
         metadata = {"state": json.dumps(said), "checksums": json.dumps(checksums)}
-        with self.place.new_file(_epoch(recipe.key, index, state.epoch)) as path:
+        with self.place.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
             write_tensors(path, names, metadata)
         if state.epoch - 1 not in keep:
-            self.place.delete(_epoch(recipe.key, index, state.epoch - 1))
+            self.place.delete(epoch_file(recipe.key, index, state.epoch - 1))
 
     def kept_epochs(self, recipe: ExpertRecipe, index: int) -> list[ExpertState]:
         """The epochs of an expert in training, sorted; a damaged one counts as not there."""
-        names = self.place.names(_epochs_folder(recipe.key, index))
+        names = self.place.names(epochs_folder(recipe.key, index))
         states = [self._state(name) for name in names]
         return sorted((state for state in states if state), key=lambda state: state.epoch)
 
     def drop_epochs(self, recipe: ExpertRecipe, index: int) -> None:
         """Forget an expert in training."""
-        for name in self.place.names(_epochs_folder(recipe.key, index)):
+        for name in self.place.names(epochs_folder(recipe.key, index)):
             self.place.delete(name)
 
     def _state(self, name: str) -> ExpertState | None:
@@ -201,28 +213,27 @@ class ExpertStore:
                 return None
         except (DamagedFileError, KeyError, ValueError):
             return None
-        epoch = int(name.rpartition("_")[2].removesuffix(".safetensors"))
-        return ExpertState(epoch, parameters, said["metrics"], said["random_state"])
+        return ExpertState(epoch_of(name), parameters, said["metrics"], said["random_state"])
 
     # --- what a set is ---
 
     def sets(self) -> list[tuple[str, dict[str, Any]]]:
         """Key and manifest of every set whose manifest can be read."""
         keys = sorted({name.partition("/")[0] for name in self.place.names() if "/" in name})
-        manifests = [(key, _parsed(self.place.read(f"{key}/{_MANIFEST}"))) for key in keys]
+        manifests = [(key, parsed(self.place.read(manifest_file(key)))) for key in keys]
         return [(key, manifest) for key, manifest in manifests if manifest and isinstance(manifest.get("recipe"), dict)]
 
     def indexes(self, key: str) -> list[int]:
         """The indexes of the experts under a key that have a record, sorted."""
-        return sorted(_index_of(name) for name in self.place.names(key) if _is_record(name))
+        return sorted(index_of(name) for name in self.place.names(key) if is_record(name))
 
     def _check_manifest(self, recipe: ExpertRecipe) -> None:
         """Refuse a set that was made for anything but this recipe."""
-        content = self.place.read(f"{recipe.key}/{_MANIFEST}")
-        if content is None and not any(map(_is_record, self.place.names(recipe.key))):
+        content = self.place.read(manifest_file(recipe.key))
+        if content is None and not any(map(is_record, self.place.names(recipe.key))):
             return
-        manifest = _parsed(content)
-        where = f"{self.uri}: {recipe.key}/{_MANIFEST}"
+        manifest = parsed(content)
+        where = f"{self.uri}: {manifest_file(recipe.key)}"
         if manifest is None or "recipe" not in manifest or "format" not in manifest:
             raise _not_reused(where, "not readable, so what made these experts is unknown")
         version = manifest["format"]
@@ -248,12 +259,12 @@ class ExpertStore:
             "layout": {"image": _layout(expert.image_layout), "text": _layout(expert.text_layout)},
             "recipe": recipe.settings,
         }
-        self.place.swap(f"{recipe.key}/{_MANIFEST}", None, json_text(manifest))
+        self.place.swap(manifest_file(recipe.key), None, json_text(manifest))
 
     def _keep_start(self, recipe: ExpertRecipe, start: Any, metadata: Mapping[str, str]) -> dict[str, Any]:
         """Keep the image side of a start under its content, once for all experts that share it."""
         digest = checksum(start)
-        name = f"{recipe.key}/start_{digest[:16]}.safetensors"
+        name = start_file(recipe.key, digest)
         if self.place.size(name) is None:
             with self.place.new_file(name) as path:
                 write_tensors(path, {SHARED_START: start}, {**metadata, "index": "shared"})
@@ -275,8 +286,8 @@ class ExpertStore:
                 f"{self.uri}: {name}: the copy on this machine is damaged: {why}; it was dropped",
                 next_command="the same command, which fetches it again",
             )
-        self.place.delete(_record(recipe.key, index))
-        if name != _data(recipe.key, index):
+        self.place.delete(record_file(recipe.key, index))
+        if name != data_file(recipe.key, index):
             self.place.delete(name)  # a shared start: without it no expert counts that needs it
         raise StoreError(
             f"{self.uri}: {name}: damaged: {why}; it will not be used",
@@ -284,45 +295,8 @@ class ExpertStore:
         )
 
 
-def _data(key: str, index: int) -> str:
-    return f"{key}/expert_{index:03d}.safetensors"
-
-
-def _record(key: str, index: int) -> str:
-    return f"{key}/expert_{index:03d}.json"
-
-
-def _claim(key: str, index: int) -> str:
-    return f"{key}/claims/expert_{index:03d}.json"
-
-
-def _epochs_folder(key: str, index: int) -> str:
-    return f"{key}/epochs/expert_{index:03d}"
-
-
-def _epoch(key: str, index: int, epoch: int) -> str:
-    return f"{_epochs_folder(key, index)}/epoch_{epoch:04d}.safetensors"
-
-
-def _is_record(name: str) -> bool:
-    _, _, file = name.rpartition("/")
-    return name.count("/") == 1 and file.startswith("expert_") and file.endswith(".json") and file[7:-5].isdecimal()
-
-
-def _index_of(record: str) -> int:
-    return int(record.rpartition("_")[2].removesuffix(".json"))
-
-
 def _layout(layout: ParameterLayout) -> list[list[Any]]:
     return [[name, list(shape)] for name, shape in zip(layout.names, layout.shapes, strict=True)]
-
-
-def _parsed(content: bytes | None) -> dict[str, Any] | None:
-    try:
-        value = json.loads(content) if content is not None else None
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _not_reused(where: str, why: str) -> StoreError:

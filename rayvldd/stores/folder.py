@@ -1,9 +1,10 @@
 """A place for experts below one folder of a local or shared file system."""
 
 import os
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,15 @@ from filelock import FileLock
 
 from rayvldd.errors import StoreError
 from rayvldd.experts.trajectory_file import MappedTensors, TensorSource
-from rayvldd.stores.place import Place
+from rayvldd.stores.place import KeepsParts, Place
 from rayvldd.stores.workspace import write_bytes_whole
 
 _LEFTOVER_AGE_S = 3600.0
 """A part file this old belongs to a process that died: no write takes that long."""
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\d+\.tmp)?")
+"""Name of a file that is being written."""
 
 
 class FolderPlace:
@@ -106,6 +111,21 @@ class FolderPlace:
         """There is none: the file itself is read."""
         return False
 
+    def abandoned_parts(self) -> dict[str, int]:
+        """Part files that nobody has written to for an hour, with their bytes."""
+        old: dict[str, int] = {}
+        with self._told("could not be listed"):
+            for part in self.folder.rglob(".*.part*"):
+                with suppress(FileNotFoundError):  # its writer was done
+                    if _PART.fullmatch(part.name) and time.time() - part.stat().st_mtime > _LEFTOVER_AGE_S:
+                        old[part.relative_to(self.folder).as_posix()] = part.stat().st_size
+        return dict(sorted(old.items()))
+
+    def drop_parts(self, parts: Iterable[str]) -> None:
+        """Remove some of them."""
+        for part in parts:
+            self.delete(part)
+
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
         try:
@@ -127,3 +147,4 @@ def _drop_leftovers(folder: Path) -> None:
 
 if TYPE_CHECKING:
     _place: Place = FolderPlace(Path())
+    _keeps_parts: KeepsParts = FolderPlace(Path())

@@ -4,9 +4,10 @@ Everything that makes an expert store trustworthy (manifests, checksums, claims,
 these few operations, in :mod:`rayvldd.stores.expert_store`.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rayvldd.experts.trajectory_file import TensorSource
 
@@ -64,4 +65,17 @@ class Place(Protocol):
 
     def forget_local_copy(self, name: str) -> bool:
         """Drop what this machine keeps of a remote file; return whether there was something, which may be damaged."""
+        ...
+
+
+@runtime_checkable
+class KeepsParts(Protocol):
+    """A place in which a killed process can leave parts of files, seen by nobody and taking up room."""
+
+    def abandoned_parts(self) -> dict[str, int]:
+        """Parts so old that their writer is dead, with their bytes."""
+        ...
+
+    def drop_parts(self, parts: Iterable[str]) -> None:
+        """Remove some of them."""
         ...

@@ -1,0 +1,278 @@
+"""``rayvldd experts list``, ``show``, ``verify``, ``prune`` and ``copy``: the sets in a store of experts."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import reachable, store_option
+
+if TYPE_CHECKING:
+    from rayvldd.stores.expert_store import ExpertStore
+    from rayvldd.stores.upkeep import SetSummary
+
+EXIT_FOUND = 1
+"""Exit code where a file is damaged, or not all of a set could be copied."""
+
+
+@contextmanager
+def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertStore"]:
+    from rayvldd.stores.addresses import open_store
+    from rayvldd.stores.workspace import Workspace
+
+    store = open_store(uri, Workspace(invocation.workspace_folder))
+    with reachable(store):
+        yield store
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    from rayvldd.search.display import StudyDisplay
+
+    with StudyDisplay() as display:
+        yield lambda done, total, note: display.progress(what, done, total, note)
+
+
+@click.command(
+    "list",
+    cls=RunCommand,
+    takes_settings=False,
+    only_reads=True,
+    examples=["rayvldd experts list", "rayvldd experts list --store s3://bucket/experts --json"],
+)
+@store_option
+@click.pass_obj
+def list_command(invocation: Invocation, store_uri: str | None) -> None:
+    """List the expert sets of a store, one row a set.
+
+    A set is known by its key, which is made of all settings that decide its trajectories. Experts in training are shown
+    with their last finished epoch and who trains them.
+    """
+    from rayvldd.reports.expert_tables import sets_table, values_of_set
+    from rayvldd.stores.upkeep import summaries
+
+    with _opened(invocation, store_uri) as store:
+        found = summaries(store)
+    if found:
+        invocation.show(sets_table(found, store.uri))
+    else:
+        invocation.say(f"No expert sets in {store.uri}")
+    invocation.finish({"store": store.uri, "sets": [values_of_set(known) for known in found]})
+
+
+@click.command(
+    "show",
+    cls=RunCommand,
+    takes_settings=False,
+    only_reads=True,
+    examples=["rayvldd experts show 0123456789abcdef", "rayvldd experts show 0123456789abcdef --checksums"],
+)
+@click.argument("key", metavar="KEY")
+@click.option("--checksums", is_flag=True, help="List the checksum of every tensor too; --json always has them.")
+@store_option
+@click.pass_obj
+def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: str | None) -> None:
+    """Show what made the set KEY and what is recorded of its experts.
+
+    Settings, fingerprints of data and encoders, seed, numbers a side, the experts, and their metrics by epoch.
+    """
+    from rayvldd.reports.expert_tables import checksums_table, experts_table, values_of_set
+    from rayvldd.stores.upkeep import summary_of
+
+    with _opened(invocation, store_uri) as store:
+        known = summary_of(store, key)
+    for line in _lines_about(known):
+        invocation.say(line)
+    invocation.say()
+    invocation.show(experts_table(known))
+    _show_metrics(invocation, known)
+    if checksums:
+        invocation.show(checksums_table(known))
+    records = {str(index): record for index, record in known.records.items()}
+    values = {"store": store.uri, **values_of_set(known), "manifest": known.manifest, "records": records}
+    invocation.finish(values)
+
+
+def _lines_about(known: "SetSummary") -> Iterator[str]:
+    import yaml
+
+    from rayvldd.reports.expert_tables import size_as_text, training_as_text
+
+    yield f"{known.key}  {len(known.records)} experts complete, {size_as_text(known.num_bytes)}"
+    if known.fault:
+        yield f"cannot be used: {known.fault}"
+    for index in known.incomplete:
+        yield f"expert {index} is damaged: its files are not as recorded"
+    for found in known.in_training:
+        yield f"in training: {training_as_text(found)}"
+    if known.manifest is None:
+        return
+    yield f"made by rayvldd {known.manifest.get('rayvldd_version', 'of unknown version')}"
+    for side, layout in known.manifest.get("layout", {}).items():
+        numbers = sum(math.prod(shape) for _, shape in layout)
+        yield f"{side} side: {numbers:,} numbers in {len(layout)} parameters"
+    yield f"kept as {known.recipe.storage}"
+    yield "made from:"
+    yield yaml.safe_dump(known.recipe.settings, sort_keys=False, width=110).rstrip()
+
+
+def _show_metrics(invocation: Invocation, known: "SetSummary") -> None:
+    from rayvldd.reports.expert_tables import epochs_table
+
+    if any(record["metrics"] for record in known.records.values()):
+        invocation.show(epochs_table(known))
+    elif known.records:
+        invocation.say("Metrics by epoch are not known: the trajectories were imported.")
+
+
+@click.command(
+    "verify",
+    cls=RunCommand,
+    takes_settings=False,
+    only_reads=True,
+    examples=[
+        "rayvldd experts verify",
+        "rayvldd experts verify 0123456789abcdef --store s3://bucket/experts",
+        "rayvldd experts verify --drop",
+    ],
+)
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option("--drop", "drops", is_flag=True, help="Let damaged experts count as missing, to be made again.")
+@store_option
+@click.pass_obj
+def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, store_uri: str | None) -> None:
+    """Read every tensor and compare it with its checksum.
+
+    Of the sets named, or of all. Damaged files are named, and the exit code is then 1. Only --drop changes anything.
+    """
+    from rayvldd.reports.expert_tables import damages_table
+    from rayvldd.stores.upkeep import drop, verify
+
+    files = 0
+    with _opened(invocation, store_uri) as store, _progress("verify") as show:
+
+        def note(done: int, total: int, name: str) -> None:
+            nonlocal files
+            files = total
+            show(done, total, name)
+
+        damages = verify(store, keys, note)
+        dropped = drop(store, damages) if drops else 0
+    if damages:
+        invocation.show(damages_table(damages))
+    invocation.say(f"{files} files read in {store.uri}, {len(damages)} damaged" + (", dropped" if dropped else ""))
+    if damages and not drops:
+        invocation.say("Next: the same command with --drop, then rayvldd experts STUDY.yaml makes them again")
+    if any(not damage.records for damage in damages):
+        invocation.say("Next, for sets that nothing says the making of: rayvldd experts prune --unreadable")
+    found = [asdict(damage) for damage in damages]
+    invocation.finish({"store": store.uri, "files": files, "damaged": found, "dropped_experts": dropped})
+    if damages:
+        raise SystemExit(EXIT_FOUND)
+
+
+@click.command(
+    "prune",
+    cls=RunCommand,
+    takes_settings=False,
+    kept="all experts; what was to be cleared away still is",
+    examples=[
+        "rayvldd experts prune --dry-run",
+        "rayvldd experts prune --yes",
+        "rayvldd experts prune --unreadable --store s3://bucket/experts",
+    ],
+)
+@click.option("--unreadable", is_flag=True, help="Also whole sets whose manifest cannot be read.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_option
+@click.pass_obj
+def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri: str | None) -> None:
+    """Clear away what commands that died have left.
+
+    That is: epochs of unfinished experts, claims that nobody holds, parts of files, and starts that no expert shares.
+    Whatever a living command holds stays; to see that a claim of another machine is dead takes half a minute. An expert
+    that was interrupted would be trained from its start again.
+    """
+    from rayvldd.reports.expert_tables import leftovers_table, size_as_text
+    from rayvldd.stores.pruning import Pruning
+
+    with _opened(invocation, store_uri) as store:
+        pruning = Pruning(store)
+        with _progress("watching claims") as show:
+            found = pruning.find(
+                unreadable=unreadable,
+                on_wait=lambda claims, left: show(0, claims, f"{left:.0f} s left"),
+            )
+        result: dict[str, Any] = {"store": store.uri, "left_over": [asdict(one) for one in found], "removed": 0}
+        if not found:
+            invocation.say(f"Nothing to clear away in {store.uri}")
+            return invocation.finish(result)
+        invocation.show(leftovers_table(found))
+        if invocation.dry_run:
+            return invocation.finish(result)
+        size = size_as_text(sum(one.num_bytes for one in found))
+        if not yes:
+            click.confirm(f"Delete these, {size} in {store.uri}?", abort=True, err=True)
+        removed = [pruning.remove(one) for one in found]
+    invocation.say(f"{sum(removed)} of {len(found)} cleared away")
+    if not all(removed):
+        invocation.say("The others are held by commands that have come since.")
+    invocation.finish({**result, "removed": sum(removed)})
+
+
+@click.command(
+    "copy",
+    cls=RunCommand,
+    takes_settings=False,
+    kept="every expert that was copied",
+    examples=[
+        "rayvldd experts copy rayvldd_workspace/experts s3://bucket/experts",
+        "rayvldd experts copy s3://bucket/experts /data/experts --key 0123456789abcdef",
+    ],
+)
+@click.argument("source_uri", metavar="SRC")
+@click.argument("destination_uri", metavar="DST")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Copy this set only. May be repeated.")
+@click.pass_obj
+def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, keys: tuple[str, ...]) -> None:
+    """Copy complete experts from the store SRC to the store DST.
+
+    An expert counts at DST once all its checksums were compared there. What DST has already is skipped, so the same
+    command continues after an interruption. The exit code is 1 where something could not be copied.
+    """
+    from rayvldd.reports.expert_tables import sets_table, size_as_text
+    from rayvldd.stores.copying import copy_sets
+    from rayvldd.stores.upkeep import check_keys, summaries
+
+    with _opened(invocation, source_uri) as source, _opened(invocation, destination_uri) as destination:
+        if invocation.dry_run:
+            check_keys(source, keys)
+            chosen = [known for known in summaries(source) if not keys or known.key in keys]
+            invocation.show(sets_table(chosen, source.uri))
+            return invocation.finish({"source": source.uri, "keys": [known.key for known in chosen]})
+        with _progress("copy") as show:
+            copied = copy_sets(source, destination, keys, show)
+    invocation.say(
+        f"{copied.copied} experts copied ({size_as_text(copied.num_bytes)}), {copied.there} were in {destination.uri}"
+    )
+    for name in copied.held:
+        invocation.say(f"not copied: {name}: another command makes it there; the same command again looks for it")
+    for fault in copied.faults:
+        invocation.say(f"not copied: {fault}")
+    invocation.finish({"source": source.uri, "destination": destination.uri, **asdict(copied)})
+    if copied.held or copied.faults:
+        raise SystemExit(EXIT_FOUND)
+
+
+SUBCOMMANDS: dict[str, RunCommand] = {
+    "list": list_command,
+    "show": show_command,
+    "verify": verify_command,
+    "prune": prune_command,
+    "copy": copy_command,
+}
+"""The words that may stand in the place of STUDY."""
