@@ -13,7 +13,8 @@ from test_cli import last_object, run
 from test_stores import METRICS, OTHER, assert_same, expert
 
 import rayvldd.stores.copying
-from rayvldd.cli.expert_sets import EXIT_FOUND, SUBCOMMANDS
+from rayvldd.cli.expert_sets import EXIT_FOUND
+from rayvldd.cli.experts import SUBCOMMANDS
 from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe

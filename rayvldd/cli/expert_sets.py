@@ -268,11 +268,11 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
         raise SystemExit(EXIT_FOUND)
 
 
-SUBCOMMANDS: dict[str, RunCommand] = {
+COMMANDS_ON_SETS: dict[str, RunCommand] = {
     "list": list_command,
     "show": show_command,
     "verify": verify_command,
     "prune": prune_command,
     "copy": copy_command,
 }
-"""The words that may stand in the place of STUDY."""
+"""By the word that stands in the place of STUDY."""

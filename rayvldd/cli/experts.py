@@ -1,11 +1,13 @@
-"""``rayvldd experts``: train what a study's trials will match; :mod:`rayvldd.cli.expert_sets` has the rest."""
+"""``rayvldd experts``: train what a study's trials will match; :mod:`rayvldd.cli.expert_sets` and
+:mod:`rayvldd.cli.buffers` have the rest."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.expert_sets import SUBCOMMANDS
+from rayvldd.cli.buffers import import_command
+from rayvldd.cli.expert_sets import COMMANDS_ON_SETS
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
 from rayvldd.config.study import Study
@@ -14,6 +16,10 @@ from rayvldd.errors import did_you_mean
 if TYPE_CHECKING:
     from rayvldd.search.preparation import ExpertSet
     from rayvldd.stores.expert_store import ExpertStore
+
+
+SUBCOMMANDS: dict[str, RunCommand] = {**COMMANDS_ON_SETS, "import": import_command}
+"""The words that may stand in the place of STUDY."""
 
 
 class StudyOrWord(RunCommand):
@@ -79,9 +85,11 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
         made = make_missing_experts(sets, store, workspace.cache, display)
         summaries = [_summary(known, store) for known in sets]
     for summary in summaries:
+        recall = summary["val_mean_recall"]
+        said = "val mean recall not known" if recall is None else f"val mean recall {recall:.1f} at the last"
         invocation.say(
-            f"{summary['num_experts']} experts of {summary['epochs']} epochs, val mean recall "
-            f"{summary['val_mean_recall']:.1f} at the last, in {summary['store']} under {summary['key']}"
+            f"{summary['num_experts']} experts of {summary['epochs']} epochs, {said}, "
+            f"in {summary['store']} under {summary['key']}"
         )
     invocation.finish({"study": study.name, "made": made, "sets": summaries})
 
@@ -101,12 +109,13 @@ def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
 
 def _summary(known: "ExpertSet", store: "ExpertStore") -> dict[str, Any]:
     finished = store.finished(known.recipe)
-    last = [store.metrics(known.recipe, index)[-1]["val_mean_recall"] for index in finished]
+    metrics = [store.metrics(known.recipe, index) for index in finished]
+    last = [by_epoch[-1]["val_mean_recall"] for by_epoch in metrics if by_epoch]  # imported ones have none
     return {
         "point": known.point,
         "key": known.recipe.key,
         "store": store.uri,
         "num_experts": len(finished),
         "epochs": known.study.experts.epochs,
-        "val_mean_recall": sum(last) / len(last),
+        "val_mean_recall": sum(last) / len(last) if last else None,
     }

@@ -72,9 +72,18 @@ def missing_of(wanted: Wanted, store: ExpertStore) -> list[int]:
         raise StoreError(
             f"{store.uri}: {wanted.recipe.key}: {len(missing)} of {len(wanted.indexes)} experts imported as "
             f"{imported} are not there or do not keep the epochs asked for; allowed: what was imported for this study",
-            next_command="rayvldd experts import STUDY.yaml --image-buffer FILE --text-buffer FILE",
+            next_command=_next_after_import(missing, wanted),
         )
     return missing
+
+
+def _next_after_import(missing: list[int], wanted: Wanted) -> str:
+    there = len(wanted.indexes) - len(missing)
+    if there and missing == list(wanted.indexes[there:]):
+        return f"the same command with --set experts.num_experts={there}"
+    return (
+        "rayvldd experts import STUDY.yaml --image-buffer img_replay_buffer_0.pt --text-buffer txt_replay_buffer_0.pt"
+    )
 
 
 def make_one(

@@ -56,11 +56,13 @@ class MadeExpert:
 
     trajectory: Trajectory
     metrics: list[dict[str, float]]
-    """By epoch: ``epoch, train_loss, val_mean_recall, seconds``."""
+    """By epoch: ``epoch, train_loss, val_mean_recall, seconds``; empty where that is not known."""
     image_layout: ParameterLayout
     """Names and shapes in the flat vector of the image side."""
     text_layout: ParameterLayout
     """Names and shapes in the flat vector of the text side."""
+    origin: str = ""
+    """The files it was imported from; empty where it was trained here."""
 
 
 class ExpertStore:
@@ -120,6 +122,7 @@ class ExpertStore:
             "storage": recipe.storage,
             "seconds": sum(epoch.get("seconds", 0.0) for epoch in expert.metrics),
             "metrics": expert.metrics,
+            **({"origin": expert.origin} if expert.origin else {}),
             "start": self._keep_start(recipe, image_start, metadata) if image_start is not None else None,
         }
         name = data_file(recipe.key, index)

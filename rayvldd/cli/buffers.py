@@ -1,0 +1,123 @@
+"""``rayvldd experts import``: trajectories that the released code of Wu et al. made."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.config.study import Study, changes_experts
+from rayvldd.errors import ConfigError, Fault, InputError
+
+
+@click.command(
+    "import",
+    cls=RunCommand,
+    kept="every expert that was imported",
+    examples=[
+        "rayvldd experts import search_spaces/quickstart.yaml --image-buffer img_replay_buffer_0.pt "
+        "--text-buffer txt_replay_buffer_0.pt",
+        "rayvldd experts import search_spaces/quickstart.yaml --image-buffer i_0.pt --text-buffer t_0.pt "
+        "--image-buffer i_1.pt --text-buffer t_1.pt",
+    ],
+)
+@study_argument
+@click.option(
+    "--image-buffer",
+    "image_buffers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="img_replay_buffer_N.pt. May be repeated.",
+)
+@click.option(
+    "--text-buffer",
+    "text_buffers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="txt_replay_buffer_N.pt of the same experts, in the same order. May be repeated.",
+)
+@store_option
+@click.pass_obj
+def import_command(
+    invocation: Invocation,
+    study_file: Path,
+    image_buffers: tuple[Path, ...],
+    text_buffers: tuple[Path, ...],
+    store_uri: str | None,
+) -> None:
+    """Import trajectories of the released code as experts for STUDY.
+
+    The files say nothing of what made them: STUDY declares it. Their tensors are compared with the parameters of its
+    model, and kept under a key of their own, so that they are never taken for experts trained here; the command ends
+    with the settings under which a sweep takes them. Nothing but tensors is read of a file.
+    """
+    _check_paired(image_buffers, text_buffers)
+    study, workspace = checked_study(invocation, study_file)
+    _check_one_set(study, study_file)
+
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.experts.recipe import expert_recipe
+    from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
+    from rayvldd.fleet.buffer_import import import_experts
+    from rayvldd.models.problem import load_problem
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.search.preparation import epochs_of
+    from rayvldd.stores.addresses import open_store
+
+    store = open_store(store_uri, workspace)
+    pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]
+    (point,) = study.expert_points()
+    with StudyDisplay() as display, reachable(store):
+        digest = digest_of_buffers(pairs, display.progress)
+        problem = load_problem(
+            point.at({"experts.imported": digest}), ArrayCache(workspace.cache), on_progress=display.progress
+        )
+        layouts = problem.model.image_layout, problem.model.text_layout
+        experts = read_buffers(pairs, *layouts, point.experts.epochs, display.progress)
+        recipe, num_experts = expert_recipe(problem), len(experts)
+        taken = [f"experts.imported={digest}", f"experts.num_experts={num_experts}"]
+        result: dict[str, Any] = {"store": store.uri, "key": recipe.key, "imported": digest, "num_experts": num_experts}
+        if invocation.dry_run:
+            return dry_run(invocation, problem.study, result)
+        kept = import_experts(
+            problem,
+            recipe,
+            experts,
+            epochs_of(study, point),
+            store,
+            lambda done, total: display.progress("importing", done, total),
+        )
+    overrides = [word for override in (*invocation.overrides, *taken) for word in ("--set", override)]
+    where = ["--workspace", str(workspace.root)] + (["--store", store_uri] if store_uri else [])
+    command = shlex.join(["rayvldd", "sweep", str(study_file), *overrides, *where])
+    invocation.say(f"{num_experts} experts in {store.uri} under {recipe.key}, {kept} of them new")
+    invocation.say("How good they are is not known: the files do not say, and nothing was trained.")
+    invocation.say(f"Next: {command}")
+    invocation.finish({**result, "made": kept, "next_command": command})
+
+
+def _check_paired(image_buffers: tuple[Path, ...], text_buffers: tuple[Path, ...]) -> None:
+    if len(image_buffers) != len(text_buffers):
+        problem = f"given {len(text_buffers)} times, --image-buffer {len(image_buffers)} times"
+        fault = Fault("--text-buffer", problem, "as many of one as of the other, in the same order")
+        raise InputError([fault], next_command="the same command with both files of each pair")
+
+
+def _check_one_set(study: Study, file: Path) -> None:
+    """Refuse a study whose points need experts of different kinds: a buffer holds one kind."""
+    if len(study.expert_points()) == 1:
+        return
+    faults = [
+        Fault(f"{file}: search.space.{key}", "is searched, and each value needs experts of its own", "one value")
+        for key in study.search.space
+        if changes_experts(key)
+    ]
+    raise ConfigError(
+        faults, next_command=f"the same command with --set {faults[0].where.partition('space.')[2]}=VALUE"
+    )

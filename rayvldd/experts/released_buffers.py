@@ -1,0 +1,236 @@
+"""Trajectories that the released code of Wu et al. wrote: ``img_replay_buffer_N.pt`` and ``txt_replay_buffer_N.pt``.
+
+Each file is a list of experts, of epochs from the start on, of the tensors of one side in the order of
+``nn.Module.parameters()``. Nothing in it says which settings made it: the user declares them, and what can be compared
+with the model at hand is compared. Such a file is a pickle, which may hold any code: only tensors and lists of them are
+let in, whatever else it holds is refused unread.
+"""
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor
+
+from rayvldd.data.array_cache import fingerprint
+from rayvldd.errors import Fault, InputError
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.parameters import ParameterLayout, Parameters
+
+_BLOCK = 2**22
+"""Bytes that are read at a time for a digest."""
+
+_SAVE_AGAIN = (
+    "in the code that wrote it: torch.save([[[p.detach().cpu() for p in epoch] for epoch in expert] for expert in "
+    "buffer], FILE), then the same command"
+)
+_SET_OTHERWISE = (
+    "the same command with files of these experts, or with --set model.… and --set experts.epochs=… as they were made"
+)
+
+OnFile = Callable[[str, int, int], None]
+"""Told (what is being done, files done, files in all)."""
+
+
+@dataclass(frozen=True)
+class BufferPair:
+    """The two files that the released code wrote for the same experts."""
+
+    image: Path
+    text: Path
+
+
+@dataclass(frozen=True)
+class ReleasedExpert:
+    """An expert as it lies in a pair of files, mapped from them: read when it is asked for."""
+
+    pair: BufferPair
+    position: int
+    """Its number in the files."""
+    image_epochs: Sequence[Sequence[Tensor]] = field(repr=False)
+    """By epoch, the parameters of the image side."""
+    text_epochs: Sequence[Sequence[Tensor]] = field(repr=False)
+    """The same for the text side."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for its record."""
+        return f"{self.pair.image.name} and {self.pair.text.name}, number {self.position}"
+
+    def trajectory(self, epochs: Sequence[int]) -> Trajectory:
+        """Its parameters at some epochs, flat and in float32.
+
+        Args:
+            epochs: Those to keep.
+        """
+        return Trajectory(
+            {epoch: Parameters(_flat(self.image_epochs[epoch]), _flat(self.text_epochs[epoch])) for epoch in epochs}
+        )
+
+
+def digest_of_buffers(pairs: Sequence[BufferPair], on_file: OnFile | None = None) -> str:
+    """16 hex digits that name the files by their content and order, wherever they lie.
+
+    Raises:
+        InputError: when a file cannot be read.
+    """
+    digests, faults = [], []
+    paths = [path for pair in pairs for path in (pair.image, pair.text)]
+    for done, path in enumerate(paths):
+        if on_file:
+            on_file("reading buffers", done, len(paths))
+        digest = xxhash.xxh3_128()
+        try:
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            faults.append(
+                Fault(str(path), f"cannot be read: {error.strerror or error}", "a file that torch.save wrote")
+            )
+        digests.append(digest.hexdigest())
+    if faults:
+        raise InputError(faults, next_command="the same command with the right files")
+    return fingerprint(digests)
+
+
+def read_buffers(
+    pairs: Sequence[BufferPair],
+    image_layout: ParameterLayout,
+    text_layout: ParameterLayout,
+    epochs: int,
+    on_file: OnFile | None = None,
+) -> list[ReleasedExpert]:
+    """Open the experts of all pairs, in order, once everything in them fits.
+
+    Args:
+        pairs: The files.
+        image_layout: Parameters of the image side as the model at hand has them.
+        text_layout: The same for the text side.
+        epochs: Epochs of each expert, its start not counted.
+        on_file: Told of every file before it is read.
+
+    Raises:
+        InputError: naming every expert, epoch and parameter that does not fit, all files at once.
+    """
+    experts: list[ReleasedExpert] = []
+    faults: list[Fault] = []
+    unread, layouts = False, (image_layout, text_layout)
+    for number, pair in enumerate(pairs):
+        sides = []
+        for side, (path, layout) in enumerate(zip((pair.image, pair.text), layouts, strict=True)):
+            if on_file:
+                on_file("checking buffers", 2 * number + side, 2 * len(pairs))
+            content = _loaded(path, faults)
+            sides.append(content)
+            unread |= content is None
+            if content is not None:
+                faults += _faults_of(path, content, layout, epochs)
+        images, texts = sides
+        if images is not None and texts is not None and len(images) != len(texts):
+            problem = f"has {len(texts)} experts, {pair.image} has {len(images)}"
+            faults.append(Fault(str(pair.text), problem, "two files of the same experts"))
+        both = enumerate(zip(images or [], texts or [], strict=False))
+        experts += [ReleasedExpert(pair, position, *sides) for position, sides in both]
+    if faults:
+        raise InputError(faults, next_command=_SAVE_AGAIN if unread else _SET_OTHERWISE)
+    return experts
+
+
+def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
+    """The lists in a file, or None and a fault."""
+    allowed = "lists of experts, of epochs, of tensors, as torch.save wrote them"
+    try:
+        with warnings.catch_warnings():
+            # That a pickle has another protocol than torch's own: what torch does not know of it, it refuses.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            # Files of torch.save are zip files since torch 1.6; only those can be mapped.
+            content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # torch's own message goes on to say how to run what is in the file all the same.
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f" ({found[1]} is in it)" if found else ""
+        faults.append(Fault(str(path), f"holds more than tensors, or is damaged, and was not read{reason}", allowed))
+        return None
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        faults.append(Fault(str(path), f"cannot be read, perhaps it is not whole: {reason}", allowed))
+        return None
+    wrong = _not_lists(content)
+    if wrong:
+        faults.append(Fault(str(path), wrong, allowed))
+        return None
+    return list(content)
+
+
+def _not_lists(content: Any) -> str:
+    """Where it is not lists of lists of lists of tensors."""
+    if not isinstance(content, list | tuple) or not content:
+        return f"holds {_kind(content)}"
+    for position, expert in enumerate(content):
+        if not isinstance(expert, list | tuple) or not expert:
+            return f"expert {position}: is {_kind(expert)}"
+        for epoch, tensors in enumerate(expert):
+            if not isinstance(tensors, list | tuple):
+                return f"expert {position}, epoch {epoch}: is {_kind(tensors)}"
+            for number, tensor in enumerate(tensors):
+                if not isinstance(tensor, Tensor):
+                    return f"expert {position}, epoch {epoch}, parameter {number}: is {_kind(tensor)}"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    return f"an empty {type(value).__name__}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+
+
+def _faults_of(path: Path, experts: list[Any], layout: ParameterLayout, epochs: int) -> list[Fault]:
+    """What does not fit, each thing where it is first, with the number of places where it is again."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for where, problem, allowed in _misfits(experts, layout, epochs):
+        places.setdefault((problem, allowed), []).append(where)
+    return [
+        Fault(f"{path}: {where}", problem + (f", and so in {len(others)} more places" if others else ""), allowed)
+        for (problem, allowed), (where, *others) in places.items()
+    ]
+
+
+def _misfits(experts: list[Any], layout: ParameterLayout, epochs: int) -> Iterator[tuple[str, str, str]]:
+    for position, expert in enumerate(experts):
+        if len(expert) != epochs + 1:
+            allowed = f"{epochs + 1}: the start and experts.epochs={epochs}"
+            yield f"expert {position}", f"has {len(expert)} snapshots", allowed
+        for epoch, tensors in enumerate(expert):
+            where = f"expert {position}, epoch {epoch}"
+            if len(tensors) != len(layout.names):
+                yield where, f"has {len(tensors)} parameters", _shapes_as_text(layout)
+                continue
+            for number, (name, shape, tensor) in enumerate(zip(layout.names, layout.shapes, tensors, strict=True)):
+                parameter = f"parameter {number} ({name})"
+                if tuple(tensor.shape) != shape:
+                    problem = f"{parameter} has the shape {tuple(tensor.shape)}"
+                    yield where, problem, f"{shape}, as the model of the study has it"
+                elif not tensor.is_floating_point():
+                    yield where, f"{parameter} is of {tensor.dtype}", "floating point numbers"
+                elif not bool(torch.isfinite(tensor).all()):
+                    yield where, f"{parameter} has numbers that are not finite", "finite numbers"
+
+
+def _shapes_as_text(layout: ParameterLayout) -> str:
+    shapes = [f"{name} {shape}" for name, shape in zip(layout.names, layout.shapes, strict=True)]
+    more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
+    numbers = sum(prod(shape) for shape in layout.shapes)
+    return f"the {len(shapes)} of the model of the study, {numbers:,} numbers: {', '.join(shapes[:4])}{more}"
+
+
+def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " param"]:
+    """A copy in memory: what is mapped goes away with its file."""
+    return torch.cat([tensor.detach().reshape(-1).to(torch.float32) for tensor in tensors])
