@@ -220,7 +220,7 @@ def first_segment_ms(conditions: Conditions) -> Iterator[Row]:
     """Get or make with the set there, to a segment whose checksums were compared; medians of several processes."""
     from trajectory_ray import drop_set, first_segments_in_actors, put_set, start_ray
 
-    name, processes = ("tiny", 2) if conditions.tiny else ("resnet18", 7)
+    name, processes = ("tiny", 2) if conditions.tiny else ("resnet18", 5)
     layouts = layouts_of(name)
     with conditions.room() as room:
         store = ExpertStore(FolderPlace(room))
