@@ -24,8 +24,9 @@ from rayvldd.stores.claims import Claimant, ClaimState
 from rayvldd.stores.copying import copy_sets
 from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.place import Place
 from rayvldd.stores.pruning import Pruning
-from rayvldd.stores.upkeep import drop, summaries, verify
+from rayvldd.stores.upkeep import Damage, drop, summaries, verify
 
 MODEL = {"protocol": "heads_only", "image_encoder": {"name": "convnet_d3"}}
 RECIPE = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2}, "seed": 7})
@@ -35,7 +36,7 @@ DELTAS = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2, "storage": "floa
 @pytest.fixture
 def store(tmp_path: Path) -> ExpertStore:
     """Two sets of two experts, the second with a start that they share."""
-    store = ExpertStore(FolderPlace(tmp_path / "experts"))
+    store = ExpertStore(FolderPlace(tmp_path / "sets"))
     for recipe in (RECIPE, DELTAS):
         for index in range(2):
             store.save(recipe, index, expert(index))
@@ -69,6 +70,33 @@ def put_claim(store: ExpertStore, index: int, **values: Any) -> str:
 
 def all_files(store: ExpertStore) -> dict[str, bytes | None]:
     return {name: store.place.read(name) for name in store.place.names()}
+
+
+# --- in every place -------------------------------------------------------------------------------------------------
+
+
+def test_every_place_is_verified_pruned_and_copied_alike(
+    place: Place, store: ExpertStore, tmp_path: Path, impatient: None
+) -> None:
+    there = ExpertStore(place)
+    assert copy_sets(store, there).copied == 4
+    assert copy_sets(store, there).there == 4
+    assert verify(there) == []
+    assert [known.num_bytes for known in summaries(there)] == [known.num_bytes for known in summaries(store)]
+    start_training(there, 2)
+    put_claim(there, 2)
+    look = Pruning(there)
+    (found,) = look.find()
+    assert found.index == 2 and len(found.names) == 3
+    assert look.remove(found)
+    assert look.find() == []
+    back = ExpertStore(FolderPlace(tmp_path / "back"))
+    assert copy_sets(there, back).copied == 4
+    for recipe in (RECIPE, DELTAS):
+        for index in range(2):
+            assert_same(back.load(recipe, index), store.load(recipe, index))
+    assert drop(there, [Damage(f"{RECIPE.key}/expert_000.safetensors", "", (f"{RECIPE.key}/expert_000.json",))]) == 1
+    assert there.finished(RECIPE) == [1]
 
 
 # --- the words ------------------------------------------------------------------------------------------------------
