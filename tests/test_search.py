@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
 from rayvldd.search.final_test import summary
 from rayvldd.search.ledger import METRIC, Ledger
 from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.preparation import expert_points, load_expert_sets
+from rayvldd.search.preparation import epochs_of, expert_points, load_expert_sets, sets_asked_for
 from rayvldd.search.progress_callback import StudyRun
 from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
@@ -281,8 +282,6 @@ def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str,
 
 
 def test_a_trial_is_a_function_of_its_point_and_number(job: TrialJob, reports: list[dict[str, Any]]) -> None:
-    from dataclasses import replace
-
     run_trial(CONFIG, job)
     run_trial(CONFIG, replace(job, trials=job.trials / "again"))
     run_trial({**CONFIG, TRIAL_ID: "trial_004"}, job)
@@ -553,8 +552,45 @@ def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: St
     assert len({known.recipe.key for known in sets}) == 2
 
 
+def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
+    searched: Study, tiny_cache: Path, quiet: StudyDisplay
+) -> None:
+    """One set is every trial's; of several, those of the first points: the sampler may never come to the others."""
+    (only,) = sets_asked_for(searched, load_expert_sets(searched, tiny_cache, quiet))
+    assert only.epochs == frozenset({0, 1, 2})
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    first = ({"experts.epochs": 2, "distillation.syn_steps": 1}, {"distillation.syn_steps": 2})
+    study = with_search(searched, space=space, initial_points=first)
+    asked_for = sets_asked_for(study, load_expert_sets(study, tiny_cache, quiet))
+    assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
+
+
+def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
+    space = {**SPACE, "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
+    study = with_search(searched, space=space).model_copy(
+        update={"experts": searched.experts.model_copy(update={"epochs": 9, "keep_epochs": "reached"})}
+    )
+    assert epochs_of(study, study.at({})) == frozenset({0, 1, 2, 3})
+    assert epochs_of(study, study.at({"experts.epochs": 2})) == frozenset({0, 1, 2})
+    every = study.model_copy(update={"experts": study.experts.model_copy(update={"keep_epochs": "all"})})
+    assert epochs_of(every, every.at({})) == frozenset(range(10))
+
+
+def test_a_trial_makes_the_experts_that_nobody_made(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    for file in Path(job.store.uri.removeprefix("file://")).rglob("*"):
+        if file.is_file():
+            file.unlink()
+    run_trial(CONFIG, job)
+    made = [without_seconds(report) for report in reports]
+    ((key, _),) = job.store.sets()
+    assert job.store.indexes(key) == [0, 1]
+    assert not [name for name in job.store.place.names(key) if "/claims/" in name or "/epochs/" in name]
+    run_trial(CONFIG, replace(job, trials=job.trials / "again"))
+    assert [without_seconds(report) for report in reports[len(made) :]] == made
+
+
 def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_path: Path) -> None:
-    planned = plan(searched, Workspace(tmp_path))
+    planned = plan(searched, Workspace(tmp_path), store_in(Workspace(tmp_path)))
     assert planned["expert_sets"] == [{"point": {}, "experts": 2, "existing": 0, "epochs": 2}]
     assert planned["trials"]["total"] == 4 and planned["trials"]["ended"] == 0
     assert planned["storage"]["study"] == str(tmp_path / "studies" / "tiny")
@@ -566,9 +602,9 @@ def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_pa
 
 def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialJob, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert plan(job.study, workspace)["expert_sets"][0]["existing"] == 2
+    assert plan(job.study, workspace, job.store)["expert_sets"][0]["existing"] == 2
     other = job.study.model_copy(update={"experts": job.study.experts.model_copy(update={"lr_text": 0.2})})
-    assert plan(other, workspace)["expert_sets"][0]["existing"] == 0
+    assert plan(other, workspace, job.store)["expert_sets"][0]["existing"] == 0
 
 
 def test_a_sampler_without_its_package_is_refused_at_once(
@@ -576,7 +612,7 @@ def test_a_sampler_without_its_package_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr("rayvldd.search.plan.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="search.sampler: cmaes needs the package cmaes; allowed: tpe"):
-        plan(with_search(searched, sampler="cmaes"), Workspace(tmp_path))
+        plan(with_search(searched, sampler="cmaes"), Workspace(tmp_path), store_in(Workspace(tmp_path)))
 
 
 def test_the_interval_is_students(tmp_path: Path) -> None:
