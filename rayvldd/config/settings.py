@@ -200,8 +200,8 @@ class ExpertSettings(Settings):
     """``reached``: keep only the epochs at which the study's segments can begin or end; a study that reaches others
     trains these experts again. Not part of the set's identity."""
     storage: TrajectoryStorage = "float32"
-    """``float16_deltas`` keeps every epoch after the start as its difference from it in 16 bits: half the bytes, for
-    matching losses that differ by less than 1e-3 of their size."""
+    """``float16_deltas`` keeps every epoch after the start as its difference from the epoch kept before it in 16 bits:
+    half the bytes. Part of the set's identity, as matching losses change in their last digits."""
     imported: str | None = None
     """The key under which ``rayvldd experts import`` put trajectories that other code made; such a set is taken as it
     is and never made. Default: experts of our own."""

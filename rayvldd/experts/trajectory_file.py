@@ -1,9 +1,10 @@
 """Trajectories as safetensors files: one tensor an epoch and side, so a segment reads two epochs and nothing else.
 
 ``float32`` keeps snapshots as they are. ``float16_deltas`` keeps the start in float32 and every later epoch as its
-difference from the start in 16 bits: an expert moves little, so rounding the *difference* moves the matching loss by
-less than 1e-3, where rounding the weights moves it by 4 to 230 percent. The image side of the start, which the experts
-of a set share where the encoder is pretrained, goes into a file of its own, named by its content and kept once.
+difference, in 16 bits, from the epoch kept before it *as that is read back*: what is rounded is the move of an epoch,
+which is what a segment is made of, and errors do not add up as they do in differences from the start. The image side of
+the start, which the experts of a set share where the encoder is pretrained, goes into a file of its own, named by its
+content and kept once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -135,12 +136,13 @@ class StoredSnapshots:
             raise KeyError(epoch)
         if self._start is None:
             return Parameters(self._file.tensor(f"image.{epoch}"), self._file.tensor(f"text.{epoch}"))
-        start = Parameters(self._start.tensor(SHARED_START), self._file.tensor("text.start"))
-        if epoch == 0:
-            return start
-        return Parameters(
-            start.image + self._file.tensor(f"image.{epoch}"), start.text + self._file.tensor(f"text.{epoch}")
-        )
+        reached = Parameters(self._start.tensor(SHARED_START), self._file.tensor("text.start"))
+        for step in self._epochs:
+            if 0 < step <= epoch:
+                reached = _moved(
+                    reached, Parameters(self._file.tensor(f"image.{step}"), self._file.tensor(f"text.{step}"))
+                )
+        return reached
 
 
 def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -155,13 +157,19 @@ def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple
         for epoch in trajectory.epochs:
             named[f"image.{epoch}"], named[f"text.{epoch}"] = trajectory[epoch]
         return named, None
-    start = trajectory[0]
+    reached = start = trajectory[0]
     named = {"text.start": start.text}
     for epoch in trajectory.epochs:
         if epoch:
-            named[f"image.{epoch}"] = (trajectory[epoch].image - start.image).to(float16)
-            named[f"text.{epoch}"] = (trajectory[epoch].text - start.text).to(float16)
+            move = Parameters(*((to - back).to(float16) for to, back in zip(trajectory[epoch], reached, strict=True)))
+            named[f"image.{epoch}"], named[f"text.{epoch}"] = move
+            reached = _moved(reached, move)
     return named, start.image
+
+
+def _moved(start: Parameters, move: Parameters) -> Parameters:
+    """``start`` and a difference; writing and reading add in the same order, so that they arrive at the same bits."""
+    return Parameters(start.image + move.image, start.text + move.text)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:

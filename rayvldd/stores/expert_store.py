@@ -184,7 +184,7 @@ class ExpertStore:
         Raises:
             StoreError: when it cannot be written.
         """
-        self._check_manifest(recipe)
+        self._check_manifest(recipe, without_records=True)
         names = {"image": state.parameters.image, "text": state.parameters.text}
         said = {"metrics": state.metrics, "random_state": state.random_state}
         checksums = {name: checksum(value) for name, value in names.items()}
@@ -230,10 +230,14 @@ class ExpertStore:
         """The indexes of the experts under a key that have a record, sorted."""
         return sorted(index_of(name) for name in self.place.names(key) if is_record(name))
 
-    def _check_manifest(self, recipe: ExpertRecipe) -> None:
-        """Refuse a set that was made for anything but this recipe."""
+    def _check_manifest(self, recipe: ExpertRecipe, *, without_records: bool = False) -> None:
+        """Refuse a set that was made for anything but this recipe.
+
+        No manifest is a fault where there are records; ``without_records`` does not look for them, which takes a list
+        of all files.
+        """
         content = self.place.read(manifest_file(recipe.key))
-        if content is None and not any(map(is_record, self.place.names(recipe.key))):
+        if content is None and (without_records or not any(map(is_record, self.place.names(recipe.key)))):
             return
         manifest = parsed(content)
         where = f"{self.uri}: {manifest_file(recipe.key)}"

@@ -182,6 +182,8 @@ def _loss_effects(conditions: Conditions) -> Iterator[Row]:
         what = f"largest relative error of the matching loss, {case.title}"
         yield Row(f"loss_error_{name}", what, deltas)
         yield Row(f"loss_error_bfloat16_{name}", "the same of weights rounded to bfloat16", bfloat16)
+        what = "the same of noise of 1e-9, below which the loss says nothing"
+        yield Row(f"loss_error_noise_{name}", what, max(error.noise for error in errors))
         worst = max(worst, deltas)
     yield Row("loss_error", "float16_deltas, the worse of both models", worst, 1e-3)
 
