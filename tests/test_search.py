@@ -28,13 +28,20 @@ from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
 from rayvldd.search.final_test import summary
 from rayvldd.search.ledger import METRIC, Ledger
 from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.preparation import epochs_of, expert_points, load_expert_sets, sets_asked_for
-from rayvldd.search.progress_callback import StudyRun
+from rayvldd.search.preparation import (
+    epochs_of,
+    expert_points,
+    experts_in_training,
+    load_expert_sets,
+    sets_asked_for,
+)
+from rayvldd.search.progress_callback import StudyRun, TrialCallback
 from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
 from rayvldd.search.trial import EVALUATION, TrialJob, run_trial
+from rayvldd.stores.claims import Claimant
 from rayvldd.stores.expert_store import ExpertStore, MadeExpert
 from rayvldd.stores.folder import FolderPlace
 from rayvldd.stores.workspace import Workspace
@@ -563,6 +570,30 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
     study = with_search(searched, space=space, initial_points=first)
     asked_for = sets_asked_for(study, load_expert_sets(study, tiny_cache, quiet))
     assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
+
+
+def test_the_search_says_which_experts_its_trials_are_making(
+    searched: Study, tiny_cache: Path, quiet: StudyDisplay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    study, store = with_search(searched, space=space), store_in(Workspace(tmp_path))
+    sets = load_expert_sets(study, tiny_cache, quiet)
+    assert experts_in_training(sets, store) == []
+    claim = store.claim(sets.at({"experts.epochs": 2}).recipe, 1, Claimant("a trial"))
+    assert claim is not None
+    with claim:
+        claim.tell(1)
+        told = ["expert 1 of epochs=2 at epoch 1 of 2"]
+        assert experts_in_training(sets, store) == told
+        shown: list[str] = []
+        display = SimpleNamespace(progress=lambda *notes: shown.append(notes[-1]))
+        ledger = StudyFolder(tmp_path / "study").ledger()
+        run: Any = SimpleNamespace(
+            study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
+        )
+        monkeypatch.setattr("rayvldd.search.progress_callback._LOOK_S", 0.0)
+        TrialCallback(run).on_step_begin(0, [])
+        assert shown == told
 
 
 def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:

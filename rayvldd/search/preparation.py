@@ -122,6 +122,18 @@ def sets_asked_for(study: Study, sets: ExpertSets) -> list[ExpertSet]:
     return [known for known in sets if known.point in first]
 
 
+def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
+    """What is made in the store of a study's sets at the moment, each expert in a few words."""
+    told = []
+    for known in sets:
+        for index in store.claimed(known.recipe):
+            holder = store.holder(known.recipe, index)
+            if holder:
+                where = f" of {point_as_text(known.point)}" if known.point else ""
+                told.append(f"expert {index}{where} at epoch {holder.done} of {known.study.experts.epochs}")
+    return told
+
+
 def _shown_as(which: str, display: StudyDisplay) -> Any:
     def show(progress: FleetProgress) -> None:
         epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))

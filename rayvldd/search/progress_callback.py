@@ -25,6 +25,9 @@ from rayvldd.search.trial import EVALUATION, MEMORY, number_of, point_of
 from rayvldd.stores.workspace import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
+_LOOK_S = 2.0
+"""Seconds between two looks at what is made in the store."""
+
 
 class Illustrator(Protocol):
     """Draws what people look at; the search is given one and knows nothing of pictures."""
@@ -56,6 +59,8 @@ class StudyRun:
     train_inputs: TrainInputs
     origins: Callable[[Mapping[str, Scalar]], Origins] | None = None
     """Finds what a trial at a point is computed from."""
+    experts_in_training: Callable[[], list[str]] | None = None
+    """Says what experts trials are making at the moment, each in a few words."""
 
 
 class TrialCallback(tune.Callback):
@@ -66,6 +71,8 @@ class TrialCallback(tune.Callback):
         self._failures: dict[str, str] = {}
         self._tune_trials: list[Any] = []
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
+        self._looked = self._started
+        self._experts: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; studies continue from their ledger instead."""
@@ -75,6 +82,15 @@ class TrialCallback(tune.Callback):
     def search_seconds(self) -> float:
         """Seconds of search so far, with those of earlier sessions."""
         return self._earlier_seconds + time.monotonic() - self._started
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look, now and then, which experts trials are making: until these are there a trial has nothing to report."""
+        if self.run.experts_in_training is None or time.monotonic() - self._looked < _LOOK_S:
+            return
+        before, self._experts = self._experts, self.run.experts_in_training()
+        self._looked = time.monotonic()
+        if self._experts != before:
+            self._show()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Enter the trial, or find it again."""
@@ -189,6 +205,7 @@ class TrialCallback(tune.Callback):
         rows = [trial.best["val_mean_recall"] for trial in ledger.trials.values() if trial.best]
         notes = [f"#{number} {share:.0%}" for number, share in running.items()]
         notes += [f"best {max(rows):.2f}"] if rows else []
+        notes += self._experts
         done = ended + sum(running.values())
         if done > 0:  # an early estimate is too long: the trials that will be stopped are not known yet
             notes.append(f"{time_as_text(self.search_seconds / done * (total - done))} left")

@@ -20,6 +20,7 @@ from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
     ExpertSets,
+    experts_in_training,
     load_expert_sets,
     make_missing_experts,
     origins_of,
@@ -134,6 +135,8 @@ class _Sweep:
             self.illustrator,
             lambda point: sets.at(point).train,
             lambda point: origins_of([sets.at(point)]),
+            # A single set was made before the search.
+            (lambda: experts_in_training(sets, self.store)) if len(sets.sets) > 1 else None,
         )
         search(run, TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store), self.folder)
 

@@ -174,6 +174,10 @@ class ExpertStore:
         """Take on the making of an expert; None where another process is at it."""
         return claimant.claim(self.place, claim_file(recipe.key, index))
 
+    def claimed(self, recipe: ExpertRecipe) -> list[int]:
+        """The indexes of the experts that somebody has claimed, sorted."""
+        return sorted(index_of(name) for name in self.place.names(f"{recipe.key}/claims"))
+
     def holder(self, recipe: ExpertRecipe, index: int) -> ClaimState | None:
         """Who makes an expert at the moment, and how far that is; None where nobody does."""
         return state_of(self.place, claim_file(recipe.key, index))
