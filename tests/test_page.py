@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_STUDY
 from PIL import Image
 
 from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
@@ -29,7 +30,6 @@ from rayvldd.search.ledger import Ledger, Trial, look_at_trials
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.stores.workspace import write_json_whole
-from tests.conftest import TINY_STUDY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
