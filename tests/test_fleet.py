@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -267,8 +268,30 @@ def test_actors_that_fit(share: tuple[int, float], resources: dict[str, float], 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", _no_cluster)
-    with pytest.raises(RayvlddError, match="Ray at 10.0.0.1:6379: cannot be used: no route; allowed: auto, HOST:PORT"):
-        with start_ray("10.0.0.1:6379", None):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RayvlddError, match=f"Ray at {address}: cannot be used: no route; allowed: auto, HOST:PORT"):
+            with start_ray(address, None):
+                pytest.fail("entered")
+
+
+@pytest.mark.parametrize("said", ["address", "environment", "left behind"])
+def test_an_address_of_a_cluster_that_is_gone_is_refused_at_once(
+    said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if said == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    elif said == "left behind":
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("tried for ten minutes"))
+    with pytest.raises(RayvlddError, match=f"cannot be used: nothing answers at {address}.*\nNext: ray status"):
+        with start_ray(address if said == "address" else "auto", None):
             pytest.fail("entered")
 
 

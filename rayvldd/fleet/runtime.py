@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from rayvldd.errors import RayvlddError
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Room for what actors hand each other, on a Ray of our own: settings, scores and small sets, never trajectories."""
+
+_ANSWER_S = 10.0
+"""Seconds that the port of a cluster's head has to answer in."""
 
 _TRIES = 3
 _TOO_SLOW = "timed out during startup"
@@ -38,6 +42,8 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     _prepare_environment()
     options = _local_options(num_cpus) if address is None else _cluster_options(address)
     try:
+        if address is not None:
+            _refuse_silence(address)
         _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
@@ -50,6 +56,22 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise where nothing listens at an address, on which Ray itself would go on trying for ten minutes.
+
+    So it does with ``auto`` after a cluster that was killed, whose address is still noted in Ray's folder.
+    """
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else "")
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {address} ({error.strerror or error})") from error
 
 
 def _init(options: dict[str, Any]) -> None:
