@@ -388,6 +388,26 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
         assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, 301))
 
 
+@pytest.mark.timeout(300)
+def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    study = tiny_study.at({**LONG, "experts.num_experts": 1})
+    problem = load_problem(study, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(problem), ExpertStore(FolderPlace(tmp_path))
+    command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        while int(driver.stdout.readline().split()[1]) < 5:
+            pass
+        driver.kill()
+    kept = store.kept_epochs(recipe, 0)
+    assert len(kept) > 5
+    # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
+    make_experts(study, wanted(recipe, 1, frozenset(range(301))), store, tiny_cache)
+    assert_same(store.load(recipe, 0), train_expert(problem, 0)[0])
+
+
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
