@@ -237,6 +237,15 @@ def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_ca
     assert ray.available_resources()["CPU"] == 2
 
 
+def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the death of a node that Ray has not noticed yet: one actor more is hired than there is room for."""
+    monkeypatch.setattr(rayvldd.fleet.crew.ray, "cluster_resources", lambda: {"CPU": 3.0})
+    jobs = [Answer(number, tmp_path) for number in range(3)]
+    assert len(run_jobs(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
+
+
 def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
     study = tiny_study.at({"resources.cpus_per_expert": 64})
     with pytest.raises(
@@ -386,6 +395,61 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
     for index in range(2):
         assert_same(store.load(recipe, index), train_expert(problem, index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, 301))
+
+
+_NODES = """
+import os, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.fleet.expert_fleet import make_experts
+from rayvldd.fleet.get_or_make import Wanted
+from rayvldd.models.problem import load_problem
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+
+study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
+store = ExpertStore(FolderPlace(folder))
+options = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **options})
+nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False)
+
+def watch(progress):
+    # Both experts at work: whichever node goes away, one of them goes with it.
+    if len(nodes) == 2 and len(progress.running) == 2 and min(progress.running.values()) > 5:
+        print("at work, node goes", flush=True)
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+
+wanted = Wanted(recipe, tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
+print("made", make_experts(study, wanted, store, cache, watch), flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.timeout(300)  # three nodes start on a machine that may be busy
+def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
+    one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """Each of two nodes trains an expert; the one that stays takes the other's up where its node was killed."""
+    study = tiny_study.at(LONG)
+    command = [sys.executable, "-c", _NODES, study.model_dump_json(), str(tiny_cache), str(tmp_path / "experts")]
+    # Into a file: what is left of a killed node for a moment would hold a pipe open.
+    with (tmp_path / "output").open("w") as output:
+        subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
+    told = (tmp_path / "output").read_text()
+    assert "\nmade " in told and told.count("node goes") == 1, told
+    problem = load_problem(study, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(problem), ExpertStore(FolderPlace(tmp_path / "experts"))
+    assert store.finished(recipe, range(301)) == [0, 1]
+    for index in range(2):
+        assert_same(store.load(recipe, index), train_expert(problem, index)[0])
 
 
 @pytest.mark.timeout(300)

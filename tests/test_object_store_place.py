@@ -110,10 +110,18 @@ def test_of_many_directories_one_is_made_and_its_death_is_told(local_ray: None) 
         won = list(pool.map(lambda indexed: indexed[1].swap("claim", None, b"%d" % indexed[0]), enumerate(places)))
     assert won.count(True) == 1
     assert {place.read("claim") for place in places} == {b"%d" % won.index(True)}
-    ray.kill(ray.get_actor("object-store:new", namespace="rayvldd"))
+    kill_and_wait(ray.get_actor("object-store:new", namespace="rayvldd"))
     with refused("object-store://new/claim: its directory died.*makes what is missing"):
         places[0].read("claim")
     assert places[0].names() == []
+
+
+def kill_and_wait(actor: Any) -> None:
+    """Kill an actor; what it was asked before Ray got to it may still be answered."""
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            ray.get(actor.names.remote(), timeout=60)
 
 
 def wait_until_lost(reference: Any) -> None:

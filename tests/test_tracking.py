@@ -318,7 +318,9 @@ def test_mlflow_server_that_goes_away_for_a_while(
         assert not tracker._outbox.wait(0.5)
     tracker.end_trial("a", "finished", None, {})
     tracker.end_study("finished", {}, None)
-    assert [record.message.split(":")[0] for record in caplog.records] == [
+    # Ray and MLflow may say something of their own in the meantime.
+    told = [record.message for record in caplog.records if record.name.startswith("rayvldd")]
+    assert [message.split(":")[0] for message in told] == [
         f"the tracking server {tracker.uri} does not answer; what is to be written is kept meanwhile".split(":")[0]
     ]
     _, trials = mlflow_place(tmp_path).read()

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -228,7 +228,8 @@ class S3Place:
             for attempts_left in reversed(range(_ATTEMPTS)):
                 try:
                     answer = self._client().get_object(Bucket=self._bucket, Key=self._key(name), ChecksumMode="ENABLED")
-                    return answer["Body"].read(), answer["ETag"]
+                    with closing(answer["Body"]) as body:
+                        return body.read(), answer["ETag"]
                 except ClientError as error:
                     if _code(error) not in _MISSING:
                         raise
