@@ -144,8 +144,8 @@ class _Crew:
             number = self._waiting.popleft()
             actor: Any = self._idle.pop() if self._idle else self._hire()
             self._busy[actor.work.remote(self._jobs[number])] = (number, actor)
-        # Who has nothing to do gives up its share: an actor hired just before Ray noticed that a node is gone would wait
-        # for that share for ever.
+        # Who has nothing to do gives up its share: an actor hired just before Ray noticed that a node is gone would
+        # wait for that share for ever.
         for actor in self._idle:
             ray.kill(actor)
         self._idle = []

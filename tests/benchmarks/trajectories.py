@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py
 
 import torch
+from figures import Row, as_json, figures_parser, machine, measured, named, print_rows
 from trajectory_cases import (
     EPOCHS,
     REACHED,
@@ -40,7 +41,6 @@ from trajectory_cases import (
 from trajectory_loss import LOSS_CASES, loss_errors
 from trajectory_reading import ReadingJob, forget_pages, read_into_pages
 from trajectory_s3 import serve_s3, transfer_times
-from unroll_table import Row, machine, print_rows
 
 from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.folder import FolderPlace
@@ -260,40 +260,22 @@ def fleet_scaling(conditions: Conditions) -> Iterator[Row]:
     yield Row("fleet_scaling", what, found["scaling"], 1.8, at_least=True)
 
 
-FIGURES: dict[str, Callable[[Conditions], Iterator[Row]]] = {
-    figure.__name__: figure
-    for figure in (
-        segment_read_time,
-        segment_read_memory,
-        bytes_kept,
-        s3_efficiency,
-        first_segment_ms,
-        shared_memory_growth,
-        fleet_scaling,
-    )
-}
-
-
-def _figures(names: list[str], conditions: Conditions) -> Iterator[Row]:
-    for name in names:
-        yield from FIGURES[name](conditions)
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(FIGURES):
-        raise argparse.ArgumentTypeError(f"no figure is called {sorted(unknown)}; there are {', '.join(FIGURES)}")
-    return names
+FIGURES = named(
+    segment_read_time,
+    segment_read_memory,
+    bytes_kept,
+    s3_efficiency,
+    first_segment_ms,
+    shared_memory_growth,
+    fleet_scaling,
+)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_names, default=list(FIGURES), help="names of figures, with commas between")
+    parser = figures_parser(__doc__, FIGURES)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on a disk, for the files")
     parser.add_argument("--rounds", type=int, default=3, help="times that both sides of a ratio are timed")
     parser.add_argument("--s3-mib", type=int, default=1024, help="MiB of the expert that goes to S3 and back")
-    parser.add_argument("--tiny", action="store_true", help="on few numbers, to test the script")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     parser.add_argument("--serve-s3", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -332,10 +314,10 @@ def main() -> None:
     conditions = Conditions(arguments.folder, rounds, arguments.tiny, arguments.s3_mib)
     to = sys.stderr if arguments.json else sys.stdout
     print(f"{machine('cpu')}, load {_load()}", file=to)
-    rows = print_rows(_figures(arguments.only, conditions), to)
+    rows = print_rows(measured(FIGURES, arguments.only, conditions), to)
     print(f"load at the end {_load()}", file=to)
     if arguments.json:
-        print(json.dumps({"figures": {row.name: row.value for row in rows}}))
+        print(as_json(rows, "cpu"))
 
 
 if __name__ == "__main__":

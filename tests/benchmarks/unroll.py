@@ -11,7 +11,7 @@ one outer step in a process of its own, above model, synthetic set and segment. 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py has the full unroll that the tests compare with
 
+from figures import Row, as_json, figures_parser, measured, named, print_rows
 from unroll_cases import FAMILIES, SIZES, Size, build_case, forget, full_unroll, outer_step, relative_error
 from unroll_gpu import FULL_SIZE, TINY, gpu_report
 from unroll_measuring import MemoryJob, Run, fastest
-from unroll_table import Row, as_json, print_rows
 
 MODELS = {"vit_lora": "ViT-tiny LoRA", "resnet18": "ResNet18-GN"}
 STEPS_TIMED = 8
@@ -164,43 +164,25 @@ def gradient_error_tesla(conditions: Conditions) -> Iterator[Row]:
     yield Row("gradient_error_tesla", "the largest of these", max(errors))
 
 
-FIGURES: dict[str, Callable[[Conditions], Iterator[Row]]] = {
-    figure.__name__: figure
-    for figure in (
-        gradient_error,
-        gradient_error_tesla,
-        memory_growth_vit_lora,
-        memory_growth_resnet18,
-        memory_growth_pairs,
-        heads_only_growth,
-        time_in_memory,
-        time_reverse_sweep,
-    )
-}
-
-
-def _figures(names: list[str], conditions: Conditions) -> Iterator[Row]:
-    for name in names:
-        yield from FIGURES[name](conditions)
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(FIGURES):
-        raise argparse.ArgumentTypeError(f"no figure is called {sorted(unknown)}; there are {', '.join(FIGURES)}")
-    return names
+FIGURES = named(
+    gradient_error,
+    gradient_error_tesla,
+    memory_growth_vit_lora,
+    memory_growth_resnet18,
+    memory_growth_pairs,
+    heads_only_growth,
+    time_in_memory,
+    time_reverse_sweep,
+)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_names, default=list(FIGURES), help="names of figures, with commas between")
+    parser = figures_parser(__doc__, FIGURES)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="times each run is timed")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--gpu-report", action="store_true", help="in place of the figures, under 10 minutes on a GPU")
-    parser.add_argument("--tiny", action="store_true", help="the report and the error on few weights, to test them")
-    parser.add_argument("--json", action="store_true", help="one JSON object; the table goes to standard error")
     parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -216,10 +198,10 @@ def main() -> None:
     device = found if arguments.device == "auto" else arguments.device
     conditions = Conditions(device, arguments.compile, arguments.rounds, arguments.tiny)
     if arguments.gpu_report:
-        measured = gpu_report(TINY if arguments.tiny else FULL_SIZE, device, arguments.compile)
+        rows_measured = gpu_report(TINY if arguments.tiny else FULL_SIZE, device, arguments.compile)
     else:
-        measured = _figures(arguments.only, conditions)
-    rows = print_rows(measured, sys.stderr if arguments.json else sys.stdout)
+        rows_measured = measured(FIGURES, arguments.only, conditions)
+    rows = print_rows(rows_measured, sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(as_json(rows, device))
 

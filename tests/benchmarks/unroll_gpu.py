@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from figures import Row
 from unroll_cases import SIZES, Case, build_case, forget, full_unroll, outer_step
 from unroll_measuring import Run, peak_bytes, seconds
-from unroll_table import Row
 
 BUDGET_GB = 80.0
 

@@ -1,14 +1,17 @@
-"""What the benchmark prints: a table for people, one object for programs."""
+"""What the benchmarks share: figures to choose from, a table for people, one object for programs."""
 
+import argparse
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
+
+Conditions = TypeVar("Conditions")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,35 @@ class Row:
         if self.to_reach is None or self.value is None:
             return None if self.to_reach is None else False
         return self.value >= self.to_reach if self.at_least else self.value <= self.to_reach
+
+
+def named(*figures: Callable[[Conditions], Iterator[Row]]) -> dict[str, Callable[[Conditions], Iterator[Row]]]:
+    """Figures by the names of their functions, which are those of the command line."""
+    return {figure.__name__: figure for figure in figures}
+
+
+def measured(
+    figures: Mapping[str, Callable[[Conditions], Iterator[Row]]], names: Iterable[str], conditions: Conditions
+) -> Iterator[Row]:
+    """The rows of the figures that were asked for, one after the other."""
+    for name in names:
+        yield from figures[name](conditions)
+
+
+def figures_parser(description: str | None, names: Iterable[str]) -> argparse.ArgumentParser:
+    """A command line with the options of every benchmark: which figures, a tiny run, JSON."""
+    known = list(names)
+
+    def chosen(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - set(known):
+            raise argparse.ArgumentTypeError(f"no figure is called {sorted(unknown)}; there are {', '.join(known)}")
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=chosen, default=known, help="names of figures, with commas between")
+    parser.add_argument("--tiny", action="store_true", help="on few numbers, to test the script")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; the table goes to standard error")
+    return parser
 
 
 def print_rows(rows: Iterable[Row], to: TextIO) -> list[Row]:
