@@ -42,6 +42,22 @@ TINY_STUDY = {
 """The smallest study that runs every part, in seconds on one core."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup``: one process starts the one Ray and runs all tests on it, the other the rest.
+
+    A module stays on one process, which makes its fixtures once. The modules with Ray take longest and come first.
+    """
+
+    def on_ray(item: pytest.Item) -> bool:
+        place = item.callspec.params.get("place") if hasattr(item, "callspec") else None
+        return place == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
+
+    modules = {item.path for item in items if on_ray(item)}
+    items.sort(key=lambda item: item.path not in modules)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in modules else item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def no_tracking_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands log to plain files unless a test says otherwise: a database of MLflow takes seconds to make."""
