@@ -22,9 +22,10 @@ from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
-from rayvldd.experts.training import full_data_recall, train_expert
+from rayvldd.experts.training import train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.fleet.crew import Share, run_jobs
 from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
@@ -161,7 +162,7 @@ def test_students_are_those_that_one_process_trains(
     recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
     assert recalls == [
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [0]),
-        full_data_recall(tiny_problem, "test", 5),
+        score(tiny_problem, train_on_all(tiny_problem, tiny_study.evaluation.full_data_epochs, 5), tiny_problem.test),
         *evaluate_pairs(tiny_problem, others, tiny_problem.test, [0]),
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [1]),
     ]

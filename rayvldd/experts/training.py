@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from rayvldd.errors import DivergedError
-from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
@@ -117,12 +116,6 @@ def train_on_all(problem: Problem, epochs: int, seed: int) -> Parameters:
     for _ in range(epochs):
         parameters, _ = _train_epoch(problem, parameters, generator)
     return parameters
-
-
-def full_data_recall(problem: Problem, split: str, seed: int) -> RetrievalMetrics:
-    """Recall of a model trained on all real pairs."""
-    epochs = problem.study.evaluation.full_data_epochs
-    return score(problem, train_on_all(problem, epochs, seed), getattr(problem, split))
 
 
 def _train_epoch(problem: Problem, parameters: Parameters, generator: np.random.Generator) -> tuple[Parameters, float]:
