@@ -1,11 +1,16 @@
 """``rayvldd check``: everything that can be told before any work."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, show_settings, store_option
+
+if TYPE_CHECKING:
+    from rayvldd.clusters.checking import ClusterReport
+    from rayvldd.config.study import Study
 
 
 @click.command(
@@ -14,17 +19,48 @@ from rayvldd.cli.preparation import checked_study, show_settings, store_option, 
     examples=[
         "rayvldd check search_spaces/quickstart.yaml",
         "rayvldd check search_spaces/quickstart.yaml --set distillation.num_pairs=100 --json",
+        "rayvldd check --cluster clusters/aws_gpu.yaml",
+        "rayvldd check search_spaces/quickstart.yaml --cluster clusters/kuberay.yaml --json",
     ],
 )
-@study_argument
+@click.argument("study_file", metavar="[STUDY]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check a cluster file: against Ray's schema, for what it opens and whom it lets in, and what it costs.",
+)
 @store_option
-@click.pass_obj
-def command(invocation: Invocation, study_file: Path, store_uri: str | None) -> None:
-    """Check STUDY, its data, its models and the workspace, and print what a sweep would do.
+@click.pass_context
+def command(context: click.Context, study_file: Path | None, cluster_file: Path | None, store_uri: str | None) -> None:
+    """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
-    Nothing is trained and nothing is cached; `--dry-run` only adds the resolved settings. All faults are told at
-    once, each with file, key, value and what is allowed.
+    Nothing is trained, nothing is cached and no cloud is asked; `--dry-run` only adds the resolved settings. All faults
+    are told at once, each with file, key, value and what is allowed.
+
+    With a file of Kubernetes manifests and a STUDY, `--json` has a RayJob that runs it, for `kubectl create -f -`.
     """
+    invocation: Invocation = context.obj
+    if study_file is None and cluster_file is None:
+        raise click.UsageError("Nothing to check: give a STUDY, or --cluster FILE, or both.", context)
+    report = _checked_cluster(invocation, cluster_file) if cluster_file else None
+    found: dict[str, Any] = {"cluster": report.as_object()} if report else {}
+    if study_file is None:
+        assert report is not None
+        invocation.say(f"No faults. Next: {report.next_command}")
+        invocation.finish(report.as_object())
+        return
+    study, planned = _checked_plan(invocation, study_file, store_uri)
+    if report and report.file.kind == "kubernetes":
+        from rayvldd.clusters.ray_job import render_ray_job
+
+        found["ray_job"] = render_ray_job(report.file, study)
+    invocation.say(f"No faults. Next: {report.next_command if report else f'rayvldd sweep {study_file}'}")
+    invocation.finish({**planned, **found})
+
+
+def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | None) -> tuple["Study", dict[str, Any]]:
     study, workspace = checked_study(invocation, study_file)
 
     from rayvldd.search.plan import describe_plan, plan
@@ -34,5 +70,21 @@ def command(invocation: Invocation, study_file: Path, store_uri: str | None) -> 
     if invocation.dry_run:
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))
-    invocation.say(f"No faults. Next: rayvldd sweep {study_file}")
-    invocation.finish(planned)
+    return study, dict(planned)
+
+
+def _checked_cluster(invocation: Invocation, file: Path) -> "ClusterReport":
+    from rayvldd.clusters.checking import check_cluster
+    from rayvldd.clusters.description import describe_cost, node_table
+
+    report = check_cluster(file)
+    invocation.say(f"{file}: {report.provider}")
+    if report.groups:
+        invocation.show(node_table(report.groups))
+    versions = report.versions
+    invocation.say(f"versions  Ray {versions.ray}, Python {versions.python_minor}, rayvldd {versions.rayvldd}")
+    for line in describe_cost(report):
+        invocation.say(f"cost      {line}")
+    for edit in report.unedited:
+        invocation.say(f"to edit   line {edit.line}: {edit.placeholder} in {edit.text}")
+    return report

@@ -1,0 +1,133 @@
+"""What the CloudFormation template of an account may open and allow: ssh from one address, one prefix of a bucket."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+from rayvldd.clusters.cluster_file import ClusterFile
+from rayvldd.errors import Fault
+
+_WIDE = ("0.0.0.0/0", "::/0", "10.0.0.0/8")
+_NAMES = {
+    "AWS::EC2::LaunchTemplate": "LaunchTemplateName",
+    "AWS::IAM::InstanceProfile": "InstanceProfileName",
+}
+
+
+def account_faults(template: ClusterFile) -> list[Fault]:
+    """What in a template opens more than ssh to one address, or allows more than one prefix of a bucket."""
+    resources = template.config["Resources"]
+    faults = []
+    for name, resource in resources.items():
+        where = f"{template.path}: Resources.{name}"
+        kind, properties = resource.get("Type"), resource.get("Properties", {})
+        if kind == "AWS::EC2::SecurityGroup":
+            for rule in properties.get("SecurityGroupIngress", []):
+                faults += _ingress_faults(rule, template, where)
+        elif kind == "AWS::EC2::SecurityGroupIngress":
+            faults += _ingress_faults(properties, template, where)
+        elif kind == "AWS::IAM::AccessKey":
+            faults.append(Fault(where, "makes a key", "roles and instance profiles"))
+        elif kind == "AWS::EC2::Volume" and (resource.get("DeletionPolicy") != "Retain" or not properties["Encrypted"]):
+            faults.append(
+                Fault(where, "would be lost with the stack, or lie open", "DeletionPolicy: Retain, Encrypted")
+            )
+        elif kind == "AWS::EC2::LaunchTemplate":
+            faults += _launch_faults(properties, where)
+        if kind in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"):
+            faults += _policy_faults(properties, where)
+    return faults
+
+
+def names_of(template: ClusterFile, kind: str) -> set[str]:
+    """The names that a template gives to its resources of one kind."""
+    resources = template.config["Resources"].values()
+    return {resource["Properties"][_NAMES[kind]] for resource in resources if resource["Type"] == kind}
+
+
+def _launch_faults(properties: dict[str, Any], where: str) -> list[Fault]:
+    data = properties.get("LaunchTemplateData", {})
+    faults = []
+    if not data.get("SecurityGroupIds"):
+        faults.append(Fault(where, "carries no security group; Ray would make an open one", "SecurityGroupIds: […]"))
+    if "MetadataOptions" in data:
+        # Ray copies what AWS answers into its own request, and AWS answers with a key that it does not take.
+        faults.append(Fault(where, "has MetadataOptions, with which Ray 2.60 cannot launch", "them in the node_config"))
+    return faults
+
+
+def _ingress_faults(rule: dict[str, Any], template: ClusterFile, where: str) -> list[Fault]:
+    if "SourceSecurityGroupId" in rule:
+        return []  # from node to node
+    faults = []
+    if (rule.get("FromPort"), rule.get("ToPort"), rule.get("IpProtocol")) != (22, 22, "tcp"):
+        ports = f"{rule.get('IpProtocol')} {rule.get('FromPort')} to {rule.get('ToPort')}"
+        faults.append(Fault(where, f"opens {ports}", "port 22 alone; the rest goes through ssh"))
+    for key in ("CidrIp", "CidrIpv6"):
+        if key in rule and not _is_one_address(rule[key], template.config.get("Parameters", {})):
+            faults.append(
+                Fault(where, f"opens ssh to {rule[key]}", "one address: A.B.C.D/32, or a parameter that must be")
+            )
+    return faults
+
+
+def _is_one_address(cidr: Any, parameters: dict[str, Any]) -> bool:
+    """Whether an address range holds one address: as it stands, or by the pattern of the parameter that fills it."""
+    if isinstance(cidr, dict) and cidr.get("Ref") in parameters:
+        parameter = parameters[cidr["Ref"]]
+        pattern = parameter.get("AllowedPattern")
+        if not pattern or any(re.fullmatch(pattern, wide) for wide in _WIDE):
+            return False
+        return "Default" not in parameter or _is_one_address(parameter["Default"], {})
+    try:
+        return ip_network(str(cidr), strict=False).num_addresses == 1
+    except ValueError:
+        return False
+
+
+def _policy_faults(properties: dict[str, Any], where: str) -> list[Fault]:
+    faults = [
+        Fault(where, f"has all rights of {arn}", "statements of its own")
+        for arn in properties.get("ManagedPolicyArns", [])
+    ]
+    for document in _documents(properties):
+        for statement in document.get("Statement", []):
+            if statement.get("Effect") == "Allow" and not _is_limited(statement):
+                actions = ", ".join(_listed(statement.get("Action")))
+                faults.append(
+                    Fault(
+                        where, f"allows {actions} on {statement.get('Resource')}", "S3 below one prefix of one bucket"
+                    )
+                )
+    return faults
+
+
+def _documents(properties: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for policy in properties.get("Policies", []):
+        yield policy["PolicyDocument"]
+    if "PolicyDocument" in properties:
+        yield properties["PolicyDocument"]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_limited(statement: dict[str, Any]) -> bool:
+    """Whether a statement leaves S3 alone, or names objects below a prefix, or lists a bucket below a prefix."""
+    actions = [str(action).lower() for action in _listed(statement.get("Action"))]
+    if "*" in actions or "NotAction" in statement:
+        return False
+    if not any(action.startswith("s3:") for action in actions):
+        return True
+    if actions == ["s3:listbucket"]:
+        wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+        return bool(wanted) and "*" not in _listed(wanted)
+    return all(_is_below_a_prefix(resource) for resource in _listed(statement.get("Resource")))
+
+
+def _is_below_a_prefix(resource: Any) -> bool:
+    arn = resource.get("Fn::Sub", "") if isinstance(resource, dict) else str(resource)
+    bucket, _, key = str(arn).rpartition(":::")[2].partition("/")
+    return bool(bucket) and "*" not in bucket and key.endswith("/*") and key != "/*"

@@ -1,0 +1,81 @@
+"""What a file for `ray up` on AWS must say to be safe, given what Ray 2.60 does where it says nothing.
+
+Left alone, ray/autoscaler/_private/aws/config.py makes a security group whose port 22 is open to 0.0.0.0/0 (whatever
+`provider.security_group` adds), and an instance profile with full rights to all of EC2 and S3. So the files take both
+from a CloudFormation template: its launch template carries the security group, and Ray looks that up before it makes
+anything, so that `ray up` without the stack fails instead of opening a port.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rayvldd.clusters.account_rules import account_faults, names_of
+from rayvldd.clusters.cluster_file import read_cluster_file
+from rayvldd.errors import Fault
+
+ACCOUNT = "account"
+"""Key of `metadata`: the file that prepares the account, beside the cluster file."""
+
+
+def aws_faults(config: dict[str, Any], path: Path) -> list[Fault]:
+    """What would open a port or give away rights, in the file and in the template of the account that it names."""
+    faults = []
+    if "security_group" in config["provider"]:
+        faults.append(
+            Fault(
+                f"{path}: provider.security_group",
+                "Ray opens ssh of the groups that it makes to 0.0.0.0/0, whatever is added here",
+                "a LaunchTemplate in every node_config, which carries the group",
+            )
+        )
+    for name, node_type in config["available_node_types"].items():
+        faults += _node_faults(node_type["node_config"], f"{path}: available_node_types.{name}.node_config")
+    return faults + _faults_of_account(config, path)
+
+
+def _node_faults(node: dict[str, Any], where: str) -> list[Fault]:
+    faults = []
+    if not any(key in node for key in ("LaunchTemplate", "SecurityGroupIds", "NetworkInterfaces")):
+        faults.append(
+            Fault(
+                where,
+                "names no security group; the one that Ray would make opens ssh to 0.0.0.0/0",
+                "LaunchTemplate: {LaunchTemplateName: …}, or SecurityGroupIds",
+            )
+        )
+    if not any(node.get("IamInstanceProfile", {}).get(key) for key in ("Name", "Arn")):
+        faults.append(
+            Fault(
+                f"{where}.IamInstanceProfile",
+                "missing; the profile that Ray makes for a head has full rights to S3, and a worker has none",
+                "{Name: …} of a profile that is limited to one prefix of a bucket",
+            )
+        )
+    if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
+        got = "missing; a request that something on the node is talked into fetches the role's keys"
+        faults.append(Fault(f"{where}.MetadataOptions", got, "{HttpTokens: required}"))
+    return faults
+
+
+def _faults_of_account(config: dict[str, Any], path: Path) -> list[Fault]:
+    """The faults of the template, and the names that the cluster file expects of it in vain."""
+    nodes = {name: node_type["node_config"] for name, node_type in config["available_node_types"].items()}
+    if not any("LaunchTemplateName" in node.get("LaunchTemplate", {}) for node in nodes.values()):
+        return []  # the security group is named by its id: what it opens, only AWS knows
+    named = (config.get("metadata") or {}).get(ACCOUNT)
+    if not named or not (path.parent / str(named)).is_file():
+        got = f"there is no {path.parent / str(named)}" if named else "missing"
+        return [Fault(f"{path}: metadata.{ACCOUNT}", got, "the CloudFormation template that makes the launch template")]
+    template = read_cluster_file(path.parent / str(named))
+    faults = account_faults(template)
+    for key, kind, name_key in (
+        ("LaunchTemplate", "AWS::EC2::LaunchTemplate", "LaunchTemplateName"),
+        ("IamInstanceProfile", "AWS::IAM::InstanceProfile", "Name"),
+    ):
+        made = names_of(template, kind)
+        for node_type, node in nodes.items():
+            wanted = node.get(key, {}).get(name_key)
+            if wanted and wanted not in made:
+                where = f"{path}: available_node_types.{node_type}.node_config.{key}"
+                faults.append(Fault(where, f"{template.path.name} makes no {wanted!r}", ", ".join(sorted(made))))
+    return faults

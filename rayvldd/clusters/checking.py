@@ -1,0 +1,129 @@
+"""Hold a cluster file to Ray's schema and to our rules, and say what it is."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rayvldd.clusters.account_rules import account_faults
+from rayvldd.clusters.aws_rules import aws_faults
+from rayvldd.clusters.cluster_file import ClusterFile, Edit, read_cluster_file
+from rayvldd.clusters.gcp_rules import gcp_faults
+from rayvldd.clusters.kubernetes_rules import kubernetes_faults
+from rayvldd.clusters.nodes import NodeGroup, Prices, node_groups, prices_of, usd_per_hour
+from rayvldd.clusters.ray_rules import (
+    TOKEN,
+    key_faults,
+    loopback_faults,
+    mount_faults,
+    token_faults,
+    version_faults,
+)
+from rayvldd.clusters.ray_schema import consistency_faults, schema_faults, with_defaults
+from rayvldd.clusters.versions import Versions
+from rayvldd.errors import ConfigError, Fault
+
+PROVIDERS = ("local", "aws", "gcp")
+"""The providers whose files are understood; what Ray does for others was not looked at."""
+
+_START = {
+    "ray": "RAY_AUTH_MODE=token ray up -y {file}",
+    "kubernetes": "kubectl apply -f {file}",
+    "cloudformation": "the line `aws cloudformation deploy …` at the top of {file}",
+}
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """A cluster file without faults."""
+
+    file: ClusterFile
+    provider: str
+    groups: list[NodeGroup]
+    prices: Prices
+    versions: Versions
+    has_token: bool
+    """Whether the user's machine has a token already; ``ray get-auth-token --generate`` makes it."""
+
+    @property
+    def unedited(self) -> list[Edit]:
+        """The marked values that nobody has filled in."""
+        return self.file.unedited
+
+    @property
+    def usd_per_hour(self) -> tuple[float, float] | None:
+        """Least and most an hour at on-demand prices."""
+        return usd_per_hour(self.groups)
+
+    @property
+    def next_command(self) -> str:
+        """What to run after this."""
+        if self.unedited:
+            return f"edit {self.file.path}, then: rayvldd check --cluster {self.file.path}"
+        start = _START[self.file.kind].format(file=self.file.path)
+        if self.file.kind == "ray" and not self.has_token:
+            return f"ray get-auth-token --generate > /dev/null && {start}"
+        return start
+
+    def as_object(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        usd = self.usd_per_hour
+        return {
+            "file": str(self.file.path),
+            "provider": self.provider,
+            "versions": asdict(self.versions),
+            "nodes": [asdict(group) for group in self.groups],
+            "usd_per_hour": None if usd is None else {"least": usd[0], "most": usd[1]},
+            "prices": {"what": self.prices.what, "source": self.prices.source, "lookup": self.prices.lookup},
+            "unedited": [asdict(edit) for edit in self.unedited],
+            "next_command": self.next_command,
+        }
+
+
+def check_cluster(path: str | Path) -> ClusterReport:
+    """Read a cluster file and check all of it; nothing is started and no cloud is asked.
+
+    Raises:
+        ConfigError: listing every fault of the file, and of the file of the account that it names.
+    """
+    file, driver = read_cluster_file(path), Versions.of_driver()
+    config: dict[str, Any] = {}
+    if file.kind == "ray":
+        config, faults = _checked_by_ray(file)
+        faults += _faults_by_rule(file, config or file.config, driver) if not faults else []
+        provider = str(file.config["provider"]["type"])
+    else:
+        faults = kubernetes_faults(file, driver) if file.kind == "kubernetes" else account_faults(file)
+        provider = file.kind
+    if faults:
+        raise ConfigError(faults, next_command=f"mend the file, then: rayvldd check --cluster {file.path}")
+    groups = [] if file.kind == "cloudformation" else node_groups(file, config)
+    has_token = Path(TOKEN).expanduser().is_file()
+    return ClusterReport(file, provider, groups, prices_of(file), driver, has_token)
+
+
+def _checked_by_ray(file: ClusterFile) -> tuple[dict[str, Any], list[Fault]]:
+    """The file with Ray's defaults, and what Ray would refuse."""
+    provider = file.config["provider"].get("type")
+    if provider not in PROVIDERS:
+        return {}, [Fault(f"{file.path}: provider.type", f"got {provider!r}", ", ".join(PROVIDERS))]
+    name = str(file.path)
+    faults = schema_faults(file.config, name)
+    if faults:
+        return {}, faults
+    try:
+        config = with_defaults(file.config)
+    except (Exception, SystemExit) as error:  # Ray raises all kinds, and aborts as a command would
+        return {}, [Fault(name, f"Ray cannot use it: {error or type(error).__name__}")]
+    return config, schema_faults(config, name) or consistency_faults(config, name)
+
+
+def _faults_by_rule(file: ClusterFile, config: dict[str, Any], driver: Versions) -> list[Fault]:
+    """Everything that our rules have against a file that Ray would take."""
+    name = str(file.path)
+    faults = token_faults(config, name) + loopback_faults(config, name) + key_faults(config, file.text, name)
+    faults += version_faults(config, name, driver) + mount_faults(config, name)
+    if config["provider"]["type"] == "aws":
+        faults += aws_faults(config, file.path)
+    if config["provider"]["type"] == "gcp":
+        faults += gcp_faults(config, file.path)
+    return faults

@@ -1,0 +1,107 @@
+"""Read a file of `clusters/`: Ray's own YAML, manifests for KubeRay, or the CloudFormation template of an account."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rayvldd.errors import ConfigError, Fault, did_you_mean
+
+Kind = Literal["ray", "kubernetes", "cloudformation"]
+
+EDIT = "# EDIT"
+"""Marks a line with a value that is the user's to set."""
+
+_PLACEHOLDER = re.compile(r"YOUR-[A-Z0-9-]+|\b192\.0\.2\.\d+\b")
+"""What stands where nobody can know the value; 192.0.2.0/24 is the network that is nobody's (RFC 5737)."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A line that is marked for the user to edit, and what still stands there."""
+
+    line: int
+    text: str
+    placeholder: str
+    """``YOUR-…`` or an address that is nobody's; empty where the value works as it is, or was filled in."""
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A cluster file as it was read, nothing filled in."""
+
+    path: Path
+    kind: Kind
+    text: str
+    documents: list[dict[str, Any]]
+    """One mapping for each YAML document: one for Ray, several manifests for Kubernetes."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The first document; the whole of a file for Ray."""
+        return self.documents[0]
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The lines marked ``# EDIT``, in the order of the file."""
+        found = []
+        for number, line in enumerate(self.text.splitlines(), 1):
+            content, mark, _ = line.partition(EDIT)
+            if mark and content.strip():
+                placeholder = _PLACEHOLDER.search(content)
+                found.append(Edit(number, content.strip(), placeholder.group() if placeholder else ""))
+        return found
+
+    @property
+    def unedited(self) -> list[Edit]:
+        """The edits whose placeholder is still there."""
+        return [edit for edit in self.edits if edit.placeholder]
+
+
+def read_cluster_file(path: str | Path) -> ClusterFile:
+    """Read a cluster file and see what kind it is.
+
+    Raises:
+        ConfigError: when there is no such file, it is not YAML, or it is none of the three kinds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(str(found) for found in Path("clusters").glob("*.yaml"))
+        hint = did_you_mean(str(path), known)
+        allowed = ", ".join(known) or "the path of a YAML file"
+        raise ConfigError(
+            [Fault(str(path), f"no such cluster file{hint}", allowed)],
+            next_command=f"rayvldd check --cluster {known[0] if known else 'FILE'}",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError([Fault(f"{path}{line}", f"not readable as YAML: {error.problem}")]) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError([Fault(str(path), f"not readable as YAML: {error}")]) from None
+    return ClusterFile(path, _kind_of(path, documents), text, documents)
+
+
+def _kind_of(path: Path, documents: list[Any]) -> Kind:
+    if documents and all(isinstance(document, dict) for document in documents):
+        if all("apiVersion" in document and "kind" in document for document in documents):
+            return "kubernetes"
+        if len(documents) == 1 and isinstance(documents[0].get("provider"), dict):
+            return "ray"
+        if len(documents) == 1 and "Resources" in documents[0]:
+            return "cloudformation"
+    raise ConfigError(
+        [
+            Fault(
+                str(path),
+                "is no cluster file",
+                "a file for `ray up` (it has a key `provider`), Kubernetes manifests (each with `apiVersion` and "
+                "`kind`), or a CloudFormation template (it has `Resources`)",
+            )
+        ],
+        next_command="rayvldd check --cluster clusters/aws_gpu.yaml, for one that is",
+    )

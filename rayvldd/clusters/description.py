@@ -1,0 +1,43 @@
+"""A cluster report in words: its nodes as a table, its cost in a line or two."""
+
+from typing import TYPE_CHECKING
+
+from rayvldd.clusters.checking import ClusterReport
+from rayvldd.clusters.nodes import NodeGroup
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def node_table(groups: list[NodeGroup]) -> "Table":
+    """One row for each group of nodes."""
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("nodes", "machine", "how many", "each has", "on-demand USD/h"):
+        table.add_column(heading)
+    for group in groups:
+        count = str(group.most) if group.fewest == group.most else f"{group.fewest} to {group.most}"
+        resources = ", ".join(f"{name} {amount}" for name, amount in group.resources.items())
+        price = "" if group.usd_per_hour is None else f"{group.usd_per_hour:g}"
+        name = f"{group.name} (spot)" if group.is_spot else group.name
+        table.add_row(name, group.machine, count, resources or "what Ray finds", price)
+    return table
+
+
+def describe_cost(report: ClusterReport) -> list[str]:
+    """What the nodes cost an hour, or how to find out."""
+    if report.provider == "local":
+        return ["nothing of a provider: these machines are there anyway"]
+    if report.provider == "cloudformation":
+        return ["the volume alone, by the gigabyte and month: https://aws.amazon.com/ebs/pricing"]
+    if report.provider == "kubernetes":
+        return ["that of the Kubernetes nodes these pods run on: see their provider"]
+    usd, prices = report.usd_per_hour, report.prices
+    if usd is None:
+        missing = ", ".join(sorted({group.machine for group in report.groups if group.usd_per_hour is None}))
+        return [f"not known: no price of {missing} in metadata.prices of the file; look up: {prices.lookup}"]
+    lines = [f"{usd[0]:.2f} USD an hour with no worker, {usd[1]:.2f} with all ({prices.what}; {prices.source})"]
+    if any(group.is_spot for group in report.groups):
+        lines.append(f"spot is cheaper and changes; today's: {prices.lookup}")
+    return lines

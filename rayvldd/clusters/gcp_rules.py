@@ -1,0 +1,79 @@
+"""What a file for `ray up` on Google Cloud must say to be safe, given what Ray 2.60 does where it says nothing.
+
+Left alone, ray/autoscaler/_private/gcp/config.py takes the project's first subnet, in a new project that of the default
+network with ssh open to 0.0.0.0/0, and runs the head as an account that may write every bucket of the project.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rayvldd.clusters.aws_rules import ACCOUNT
+from rayvldd.errors import Fault
+
+_WIDE_SCOPES = ("cloud-platform", "devstorage.full_control", "devstorage.read_write")
+
+
+def gcp_faults(config: dict[str, Any], path: Path) -> list[Fault]:
+    """What would open a port or give away rights, in the file and in the script that prepares the project."""
+    faults = []
+    for name, node_type in config["available_node_types"].items():
+        where = f"{path}: available_node_types.{name}.node_config"
+        node = node_type["node_config"]
+        faults += _network_faults(node, where)
+        faults += _rights_faults(node, where, is_head=name == config["head_node_type"])
+    named = (config.get("metadata") or {}).get(ACCOUNT)
+    if not named or not (path.parent / str(named)).is_file():
+        got = f"there is no {path.parent / str(named)}" if named else "missing"
+        return [
+            *faults,
+            Fault(f"{path}: metadata.{ACCOUNT}", got, "the script that makes the network and its firewall"),
+        ]
+    return faults + firewall_faults(path.parent / str(named))
+
+
+def _network_faults(node: dict[str, Any], where: str) -> list[Fault]:
+    allowed = "networkInterfaces with a subnetwork whose firewall opens ssh to one address"
+    interfaces = node.get("networkInterfaces")
+    if not interfaces:
+        return [Fault(where, "names no network; Ray would take the first, which opens ssh to 0.0.0.0/0", allowed)]
+    return [
+        Fault(f"{where}.networkInterfaces", "is the default network, which opens ssh to 0.0.0.0/0", allowed)
+        for interface in interfaces
+        if str(interface.get("subnetwork", interface.get("network", "default"))).endswith("/default")
+        or not (interface.get("subnetwork") or interface.get("network"))
+    ]
+
+
+def _rights_faults(node: dict[str, Any], where: str, *, is_head: bool) -> list[Fault]:
+    accounts = node.get("serviceAccounts")
+    if is_head and not accounts:
+        got = "missing; Ray would run the head as an account that may write every bucket of the project"
+        return [Fault(f"{where}.serviceAccounts", got, "one account with the scope compute")]
+    return [
+        Fault(f"{where}.serviceAccounts", f"has the scope {scope}", "scopes without storage: compute")
+        for account in accounts or []
+        for scope in account.get("scopes", [])
+        if str(scope).endswith(_WIDE_SCOPES)
+    ]
+
+
+def firewall_faults(script: Path) -> list[Fault]:
+    """Firewall rules of a script that open more than ssh, or ssh to more than the address that it is given."""
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    rules = [line for line in text.splitlines() if "firewall-rules create" in line]
+    if not rules:
+        return [Fault(str(script), "makes no firewall rule", "gcloud compute firewall-rules create …")]
+    faults = []
+    for rule in rules:
+        options = dict(re.findall(r"^--([\w-]+)=(.*)$", "\n".join(shlex.split(rule, comments=True)), re.MULTILINE))
+        name = shlex.split(rule)[4]
+        if "source-tags" in options:
+            continue  # from node to node
+        if options.get("allow") != "tcp:22":
+            faults.append(Fault(f"{script}: {name}", f"opens {options.get('allow')}", "tcp:22 alone"))
+        if not re.fullmatch(r"\$\{?\w+\}?/32", options.get("source-ranges", "0.0.0.0/0")):
+            ranges = options.get("source-ranges", "0.0.0.0/0")
+            faults.append(Fault(f"{script}: {name}", f"opens ssh to {ranges}", "the address that is given, /32"))
+    return faults

@@ -1,0 +1,103 @@
+"""The fields of RayCluster and RayJob that KubeRay knows; Kubernetes itself drops what it does not know, or refuses it.
+
+Names and what is required after the types of KubeRay 1.7, ray.io/v1 (docs.ray.io, "KubeRay CRD API reference"). Pods
+and other resources of Kubernetes' own are looked at by `kubectl apply --dry-run=server`, not here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayvldd.errors import Fault, did_you_mean
+
+
+@dataclass(frozen=True)
+class _Type:
+    """The fields of one type."""
+
+    fields: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    inner: dict[str, str] = field(default_factory=dict)
+    """The types of the fields that are looked into; lists are looked into entry by entry."""
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The values that a field may have, where there are few."""
+
+
+_OBJECT = ("apiVersion", "kind", "metadata", "spec", "status")
+_GROUP = ("labels", "rayStartParams", "resources", "template")
+
+TYPES = {
+    "RayCluster": _Type(_OBJECT, ("metadata", "spec"), {"spec": "RayClusterSpec"}, {"apiVersion": ("ray.io/v1",)}),
+    "RayJob": _Type(_OBJECT, ("metadata", "spec"), {"spec": "RayJobSpec"}, {"apiVersion": ("ray.io/v1",)}),
+    "RayClusterSpec": _Type(
+        (
+            *("authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions"),
+            *("headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy", "networkPolicy"),
+            *("rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs"),
+        ),
+        ("headGroupSpec",),
+        {
+            "authOptions": "AuthOptions",
+            "autoscalerOptions": "AutoscalerOptions",
+            "headGroupSpec": "HeadGroupSpec",
+            "workerGroupSpecs": "WorkerGroupSpec",
+        },
+    ),
+    "AuthOptions": _Type(("enableK8sTokenAuth", "mode", "secretName"), values={"mode": ("disabled", "token")}),
+    "AutoscalerOptions": _Type(
+        (
+            *("args", "command", "env", "envFrom", "idleTimeoutSeconds", "image", "imagePullPolicy", "resources"),
+            *("securityContext", "upscalingMode", "version", "volumeMounts"),
+        ),
+        values={"upscalingMode": ("Default", "Aggressive", "Conservative"), "version": ("v1", "v2")},
+    ),
+    "HeadGroupSpec": _Type((*_GROUP, "enableIngress", "headService", "ingressOptions", "serviceType"), ("template",)),
+    "WorkerGroupSpec": _Type(
+        (
+            *_GROUP,
+            *("groupName", "idleTimeoutSeconds", "maxReplicas", "minReplicas", "numOfHosts", "priority"),
+            *("replicas", "scaleStrategy", "suspend"),
+        ),
+        ("groupName", "maxReplicas", "minReplicas", "template"),
+    ),
+    "RayJobSpec": _Type(
+        (
+            *("activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint"),
+            *("entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata"),
+            *("rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "submissionMode", "submitterConfig"),
+            *("submitterPodTemplate", "suspend", "ttlSecondsAfterFinished"),
+        ),
+        ("entrypoint",),
+        {"rayClusterSpec": "RayClusterSpec"},
+        {"submissionMode": ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")},
+    ),
+}
+
+
+def field_faults(value: Any, kind: str, where: str) -> Iterator[Fault]:
+    """Yield what is unknown, missing or of another form than KubeRay wants it.
+
+    Args:
+        value: A manifest, or a part of one.
+        kind: Its type, a key of ``TYPES``.
+        where: Its place, for the faults.
+    """
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from field_faults(entry, kind, f"{where}.{number}")
+        return
+    if not isinstance(value, dict):
+        yield Fault(where, f"got {value!r}", f"a mapping, {kind} of KubeRay")
+        return
+    known = TYPES[kind]
+    for name in sorted(map(str, value.keys() - set(known.fields))):
+        yield Fault(where, f"unknown field {name!r}{did_you_mean(name, known.fields)}", ", ".join(sorted(known.fields)))
+    for name in known.required:
+        if name not in value:
+            yield Fault(where, f"missing {name}", f"{kind} of KubeRay with {', '.join(known.required)}")
+    for name, allowed in known.values.items():
+        if name in value and value[name] not in allowed:
+            yield Fault(f"{where}.{name}", f"got {value[name]!r}", ", ".join(allowed))
+    for name, inner in known.inner.items():
+        if name in value:
+            yield from field_faults(value[name], inner, f"{where}.{name}")

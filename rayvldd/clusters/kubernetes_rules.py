@@ -1,0 +1,115 @@
+"""What manifests for KubeRay must say: the fields that it knows, token, nothing reachable from outside, no keys.
+
+The operator asks the dashboard for its jobs over the network, so the dashboard cannot listen on loopback there; a
+NetworkPolicy keeps everybody else out, and `kubectl port-forward` is the way in.
+"""
+
+import re
+from typing import Any
+
+from rayvldd.clusters.cluster_file import ClusterFile
+from rayvldd.clusters.kubernetes_fields import field_faults
+from rayvldd.clusters.ray_rules import key_faults
+from rayvldd.clusters.versions import Versions
+from rayvldd.errors import Fault
+
+_RAY = ("RayCluster", "RayJob")
+CLUSTER_LABEL = "ray.io/cluster"
+"""The label that KubeRay gives every pod of a cluster."""
+
+
+def kubernetes_faults(file: ClusterFile, driver: Versions) -> list[Fault]:
+    """Everything that is wrong with the manifests of a file."""
+    faults = []
+    for document in file.documents:
+        if document["kind"] in _RAY:
+            faults += list(field_faults(document, str(document["kind"]), _name(file, document)))
+    if faults:
+        return faults  # what the rules look at is not there, or is something else
+    clusters = [document for document in file.documents if document["kind"] == "RayCluster"]
+    if not clusters:
+        faults.append(Fault(str(file.path), "has no RayCluster", "a manifest of kind RayCluster"))
+    for cluster in clusters:
+        faults += _cluster_faults(cluster, _name(file, cluster), driver)
+        faults += _policy_faults(file, cluster)
+    faults += _opening_faults(file) + _selector_faults(file, clusters)
+    return faults + key_faults({}, file.text, str(file.path))
+
+
+def containers_of(pod_template: dict[str, Any]) -> list[dict[str, Any]]:
+    """All containers of a pod template, those that run before the others included."""
+    spec = pod_template.get("spec", {})
+    return [*spec.get("initContainers", []), *spec.get("containers", [])]
+
+
+def _name(file: ClusterFile, document: dict[str, Any]) -> str:
+    return f"{file.path}: {document['kind']} {document.get('metadata', {}).get('name', '')}".rstrip()
+
+
+def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> list[Fault]:
+    spec = cluster["spec"]
+    faults = []
+    mode = spec.get("authOptions", {}).get("mode")
+    if mode != "token":
+        faults.append(Fault(f"{where}.spec.authOptions.mode", f"got {mode!r}", "token, which the operator then makes"))
+    if spec.get("rayVersion") != driver.ray:
+        faults.append(
+            Fault(f"{where}.spec.rayVersion", f"got {spec.get('rayVersion')!r}", f"{driver.ray!r}, the driver's")
+        )
+    head = spec["headGroupSpec"]
+    if head.get("enableIngress"):
+        faults.append(Fault(f"{where}.spec.headGroupSpec.enableIngress", "opens the dashboard", "false"))
+    if head.get("serviceType", "ClusterIP") != "ClusterIP":
+        faults.append(
+            Fault(
+                f"{where}.spec.headGroupSpec.serviceType", f"got {head['serviceType']}", "ClusterIP, and port-forward"
+            )
+        )
+    for container in containers_of(head["template"]):
+        line = " ".join(map(str, [*container.get("command", []), *container.get("args", [])]))
+        for host in re.findall(r"\bmlflow\s+(?:server|ui)\b.*?--host[= ]+(\S+)", line, re.DOTALL):
+            if host not in ("127.0.0.1", "localhost"):
+                faults.append(
+                    Fault(f"{where}: container {container.get('name')}", f"MLflow listens on {host}", "127.0.0.1")
+                )
+    return faults
+
+
+def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
+    """A cluster that any pod may talk to."""
+    name = cluster["metadata"].get("name")
+    wanted = f"a NetworkPolicy for pods with {CLUSTER_LABEL}: {name}, with `from` in every ingress rule"
+    policies = [
+        document["spec"]
+        for document in file.documents
+        if document["kind"] == "NetworkPolicy"
+        and document["spec"].get("podSelector", {}).get("matchLabels", {}).get(CLUSTER_LABEL) == name
+        and "Ingress" in document["spec"].get("policyTypes", ["Ingress"])
+    ]
+    if not policies:
+        return [Fault(_name(file, cluster), "every pod may reach it", wanted)]
+    rules = [rule for policy in policies for rule in policy.get("ingress", [])]
+    open_rules = [rule for rule in rules if not rule.get("from") or {} in rule["from"]]
+    return [Fault(_name(file, cluster), f"its NetworkPolicy lets everybody in: {rule}", wanted) for rule in open_rules]
+
+
+def _opening_faults(file: ClusterFile) -> list[Fault]:
+    """What makes something reachable from outside the Kubernetes cluster."""
+    faults = []
+    for document in file.documents:
+        if document["kind"] in ("Ingress", "Gateway", "HTTPRoute"):
+            faults.append(Fault(_name(file, document), "opens the cluster to the outside", "kubectl port-forward"))
+        if document["kind"] == "Service" and document["spec"].get("type", "ClusterIP") != "ClusterIP":
+            faults.append(Fault(_name(file, document), f"is of type {document['spec']['type']}", "ClusterIP"))
+    return faults
+
+
+def _selector_faults(file: ClusterFile, clusters: list[dict[str, Any]]) -> list[Fault]:
+    names = [cluster["metadata"].get("name") for cluster in clusters]
+    return [
+        Fault(f"{_name(file, job)}.spec.clusterSelector", f"got {selected!r}", f"{CLUSTER_LABEL}: {' or '.join(names)}")
+        for job in file.documents
+        if job["kind"] == "RayJob" and "rayClusterSpec" not in job["spec"]
+        for selected in [job["spec"].get("clusterSelector", {}).get(CLUSTER_LABEL)]
+        if selected not in names
+    ]

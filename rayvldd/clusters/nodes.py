@@ -1,0 +1,120 @@
+"""The nodes that a cluster file asks for, and what they cost an hour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayvldd.clusters.cluster_file import ClusterFile
+from rayvldd.clusters.kubernetes_rules import containers_of
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one type."""
+
+    name: str
+    machine: str
+    """What the provider calls the machine; an address for machines that are there anyway."""
+    fewest: int
+    most: int
+    resources: dict[str, Any]
+    """CPUs, GPUs and what else Ray is told that one node has; empty where it finds out by itself."""
+    is_spot: bool
+    usd_per_hour: float | None
+    """On-demand price of one node; None where the file has none."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A dated table of prices that a file carries in `metadata.prices`."""
+
+    usd_per_hour: Mapping[str, float]
+    what: str = ""
+    """What is priced, where and when."""
+    source: str = ""
+    lookup: str = ""
+    """How to see today's price."""
+
+
+def prices_of(file: ClusterFile) -> Prices:
+    """The prices in a file; an empty table where it has none."""
+    if file.kind == "kubernetes":
+        return Prices({})
+    prices = (file.config.get("metadata") or {}).get("prices") or {}
+    table = {str(name): float(usd) for name, usd in (prices.get("usd_per_hour") or {}).items()}
+    return Prices(table, *(str(prices.get(key, "")) for key in ("what", "source", "lookup")))
+
+
+def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]:
+    """The node groups of a file, the head first.
+
+    Args:
+        file: The file.
+        config: The same with Ray's defaults; not looked at for Kubernetes.
+    """
+    if file.kind == "kubernetes":
+        return [
+            group
+            for cluster in file.documents
+            if cluster["kind"] == "RayCluster"
+            for group in _pods_of(cluster["spec"])
+        ]
+    provider = config["provider"]
+    if provider["type"] == "local":
+        workers = [str(address) for address in provider.get("worker_ips") or []]
+        head = NodeGroup("head", str(provider.get("head_ip")), 1, 1, {}, False, None)
+        return [head, *(NodeGroup("worker", address, 1, 1, {}, False, None) for address in workers)]
+    prices, head_type = prices_of(file).usd_per_hour, config["head_node_type"]
+    groups = [
+        _node_group(name, node_type, name == head_type, config["max_workers"], prices)
+        for name, node_type in config["available_node_types"].items()
+    ]
+    return sorted(groups, key=lambda group: group.name != head_type)
+
+
+def _node_group(
+    name: str, node_type: Mapping[str, Any], is_head: bool, max_workers: int, prices: Mapping[str, float]
+) -> NodeGroup:
+    node = node_type["node_config"]
+    machine = str(node.get("InstanceType") or node.get("machineType") or "")
+    scheduling = node.get("scheduling") or {}
+    if isinstance(scheduling, list):
+        scheduling = {key: value for entry in scheduling for key, value in entry.items()}
+    is_spot = (
+        node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        or scheduling.get("provisioningModel") == "SPOT"
+        or bool(scheduling.get("preemptible"))
+    )
+    fewest = 1 if is_head else int(node_type.get("min_workers", 0))
+    most = 1 if is_head else min(int(node_type.get("max_workers", max_workers)), max_workers)
+    return NodeGroup(name, machine, fewest, most, dict(node_type["resources"]), is_spot, prices.get(machine))
+
+
+def _pods_of(spec: Mapping[str, Any]) -> list[NodeGroup]:
+    groups = [NodeGroup("head", _image_of(spec["headGroupSpec"]), 1, 1, _limits(spec["headGroupSpec"]), False, None)]
+    for group in spec.get("workerGroupSpecs") or []:
+        fewest, most = int(group["minReplicas"]), int(group["maxReplicas"])
+        groups.append(NodeGroup(group["groupName"], _image_of(group), fewest, most, _limits(group), False, None))
+    return groups
+
+
+def _image_of(group: Mapping[str, Any]) -> str:
+    containers = group["template"].get("spec", {}).get("containers", [])
+    return str(containers[0].get("image", "")) if containers else ""
+
+
+def _limits(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What all containers of a pod may take together is asked of its Ray container, the last one that has limits."""
+    for container in containers_of(group["template"]):
+        if container.get("resources", {}).get("limits"):
+            return dict(container["resources"]["limits"])
+    return {}
+
+
+def usd_per_hour(groups: list[NodeGroup]) -> tuple[float, float] | None:
+    """The least and the most that all nodes cost an hour at on-demand prices; None where a price is not known."""
+    if not groups or any(group.usd_per_hour is None for group in groups):
+        return None
+    least = sum(group.fewest * (group.usd_per_hour or 0.0) for group in groups)
+    most = sum(group.most * (group.usd_per_hour or 0.0) for group in groups)
+    return round(least, 4), round(most, 4)

@@ -1,0 +1,141 @@
+"""What a file for `ray up` must say to be safe on any provider: token, loopback, no keys, the driver's versions."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rayvldd.clusters.versions import PINS, Versions
+from rayvldd.errors import Fault
+
+TOKEN = "~/.ray/auth_token"
+"""Where Ray looks for the token, on the user's machine and on every node."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_RAY_START = re.compile(r"\bray\s+start\b")
+_TOKEN_MODE = re.compile(r"\bRAY_AUTH_MODE=(['\"]?)(\w+)\1")
+_HOSTS = (
+    ("the dashboard", re.compile(r"--dashboard-host[= ]+(\S+)")),
+    ("MLflow", re.compile(r"\bmlflow\s+(?:server|ui)\b.*?--host[= ]+(\S+)", re.DOTALL)),
+    ("MLflow", re.compile(r"\bMLFLOW_HOST=(\S+)")),
+)
+_KEYS = (
+    ("an access key of AWS", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    ("a secret key of AWS", re.compile(r"aws_secret_access_key|AWS_SECRET_ACCESS_KEY", re.IGNORECASE)),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|\bprivate_key_id\b")),
+    ("a token", re.compile(r"\bRAY_AUTH_TOKEN\s*[=:]")),
+)
+_KEY_FOLDERS = ("~/.aws", "~/.config/gcloud", "~/.azure", "~/.kube")
+
+_COMMANDS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
+
+
+def commands_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield key and text of every command that runs on a node."""
+    for key in _COMMANDS:
+        for number, command in enumerate(config.get(key) or []):
+            yield f"{key}.{number}", str(command)
+
+
+def token_faults(config: dict[str, Any], file: str) -> list[Fault]:
+    """Ray without its token, or nodes that are not handed the token.
+
+    Without a token whoever reaches a port of Ray runs code. `ray up` switches the token on for the head by itself, and
+    the workers are then refused: every `ray start` has to say it.
+    """
+    faults = []
+    for key, command in commands_of(config):
+        modes = [mode for _, mode in _TOKEN_MODE.findall(command)]
+        if any(mode != "token" for mode in modes):
+            faults.append(Fault(f"{file}: {key}", f"switches the token off: {command!r}", "RAY_AUTH_MODE=token"))
+        elif _RAY_START.search(command) and not modes:
+            faults.append(
+                Fault(f"{file}: {key}", f"starts Ray without a token: {command!r}", "RAY_AUTH_MODE=token ray start …")
+            )
+    mounts = config.get("file_mounts") or {}
+    if TOKEN not in mounts:
+        faults.append(Fault(f"{file}: file_mounts", "hands no token to the nodes", f"{TOKEN}: {TOKEN}"))
+    return faults
+
+
+def loopback_faults(config: dict[str, Any], file: str) -> list[Fault]:
+    """Dashboards that listen on more than loopback: they are reached through ssh."""
+    faults = []
+    for key, command in commands_of(config):
+        for name, pattern in _HOSTS:
+            for host in pattern.findall(command):
+                if host.strip("'\"") not in _LOOPBACK:
+                    faults.append(
+                        Fault(f"{file}: {key}", f"{name} listens on {host}", "127.0.0.1, reached by ray attach -p PORT")
+                    )
+    return faults
+
+
+def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
+    """Keys that stand in the file or are copied to the nodes: nodes have roles, and ssh has its agent and files."""
+    faults = []
+    for number, line in enumerate(text.splitlines(), 1):
+        code = line.partition("#")[0] if line.lstrip().startswith("#") else line
+        for name, pattern in _KEYS:
+            if pattern.search(code):
+                faults.append(
+                    Fault(f"{file} line {number}", f"holds {name}", "no keys: nodes get rights by their role")
+                )
+    provider = config.get("provider") or {}
+    for key in ("aws_credentials", "gcp_credentials"):
+        if key in provider:
+            faults.append(Fault(f"{file}: provider.{key}", "holds keys", "no keys: nodes get rights by their role"))
+    for target, source in (config.get("file_mounts") or {}).items():
+        if any(str(source).replace(str(Path.home()), "~").startswith(folder) for folder in _KEY_FOLDERS):
+            faults.append(
+                Fault(f"{file}: file_mounts.{target}", f"copies {source} to the nodes", "no keys: nodes have roles")
+            )
+    return faults
+
+
+def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
+    """Files to copy that are not there: `ray up` would find out after it has launched the head."""
+    faults = []
+    for target, source in (config.get("file_mounts") or {}).items():
+        if target != TOKEN and not Path(str(source)).expanduser().exists():
+            faults.append(
+                Fault(
+                    f"{file}: file_mounts.{target}",
+                    f"there is no {source} in {Path.cwd()}",
+                    "a path that exists; the shipped files want to be used from the root of a clone",
+                )
+            )
+    return faults
+
+
+def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[Fault]:
+    """Nodes that would get other versions than the driver has."""
+    commands = [(key, command) for key, command in commands_of(config) if "setup" in key]
+    faults = []
+    if not any(re.search(rf"\binstall\b.*-c\s*\S*{re.escape(PINS)}", command, re.DOTALL) for _, command in commands):
+        faults.append(Fault(f"{file}: setup_commands", "installs rayvldd without its pins", f"pip install -c {PINS} …"))
+    for key, command in commands:
+        for version in re.findall(r"\bray(?:\[[\w,]*\])?==([\w.]+)", command):
+            if version != driver.ray:
+                faults.append(Fault(f"{file}: {key}", f"installs Ray {version}", f"{driver.ray}, as the driver has"))
+        for version in re.findall(r"--python[= ]+['\"]?(\d+\.\d+)|\bpython(\d+\.\d+)\b", command):
+            found = "".join(version)
+            if found != driver.python_minor:
+                faults.append(
+                    Fault(f"{file}: {key}", f"installs Python {found}", f"{driver.python_minor}, as the driver has")
+                )
+    for target, source in (config.get("file_mounts") or {}).items():
+        if Path(str(target)).name == PINS and Path(str(source)).expanduser().is_file():
+            pinned = Versions.pin_of(Path(str(source)).expanduser(), "ray")
+            if pinned != driver.ray:
+                faults.append(
+                    Fault(f"{file}: file_mounts.{target}", f"pins Ray {pinned}", f"{driver.ray}, as the driver has")
+                )
+    return faults
