@@ -74,6 +74,13 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    arguments = [sys.executable, "-m", "rayvldd", "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: rayvldd [OPTIONS] COMMAND")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_ends_with_examples_that_parse(name: str) -> None:
     command = command_of(name)

@@ -126,7 +126,7 @@ def test_encoders_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
 
 
 def test_sets_of_the_same_settings_share_a_group(set_folder: Path, invocation: Invocation) -> None:
-    one = load_sets([str(set_folder)])[str(set_folder)]
+    one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
     other_method = with_card(one, **{"distillation.lr_image": 3.0})
     other_model = with_card(one, **{"model.width": 24})
     groups = group_sets({"one": one, "method": other_method, "model": other_model}, {}, invocation)
@@ -136,7 +136,7 @@ def test_sets_of_the_same_settings_share_a_group(set_folder: Path, invocation: I
 def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(
     set_folder: Path, invocation: Invocation
 ) -> None:
-    one = load_sets([str(set_folder)])[str(set_folder)]
+    one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
     named = {**OTHER, "name": "test_byobnet"}
     other = with_card(one, **{"model.image_encoder": {**named, "options": {}}})
     encoders, _ = read_encoders(["convnet_d3", "test_byobnet"], "--transfer")
@@ -165,7 +165,7 @@ def test_pixels_arrive_on_the_other_encoders_scale(problem: Problem, set_folder:
 
 def test_sets_that_are_none_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="(?s)2 faults found.*one is not a distilled set.*two is not a distilled set"):
-        load_sets([str(tmp_path / "one"), str(tmp_path / "two")])
+        load_sets([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path)
 
 
 def test_evaluate_tells_wrong_options_and_wrong_models_at_once(set_folder: Path, tmp_path: Path) -> None:
@@ -234,7 +234,11 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
     for kind in ("sets", "coresets", "full_data"):
         assert [row["image_encoder"] for row in found[kind]] == ["convnet_d3", "test_byobnet"]
         assert all(row["num_students"] == 2 and row["interval"]["mean_recall"] for row in found[kind])
+        assert [row["measured_on"][2] for row in found[kind]] == ["convnet_d3", "test_byobnet"]
+        assert len({row["base"] for row in found[kind]}) == 1 and all(row["fingerprints"] for row in found[kind])
     assert all(row["made_with"] == "convnet_d3" and row["num_pairs"] == 6 for row in found["sets"])
+    assert [(row["method"], row["num_pairs"]) for row in found["coresets"]] == [("random", 6)] * 2
+    assert found["command"].startswith("rayvldd evaluate ") and found["sets"][1]["trained_with"] == "test_byobnet"
     assert [row["share_of_full_data"] for row in found["full_data"]] == [1, 1]
     assert "6 pairs, random" in result.stderr and "all pairs" in result.stderr and "made with" in result.stderr
 
@@ -247,6 +251,7 @@ def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_pa
     found = last_object(result)
     assert found["full_data"] == [] and found["sets"][0]["share_of_full_data"] is None
     (lost,) = found["breakdown"]
+    assert lost["measured_on"] == found["sets"][0]["measured_on"]
     by_length = [row for row in lost["recalls"] if row["by"] == "length"]
     assert sum(row["num_captions"] for row in by_length) == 60  # 12 images, five captions each
     weighted = sum(row["num_captions"] * row["recall"][str(set_folder)] for row in by_length) / 60

@@ -36,7 +36,7 @@ def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) != "__init__"]
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) not in ("__init__", "__main__")]
 
 
 def imports_of(file: Path) -> Iterator[tuple[int, str]]:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from problems import load, random_trajectory
+from test_cli import run
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -96,9 +97,21 @@ def test_a_uri_that_leads_to_no_set(place: str, message: str, workspace: Path, r
         DistilledSet.load(place.format(run=registered[1]))
 
 
+def test_a_command_looks_into_its_own_workspace(workspace: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("RAYVLDD_WORKSPACE")
+    monkeypatch.chdir(tmp_path)
+    asked = ["export", "models:/tiny@best", tmp_path / "pairs"]
+    assert "there is no" in run(*asked).stderr
+    result = run(*asked, "--workspace", workspace)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "pairs").rglob("*.png"))) == 4
+
+
 def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match="(?s)cannot be fetched from http://127.0.0.1:9: .*Next: set MLFLOW_TRACKING"):
+    with pytest.raises(
+        StoreError, match="(?s)cannot be fetched from http://127.0.0.1:9: .*Next: .*MLFLOW_TRACKING_URI"
+    ):
         DistilledSet.load("models:/tiny@best")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     monkeypatch.setenv("RAYVLDD_WORKSPACE", str(tmp_path))

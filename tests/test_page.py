@@ -13,19 +13,25 @@ import pytest
 import torch
 from conftest import TINY_STUDY
 from PIL import Image
+from test_cli import last_object, run
 
 from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
-from rayvldd.reports.page.baselines import SizePoint, read_coreset_scores, verdicts
-from rayvldd.reports.page.drawings import convergence, front_of, marginals, parallel_coordinates, short
+from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
+from rayvldd.reports.page.drawings import short
+from rayvldd.reports.page.evaluated_sets import evaluated_sets
+from rayvldd.reports.page.evaluations import Evaluation, read_scores, short_names
 from rayvldd.reports.page.expectation import expected_recalls, height_in
+from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
 from rayvldd.reports.page.sections import Comparison, compare
+from rayvldd.reports.page.set_drawings import recall_by_group
 from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.writing import write_comparison
+from rayvldd.reports.published import published_rows
 from rayvldd.search.ledger import Ledger, Trial, look_at_trials
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.study_folder import StudyFolder
@@ -131,9 +137,74 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+RECALLS = [f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+OTHER_ENCODER = "test_byobnet"
+
+
+def evaluated(mean: float, encoder: str = "convnet_d3", **own: Any) -> dict[str, Any]:
+    """A row of what ``rayvldd evaluate --json`` ends with, measured as the studies above."""
+    return {
+        "num_students": 3,
+        "mean": {**dict.fromkeys(RECALLS, mean), "mean_recall": mean},
+        "interval": {"mean_recall": [mean - 1, mean + 1]},
+        "share_of_full_data": mean / 40,
+        "image_encoder": encoder,
+        "trained_with": encoder,
+        "measured_on": ["40 drawn scenes", "16 px", encoder, "hashed_ngrams", "heads_only"],
+        "base": "0123456789abcdef",
+        "fingerprints": {"data": "abc"},
+        **own,
+    }
+
+
+def evaluation(sets: Path) -> dict[str, Any]:
+    """Two sets, of which one is no longer there, coresets beside them, another encoder, and what is lost."""
+    one, gone = str(sets / "one"), str(sets / "gone")
+    about = {key: value for key, value in evaluated(0.0).items() if key in ("measured_on", "trained_with", "base")}
+    shares = {"data": 0.5, "start": None, "kept": 0.2, "interval": [0.1, 0.4], "differs": True}
+    groups = [("length", "1 to 5 words"), ("length", "6 words"), ("gender", "neither"), ("noun", "dog")]
+    recall = {one: 20.0, gone: 15.5, "all pairs": 30.0}
+    return {
+        "command": "rayvldd evaluate one gone --json",
+        "split": "test",
+        "sets": [
+            evaluated(28.0, distilled_set=one, num_pairs=100, made_with="convnet_d3"),
+            evaluated(30.0, distilled_set=gone, num_pairs=200, made_with="convnet_d3"),
+            evaluated(12.0, OTHER_ENCODER, distilled_set=one, num_pairs=100, made_with="convnet_d3"),
+        ],
+        "coresets": [
+            evaluated(20.0, method="herding", num_pairs=100),
+            evaluated(29.5, method="herding", num_pairs=200),
+            evaluated(19.0, method="k_means", num_pairs=100),
+        ],
+        "full_data": [evaluated(40.0, sets=[one, gone])],
+        "breakdown": [
+            {
+                **about,
+                "recalls": [{"by": by, "group": group, "num_captions": 30, "recall": recall} for by, group in groups],
+                "subjects": {one: [{"name": "dog", **shares}]},
+            }
+        ],
+    }
+
+
+def write_evaluation(file: Path, values: dict[str, Any]) -> Path:
+    file.write_text("what stood before\n" + json.dumps(values) + "\n", encoding="utf-8")
+    return file
+
+
 @pytest.fixture(scope="module")
-def comparison(studies: Path) -> Comparison:
-    return compare([read_study(path) for path in sorted(studies.iterdir())])
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[Evaluation]:
+    folder = tmp_path_factory.mktemp("sets")
+    write_set(folder / "one", Study.model_validate(TINY_STUDY), 6)
+    return read_scores([], [write_evaluation(folder / "evaluated.json", evaluation(folder))])[1]
+
+
+@pytest.fixture(scope="module")
+def comparison(studies: Path, evaluations: list[Evaluation]) -> Comparison:
+    reports = [read_study(path) for path in sorted(studies.iterdir())]
+    sets = evaluated_sets(evaluations, reports, studies)
+    return compare(reports, [], evaluations, sets, published_rows())
 
 
 @pytest.fixture(scope="module")
@@ -318,18 +389,170 @@ def coreset_file(path: Path, split: str = "test", study: str = "weak") -> Path:
 
 
 def test_coresets_join_the_sets_of_their_study(studies: Path, tmp_path: Path) -> None:
-    scores = read_coreset_scores([coreset_file(tmp_path / "coresets.json")])
+    scores, _ = read_scores([coreset_file(tmp_path / "coresets.json")])
     (group,) = compare([read_study(studies / "weak")], scores).groups
     rows = {(row[1], row[0]): row[3:] for row in group.drawing.rows}
     assert rows.keys() == {("distilled", 6), ("random", 6), ("herding", 12)}
     assert rows["herding", 12] == (9.0, 8.0, 10.0)
 
 
+def test_evaluated_sets_stand_beside_the_studies_of_the_same_data(comparison: Comparison) -> None:
+    (group,) = comparison.groups
+    columns = group.sets.columns
+    rows = {(row[0], row[2]): dict(zip(columns, row, strict=True)) for row in group.sets.rows}
+    assert rows.keys() == {
+        ("6 distilled pairs", "weak"),
+        ("6 random pairs", "weak"),
+        ("30 distilled pairs", "strong"),
+        ("30 random pairs", "strong"),
+        ("100 distilled pairs", "one"),
+        ("100 herding pairs", ""),
+        ("100 k_means pairs", ""),
+        ("200 distilled pairs", "gone"),
+        ("200 herding pairs", ""),
+        ("full data", ""),
+    }
+    one = rows["100 distilled pairs", "one"]
+    assert (one["mean"], one["95 % low"], one["TR R@5"], one["students"]) == (28.0, 27.0, 28.0, 3)
+    assert one["share of full data (%)"] == pytest.approx(100 * 28 / 31)  # of the studies' own models
+    assert {group.sets.rows[place][0] for place in group.sets.best} == {
+        "6 distilled pairs",
+        "30 distilled pairs",
+        "100 distilled pairs",
+        "200 distilled pairs",
+    }
+    assert "one, 100 distilled pairs: 28.0 (27.0 to 29.0); herding pairs, the best of 2 coresets: 20.0" in "".join(
+        group.verdicts
+    )
+    assert group.verdict == (
+        "The distilled set does not beat real pairs at every number of pairs: at 6 and 200 pairs it is ahead of the "
+        "best of them, but the intervals overlap; at 30 and 100 pairs it is better than the best of them, and the "
+        "intervals do not overlap."
+    )
+
+
+def test_a_set_that_wins_at_every_number_is_said_to() -> None:
+    points = [SizePoint("distilled", size, "one", 20.0, (18.5, 21.5)) for size in (100, 200, 500)]
+    points += [SizePoint("random", size, "", 10.0, (9.0, 11.0)) for size in (100, 200, 500)]
+    assert verdict_over_sizes(points[:1] + points[3:]) == ""  # one number needs no summary
+    assert verdict_over_sizes(points) == (
+        "At every number of pairs (100, 200 and 500) the distilled set is better than the best real pairs: "
+        "the intervals do not overlap."
+    )
+    worse = SizePoint("distilled", 200, "other", 5.0, (4.0, 6.0))
+    assert verdict_over_sizes([*points, worse]) == verdict_over_sizes(points), "the best set of a number counts"
+    lost = verdict_over_sizes([*points, SizePoint("herding", 500, "", 20.0, None)])
+    assert "at 100 and 200 pairs it is better" in lost and "at 500 pairs it is not better" in lost
+
+
+def test_sets_on_other_encoders_are_a_matrix(comparison: Comparison) -> None:
+    (transfer,) = comparison.transfers
+    assert transfer.measured_on == "40 drawn scenes, 16 px, hashed_ngrams, heads_only"
+    assert transfer.table.columns == ("trained on", "made with", "convnet_d3", OTHER_ENCODER)
+    rows = {row[0]: row[1:] for row in transfer.table.rows}
+    assert list(rows) == ["one", "gone", "100 pairs, herding", "200 pairs, herding", "100 pairs, k_means", "all pairs"]
+    made_with, own, other = rows["one"]
+    assert (made_with, own.words, own.is_own) == ("convnet_d3", "28.0 ± 1.0 (70 %)", True)
+    assert (other.words, other.is_own) == ("12.0 ± 1.0 (30 %)", False)
+    assert rows["gone"][2] is None
+    assert ("one", "convnet_d3", OTHER_ENCODER, 12.0, 11.0, 13.0, 30.0) in transfer.drawing.rows
+
+
+def test_what_is_lost_is_drawn(comparison: Comparison) -> None:
+    (loss,) = comparison.losses
+    names = [drawing.name for drawing in loss.drawings]
+    assert names == ["recall_by_length_1", "recall_by_gender_1", "recall_by_noun_1", "subjects_1_1"]
+    assert loss.drawings[0].columns == ("group", "captions", "one", "gone", "all pairs")
+    assert loss.drawings[0].rows[0] == ("1 to 5 words", 30, 20.0, 15.5, 30.0)
+    assert loss.drawings[3].rows == [("dog", 50.0, None, 20.0, 10.0, 40.0, "yes")]
+
+
+def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: list[Evaluation]) -> None:
+    (row, *_) = evaluations[0].breakdown[0].recalls
+    many = row.model_copy(update={"recall": {**row.recall, **{f"9 pairs, {n}": float(n) for n in range(5)}}})
+    place = next(iter(row.recall))
+    drawing = recall_by_group([many], "length", {place: "one"}, "x")
+    assert [mark.words.split(": ")[0] for mark in drawing.marks] == ["1 to 5 words, one", "1 to 5 words, all pairs"]
+    assert "Real pairs stand in the numbers only" in drawing.words and len(drawing.rows[0]) == 2 + 8
+
+
+def test_evaluated_sets_are_shown_once_and_one_that_is_gone_is_said_to_be(
+    studies: Path, evaluations: list[Evaluation], tmp_path: Path
+) -> None:
+    reports = [read_study(studies / "weak")]
+    one, gone = evaluated_sets(evaluations, reports, tmp_path)
+    assert one.distilled is not None and len(one.captions) == 6 and one.commands == [evaluations[0].command]
+    assert gone.distilled is None and "gone is not a distilled set" in gone.fault
+    best = str(studies / "weak" / "best")
+    again = {**evaluation(tmp_path), "sets": [evaluated(5.5, distilled_set=best, num_pairs=6, made_with="convnet_d3")]}
+    files = [write_evaluation(tmp_path / "again.json", again)]
+    assert evaluated_sets(read_scores([], files)[1], reports, tmp_path) == [], "the study shows it"
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["/a/one", "/a/two"], ["one", "two"]),
+        (["/a/quickstart/best"], ["quickstart/best"]),
+        (["/a/x/one", "/b/x/one"], ["a/x/one", "b/x/one"]),
+        (["models:/quickstart@best"], ["quickstart@best"]),
+    ],
+)
+def test_sets_are_called_by_the_end_of_their_places(places: list[str], names: list[str]) -> None:
+    assert list(short_names(places).values()) == names
+
+
+def test_wrong_evaluations_are_told_together_with_wrong_coresets(tmp_path: Path) -> None:
+    values = evaluation(tmp_path)
+    del values["sets"][1]["made_with"]
+    wrong = write_evaluation(tmp_path / "wrong.json", values)
+    val = write_evaluation(tmp_path / "val.json", {**evaluation(tmp_path), "split": "val"})
+    empty = tmp_path / "empty.json"
+    empty.touch()
+    with pytest.raises(ConfigError) as told:
+        read_scores([empty], [wrong, val])
+    for word in ("3 faults", "empty.json: not readable: it is empty", "sets.1.made_with: Field required", "on val"):
+        assert word in str(told.value)
+
+
+def test_rows_in_print_stand_apart_and_say_what_they_were_chosen_on(comparison: Comparison) -> None:
+    table = comparison.published
+    assert table is not None and len(table.rows) == len(published_rows())
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (wu,) = [
+        r
+        for r in rows
+        if (r["source"], r["dataset"], r["trained on"]) == ("Wu et al.", "flickr30k", "100 distilled pairs")
+    ]
+    assert (wu["TR R@1"], wu["IR R@10"], wu["chosen on"]) == (9.9, 24.6, "test")
+    assert table.best == frozenset()
+    assert not {row["source"] for row in rows} & {row[2] for row in comparison.groups[0].sets.rows}
+
+
+def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> None:
+    write_set(tmp_path / "one", Study.model_validate(TINY_STUDY), 3)
+    file = write_evaluation(tmp_path / "evaluated.json", evaluation(tmp_path))
+    (tmp_path / "workspace" / "studies" / "tiny" / "distill").mkdir(parents=True)  # one distillation is no study
+    asked = ["compare", "--workspace", tmp_path / "workspace", "--evaluations", file, "--reference"]
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    assert "does not beat real pairs" in last_object(result)["verdicts"][0]
+    assert "In print, not measured here" in result.stderr and "gone is not a distilled set" in result.stderr
+    page = Path(last_object(result)["page"])
+    assert {path.name for path in (page.parent / "tables").glob("*.tex")} == {
+        "published.tex",
+        "sets_1.tex",
+        "transfer_1.tex",
+    }
+    with (page.parent / "tables" / "transfer_1.csv").open(encoding="utf-8") as table:
+        assert float(next(csv.DictReader(table))[OTHER_ENCODER]) == 12.0
+
+
 def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
     wrong = tmp_path / "text.json"
     wrong.write_text("no object")
     with pytest.raises(ConfigError, match="(?s)2 faults.*text.json: not readable.*scored on val"):
-        read_coreset_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
+        read_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
 
 
 # --- what is put together -----------------------------------------------------------------------------------------
@@ -428,16 +651,16 @@ def first_cells(table: "Locator") -> list[str]:
 
 def test_the_page_renders(browser_page: "Page") -> None:
     assert browser_page.title() == "Distilled sets compared"
-    assert browser_page.locator("section.study").count() == 4
+    assert browser_page.locator("section.study").count() == 4 + 2
     boxes = [svg.bounding_box() for svg in browser_page.locator(".plot svg").all()]
-    assert len(boxes) == 1 + 2 * 6 + 4 + 2
+    assert len(boxes) == 1 + 1 + 4 + 2 * 6 + 4 + 2 + 1  # pairs, transfer, loss, the studies, an evaluated set
     assert all(box and box["width"] > 300 and box["height"] > 80 for box in boxes)
 
 
 def test_every_picture_is_shown(browser_page: "Page") -> None:
     browser_page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
     sizes = browser_page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.naturalHeight])")
-    assert len(sizes) == 2 * (30 + 6) and all(size == [16, 16] for size in sizes)
+    assert len(sizes) == 2 * (30 + 6 + 6) and all(size == [16, 16] for size in sizes)
 
 
 def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") -> None:
@@ -451,6 +674,40 @@ def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") ->
     assert first_cells(table)[:2] == ["weak", "strong"]
     table.locator("thead th", has_text="study").locator("button").click()
     assert first_cells(table) == ["half_done", "rubbish", "strong", "weak"]
+
+
+def test_a_transfer_matrix_sorts_by_its_numbers_and_says_which_encoder_is_the_sets_own(browser_page: "Page") -> None:
+    table = browser_page.locator("#transfer-1")
+    table.locator("thead th", has_text="convnet_d3").locator("button").click()
+    assert first_cells(table) == [
+        "all pairs",
+        "gone",
+        "200 pairs, herding",
+        "one",
+        "100 pairs, herding",
+        "100 pairs, k_means",
+    ]
+    own = table.locator("td.own")
+    assert (
+        own.count() == 2 and "28.0 ± 1.0 (70 %)" in own.last.inner_text() and "its own encoder" in own.last.inner_text()
+    )
+    assert own.first.evaluate("cell => getComputedStyle(cell).fontWeight") == "700"
+
+
+def test_evaluated_sets_filter_and_the_keyboard_reaches_every_part(browser_page: "Page") -> None:
+    browser_page.locator('input[data-filters="sets-1"]').fill("100 herding")
+    assert browser_page.locator("#sets-1 tbody tr:visible").count() == 1
+    browser_page.locator('input[data-filters="sets-1"]').fill("")
+    browser_page.locator('input[data-filters="published"]').fill("wu distilled flickr30k")
+    assert browser_page.locator("#published tbody tr:visible").count() == 4
+    browser_page.locator('input[data-filters="published"]').fill("")
+    for link in browser_page.locator("nav a").all():
+        link.focus()
+        browser_page.keyboard.press("Enter")
+        target = browser_page.locator(str(link.get_attribute("href")))
+        assert target.count() == 1 and target.is_visible()
+    assert "does not beat real pairs" in browser_page.locator("p.verdict").inner_text()
+    assert "is not a distilled set" in browser_page.locator("#set-2 .faults").inner_text()
 
 
 def test_tables_filter_by_words(browser_page: "Page") -> None:

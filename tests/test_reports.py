@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rayvldd.data.dataset import Split
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.models.problem import SplitInputs
 from rayvldd.reports import nearest as nearest_module
-from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, NEAREST, Pictures
+from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import NearestCaption, nearest_captions
-from rayvldd.reports.pictures import draw_before_after, draw_curves
+from rayvldd.reports.pictures import draw_before_after
 from rayvldd.reports.published import published_rows, published_table
 from rayvldd.reports.tables import (
     comparison_table,
@@ -120,11 +120,11 @@ def test_images_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 def test_curves_can_be_drawn_of_any_trials(trials: list[Trial], tmp_path: Path) -> None:
-    draw_curves(trials, "trial_001", tmp_path / "curves.png", references={"random pairs": 3.0})
-    draw_curves([], "", tmp_path / "empty.png")
-    for name in ("curves.png", "empty.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == (1200, 675)
+    for name, drawn in (("curves", trials), ("empty", [])):
+        (tmp_path / name).mkdir()
+        Pictures().draw_study(tmp_path / name, drawn)
+        with Image.open(tmp_path / name / CURVES) as picture:
+            assert picture.size == (1560, 1020)
 
 
 @pytest.mark.parametrize("noise_start", [False, True])

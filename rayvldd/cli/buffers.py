@@ -1,6 +1,7 @@
 """``rayvldd experts import``: trajectories that the released code of Wu et al. made."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.errors import ConfigError, Fault, InputError
+
+
+def _files_option(flag: str, parameter: str, text: str) -> Callable[[Any], Any]:
+    return click.option(
+        flag, parameter, type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE", help=text
+    )
 
 
 @click.command(
@@ -24,23 +31,9 @@ from rayvldd.errors import ConfigError, Fault, InputError
     ],
 )
 @study_argument
-@click.option(
-    "--image-buffer",
-    "image_buffers",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="img_replay_buffer_N.pt. May be repeated.",
-)
-@click.option(
-    "--text-buffer",
-    "text_buffers",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="txt_replay_buffer_N.pt of the same experts, in the same order. May be repeated.",
+@_files_option("--image-buffer", "image_buffers", "img_replay_buffer_N.pt. May be repeated.")
+@_files_option(
+    "--text-buffer", "text_buffers", "txt_replay_buffer_N.pt of the same experts, in the same order. May be repeated."
 )
 @store_option
 @click.pass_obj

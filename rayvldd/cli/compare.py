@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.scoring import show_published
 from rayvldd.errors import StoreError, did_you_mean
 
 if TYPE_CHECKING:
+    from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
     from rayvldd.stores.workspace import Workspace
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         "rayvldd compare",
         "rayvldd compare quickstart longer --workspace rayvldd_workspace --json",
         "rayvldd compare --coresets coresets.json --out comparison",
+        "rayvldd compare quickstart --evaluations evaluated.json --evaluations transfer.json --reference",
     ],
 )
 @click.argument("study_names", metavar="[STUDY_NAME]...", nargs=-1)
@@ -34,6 +37,16 @@ if TYPE_CHECKING:
     help="What `rayvldd coreset STUDY --json` printed: its sets join those of that study. May be repeated.",
 )
 @click.option(
+    "--evaluations",
+    "evaluation_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `rayvldd evaluate SET... --json` printed: its sets, real pairs, transfer matrix and breakdown. May be "
+    "repeated.",
+)
+@click.option("--reference", is_flag=True, help="Also show the paper's tables for Flickr30K and COCO, apart from ours.")
+@click.option(
     "--out",
     "out_folder",
     type=click.Path(path_type=Path, file_okay=False),
@@ -42,7 +55,12 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def command(
-    invocation: Invocation, study_names: tuple[str, ...], coreset_files: tuple[Path, ...], out_folder: Path | None
+    invocation: Invocation,
+    study_names: tuple[str, ...],
+    coreset_files: tuple[Path, ...],
+    evaluation_files: tuple[Path, ...],
+    reference: bool,
+    out_folder: Path | None,
 ) -> None:
     """Show the studies of the workspace in one table and write a page about them, or about those that are named.
 
@@ -50,33 +68,55 @@ def command(
     trials, and the sets to look at. Beside it are the plots as PNG, and all tables as CSV and LaTeX. Studies that are
     not finished, or damaged, are shown as far as they can be read.
 
+    A FILE holds what the command has printed with `--json` on test: `rayvldd evaluate SET... --json > FILE`. Its sets
+    stand beside studies and other sets of the same data, encoders and protocol; several files and sizes go together.
+    Sets on encoders that they were not made with become a transfer matrix, and a `--breakdown` is drawn.
+
     Recalls of different datasets, protocols or numbers of pairs are not comparable; shares of the full-data bound come
     nearer to it.
     """
+    from rayvldd.reports.page.evaluations import read_scores
     from rayvldd.stores.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
-    folders = _chosen(workspace, study_names)
+    coresets, evaluations = read_scores(coreset_files, evaluation_files)
+    folders = _chosen(workspace, study_names, may_be_none=bool(evaluations))
     folder = out_folder or workspace.root / "comparison"
     if invocation.dry_run:
-        invocation.say("\n".join(["Would compare:", *map(str, folders), f"and write {folder / 'compare.html'}"]))
+        files = [*folders, *coreset_files, *evaluation_files]
+        invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {folder / 'compare.html'}"]))
         return invocation.finish({"studies": folders, "page": folder / "compare.html"})
 
-    from rayvldd.reports.page.baselines import read_coreset_scores
+    from rayvldd.reports.page.evaluated_sets import evaluated_sets
     from rayvldd.reports.page.sections import compare
     from rayvldd.reports.page.study_report import read_study
     from rayvldd.reports.page.writing import write_comparison
 
-    coresets = read_coreset_scores(coreset_files)
     reports = [read_study(path) for path in folders]
+    sets = evaluated_sets(evaluations, reports, workspace.root)
     results = _show(invocation, reports)
+    published = show_published(invocation) if reference else []
+    comparison = compare(reports, coresets, evaluations, sets, published)
+    _show_verdicts(invocation, comparison)
     try:
-        page = write_comparison(compare(reports, coresets), folder, invocation.line)
+        page = write_comparison(comparison, folder, invocation.line)
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error}", next_command="rayvldd compare --out FOLDER") from None
     invocation.say(f"page  {page}")
     states = {report.name: {"state": report.state, "faults": report.faults} for report in reports}
-    invocation.finish({"studies": results, "states": states, "page": page})
+    said = [group.verdict for group in comparison.groups if group.verdict]
+    invocation.finish({"studies": results, "states": states, "verdicts": said, "page": page})
+
+
+def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
+    """Say of each group whether its sets beat real pairs, and which sets could not be opened."""
+    for group in comparison.groups:
+        invocation.say(f"{group.measured_on}:")
+        for sentence in [*group.verdicts, *([group.verdict] if group.verdict else [])]:
+            invocation.say(f"  {sentence}")
+    for section in comparison.set_sections:
+        if section.report.fault:
+            invocation.say(f"not shown: {section.report.fault}")
 
 
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
@@ -98,13 +138,16 @@ def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str
     return results
 
 
-def _chosen(workspace: "Workspace", names: tuple[str, ...]) -> list[Path]:
-    """The folders of the named studies, or of all.
+def _chosen(workspace: "Workspace", names: tuple[str, ...], *, may_be_none: bool) -> list[Path]:
+    """The folders of the named studies, or of all; what `rayvldd distill` alone has made is no study.
 
     Raises:
         StoreError: naming every study that is not there.
     """
-    folders = {path.name: path for path in sorted(workspace.studies.glob("*")) if path.is_dir()}
+    found = (path for path in sorted(workspace.studies.glob("*")) if path.is_dir())
+    folders = {path.name: path for path in found if {one.name for one in path.iterdir()} != {"distill"}}
+    if not folders and may_be_none and not names:
+        return []
     if not folders:
         raise StoreError(
             f"{workspace.studies}: no study",

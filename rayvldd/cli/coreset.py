@@ -14,14 +14,11 @@ from rayvldd.cli.scoring import (
     Chosen,
     choose_coresets,
     full_data_jobs,
-    full_data_option,
     read_methods,
-    reference_option,
     score_sets,
+    scoring_options,
     seeds_of_students,
     show_published,
-    split_option,
-    students_option,
     summary_of_students,
     together_with,
     words,
@@ -51,10 +48,7 @@ if TYPE_CHECKING:
     "--method", "method_list", default="all", show_default=True, metavar="NAMES", help="Methods, with commas; or `all`."
 )
 @click.option("--pairs", "pairs_list", metavar="NUMBERS", help="Numbers of pairs. Default: distillation.num_pairs.")
-@students_option
-@split_option
-@full_data_option
-@reference_option
+@scoring_options
 @click.option(
     "--out",
     "out_folder",

@@ -12,17 +12,14 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import show_plan, show_settings, writable_workspace
 from rayvldd.cli.scoring import (
     ALL_PAIRS,
-    full_data_option,
     read_methods,
-    reference_option,
+    scoring_options,
     show_published,
-    split_option,
-    students_option,
     summary_of_students,
     together_with,
     words,
 )
-from rayvldd.cli.set_groups import SetGroup, group_sets, load_sets, score_group
+from rayvldd.cli.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.errors import Fault
 
 if TYPE_CHECKING:
@@ -43,10 +40,7 @@ if TYPE_CHECKING:
     ],
 )
 @click.argument("places", metavar="SET...", nargs=-1, required=True)
-@students_option
-@split_option
-@full_data_option
-@reference_option
+@scoring_options
 @click.option("--coresets", metavar="NAMES", help="Beside the sets, as many real pairs by these methods; or `all`.")
 @click.option("--image-encoder", metavar="ENC", help="Train students on this encoder, not on the one of the set.")
 @click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
@@ -80,7 +74,7 @@ def command(
         )
     workspace = writable_workspace(invocation)
     with together_with(faults, "rayvldd evaluate --help"):
-        sets = load_sets(places)
+        sets = load_sets(places, invocation.workspace_folder)
         groups = group_sets(sets, asked.encoders, invocation)
     if invocation.dry_run:
         return _dry_run(invocation, groups, students, split)
@@ -88,24 +82,25 @@ def command(
     from rayvldd.fleet.runtime import start_ray
     from rayvldd.search.display import StudyDisplay
 
-    scored: dict[SetGroup, dict[str, list[RetrievalMetrics]]] = {}
+    scored: dict[SetGroup, GroupScores] = {}
     lost: list[dict[str, Any]] = []
     with StudyDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:
             score = (students, split, full_data, asked.methods, asked.rates, display)
-            problem, ranks = score_group(group, workspace, *score)
-            scored[group] = {row: [found.recalls() for found in of_row] for row, of_row in ranks.items()}
+            problem, scored[group] = score_group(group, workspace, *score)
             if not transfer:
-                _show_group(invocation, group, scored[group], split)
+                _show_group(invocation, group, scored[group].recalls, split)
             if breakdown:
-                lost.append(show_breakdown(invocation, problem, group.sets, ranks, split))
+                found = show_breakdown(invocation, problem, group.sets, scored[group].ranks, split)
+                lost.append({**group.measured_on, **found})
     if transfer:
         _show_matrix(invocation, scored, split)
     extra = {"breakdown": lost} if breakdown else {}
     published = {"published": show_published(invocation)} if reference else {}
-    invocation.finish({"split": split, **_results(scored, asked.rates), **extra, **published})
+    results = {"command": invocation.line, "split": split, **_results(scored, asked.rates)}
+    invocation.finish({**results, **extra, **published})
 
 
 @dataclass(frozen=True)
@@ -150,40 +145,42 @@ def _show_group(
     invocation.show(recalls_table(scores, title, full_data=ALL_PAIRS))
 
 
-def _show_matrix(
-    invocation: Invocation, scored: Mapping[SetGroup, Mapping[str, Sequence["RetrievalMetrics"]]], split: str
-) -> None:
+def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores], split: str) -> None:
     """One table a base: sets that differ in more than the encoder have other full data, and often another scale."""
     from rayvldd.reports.tables import transfer_table
 
     for base in dict.fromkeys(group.base for group in scored):
         columns: dict[str, dict[str, Sequence[RetrievalMetrics]]] = {}
         made_with: dict[str, str] = {}
-        for group, rows in scored.items():
+        for group, scores in scored.items():
             if group.base == base:
-                columns.setdefault(group.encoder, {}).update(rows)
+                columns.setdefault(group.encoder, {}).update(scores.recalls)
                 made_with |= group.made_with
         title = f"Mean recall on {split} (%) of students on each image encoder, and its share of that of all pairs"
         invocation.show(transfer_table(columns, made_with, title, full_data=ALL_PAIRS))
 
 
 def _results(
-    scored: Mapping[SetGroup, Mapping[str, Sequence["RetrievalMetrics"]]], rates: tuple[float, float] | None
+    scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None
 ) -> dict[str, list[dict[str, Any]]]:
+    """The rows of all tables; those that are measured with the same stick say so by ``measured_on`` and ``base``."""
     results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
-    for group, rows in scored.items():
-        model, bound = group.study.model, rows.get(ALL_PAIRS)
+    for group, scores in scored.items():
+        model, rows = group.study.model, scores.recalls
+        about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol, **group.measured_on}
+        about["fingerprints"] = dict(scores.fingerprints)
         for name, found in rows.items():
-            about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol}
-            values = {**about, **summary_of_students(found, bound)}
-            if name == ALL_PAIRS:
-                results["full_data"].append({"sets": list(group.sets), **values})
-            elif name in group.sets:
+            values = {**about, **summary_of_students(found, rows.get(ALL_PAIRS))}
+            if name in group.sets:
                 lr_image, lr_text = rates or group.learned_rates(name)
                 own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
                 results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
+            elif name in scores.coresets:
+                coreset = scores.coresets[name]
+                own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
+                results["coresets"].append({**own, **values})
             else:
-                results["coresets"].append({"coreset": name, **values})
+                results["full_data"].append({"sets": list(group.sets), **values})
     return results
 
 

@@ -40,7 +40,7 @@ def command(invocation: Invocation, place: str, folder: Path, form: str) -> None
 
     check_form(form)
     check_free(folder.expanduser().absolute())
-    distilled = DistilledSet.load(place)
+    distilled = DistilledSet.load(place, invocation.workspace_folder)
     result: dict[str, Any] = {"distilled_set": place, "folder": str(folder.expanduser().absolute()), "format": form}
     result |= {"num_pairs": len(distilled), "clipped_share": clipped_share(distilled)}
     if invocation.dry_run:

@@ -21,29 +21,37 @@ if TYPE_CHECKING:
 ALL_PAIRS = "all pairs"
 """The row of the full-data bound."""
 
-students_option = click.option(
-    "--students", type=click.IntRange(min=1), metavar="N", help="Students a set. Default: evaluation.num_test_students."
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--students",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Students a set. Default: evaluation.num_test_students.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["val", "test"]),
+        default="test",
+        show_default=True,
+        help="What students are scored on. Choose on val; look at test for what was chosen.",
+    ),
+    click.option(
+        "--full-data/--no-full-data",
+        default=True,
+        show_default=True,
+        help="Train up to three models on all pairs too: the bound that shares are of. Each costs what an expert does.",
+    ),
+    click.option(
+        "--reference", is_flag=True, help="Also print the paper's tables for Flickr30K and COCO, apart from ours."
+    ),
 )
 
-split_option: Callable[[Any], Any] = click.option(
-    "--split",
-    type=click.Choice(["val", "test"]),
-    default="test",
-    show_default=True,
-    help="What students are scored on. Choose on val; look at test for what was chosen.",
-)
 
-full_data_option = click.option(
-    "--full-data/--no-full-data",
-    default=True,
-    show_default=True,
-    help="Train up to three models on all pairs too: the bound that shares are of. Each costs what an expert does.",
-)
-
-
-reference_option = click.option(
-    "--reference", is_flag=True, help="Also print the paper's tables for Flickr30K and COCO, apart from ours."
-)
+def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--students``, ``--split``, ``--full-data`` and ``--reference``, in this order in its help."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 @dataclass(frozen=True)

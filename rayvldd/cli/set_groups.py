@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.preparation import check_models_and_data
-from rayvldd.cli.scoring import ALL_PAIRS, choose_coresets, full_data_jobs, score_sets, seeds_of_students
+from rayvldd.cli.scoring import ALL_PAIRS, Chosen, choose_coresets, full_data_jobs, score_sets, seeds_of_students
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
@@ -17,7 +17,7 @@ from rayvldd.errors import ConfigError, Fault, InputError, StoreError
 
 if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.evaluation.recall import RetrievalRanks
+    from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.problem import Problem
     from rayvldd.search.display import StudyDisplay
     from rayvldd.stores.workspace import Workspace
@@ -40,6 +40,15 @@ class SetGroup:
     """The sets by their folders."""
 
     @property
+    def measured_on(self) -> dict[str, Any]:
+        """What the recalls of this group may be set beside: for ``--json`` and for the page that reads it."""
+        from rayvldd.data.array_cache import fingerprint
+        from rayvldd.reports.measured_on import measured_on
+
+        words = list(measured_on(self.study.model_dump(mode="json")))
+        return {"measured_on": words, "trained_with": self.encoder, "base": fingerprint(self.base)}
+
+    @property
     def made_with(self) -> dict[str, str]:
         """The image encoder that each set was made with."""
         return {name: made.card["study"]["model"]["image_encoder"]["name"] for name, made in self.sets.items()}
@@ -49,8 +58,28 @@ class SetGroup:
         return self.sets[name].lr_student_image, self.sets[name].lr_student_text
 
 
-def load_sets(places: Sequence[str]) -> dict[str, "DistilledSet"]:
+@dataclass(frozen=True)
+class GroupScores:
+    """What the students of a group have shown, by what they were trained on: the rows of its table."""
+
+    ranks: Mapping[str, Sequence["RetrievalRanks"]]
+    coresets: Mapping[str, "Chosen"]
+    """The rows that are real pairs."""
+    fingerprints: Mapping[str, str]
+    """Of data and encoders."""
+
+    @property
+    def recalls(self) -> dict[str, list["RetrievalMetrics"]]:
+        """The recalls of each student."""
+        return {name: [found.recalls() for found in of_row] for name, of_row in self.ranks.items()}
+
+
+def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet"]:
     """Open all sets.
+
+    Args:
+        places: Folders, or URIs of MLflow.
+        workspace: Whose database such a URI is looked up in, unless ``MLFLOW_TRACKING_URI`` names another.
 
     Raises:
         StoreError: when one place holds no set, or a damaged one.
@@ -61,7 +90,7 @@ def load_sets(places: Sequence[str]) -> dict[str, "DistilledSet"]:
     sets, errors = {}, []
     for place in places:
         try:
-            sets[place] = DistilledSet.load(place)
+            sets[place] = DistilledSet.load(place, workspace)
         except StoreError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -144,12 +173,11 @@ def score_group(
     methods: Sequence[str],
     rates: tuple[float, float] | None,
     display: "StudyDisplay",
-) -> tuple["Problem", dict[str, list["RetrievalRanks"]]]:
+) -> tuple["Problem", GroupScores]:
     """Train and score the students of all sets of a group, and what stands beside them, at once.
 
     Returns:
-        The problem of the group, and what each student found, by the rows of the table: the sets, coresets of the same
-        numbers, all pairs.
+        The problem of the group, and what each student found: on the sets, coresets of the same numbers, all pairs.
 
     Raises:
         StoreError: when a set's captions come from another text encoder, or its images have another size.
@@ -168,13 +196,15 @@ def score_group(
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
         jobs[name] = [EvaluationJob(pairs, seed) for seed in seeds]
+    chosen: list[Chosen] = []
     if methods:
         numbers = sorted({len(distilled) for distilled in group.sets.values()})
         chosen = choose_coresets(problem, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
     ranks = score_sets(problem, workspace, jobs, split, display)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
-    return problem, {name: ranks[name] for name in rows}
+    coresets = {coreset.name: coreset for coreset in chosen}
+    return problem, GroupScores({name: ranks[name] for name in rows}, coresets, problem.fingerprints)
 
 
 def _key(study: Study, *, without_encoder: bool = False) -> str:

@@ -136,17 +136,18 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return export(self, folder, form)
 
     @classmethod
-    def load(cls, place: str | Path) -> "DistilledSet":
+    def load(cls, place: str | Path, workspace: str | Path | None = None) -> "DistilledSet":
         """Read a set from its folder, or from MLflow.
 
         Args:
             place: A folder; or ``models:/STUDY@best``, ``models:/STUDY/VERSION`` or ``runs:/RUN_ID/PATH`` of the
                 server or database in ``MLFLOW_TRACKING_URI``, by default that of the workspace.
+            workspace: Its folder; by default that in ``RAYVLDD_WORKSPACE``, or ``rayvldd_workspace``.
 
         Raises:
             StoreError: when there is no set, the server does not answer, or files cannot be read.
         """
-        with local_folder(place) as folder:
+        with local_folder(place, workspace) as folder:
             return cls._read(folder, str(place))
 
     @classmethod

@@ -1,8 +1,8 @@
 """Distilled sets that are named by a URI, such as ``models:/quickstart@best``.
 
 This room knows no tracker and no cloud. Who can fetch a set says so in the entry points of its package, by scheme:
-a function from the URI to a context manager whose value is a local folder with the set. They are looked up for text
-with a scheme only.
+a function from the URI and the user's workspace, or None, to a context manager whose value is a local folder with the
+set. They are looked up for text with a scheme only.
 """
 
 import re
@@ -16,14 +16,18 @@ from rayvldd.errors import StoreError, did_you_mean
 GROUP = "rayvldd.distilled_set_sources"
 """The group of entry points; the name of each is the scheme that it fetches."""
 
-SetSource = Callable[[str], AbstractContextManager[Path]]
+SetSource = Callable[[str, Path | None], AbstractContextManager[Path]]
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")  # two letters at least: one alone is a drive of Windows
 
 
 @contextmanager
-def local_folder(place: str | Path) -> Iterator[Path]:
+def local_folder(place: str | Path, workspace: str | Path | None = None) -> Iterator[Path]:
     """Give a folder as it is, and what a URI names as a folder that lasts as long as the block.
+
+    Args:
+        place: A folder or a URI.
+        workspace: Where the user keeps what rayvldd makes, if that is known.
 
     Raises:
         StoreError: when nothing that is installed fetches such a URI, or it leads to no set.
@@ -32,7 +36,8 @@ def local_folder(place: str | Path) -> Iterator[Path]:
     if scheme is None:
         yield Path(place)
         return
-    with _source(scheme[1], str(place))(str(place)) as folder:
+    source = _source(scheme[1], str(place))
+    with source(str(place), Path(workspace) if workspace is not None else None) as folder:
         yield folder
 
 

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.models.problem import SplitInputs
 from rayvldd.reports.nearest import nearest_captions
-from rayvldd.reports.pictures import draw_before_after, draw_curves
+from rayvldd.reports.page.search_drawings import convergence
+from rayvldd.reports.pictures import draw_before_after
 from rayvldd.search.ledger import Trial
 from rayvldd.stores.workspace import write_text_whole
 
 BEFORE_AFTER = "before_after.jpg"
-NEAREST = "nearest_captions.jsonl"
 CURVES = "recall_by_outer_step.png"
 
 
@@ -36,7 +36,7 @@ class Pictures:
         """Write the curves of all trials into ``folder``."""
         candidates = [trial for trial in trials if trial.best and trial.state != "failed"]
         best = max(candidates, key=lambda trial: trial.best["val_mean_recall"], default=None)  # type: ignore[index]
-        draw_curves(trials, best.trial_id if best else "", folder / CURVES)
+        convergence(trials, best.trial_id if best else "").save(folder / CURVES)
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Pictures of a distilled set and of the search that found it."""
+"""Pictures of a distilled set, before and after."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.reports.nearest import NearestCaption
-from rayvldd.search.ledger import Trial
 
 MAX_PAIRS = 100
 """Pairs in one picture; of a larger set the first so many are shown."""
@@ -27,12 +24,6 @@ _LINE, _LINES = 14, 2
 _HEADER = 64
 _MAX_BYTES = 1_500_000
 _GREY, _BLACK = "#6b6b6b", "#111111"
-
-_BEST, _FINISHED, _STOPPED, _FAILED = "#0072B2", "#56B4E9", "#9a9a9a", "#D55E00"
-"""Of the palette of Okabe and Ito, told apart by people who see few colours; line styles differ as well."""
-
-
-# --- images before and after --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,62 +127,3 @@ def _shortened(line: str, width: int, cut: bool) -> str:
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-# --- the search ---------------------------------------------------------------------------------------------------
-
-
-def draw_curves(
-    trials: Sequence[Trial], best_id: str, path: Path, *, references: dict[str, float] | None = None
-) -> None:
-    """Draw validation recall by outer step of every trial, the best one in front.
-
-    Args:
-        trials: The trials of a study.
-        best_id: Name of the trial to highlight.
-        path: Where to save; the suffix is the format.
-        references: Horizontal lines by name, e.g. the recall of random pairs on validation.
-    """
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    seen: set[str] = set()
-    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-        if trial.evaluations:
-            _draw_trial(axes, trial, trial.trial_id == best_id, seen)
-    for name, value in (references or {}).items():
-        axes.axhline(value, color=_GREY, linewidth=1, linestyle=":")
-        axes.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=_GREY)
-    axes.set(xlabel="outer step", ylabel="validation mean recall (%)", ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path)
-
-
-def _draw_trial(axes: Axes, trial: Trial, is_best: bool, seen: set[str]) -> None:
-    steps = [row["outer_step"] for row in trial.evaluations]
-    recalls = [row["val_mean_recall"] for row in trial.evaluations]
-    colour, style, end = _look_of(trial)
-    label = f"best: {trial.trial_id}" if is_best else trial.state
-    axes.plot(
-        steps,
-        recalls,
-        color=_BEST if is_best else colour,
-        linestyle="-" if is_best else style,
-        linewidth=2.6 if is_best else 1.2,
-        marker="o" if is_best else end,
-        markevery=None if is_best else [-1],
-        markersize=4,
-        label=None if label in seen else label,
-        zorder=3 if is_best else 2,
-    )
-    seen.add(label)
-
-
-def _look_of(trial: Trial) -> tuple[str, str, str]:
-    """Colour, line style and mark at the end, by how a trial ended."""
-    if trial.state == "failed":
-        return _FAILED, "-", "x"
-    return (_STOPPED, "--", "|") if trial.state == "stopped" else (_FINISHED, "-", "o")

@@ -22,14 +22,19 @@ _FORMS = "models:/STUDY@best, models:/STUDY/VERSION, runs:/RUN_ID or runs:/RUN_I
 
 
 @contextmanager
-def fetched(uri: str) -> Iterator[Path]:
+def fetched(uri: str, workspace: Path | None = None) -> Iterator[Path]:
     """Copy the artifacts that a ``models:/`` or ``runs:/`` URI names into a folder that lasts as long as the block.
+
+    Args:
+        uri: One of the forms above.
+        workspace: Whose database is asked where ``MLFLOW_TRACKING_URI`` names no other; by default that in
+            ``RAYVLDD_WORKSPACE``.
 
     Raises:
         StoreError: when there is no such model, alias, run or path, or the server does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="rayvldd-") as place:
-        yield _copy(uri, _tracking_uri(uri), place)
+        yield _copy(uri, _tracking_uri(uri, workspace), place)
 
 
 def _copy(uri: str, tracking_uri: str, place: str) -> Path:
@@ -53,11 +58,11 @@ def _location(client: MlflowClient, uri: str) -> str:
     return "/".join([client.get_model_version_download_uri(model, str(version)).rstrip("/"), *parts])
 
 
-def _tracking_uri(uri: str) -> str:
+def _tracking_uri(uri: str, workspace: Path | None) -> str:
     """The server or database that is asked: what was set for MLflow, else the workspace's own."""
     if mlflow.is_tracking_uri_set() and mlflow.get_tracking_uri() != "none":
         return mlflow.get_tracking_uri()
-    own = Workspace(os.environ.get("RAYVLDD_WORKSPACE", "rayvldd_workspace")).tracking_uri
+    own = Workspace(workspace or os.environ.get("RAYVLDD_WORKSPACE", "rayvldd_workspace")).tracking_uri
     database = Path(own.removeprefix("sqlite:///"))
     if not database.is_file():  # asking for a model would make an empty one
         _refuse(uri, f"there is no {database}, and MLFLOW_TRACKING_URI names no other server or database")
@@ -67,7 +72,8 @@ def _tracking_uri(uri: str) -> str:
 def _refuse(uri: str, problem: str, cause: Exception | None = None) -> NoReturn:
     raise StoreError(
         f"{uri}: {problem}; allowed: {_FORMS}, of a server that answers",
-        next_command="set MLFLOW_TRACKING_URI to the server or database that the sweep has printed, and repeat",
+        next_command="repeat with the workspace of the sweep (--workspace DIR, or RAYVLDD_WORKSPACE), or with "
+        "MLFLOW_TRACKING_URI set to the server or database that it has printed",
     ) from cause
 
 

@@ -1,15 +1,15 @@
 """Sets beside each other by their number of pairs: distilled, real pairs of the same number, and the full data."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.intervals import t_interval
+from rayvldd.reports.page.evaluations import CoresetScores, Evaluation, Scored, short_names
 from rayvldd.reports.page.study_report import StudyReport
+
+Key = tuple[str, ...]
+"""What recalls were measured with; only those of the same key are set beside each other."""
 
 
 @dataclass(frozen=True)
@@ -19,124 +19,206 @@ class SizePoint:
     kind: str
     """``distilled``, or the coreset method."""
     num_pairs: int
-    study: str
+    name: str
+    """The study or the set; of real pairs the study whose numbers they are, or nothing."""
     mean: float
     """Mean recall on test in percent."""
     interval: tuple[float, float] | None
     """95 % of it over students; None where there was one student."""
+    num_students: int | None = None
+    recalls: Mapping[str, float] = field(default_factory=dict)
+    """The six of which it is the mean, as far as they are known."""
 
     @property
     def words(self) -> str:
         """The point in one line."""
-        return f"{self.num_pairs} pairs, {self.kind}: {self.recall} ({self.study})"
+        return f"{self.num_pairs} pairs, {self.kind}: {self.recall}" + (f" ({self.name})" if self.name else "")
 
     @property
     def recall(self) -> str:
         """Mean and interval."""
-        return f"{self.mean:.1f}" + (f" ({self.interval[0]:.1f} to {self.interval[1]:.1f})" if self.interval else "")
+        return f"{self.mean:.1f}" + _in_brackets(self.interval)
 
 
-class _Coreset(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+@dataclass(frozen=True)
+class Bound:
+    """Recall on the full data."""
 
-    method: str
-    num_pairs: int
-    mean: dict[str, float]
-    interval: dict[str, tuple[float, float] | None]
+    mean: float
+    interval: tuple[float, float] | None
+    num_models: int | None = None
+    recalls: Mapping[str, float] = field(default_factory=dict)
 
-
-class CoresetScores(BaseModel):
-    """What ``rayvldd coreset STUDY --json`` ends with."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    study: str
-    split: str
-    coresets: list[_Coreset]
-
-    def points(self) -> list[SizePoint]:
-        """The scores as points."""
-        return [
-            SizePoint(row.method, row.num_pairs, self.study, row.mean["mean_recall"], row.interval.get("mean_recall"))
-            for row in self.coresets
-        ]
+    @property
+    def words(self) -> str:
+        """The bound in one line."""
+        return f"full data: {self.mean:.1f}" + _in_brackets(self.interval)
 
 
-def read_coreset_scores(files: Iterable[Path]) -> list[CoresetScores]:
-    """Read what ``rayvldd coreset --json`` wrote into files.
-
-    Raises:
-        ConfigError: listing every file that holds something else, or scores on validation.
-    """
-    allowed, scores, faults = "what `rayvldd coreset STUDY --json` prints", [], []
-    for file in files:
-        try:
-            found = CoresetScores.model_validate(json.loads(file.read_text(encoding="utf-8").strip().splitlines()[-1]))
-        except (OSError, ValueError, IndexError, ValidationError) as error:
-            what = "not its object" if isinstance(error, ValidationError) else str(error)
-            faults.append(Fault(str(file), f"not readable: {what}", allowed))
-            continue
-        if found.split != "test":
-            faults.append(Fault(str(file), f"scored on {found.split}", "scores on test, which the studies have"))
-        if any("mean_recall" not in row.mean for row in found.coresets):
-            faults.append(
-                Fault(str(file), "a coreset without mean_recall", "what `rayvldd coreset STUDY --json` prints")
-            )
-        scores.append(found)
-    if faults:
-        raise ConfigError(faults, next_command="rayvldd coreset STUDY --split test --json > FILE")
-    return scores
+def _in_brackets(interval: tuple[float, float] | None) -> str:
+    return f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
 
 
-def points_of(studies: Sequence[StudyReport], coresets: Sequence[CoresetScores]) -> list[SizePoint]:
-    """Every set of these studies and its baselines, by number of pairs."""
+@dataclass
+class SameStick:
+    """Studies and evaluated sets that were measured alike."""
+
+    measured_on: tuple[str, ...]
+    points: list[SizePoint]
+    bound: Bound | None
+
+
+def measured_alike(
+    studies: Sequence[StudyReport], coresets: Sequence[CoresetScores] = (), evaluations: Sequence[Evaluation] = ()
+) -> list[SameStick]:
+    """All sets by what they were measured on, as far as there is a distilled one among them."""
+    by_study: dict[Key, list[StudyReport]] = {}
+    for report in studies:
+        if report.result is not None:
+            by_study.setdefault(report.comparable, []).append(report)
+    evaluated, bounds = _evaluated_points(evaluations)
+    sticks = []
+    for key in dict.fromkeys([*by_study, *evaluated]):
+        members = by_study.get(key, [])
+        points = _without_repeats([*_study_points(members, coresets), *evaluated.get(key, [])])
+        if any(point.kind == "distilled" for point in points):
+            measured_on = members[0].measured_on if members else key[:-1]
+            points.sort(key=lambda point: (point.num_pairs, -point.mean))
+            sticks.append(SameStick(measured_on, points, _bound_of(members) or bounds.get(key)))
+    return sticks
+
+
+def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScores]) -> list[SizePoint]:
     points = []
     for study in studies:
-        if study.result is None:
-            continue
+        assert study.result is not None
         tested, pairs = study.result.test, study.result.num_pairs
-        points.append(SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval))
+        students = tested.num_students
+        own = {key: value for key, value in tested.model_dump().items() if "_to_" in key and value is not None}
+        points.append(SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own))
         random = tested.students.get("random", [])
-        points.append(SizePoint("random", pairs, study.name, tested.random_mean_recall, _interval(random)))
-        given = [point for scores in coresets if scores.study == study.name for point in scores.points()]
-        points += [point for point in given if (point.kind, point.num_pairs) != ("random", pairs)]  # the study has them
-    return sorted(points, key=lambda point: (point.num_pairs, -point.mean))
+        known = tested.recalls.get("random", {})
+        interval = t_interval(random) if len(random) > 1 else None
+        count = len(random) or None
+        points.append(SizePoint("random", pairs, study.name, tested.random_mean_recall, interval, count, known))
+        for scores in coresets:
+            if scores.study == study.name:
+                found = [_point(row.method, row.num_pairs, study.name, row) for row in scores.coresets]
+                points += [p for p in found if (p.kind, p.num_pairs) != ("random", pairs)]  # the study has them
+    return points
 
 
-def bound_of(studies: Sequence[StudyReport]) -> tuple[float, float, float] | None:
-    """Mean recall on the full data and its interval over all its models; the mean alone where there is but one."""
-    models = [recall for study in studies if study.result for recall in study.result.test.students.get("full_data", [])]
+def _evaluated_points(evaluations: Sequence[Evaluation]) -> tuple[dict[Key, list[SizePoint]], dict[Key, Bound]]:
+    """Sets on the encoder they were made with, and what stands beside them; the rest is for the transfer matrix."""
+    names = names_of_sets(evaluations)
+    points: dict[Key, list[SizePoint]] = {}
+    bounds: dict[Key, Bound] = {}
+    for evaluation in evaluations:
+        for row in evaluation.sets:
+            if not row.is_transferred:
+                point = _point("distilled", row.num_pairs, names[row.distilled_set], row)
+                points.setdefault(row.comparable, []).append(point)
+        for real in evaluation.coresets:
+            points.setdefault(real.comparable, []).append(_point(real.method, real.num_pairs, "", real))
+        for full in evaluation.full_data:
+            recalls = {key: value for key, value in full.mean.items() if key != "mean_recall"}
+            bounds[full.comparable] = Bound(full.mean_recall, full.mean_interval, full.num_students, recalls)
+    return points, bounds
+
+
+def names_of_sets(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """What to call each evaluated set, by its place."""
+    return short_names(list(dict.fromkeys(row.distilled_set for found in evaluations for row in found.sets)))
+
+
+def _point(kind: str, num_pairs: int, name: str, row: Scored) -> SizePoint:
+    recalls = {key: value for key, value in row.mean.items() if key != "mean_recall"}
+    return SizePoint(kind, num_pairs, name, row.mean_recall, row.mean_interval, row.num_students, recalls)
+
+
+def _without_repeats(points: Iterable[SizePoint]) -> list[SizePoint]:
+    """The points, of those with equal numbers the first: seeds repeat, so it is the same set, scored twice."""
+    seen: dict[tuple[object, ...], SizePoint] = {}
+    for point in points:
+        seen.setdefault((point.kind, point.num_pairs, round(point.mean, 6), point.num_students), point)
+    return list(seen.values())
+
+
+def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
+    """Mean recall on the full data over all models of these studies."""
+    tests = [study.result.test for study in studies if study.result]
+    models = [recall for tested in tests for recall in tested.students.get("full_data", [])]
     if not models:
         return None
-    mean = sum(models) / len(models)
-    return mean, *(_interval(models) or (mean, mean))
+    recalls = tests[0].recalls.get("full_data", {}) if len(tests) == 1 else {}
+    return Bound(sum(models) / len(models), t_interval(models) if len(models) > 1 else None, len(models), recalls)
+
+
+Standing = Literal["better", "ahead", "unsure", "not better"]
+"""Of a distilled set against real pairs: ``ahead`` with overlapping intervals, ``unsure`` with none to compare."""
+
+_SAID: dict[Standing, str] = {
+    "better": "The distilled set is better: the intervals do not overlap.",
+    "ahead": "The distilled set is ahead, but the intervals overlap.",
+    "unsure": "The distilled set is ahead; a single student gives no interval.",
+    "not better": "The distilled set is not better.",
+}
+_HELD = "the intervals do not overlap"
+_SAID_OF_SIZES: dict[Standing, str] = {
+    "better": f"is better than the best of them, and {_HELD}",
+    "ahead": "is ahead of the best of them, but the intervals overlap",
+    "unsure": "is ahead of the best of them, without intervals to compare",
+    "not better": "is not better than the best of them",
+}
 
 
 def verdicts(points: Sequence[SizePoint]) -> list[str]:
     """For each distilled set one sentence: whether it beats the best real pairs of the same number, or not."""
     sentences = []
-    for point in points:
-        rivals = [other for other in points if other.kind != "distilled" and other.num_pairs == point.num_pairs]
-        if point.kind == "distilled" and rivals:
-            best = max(rivals, key=lambda rival: rival.mean)
-            methods = len({rival.kind for rival in rivals})
-            among = "" if methods == 1 else f", the best of {methods} coresets"
-            sentences.append(
-                f"{point.study}, {point.num_pairs} distilled pairs: {point.recall}; {best.kind} pairs{among}: "
-                f"{best.recall}. {_verdict(point, best)}"
-            )
+    for point, best, methods in _duels(points):
+        among = "" if methods == 1 else f", the best of {methods} coresets"
+        sentences.append(
+            f"{point.name}, {point.num_pairs} distilled pairs: {point.recall}; {best.kind} pairs{among}: "
+            f"{best.recall}. {_SAID[_standing(point, best)]}"
+        )
     return sentences
 
 
-def _verdict(point: SizePoint, rival: SizePoint) -> str:
+def verdict_over_sizes(points: Sequence[SizePoint]) -> str:
+    """Whether the best distilled set beats the best real pairs at every number of pairs; empty for a single number."""
+    by_size: dict[int, Standing] = {}
+    best_mean: dict[int, float] = {}
+    for point, rival, _ in _duels(points):
+        if point.mean > best_mean.get(point.num_pairs, -1.0):
+            best_mean[point.num_pairs] = point.mean
+            by_size[point.num_pairs] = _standing(point, rival)
+    if len(by_size) < 2:
+        return ""
+    sizes: dict[Standing, list[str]] = {}
+    for size, standing in sorted(by_size.items()):
+        sizes.setdefault(standing, []).append(str(size))
+    if list(sizes) == ["better"]:
+        numbers = _listed(sizes["better"])
+        return f"At every number of pairs ({numbers}) the distilled set is better than the best real pairs: {_HELD}."
+    parts = [f"at {_listed(numbers)} pairs it {_SAID_OF_SIZES[standing]}" for standing, numbers in sizes.items()]
+    return f"The distilled set does not beat real pairs at every number of pairs: {'; '.join(parts)}."
+
+
+def _duels(points: Sequence[SizePoint]) -> Iterable[tuple[SizePoint, SizePoint, int]]:
+    """Each distilled set with the best real pairs of its number, and how many methods chose such."""
+    for point in points:
+        rivals = [other for other in points if other.kind != "distilled" and other.num_pairs == point.num_pairs]
+        if point.kind == "distilled" and rivals:
+            yield point, max(rivals, key=lambda rival: rival.mean), len({rival.kind for rival in rivals})
+
+
+def _standing(point: SizePoint, rival: SizePoint) -> Standing:
     if point.mean <= rival.mean:
-        return "The distilled set is not better."
+        return "not better"
     if point.interval is None or rival.interval is None:
-        return "The distilled set is ahead; a single student gives no interval."
-    if point.interval[0] > rival.interval[1]:
-        return "The distilled set is better: the intervals do not overlap."
-    return "The distilled set is ahead, but the intervals overlap."
+        return "unsure"
+    return "better" if point.interval[0] > rival.interval[1] else "ahead"
 
 
-def _interval(recalls: Sequence[float]) -> tuple[float, float] | None:
-    return t_interval(recalls) if len(recalls) > 1 else None
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

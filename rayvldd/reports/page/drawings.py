@@ -1,25 +1,17 @@
-"""The plots of the page and of papers: drawn once by matplotlib, as SVG for the one and PNG for the other.
+"""What all plots of the page and of papers share: drawn once by matplotlib, as SVG for the one and PNG for the other.
 
 A drawing brings its words along: what it shows in a sentence, and its numbers as a table. Colours are those of Okabe
 and Ito; line styles and marks differ as well.
 """
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
-from rayvldd.reports.page.baselines import SizePoint
-from rayvldd.reports.page.expectation import Curve, height_in
-from rayvldd.reports.page.study_report import recall_of, seconds_of
-from rayvldd.search.ledger import Trial
 
 BEST, FINISHED, STOPPED, FAILED = "#0072b2", "#56b4e9", "#8a8a8a", "#d55e00"
 INK, GRID = "#333333", "#e0e0e0"
@@ -27,14 +19,8 @@ INK, GRID = "#333333", "#e0e0e0"
 
 WIDTH_IN = 5.2
 """A column of a paper, and at 72 units an inch the width of a phone: text stays legible on both."""
-
-_STATES = {
-    "finished": (FINISHED, "-", "o"),
-    "running": (FINISHED, ":", "o"),
-    "stopped": (STOPPED, "--", "s"),
-    "failed": (FAILED, "-", "X"),
-}
-"""Colour, line style and mark, by how a trial ended."""
+_DPI = 300
+"""Of files: what journals ask for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,12 @@ class Drawing:
         artist.set_gid(f"mark{len(self.marks)}")
         self.marks.append(Mark(words, trial_id))
 
+    def save(self, path: Path) -> None:
+        """Write it as a picture for papers; the suffix of ``path`` is the format."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context({"text.parse_math": False}):
+            self.figure.savefig(path, dpi=_DPI, facecolor="white")
+
 
 def new_axes(height_in: float = 3.4, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the width that all have, and its axes row by row."""
@@ -88,369 +80,7 @@ def short(value: Any) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 100_000 else f"{value:.3g}"
 
 
-# --- sets ---------------------------------------------------------------------------------------------------------
-
-_SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))
-_MARGIN = 1.3
-"""Factor by which the axis goes beyond the smallest and the largest number of pairs."""
-_ASIDE = 1.02
-"""Factor by which a series stands beside the next, so that bars at the same number of pairs do not hide each other."""
-_OTHERS = (("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
-
-
-def recall_by_pairs(points: Sequence[SizePoint], bound: tuple[float, float, float] | None, name: str) -> Drawing:
-    """Mean recall on test against the number of pairs, one line a kind of set.
-
-    Args:
-        points: The sets.
-        bound: Mean recall of the full data in percent and its interval.
-        name: Stem of the files.
-    """
-    figure, (axes,) = new_axes()
-    drawing = Drawing(
-        name,
-        "Recall against number of pairs",
-        "Mean recall on test in percent by number of pairs; bars are 95 % intervals over students, the dashed line is "
-        "the full data.",
-        figure,
-        ("pairs", "trained on", "study", "mean recall", "low", "high"),
-        [(p.num_pairs, p.kind, p.study, p.mean, *(p.interval or (None, None))) for p in points],
-    )
-    if bound:
-        axes.axhspan(bound[1], bound[2], color=INK, alpha=0.08, linewidth=0)
-        line = axes.axhline(bound[0], color=INK, linestyle="--", linewidth=1.2, label="full data")
-        drawing.mark(line, f"full data: {bound[0]:.1f} ({bound[1]:.1f} to {bound[2]:.1f})")
-    looks = {kind: (colour, shape) for kind, colour, shape in _SERIES}
-    others = [kind for kind in dict.fromkeys(point.kind for point in points) if kind not in looks]
-    looks |= {kind: _OTHERS[number % len(_OTHERS)] for number, kind in enumerate(others)}
-    for place, (kind, look) in enumerate(looks.items()):
-        aside = _ASIDE ** (place - (len(looks) - 1) / 2)
-        _draw_series(drawing, axes, [point for point in points if point.kind == kind], look, aside)
-    numbers = sorted({point.num_pairs for point in points})
-    axes.set_xscale("log")
-    axes.set_xlim(numbers[0] / _MARGIN, numbers[-1] * _MARGIN)
-    axes.set_xticks(numbers, [str(number) for number in numbers])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("pairs", color=INK)
-    axes.set_ylabel("mean recall on test (%)", color=INK)
-    axes.set_ylim(0, None)
-    _legend(figure)
-    return drawing
-
-
-def _draw_series(
-    drawing: Drawing, axes: Axes, points: Sequence[SizePoint], look: tuple[str, str], aside: float
-) -> None:
-    colour, shape = look
-    leading: dict[int, SizePoint] = {}
-    for point in sorted(points, key=lambda point: (point.num_pairs, point.mean)):
-        leading[point.num_pairs] = point
-    axes.plot([n * aside for n in leading], [p.mean for p in leading.values()], color=colour, linewidth=1.4, zorder=2)
-    for number, point in enumerate(points):
-        bar = axes.errorbar(
-            [point.num_pairs * aside],
-            [point.mean],
-            yerr=None
-            if point.interval is None
-            else [[point.mean - point.interval[0]], [point.interval[1] - point.mean]],
-            color=colour,
-            marker=shape,
-            markersize=7,
-            capsize=3,
-            linewidth=1.4,
-            label=None if number else point.kind,
-            zorder=3,
-        )
-        drawing.mark(bar.lines[0], point.words)
-
-
-def similarity(matrix: np.ndarray, captions: Sequence[str]) -> Drawing:
-    """The learned similarity as a heat map, white at zero.
-
-    Args:
-        matrix: Similarity of image i and text j [pair, pair].
-        captions: What the texts say, for the table of the largest ones beside the diagonal.
-    """
-    figure, (axes,) = new_axes(4.6)
-    limit = float(np.abs(matrix).max()) or 1.0
-    diagonal, beside = np.diag(matrix), matrix[~np.eye(len(matrix), dtype=bool)]
-    picture = axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes.set_xlabel("text", color=INK)
-    axes.set_ylabel("image", color=INK)
-    axes.grid(False)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8)
-    bar.ax.tick_params(colors=INK, labelsize=9)
-    order = np.argsort(np.where(np.eye(len(matrix), dtype=bool), -np.inf, np.abs(matrix)), axis=None)[::-1]
-    largest = [divmod(int(place), len(matrix)) for place in order[: min(10, len(beside))]]
-    words = (
-        f"How much image and text belong together, learned with the {len(matrix)} pairs: on the diagonal "
-        f"{diagonal.min():.2f} to {diagonal.max():.2f}, beside it {beside.min():.2f} to {beside.max():.2f}. "
-        f"The table has the ten that are largest beside the diagonal."
-    )
-    rows = [(i, j, float(matrix[i, j]), captions[i], captions[j]) for i, j in largest]
-    return Drawing(
-        "similarity",
-        "Learned similarity",
-        words,
-        figure,
-        ("image", "text", "similarity", "image's own text", "text"),
-        rows,
-    )
-
-
-# --- a search -----------------------------------------------------------------------------------------------------
-
-
-def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
-    """Validation recall by outer step of every trial, the best one in front."""
-    figure, (axes,) = new_axes()
-    drawing = Drawing(
-        "convergence",
-        "Convergence of the trials",
-        "Validation mean recall by outer step, a line a trial. Stopped trials are dashed and end in a square, failed "
-        "ones end in a cross; the best is thick.",
-        figure,
-        ("trial", "state", "outer step", "val mean recall"),
-        [
-            (t.trial_id, t.state, int(row["outer_step"]), row["val_mean_recall"])
-            for t in trials
-            for row in t.evaluations
-        ],
-    )
-    seen: set[str] = set()
-    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-        if not trial.evaluations:
-            continue
-        steps = [row["outer_step"] for row in trial.evaluations]
-        recalls = [row["val_mean_recall"] for row in trial.evaluations]
-        line = _draw_trial(axes, steps, recalls, trial, best_id, seen)
-        drawing.mark(line, words_of(trial), trial.trial_id)
-    axes.set_xlabel("outer step", color=INK)
-    axes.set_ylabel("validation mean recall (%)", color=INK)
-    axes.set_ylim(0, None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure)
-    return drawing
-
-
-def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str) -> Drawing:
-    """A line a trial through the values of all searched settings to its recall."""
-    figure, (axes,) = new_axes(3.8)
-    keys = list(space)
-    rows = [
-        (t.trial_id, t.state, *(t.point.get(key) for key in keys), recall_of(t) if t.best else None) for t in trials
-    ]
-    drawing = Drawing(
-        "parallel_coordinates",
-        "Parallel coordinates",
-        "A line a trial: its value of each searched setting, between the bounds of the search, and its best "
-        "validation recall on the right. Lines look as in the convergence.",
-        figure,
-        ("trial", "state", *map(_last, keys), "val mean recall"),
-        rows,
-    )
-    top = max([recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
-    seen: set[str] = set()
-    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-        if trial.best and all(key in trial.point for key in keys):
-            heights = [height_in(space[key], trial.point[key]) for key in keys] + [recall_of(trial) / top]
-            line = _draw_trial(axes, range(len(heights)), heights, trial, best_id, seen)
-            drawing.mark(line, words_of(trial), trial.trial_id)
-    axes.grid(False)
-    axes.grid(axis="x", color=INK, linewidth=0.8)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.spines["bottom"].set_visible(False)
-    names = [_last(key).replace("_", "_\n", 1) if len(_last(key)) > 9 else _last(key) for key in keys] + ["recall"]
-    axes.set_xticks(range(len(names)), names, fontsize=9)
-    axes.tick_params(axis="x", length=0, pad=22)
-    ends = [_ends(space[key]) for key in keys] + [("0", f"{top:.1f}")]
-    for place, (low, high) in enumerate(ends):
-        axes.text(place, -0.05, low, ha="center", va="top", fontsize=9, color=INK)
-        axes.text(place, 1.05, high, ha="center", va="bottom", fontsize=9, color=INK)
-    axes.set_ylim(0, 1)
-    _legend(figure)
-    return drawing
-
-
-def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
-    """What share of the variance of recall each searched setting explains."""
-    figure, (axes,) = new_axes(0.9 + 0.34 * len(shares))
-    drawing = Drawing(
-        "importance",
-        "Importance of the settings",
-        f"Share of the variance of validation recall that each setting explains alone (functional ANOVA, {num_trials} "
-        f"trials)." + (" With so few trials this is a hint." if num_trials < 30 else ""),
-        figure,
-        ("setting", "importance"),
-        list(shares.items()),
-    )
-    names = list(shares)[::-1]
-    for place, key in enumerate(names):
-        (bar,) = axes.barh([place], [100 * shares[key]], color=BEST, height=0.6)
-        drawing.mark(bar, f"{key}: {100 * shares[key]:.0f} %")
-        axes.annotate(
-            f"{100 * shares[key]:.0f} %",
-            (100 * shares[key], place),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-        )
-    axes.set_yticks(range(len(names)), [_last(key) for key in names])
-    axes.grid(False)
-    axes.set_xlim(0, 100 * max(shares.values(), default=1) * 1.15)
-    axes.set_xlabel("share of the variance (%)", color=INK)
-    return drawing
-
-
-def marginals(
-    trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str, expected: Mapping[str, Curve]
-) -> Drawing:
-    """Recall by each searched setting alone, a mark a trial.
-
-    Args:
-        trials: The trials of a study.
-        space: What was searched.
-        best_id: Name of the trial to highlight.
-        expected: By setting, its values and the recall to be expected there, whatever the others are; may be empty.
-    """
-    columns = min(2, len(space))
-    rows = math.ceil(len(space) / columns)
-    figure, panels = new_axes(0.4 + 1.75 * rows, columns, rows)
-    line = " The line is what a random forest expects there, over all values of the others." if expected else ""
-    drawing = Drawing(
-        "marginals",
-        "Recall by each setting",
-        "Best validation recall of each trial by one setting at a time; the other settings vary as well. Squares were "
-        f"stopped early, crosses failed, the best is the large one.{line}",
-        figure,
-        ("setting", "value", "expected recall"),
-        [(key, value, recall) for key, curve in expected.items() for value, recall in zip(*curve, strict=True)],
-    )
-    for axes in panels[len(space) :]:
-        axes.set_visible(False)
-    for axes, (key, domain) in zip(panels, space.items(), strict=False):
-        _scale_to(axes, domain)
-        if key in expected:
-            values, recalls = expected[key]
-            axes.plot(list(map(_as_drawn, values)), recalls, color=INK, linewidth=1, zorder=1)
-        for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-            if trial.best and key in trial.point:
-                point = _draw_point(axes, _as_drawn(trial.point[key]), recall_of(trial), trial, best_id)
-                drawing.mark(point, words_of(trial), trial.trial_id)
-        axes.set_xlabel(_last(key), color=INK)
-        axes.tick_params(labelsize=9)
-        axes.margins(0.1)
-    figure.supylabel("validation mean recall (%)", fontsize=10, color=INK)
-    return drawing
-
-
-def _scale_to(axes: Axes, domain: Domain) -> None:
-    if isinstance(domain, ChoiceDomain):
-        axes.plot([_as_drawn(value) for value in domain.values], [np.nan] * len(domain.values))  # in their order
-    elif domain.log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=4))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(domain, IntDomain)))
-
-
-def _as_drawn(value: Scalar) -> Scalar:
-    """Words and truth values have no place on a scale of numbers."""
-    return str(value) if isinstance(value, str | bool) else value
-
-
-def pareto_front(trials: Sequence[Trial], best_id: str) -> Drawing:
-    """What more seconds of a trial have bought: recall against time, with the trials that no other one dominates."""
-    timed = [(seconds, trial) for trial in trials if trial.best and (seconds := seconds_of(trial)) is not None]
-    front = front_of([(seconds, recall_of(trial)) for seconds, trial in timed])
-    figure, (axes,) = new_axes()
-    drawing = Drawing(
-        "pareto",
-        "Recall against time",
-        "Best validation recall of each trial by the seconds it took, matching and evaluating. No trial beats those "
-        "on the line, the Pareto front, in both. Marks look as in the convergence.",
-        figure,
-        ("trial", "state", "seconds", "val mean recall", "on the front"),
-        [
-            (t.trial_id, t.state, round(s, 1), recall_of(t), "yes" if i in front else "no")
-            for i, (s, t) in enumerate(timed)
-        ],
-    )
-    corners = sorted((timed[i][0], recall_of(timed[i][1])) for i in front)
-    axes.step([c[0] for c in corners], [c[1] for c in corners], where="post", color=INK, linewidth=1, zorder=1)
-    for seconds, trial in timed:
-        drawing.mark(_draw_point(axes, seconds, recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
-    axes.set_xlabel("seconds of the trial", color=INK)
-    axes.set_ylabel("validation mean recall (%)", color=INK)
-    axes.set_xlim(0, None)
-    axes.margins(y=0.1)
-    return drawing
-
-
-def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Indices of the points (cost, value) that no other point beats in one without losing in the other."""
-    kept, best = set(), -math.inf
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[index][1] > best:
-            best = points[index][1]
-            kept.add(index)
-    return kept
-
-
-def words_of(trial: Trial) -> str:
-    """A trial in one line."""
-    recall = f"{recall_of(trial):.2f} at step {trial.best['outer_step']:.0f}" if trial.best else "no evaluation"
-    point = ", ".join(f"{_last(key)} {short(value)}" for key, value in trial.point.items())
-    return f"{trial.trial_id}, {trial.state}: {recall}" + (f" ({point})" if point else "")
-
-
-def _draw_trial(
-    axes: Axes, xs: Sequence[float], ys: Sequence[float], trial: Trial, best_id: str, seen: set[str]
-) -> Artist:
-    colour, style, end = _STATES[trial.state]
-    is_best = trial.trial_id == best_id
-    label = f"best: {trial.trial_id}" if is_best else trial.state
-    (line,) = axes.plot(
-        xs,
-        ys,
-        color=BEST if is_best else colour,
-        linestyle="-" if is_best else style,
-        linewidth=2.8 if is_best else 1.4,
-        marker="o" if is_best else end,
-        markevery=None if is_best else [-1],
-        markersize=5,
-        label=None if label in seen else label,
-        zorder=3 if is_best else 2,
-        clip_on=False,
-    )
-    seen.add(label)
-    return line
-
-
-def _draw_point(axes: Axes, x: Any, y: float, trial: Trial, best_id: str) -> Artist:
-    colour, _, shape = _STATES[trial.state]
-    is_best = trial.trial_id == best_id
-    (point,) = axes.plot(
-        [x], [y], linestyle="", marker=shape, color=BEST if is_best else colour, markersize=9 if is_best else 6
-    )
-    return point
-
-
-def _ends(domain: Domain) -> tuple[str, str]:
-    if isinstance(domain, ChoiceDomain):
-        return short(domain.values[0]), short(domain.values[-1])
-    return short(domain.low), short(domain.high)
-
-
-def _last(key: str) -> str:
-    """A dotted key without its section."""
-    return key.rpartition(".")[2]
-
-
-def _legend(figure: Figure) -> None:
+def add_legend(figure: Figure, columns: int = 4) -> None:
+    """Name the series above the axes, where any has a name."""
     if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
 
 from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
 from rayvldd.reports.page.study_report import recall_of
@@ -30,6 +29,10 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, Domain], seed:
     known = [trial for trial in trials if trial.best and trial.state != "failed" and trial.point.keys() == space.keys()]
     if len(known) < FEWEST_TRIALS:
         return {}
+    from sklearn.ensemble import (
+        RandomForestRegressor,
+    )  # a second, which a sweep that draws its curves need not wait for
+
     features = np.array([[height_in(space[key], trial.point[key]) for key in space] for trial in known])
     forest = RandomForestRegressor(_TREES, random_state=seed).fit(features, [recall_of(trial) for trial in known])
     others = np.random.default_rng(seed).random((_DRAWS, len(space)))

@@ -1,14 +1,15 @@
 """The images of a distilled set as they stand in a page: small, and part of the page itself."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
-from rayvldd.reports.page.study_report import PairCaptions, StudyReport
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.reports.page.study_report import PairCaptions
 
 MAX_SIDE = 112
 """Pixels of an image's longer side in the page; smaller ones stay as they are."""
@@ -29,19 +30,22 @@ class GalleryPair:
     """Whether pixels are to be shown as squares."""
 
 
-def gallery_of(study: StudyReport, most: int) -> Iterator[GalleryPair]:
-    """Yield the first ``most`` pairs of the study's set."""
-    if study.distilled is None:
-        return
-    distilled = study.distilled
+def gallery_of(distilled: DistilledSet, captions: Sequence[PairCaptions], most: int) -> Iterator[GalleryPair]:
+    """Yield the first ``most`` pairs of a set.
+
+    Args:
+        distilled: The set.
+        captions: One a pair, as far as there are any.
+        most: Pairs at most.
+    """
     for number in range(min(most, len(distilled))):
-        captions = (
-            study.captions[number]
-            if number < len(study.captions)
+        words = (
+            captions[number]
+            if number < len(captions)
             else PairCaptions(distilled.start_captions[number] or "(noise)", "", None)
         )
         before, after = (images[number].numpy() for images in (distilled.start_images, distilled.images))
-        yield GalleryPair(number, data_uri(before), data_uri(after), captions, max(after.shape[1:]) <= MAX_SIDE // 2)
+        yield GalleryPair(number, data_uri(before), data_uri(after), words, max(after.shape[1:]) <= MAX_SIDE // 2)
 
 
 def data_uri(pixels: np.ndarray) -> str:

@@ -5,39 +5,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import yaml
 
 from rayvldd.config.domains import Domain, Scalar
 from rayvldd.config.loading import dump_study
-from rayvldd.reports.page.baselines import CoresetScores, bound_of, points_of, verdicts
-from rayvldd.reports.page.drawings import (
-    Drawing,
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.reports.page.baselines import SameStick, measured_alike, names_of_sets, verdict_over_sizes, verdicts
+from rayvldd.reports.page.data_tables import (
+    DataTable,
+    published_table,
+    recalls_table,
+    sets_table,
+    studies_table,
+    transfer_table,
+    trials_table,
+)
+from rayvldd.reports.page.drawings import Drawing
+from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
+from rayvldd.reports.page.evaluations import CoresetScores, Evaluation
+from rayvldd.reports.page.expectation import expected_recalls
+from rayvldd.reports.page.gallery import GalleryPair, gallery_of
+from rayvldd.reports.page.search_drawings import (
     convergence,
     importance,
     marginals,
     parallel_coordinates,
     pareto_front,
-    recall_by_pairs,
-    short,
-    similarity,
 )
-from rayvldd.reports.page.expectation import expected_recalls
-from rayvldd.reports.page.gallery import GalleryPair, gallery_of
-from rayvldd.reports.page.study_report import StudyReport, recall_of, seconds_of
+from rayvldd.reports.page.set_drawings import recall_by_group, recall_by_pairs, similarity, subjects_kept, transfer
+from rayvldd.reports.page.study_report import StudyReport
+from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
 from rayvldd.search.optuna_trials import importance_of_settings
 
 MOST_PAIRS = 300
 """Pairs in all galleries of a page together: about 3 MB at 96 px."""
-
-
-@dataclass(frozen=True)
-class DataTable:
-    """A table with its numbers as numbers: shown on the page, and written as CSV and LaTeX."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-    best: frozenset[int] = frozenset()
-    """Rows that are marked."""
 
 
 @dataclass
@@ -56,79 +57,84 @@ class StudySection:
 
 
 @dataclass
+class SetSection:
+    """What the page shows of a set that was evaluated and is not the chosen one of a study."""
+
+    report: EvaluatedSetReport
+    drawings: list[Drawing]
+    gallery: list[GalleryPair]
+    settings: str
+
+
+@dataclass
 class Group:
-    """Studies measured with the same stick."""
+    """Studies and sets measured with the same stick."""
 
     measured_on: str
     drawing: Drawing
-    verdicts: list[str] = field(default_factory=list)
+    sets: DataTable
+    verdict: str
+    """Over all numbers of pairs; empty where there is but one."""
+    verdicts: list[str]
+
+
+@dataclass
+class Transfer:
+    """A transfer matrix."""
+
+    measured_on: str
+    table: DataTable
+    drawing: Drawing
+
+
+@dataclass
+class Loss:
+    """What of the data sets lose, by the captions."""
+
+    measured_on: str
+    drawings: list[Drawing]
 
 
 @dataclass
 class Comparison:
     """All that the page shows."""
 
-    studies: DataTable
+    studies: DataTable | None
     groups: list[Group]
     sections: list[StudySection]
+    transfers: list[Transfer] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    set_sections: list[SetSection] = field(default_factory=list)
+    published: DataTable | None = None
 
 
-def compare(reports: Sequence[StudyReport], coresets: Sequence[CoresetScores] = ()) -> Comparison:
-    """Put together what the page shows of these studies."""
-    most = max(12, MOST_PAIRS // max(1, sum(report.distilled is not None for report in reports)))
-    grouped = list(_groups(reports))
-    groups = [_group(number, members, coresets) for number, members in enumerate(grouped)]
+def compare(
+    reports: Sequence[StudyReport],
+    coresets: Sequence[CoresetScores] = (),
+    evaluations: Sequence[Evaluation] = (),
+    sets: Sequence[EvaluatedSetReport] = (),
+    published: Sequence[Mapping[str, Any]] = (),
+) -> Comparison:
+    """Put together what the page shows.
+
+    Args:
+        reports: The studies.
+        coresets: Real pairs that join the sets of their studies.
+        evaluations: Scores of any sets, of real pairs beside them, and on other encoders.
+        sets: The evaluated sets that are shown.
+        published: Rows in print, which stand apart.
+    """
+    shown = sum(report.distilled is not None for report in reports) + sum(one.distilled is not None for one in sets)
+    most = max(12, MOST_PAIRS // max(1, shown))
     ranked = _ranked(reports)
-    return Comparison(studies_table(ranked), groups, [_section(report, most) for report in ranked])
-
-
-def studies_table(reports: Sequence[StudyReport]) -> DataTable:
-    """One row a study; the best of those that can be compared is marked."""
-    columns = (
-        "study",
-        "state",
-        "pairs",
-        "test",
-        "95 % low",
-        "95 % high",
-        "share of full data (%)",
-        "random",
-        "full data",
-        "val",
-        "trials",
-        "stopped",
-        "failed",
-        "seconds",
-        "measured on",
-    )
-    rows = [_study_row(report) for report in reports]
-    best = {max(members, key=lambda r: r.result.test.mean_recall).name for members in _groups(reports) if members}  # type: ignore[union-attr]
-    return DataTable("studies", columns, rows, frozenset(i for i, row in enumerate(rows) if row[0] in best))
-
-
-def _study_row(report: StudyReport) -> tuple[Any, ...]:
-    states = [trial.state for trial in report.trials]
-    counts = (len(states), states.count("stopped"), states.count("failed"))
-    measured_on = ", ".join(report.measured_on)
-    if report.result is None:
-        best = report.best_trial
-        pairs = len(report.distilled) if report.distilled else report.setting("distillation", "num_pairs")
-        val = recall_of(best) if best else None
-        return (report.name, report.state, pairs, *[None] * 6, val, *counts, None, measured_on)
-    tested = report.result.test
-    return (
-        report.name,
-        report.state,
-        report.result.num_pairs,
-        tested.mean_recall,
-        *tested.interval,
-        100 * tested.share_of_full_data,
-        tested.random_mean_recall,
-        tested.full_data_mean_recall,
-        report.result.best.val_mean_recall,
-        *counts,
-        report.result.seconds.get("total"),
-        measured_on,
+    return Comparison(
+        studies_table(ranked) if ranked else None,
+        [_group(n, stick) for n, stick in enumerate(measured_alike(reports, coresets, evaluations), start=1)],
+        [_section(report, most) for report in ranked],
+        [_transfer(number, matrix) for number, matrix in enumerate(matrices_of(evaluations), start=1)],
+        _losses(evaluations),
+        [_set_section(report, most) for report in sets],
+        published_table(published) if published else None,
     )
 
 
@@ -141,18 +147,46 @@ def _ranked(reports: Sequence[StudyReport]) -> list[StudyReport]:
     return sorted(reports, key=place)
 
 
-def _groups(reports: Sequence[StudyReport]) -> Iterable[list[StudyReport]]:
-    finished = [report for report in reports if report.result is not None]
-    by_key: dict[tuple[str, ...], list[StudyReport]] = {}
-    for report in finished:
-        by_key.setdefault(report.comparable, []).append(report)
-    return by_key.values()
+def _group(number: int, stick: SameStick) -> Group:
+    return Group(
+        ", ".join(stick.measured_on),
+        recall_by_pairs(stick.points, stick.bound, f"recall_by_pairs_{number}"),
+        sets_table(stick, f"sets_{number}"),
+        verdict_over_sizes(stick.points),
+        verdicts(stick.points),
+    )
 
 
-def _group(number: int, members: Sequence[StudyReport], coresets: Sequence[CoresetScores]) -> Group:
-    points = points_of(members, coresets)
-    drawing = recall_by_pairs(points, bound_of(members), f"recall_by_pairs_{number + 1}")
-    return Group(", ".join(members[0].measured_on), drawing, verdicts(points))
+def _transfer(number: int, matrix: TransferMatrix) -> Transfer:
+    name = f"transfer_{number}"
+    return Transfer(", ".join(matrix.measured_on), transfer_table(matrix, name), transfer(matrix, name))
+
+
+def _losses(evaluations: Sequence[Evaluation]) -> list[Loss]:
+    names = names_of_sets(evaluations)
+    losses: list[Loss] = []
+    for found in (breakdown for evaluation in evaluations for breakdown in evaluation.breakdown):
+        number = len(losses) + 1
+        kinds = dict.fromkeys(row.by for row in found.recalls)
+        drawings = [
+            recall_by_group([row for row in found.recalls if row.by == by], by, names, f"recall_by_{by}_{number}")
+            for by in kinds
+        ]
+        drawings += [
+            subjects_kept(shares, names[place], f"subjects_{number}_{place_number}")
+            for place_number, (place, shares) in enumerate(found.subjects.items(), start=1)
+            if place in names and shares
+        ]
+        losses.append(Loss(", ".join(found.measured_on), drawings))
+    return losses
+
+
+def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:
+    if report.distilled is None:
+        return SetSection(report, [], [], "")
+    drawings = list(_learned_similarity(report.distilled, [row.nearest for row in report.captions]))
+    settings = yaml.safe_dump(report.distilled.card.get("study"), sort_keys=False, allow_unicode=True)
+    return SetSection(report, drawings, list(gallery_of(report.distilled, report.captions, most)), settings)
 
 
 def _section(report: StudyReport, most: int) -> StudySection:
@@ -160,11 +194,11 @@ def _section(report: StudyReport, most: int) -> StudySection:
     settings = dump_study(report.study) if report.study else "\n".join(f"{k}: {v}" for k, v in report.settings.items())
     return StudySection(
         report,
-        _recalls_table(report),
-        _trials_table(report),
+        recalls_table(report),
+        trials_table(report),
         drawings,
         left_out,
-        list(gallery_of(report, most)),
+        list(gallery_of(report.distilled, report.captions, most)) if report.distilled else [],
         settings,
     )
 
@@ -191,77 +225,18 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
             left_out.append("Importances need at least four trials with different recalls.")
     elif not space and report.study:
         left_out.append("This study searched no settings.")
-    matrix = report.distilled.similarity.matrix() if report.distilled else None
-    if matrix is not None and report.distilled is not None:
-        nearest = [row.nearest for row in report.captions]
-        captions = nearest if len(nearest) == len(matrix) else report.distilled.start_captions
-        drawings.append(similarity(np.nan_to_num(matrix.numpy()), captions))
+    if report.distilled is not None:
+        drawings += _learned_similarity(report.distilled, [row.nearest for row in report.captions])
     return drawings, left_out
+
+
+def _learned_similarity(distilled: DistilledSet, nearest: Sequence[str]) -> Iterable[Drawing]:
+    """The heat map, of a set that has learned one."""
+    matrix = distilled.similarity.matrix()
+    if matrix is not None:
+        captions = nearest if len(nearest) == len(matrix) else distilled.start_captions
+        yield similarity(np.nan_to_num(matrix.numpy()), captions)
 
 
 def _lies_in(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> bool:
     return point.keys() == space.keys() and all(value in space[key] for key, value in point.items())
-
-
-_RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
-
-
-def _recalls_table(report: StudyReport) -> DataTable | None:
-    if report.result is None:
-        return None
-    tested = report.result.test
-    columns = ("trained on", "TR R@1", "TR R@5", "TR R@10", "IR R@1", "IR R@5", "IR R@10", "mean", "share (%)")
-    pairs, bound = report.result.num_pairs, tested.full_data_mean_recall
-    sets = [
-        (f"{pairs} distilled pairs", tested.model_dump(), tested.mean_recall),
-        (f"{pairs} random pairs", tested.recalls.get("random", {}), tested.random_mean_recall),
-        ("full data", tested.recalls.get("full_data", {}), bound),
-    ]
-    rows = [
-        (name, *(recalls.get(key) for key in _RECALLS), mean, 100 * mean / bound if bound > 0 else None)
-        for name, recalls, mean in sets
-    ]
-    return DataTable("recalls", columns, rows)
-
-
-def _trials_table(report: StudyReport) -> DataTable:
-    keys = list(dict.fromkeys(key for trial in report.trials for key in trial.point))
-    columns = (
-        "trial",
-        "state",
-        "val mean recall",
-        "at step",
-        "seconds",
-        *(k.rpartition(".")[2] for k in keys),
-        "reason",
-    )
-    trials = sorted(report.trials, key=recall_of, reverse=True)
-    rows = [
-        (
-            trial.trial_id,
-            trial.state,
-            recall_of(trial) if trial.best else None,
-            int(trial.best["outer_step"]) if trial.best else None,
-            seconds_of(trial),
-            *(trial.point.get(key) for key in keys),
-            trial.reason,
-        )
-        for trial in trials
-    ]
-    best = report.best_trial
-    marked = frozenset(i for i, trial in enumerate(trials) if best and trial.trial_id == best.trial_id)
-    return DataTable("trials", columns, rows, marked)
-
-
-def shown(value: Any, column: str = "") -> str:
-    """A cell as people read it: recalls with two digits, seconds whole, the rest as settings are written."""
-    if isinstance(value, float) and column.startswith("seconds"):
-        return f"{value:.0f}"
-    if isinstance(value, float) and (column in _PERCENT or column.startswith(("TR ", "IR ", "val"))):
-        return f"{value:.2f}"
-    if isinstance(value, float) and column.startswith("share"):
-        return f"{value:.0f}"
-    return short(value)
-
-
-_PERCENT = {"val", "test", "95 % low", "95 % high", "random", "full data", "mean", "mean recall", "low", "high"}

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayvldd.config.study import Study
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
-from rayvldd.reports.illustrator import NEAREST
+from rayvldd.reports.measured_on import measured_on
 from rayvldd.search.ledger import Ended, Trial, look_at_trials
 from rayvldd.search.study_folder import StudyFolder, read_json
 
@@ -130,25 +130,8 @@ class StudyReport:
     @property
     def measured_on(self) -> tuple[str, ...]:
         """What must be equal for recalls to be comparable: data, image size, encoders and protocol, in words."""
-        data, text = _section(self.setting("data")), _section(self.setting("model", "text_encoder"))
-        source = str(data.get("source", "unknown data"))
-        if source == "drawn":
-            source = f"{data.get('num_train', 0):,} drawn scenes"
-        elif source == "folder":
-            source = Path(str(data.get("root", ""))).name or source
-        else:
-            source = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}") or source
-        text_name = "/".join(Path(str(text.get("name", ""))).parts[-2:]) or str(text.get("pooling", ""))
-        size = data.get("image_size")
-        protocol = (self.result.protocol if self.result else "") or str(self.setting("model", "protocol") or "")
-        parts = (
-            source,
-            f"{size} px" if size else "",
-            self.setting("model", "image_encoder", "name"),
-            text_name,
-            protocol,
-        )
-        return tuple(str(part) for part in parts if part)
+        protocol = self.result.protocol if self.result else ""
+        return measured_on({"data": self.setting("data"), "model": self.setting("model")}, protocol)
 
     @property
     def comparable(self) -> tuple[str, ...]:

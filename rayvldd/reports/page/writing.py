@@ -8,34 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas
 
 import rayvldd
+from rayvldd.reports.page.data_tables import DataTable, as_number, shown
 from rayvldd.reports.page.drawings import Drawing
-from rayvldd.reports.page.sections import Comparison, DataTable, shown
+from rayvldd.reports.page.sections import Comparison
 from rayvldd.reports.page.svg import to_svg
+from rayvldd.reports.page.transfer import Cell
 from rayvldd.stores.workspace import write_text_whole
 
 PAGE = "compare.html"
-_DPI = 300
-"""Of the PNG files: what journals ask for."""
 
 
 def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:
     """Write everything below ``folder`` and return the page's path; files of the same names are replaced.
 
     The page is ``compare.html``; beside it stand ``plots/`` (PNG, and the numbers of each as CSV) and ``tables/`` (CSV
-    and LaTeX), for each study in a folder of its name.
+    and LaTeX), for each study in a folder of its name, and for other sets in a folder of theirs below ``sets/``.
     """
-    _write_table(comparison.studies, folder / "tables")
-    for group in comparison.groups:
-        _write_plot(group.drawing, folder / "plots")
+    tables, plots = folder / "tables", folder / "plots"
+    common = [comparison.studies, comparison.published]
+    common += [group.sets for group in comparison.groups] + [one.table for one in comparison.transfers]
+    for table in filter(None, common):
+        _write_table(table, tables)
+    drawings = [group.drawing for group in comparison.groups] + [one.drawing for one in comparison.transfers]
+    for drawing in [*drawings, *(drawing for loss in comparison.losses for drawing in loss.drawings)]:
+        _write_plot(drawing, plots)
     for section in comparison.sections:
         for table in filter(None, (section.trials, section.recalls)):
-            _write_table(table, folder / "tables" / section.report.name)
+            _write_table(table, tables / section.report.name)
         for drawing in section.drawings:
-            _write_plot(drawing, folder / "plots" / section.report.name)
+            _write_plot(drawing, plots / section.report.name)
+    for one in comparison.set_sections:
+        for drawing in one.drawings:
+            _write_plot(drawing, plots / "sets" / one.report.name.replace("/", "_"))
     write_text_whole(folder / PAGE, render_page(comparison, command))
     return folder / PAGE
 
@@ -45,7 +52,8 @@ def render_page(comparison: Comparison, command: str) -> str:
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.globals |= {"svg": to_svg, "shown": shown, "is_number": _is_number}
+    environment.globals |= {"svg": to_svg, "shown": shown, "as_number": as_number}
+    environment.globals |= {"is_number": _is_number, "is_own": lambda value: isinstance(value, Cell) and value.is_own}
     script = _own("compare.js")
     page: str = environment.get_template("compare.html.j2").render(
         comparison=comparison,
@@ -63,11 +71,12 @@ def _own(name: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(as_number(value), int | float) and not isinstance(value, bool)
 
 
 def _write_table(table: DataTable, folder: Path) -> None:
-    _write_csv(folder / f"{table.name}.csv", table.columns, table.rows)
+    numbers = [[as_number(value) for value in row] for row in table.rows]
+    _write_csv(folder / f"{table.name}.csv", table.columns, numbers)
     words = [[shown(value, column) for column, value in zip(table.columns, row, strict=True)] for row in table.rows]
     frame = pandas.DataFrame(words, columns=list(table.columns))
     write_text_whole(folder / f"{table.name}.tex", frame.to_latex(index=False, escape=True))
@@ -79,8 +88,6 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 
 
 def _write_plot(drawing: Drawing, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"text.parse_math": False}):
-        drawing.figure.savefig(folder / f"{drawing.name}.png", dpi=_DPI, facecolor="white")
+    drawing.save(folder / f"{drawing.name}.png")
     if drawing.columns:
         _write_csv(folder / f"{drawing.name}.csv", drawing.columns, drawing.rows)

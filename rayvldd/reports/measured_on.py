@@ -1,0 +1,31 @@
+"""What recalls were measured with: numbers of another dataset, size, encoder or protocol stand apart from them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def measured_on(settings: Mapping[str, Any], protocol: str = "") -> tuple[str, ...]:
+    """Data, image size, encoders and protocol in words; what the settings do not say is left out.
+
+    Args:
+        settings: A study as its file or its JSON has it, whole or not.
+        protocol: The protocol, where it is known from elsewhere.
+    """
+    data, model = _section(settings.get("data")), _section(settings.get("model"))
+    image, text = _section(model.get("image_encoder")), _section(model.get("text_encoder"))
+    source = str(data.get("source", "unknown data"))
+    if source == "drawn":
+        source = f"{data.get('num_train', 0):,} drawn scenes"
+    elif source == "folder":
+        source = Path(str(data.get("root", ""))).name or source
+    else:
+        source = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}") or source
+    text_name = "/".join(Path(str(text.get("name", ""))).parts[-2:]) or str(text.get("pooling", ""))
+    size = f"{data['image_size']} px" if data.get("image_size") else ""
+    parts = (source, size, image.get("name"), text_name, protocol or model.get("protocol"))
+    return tuple(str(part) for part in parts if part)
+
+
+def _section(values: Any) -> Mapping[str, Any]:
+    return values if isinstance(values, Mapping) else {}

@@ -1,0 +1,63 @@
+"""The sets that evaluations name, opened where they still are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import RayvlddError
+from rayvldd.reports.page.baselines import names_of_sets
+from rayvldd.reports.page.evaluations import Evaluation
+from rayvldd.reports.page.study_report import PairCaptions, StudyReport
+
+
+@dataclass
+class EvaluatedSetReport:
+    """A set that ``rayvldd evaluate`` was given."""
+
+    name: str
+    place: str
+    """As it was typed."""
+    num_pairs: int
+    measured_on: tuple[str, ...]
+    commands: list[str]
+    """That have evaluated it."""
+    distilled: DistilledSet | None = None
+    fault: str = ""
+    """Why it is not shown."""
+
+    @property
+    def captions(self) -> list[PairCaptions]:
+        """One a pair; empty where the set has none beside it."""
+        rows = self.distilled.nearest_captions if self.distilled else []
+        return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
+
+
+def evaluated_sets(
+    evaluations: Sequence[Evaluation], studies: Sequence[StudyReport], workspace: Path
+) -> list[EvaluatedSetReport]:
+    """Open every evaluated set once, but for those that are the chosen set of one of the studies.
+
+    Args:
+        evaluations: What names the sets; a folder is looked for from where the user stands.
+        studies: What the page shows anyhow.
+        workspace: Whose database URIs are looked up in.
+    """
+    names = names_of_sets(evaluations)
+    shown = {(report.root / "best").resolve() for report in studies if report.distilled is not None}
+    reports: dict[str, EvaluatedSetReport] = {}
+    for evaluation in evaluations:
+        for row in evaluation.sets:
+            place = row.distilled_set
+            if Path(place).resolve() in shown:
+                continue
+            if place not in reports:
+                reports[place] = EvaluatedSetReport(names[place], place, row.num_pairs, row.measured_on, [])
+            if evaluation.command not in reports[place].commands:
+                reports[place].commands.append(evaluation.command)
+    for report in reports.values():
+        try:
+            report.distilled = DistilledSet.load(report.place, workspace)
+        except RayvlddError as error:
+            report.fault = str(error).partition("\n")[0]
+    return list(reports.values())

@@ -1,0 +1,209 @@
+"""What ``rayvldd evaluate`` and ``rayvldd coreset`` ended their output with, as the page reads it from files."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from rayvldd.errors import ConfigError, Fault
+
+Interval = tuple[float, float] | None
+"""95 % of a mean over students; None where there was one student."""
+
+
+def _with_mean_recall(mean: dict[str, float]) -> dict[str, float]:
+    if "mean_recall" not in mean:
+        raise ValueError("no mean_recall")
+    return mean
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Scored(_Read):
+    """Recalls of the students on one thing, in percent."""
+
+    num_students: int
+    mean: Annotated[dict[str, float], AfterValidator(_with_mean_recall)]
+    """By recall, such as ``text_to_image_r5``, and ``mean_recall``."""
+    interval: dict[str, Interval]
+    share_of_full_data: float | None = None
+
+    @property
+    def mean_recall(self) -> float:
+        """The mean of the six, in percent."""
+        return self.mean["mean_recall"]
+
+    @property
+    def mean_interval(self) -> Interval:
+        """The interval of that mean."""
+        return self.interval.get("mean_recall")
+
+
+class ScoredCoreset(Scored):
+    """Real pairs."""
+
+    method: str
+    num_pairs: int
+
+
+class _Measured(_Read):
+    """What a row or a table was measured on."""
+
+    measured_on: tuple[str, ...]
+    trained_with: str
+    """What tables call the image encoder of the students."""
+    base: str
+    """The same for all that may stand in one transfer matrix."""
+
+
+class _Evaluated(Scored, _Measured):
+    image_encoder: str
+    fingerprints: dict[str, str]
+
+    @property
+    def comparable(self) -> tuple[str, ...]:
+        """Key of what this row may be ranked with, the same as that of a study."""
+        return (*self.measured_on, self.fingerprints.get("data", ""))
+
+
+class EvaluatedSet(_Evaluated):
+    """A distilled set."""
+
+    distilled_set: str
+    """As it was typed: a folder or a URI."""
+    num_pairs: int
+    made_with: str
+    """The image encoder that it was made with."""
+
+    @property
+    def is_transferred(self) -> bool:
+        """Whether the students had another encoder than the set was made with."""
+        return self.made_with != self.image_encoder
+
+
+class EvaluatedCoreset(_Evaluated, ScoredCoreset):
+    """Real pairs of as many."""
+
+
+class EvaluatedBound(_Evaluated):
+    """All pairs."""
+
+
+class GroupRecall(_Read):
+    """Recall of the captions of one group, in percent by what students were trained on."""
+
+    by: str
+    group: str
+    num_captions: int
+    recall: dict[str, float]
+
+
+class SubjectKept(_Read):
+    """How often a subject is named, as shares from 0 to 1; see ``evaluation/breakdown.py``."""
+
+    name: str
+    data: float
+    start: float | None
+    kept: float
+    interval: tuple[float, float]
+    differs: bool
+
+
+class Breakdown(_Measured):
+    """What of the data sets lose."""
+
+    recalls: list[GroupRecall]
+    subjects: dict[str, list[SubjectKept]]
+    """By set."""
+
+
+class Evaluation(_Read):
+    """What ``rayvldd evaluate SET... --json`` ends with."""
+
+    command: str
+    split: str
+    sets: list[EvaluatedSet] = Field(min_length=1)
+    coresets: list[EvaluatedCoreset]
+    full_data: list[EvaluatedBound]
+    breakdown: list[Breakdown] = Field(default_factory=list)
+
+
+class CoresetScores(_Read):
+    """What ``rayvldd coreset STUDY --json`` ends with."""
+
+    study: str
+    split: str
+    coresets: list[ScoredCoreset]
+
+
+Scores = TypeVar("Scores", CoresetScores, Evaluation)
+
+
+class _Form(Generic[Scores]):
+    """A kind of file and the command that writes it."""
+
+    def __init__(self, model: type[Scores], command: str) -> None:
+        self.model: type[Scores] = model
+        self.command = command
+
+    def read(self, files: Iterable[Path]) -> tuple[list[Scores], list[Fault]]:
+        """What the files hold, and a fault for every one that holds something else, or scores on validation."""
+        allowed = f"what `{self.command} --json` prints"
+        read: list[Scores] = []
+        faults: list[Fault] = []
+        for file in files:
+            try:
+                found = self.model.model_validate(json.loads(file.read_text(encoding="utf-8").strip().splitlines()[-1]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                faults.append(Fault(str(file), f"not its object: {where}: {first['msg']}", allowed))
+            except (OSError, ValueError, IndexError) as error:
+                reason = "it is empty" if isinstance(error, IndexError) else str(error)
+                faults.append(Fault(str(file), f"not readable: {reason}", allowed))
+            else:
+                if found.split != "test":
+                    faults.append(
+                        Fault(str(file), f"scored on {found.split}", "scores on test, which the studies have")
+                    )
+                read.append(found)
+        return read, faults
+
+
+_CORESETS = _Form(CoresetScores, "rayvldd coreset STUDY")
+_EVALUATIONS = _Form(Evaluation, "rayvldd evaluate SET...")
+
+
+def read_scores(
+    coreset_files: Iterable[Path] = (), evaluation_files: Iterable[Path] = ()
+) -> tuple[list[CoresetScores], list[Evaluation]]:
+    """Read what was kept of ``rayvldd coreset --json`` and ``rayvldd evaluate --json``.
+
+    Raises:
+        ConfigError: listing every file that holds something else, or scores on validation.
+    """
+    coresets, faults = _CORESETS.read(coreset_files)
+    evaluations, more = _EVALUATIONS.read(evaluation_files)
+    if faults or more:
+        command = _CORESETS.command if faults else _EVALUATIONS.command
+        raise ConfigError([*faults, *more], next_command=f"{command} --split test --json > FILE")
+    return coresets, evaluations
+
+
+def short_names(places: Sequence[str]) -> dict[str, str]:
+    """What to call sets: as much of the end of their places as tells them apart, and more than ``best`` alone."""
+    parts = {place: PurePath(place if ":/" in place else os.path.abspath(place)).parts for place in places}
+    lengths = {place: 2 if of_place[-1] in ("best", "distilled_set") else 1 for place, of_place in parts.items()}
+    while True:
+        names = {place: str(PurePath(*parts[place][-lengths[place] :])) for place in parts}
+        taken = list(names.values())
+        alike = [place for place in parts if taken.count(names[place]) > 1 and lengths[place] < len(parts[place])]
+        if not alike:
+            return names
+        for place in alike:
+            lengths[place] += 1

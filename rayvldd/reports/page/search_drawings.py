@@ -1,0 +1,274 @@
+"""Plots of a search: how its trials went, and what each searched setting is worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
+from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
+from rayvldd.reports.page.expectation import Curve, height_in
+from rayvldd.reports.page.study_report import recall_of, seconds_of
+from rayvldd.search.ledger import Trial
+
+_STATES = {
+    "finished": (FINISHED, "-", "o"),
+    "running": (FINISHED, ":", "o"),
+    "stopped": (STOPPED, "--", "s"),
+    "failed": (FAILED, "-", "X"),
+}
+"""Colour, line style and mark, by how a trial ended."""
+
+
+def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
+    """Validation recall by outer step of every trial, the best one in front."""
+    figure, (axes,) = new_axes()
+    drawing = Drawing(
+        "convergence",
+        "Convergence of the trials",
+        "Validation mean recall by outer step, a line a trial. Stopped trials are dashed and end in a square, failed "
+        "ones end in a cross; the best is thick.",
+        figure,
+        ("trial", "state", "outer step", "val mean recall"),
+        [
+            (t.trial_id, t.state, int(row["outer_step"]), row["val_mean_recall"])
+            for t in trials
+            for row in t.evaluations
+        ],
+    )
+    seen: set[str] = set()
+    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
+        if not trial.evaluations:
+            continue
+        steps = [row["outer_step"] for row in trial.evaluations]
+        recalls = [row["val_mean_recall"] for row in trial.evaluations]
+        line = _draw_trial(axes, steps, recalls, trial, best_id, seen)
+        drawing.mark(line, words_of(trial), trial.trial_id)
+    axes.set_xlabel("outer step", color=INK)
+    axes.set_ylabel("validation mean recall (%)", color=INK)
+    axes.set_ylim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    add_legend(figure)
+    return drawing
+
+
+def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str) -> Drawing:
+    """A line a trial through the values of all searched settings to its recall."""
+    figure, (axes,) = new_axes(3.8)
+    keys = list(space)
+    rows = [
+        (t.trial_id, t.state, *(t.point.get(key) for key in keys), recall_of(t) if t.best else None) for t in trials
+    ]
+    drawing = Drawing(
+        "parallel_coordinates",
+        "Parallel coordinates",
+        "A line a trial: its value of each searched setting, between the bounds of the search, and its best "
+        "validation recall on the right. Lines look as in the convergence.",
+        figure,
+        ("trial", "state", *map(_last, keys), "val mean recall"),
+        rows,
+    )
+    top = max([recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
+    seen: set[str] = set()
+    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
+        if trial.best and all(key in trial.point for key in keys):
+            heights = [height_in(space[key], trial.point[key]) for key in keys] + [recall_of(trial) / top]
+            line = _draw_trial(axes, range(len(heights)), heights, trial, best_id, seen)
+            drawing.mark(line, words_of(trial), trial.trial_id)
+    axes.grid(False)
+    axes.grid(axis="x", color=INK, linewidth=0.8)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    names = [_last(key).replace("_", "_\n", 1) if len(_last(key)) > 9 else _last(key) for key in keys] + ["recall"]
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.tick_params(axis="x", length=0, pad=22)
+    ends = [_ends(space[key]) for key in keys] + [("0", f"{top:.1f}")]
+    for place, (low, high) in enumerate(ends):
+        axes.text(place, -0.05, low, ha="center", va="top", fontsize=9, color=INK)
+        axes.text(place, 1.05, high, ha="center", va="bottom", fontsize=9, color=INK)
+    axes.set_ylim(0, 1)
+    add_legend(figure)
+    return drawing
+
+
+def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
+    """What share of the variance of recall each searched setting explains."""
+    figure, (axes,) = new_axes(0.9 + 0.34 * len(shares))
+    drawing = Drawing(
+        "importance",
+        "Importance of the settings",
+        f"Share of the variance of validation recall that each setting explains alone (functional ANOVA, {num_trials} "
+        f"trials)." + (" With so few trials this is a hint." if num_trials < 30 else ""),
+        figure,
+        ("setting", "importance"),
+        list(shares.items()),
+    )
+    names = list(shares)[::-1]
+    for place, key in enumerate(names):
+        (bar,) = axes.barh([place], [100 * shares[key]], color=BEST, height=0.6)
+        drawing.mark(bar, f"{key}: {100 * shares[key]:.0f} %")
+        axes.annotate(
+            f"{100 * shares[key]:.0f} %",
+            (100 * shares[key], place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+        )
+    axes.set_yticks(range(len(names)), [_last(key) for key in names])
+    axes.grid(False)
+    axes.set_xlim(0, 100 * max(shares.values(), default=1) * 1.15)
+    axes.set_xlabel("share of the variance (%)", color=INK)
+    return drawing
+
+
+def marginals(
+    trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str, expected: Mapping[str, Curve]
+) -> Drawing:
+    """Recall by each searched setting alone, a mark a trial.
+
+    Args:
+        trials: The trials of a study.
+        space: What was searched.
+        best_id: Name of the trial to highlight.
+        expected: By setting, its values and the recall to be expected there, whatever the others are; may be empty.
+    """
+    columns = min(2, len(space))
+    rows = math.ceil(len(space) / columns)
+    figure, panels = new_axes(0.4 + 1.75 * rows, columns, rows)
+    line = " The line is what a random forest expects there, over all values of the others." if expected else ""
+    drawing = Drawing(
+        "marginals",
+        "Recall by each setting",
+        "Best validation recall of each trial by one setting at a time; the other settings vary as well. Squares were "
+        f"stopped early, crosses failed, the best is the large one.{line}",
+        figure,
+        ("setting", "value", "expected recall"),
+        [(key, value, recall) for key, curve in expected.items() for value, recall in zip(*curve, strict=True)],
+    )
+    for axes in panels[len(space) :]:
+        axes.set_visible(False)
+    for axes, (key, domain) in zip(panels, space.items(), strict=False):
+        _scale_to(axes, domain)
+        if key in expected:
+            values, recalls = expected[key]
+            axes.plot(list(map(_as_drawn, values)), recalls, color=INK, linewidth=1, zorder=1)
+        for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
+            if trial.best and key in trial.point:
+                point = _draw_point(axes, _as_drawn(trial.point[key]), recall_of(trial), trial, best_id)
+                drawing.mark(point, words_of(trial), trial.trial_id)
+        axes.set_xlabel(_last(key), color=INK)
+        axes.tick_params(labelsize=9)
+        axes.margins(0.1)
+    figure.supylabel("validation mean recall (%)", fontsize=10, color=INK)
+    return drawing
+
+
+def _scale_to(axes: Axes, domain: Domain) -> None:
+    if isinstance(domain, ChoiceDomain):
+        axes.plot([_as_drawn(value) for value in domain.values], [np.nan] * len(domain.values))  # in their order
+    elif domain.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(domain, IntDomain)))
+
+
+def _as_drawn(value: Scalar) -> Scalar:
+    """Words and truth values have no place on a scale of numbers."""
+    return str(value) if isinstance(value, str | bool) else value
+
+
+def pareto_front(trials: Sequence[Trial], best_id: str) -> Drawing:
+    """What more seconds of a trial have bought: recall against time, with the trials that no other one dominates."""
+    timed = [(seconds, trial) for trial in trials if trial.best and (seconds := seconds_of(trial)) is not None]
+    front = front_of([(seconds, recall_of(trial)) for seconds, trial in timed])
+    figure, (axes,) = new_axes()
+    drawing = Drawing(
+        "pareto",
+        "Recall against time",
+        "Best validation recall of each trial by the seconds it took, matching and evaluating. No trial beats those "
+        "on the line, the Pareto front, in both. Marks look as in the convergence.",
+        figure,
+        ("trial", "state", "seconds", "val mean recall", "on the front"),
+        [
+            (t.trial_id, t.state, round(s, 1), recall_of(t), "yes" if i in front else "no")
+            for i, (s, t) in enumerate(timed)
+        ],
+    )
+    corners = sorted((timed[i][0], recall_of(timed[i][1])) for i in front)
+    axes.step([c[0] for c in corners], [c[1] for c in corners], where="post", color=INK, linewidth=1, zorder=1)
+    for seconds, trial in timed:
+        drawing.mark(_draw_point(axes, seconds, recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
+    axes.set_xlabel("seconds of the trial", color=INK)
+    axes.set_ylabel("validation mean recall (%)", color=INK)
+    axes.set_xlim(0, None)
+    axes.margins(y=0.1)
+    return drawing
+
+
+def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Indices of the points (cost, value) that no other point beats in one without losing in the other."""
+    kept, best = set(), -math.inf
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            best = points[index][1]
+            kept.add(index)
+    return kept
+
+
+def words_of(trial: Trial) -> str:
+    """A trial in one line."""
+    recall = f"{recall_of(trial):.2f} at step {trial.best['outer_step']:.0f}" if trial.best else "no evaluation"
+    point = ", ".join(f"{_last(key)} {short(value)}" for key, value in trial.point.items())
+    return f"{trial.trial_id}, {trial.state}: {recall}" + (f" ({point})" if point else "")
+
+
+def _draw_trial(
+    axes: Axes, xs: Sequence[float], ys: Sequence[float], trial: Trial, best_id: str, seen: set[str]
+) -> Artist:
+    colour, style, end = _STATES[trial.state]
+    is_best = trial.trial_id == best_id
+    label = f"best: {trial.trial_id}" if is_best else trial.state
+    (line,) = axes.plot(
+        xs,
+        ys,
+        color=BEST if is_best else colour,
+        linestyle="-" if is_best else style,
+        linewidth=2.8 if is_best else 1.4,
+        marker="o" if is_best else end,
+        markevery=None if is_best else [-1],
+        markersize=5,
+        label=None if label in seen else label,
+        zorder=3 if is_best else 2,
+        clip_on=False,
+    )
+    seen.add(label)
+    return line
+
+
+def _draw_point(axes: Axes, x: Any, y: float, trial: Trial, best_id: str) -> Artist:
+    colour, _, shape = _STATES[trial.state]
+    is_best = trial.trial_id == best_id
+    (point,) = axes.plot(
+        [x], [y], linestyle="", marker=shape, color=BEST if is_best else colour, markersize=9 if is_best else 6
+    )
+    return point
+
+
+def _ends(domain: Domain) -> tuple[str, str]:
+    if isinstance(domain, ChoiceDomain):
+        return short(domain.values[0]), short(domain.values[-1])
+    return short(domain.low), short(domain.high)
+
+
+def _last(key: str) -> str:
+    """A dotted key without its section."""
+    return key.rpartition(".")[2]

@@ -1,0 +1,272 @@
+"""Plots of sets: by their number of pairs, on other encoders, by what captions name, and what a set has learned."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+
+from rayvldd.reports.page.baselines import Bound, SizePoint
+from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
+from rayvldd.reports.page.evaluations import GroupRecall, SubjectKept
+from rayvldd.reports.page.transfer import ALL_PAIRS, TransferMatrix
+
+_SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))
+_MARGIN = 1.3
+"""Factor by which the axis goes beyond the smallest and the largest number of pairs."""
+_ASIDE = 1.02
+"""Factor by which a series stands beside the next, so that bars at the same number of pairs do not hide each other."""
+_OTHERS = (("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
+
+
+def recall_by_pairs(points: Sequence[SizePoint], bound: Bound | None, name: str) -> Drawing:
+    """Mean recall on test against the number of pairs, one line a kind of set."""
+    figure, (axes,) = new_axes()
+    drawing = Drawing(
+        name,
+        "Recall against number of pairs",
+        "Mean recall on test in percent by number of pairs; bars are 95 % intervals over students, the dashed line is "
+        "the full data.",
+        figure,
+        ("pairs", "trained on", "study or set", "mean recall", "low", "high"),
+        [(p.num_pairs, p.kind, p.name, p.mean, *(p.interval or (None, None))) for p in points],
+    )
+    if bound:
+        if bound.interval:
+            axes.axhspan(*bound.interval, color=INK, alpha=0.08, linewidth=0)
+        line = axes.axhline(bound.mean, color=INK, linestyle="--", linewidth=1.2, label="full data")
+        drawing.mark(line, bound.words)
+    looks = {kind: (colour, shape) for kind, colour, shape in _SERIES}
+    others = [kind for kind in dict.fromkeys(point.kind for point in points) if kind not in looks]
+    looks |= {kind: _OTHERS[number % len(_OTHERS)] for number, kind in enumerate(others)}
+    for place, (kind, look) in enumerate(looks.items()):
+        aside = _ASIDE ** (place - (len(looks) - 1) / 2)
+        _draw_series(drawing, axes, [point for point in points if point.kind == kind], look, aside)
+    numbers = sorted({point.num_pairs for point in points})
+    axes.set_xscale("log")
+    axes.set_xlim(numbers[0] / _MARGIN, numbers[-1] * _MARGIN)
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("pairs", color=INK)
+    axes.set_ylabel("mean recall on test (%)", color=INK)
+    axes.set_ylim(0, None)
+    add_legend(figure)
+    return drawing
+
+
+def _draw_series(
+    drawing: Drawing, axes: Axes, points: Sequence[SizePoint], look: tuple[str, str], aside: float
+) -> None:
+    colour, shape = look
+    leading: dict[int, SizePoint] = {}
+    for point in sorted(points, key=lambda point: (point.num_pairs, point.mean)):
+        leading[point.num_pairs] = point
+    axes.plot([n * aside for n in leading], [p.mean for p in leading.values()], color=colour, linewidth=1.4, zorder=2)
+    for number, point in enumerate(points):
+        bar = axes.errorbar(
+            [point.num_pairs * aside],
+            [point.mean],
+            yerr=None
+            if point.interval is None
+            else [[point.mean - point.interval[0]], [point.interval[1] - point.mean]],
+            color=colour,
+            marker=shape,
+            markersize=7,
+            capsize=3,
+            linewidth=1.4,
+            label=None if number else point.kind,
+            zorder=3,
+        )
+        drawing.mark(bar.lines[0], point.words)
+
+
+def similarity(matrix: np.ndarray, captions: Sequence[str]) -> Drawing:
+    """The learned similarity as a heat map, white at zero.
+
+    Args:
+        matrix: Similarity of image i and text j [pair, pair].
+        captions: What the texts say, for the table of the largest ones beside the diagonal.
+    """
+    figure, (axes,) = new_axes(4.6)
+    limit = float(np.abs(matrix).max()) or 1.0
+    diagonal, beside = np.diag(matrix), matrix[~np.eye(len(matrix), dtype=bool)]
+    picture = axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_xlabel("text", color=INK)
+    axes.set_ylabel("image", color=INK)
+    axes.grid(False)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8)
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    order = np.argsort(np.where(np.eye(len(matrix), dtype=bool), -np.inf, np.abs(matrix)), axis=None)[::-1]
+    largest = [divmod(int(place), len(matrix)) for place in order[: min(10, len(beside))]]
+    words = (
+        f"How much image and text belong together, learned with the {len(matrix)} pairs: on the diagonal "
+        f"{diagonal.min():.2f} to {diagonal.max():.2f}, beside it {beside.min():.2f} to {beside.max():.2f}. "
+        f"The table has the ten that are largest beside the diagonal."
+    )
+    rows = [(i, j, float(matrix[i, j]), captions[i], captions[j]) for i, j in largest]
+    return Drawing(
+        "similarity",
+        "Learned similarity",
+        words,
+        figure,
+        ("image", "text", "similarity", "image's own text", "text"),
+        rows,
+    )
+
+
+def transfer(matrix: TransferMatrix, name: str) -> Drawing:
+    """The transfer matrix as a heat map: shares of the full data where they are known, else recalls."""
+    rows = list(matrix.rows)
+    figure, (axes,) = new_axes(1.3 + 0.42 * len(rows))
+    cells = [(row, encoder, cell) for row in rows for encoder, cell in matrix.rows[row].items()]
+    shared = all(cell.share is not None for _, _, cell in cells)
+    what = "share of the full data" if shared else "mean recall"
+    drawing = Drawing(
+        name,
+        "Transfer to other encoders",
+        f"Mean recall on test in percent of students whose image encoder stands below, trained on what stands at the "
+        f"left; the colour is the {what}. Frames mark the encoder that a set was made with.",
+        figure,
+        ("trained on", "made with", "students' encoder", "mean recall", "low", "high", "share of full data (%)"),
+        [
+            (
+                row,
+                matrix.made_with.get(row),
+                encoder,
+                c.mean,
+                *(c.interval or (None, None)),
+                100 * c.share if c.share is not None else None,
+            )
+            for row, encoder, c in cells
+        ],
+    )
+    values = np.full((len(rows), len(matrix.encoders)), np.nan)
+    for row, encoder, cell in cells:
+        values[rows.index(row), matrix.encoders.index(encoder)] = cell.share if shared else cell.mean
+    top = float(np.nanmax(values)) or 1.0
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    for row, encoder, cell in cells:
+        place = matrix.encoders.index(encoder), rows.index(row)
+        ink = "white" if values[place[::-1]] < 0.5 * top else "black"
+        axes.text(*place, cell.words, ha="center", va="center", fontsize=9, color=ink)
+        if cell.is_own:
+            frame = Rectangle(
+                (place[0] - 0.47, place[1] - 0.45), 0.94, 0.9, fill=False, edgecolor=FAILED, linewidth=2.2
+            )
+            axes.add_patch(frame)
+    axes.set_xticks(range(len(matrix.encoders)), [in_two_lines(encoder) for encoder in matrix.encoders])
+    axes.set_yticks(range(len(rows)), [in_two_lines(row) for row in rows])
+    axes.tick_params(length=0, labelsize=9)
+    axes.grid(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return drawing
+
+
+_LINE = 14
+"""Characters of a name that stand beside a plot in one line."""
+
+
+def in_two_lines(name: str) -> str:
+    """A long name broken near its middle, where it has a place to break."""
+    places = [place for place, letter in enumerate(name) if letter in "_/, " and 0 < place < len(name) - 1]
+    if len(name) <= _LINE or not places:
+        return name
+    middle = min(places, key=lambda place: abs(place - len(name) / 2))
+    return f"{name[: middle + 1].rstrip()}\n{name[middle + 1 :]}"
+
+
+_MOST_SERIES = 6
+"""Series of a plot that can be told apart."""
+_LOOKS = ((BEST, "o"), ("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
+
+
+def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str], name: str) -> Drawing:
+    """Recall of the captions of each group, a mark for each thing that students were trained on.
+
+    Args:
+        rows: The groups of one kind.
+        by: What that kind is: ``length``, ``gender`` or ``noun``.
+        sets: What to call the distilled sets, by their names in ``rows``.
+        name: Stem of the files.
+    """
+    series = list(rows[0].recall)
+    drawn = series if len(series) <= _MOST_SERIES else [one for one in series if one in sets or one == ALL_PAIRS]
+    left_out = "" if len(drawn) == len(series) else " Real pairs stand in the numbers only."
+    figure, (axes,) = new_axes(1.0 + 0.27 * len(rows))
+    drawing = Drawing(
+        name,
+        f"Recall by {_KINDS.get(by, by)}",
+        f"Text to image on test, the mean of R@1, 5 and 10 in percent, of the captions in each group among all images; "
+        f"the number of captions in brackets.{left_out}",
+        figure,
+        ("group", "captions", *(sets.get(one, one) for one in series)),
+        [(row.group, row.num_captions, *(row.recall[one] for one in series)) for row in rows],
+    )
+    places = range(len(rows) - 1, -1, -1)
+    looks = iter(_LOOKS)
+    for one in drawn:
+        colour, shape = (INK, "|") if one == ALL_PAIRS else next(looks, (STOPPED, "s"))
+        label = sets.get(one, one)
+        for place, row in zip(places, rows, strict=True):
+            (mark,) = axes.plot(
+                [row.recall[one]],
+                [place],
+                color=colour,
+                marker=shape,
+                markersize=7,
+                markeredgewidth=1.6,
+                linestyle="",
+                label=label if row is rows[0] else None,
+            )
+            drawing.mark(mark, f"{row.group}, {label}: {row.recall[one]:.1f}")
+    axes.set_yticks(places, [f"{row.group} ({row.num_captions})" for row in rows])
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_xlabel("recall (%)", color=INK)
+    axes.set_xlim(0, None)
+    add_legend(figure, columns=2)
+    return drawing
+
+
+_KINDS = {"length": "caption length", "gender": "whom captions name", "noun": "what captions name"}
+
+
+def subjects_kept(shares: Sequence[SubjectKept], label: str, name: str) -> Drawing:
+    """How often subjects are named among the captions nearest a set's texts, beside the data's captions."""
+    figure, (axes,) = new_axes(1.0 + 0.27 * len(shares))
+    drawing = Drawing(
+        name,
+        f"Subjects that {label} keeps",
+        "Share of captions that name a subject, in percent: bars are 95 % intervals of the captions nearest the set's "
+        "texts, lines across are the data. Squares lie off the data; of 24 subjects one will by chance alone.",
+        figure,
+        ("subject", "data (%)", "start (%)", "nearest captions (%)", "low", "high", "off the data"),
+        [
+            (
+                s.name,
+                100 * s.data,
+                None if s.start is None else 100 * s.start,
+                100 * s.kept,
+                100 * s.interval[0],
+                100 * s.interval[1],
+                "yes" if s.differs else "no",
+            )
+            for s in shares
+        ],
+    )
+    for place, share in zip(range(len(shares) - 1, -1, -1), shares, strict=True):
+        colour, shape = (FAILED, "s") if share.differs else (BEST, "o")
+        low, high = (100 * end for end in share.interval)
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+        (mark,) = axes.plot([100 * share.kept], [place], color=colour, marker=shape, markersize=6)
+        drawing.mark(
+            mark, f"{share.name}: {100 * share.kept:.1f} ({low:.1f} to {high:.1f}), data {100 * share.data:.1f}"
+        )
+        axes.plot([100 * share.data], [place], color=INK, marker="|", markersize=11, markeredgewidth=2)
+    axes.set_yticks(range(len(shares) - 1, -1, -1), [share.name for share in shares])
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_xlabel("captions that name it (%)", color=INK)
+    axes.set_xlim(0, None)
+    return drawing

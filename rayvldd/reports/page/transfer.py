@@ -1,0 +1,67 @@
+"""The transfer matrix: sets made with one image encoder, students trained with another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rayvldd.reports.page.baselines import names_of_sets
+from rayvldd.reports.page.evaluations import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, Evaluation, Interval
+
+Row = EvaluatedSet | EvaluatedCoreset | EvaluatedBound
+
+ALL_PAIRS = "all pairs"
+"""The row of the full data."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What students of one encoder show on one thing, in percent."""
+
+    mean: float
+    interval: Interval
+    share: float | None
+    """Of what students of the same encoder show on all pairs, 0 to 1."""
+    is_own: bool = False
+    """Whether the set was made with this encoder."""
+
+    @property
+    def words(self) -> str:
+        """As tables write it: mean, half the interval, share."""
+        half = f" ± {(self.interval[1] - self.interval[0]) / 2:.1f}" if self.interval else ""
+        return f"{self.mean:.1f}{half}" + (f" ({100 * self.share:.0f} %)" if self.share is not None else "")
+
+
+@dataclass
+class TransferMatrix:
+    """Cells by what students were trained on, then by their encoder."""
+
+    measured_on: tuple[str, ...]
+    """What all cells have in common."""
+    encoders: list[str] = field(default_factory=list)
+    made_with: dict[str, str] = field(default_factory=dict)
+    """The encoder of each row that is a distilled set."""
+    rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
+
+    def add(self, row: Row, name: str) -> None:
+        """Enter a row of an evaluation under a name."""
+        if row.trained_with not in self.encoders:
+            self.encoders.append(row.trained_with)
+        is_own = isinstance(row, EvaluatedSet) and not row.is_transferred
+        cell = Cell(row.mean_recall, row.mean_interval, row.share_of_full_data, is_own)
+        self.rows.setdefault(name, {})[row.trained_with] = cell
+        if isinstance(row, EvaluatedSet):
+            self.made_with[name] = row.made_with
+
+
+def matrices_of(evaluations: Sequence[Evaluation]) -> list[TransferMatrix]:
+    """One matrix for all rows that differ in nothing but encoder and set, where a set met an encoder not its own."""
+    names = names_of_sets(evaluations)
+    bases = {row.base for found in evaluations for row in found.sets if row.is_transferred}
+    rows: list[tuple[Row, str]] = [(row, names[row.distilled_set]) for found in evaluations for row in found.sets]
+    rows += [(row, f"{row.num_pairs} pairs, {row.method}") for found in evaluations for row in found.coresets]
+    rows += [(row, ALL_PAIRS) for found in evaluations for row in found.full_data]
+    matrices: dict[str, TransferMatrix] = {}
+    for row, name in rows:
+        if row.base in bases:
+            common = tuple(word for word in row.measured_on if word != row.image_encoder)
+            matrices.setdefault(row.base, TransferMatrix(common)).add(row, name)
+    return list(matrices.values())
