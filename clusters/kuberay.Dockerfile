@@ -11,6 +11,6 @@ WORKDIR /opt/rayvldd
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY rayvldd rayvldd
 COPY search_spaces search_spaces
-RUN pip install --no-cache-dir -c constraints.txt .
+RUN pip install --no-cache-dir -c constraints.txt '.[cluster]'
 RUN useradd --create-home --uid 1000 ray
 USER ray
