@@ -260,6 +260,7 @@ ACCOUNT_FAULTS: dict[str, tuple[str, Any, str]] = {
         "all rights of arn:aws:iam::aws:policy/AmazonS3FullAccess",
     ),
     "a key": ("Key", {"Type": "AWS::IAM::AccessKey"}, "makes a key"),
+    "a volume that lies open": ("Kept>Properties>Encrypted", None, "lie open"),
     "a volume that goes": ("Kept>DeletionPolicy", "Delete", "would be lost"),
     "no security group": ("Launch>Properties>LaunchTemplateData>SecurityGroupIds", [], "carries no security group"),
     "what Ray cannot copy": (
@@ -278,6 +279,12 @@ def test_account_is_refused_by_itself_and_through_the_cluster_file(fault: str, t
     for file in (account, cluster):
         found = faults_of(file)
         assert any(message in text for text in found), found
+
+
+def test_launch_template_without_its_name_is_missed(tmp_path: Path) -> None:
+    cluster = changed("aws_gpu.yaml", lambda config: None, tmp_path)
+    changed("aws_account.yaml", _set("Resources>Launch>Properties>LaunchTemplateName", None), tmp_path)
+    assert "aws_account.yaml makes no 'rayvldd'" in " ".join(faults_of(cluster))
 
 
 @pytest.mark.parametrize("pattern", [None, ".*", r"[0-9./]+"])

@@ -29,7 +29,9 @@ def account_faults(template: ClusterFile) -> list[Fault]:
             faults += _ingress_faults(properties, template, where)
         elif kind == "AWS::IAM::AccessKey":
             faults.append(Fault(where, "makes a key", "roles and instance profiles"))
-        elif kind == "AWS::EC2::Volume" and (resource.get("DeletionPolicy") != "Retain" or not properties["Encrypted"]):
+        elif kind == "AWS::EC2::Volume" and (
+            resource.get("DeletionPolicy") != "Retain" or not properties.get("Encrypted")
+        ):
             faults.append(
                 Fault(where, "would be lost with the stack, or lie open", "DeletionPolicy: Retain, Encrypted")
             )
@@ -43,7 +45,8 @@ def account_faults(template: ClusterFile) -> list[Fault]:
 def names_of(template: ClusterFile, kind: str) -> set[str]:
     """The names that a template gives to its resources of one kind."""
     resources = template.config["Resources"].values()
-    return {resource["Properties"][_NAMES[kind]] for resource in resources if resource["Type"] == kind}
+    named = [resource.get("Properties", {}) for resource in resources if resource.get("Type") == kind]
+    return {str(properties[_NAMES[kind]]) for properties in named if _NAMES[kind] in properties}
 
 
 def _launch_faults(properties: dict[str, Any], where: str) -> list[Fault]:

@@ -3,6 +3,7 @@
 import base64
 import copy
 import re
+import shlex
 from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
@@ -18,7 +19,7 @@ def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
     """Make the manifest of the job that sweeps a study, after the RayJob of a cluster file.
 
     The study travels inside the manifest, as it was resolved here, so nothing has to be copied into a pod first. The
-    job's name ends in `-`-free text of the study's own, and `kubectl create` of it again continues the study.
+    job is named after the study, and `kubectl create` of it again continues the study.
 
     Args:
         file: Manifests with a RayJob, whose entrypoint names a study file.
@@ -33,7 +34,7 @@ def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
     job = copy.deepcopy(jobs[0])
     text = base64.b64encode(dump_study(study).encode()).decode()
     sweep = re.sub(r"\S+\.yaml", "/tmp/study.yaml", job["spec"]["entrypoint"], count=1)
-    job["spec"]["entrypoint"] = f"bash -c 'echo {text} | base64 -d > /tmp/study.yaml && {sweep}'"
+    job["spec"]["entrypoint"] = f"bash -c {shlex.quote(f'echo {text} | base64 -d > /tmp/study.yaml && {sweep}')}"
     # A finished job keeps its name until it is deleted; this one gets a new ending from Kubernetes every time.
     del job["metadata"]["name"]
     job["metadata"]["generateName"] = f"{_dns_name(study.name)}-"
