@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rayvldd.config import settings
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, IntDomain
 from rayvldd.config.loading import dump_study, load_study
-from rayvldd.config.study import Study, changes_experts, set_dotted
+from rayvldd.config.study import ChooseSettings, SearchSettings, Study, changes_experts, set_dotted
 from rayvldd.errors import ConfigError, DivergedError, Fault, InputError, RayvlddError, StoreError, did_you_mean
 
 MINIMAL: dict[str, Any] = {
@@ -125,11 +125,11 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         (
             {"search__space": {"distillation.lr_lr": {"type": "float", "low": 1, "hgh": 2, "high": 3}}},
             "search.space.distillation.lr_lr.hgh: unknown key 'hgh' (did you mean 'high'?); "
-            "allowed: high, log, low, step, type",
+            "allowed: high, log, low, step, type, when",
         ),
         (
             {"search__space": {"distillation.lr_lr": {"low": 1, "high": 3}}},
-            "search.space.distillation.lr_lr.type: is missing; allowed: float, int, choice",
+            "search.space.distillation.lr_lr.type: is missing; allowed: float, int, choice, fixed",
         ),
         (
             {"search__space": {"data.seed": {"type": "int", "low": 1, "high": 3}}},
@@ -304,7 +304,7 @@ def test_a_study_survives_writing_and_reading(tmp_path: Path) -> None:
 def all_settings() -> list[type[BaseModel]]:
     classes = [value for value in vars(settings).values() if isinstance(value, type)]
     found = [value for value in classes if issubclass(value, settings.Settings) and value is not settings.Settings]
-    return [*found, Study, FloatDomain, IntDomain, ChoiceDomain]
+    return [*found, SearchSettings, ChooseSettings, Study, FloatDomain, IntDomain, ChoiceDomain, FixedDomain]
 
 
 @pytest.mark.parametrize("model", all_settings(), ids=lambda model: model.__name__)
@@ -337,7 +337,8 @@ DOMAINS: TypeAdapter[Any] = TypeAdapter(Domain)
             [0.0, 0.3],
         ),
         ({"type": "float", "low": 1e-3, "high": 10, "log": True}, [0.001, 10], [0.0009], "0.001 to 10", [0.001, 10.0]),
-        ({"type": "choice", "values": [1, "a", True]}, [1, "a", True], [2, "b", False], "1, a, True", [1, "a", True]),
+        ({"type": "choice", "values": [2, "a", True]}, [2, "a", True], [1, "b", False], "2, a, True", [2, "a", True]),
+        ({"type": "fixed", "value": True}, [True], [1, "True"], "True", [True]),
     ],
 )
 def test_a_domain(values: dict, inside: list, outside: list, shown: str, corners: list) -> None:
@@ -363,7 +364,10 @@ def test_a_domain(values: dict, inside: list, outside: list, shown: str, corners
         ({"type": "float", "low": 0, "high": math.inf}, "finite number"),
         ({"type": "float", "low": math.nan, "high": 1}, "finite number"),
         ({"type": "choice", "values": []}, "at least 1 item"),
-        ({"type": "choice", "values": [1, 2, 1]}, r"each value may stand once, got \[1, 2, 1\]"),
+        ({"type": "choice", "values": [1, 2, 1]}, r"each value may stand once, and .*, got \[1, 2, 1\]"),
+        ({"type": "choice", "values": [1, True]}, "1, 1.0 and true are one"),
+        ({"type": "fixed"}, "Field required"),
+        ({"type": "fixed", "value": 1, "when": "x"}, "valid dictionary"),
     ],
 )
 def test_a_domain_that_cannot_be(values: dict[str, Any], message: str) -> None:

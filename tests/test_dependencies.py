@@ -16,7 +16,7 @@ EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if e
 REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS]
 
 IMPORTED_AS = {"nvidia-ml-py": "pynvml", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
-IMPORTED_BY_OTHERS = {"google-api-python-client", "torchvision"}
+IMPORTED_BY_OTHERS = {"cmaes", "google-api-python-client", "torchvision"}
 """Wanted by a package that we import, not by us: the comment names that package."""
 
 IMPORTED_BY_MYPY = {"mypy_boto3_s3"}

@@ -8,11 +8,13 @@ from typing import Any
 import optuna
 import pytest
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain
+from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.search.ledger import METRIC, Ledger, Trial
 from rayvldd.search.optuna_trials import distribution_of
 from rayvldd.search.sampler import (
+    EVALUATION,
     FAILURE,
     TRIAL_ID,
     StudySearcher,
@@ -22,7 +24,7 @@ from rayvldd.search.sampler import (
 )
 from rayvldd.search.seeds import sampler_seed, trial_seed
 
-DOMAINS: dict[str, Domain] = {
+DOMAINS: dict[str, DrawnDomain] = {
     "uniform": FloatDomain(type="float", low=-1, high=2),
     "log": FloatDomain(type="float", low=1e-4, high=1e2, log=True),
     "grid": FloatDomain(type="float", low=0.5, high=2.0, step=0.25),
@@ -41,7 +43,7 @@ SPACE = {
 }
 
 
-def is_inside(domain: Domain, value: Any) -> bool:
+def is_inside(domain: Any, value: Any) -> bool:
     if isinstance(domain, ChoiceDomain):
         return any(value == known and type(value) is type(known) for known in domain.values)
     on_grid = domain.step is None or math.isclose((value - domain.low) / domain.step % 1 % 1, 0, abs_tol=1e-9)
@@ -53,7 +55,7 @@ def is_inside(domain: Domain, value: Any) -> bool:
 def test_draws_are_inside_and_reach_both_ends(name: str) -> None:
     domain = DOMAINS[name]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    drawn = [suggest(study.ask(), {"x": domain})["x"] for _ in range(400)]
+    drawn = [suggest(study.ask(), Space({"x": domain}, {}))["x"] for _ in range(400)]
     assert all(is_inside(domain, value) for value in drawn)
     if not isinstance(domain, FloatDomain):
         assert {domain.corners()[0], domain.corners()[-1]} <= set(drawn)
@@ -63,7 +65,7 @@ def test_draws_are_inside_and_reach_both_ends(name: str) -> None:
 def test_the_distribution_is_the_one_that_is_drawn_from(name: str) -> None:
     domain = DOMAINS[name]
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
-    suggest(trial, {"x": domain})
+    suggest(trial, Space({"x": domain}, {}))
     assert trial.distributions["x"] == distribution_of(domain)
 
 
@@ -82,8 +84,16 @@ def searched(tiny_study: Study) -> Study:
     return Study.model_validate(values)
 
 
+def with_search(study: Study, **changes: Any) -> Study:
+    values = study.model_dump(mode="json")
+    values["search"] |= changes
+    return Study.model_validate(values)
+
+
 def with_sampler(study: Study, sampler: str) -> Study:
-    return study.model_copy(update={"search": study.search.model_copy(update={"sampler": sampler})})
+    """The study with another sampler, and without choices where that would draw them at random."""
+    space = {key: domain for key, domain in SPACE.items() if sampler not in ("cmaes", "qmc") or "low" in domain}
+    return with_search(study, sampler=sampler, space=space)
 
 
 def run(study: Study, folder: Path, count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -96,11 +106,15 @@ def run(study: Study, folder: Path, count: int, start: int = 0) -> list[dict[str
         points.append(config)
         value = float(config["distillation.syn_steps"])
         searcher.on_trial_complete(f"tune-{number}", {METRIC: value})
-        point = {key: config[key] for key in SPACE}
+        point = point_of(config)
         trial = ledger.start(int(config[TRIAL_ID][-3:]), 1, point)
         ledger.add_evaluation(trial.trial_id, _row(0, value))
         ledger.end(trial.trial_id, "finished")
     return points
+
+
+def point_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != TRIAL_ID}
 
 
 def _row(step: int, value: float) -> dict[str, float]:
@@ -109,23 +123,20 @@ def _row(step: int, value: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_inside_the_space_through_ray(sampler: str, searched: Study, tmp_path: Path) -> None:
-    if sampler == "cmaes":
-        pytest.importorskip("cmaes")
-    points = run(with_sampler(searched, sampler), tmp_path, 6)
+    study = with_sampler(searched, sampler)
+    points = run(study, tmp_path, 6)
     for point in points:
-        assert all(is_inside(domain, point[key]) for key, domain in searched.search.space.items())
+        assert all(is_inside(domain, point[key]) for key, domain in study.search.space.items())
     assert [point[TRIAL_ID] for point in points] == [f"trial_00{number}" for number in range(6)]
     assert points[0]["distillation.lr_image"] == 1.0 and isinstance(points[0]["distillation.lr_image"], float)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_goes_on_repeats_no_point(sampler: str, searched: Study, tmp_path: Path) -> None:
-    if sampler == "cmaes":
-        pytest.importorskip("cmaes")
     study = with_sampler(searched, sampler)
     first, second = run(study, tmp_path, 3), run(study, tmp_path, 3, start=3)
     assert [point[TRIAL_ID] for point in second] == ["trial_003", "trial_004", "trial_005"]
-    assert len({tuple(point[key] for key in SPACE) for point in first + second}) == 6
+    assert len({tuple(point_of(point).values()) for point in first + second}) == 6
 
 
 def test_the_same_seed_draws_the_same_points(searched: Study, tmp_path: Path) -> None:
@@ -168,6 +179,85 @@ def _optuna_trials(searcher: StudySearcher) -> list[optuna.trial.FrozenTrial]:
     study = searcher._ot_study
     assert study is not None
     return list(study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
+
+
+CONDITIONAL = {
+    **SPACE,
+    "distillation.similarity": {"type": "choice", "values": ["identity", "low_rank"]},
+    "distillation.student_loss": {
+        "type": "fixed",
+        "value": "weighted_bce",
+        "when": {"distillation.similarity": "low_rank"},
+    },
+    "distillation.sim_rank": {"type": "int", "low": 5, "high": 40, "when": {"distillation.similarity": "low_rank"}},
+    "distillation.lr_sim": {
+        "type": "float",
+        "low": 1,
+        "high": 100,
+        "log": True,
+        "when": {"distillation.similarity": "low_rank"},
+    },
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
+    sampler: str, searched: Study, tmp_path: Path
+) -> None:
+    study = with_search(searched, space=CONDITIONAL, num_trials=24, sampler=sampler, initial_points=[])
+    points = [point_of(config) for config in run(study, tmp_path, 24)]
+    conditional = {"distillation.student_loss", "distillation.sim_rank", "distillation.lr_sim"}
+    similar = [point for point in points if point["distillation.similarity"] == "low_rank"]
+    assert 0 < len(similar) < len(points)
+    assert all((point in similar) == (conditional <= point.keys()) for point in points)
+    assert all(point in similar or not conditional & point.keys() for point in points)
+    assert all(study.at(point).distillation.student_loss == "weighted_bce" for point in similar)
+    told = _optuna_trials(make_searcher(study, Ledger(tmp_path)))
+    assert [set(trial.params) for trial in told] == [point.keys() - {"distillation.student_loss"} for point in points]
+
+
+def test_conditional_settings_of_a_first_point_are_tried_as_given(searched: Study, tmp_path: Path) -> None:
+    first = {"distillation.similarity": "low_rank", "distillation.sim_rank": 7, "distillation.lr_sim": 10}
+    study = with_search(searched, space=CONDITIONAL, initial_points=[first])
+    (point,) = run(study, tmp_path, 1)
+    assert first.items() <= point.items() and isinstance(point["distillation.lr_sim"], float)
+    assert point["distillation.student_loss"] == "weighted_bce"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_several_objectives_are_told_to_the_sampler(sampler: str, searched: Study, tmp_path: Path) -> None:
+    space = {key: domain for key, domain in SPACE.items() if "low" in domain}
+    space["distillation.num_pairs"] = {"type": "int", "low": 2, "high": 40}
+    objectives = ["val_mean_recall", "num_pairs", "seconds"]
+    study = with_search(
+        searched,
+        space=space,
+        sampler=sampler,
+        num_trials=12,
+        objectives=objectives,
+        scheduler="none",
+        initial_points=[],
+    )
+    ledger = Ledger(tmp_path)
+    searcher = make_searcher(study, ledger)
+    for number in range(7):
+        config = searcher.suggest(f"tune-{number}")
+        assert config is not None
+        trial = ledger.start(number, 1, point_of(config))
+        for step, recall in enumerate((3.0, 9.0, 8.0)):
+            row = {**_row(step, recall), "seconds_matching": 2.0 * step, "seconds_evaluating": 1.0}
+            ledger.add_evaluation(trial.trial_id, row)
+            searcher.on_trial_result(f"tune-{number}", {EVALUATION: row, "outer_step": step})
+        failed = number == 3
+        searcher.on_trial_complete(f"tune-{number}", {FAILURE: "diverged"} if failed else {METRIC: 9.0})
+        ledger.end(trial.trial_id, "failed" if failed else "finished")
+    told = _optuna_trials(searcher)
+    pairs = [trial.params["distillation.num_pairs"] for trial in told]
+    assert [trial.values for trial in told] == [
+        None if number == 3 else [9.0, float(count), 3.0] for number, count in enumerate(pairs)
+    ]
+    again = _optuna_trials(make_searcher(study, Ledger(tmp_path)))
+    assert [(trial.values, trial.params) for trial in again] == [(trial.values, trial.params) for trial in told]
 
 
 def test_samplers_are_made_without_warnings(searched: Study) -> None:

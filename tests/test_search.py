@@ -638,14 +638,6 @@ def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialJob, tmp_path: 
     assert plan(other, workspace, job.store)["expert_sets"][0]["existing"] == 0
 
 
-def test_a_sampler_without_its_package_is_refused_at_once(
-    searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rayvldd.search.plan.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="search.sampler: cmaes needs the package cmaes; allowed: tpe"):
-        plan(with_search(searched, sampler="cmaes"), Workspace(tmp_path), store_in(Workspace(tmp_path)))
-
-
 def test_the_interval_is_students(tmp_path: Path) -> None:
     low, high = t_interval([10.0, 12.0, 14.0])
     half = 4.302652729911275 * 2 / np.sqrt(3)  # t for two degrees of freedom, from a printed table

@@ -148,15 +148,11 @@ def _data_errors(study: Study, num_pairs: int | None) -> list[InputError]:
             num_train = sum(record.split == "train" for record in read_records(study.data))
         except DataError as error:
             return [error]
-    where, most = ("--pairs", num_pairs) if num_pairs else ("distillation.num_pairs", _most_pairs(study))
+    key = "distillation.num_pairs"
+    where, most = ("--pairs", num_pairs) if num_pairs else (key, study.largest(key))
     if most <= num_train:
         return []
     return [DataError([Fault(where, f"got {most}", f"2 to {num_train}, the training images")])]
-
-
-def _most_pairs(study: Study) -> int:
-    domain = study.search.space.get("distillation.num_pairs")
-    return max(int(value) for value in domain.corners()) if domain else study.distillation.num_pairs
 
 
 def _in_file(fault: Fault, file: str) -> Fault:

@@ -6,15 +6,27 @@ refuse at load what it would change.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Scalar = bool | int | float | str
 
 
 class _Domain(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
+    """Searched only where each of these settings, by dotted key, has the value, or one of the listed values; elsewhere
+    the setting keeps its constant. Default: always."""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _listed(cls, when: Any) -> Any:
+        """One value is a list of one."""
+        if not isinstance(when, dict):
+            return when
+        return {key: value if isinstance(value, list | tuple) else (value,) for key, value in when.items()}
 
 
 class FloatDomain(_Domain):
@@ -98,12 +110,13 @@ class ChoiceDomain(_Domain):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(map(repr, self.values))) != len(self.values):
-            raise ValueError(f"each value may stand once, got {list(self.values)}")
+        """Optuna finds a value again by equality, in which 1, 1.0 and True are one."""
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"each value may stand once, and 1, 1.0 and true are one, got {list(self.values)}")
         return self
 
     def __contains__(self, value: object) -> bool:
-        return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values)
+        return is_among(value, self.values)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
@@ -117,7 +130,37 @@ class ChoiceDomain(_Domain):
         return list(self.values)
 
 
-Domain = Annotated[FloatDomain | IntDomain | ChoiceDomain, Field(discriminator="type")]
+class FixedDomain(_Domain):
+    """One value: for what must follow from another choice, e.g. a loss that reads a learned similarity."""
+
+    type: Literal["fixed"]
+    value: Scalar
+    """The value that the setting takes where the domain's conditions hold."""
+
+    def __contains__(self, value: object) -> bool:
+        return is_among(value, (self.value,))
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def corners(self) -> list[Scalar]:
+        """The values to try when checking that the whole domain is valid."""
+        return [self.value]
+
+    def values_in_full(self) -> list[Scalar]:
+        """Every value of the domain."""
+        return [self.value]
+
+
+DrawnDomain = FloatDomain | IntDomain | ChoiceDomain
+"""What a sampler draws from."""
+
+Domain = Annotated[DrawnDomain | FixedDomain, Field(discriminator="type")]
+
+
+def is_among(value: object, known: tuple[Scalar, ...]) -> bool:
+    """Whether a value is one of the known ones, where true is not 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known)
 
 
 def _is_whole(number: float) -> bool:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rayvldd.config.domains import FloatDomain
+from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
 from rayvldd.config.study import SEARCHABLE_SECTIONS, Study, changes_experts, open_section, set_dotted
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
@@ -177,7 +178,7 @@ _SPACE = "search.space."
 def _override_space(space: dict[str, Any], key: str, value: Any) -> None:
     """Change a domain, or a part of it: the keys of the space are dotted themselves."""
     setting, _, part = key.rpartition(".")
-    if part in ("type", "low", "high", "log", "step", "values"):
+    if part in ("type", "low", "high", "log", "step", "values", "value", "when"):
         open_section(space, setting)[part] = value
     else:
         space[key] = value
@@ -247,8 +248,10 @@ def _fault(detail: Any, file: str) -> Fault:
 
 
 _PLAIN_TYPES = ("bool", "int", "float", "str")
-_UNION_TAGS = frozenset({"drawn", "folder", "karpathy", "blip", "float", "int", "choice", "bool", "str"})
-"""Names that pydantic puts into an error's location for the member of a union; no setting bears them."""
+_UNION_TAGS = frozenset(
+    {"drawn", "folder", "karpathy", "blip", "float", "int", "choice", "fixed", "bool", "str", "[key]"}
+)
+"""Names that pydantic puts into an error's location for a member of a union or a dict's key; no setting bears them."""
 
 
 def _without_tags(location: Sequence[Any]) -> list[Any]:
@@ -310,16 +313,33 @@ def _faults_of_space(study: Study, file: str) -> list[Fault]:
     faults = []
     for key, domain in study.search.space.items():
         where = f"{file}: search.space.{key}"
-        section, *path = key.split(".")
-        if section not in SEARCHABLE_SECTIONS or not path or path[-1] not in _known_keys([section, *path[:-1]]):
+        if not _is_setting(key):
             allowed = ", ".join(f"{section}.*" for section in SEARCHABLE_SECTIONS)
             faults.append(Fault(where, f"no setting that can be searched{did_you_mean(key, _searchable())}", allowed))
         elif changes_experts(key) and isinstance(domain, FloatDomain):
             allowed = "int or choice: each value needs experts of its own"
             faults.append(Fault(where, "a float domain would need endlessly many expert sets", allowed))
-    for number, point in enumerate(study.search.initial_points):
-        faults += _faults_of_point(study, f"{file}: search.initial_points[{number}]", point)
-    return faults or _faults_of_corners(study, file)
+    faults += faults_of_conditions(study.search.space, _is_setting, file)
+    faults += faults_of_search(study, file)
+    if faults:  # what a condition without a sense makes of points and corners tells nothing more
+        return faults + _faults_outside(study, file)
+    return _faults_outside(study, file) or _faults_of_corners(study, file)
+
+
+def _faults_outside(study: Study, file: str) -> list[Fault]:
+    points = enumerate(study.search.initial_points)
+    return [
+        fault
+        for number, point in points
+        for fault in _faults_of_point(study, f"{file}: search.initial_points[{number}]", point)
+    ]
+
+
+def _is_setting(key: str) -> bool:
+    """Whether a dotted key names a setting that a condition can ask for."""
+    section, *path = key.split(".")
+    known = section in SEARCHABLE_SECTIONS and bool(path)
+    return known and path[-1] in _known_keys([section, *path[:-1]])
 
 
 def _searchable() -> list[str]:
@@ -344,7 +364,7 @@ def _faults_of_point(study: Study, where: str, point: Mapping[str, Any]) -> list
             faults.append(Fault(where, f"{key!r} is not searched{did_you_mean(key, known)}", ", ".join(known)))
         elif value not in domain:
             faults.append(Fault(where, f"{key}={value!r} is outside its domain", str(domain)))
-    return faults
+    return faults + faults_of_dormant(study, where, point)
 
 
 def _faults_of_corners(study: Study, file: str) -> list[Fault]:

@@ -6,7 +6,7 @@ every result. "Wu et al." is arXiv 2308.07545; "MTT" is Cazenavette et al., arXi
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -380,3 +380,13 @@ class ResourceSettings(Settings):
     """CPUs, and torch threads, of a distillation trial or an evaluation."""
     gpus_per_trial: float = Field(default=0.0, ge=0)
     """GPUs, or a fraction of one, of a distillation trial or an evaluation."""
+
+    @field_validator("gpus_per_expert", "gpus_per_trial")
+    @classmethod
+    def _share_of_a_gpu_or_whole_ones(cls, gpus: float) -> float:
+        """Ray refuses others, when everything before is done already, and counts in ten-thousandths."""
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be a share of one GPU, or a whole number of them, got {gpus:g}")
+        if 0 < gpus < 1e-4:
+            raise ValueError(f"the smallest share of a GPU is 0.0001, got {gpus:g}")
+        return gpus

@@ -4,11 +4,10 @@ The constants stand in the sections ``data`` to ``resources``; ``search.space`` 
 that are searched. A point is the study with those keys set: it has no space of its own and describes one trial.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,14 +21,37 @@ from rayvldd.config.settings import (
     ResourceSettings,
     Settings,
 )
+from rayvldd.config.space import Space
 
 SEARCHABLE_SECTIONS = ("model", "experts", "distillation")
 """What a trial may change. Data and evaluation are the measuring stick, the same for all trials of a study."""
 
-_MOST_CORNERS = 512
-"""Combinations of domain ends that are checked in full; takes well under a second."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+Objective = Literal["val_mean_recall", "num_pairs", "seconds"]
+"""What a search can look at: validation mean recall in percent, which rises; the pairs of the set, and the seconds of
+matching and evaluating until its best set was there, which fall."""
+
+Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random"]
+
+Scheduler = Literal["asha", "hyperband", "median", "none"]
+
+_NO_PBT = (
+    "pbt changes the settings of a distillation on its way: what comes out belongs to no point that `rayvldd distill` "
+    "could repeat, and neither steps, pairs, starts nor experts can change on the way"
+)
+
+
+class ChooseSettings(Settings):
+    """Which set of the Pareto front is chosen, tested and kept as the best, where there are several objectives."""
+
+    by: Objective = "val_mean_recall"
+    """The objective that the chosen set is best in, of those within the bounds; the others decide a tie."""
+    at_most: dict[Literal["num_pairs", "seconds"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Upper bounds by objective, e.g. ``{num_pairs: 200}``."""
+    at_least: dict[Literal["val_mean_recall"], Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    """Lower bound of the recall in percent, e.g. ``{val_mean_recall: 20}``."""
 
 
 class SearchSettings(Settings):
@@ -37,8 +59,18 @@ class SearchSettings(Settings):
 
     space: dict[str, Domain] = Field(default_factory=dict)
     """Dotted key of a setting to the domain it is drawn from; bounds included."""
-    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc"] = "tpe"
-    """Optuna's sampler: what proposes the next point."""
+    objectives: tuple[Objective, ...] = Field(default=("val_mean_recall",), min_length=1)
+    """What the search is for. With several, the answer is the Pareto front: the sets that no other one beats in all."""
+    choose: ChooseSettings = ChooseSettings()
+    """Which set of the front is chosen; may change until the study is finished."""
+    sampler: Sampler = "tpe"
+    """Optuna's sampler, what proposes the next point. ``tpe``: tree-structured Parzen estimators over all settings
+    together, over each branch of conditional ones apart; ``gp``: a Gaussian process; ``cmaes``: for numbers alone;
+    ``qmc``: a Sobol sequence; ``random``."""
+    scheduler: Scheduler = "asha"
+    """What stops poor trials early. ``asha``: successive halving; ``hyperband``: the same in brackets of different
+    patience; ``median``: who is below the median of the others; ``none``: nothing, which several objectives need, for
+    what is cheap has less recall."""
     num_trials: int = Field(default=16, ge=1)
     """Points to try."""
     max_concurrent: int = Field(default=2, ge=1)
@@ -48,9 +80,16 @@ class SearchSettings(Settings):
     grace_evaluations: int = Field(default=2, ge=1)
     """Evaluations that every trial gets before it may be stopped early."""
     reduction_factor: float = Field(default=3.0, gt=1)
-    """ASHA keeps one in so many trials at each rung."""
+    """ASHA and Hyperband keep one in so many trials at each rung."""
     initial_points: tuple[dict[str, Scalar], ...] = ()
     """Points to try first, e.g. published settings; keys left out are drawn by the sampler."""
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _no_pbt(cls, scheduler: Any) -> Any:
+        if scheduler == "pbt":
+            raise ValueError(f"{_NO_PBT}: use asha, hyperband, median or none")
+        return scheduler
 
 
 class Study(Settings):
@@ -123,20 +162,37 @@ class Study(Settings):
 
     def first_point(self) -> dict[str, Scalar]:
         """The first initial point: what ``distill`` runs when the file also describes a search."""
-        return dict(self.search.initial_points[0]) if self.search.initial_points else {}
+        points = self.initial_points()
+        return points[0] if points else {}
+
+    def initial_points(self) -> list[dict[str, Scalar]]:
+        """The points to try first, without settings that a constant keeps from being searched."""
+        live = self.space.domains
+        return [{key: value for key, value in point.items() if key in live} for point in self.search.initial_points]
+
+    @property
+    def space(self) -> Space:
+        """What is searched at some point or other, with the constants that its conditions are about."""
+        domains = self.search.space
+        named = {name for domain in domains.values() for name in domain.when}
+        values = self.model_dump(mode="json") if named else {}
+        return Space.of(domains, {name: value_at(values, name) for name in named})
 
     def expert_points(self) -> list["Study"]:
         """The study at every combination of searched settings that changes the experts.
 
         Each of them needs an expert set of its own; most studies have exactly one.
         """
-        keys = [key for key in self.search.space if changes_experts(key)]
-        domains = [self.search.space[key] for key in keys]
-        values = [[] if isinstance(domain, FloatDomain) else domain.values_in_full() for domain in domains]
-        return [
-            self.at({**self._corner(), **dict(zip(keys, combination, strict=True))})
-            for combination in itertools.product(*values)
-        ]
+        return [self.at(point) for _, point in self.expert_combinations()]
+
+    def expert_combinations(self) -> list[tuple[dict[str, Scalar], dict[str, Scalar]]]:
+        """Every combination of searched settings that changes the experts, each with a whole point that has it."""
+        space, found = self.space, dict[str, tuple[dict[str, Scalar], dict[str, Scalar]]]()
+        keys = [key for key in space.domains if changes_experts(key)]
+        for combination in space.points(_in_full, keys):
+            part = {key: value for key, value in combination.items() if changes_experts(key)}
+            found.setdefault(repr(part), (part, space.lowest(combination)))
+        return list(found.values())
 
     def reached_epochs(self) -> frozenset[int]:
         """The expert epochs at which the segments of any point can begin or end, and epoch 0."""
@@ -147,30 +203,37 @@ class Study(Settings):
 
     def _values_of(self, name: str) -> list[int]:
         """Every value that a whole-numbered setting of the distillation can take."""
-        domain = self.search.space.get(f"distillation.{name}")
-        if domain is None:
-            return [getattr(self.distillation, name)]
-        values = domain.corners() if isinstance(domain, FloatDomain) else domain.values_in_full()
-        return [int(value) for value in values]
+        key = f"distillation.{name}"
+        domain = self.space.domains.get(key)
+        values = _in_full(key, domain) if domain is not None else []
+        return [int(value) for value in [*values, *self._constants_of(key)]]
+
+    def largest(self, key: str) -> int:
+        """The largest value that a numeric setting can take at any point, rounded up."""
+        domain = self.space.domains.get(key)
+        values = domain.corners() if domain is not None else []
+        return max(math.ceil(float(value)) for value in [*values, *self._constants_of(key)])
+
+    def _constants_of(self, key: str) -> list[Any]:
+        """The constant of a setting, where some point keeps it: one that is not searched, or not everywhere."""
+        domain = self.space.domains.get(key)
+        return [value_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
 
     def corners(self) -> Iterator[dict[str, Scalar]]:
-        """Points at the ends of all domains, which show whether any point of the space can be invalid.
+        """Points at the ends of all domains, which show whether any point of the space can be invalid."""
+        return self.space.corners()
 
-        Every combination where they are few; otherwise each end alone against the lowest of the others, and all
-        highest together.
-        """
-        ends = {key: domain.corners() for key, domain in self.search.space.items()}
-        if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
-            for combination in itertools.product(*ends.values()):
-                yield dict(zip(ends, combination, strict=True))
-            return
-        for key, values in ends.items():
-            for value in values:
-                yield {**self._corner(), key: value}
-        yield {key: values[-1] for key, values in ends.items()}
 
-    def _corner(self) -> dict[str, Scalar]:
-        return {key: domain.corners()[0] for key, domain in self.search.space.items()}
+def _in_full(key: str, domain: Domain) -> list[Scalar]:
+    """Every value of a domain; of a float domain, which has endlessly many, its ends."""
+    return domain.corners() if isinstance(domain, FloatDomain) else domain.values_in_full()
+
+
+def value_at(values: Any, key: str) -> Any:
+    """What stands at a dotted key in nested settings; None where there is no such setting."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def changes_experts(key: str) -> bool:

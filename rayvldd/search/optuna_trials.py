@@ -10,15 +10,25 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomain, FloatDomain, Scalar
+from rayvldd.config.space import Space
+from rayvldd.config.study import Study
 from rayvldd.search.ledger import Trial
+from rayvldd.search.objectives import RISES, values_of_trial
 
 FEWEST_TRIALS = 4
 """Trials with a recall below which importances would be read out of nothing."""
 
 
-def distribution_of(domain: Domain) -> BaseDistribution:
+def directions_of(study: Study) -> list[StudyDirection]:
+    """Which way each objective of a study is better."""
+    up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    return [up if RISES[name] else down for name in study.search.objectives]
+
+
+def distribution_of(domain: DrawnDomain) -> BaseDistribution:
     """The Optuna distribution that draws from exactly the same values."""
     if isinstance(domain, ChoiceDomain):
         return CategoricalDistribution(domain.values)
@@ -28,32 +38,42 @@ def distribution_of(domain: Domain) -> BaseDistribution:
 
 
 def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain], seed: int = 0) -> dict[str, float]:
-    """Share of the variance of validation recall that each searched setting explains, largest first.
+    """Share of the variance of validation recall that each setting that all points have explains, largest first.
 
     Functional ANOVA (Hutter et al., ICML 2014) as Optuna has it, over trials that did not fail; a stopped trial counts
     with its best recall. Empty where fewer than four trials have a recall, or all have the same.
     """
+    shared = Space(space, {}).unconditional
     known = [trial for trial in trials if trial.state not in ("failed", "running") and trial.best]
-    known = [trial for trial in known if trial.point.keys() == space.keys()]
-    if len(known) < FEWEST_TRIALS or len({trial.best["val_mean_recall"] for trial in known if trial.best}) < 2:
+    known = [trial for trial in known if shared.keys() <= trial.point.keys() <= space.keys()]
+    recalls = [trial.best["val_mean_recall"] for trial in known if trial.best]
+    if not shared or len(known) < FEWEST_TRIALS or len(set(recalls)) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="maximize")
-    study.add_trials([as_optuna_trial(trial, space) for trial in known])
+    history = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="maximize")
+    for trial, recall in zip(known, recalls, strict=True):
+        history.add_trial(_with_values({key: trial.point[key] for key in shared}, shared, [recall]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return optuna.importance.get_param_importances(history, evaluator=evaluator)
 
 
-def as_optuna_trial(trial: Trial, space: Mapping[str, Domain]) -> optuna.trial.FrozenTrial:
-    """A trial of ours as Optuna sees it: a stopped one counts with its best recall, a failed one ranks below all."""
-    best = trial.best if trial.state != "failed" else None
+def as_optuna_trial(trial: Trial, study: Study) -> optuna.trial.FrozenTrial:
+    """A trial of ours as Optuna sees it: a stopped one counts with its best set, a failed one ranks below all."""
+    values, drawn = values_of_trial(trial, study), study.space.drawn
+    point = {key: value for key, value in trial.point.items() if key in drawn}
+    return _with_values(point, drawn, list(values.values()) if values else None)
+
+
+def _with_values(
+    point: Mapping[str, Scalar], space: Mapping[str, DrawnDomain], values: Sequence[float] | None
+) -> optuna.trial.FrozenTrial:
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.COMPLETE if best else optuna.trial.TrialState.PRUNED,
-        value=best["val_mean_recall"] if best else None,
-        params=typed_point(trial.point, space),
-        distributions={key: distribution_of(space[key]) for key in trial.point},
+        state=optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED,
+        values=values,
+        params=typed_point(point, space),
+        distributions={key: distribution_of(space[key]) for key in point},
     )
 
 
@@ -63,6 +83,8 @@ def typed_point(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> dic
 
 
 def _typed_value(domain: Domain, value: Scalar) -> Scalar:
+    if isinstance(domain, FixedDomain):
+        return domain.value
     if isinstance(domain, ChoiceDomain):
         return domain.values[_index(domain.values, value)]
     return float(value) if isinstance(domain, FloatDomain) else int(value)

@@ -1,11 +1,9 @@
 """What a study would do, before it does it: for ``--dry-run``, ``check`` and the first lines of a sweep."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.display import point_as_text, time_as_text
 from rayvldd.search.preparation import expert_points
 from rayvldd.search.study_folder import StudyFolder
@@ -21,9 +19,8 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
     read, so ``existing`` is an upper bound.
 
     Raises:
-        ConfigError: when the workspace holds a study of this name with other settings, or the sampler is missing.
+        ConfigError: when the workspace holds a study of this name with other settings.
     """
-    _check_sampler(study)
     folder = StudyFolder(workspace.study(study.name))
     folder.check_same(study)
     ledger = folder.ledger()
@@ -47,6 +44,13 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
             "at_a_time": study.search.max_concurrent,
             "time_budget_s": study.search.time_budget_s,
         },
+        "search": {
+            "sampler": study.search.sampler,
+            "scheduler": study.search.scheduler,
+            "objectives": list(study.search.objectives),
+            "searched": list(study.space.domains),
+            "not_searched_here": [key for key in study.search.space if key not in study.space.domains],
+        },
         "resources": study.resources.model_dump(mode="json"),
         "storage": {
             "cache": str(workspace.cache),
@@ -65,24 +69,24 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
     wanted, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
     each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
     earlier = f", {trials['ended']} of them ended and {trials['cut_off']} cut off earlier" if trials["ended"] else ""
-    budget = trials["time_budget_s"]
+    budget, search = trials["time_budget_s"], planned["search"]
+    ending = "the best on validation is tested once"
+    if len(search["objectives"]) > 1:
+        front = f"the Pareto front of {', '.join(search['objectives'])}"
+        ending = f"the set that search.choose takes from {front} is tested once"
+    dormant = ", ".join(search["not_searched_here"])
     return "\n".join(
         [
             f"study {planned['study']} in {planned['storage']['study']}",
             f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
             f"{wanted} in all, {wanted - existing} to make",
             f"  trials:  {trials['total']}, {trials['at_a_time']} at a time{earlier}"
-            + (f", at most {time_as_text(budget)}" if budget else ""),
-            "  then:    the best on validation is tested once, beside random pairs and the full data",
+            + (f", at most {time_as_text(budget)}" if budget else "")
+            + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",
+            *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
+            f"  then:    {ending}, beside random pairs and the full data",
         ]
     )
-
-
-def _check_sampler(study: Study) -> None:
-    """Optuna loads the package of its CMA-ES sampler at the first proposal, when experts are made already."""
-    if study.search.sampler == "cmaes" and find_spec("cmaes") is None:
-        fault = Fault("search.sampler", "cmaes needs the package cmaes", "tpe, random, gp, qmc; or pip install cmaes")
-        raise ConfigError([fault], next_command="the same command with --set search.sampler=tpe")
 
 
 def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.study import Study, changes_experts
+from rayvldd.config.study import Study, changes_experts, value_at
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
@@ -54,14 +54,12 @@ class ExpertSets:
 
 def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
     """Every combination of searched settings that changes the experts, with as many experts as any trial may take."""
-    keys = [key for key in study.search.space if changes_experts(key)]
-    number = study.search.space.get("experts.num_experts")
-    most = max(int(value) for value in number.corners()) if number else study.experts.num_experts
+    most = study.largest("experts.num_experts")
     found = []
-    for at_point in study.expert_points():
+    for part, point in study.expert_combinations():
+        at_point = study.at(point)
         values = at_point.model_dump(mode="json")
-        point = {key: _value_at(values, key) for key in keys}
-        found.append((point, at_point.at({"experts.num_experts": most})))
+        found.append(({key: value_at(values, key) for key in part}, at_point.at({"experts.num_experts": most})))
     return found
 
 
@@ -150,16 +148,8 @@ def _expert_part(point: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {key: value for key, value in point.items() if changes_experts(key)}
 
 
-def _value_at(values: Any, key: str) -> Scalar:
-    for part in key.split("."):
-        values = values[part]
-    value: Scalar = values
-    return value
-
-
 def _check_pairs(study: Study, num_images: int) -> None:
-    domain = study.search.space.get("distillation.num_pairs")
-    most = max(int(value) for value in domain.corners()) if domain else study.distillation.num_pairs
+    most = study.largest("distillation.num_pairs")
     if most > num_images:
         fault = Fault("distillation.num_pairs", f"asks for {most} pairs", f"2 to {num_images}, the training images")
         raise ConfigError([fault], next_command=f"the same command with --set distillation.num_pairs={num_images}")

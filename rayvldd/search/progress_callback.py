@@ -17,11 +17,11 @@ from rayvldd.distillation.run import BEST
 from rayvldd.models.problem import SplitInputs
 from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
 from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
-from rayvldd.search.sampler import FAILURE, TRIAL_ID
+from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import EVALUATION, MEMORY, number_of, point_of
+from rayvldd.search.trial import MEMORY, number_of, point_of
 from rayvldd.stores.workspace import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 

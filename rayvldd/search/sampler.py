@@ -13,28 +13,34 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
+from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.search.ledger import METRIC, Ledger, trial_id_of
-from rayvldd.search.optuna_trials import as_optuna_trial, typed_point
+from rayvldd.search.objectives import RISES, values_of
+from rayvldd.search.optuna_trials import as_optuna_trial, directions_of, typed_point
 from rayvldd.search.seeds import sampler_seed
 
 TRIAL_ID = "trial_id"
 """Key of a trial's config under which its name stands beside the searched settings."""
 FAILURE = "failure"
 """Key of a trial's last result under which the reason stands, if it failed."""
+EVALUATION = "evaluation"
+"""Key of a trial's result under which an evaluation's metrics stand."""
 
 _NAME = "rayvldd"
 
 
-def suggest(trial: Any, space: Mapping[str, Domain]) -> dict[str, Scalar]:
-    """Let an Optuna trial choose a value for each domain."""
-    return {key: _suggest_one(trial, key, domain) for key, domain in space.items()}
+def suggest(trial: Any, space: Space) -> dict[str, Scalar]:
+    """Let an Optuna trial choose a value for each setting that is searched where the others already are."""
+    return space.point(lambda key, domain: _suggest_one(trial, key, domain))
 
 
 def _suggest_one(trial: Any, key: str, domain: Domain) -> Scalar:
     value: Scalar
-    if isinstance(domain, ChoiceDomain):
+    if isinstance(domain, FixedDomain):
+        value = domain.value
+    elif isinstance(domain, ChoiceDomain):
         value = trial.suggest_categorical(key, domain.values)
     elif isinstance(domain, FloatDomain):
         value = trial.suggest_float(key, domain.low, domain.high, log=domain.log, step=domain.step)
@@ -46,14 +52,17 @@ def _suggest_one(trial: Any, key: str, domain: Domain) -> Scalar:
 def make_sampler(study: Study, known_trials: int) -> optuna.samplers.BaseSampler:
     """The sampler that the study names, seeded for the moment when so many trials are known.
 
-    TPE models after a third of the trials, not after ten as by default: studies here are small. A running trial
-    counts as a bad one for it (constant liar), so that trials side by side do not try the same point.
+    TPE models after a third of the trials, not after ten as by default: studies here are small. It models all settings
+    together, and each group of conditional ones that stand in the same points (``group``). A running trial counts as a
+    bad one for it (constant liar), so that trials side by side do not try the same point.
     """
     seed = sampler_seed(study.seed, known_trials)
     starts = min(10, max(3, study.search.num_trials // 3))
     quiet: dict[str, Any] = {"warn_independent_sampling": False}
     make: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=starts, constant_liar=True),
+        "tpe": lambda: optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=starts, multivariate=True, group=True, constant_liar=True
+        ),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed, n_startup_trials=starts),
         "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=starts, **quiet),
@@ -66,17 +75,50 @@ def make_sampler(study: Study, known_trials: int) -> optuna.samplers.BaseSampler
 
 
 class StudySearcher(OptunaSearch):
-    """``OptunaSearch`` that knows a diverged trial from a missing one."""
+    """``OptunaSearch`` that knows a diverged trial from a missing one, and tells several objectives from one.
+
+    Args:
+        drawing: The define-by-run function of the space.
+        study: What is searched, and for what.
+        sampler: What proposes points.
+        storage: Where Optuna's study of the known trials is.
+    """
+
+    def __init__(
+        self,
+        drawing: "_Drawing",
+        study: Study,
+        sampler: optuna.samplers.BaseSampler,
+        storage: optuna.storages.BaseStorage,
+    ) -> None:
+        self._objectives = study.search.objectives
+        several = len(self._objectives) > 1
+        super().__init__(
+            drawing,
+            metric=list(self._objectives) if several else METRIC,
+            mode=["max" if RISES[name] else "min" for name in self._objectives] if several else "max",
+            sampler=sampler,
+            storage=storage,
+            study_name=_NAME,
+        )
+        self._study = study
+        self._points: dict[str, Mapping[str, Scalar]] = {}
+        self._best: dict[str, Mapping[str, float]] = {}
+        """The evaluation with the highest recall of each running trial, as far as it was told here."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Propose a point. A Gaussian process may think for seconds, which Ray takes for work at the wrong place."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Define-by-run function passed", UserWarning)
             point: dict[str, Any] | None = super().suggest(trial_id)
+        self._points[trial_id] = point or {}
         return point
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Ignore results on the way: stopping is the scheduler's task, and Optuna learns the last one."""
+        """Remember a trial's best evaluation: stopping is the scheduler's task, and Optuna learns how a trial ended."""
+        row = result.get(EVALUATION)
+        if row is not None and row["val_mean_recall"] > self._best.get(trial_id, {}).get("val_mean_recall", -1.0):
+            self._best[trial_id] = row
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended: a failed one as pruned without a value.
@@ -85,6 +127,9 @@ class StudySearcher(OptunaSearch):
         ranks one that was pruned without a value below all others.
         """
         failed = error or result is None or FAILURE in result
+        point, best = self._points.pop(trial_id, {}), self._best.pop(trial_id, None)
+        if not failed and len(self._objectives) > 1:
+            result = {**values_of(best, point, self._study)} if best else None  # type: ignore[dict-item]
         super().on_trial_complete(trial_id, None if failed else result, error=False)
 
 
@@ -92,7 +137,7 @@ class StudySearcher(OptunaSearch):
 class _Drawing:
     """The define-by-run function of a space; a class, because Ray pickles it."""
 
-    space: Mapping[str, Domain]
+    space: Space
     offset: int
     """From Optuna's numbers, which count the known trials without gaps, to the study's."""
 
@@ -107,15 +152,14 @@ def make_searcher(study: Study, ledger: Ledger) -> StudySearcher:
     Its ``config`` for a trial holds the searched settings by dotted key, and the trial's name under ``TRIAL_ID``.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = study.search.space
+    space, directions = study.space, directions_of(study)
     storage = optuna.storages.InMemoryStorage()
-    history = optuna.create_study(storage=storage, study_name=_NAME, direction="maximize")
+    history = optuna.create_study(storage=storage, study_name=_NAME, directions=directions)
     for trial in ledger.ended:
-        history.add_trial(as_optuna_trial(trial, space))
+        history.add_trial(as_optuna_trial(trial, study))
     for trial in ledger.running:
-        history.enqueue_trial(typed_point(trial.point, space), user_attrs={TRIAL_ID: trial.trial_id})
-    for point in study.search.initial_points[ledger.next_number :]:
-        history.enqueue_trial(typed_point(point, space))
+        history.enqueue_trial(typed_point(trial.point, space.domains), user_attrs={TRIAL_ID: trial.trial_id})
+    for point in study.initial_points()[ledger.next_number :]:
+        history.enqueue_trial(typed_point(point, space.domains))
     drawing = _Drawing(space, ledger.next_number - len(ledger.trials))
-    sampler = make_sampler(study, ledger.next_number)
-    return StudySearcher(drawing, metric=METRIC, mode="max", sampler=sampler, storage=storage, study_name=_NAME)
+    return StudySearcher(drawing, study, make_sampler(study, ledger.next_number), storage)

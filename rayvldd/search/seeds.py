@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_TRIAL, _SAMPLER = 101, 102
+_TRIAL, _SAMPLER, _BRACKET = 101, 102, 103
 
 
 def trial_seed(study_seed: int, number: int) -> int:
@@ -16,6 +16,11 @@ def sampler_seed(study_seed: int, known_trials: int) -> int:
     A study that goes on must not draw the points of its beginning again, so the count is part of the seed.
     """
     return _seed(study_seed, _SAMPLER, known_trials)
+
+
+def bracket_seed(study_seed: int, number: int) -> int:
+    """Seed of the draw of Hyperband's bracket for the trial with this number."""
+    return _seed(study_seed, _BRACKET, number)
 
 
 def _seed(study_seed: int, purpose: int, number: int) -> int:

@@ -14,8 +14,9 @@ from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.search.ledger import Ledger
 from rayvldd.stores.workspace import write_json_whole
 
-_MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "resources.")
-"""Settings that an unfinished study may go on with in another value: they decide how long and how fast, not what."""
+_MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "search.choose.", "resources.")
+"""Settings that an unfinished study may go on with in another value: they decide how long, how fast and which set of
+the front, not what."""
 
 
 class StudyFolder:

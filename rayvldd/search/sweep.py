@@ -17,6 +17,7 @@ from rayvldd.fleet.runtime import start_ray
 from rayvldd.search.display import StudyDisplay, line_of_trial, shown
 from rayvldd.search.final_test import look_at_test
 from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
     ExpertSets,
@@ -143,18 +144,30 @@ class _Sweep:
     def choose(self) -> Trial:
         """The best trial on validation; the choice is kept, so that nothing learnt from test can change it.
 
+        With several objectives it is the one that ``search.choose`` takes from the Pareto front, which is kept too.
+
         Raises:
-            RayvlddError: when no trial has made a set.
+            RayvlddError: when no trial has made a set, or none of the front is allowed to be chosen.
         """
         if self.folder.choice.is_file():
             return self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
-        best = self.ledger.best_trial()
-        if best is None:
+        if self.ledger.best_trial() is None:
             raise _nothing_made(self.study, self.ledger)
+        allowed = ranked(self.ledger.ended, self.study)
+        if not allowed:
+            raise nothing_allowed(self.ledger.ended, self.study)
+        best = allowed[0]
         shutil.rmtree(self.folder.best, ignore_errors=True)
         shutil.copytree(best.distilled_set, self.folder.best)
-        write_json_whole(self.folder.choice, {"trial_id": best.trial_id, "point": best.point, "best": best.best})
+        choice = {"trial_id": best.trial_id, "point": best.point, "best": best.best, **self.front()}
+        write_json_whole(self.folder.choice, choice)
         return best
+
+    def front(self) -> dict[str, Any]:
+        """The Pareto front, the answer of a study with several objectives; nothing for one objective."""
+        if len(self.study.search.objectives) < 2:
+            return {}
+        return {"front": [row_of_front(trial, self.study) for trial in pareto_front(self.ledger.ended, self.study)]}
 
     def finish(self, best: Trial, tested: Mapping[str, Any]) -> dict[str, Any]:
         """Put the result together, keep it, and hand it to the tracker."""
@@ -170,6 +183,7 @@ class _Sweep:
                 "trial_id": best.trial_id,
                 "outer_step": int(best.best["outer_step"]),
             },
+            **self.front(),
             "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
             "distilled_set": str(self.folder.best),
             "tracking_uri": self.tracker.uri,

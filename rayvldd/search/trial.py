@@ -27,7 +27,7 @@ from rayvldd.fleet.get_or_make import Wanted, get_or_make
 from rayvldd.models.problem import Problem, load_problem
 from rayvldd.search.ledger import METRIC
 from rayvldd.search.preparation import epochs_of
-from rayvldd.search.sampler import FAILURE, TRIAL_ID
+from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
@@ -35,9 +35,6 @@ from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.tracking.machine_use import PeakMemory
 
 Report = dict[str, Any]
-
-EVALUATION = "evaluation"
-"""Key of a report under which an evaluation's metrics stand."""
 
 MEMORY = "memory"
 """Key of a report under which stands what the trial has taken of memory, which no two runs repeat."""

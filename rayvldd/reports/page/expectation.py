@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
 from rayvldd.reports.page.study_report import recall_of
 from rayvldd.search.ledger import Trial
 
@@ -24,10 +24,11 @@ Curve = tuple[list[Scalar], list[float]]
 """Values of a setting, and the recall in percent to be expected at each."""
 
 
-def expected_recalls(trials: Sequence[Trial], space: Mapping[str, Domain], seed: int = 0) -> dict[str, Curve]:
-    """The marginal of each searched setting; empty where there are fewer than eight trials that did not fail."""
-    known = [trial for trial in trials if trial.best and trial.state != "failed" and trial.point.keys() == space.keys()]
-    if len(known) < FEWEST_TRIALS:
+def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], seed: int = 0) -> dict[str, Curve]:
+    """The marginal of each setting of ``space``; empty where fewer than eight trials that did not fail have all."""
+    known = [trial for trial in trials if trial.best and trial.state != "failed"]
+    known = [trial for trial in known if space.keys() <= trial.point.keys()]
+    if not space or len(known) < FEWEST_TRIALS:
         return {}
     from sklearn.ensemble import (
         RandomForestRegressor,
@@ -46,7 +47,7 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, Domain], seed:
     return curves
 
 
-def height_in(domain: Domain, value: Scalar) -> float:
+def height_in(domain: DrawnDomain, value: Scalar) -> float:
     """Where a value lies between the ends of its domain, from 0 to 1; choices in their order."""
     if isinstance(domain, ChoiceDomain):
         return domain.values.index(value) / max(1, len(domain.values) - 1) if value in domain.values else 0.5
@@ -56,7 +57,7 @@ def height_in(domain: Domain, value: Scalar) -> float:
     return (number - low) / (high - low) if high > low else 0.5
 
 
-def _values_along(domain: Domain) -> list[Scalar]:
+def _values_along(domain: DrawnDomain) -> list[Scalar]:
     if isinstance(domain, ChoiceDomain):
         return list(domain.values)
     low, high = float(domain.low), float(domain.high)

@@ -1,7 +1,7 @@
 """Plots of a search: how its trials went, and what each searched setting is worth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from rayvldd.config.domains import ChoiceDomain, Domain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
 from rayvldd.reports.page.expectation import Curve, height_in
 from rayvldd.reports.page.study_report import recall_of, seconds_of
@@ -56,7 +56,7 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
     return drawing
 
 
-def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str) -> Drawing:
+def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], best_id: str) -> Drawing:
     """A line a trial through the values of all searched settings to its recall."""
     figure, (axes,) = new_axes(3.8)
     keys = list(space)
@@ -67,7 +67,8 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Domain], b
         "parallel_coordinates",
         "Parallel coordinates",
         "A line a trial: its value of each searched setting, between the bounds of the search, and its best "
-        "validation recall on the right. Lines look as in the convergence.",
+        "validation recall on the right. A line has a gap where its trial did not search a setting. Lines look as in "
+        "the convergence.",
         figure,
         ("trial", "state", *map(_last, keys), "val mean recall"),
         rows,
@@ -75,8 +76,10 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, Domain], b
     top = max([recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
     seen: set[str] = set()
     for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-        if trial.best and all(key in trial.point for key in keys):
-            heights = [height_in(space[key], trial.point[key]) for key in keys] + [recall_of(trial) / top]
+        if trial.best:
+            point = trial.point
+            heights = [height_in(space[key], point[key]) if key in point else math.nan for key in keys]
+            heights.append(recall_of(trial) / top)
             line = _draw_trial(axes, range(len(heights)), heights, trial, best_id, seen)
             drawing.mark(line, words_of(trial), trial.trial_id)
     axes.grid(False)
@@ -128,7 +131,7 @@ def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
 
 
 def marginals(
-    trials: Sequence[Trial], space: Mapping[str, Domain], best_id: str, expected: Mapping[str, Curve]
+    trials: Sequence[Trial], space: Mapping[str, DrawnDomain], best_id: str, expected: Mapping[str, Curve]
 ) -> Drawing:
     """Recall by each searched setting alone, a mark a trial.
 
@@ -169,7 +172,7 @@ def marginals(
     return drawing
 
 
-def _scale_to(axes: Axes, domain: Domain) -> None:
+def _scale_to(axes: Axes, domain: DrawnDomain) -> None:
     if isinstance(domain, ChoiceDomain):
         axes.plot([_as_drawn(value) for value in domain.values], [np.nan] * len(domain.values))  # in their order
     elif domain.log:
@@ -186,32 +189,52 @@ def _as_drawn(value: Scalar) -> Scalar:
     return str(value) if isinstance(value, str | bool) else value
 
 
-def pareto_front(trials: Sequence[Trial], best_id: str) -> Drawing:
-    """What more seconds of a trial have bought: recall against time, with the trials that no other one dominates."""
-    timed = [(seconds, trial) for trial in trials if trial.best and (seconds := seconds_of(trial)) is not None]
-    front = front_of([(seconds, recall_of(trial)) for seconds, trial in timed])
+def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -> Drawing:
+    """What a set of more cost has bought: recall against it, with the trials that no other one dominates.
+
+    Args:
+        trials: The trials of a study.
+        best_id: Name of the trial to highlight.
+        cost: ``seconds`` of the trial, or ``num_pairs`` of its set.
+    """
+    costs = [(spent, trial) for trial in trials if trial.best and (spent := _COSTS[cost](trial)) is not None]
+    candidates = [(s, recall_of(t)) if t.state != "failed" else (math.inf, -1.0) for s, t in costs]
+    front = front_of(candidates)
+    title, what, label = _COST_WORDS[cost]
     figure, (axes,) = new_axes()
     drawing = Drawing(
-        "pareto",
-        "Recall against time",
-        "Best validation recall of each trial by the seconds it took, matching and evaluating. No trial beats those "
-        "on the line, the Pareto front, in both. Marks look as in the convergence.",
+        "pareto" if cost == "seconds" else f"pareto_{cost}",
+        title,
+        f"Best validation recall of each trial by {what}. No trial beats those on the line, the Pareto front, in both. "
+        "Marks look as in the convergence.",
         figure,
-        ("trial", "state", "seconds", "val mean recall", "on the front"),
+        ("trial", "state", label.partition(" of ")[0], "val mean recall", "on the front"),
         [
             (t.trial_id, t.state, round(s, 1), recall_of(t), "yes" if i in front else "no")
-            for i, (s, t) in enumerate(timed)
+            for i, (s, t) in enumerate(costs)
         ],
     )
-    corners = sorted((timed[i][0], recall_of(timed[i][1])) for i in front)
+    corners = sorted((costs[i][0], recall_of(costs[i][1])) for i in front)
     axes.step([c[0] for c in corners], [c[1] for c in corners], where="post", color=INK, linewidth=1, zorder=1)
-    for seconds, trial in timed:
-        drawing.mark(_draw_point(axes, seconds, recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
-    axes.set_xlabel("seconds of the trial", color=INK)
+    for spent, trial in costs:
+        drawing.mark(_draw_point(axes, spent, recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
+    axes.set_xlabel(label, color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
     axes.set_xlim(0, None)
     axes.margins(y=0.1)
     return drawing
+
+
+def _searched_pairs(trial: Trial) -> float | None:
+    pairs = trial.point.get("distillation.num_pairs")
+    return float(pairs) if pairs is not None else None
+
+
+_COSTS: dict[str, Callable[[Trial], float | None]] = {"seconds": seconds_of, "num_pairs": _searched_pairs}
+_COST_WORDS = {
+    "seconds": ("Recall against time", "the seconds it took, matching and evaluating", "seconds of the trial"),
+    "num_pairs": ("Recall against pairs", "the pairs that its set may cost", "pairs of the set"),
+}
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -263,7 +286,7 @@ def _draw_point(axes: Axes, x: Any, y: float, trial: Trial, best_id: str) -> Art
     return point
 
 
-def _ends(domain: Domain) -> tuple[str, str]:
+def _ends(domain: DrawnDomain) -> tuple[str, str]:
     if isinstance(domain, ChoiceDomain):
         return short(domain.values[0]), short(domain.values[-1])
     return short(domain.low), short(domain.high)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import dump_study
+from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.reports.page.baselines import SameStick, measured_alike, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
@@ -211,19 +212,21 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
         drawings += [convergence(report.trials, best_id), pareto_front(report.trials, best_id)]
     else:
         left_out.append("No trial has been evaluated, so there is nothing to draw of the search.")
-    space = report.study.search.space if report.study else {}
+    space = report.study.space if report.study else Space({}, {})
     known = [trial for trial in report.trials if trial.best and _lies_in(trial.point, space)]
-    if space and known:
+    if "distillation.num_pairs" in space.drawn and known:
+        drawings.append(pareto_front(known, best_id, "num_pairs"))
+    if space.drawn and known:
         drawings += [
-            parallel_coordinates(known, space, best_id),
-            marginals(known, space, best_id, expected_recalls(known, space)),
+            parallel_coordinates(known, space.drawn, best_id),
+            marginals(known, space.drawn, best_id, expected_recalls(known, space.unconditional)),
         ]
-        shares = importance_of_settings(known, space)
+        shares = importance_of_settings(known, space.domains)
         if shares:
             drawings.append(importance(shares, len(known)))
         else:
             left_out.append("Importances need at least four trials with different recalls.")
-    elif not space and report.study:
+    elif not space.drawn and report.study:
         left_out.append("This study searched no settings.")
     if report.distilled is not None:
         drawings += _learned_similarity(report.distilled, [row.nearest for row in report.captions])
@@ -238,5 +241,9 @@ def _learned_similarity(distilled: DistilledSet, nearest: Sequence[str]) -> Iter
         yield similarity(np.nan_to_num(matrix.numpy()), captions)
 
 
-def _lies_in(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> bool:
-    return point.keys() == space.keys() and all(value in space[key] for key, value in point.items())
+def _lies_in(point: Mapping[str, Scalar], space: Space) -> bool:
+    """Whether a point has all that every point has, and nothing that no point of the space can have."""
+    domains = space.domains
+    return space.unconditional.keys() <= point.keys() <= domains.keys() and all(
+        value in domains[key] for key, value in point.items()
+    )

@@ -1,0 +1,101 @@
+"""What a study is for: the values of a trial by objective, the Pareto front, and the set that is chosen from it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Objective, Study
+from rayvldd.errors import RayvlddError
+from rayvldd.search.ledger import Trial
+
+RISES: dict[Objective, bool] = {"val_mean_recall": True, "num_pairs": False, "seconds": False}
+"""Whether more of an objective is better."""
+
+
+def values_of(row: Mapping[str, float], point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
+    """The study's objectives at one evaluation of a trial.
+
+    Seconds are those of matching and evaluating up to this evaluation: what its set has cost, not what the trial went
+    on to spend. They are the machine's own and do not repeat.
+    """
+    seconds = row.get("seconds_matching", 0.0) + row.get("seconds_evaluating", 0.0)
+    known: dict[Objective, float] = {
+        "val_mean_recall": row["val_mean_recall"],
+        "num_pairs": float(point.get("distillation.num_pairs", study.distillation.num_pairs)),
+        "seconds": seconds,
+    }
+    return {name: known[name] for name in study.search.objectives}
+
+
+def values_of_trial(trial: Trial, study: Study) -> dict[Objective, float] | None:
+    """The study's objectives at a trial's best evaluation; None for one that failed or has no evaluation."""
+    return values_of(trial.best, trial.point, study) if trial.state != "failed" and trial.best else None
+
+
+def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
+    """The trials that no other one equals in all objectives and beats in one, by falling recall.
+
+    Of trials that are equal in all the earliest counts, so with one objective it is the best trial alone.
+    """
+    known = [(trial, _heights(values)) for trial in trials if (values := values_of_trial(trial, study)) is not None]
+    front: list[tuple[Trial, Sequence[float]]] = []
+    for trial, heights in sorted(known, key=lambda one: ([-height for height in one[1]], one[0].number)):
+        if not any(all(a >= b for a, b in zip(other, heights, strict=True)) for _, other in front):
+            front.append((trial, heights))
+    return sorted((trial for trial, _ in front), key=lambda trial: (-trial.best["val_mean_recall"], trial.number))  # type: ignore[index]
+
+
+def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
+    """The trials that may be chosen, the choice first.
+
+    With one objective all that have a set, by recall. With several the part of the Pareto front that ``search.choose``
+    allows, in the order of what it chooses by.
+    """
+    choose, known = study.search.choose, [trial for trial in trials if values_of_trial(trial, study) is not None]
+    if len(study.search.objectives) > 1:
+        known = [trial for trial in pareto_front(known, study) if _is_allowed(trial, study)]
+    order = [choose.by, *(name for name in study.search.objectives if name != choose.by)]
+
+    def place(trial: Trial) -> list[float]:
+        values = values_of_trial(trial, study)
+        assert values is not None
+        return [-values[name] if RISES[name] else values[name] for name in order] + [trial.number]
+
+    return sorted(known, key=place)
+
+
+def row_of_front(trial: Trial, study: Study) -> dict[str, Any]:
+    """What is told of a trial of the front: its name, its settings and its value of every objective."""
+    values = values_of_trial(trial, study) or {}
+    return {"trial_id": trial.trial_id, "config": trial.point, **{str(name): value for name, value in values.items()}}
+
+
+def line_of_front(trial: Trial, study: Study) -> str:
+    """The same in few words."""
+    values = values_of_trial(trial, study) or {}
+    return f"{trial.trial_id}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def nothing_allowed(trials: Iterable[Trial], study: Study) -> RayvlddError:
+    """The error of a study whose front lies outside the bounds of ``search.choose``; the trials stay as they are."""
+    choose = study.search.choose
+    bounds = [f"{name} at most {bound:g}" for name, bound in choose.at_most.items()]
+    bounds += [f"{name} at least {bound:g}" for name, bound in choose.at_least.items()]
+    rows = [f"  {line_of_front(trial, study)}" for trial in pareto_front(trials, study)]
+    return RayvlddError(
+        "\n".join([f"study {study.name}: no set of its Pareto front has {' and '.join(bounds)}:", *rows]),
+        next_command="the same command with another bound, e.g. --set search.choose.at_most='{num_pairs: 500}'; no "
+        "trial runs again",
+    )
+
+
+def _is_allowed(trial: Trial, study: Study) -> bool:
+    values, choose = values_of_trial(trial, study), study.search.choose
+    assert values is not None
+    most, least = choose.at_most.items(), choose.at_least.items()
+    return all(values[name] <= bound for name, bound in most) and all(values[name] >= bound for name, bound in least)
+
+
+def _heights(values: Mapping[Objective, float]) -> list[float]:
+    """The values turned so that more is better in each."""
+    return [value if RISES[name] else -value for name, value in values.items()]
