@@ -124,7 +124,7 @@ def test_the_median_rule_is_rays(tiny_study: Study, tmp_path: Path) -> None:
     ours = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
     never: Any = float("inf")  # else it pauses trials for those that wait, of which it asks Tune's controller
     theirs = decisions(MedianStoppingRule(grace_period=4, min_time_slice=never, **options), rows, 0, set())
-    assert len(ours) > 2 and min(step for _, step in ours) >= 4
+    assert len(ours) > 1 and min(step for _, step in ours) >= 4
     assert ours == theirs
 
 

@@ -77,6 +77,16 @@ class Space:
                 point[key] = choose(key, self.domains[key])
         return {key: point[key] for key in self.domains if key in point}
 
+    def completed(self, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """A part of a point with the fixed values that follow from it, and without settings that are never searched."""
+        point = {key: value for key, value in given.items() if key in self.domains}
+        for key in self.order:
+            domain = self.domains[key]
+            known = all(name in point or name not in self.domains for name in domain.when)
+            if isinstance(domain, FixedDomain) and known and self.is_active(key, point):
+                point[key] = domain.value
+        return point
+
     def points(
         self, values: Callable[[str, Domain], Sequence[Scalar]], keys: Sequence[str] | None = None
     ) -> Iterator[dict[str, Scalar]]:

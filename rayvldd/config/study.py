@@ -166,9 +166,9 @@ class Study(Settings):
         return points[0] if points else {}
 
     def initial_points(self) -> list[dict[str, Scalar]]:
-        """The points to try first, without settings that a constant keeps from being searched."""
-        live = self.space.domains
-        return [{key: value for key, value in point.items() if key in live} for point in self.search.initial_points]
+        """The points to try first, with what follows from them, without what is not searched here."""
+        space = self.space
+        return [space.completed(point) for point in self.search.initial_points]
 
     @property
     def space(self) -> Space:
