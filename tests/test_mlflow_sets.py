@@ -127,6 +127,7 @@ def test_a_study_is_registered_once_and_says_what_it_was_made_from(registered: t
     assert version.run_id == run_id
     assert client.get_model_version_by_alias("tiny", "best").version == version.version
     run = client.get_run(run_id)
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("drawn", "d" * 16)
     assert json.loads(given.dataset.source)["num_train"] == 40

@@ -36,6 +36,8 @@ from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.set_source import BEST_ALIAS
 
 EXPERIMENT = "rayvldd"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""What MLflow's pages take the experiment for: training runs with charts, not traces of language models."""
 
 _STATUS: dict[State, str] = {
     "finished": "FINISHED",
@@ -328,7 +330,7 @@ def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
         name = f"{EXPERIMENT} {location}"
         known = client.get_experiment_by_name(name)
     if known is None:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
     if known.lifecycle_stage != "active":
         raise RayvlddError(
             f"the MLflow experiment {name!r} was deleted",

@@ -20,6 +20,8 @@ class DataTable:
     rows: list[tuple[Any, ...]]
     best: frozenset[int] = frozenset()
     """Rows that are marked."""
+    digits: int = 2
+    """Of recalls, behind the point."""
 
 
 _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
@@ -27,14 +29,14 @@ _RECALL_COLUMNS = ("TR R@1", "TR R@5", "TR R@10", "IR R@1", "IR R@5", "IR R@10")
 _PERCENT = {"val", "test", "95 % low", "95 % high", "random", "full data", "mean", "mean recall", "low", "high"}
 
 
-def shown(value: Any, column: str = "") -> str:
-    """A cell as people read it: recalls with two digits, seconds whole, the rest as settings are written."""
+def shown(value: Any, column: str = "", digits: int = 2) -> str:
+    """A cell as people read it: recalls with so many digits, seconds whole, the rest as settings are written."""
     if isinstance(value, Cell):
         return value.words
     if isinstance(value, float) and column.startswith("seconds"):
         return f"{value:.0f}"
     if isinstance(value, float) and (column in _PERCENT or column.startswith(("TR ", "IR ", "val"))):
-        return f"{value:.2f}"
+        return f"{value:.{digits}f}"
     if isinstance(value, float) and column.startswith("share"):
         return f"{value:.0f}"
     return short(value)
@@ -165,7 +167,7 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
         )
         for row in rows
     ]
-    return DataTable("published", columns, table)
+    return DataTable("published", columns, table, digits=1)  # as in print
 
 
 def recalls_table(report: StudyReport) -> DataTable | None:

@@ -193,7 +193,7 @@ def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str
     series = list(rows[0].recall)
     drawn = series if len(series) <= _MOST_SERIES else [one for one in series if one in sets or one == ALL_PAIRS]
     left_out = "" if len(drawn) == len(series) else " Real pairs stand in the numbers only."
-    figure, (axes,) = new_axes(1.0 + 0.27 * len(rows))
+    figure, (axes,) = new_axes(1.3 + 0.27 * len(rows))
     drawing = Drawing(
         name,
         f"Recall by {_KINDS.get(by, by)}",
@@ -225,6 +225,7 @@ def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_xlabel("recall (%)", color=INK)
     axes.set_xlim(0, None)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     add_legend(figure, columns=2)
     return drawing
 
@@ -269,4 +270,5 @@ def subjects_kept(shares: Sequence[SubjectKept], label: str, name: str) -> Drawi
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_xlabel("captions that name it (%)", color=INK)
     axes.set_xlim(0, None)
+    axes.set_ylim(-0.6, len(shares) - 0.4)
     return drawing

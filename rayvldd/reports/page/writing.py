@@ -77,7 +77,10 @@ def _is_number(value: Any) -> bool:
 def _write_table(table: DataTable, folder: Path) -> None:
     numbers = [[as_number(value) for value in row] for row in table.rows]
     _write_csv(folder / f"{table.name}.csv", table.columns, numbers)
-    words = [[shown(value, column) for column, value in zip(table.columns, row, strict=True)] for row in table.rows]
+    words = [
+        [shown(value, column, table.digits) for column, value in zip(table.columns, row, strict=True)]
+        for row in table.rows
+    ]
     frame = pandas.DataFrame(words, columns=list(table.columns))
     write_text_whole(folder / f"{table.name}.tex", frame.to_latex(index=False, escape=True))
 
