@@ -27,8 +27,11 @@ tracking_option = click.option(
 )
 
 
-def open_tracker(uri: str | None, study_name: str, workspace: "Workspace") -> "Tracker":
+def open_tracker(uri: str | None, study_name: str, workspace: "Workspace", *, origin: str | None = None) -> "Tracker":
     """Open the tracker that a URI names; without one, the workspace's own.
+
+    ``origin`` tells the study from others of its name and settings on a shared server, where it is not known by its
+    folder.
 
     Raises:
         RayvlddError: when the URI cannot be used or does not answer.
@@ -42,8 +45,8 @@ def open_tracker(uri: str | None, study_name: str, workspace: "Workspace") -> "T
     from rayvldd.tracking.mlflow_tracker import MlflowTracker
 
     if uri is None:
-        return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=str(folder))
-    return MlflowTracker(uri, origin=str(folder))
+        return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=origin or str(folder))
+    return MlflowTracker(uri, origin=origin or str(folder))
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from urllib.parse import unquote, urlsplit
 from rayvldd.errors import Fault, InputError
 from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.place import Place
 from rayvldd.stores.workspace import Workspace
 
-_ALLOWED = "a folder or file:///FOLDER, s3://BUCKET/PREFIX, object-store://NAME"
+_OUTLIVING = "a folder or file:///FOLDER, s3://BUCKET/PREFIX"
+_ALLOWED = f"{_OUTLIVING}, object-store://NAME"
 
 
 def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
@@ -21,25 +23,36 @@ def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
     Raises:
         InputError: when the address cannot be understood.
     """
-    if uri is None:
-        return ExpertStore(FolderPlace(workspace.experts))
+    return ExpertStore(FolderPlace(workspace.experts) if uri is None else open_place(uri, workspace, "--store"))
+
+
+def open_place(uri: str, workspace: Workspace, option: str) -> Place:
+    """Return the place at an address; nothing is read or written yet.
+
+    Args:
+        uri: As for :func:`open_store`.
+        workspace: Where copies of remote files are kept on this machine.
+        option: What the user gave the address with, for the message.
+
+    Raises:
+        InputError: when the address cannot be understood.
+    """
     if "://" not in uri:
-        return ExpertStore(FolderPlace(uri))
+        return FolderPlace(uri)
     parts = urlsplit(uri)
     if parts.scheme == "file" and not parts.netloc and parts.path:
-        return ExpertStore(FolderPlace(unquote(parts.path)))
+        return FolderPlace(unquote(parts.path))
     if parts.scheme == "s3" and parts.netloc:
         from rayvldd.stores.s3 import S3Place  # boto3 takes its time to import
 
-        return ExpertStore(S3Place(parts.netloc, parts.path.strip("/"), workspace.cache / "trajectories"))
-    if parts.scheme == "object-store" and parts.netloc and parts.path in ("", "/"):
+        return S3Place(parts.netloc, parts.path.strip("/"), workspace.cache / "trajectories")
+    if parts.scheme == "object-store" and parts.netloc and parts.path in ("", "/") and option == "--store":
         from rayvldd.stores.object_store import ObjectStorePlace
 
-        return ExpertStore(ObjectStorePlace(parts.netloc))
+        return ObjectStorePlace(parts.netloc)
     hint = " (ray:// is the address of Ray Client)" if parts.scheme == "ray" else ""
-    raise InputError(
-        [Fault("--store", f"got {uri!r}{hint}", _ALLOWED)], next_command="the same command with one of them"
-    )
+    allowed = _ALLOWED if option == "--store" else _OUTLIVING
+    raise InputError([Fault(option, f"got {uri!r}{hint}", allowed)], next_command="the same command with one of them")
 
 
 def lives_in_ray(store: ExpertStore) -> bool:

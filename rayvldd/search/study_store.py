@@ -1,0 +1,305 @@
+"""A study in a place that outlives this machine: a folder that others see, or S3; any machine goes on from there.
+
+The place holds snapshots of the study's folder, checkpoints of running trials included. Files lie under the checksum of
+what is in them, and one small file names those that make the present snapshot; it is swapped last, so what is there is
+always one whole moment of the study, whatever dies. One machine at a time holds the study, by a claim that beats; a
+driver that was taken for dead, and is not, finds the snapshot swapped and writes nothing more.
+
+Below ``NAME/`` of the place: ``snapshot.json``, ``holder.json`` and ``files/SHA256``.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rayvldd.errors import RayvlddError, StoreError
+from rayvldd.search.display import StudyDisplay
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.stores.claims import BEAT_S, STALE_S, Claim, Claimant
+from rayvldd.stores.place import Place
+from rayvldd.stores.workspace import write_bytes_whole
+
+EVERY_S = 10.0
+"""Seconds between two looks at what has changed; with the upload, what the end of a machine can cost."""
+
+_POLL_S = 1.0
+_TRIES = 5
+"""Looks at a trial's files that change meanwhile, before its earlier state is kept for another while."""
+
+_MARK = ".stored"
+"""File in the study's folder that says which snapshot it goes on from."""
+
+Entry = dict[str, Any]
+"""A file of a snapshot: ``sha256`` and ``bytes``."""
+
+Stamp = tuple[int, int, int, int]
+"""What changes when a file does: its number, times and size."""
+
+
+class StudyStore:
+    """Keeps the folder of one study in a place.
+
+    Args:
+        place: Where studies are kept, each below its name.
+        folder: The study's folder on this machine.
+        every_s: Seconds between two looks at what has changed.
+    """
+
+    def __init__(self, place: Place, folder: StudyFolder, every_s: float = EVERY_S) -> None:
+        self._place, self._folder, self._every_s = place, folder, every_s
+        self._name = folder.root.name
+        self._sums: dict[str, tuple[Stamp, Entry]] = {}
+        """A file to its stamp, and what was in it then."""
+        self._snapshot: bytes | None = None
+        """The snapshot as this machine last read or wrote it."""
+        self._taken_over = False
+
+    @property
+    def uri(self) -> str:
+        """Where the study is, as people write it."""
+        return f"{self._place.uri.rstrip('/')}/{self._name}"
+
+    @contextmanager
+    def held(self, display: StudyDisplay) -> Iterator[None]:
+        """Bring the study here, and keep the place up to date while the block runs and once more at its end.
+
+        Raises:
+            RayvlddError: when another machine runs the study, or has taken it over.
+            StoreError: when the place cannot be read or written, or holds another study than the folder.
+        """
+        with self._claimed(display):
+            self.fetch(display)
+            self._drop_unnamed()
+            ended = threading.Event()
+            thread = threading.Thread(target=self._keep_on, args=(ended,), name="study store", daemon=True)
+            thread.start()
+            try:
+                yield
+            except BaseException:  # Ctrl-C too; what ended the study matters more than that the place is away
+                _end(thread, ended)
+                with suppress(RayvlddError):
+                    self.push()
+                raise
+            _end(thread, ended)
+            self.push()
+
+    def fetch(self, display: StudyDisplay) -> None:
+        """Make the folder what the last snapshot says, unless it is that snapshot, or goes on from it.
+
+        Raises:
+            StoreError: when the folder holds a study that is not the place's, or a file is not what was written.
+        """
+        self._snapshot = self._place.read(self._file("snapshot.json"))
+        files = self._known()
+        if self._snapshot is None:
+            return
+        mark = self._folder.root / _MARK
+        if self._folder.settings.is_file():
+            if not mark.is_file():
+                raise StoreError(
+                    f"{self.uri} and {self._folder.root} both hold a study {self._name}, and neither comes from the "
+                    f"other; allowed: a new name, or one of the two",
+                    next_command="the same command with --set name=ANOTHER, or without --study-store",
+                )
+            if mark.read_text(encoding="utf-8") == _sum(self._snapshot):
+                return
+        write_bytes_whole(mark, b"coming")  # a copy that breaks off must be known for one
+        for done, (name, entry) in enumerate(sorted(files.items())):
+            display.progress(f"study from {self.uri}", done, len(files))
+            self._bring(name, entry)
+        for name in self._local_files():
+            if name not in files:
+                (self._folder.root / name).unlink()
+        self._mark()
+        display.done()
+        display.line(f"study {self._name} goes on from {self.uri}")
+
+    def push(self) -> None:
+        """Make the place hold the folder as it is now.
+
+        Raises:
+            RayvlddError: when another machine has taken the study over.
+            StoreError: when the place cannot be written.
+        """
+        files = self._capture()
+        before = self._known()
+        if files == before:
+            return
+        content = json.dumps({"files": files}, indent=1, sort_keys=True).encode()
+        if self._taken_over or not self._place.swap(self._file("snapshot.json"), self._snapshot, content):
+            self._taken_over = True
+            raise RayvlddError(
+                f"{self.uri}: another machine has gone on with the study since; what this one did is in "
+                f"{self._folder.root} and no longer kept there",
+                next_command="the same command on the machine that has the study, or with --set name=ANOTHER",
+            )
+        self._snapshot = content
+        self._mark()
+        for sha in {entry["sha256"] for entry in before.values()} - {entry["sha256"] for entry in files.values()}:
+            self._place.delete(self._file(f"files/{sha}"))
+
+    # --- holding ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _claimed(self, display: StudyDisplay) -> Iterator[Claim]:
+        with self._wait_for_claim(display) as claim:
+            yield claim
+
+    def _wait_for_claim(self, display: StudyDisplay) -> Claim:
+        """Take the claim; of a holder elsewhere it takes half a minute to see that it is dead."""
+        name, claimant = self._file("holder.json"), Claimant()
+        first, started = self._place.read(name), time.monotonic()
+        while (claim := claimant.claim(self._place, name)) is None:
+            display.progress(f"watching who holds {self.uri}", round(time.monotonic() - started), round(STALE_S))
+            if self._place.read(name) != first or time.monotonic() - started > STALE_S + 2 * BEAT_S:
+                raise RayvlddError(
+                    f"study {self._name}: another machine is running it (it holds {self.uri})",
+                    next_command="wait for it, or give this study another name: --set name=ANOTHER",
+                )
+            time.sleep(_POLL_S)
+        display.done()
+        return claim
+
+    def _keep_on(self, ended: threading.Event) -> None:
+        """Push now and then. A place that is away for a while costs nothing, unless this machine ends meanwhile."""
+        told = False
+        while not ended.wait(self._every_s):
+            try:
+                self.push()
+                told = False
+            except RayvlddError as error:
+                if not told:
+                    logging.getLogger(__name__).warning("the study is not kept at the moment: %s", error)
+                told = True
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _file(self, name: str) -> str:
+        return f"{self._name}/{name}"
+
+    def _known(self) -> dict[str, Entry]:
+        """The files of the snapshot."""
+        files: dict[str, Entry] = json.loads(self._snapshot)["files"] if self._snapshot else {}
+        return files
+
+    def _drop_unnamed(self) -> None:
+        """Clear away what a driver has put there and not lived to name; only who holds the study may."""
+        named = {entry["sha256"] for entry in self._known().values()}
+        for name in self._place.names(self._file("files")):
+            if name.rpartition("/")[2] not in named:
+                self._place.delete(name)
+
+    def _local_files(self, unit: str = "") -> list[str]:
+        """What is kept of the folder, or of a part: all but what Ray Tune writes, locks, and parts of files."""
+        root = self._folder.root
+        paths = (path.relative_to(root) for path in (root / unit).rglob("*") if path.is_file())
+        tune = self._folder.tune.name
+        return sorted(
+            path.as_posix()
+            for path in paths
+            if path.parts[0] != tune and not any(part.startswith(".") for part in path.parts)
+        )
+
+    def _capture(self) -> dict[str, Entry]:
+        """The files of one moment, each of them in the place by then.
+
+        What stands at the top of the folder comes first: it speaks of trials and sets that were whole by then.
+        """
+        before = self._known()
+        names = self._local_files()
+        found = self._entries([name for name in names if "/" not in name]) or {}
+        for unit in sorted({_unit_of(name) for name in names if "/" in name}):
+            entries = self._whole(unit)
+            if entries is None:  # it was written to at every look
+                entries = {name: entry for name, entry in before.items() if _unit_of(name) == unit}
+            found |= entries
+        return found
+
+    def _whole(self, unit: str) -> dict[str, Entry] | None:
+        """The files of a folder that belong together, as a trial and its checkpoint do; None if they keep changing."""
+        for _ in range(_TRIES):
+            before = self._stamps(unit)
+            entries = self._entries(sorted(before))
+            if entries is not None and self._stamps(unit) == before:
+                return entries
+        return None
+
+    def _stamps(self, unit: str) -> dict[str, Stamp]:
+        names = [name for name in self._local_files(unit) if _unit_of(name) == unit]
+        stamps = {name: _stamp_of(self._folder.root / name) for name in names}
+        return {name: stamp for name, stamp in stamps.items() if stamp is not None}
+
+    def _entries(self, names: list[str]) -> dict[str, Entry] | None:
+        """Files to what is in them, which is in the place then; None where one went away meanwhile."""
+        found = {}
+        for name in names:
+            path = self._folder.root / name
+            stamp = _stamp_of(path)
+            known = self._sums.get(name)
+            if stamp is None:
+                return None
+            if known is None or known[0] != stamp:
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:
+                    return None
+                known = stamp, {"sha256": _sum(content), "bytes": len(content)}
+                self._keep(known[1]["sha256"], content)
+                self._sums[name] = known
+            found[name] = known[1]
+        return found
+
+    def _keep(self, sha: str, content: bytes) -> None:
+        name = self._file(f"files/{sha}")
+        if self._place.size(name) != len(content):
+            self._place.write(name, content)
+
+    def _bring(self, name: str, entry: Entry) -> None:
+        path = self._folder.root / name
+        if path.is_file() and _sum(path.read_bytes()) == entry["sha256"]:
+            return
+        content = self._place.read(self._file(f"files/{entry['sha256']}"))
+        if content is None or _sum(content) != entry["sha256"]:
+            raise StoreError(
+                f"{self.uri}: {name} is {'missing' if content is None else 'not what was written'} there; "
+                f"nothing was changed there",
+                next_command="the same command with --set name=ANOTHER, which begins a new study",
+            )
+        if path.is_dir():
+            shutil.rmtree(path)
+        write_bytes_whole(path, content)
+
+    def _mark(self) -> None:
+        assert self._snapshot is not None
+        write_bytes_whole(self._folder.root / _MARK, _sum(self._snapshot).encode())
+
+
+def _end(thread: threading.Thread, ended: threading.Event) -> None:
+    ended.set()
+    thread.join()
+
+
+def _unit_of(name: str) -> str:
+    """The folder whose files belong together: one trial, one set of a finalist, or the best set."""
+    parts = name.split("/")
+    return "/".join(parts[:2]) if len(parts) > 2 else parts[0] if len(parts) > 1 else ""
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    # The clock of a file system may tick every 4 ms only; a file put in the place of another has a number of its own.
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
