@@ -85,13 +85,17 @@ def retrieval_recall(
 def _ranks_image_to_text(
     images: Float[Tensor, "image dim"], captions: Float[Tensor, "caption dim"], owner: Int[Tensor, " caption"]
 ) -> Int[Tensor, " image"]:
+    owner, captions_by_image = torch.sort(owner, stable=True)
+    firsts = torch.searchsorted(owner, torch.arange(len(images) + 1, device=images.device)).tolist()
     ranks = []
     for start in range(0, len(images), _CHUNK):
         scores = images[start : start + _CHUNK] @ captions.T
-        rows = torch.arange(start, start + len(scores), device=images.device)
-        right = owner[None, :] == rows[:, None]
-        best = torch.where(right, scores, -torch.inf).amax(1, keepdim=True)
-        ranks.append(1 + (~(scores < best) & ~right).sum(1))
+        own = slice(firsts[start], firsts[start + len(scores)])
+        row = owner[own] - start
+        right = scores[row, captions_by_image[own]]
+        best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, row, right, "amax")
+        right_not_below = torch.zeros_like(best, dtype=torch.int64).scatter_add(0, row, (~(right < best[row])).long())
+        ranks.append(1 + captions.shape[0] - _below(scores, best) - right_not_below)
     return torch.cat(ranks)
 
 
@@ -101,7 +105,11 @@ def _ranks_text_to_image(
     ranks = []
     for start in range(0, len(captions), _CHUNK):
         scores = captions[start : start + _CHUNK] @ images.T
-        chunk_owner = owner[start : start + _CHUNK, None]
-        right_score = scores.gather(1, chunk_owner)
-        ranks.append((~(scores < right_score)).sum(1))  # the right image itself is among them
+        right = scores.gather(1, owner[start : start + _CHUNK, None])[:, 0]
+        ranks.append(len(images) - _below(scores, right))  # the right image itself is among those not below
     return torch.cat(ranks)
+
+
+def _below(scores: Float[Tensor, "query item"], limits: Float[Tensor, " query"]) -> Int[Tensor, " query"]:
+    """How many items of each query score below its limit; where either is not a number, the item does not."""
+    return (scores < limits[:, None]).sum(1, dtype=torch.int32)  # half the time of int64; no pool is that large
