@@ -460,6 +460,25 @@ def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_prob
         assert mean_of(students).as_dict("val_").items() <= metrics.items()
 
 
+def test_the_first_rung_is_evaluated_by_its_proxy(make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[int, int]] = []
+
+    def noted(problem: Problem, pairs: Any, inputs: Any, seeds: list[int]) -> list[RetrievalMetrics]:
+        trained.append((len(seeds), problem.study.evaluation.epochs))
+        return [RetrievalMetrics(*[50.0] * 6)]
+
+    monkeypatch.setattr(rayvldd.distillation.run, "evaluate_pairs", noted)
+    settings = {"outer_steps": 4, "evaluate_every": 1}
+    for changes, first in (({"proxy_epochs": 3}, (1, 3)), ({"proxy_epochs": 9}, (1, 7)), ({}, (2, 7))):
+        evaluation = {
+            f"evaluation.{name}": value for name, value in {**changes, "num_students": 2, "epochs": 7}.items()
+        }
+        problem = make_problem({**evaluation, "search.grace_evaluations": 2}, **settings)
+        trained.clear()
+        list(distill(problem, experts(problem), seed=1))
+        assert trained == [first, first, first, (2, 7), (2, 7)]
+
+
 def test_an_evaluation_does_not_change_with_later_steps(make_problem: MakeProblem) -> None:
     problem = make_problem(outer_steps=2, evaluate_every=1)
     run = distill(problem, experts(problem), seed=0)

@@ -350,6 +350,9 @@ class EvaluationSettings(Settings):
     """Students trained at each evaluation during a trial, on validation; Wu et al. use 5."""
     epochs: int = Field(default=100, ge=1)
     """Epochs a student trains on the small set; Wu et al. use 100."""
+    proxy_epochs: int | None = Field(default=None, ge=1)
+    """Epochs of the one student that stands for ``num_students`` in a trial's first ``search.grace_evaluations``, where
+    recall only decides which trials go on; at 30 it is a tenth of a full evaluation. Default: no proxy."""
     batch_size: int = Field(default=100, ge=2)
     """Pairs in a student's batch; the released code uses 128."""
     momentum: float = Field(default=0.9, ge=0, lt=1)

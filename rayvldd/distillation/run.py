@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,10 @@ class _Run:
 
     def _validation_recalls(self) -> dict[str, float]:
         """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
-        pairs = self.distiller.distilled_set().pairs(self.problem)
-        seeds = student_seeds(self.problem, self.problem.study.evaluation.num_students)
-        scores = evaluate_pairs(self.problem, pairs, self.problem.val, seeds)
-        return mean_of(scores).as_dict("val_")
+        problem = evaluated_as_at(self.problem, self.distiller.outer_step)
+        pairs = self.distiller.distilled_set().pairs(problem)
+        seeds = student_seeds(problem, problem.study.evaluation.num_students)
+        return mean_of(evaluate_pairs(problem, pairs, problem.val, seeds)).as_dict("val_")
 
     def _save(self, evaluation: Evaluation) -> None:
         if self.folder is None:
@@ -176,6 +176,24 @@ class _Run:
                 + ", ".join(f"{name} was {of_state.get(name)}, is {self._settings()[name]}" for name in others),
                 next_command="the same command with the settings of that run, or with --set name=ANOTHER",
             )
+
+
+def evaluated_as_at(problem: Problem, outer_step: int) -> Problem:
+    """The problem with the students that an evaluation at this outer step trains: fewer and shorter at the first rung.
+
+    The rung is a property of the study, so trials that are compared at a step are all scored alike.
+    """
+    study = problem.study
+    evaluation = study.evaluation
+    if (
+        evaluation.proxy_epochs is None
+        or outer_step > study.search.grace_evaluations * study.distillation.evaluate_every
+    ):
+        return problem
+    changed = evaluation.model_copy(
+        update={"num_students": 1, "epochs": min(evaluation.proxy_epochs, evaluation.epochs)}
+    )
+    return replace(problem, study=study.model_copy(update={"evaluation": changed}))
 
 
 def student_seeds(problem: Problem, count: int, purpose: int = 0) -> list[int]:
