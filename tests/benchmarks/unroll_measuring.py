@@ -18,7 +18,7 @@ Run = Callable[[], Any]
 # glibc keeps freed blocks to use them again and raises by itself the size from which it asks the system instead, so
 # that a process's peak shows its history. With these every block of 64 KiB or more goes back when it is freed: the
 # peak is what was alive at one time.
-_EVERY_BLOCK_GOES_BACK = {
+EVERY_BLOCK_GOES_BACK = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -62,7 +62,7 @@ class MemoryJob:
         command = [sys.executable, str(script), "--measure-memory", json.dumps(asdict(self))]
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         finished = subprocess.run(
-            command, env={**os.environ, **_EVERY_BLOCK_GOES_BACK, **threads}, stdout=subprocess.PIPE, check=True
+            command, env={**os.environ, **EVERY_BLOCK_GOES_BACK, **threads}, stdout=subprocess.PIPE, check=True
         )
         return int(finished.stdout.split()[-1])
 

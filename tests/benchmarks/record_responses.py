@@ -1,0 +1,211 @@
+"""Runs real distillations at points spread over a study's search space and keeps what each reached, by outer step.
+
+    python tests/benchmarks/record_responses.py STUDY --workspace WORKSPACE --out TABLE --runs 160 [--set KEY=VALUE]
+
+``search.py`` replays such a table; the command that made the one beside it stands in its first line. A run is one line:
+its point, and for each evaluation the outer step, the seconds until then, and the recall that a trial would report.
+Seconds are those of the process on its core, so other work on the machine enters little. At the steps of
+``--compare-at`` every fourth run has beside it the recalls of cheaper evaluations of the same set, students x epochs,
+and of the full one, whose students have seeds of their own; these do not count in the run's seconds. A run that
+diverged says why.
+
+The first points are the study's own, the others a scrambled Sobol sequence. Ctrl-C keeps finished runs, and the same
+command goes on; with a larger ``--runs`` it adds to them.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from figures import machine
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.loading import load_study
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.distillation.distiller import StepReport
+from rayvldd.distillation.run import Evaluation, distill, mean_of, student_seeds
+from rayvldd.errors import DivergedError
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.fleet.get_or_make import Wanted, get_or_make
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.search.optuna_trials import typed_point
+from rayvldd.search.preparation import epochs_of
+from rayvldd.search.sampler import make_sampler, suggest
+from rayvldd.search.seeds import trial_seed
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.workspace import write_text_whole
+
+PROXIES = ((1, 15), (1, 30), (2, 30))
+"""Students and epochs of the cheaper evaluations."""
+FULL = (5, 100)
+"""Students and epochs of the full evaluation, those of Wu et al."""
+_FULL_PURPOSE = 2
+"""Students of the full evaluation share no seed with those of validation (0) and test (1)."""
+_COMPARED = 4
+"""Evaluations are compared in one run of so many: the full one takes as long as a third of a run."""
+_MACHINES_OWN = {"data": {"root"}, "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}}}
+"""Settings that say where files lie, which are not kept."""
+
+
+def spread_points(study: Study, number: int) -> list[dict[str, Scalar]]:
+    """The study's initial points and, after them, a scrambled Sobol sequence over its space; rates of four digits."""
+    space = study.search.space
+    points = [typed_point(point, space) for point in study.search.initial_points]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = make_sampler(study.model_copy(update={"search": study.search.model_copy(update={"sampler": "qmc"})}), 0)
+    sequence = optuna.create_study(sampler=sampler)
+    while len(points) < number:
+        trial = sequence.ask()
+        points.append({key: _rounded(value) for key, value in suggest(trial, space).items()})
+        sequence.tell(trial, 0.0)
+    return points[:number]
+
+
+def _rounded(value: Scalar) -> Scalar:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+class _Clock:
+    """The process's seconds on its core that a run takes, and what of them its evaluations take."""
+
+    def __init__(self) -> None:
+        self.seconds = self.seconds_evaluating = 0.0
+        self._began = self._stepped = time.process_time()
+
+    def step_taken(self, report: StepReport) -> None:
+        """What comes after the last step, up to the stop, is the evaluation."""
+        self._stepped = time.process_time()
+
+    def stop(self) -> None:
+        """An evaluation, or the run, has ended."""
+        now = time.process_time()
+        self.seconds += now - self._began
+        self.seconds_evaluating += now - self._stepped
+
+    def go_on(self) -> None:
+        """Begin to count again."""
+        self._began = self._stepped = time.process_time()
+
+
+class Recorder:
+    """Problem and experts, which all runs share, and the file with finished runs."""
+
+    def __init__(self, study: Study, workspace: Path, out: Path, compare_at: Sequence[int], command: str) -> None:
+        self.study, self.out, self.compare_at = study, out, set(compare_at)
+        self.problem: Problem = load_problem(
+            study.at(study.first_point()), ArrayCache(workspace / "cache"), device="cpu"
+        )
+        indexes = tuple(range(study.experts.num_experts))
+        wanted = Wanted(expert_recipe(self.problem), indexes, epochs_of(study, self.problem.study))
+        store = ExpertStore(FolderPlace(workspace / "experts"))
+        self.trajectories: list[Trajectory] = get_or_make(self.problem, wanted, store)
+        self._head = {
+            "command": command,
+            "machine": machine("cpu"),
+            "full": f"{FULL[0]}x{FULL[1]}",
+            "study": study.model_dump(mode="json", exclude={"name": True, "resources": True, **_MACHINES_OWN}),
+        }
+
+    def finished_runs(self) -> int:
+        """Open the file, or make it; returns how many runs it holds. A line that was cut off is dropped.
+
+        Raises:
+            SystemExit: where it holds runs of another study.
+        """
+        if not self.out.is_file():
+            self._append(self._head)
+        whole, _, cut_off = self.out.read_text(encoding="utf-8").rpartition("\n")
+        if cut_off:
+            write_text_whole(self.out, f"{whole}\n")
+        head, *runs = whole.splitlines()
+        if json.loads(head)["study"] != self._head["study"]:
+            sys.exit(f"{self.out} holds runs of a study with other settings\nNext: the same command with another --out")
+        return len(runs)
+
+    def record(self, number: int, point: Mapping[str, Scalar]) -> dict[str, Any]:
+        """Run one distillation to its end and keep it."""
+        problem = replace(self.problem, study=self.study.at(point))
+        clock = _Clock()
+        row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
+        seed = trial_seed(self.study.seed, number)
+        try:
+            for evaluation in distill(problem, self.trajectories, seed, on_step=clock.step_taken):
+                clock.stop()
+                row["evaluations"].append(
+                    {
+                        "outer_step": evaluation.outer_step,
+                        "seconds": round(clock.seconds, 3),
+                        "seconds_evaluating": round(clock.seconds_evaluating, 3),
+                        "val_mean_recall": round(evaluation.metrics["val_mean_recall"], 4),
+                    }
+                )
+                if number % _COMPARED == 0 and evaluation.outer_step in self.compare_at:
+                    row["compared"].append(self._comparison(problem, evaluation))
+                clock.go_on()
+        except DivergedError as error:
+            row["failed"] = str(error).splitlines()[0]
+        clock.stop()
+        row["seconds"] = round(clock.seconds, 3)
+        self._append(row)
+        return row
+
+    def _comparison(self, problem: Problem, evaluation: Evaluation) -> dict[str, Any]:
+        """Recalls of one set by the cheaper evaluations and by the full one, and the seconds that each took."""
+        values: dict[str, Any] = {"outer_step": evaluation.outer_step}
+        ways = {f"{students}x{epochs}": (student_seeds(problem, students), epochs) for students, epochs in PROXIES}
+        full = student_seeds(problem, FULL[0], _FULL_PURPOSE), FULL[1]
+        for name, (seeds, epochs) in {**ways, "full": full}.items():
+            began = time.process_time()
+            changed = problem.study.evaluation.model_copy(update={"epochs": epochs})
+            cheaper = replace(problem, study=problem.study.model_copy(update={"evaluation": changed}))
+            scores = evaluate_pairs(cheaper, evaluation.distilled_set.pairs(cheaper), problem.val, seeds)
+            values[name] = round(mean_of(scores).mean_recall, 4)
+            values[f"{name}_seconds"] = round(time.process_time() - began, 3)
+        return values
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        with self.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Run what is missing, and say how far it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--workspace", type=Path, default=Path("rayvldd_workspace"), help="for cache and experts")
+    parser.add_argument("--out", type=Path, required=True, help="the table")
+    parser.add_argument("--runs", type=int, default=160, help="runs in the table when this is done")
+    parser.add_argument("--compare-at", type=int, nargs="*", help="outer steps at which evaluations are compared")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = load_study(options.study, options.set)
+    compare_at = options.compare_at or [study.distillation.outer_steps]
+    overrides = " ".join(f"--set {shlex.quote(override)}" for override in options.set)
+    steps = " ".join(map(str, compare_at))
+    command = (
+        f"python tests/benchmarks/record_responses.py {options.study} --workspace WORKSPACE --out TABLE {overrides}"
+    )
+    recorder = Recorder(study, options.workspace, options.out, compare_at, f"{command} --compare-at {steps}")
+    points = spread_points(study, options.runs)
+    for number in range(recorder.finished_runs(), options.runs):
+        row = recorder.record(number, points[number])
+        last = row["evaluations"][-1]
+        recall = row["failed"] or f"{last['val_mean_recall']:.2f} at outer step {last['outer_step']}"
+        print(f"run {number + 1} of {options.runs}: {row['seconds']:.1f} s, {recall}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The recorded responses of ``record_responses.py``: what distillations reached, at points spread over a space.
+
+A point that was not recorded answers as its nearest recorded neighbour does, every setting on a scale from 0 to 1
+between the ends of its domain (logarithmic where the domain is). So whatever is replayed meets only recalls that some
+real run reached, and no proposal gets better than the best of them.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from rayvldd.config.domains import ChoiceDomain, Domain, Scalar
+from rayvldd.config.study import Study
+
+DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl")
+
+
+@dataclass(frozen=True)
+class Response:
+    """One recorded run."""
+
+    point: dict[str, Scalar]
+    failed: str
+    """Why it was given up; empty where it reached its last step."""
+    outer_steps: tuple[int, ...]
+    seconds: tuple[float, ...]
+    """From the start until each evaluation."""
+    val_mean_recalls: tuple[float, ...]
+    seconds_evaluating: float
+    """Those of all its evaluations."""
+    seconds_in_all: float
+    compared: tuple[dict[str, float], ...]
+    """Recalls of one set by cheaper evaluations and by the full one, each with its seconds."""
+
+    @property
+    def best(self) -> float:
+        """The highest recall of the run, what a search maximises; 0 where it failed before it was evaluated."""
+        return max(self.val_mean_recalls, default=0.0)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """A line of the table."""
+        evaluations = row["evaluations"]
+        return cls(
+            row["point"],
+            row["failed"],
+            *(tuple(each[name] for each in evaluations) for name in ("outer_step", "seconds", "val_mean_recall")),
+            sum(each["seconds_evaluating"] for each in evaluations[-1:]),
+            row["seconds"],
+            tuple({"own": _recall_at(evaluations, each["outer_step"]), **each} for each in row["compared"]),
+        )
+
+
+def _recall_at(evaluations: list[dict[str, float]], outer_step: int) -> float:
+    return next(each["val_mean_recall"] for each in evaluations if each["outer_step"] == outer_step)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All recorded runs, and the study they belong to."""
+
+    head: dict[str, Any]
+    responses: list[Response]
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read the file of ``record_responses.py``."""
+        head, *rows = file.read_text(encoding="utf-8").splitlines()
+        return cls(json.loads(head), [Response.of(json.loads(row)) for row in rows])
+
+    @cached_property
+    def study(self) -> Study:
+        """The study; where its files lay is not recorded."""
+        values = json.loads(json.dumps(self.head["study"]))
+        values["name"] = "recorded"
+        if values["data"]["source"] != "drawn":
+            values["data"]["root"] = "recorded"
+        if values["model"]["text_encoder"]["pooling"] != "hashed_ngrams":
+            values["model"]["text_encoder"]["name"] = "recorded"
+        return Study.model_validate(values)
+
+    def nearest(self, point: Mapping[str, Scalar]) -> Response:
+        """What is answered at a point."""
+        return self.responses[int(np.argmin(self._distances(point)))]
+
+    def error_of_neighbours(self) -> tuple[list[float], list[float]]:
+        """The best recall of each run, and what its nearest neighbour would have answered in its place."""
+        own, neighbours = [], []
+        for number, response in enumerate(self.responses):
+            distances = self._distances(response.point)
+            distances[number] = math.inf
+            own.append(response.best)
+            neighbours.append(self.responses[int(np.argmin(distances))].best)
+        return own, neighbours
+
+    def _distances(self, point: Mapping[str, Scalar]) -> np.ndarray:
+        """Of all recorded points from this one."""
+        squares: np.ndarray = np.square(self._places - _place(point, self.study.search.space)).sum(1)
+        return squares
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.array([_place(response.point, self.study.search.space) for response in self.responses])
+
+
+def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarray:
+    """Coordinates from 0 to 1; of a choice one for each of its values."""
+    coordinates: list[float] = []
+    for key, domain in space.items():
+        if isinstance(domain, ChoiceDomain):
+            coordinates += [float(value == point[key]) for value in domain.values]
+            continue
+        scaled = [math.log(value) if domain.log else value for value in (domain.low, domain.high, float(point[key]))]
+        low, high, value = scaled
+        coordinates.append((value - low) / (high - low) if high > low else 0.0)
+    return np.array(coordinates)

@@ -1,0 +1,164 @@
+"""Real studies on Ray: one whose trials sleep where they would match and evaluate, and equal trials one or two abreast.
+
+Both sweep drawn pictures under the model of the recorded runs with weights drawn at random, at 64 px and 50 pairs.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from ray import cloudpickle
+from rich.console import Console
+
+from rayvldd.cli.tracking import open_tracker
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+from rayvldd.distillation import run
+from rayvldd.distillation.distiller import Distiller, StepReport
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.reports.illustrator import Pictures
+from rayvldd.search import trial, tuning
+from rayvldd.search.display import StudyDisplay
+from rayvldd.search.ledger import Trial
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.search.sweep import sweep
+from rayvldd.search.trial import TrialJob
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.workspace import Workspace
+
+OUTER_STEPS = 18
+_AT_A_TIME = 2
+
+
+@dataclass(frozen=True)
+class StudyTimes:
+    """Where the seconds of a study with sleeping trials went."""
+
+    wall: float
+    """Of all but preparation, experts and test, which are work of other kinds."""
+    asleep: float
+    """What all trials together slept ÷ trials at a time."""
+    first_report: float
+    between: float
+    """Mean seconds from a trial's last report to the first one of the trial that takes its place."""
+
+    @property
+    def overhead(self) -> float:
+        """The share of the wall clock that no trial's work explains."""
+        return (self.wall - self.asleep) / self.wall
+
+
+def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bool) -> StudyTimes:
+    """Run a study of the command ``sweep`` with everything it does, in a workspace where experts are made already."""
+    prepared = _study("prepared", 1, 1, tiny)
+    _sweep(prepared, folder, 0.0, tiny)
+    study = _study("asleep", num_trials, _AT_A_TIME, tiny)
+    began = time.monotonic()
+    trials, phases = _sweep(study, folder, trial_seconds / OUTER_STEPS, tiny)
+    wall = time.monotonic() - began - sum(phases[name] for name in ("prepare", "experts", "test"))
+    starts = sorted(each.evaluations[0]["search_seconds"] for each in trials)
+    ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
+    between = [start - end for start, end in zip(starts[_AT_A_TIME:], ends, strict=False)]
+    slept = trial_seconds * len(trials) / _AT_A_TIME
+    return StudyTimes(wall, slept, starts[0], float(np.mean(between)))
+
+
+def trials_an_hour(folder: Path, at_a_time: int, tiny: bool) -> float:
+    """Trials that end in an hour, from the end of the first so many on, when all have begun and found their data."""
+    counted = at_a_time * (1 if tiny else 3)
+    study = _study(f"scaling_{at_a_time}", at_a_time + counted, at_a_time, tiny)
+    trials, _ = _sweep(study, folder, None, tiny)
+    ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
+    return 3600 * counted / (ends[-1] - ends[at_a_time - 1])
+
+
+def _sweep(
+    study: Study, folder: Path, seconds_a_step: float | None, tiny: bool
+) -> tuple[list[Trial], Mapping[str, float]]:
+    """The trials of a study and the seconds of its phases; trials that sleep, or without a number that work."""
+    workspace = Workspace(folder)
+    tracker = open_tracker("none" if tiny else None, study.name, workspace)
+    display = StudyDisplay(Console(quiet=True))
+    run_trial = trial.run_trial if seconds_a_step is None else _asleep(seconds_a_step)
+    with patch.object(tuning, "run_trial", run_trial):
+        store = ExpertStore(FolderPlace(workspace.experts))
+        result = sweep(study, workspace, store, tracker, display=display, illustrator=Pictures())
+    faults = [f"{each.trial_id}: {each.reason}" for each in result.trials if each.outer_step < OUTER_STEPS]
+    if faults:
+        raise RuntimeError("; ".join(faults))
+    return result.trials, StudyFolder(workspace.study(study.name)).seconds()
+
+
+def _asleep(seconds_a_step: float) -> Callable[[Mapping[str, Scalar], TrialJob], None]:
+    """A trial as it is, but for its outer steps, which are sleeps, and its evaluations, which say 10 %."""
+
+    def step(distiller: Distiller) -> StepReport:
+        time.sleep(seconds_a_step)
+        distiller.outer_step += 1
+        return StepReport(distiller.outer_step, 1.0, 0.5, 0.5, 0.1, 0.1, 1.0, 0)
+
+    def evaluate(*_: Any) -> list[RetrievalMetrics]:
+        return [RetrievalMetrics(*[10.0] * 6)]
+
+    def run_asleep(config: Mapping[str, Scalar], job: TrialJob) -> None:
+        with patch.object(Distiller, "step", step), patch.object(run, "evaluate_pairs", evaluate):
+            trial.run_trial(config, job)
+
+    return run_asleep
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the trials' processes do not find this folder
+
+
+def _study(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Study:
+    """Five settings of which none changes what a trial takes, and nobody is stopped."""
+    rate = {"type": "float", "low": 1.0, "high": 10.0, "log": True}
+    step_size = {"type": "float", "low": 1e-5, "high": 1e-4, "log": True}
+    encoder: dict[str, Any] = {"name": "mobilenetv1_100", "pretrained": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    if tiny:
+        encoder = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 8}}
+    pictures, size, pairs = (12, 16, 4) if tiny else (500, 64, 50)
+    return Study.model_validate(
+        {
+            "name": name,
+            "data": {
+                "source": "drawn",
+                "image_size": size,
+                "num_train": 2 * pictures,
+                "num_val": pictures,
+                "num_test": pictures,
+            },
+            "model": {
+                "protocol": "heads_only",
+                "image_encoder": encoder,
+                "text_encoder": {"pooling": "hashed_ngrams", "width": 384},
+                "width": 16 if tiny else 256,
+            },
+            "experts": {"num_experts": 1, "epochs": 2, "batch_size": 32},
+            "distillation": {
+                "num_pairs": pairs,
+                "syn_steps": 2 if tiny else 16,
+                "outer_steps": OUTER_STEPS,
+                "evaluate_every": 3,
+            },
+            "evaluation": {"epochs": 2 if tiny else 100, "num_test_students": 2, "full_data_epochs": 1},
+            "search": {
+                "space": {
+                    "distillation.lr_image": rate,
+                    "distillation.lr_text": rate,
+                    "distillation.lr_lr": step_size,
+                    "distillation.lr_student_image": step_size,
+                    "distillation.lr_student_text": step_size,
+                },
+                "num_trials": num_trials,
+                "max_concurrent": at_a_time,
+                "grace_evaluations": OUTER_STEPS,
+            },
+        }
+    )

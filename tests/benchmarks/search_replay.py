@@ -1,0 +1,212 @@
+"""Searches in simulated time: the sampler and the scheduler of a study, over recorded responses in place of trials.
+
+What proposes is the study's ``StudySearcher`` and what stops is its ``StudyScheduler``, made and told as Ray Tune does
+it; trials take the recorded seconds and report the recorded recalls.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from responses import Response, Table
+
+from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.study import Study
+from rayvldd.search.ledger import METRIC, Ledger
+from rayvldd.search.sampler import FAILURE, StudySearcher, make_searcher
+from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
+from rayvldd.search.trial import point_of
+
+PUBLISHED: dict[str, Scalar] = {
+    "distillation.syn_steps": 8,
+    "distillation.max_start_epoch": 2,
+    "distillation.lr_image": 1000.0,
+    "distillation.lr_text": 1000.0,
+    "distillation.lr_lr": 0.01,
+}
+"""Wu et al., Flickr30K, 100 pairs."""
+_VALUES_BY_HAND = 5
+"""Values of a rate that hand tuning tries, evenly over its domain."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The best recall so far, by trial-seconds spent."""
+
+    points: list[tuple[float, float]]
+    """Trial-seconds and best recall each time that it rose."""
+    trial_seconds: float
+    """Of the whole search."""
+    stopped: int = 0
+    """Trials that the scheduler ended."""
+    trials: int = 0
+
+    @property
+    def best(self) -> float:
+        """What the whole search has reached."""
+        return self.points[-1][1] if self.points else 0.0
+
+    def at(self, trial_seconds: float) -> float:
+        """The best recall when so much was spent; 0 before there is any."""
+        return max((recall for spent, recall in self.points if spent <= trial_seconds), default=0.0)
+
+    def seconds_to(self, recall: float) -> float | None:
+        """What was spent when a recall was reached, if it was."""
+        return next((spent for spent, best in self.points if best >= recall), None)
+
+
+def seconds_of_mean(curves: Sequence[Curve], recall: float) -> float | None:
+    """Trial-seconds at which the mean of the curves reaches a recall, if it does."""
+    moments = sorted({spent for curve in curves for spent, _ in curve.points})
+    return next((spent for spent in moments if np.mean([curve.at(spent) for curve in curves]) >= recall), None)
+
+
+def random_search(table: Table, study: Study, num_trials: int) -> Curve:
+    """Points of the study's random sampler, every trial to its end, from no setting that anyone knew before."""
+    without = _searched(study, sampler="random", initial_points=(), num_trials=num_trials)
+    searcher = make_searcher(without, Ledger(Path("nowhere")))
+    responses = []
+    for number in range(num_trials):
+        proposed = searcher.suggest(str(number))
+        assert proposed is not None
+        responses.append(table.nearest(point_of(proposed)))
+        searcher.on_trial_complete(str(number), {METRIC: responses[-1].best})
+    return _in_full(responses)
+
+
+def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
+    """One setting after the other, in an order that the seed draws, from the published point; the best values stay."""
+    tried: list[Response] = []
+
+    def outcome(point: Mapping[str, Scalar]) -> float:
+        tried.append(table.nearest(point))
+        return 0.0 if tried[-1].failed else tried[-1].best
+
+    point, space = dict(PUBLISHED), study.search.space
+    reached = outcome(point)
+    for key in np.random.default_rng(seed).permutation(list(space)).tolist():
+        here = point[key]
+        for value in _values_by_hand(space[key]):
+            if value != here and (recall := outcome({**point, key: value})) > reached:
+                point, reached = {**point, key: value}, recall
+    return _in_full(tried)
+
+
+def _values_by_hand(domain: Domain) -> list[Scalar]:
+    if isinstance(domain, FloatDomain):
+        spread = np.geomspace if domain.log else np.linspace
+        return [float(value) for value in spread(domain.low, domain.high, _VALUES_BY_HAND)]
+    return domain.values_in_full()
+
+
+def _in_full(responses: Sequence[Response]) -> Curve:
+    """The curve of trials run to their ends, one after the other; a failed one spends its seconds and makes no set."""
+    spent, points = 0.0, []
+    for response in responses:
+        if not response.failed:
+            points += [(spent + s, r) for s, r in zip(response.seconds, response.val_mean_recalls, strict=True)]
+        spent += response.seconds_in_all
+    return Curve(_rises(points), spent, trials=len(responses))
+
+
+def _rises(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    best, rises = 0.0, []
+    for spent, recall in sorted(points):
+        if recall > best:
+            best = recall
+            rises.append((spent, recall))
+    return rises
+
+
+def our_search(table: Table, study: Study, num_trials: int, trial_seconds: float, **changes: Any) -> Curve:
+    """A search with the study's own settings for so many trials, from the published point; it goes on beyond them."""
+    ours = _searched(study, initial_points=(PUBLISHED,), num_trials=num_trials, **changes)
+    return _Replay(table, ours).run(trial_seconds)
+
+
+def _searched(study: Study, **changes: Any) -> Study:
+    return study.model_copy(update={"search": study.search.model_copy(update=changes)})
+
+
+@dataclass
+class _Running:
+    """A trial on one of the workers."""
+
+    tune_id: str
+    trial: Any
+    """As much of a Tune trial as the scheduler looks at."""
+    response: Response
+    began: float
+    reports: Iterator[int] = field(init=False)
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reports = iter(range(len(self.response.seconds)))
+
+
+class _Replay:
+    """Workers that are never idle, and the clock that they share."""
+
+    def __init__(self, table: Table, study: Study) -> None:
+        self.table, self.workers = table, study.search.max_concurrent
+        ledger = Ledger(Path("nowhere"))
+        self.searcher: StudySearcher = make_searcher(study, ledger)
+        self.scheduler: StudyScheduler = make_scheduler(study, ledger)
+        self._numbers = itertools.count()
+        self._queue: list[tuple[float, int, _Running, int | None]] = []
+        self._points: list[tuple[float, float]] = []
+        self._stopped = 0
+
+    def run(self, trial_seconds: float) -> Curve:
+        """Search until so many trial-seconds are spent."""
+        end = trial_seconds / self.workers
+        for _ in range(self.workers):
+            self._start(0.0)
+        while self._queue[0][0] <= end:
+            now, _, running, report = heapq.heappop(self._queue)
+            if report is None:
+                self._end(running, now)
+            elif self._report(running, report, now):
+                self._await_next(running)
+        return Curve(_rises(self._points), trial_seconds, self._stopped, next(self._numbers) - self.workers)
+
+    def _start(self, now: float) -> None:
+        tune_id = str(next(self._numbers))
+        config = self.searcher.suggest(tune_id)
+        assert config is not None
+        trial = SimpleNamespace(trial_id=tune_id, config=config)
+        self.scheduler.on_trial_add(None, trial)
+        self._await_next(_Running(tune_id, trial, self.table.nearest(point_of(config)), now))
+
+    def _await_next(self, running: _Running) -> None:
+        """Queue the trial's next report, or its end."""
+        report = next(running.reports, None)
+        takes = running.response.seconds_in_all if report is None else running.response.seconds[report]
+        heapq.heappush(self._queue, (running.began + takes, int(running.tune_id), running, report))
+
+    def _report(self, running: _Running, number: int, now: float) -> bool:
+        """Tell the scheduler of an evaluation; returns whether the trial goes on."""
+        response = running.response
+        best = max(response.val_mean_recalls[: number + 1])
+        running.last = {METRIC: best, OUTER_STEP: response.outer_steps[number]}
+        if not response.failed:
+            self._points.append((self.workers * now, best))
+        if self.scheduler.on_trial_result(None, running.trial, running.last) == StudyScheduler.CONTINUE:
+            return True
+        self._stopped += 1
+        self.searcher.on_trial_complete(running.tune_id, running.last)
+        self._start(now)
+        return False
+
+    def _end(self, running: _Running, now: float) -> None:
+        """A trial has reached its last step, or was given up."""
+        if running.response.failed:
+            running.last = {METRIC: 0.0, FAILURE: running.response.failed}
+        self.scheduler.on_trial_complete(None, running.trial, running.last)
+        self.searcher.on_trial_complete(running.tune_id, running.last)
+        self._start(now)
