@@ -305,6 +305,20 @@ def test_an_address_of_a_cluster_that_is_gone_is_refused_at_once(
             pytest.fail("entered")
 
 
+def test_other_releases_of_a_cluster_are_named_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        theirs = {"ray_version": "2.59.0", "python_version": "3.12.1"}
+        ray._private.utils.check_version_info(theirs, "node 10.0.0.2")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    python, ours = ".".join(map(str, sys.version_info[:3])), ray.__version__
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with pytest.raises(RayvlddError, match=f"Ray: 2.59.0 Python: 3.12.1 .* Ray: {ours} Python: {python}"):
+            with start_ray(f"127.0.0.1:{listening.getsockname()[1]}", None):
+                pytest.fail("entered")
+
+
 def _no_cluster(**_: Any) -> None:
     raise ConnectionError("no route\nand more")
 

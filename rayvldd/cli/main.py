@@ -7,7 +7,19 @@ import click
 import rayvldd
 from rayvldd.errors import did_you_mean
 
-COMMANDS = ("check", "experts", "distill", "sweep", "evaluate", "coreset", "compare", "export")
+COMMANDS = (
+    "check",
+    "experts",
+    "distill",
+    "sweep",
+    "status",
+    "logs",
+    "stop",
+    "evaluate",
+    "coreset",
+    "compare",
+    "export",
+)
 """Names of the commands, in the order of ``--help``; each is the ``command`` of the module of its name."""
 
 

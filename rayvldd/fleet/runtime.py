@@ -47,7 +47,9 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+        # Of other releases of Ray or Python, which the lines below the first one name.
+        reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
         raise RayvlddError(
             f"Ray {where}: cannot be used: {reason}; allowed: auto, HOST:PORT of a running cluster, or no address",
             next_command="ray status, to see whether a cluster runs; or the same command without an address",

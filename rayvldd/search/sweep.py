@@ -13,6 +13,7 @@ from typing import Any
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.fleet.nodes import refuse_unfit_nodes
 from rayvldd.fleet.runtime import start_ray
 from rayvldd.search.display import StudyDisplay, line_of_trial, shown
 from rayvldd.search.final_test import look_at_test
@@ -69,13 +70,14 @@ def sweep(
         store: Where experts are.
         tracker: What is told of the study and its trials.
         command: What the user typed, for the study's folder and the tracker.
-        address: The Ray cluster to run on; default: this machine.
+        address: The Ray cluster to run on, of which this machine is a node and all of whose nodes see the workspace
+            and the store; default: this machine.
         display: Where progress is shown; default: standard error.
         illustrator: Draws the pictures that are kept with each set.
 
     Raises:
         ConfigError: when a study of this name has other settings.
-        RayvlddError: when every trial failed, or another process runs the study.
+        RayvlddError: when every trial failed, another process runs the study, or the cluster is not fit for it.
     """
     folder = StudyFolder(workspace.study(study.name))
     with shown(display) as used, folder.opened(study):
@@ -88,6 +90,8 @@ def sweep(
         tracker.start_study(study, command)
         conductor = _Sweep(study, workspace, store, folder, tracker, used, illustrator)
         with _told_how_it_ends(tracker), start_ray(address, None), conductor.energy.reading():
+            if address is not None:
+                refuse_unfit_nodes(workspace.root)
             return SweepResult(conductor.run(), list(conductor.ledger.trials.values()), is_new=True)
 
 

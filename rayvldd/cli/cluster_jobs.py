@@ -1,0 +1,46 @@
+"""What the commands about a cluster's jobs share: its address, and how a job is told of."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from rayvldd.fleet.jobs import Job
+
+dashboard_option = click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    show_envvar=True,
+    metavar="URL",
+    default="http://127.0.0.1:8265",
+    show_default=True,
+    help="The cluster's dashboard, http://HOST:PORT, mostly an ssh-forwarded port; or `auto` on a node of the cluster.",
+)
+
+
+def values_of_job(job: "Job") -> dict[str, Any]:
+    """A job for programs."""
+    return {
+        "id": job.job_id,
+        "state": job.state,
+        "study": job.study or None,
+        "workspace": job.workspace or None,
+        "entrypoint": job.entrypoint,
+        "started": job.started,
+        "ended": job.ended,
+        "message": job.message,
+        "exit_code": job.exit_code,
+    }
+
+
+def say_next(invocation: Invocation, *lines: str) -> None:
+    """Print commands to go on with."""
+    for number, line in enumerate(lines):
+        invocation.say(("Next: " if number == 0 else "      ") + line)
+
+
+def address_words(address: str) -> str:
+    """The option that repeats an address in a command, where it is not the default; with a space before it."""
+    return "" if address == "http://127.0.0.1:8265" else f" --address {address}"

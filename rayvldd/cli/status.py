@@ -1,0 +1,35 @@
+"""``rayvldd status``: the jobs of a cluster."""
+
+import click
+
+from rayvldd.cli.cluster_jobs import address_words, dashboard_option, say_next, values_of_job
+from rayvldd.cli.invocation import Invocation, RunCommand
+
+
+@click.command(
+    "status",
+    cls=RunCommand,
+    takes_settings=False,
+    only_reads=True,
+    examples=["rayvldd status", "rayvldd status --address http://127.0.0.1:8266 --json"],
+)
+@dashboard_option
+@click.pass_obj
+def command(invocation: Invocation, address: str) -> None:
+    """List the jobs that were submitted to a cluster, the latest first.
+
+    The list is the cluster's and goes with it. What a sweep has made stays in its workspace, and the same command goes
+    on with it on any cluster that sees that folder.
+    """
+    from rayvldd.fleet.jobs import ClusterJobs
+    from rayvldd.reports.job_tables import jobs_table
+
+    jobs = ClusterJobs(address).jobs()
+    if jobs:
+        invocation.show(jobs_table(jobs, address))
+    else:
+        invocation.say(f"No job was submitted to the cluster at {address} since it is up.")
+    sweeps = [job for job in jobs if job.study]
+    if sweeps:
+        say_next(invocation, f"rayvldd logs {sweeps[0].job_id} --follow{address_words(address)}")
+    invocation.finish({"address": address, "jobs": [values_of_job(job) for job in jobs]})

@@ -1,0 +1,62 @@
+"""``rayvldd sweep --submit``: the sweep as a job of a cluster."""
+
+from pathlib import Path
+
+from rayvldd.cli.cluster_jobs import address_words, say_next, values_of_job
+from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.preparation import show_settings
+from rayvldd.config.loading import load_study
+from rayvldd.errors import Fault, InputError
+
+_DASHBOARD = "http://127.0.0.1:8265"
+
+
+def submit_sweep(
+    invocation: Invocation, study_file: Path, address: str | None, tracking_uri: str | None, store_uri: str | None
+) -> None:
+    """Send the study to a cluster, and say how to find it again.
+
+    The file is checked here; data, models and folders are the cluster's, and are checked by the job before any work.
+    """
+    study = load_study(study_file, invocation.overrides)
+    workspace = invocation.workspace_folder
+    faults = _faults_of_paths(workspace, store_uri, address)
+    if faults:
+        raise InputError(faults, next_command="the same command with --workspace /shared/rayvldd, or where yours is")
+    named = {"--tracking-uri": tracking_uri, "--store": store_uri}
+    options = {name: value for name, value in named.items() if value}
+    dashboard = address or _DASHBOARD
+    if invocation.dry_run:
+        show_settings(invocation, study)
+        invocation.say(f"would be submitted to {dashboard}, for {workspace}")
+        return invocation.finish(
+            {"study": study.name, "address": dashboard, "workspace": str(workspace), "options": options}
+        )
+
+    from rayvldd.fleet.jobs import ClusterJobs
+
+    job = ClusterJobs(dashboard).submit(study, workspace, options)
+    invocation.say(f"job {job.job_id}: {job.state.lower()} at {dashboard}; it goes on when this terminal closes")
+    words = address_words(dashboard)
+    say_next(
+        invocation,
+        f"rayvldd logs {job.job_id} --follow{words}",
+        f"rayvldd status{words}",
+        f"rayvldd stop {job.job_id}{words}",
+    )
+    invocation.finish(values_of_job(job))
+
+
+def _faults_of_paths(workspace: Path, store_uri: str | None, address: str | None) -> list[Fault]:
+    """What means one thing here and another on the cluster."""
+    faults = []
+    shared = "an absolute path of a folder that all machines of the cluster see"
+    if not workspace.is_absolute():
+        faults.append(Fault("--workspace", f"got {str(workspace)!r}, which is another folder on each machine", shared))
+    if store_uri and "://" not in store_uri and not Path(store_uri).is_absolute():
+        faults.append(Fault("--store", f"got {store_uri!r}", f"{shared}, s3://BUCKET/PREFIX or object-store://NAME"))
+    if address and address != "auto" and not address.startswith(("http://", "https://")):
+        faults.append(
+            Fault("--address", f"got {address!r}, with --submit", "http://HOST:PORT of the dashboard, or auto")
+        )
+    return faults
