@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +61,8 @@ class StudyRun:
     """Finds what a trial at a point is computed from."""
     experts_in_training: Callable[[], list[str]] | None = None
     """Says what experts trials are making at the moment, each in a few words."""
+    earlier: list[Trial] = field(default_factory=list)
+    """Trials of other studies that the sampler begins with."""
 
 
 class TrialCallback(tune.Callback):

@@ -6,7 +6,7 @@ earlier trials is entered into Optuna's study from the ledger.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC, Ledger, trial_id_of
+from rayvldd.search.ledger import METRIC, Ledger, Trial, trial_id_of
 from rayvldd.search.objectives import RISES, values_of
 from rayvldd.search.optuna_trials import as_optuna_trial, directions_of, typed_point
 from rayvldd.search.seeds import sampler_seed
@@ -146,8 +146,10 @@ class _Drawing:
         return {**suggest(trial, self.space), TRIAL_ID: name}
 
 
-def make_searcher(study: Study, ledger: Ledger) -> StudySearcher:
+def make_searcher(study: Study, ledger: Ledger, earlier: Sequence[Trial] = ()) -> StudySearcher:
     """A searcher that knows the ended trials, first repeats those that were cut off, then goes on as the study says.
+
+    What it knows of earlier studies (``earlier``, at points of this space) it knew before the first trial of this one.
 
     Its ``config`` for a trial holds the searched settings by dotted key, and the trial's name under ``TRIAL_ID``.
     """
@@ -155,11 +157,11 @@ def make_searcher(study: Study, ledger: Ledger) -> StudySearcher:
     space, directions = study.space, directions_of(study)
     storage = optuna.storages.InMemoryStorage()
     history = optuna.create_study(storage=storage, study_name=_NAME, directions=directions)
-    for trial in ledger.ended:
+    for trial in [*earlier, *ledger.ended]:
         history.add_trial(as_optuna_trial(trial, study))
     for trial in ledger.running:
         history.enqueue_trial(typed_point(trial.point, space.domains), user_attrs={TRIAL_ID: trial.trial_id})
     for point in study.initial_points()[ledger.next_number :]:
         history.enqueue_trial(typed_point(point, space.domains))
-    drawing = _Drawing(space, ledger.next_number - len(ledger.trials))
+    drawing = _Drawing(space, ledger.next_number - len(ledger.trials) - len(earlier))
     return StudySearcher(drawing, study, make_sampler(study, ledger.next_number), storage)

@@ -59,7 +59,7 @@ def _make_tuner(
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
         tune_config=tune.TuneConfig(
-            search_alg=make_searcher(run.study, run.ledger),
+            search_alg=make_searcher(run.study, run.ledger, run.earlier),
             scheduler=make_scheduler(run.study, run.ledger),
             num_samples=missing,
             max_concurrent_trials=run.study.search.max_concurrent,

@@ -44,6 +44,22 @@ class Scores:
     """Numbers beside the recalls, e.g. seconds."""
 
 
+@dataclass(frozen=True)
+class EarlierTrial:
+    """A trial of another study, as a tracker has kept it."""
+
+    name: str
+    """Study and trial, e.g. ``quickstart/trial_003``."""
+    settings: dict[str, str]
+    """Every setting that has a value, by dotted key, as the text of its parameter."""
+    fingerprints: dict[str, str]
+    """What data and encoders were: ``data``, ``image_encoder``, ``text_encoder``."""
+    state: str
+    """``finished``, ``stopped`` or ``failed``; anything else has not ended."""
+    best_val_mean_recall: float | None
+    """In percent; None before the first evaluation."""
+
+
 class Tracker(Protocol):
     """Writes down a study and its trials while they run.
 

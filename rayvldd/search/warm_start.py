@@ -1,0 +1,159 @@
+"""What earlier studies have shown, for the sampler of a new one: their trials at points of the present space.
+
+A recall is worth something here only if it was measured as here: on the same data and encoders, by content, and with
+the same settings, but for those that are searched and those that change no recall. Other trials are left out by name.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.study import Study, set_dotted
+from rayvldd.errors import ConfigError, Fault
+from rayvldd.search.ledger import METRIC, Trial
+from rayvldd.search.optuna_trials import typed_point
+from rayvldd.search.study_folder import StudyFolder, flat_settings, read_json
+from rayvldd.stores.workspace import write_json_whole
+from rayvldd.tracking.protocol import EarlierTrial
+
+_SECTIONS = ("data", "model", "experts", "distillation", "evaluation")
+_BY_CONTENT = ("data.root", "data.images", "data.annotations", "model.image_encoder.weights", "model.text_encoder.name")
+"""Places of files, which differ from machine to machine; the fingerprints say whether the same is in them."""
+_WITHOUT_EFFECT = (
+    "distillation.engine.",
+    "evaluation.num_test_students",
+    "evaluation.full_data_epochs",
+    "experts.keep_epochs",
+)
+"""Settings that change no validation recall of a trial."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where trials of earlier studies come from."""
+
+    name: str
+    """The experiment or study."""
+    fetch: Callable[[], Sequence[EarlierTrial]]
+    """Reads its trials; called once, when the study begins."""
+
+
+def keep_earlier_trials(study: Study, folder: StudyFolder, asked: WarmStart | None) -> None:
+    """Write down what there is to begin with, so that a study which goes on has the same and needs no server for it.
+
+    Raises:
+        ConfigError: when the study began with other trials, or there are none of that name.
+        RayvlddError: when the server does not answer.
+    """
+    if asked is None:
+        return
+    if folder.earlier_trials.is_file():
+        before = read_json(folder.earlier_trials)["name"]
+        if before != asked.name:
+            fault = Fault("--warm-start", f"got {asked.name!r}; the study began with {before!r}", before)
+            raise ConfigError([fault], next_command=f"the same command with --warm-start {before}")
+        return
+    own = f"{study.name}/"
+    trials = [vars(trial) for trial in asked.fetch() if not trial.name.startswith(own)]
+    write_json_whole(folder.earlier_trials, {"name": asked.name, "trials": trials})
+
+
+def known_points(
+    study: Study, folder: StudyFolder, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
+) -> tuple[list[Trial], dict[str, str]]:
+    """The trials that a study begins with, and those that say nothing about it.
+
+    Args:
+        study: The present study.
+        folder: Where :func:`keep_earlier_trials` has put them.
+        fingerprints: What data and encoders are now, at a point of the space.
+
+    Returns:
+        Trials at points of the present space, with their best recall; and by name, why each other one is left out.
+    """
+    if not folder.earlier_trials.is_file():
+        return [], {}
+    found, left_out = [], {}
+    for values in read_json(folder.earlier_trials)["trials"]:
+        trial = EarlierTrial(**values)
+        reason, point = _fit(trial, study, fingerprints)
+        if reason:
+            left_out[trial.name] = reason
+            continue
+        rows = [] if trial.best_val_mean_recall is None else [_row(trial.best_val_mean_recall)]
+        state: Any = trial.state
+        found.append(Trial(trial.name, -1, 0, point, Path(), state, "", rows))
+    return found, left_out
+
+
+def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> list[str]:
+    """What a person is told of a warm start: how many trials, and each that was left out with its reason."""
+    head = f"warm start from {name}: {len(found)} trials inside the space, {len(left_out)} left out"
+    return [head, *(f"  {trial}: {reason}" for trial, reason in left_out.items())]
+
+
+def _row(recall: float) -> dict[str, float]:
+    return {"outer_step": 0, "val_mean_recall": recall, METRIC: recall, "search_seconds": 0.0}
+
+
+def _fit(
+    trial: EarlierTrial, study: Study, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
+) -> tuple[str, dict[str, Scalar]]:
+    """Why a trial says nothing about the study, or nothing and its point in the study's space."""
+    if trial.state not in ("finished", "stopped", "failed"):
+        return f"has not ended ({trial.state})", {}
+    if trial.state != "failed" and trial.best_val_mean_recall is None:
+        return "has no recall on validation", {}
+    try:
+        then = flat_settings(_study_of(trial, study.name).model_dump(mode="json", include=set(_SECTIONS)))
+    except (ValidationError, TypeError) as error:
+        return f"its settings do not fit this release: {_first_line(error)}", {}
+    point, outside = _point_in(then, study.search.space)
+    if outside:
+        return outside, {}
+    now = flat_settings(study.at(point).model_dump(mode="json", include=set(_SECTIONS)))
+    others = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key) and _matters(key)]
+    if others:
+        return ", ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in others), {}
+    present = fingerprints(point)
+    unequal = [name.replace("_", " ") for name, value in present.items() if trial.fingerprints.get(name) != value]
+    return (f"another {' and '.join(unequal)} (by fingerprint)" if unequal else ""), point
+
+
+def _point_in(values: Mapping[str, Any], space: Mapping[str, Domain]) -> tuple[dict[str, Scalar], str]:
+    point = {key: values.get(key) for key in space}
+    outside = [f"{key}={value!r} is outside {space[key]}" for key, value in point.items() if value not in space[key]]
+    return ({}, ", ".join(outside)) if outside else (typed_point(point, space), "")  # type: ignore[arg-type]
+
+
+def _matters(key: str) -> bool:
+    return key not in _BY_CONTENT and not key.startswith(_WITHOUT_EFFECT)
+
+
+def _study_of(trial: EarlierTrial, name: str) -> Study:
+    """The settings of a trial's parameters, with today's defaults where it had none."""
+    values: dict[str, Any] = {"name": name}
+    for key, text in trial.settings.items():
+        if key.startswith(tuple(f"{section}." for section in _SECTIONS)):
+            set_dotted(values, key, _value_of(text))
+    return Study.model_validate(values)
+
+
+def _value_of(text: str) -> Any:
+    """The value of a parameter, which is JSON unless it was text to begin with."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).partition("\n")[0]

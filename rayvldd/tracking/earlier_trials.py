@@ -1,0 +1,88 @@
+"""Trials that MLflow has kept of earlier studies, for a search that is to begin with what they have shown."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean
+from rayvldd.tracking.protocol import EarlierTrial
+
+_PAGE = 1000
+"""Runs that MLflow is asked for at a time."""
+
+
+def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
+    """Read the trials of an experiment, or of a study in any experiment, oldest first.
+
+    Args:
+        uri: Tracking URI of the server or database.
+        name: Name of an MLflow experiment or of a study.
+
+    Raises:
+        ConfigError: when there is neither, with the nearest name.
+        RayvlddError: when the server does not answer.
+    """
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.is_file():  # asking would make an empty one
+        raise _nothing_of(name, uri, set())
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(name)
+        everywhere = [known.experiment_id for known in client.search_experiments()]
+        chosen = [experiment.experiment_id] if experiment else everywhere
+        runs = [run for run in _runs(client, chosen, "trial") if experiment or _study_of(run) == name]
+        if not runs:
+            raise _nothing_of(name, uri, {_study_of(run) for run in _runs(client, everywhere, "study")})
+        parents = {run.info.run_id: run for run in _runs(client, everywhere, "study")}
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        raise RayvlddError(
+            f"--warm-start {name}: {uri} cannot be read: {(str(error).strip().splitlines() or [''])[0]}",
+            next_command="start the server or repair --tracking-uri; or the same command without --warm-start",
+        ) from error
+    return [_trial(run, parents.get(run.data.tags.get("mlflow.parentRunId", ""))) for run in runs]
+
+
+def _runs(client: MlflowClient, experiments: list[str], kind: str) -> Iterator[Run]:
+    """All runs of a kind, oldest first; what a finalist's point made again is none of the search's trials."""
+    token: str | None = None
+    while True:
+        query = f"tags.`rayvldd.kind` = '{kind}'"
+        page: Any = client.search_runs(
+            experiments, query, max_results=_PAGE, order_by=["start_time ASC"], page_token=token
+        )
+        yield from (run for run in page if "finalist" not in run.data.tags)
+        token = page.token
+        if not token:
+            return
+
+
+def _study_of(run: Run) -> str:
+    return str(run.data.tags.get("rayvldd.study", ""))
+
+
+def _trial(run: Run, parent: Run | None) -> EarlierTrial:
+    tags, params = run.data.tags, parent.data.params if parent else {}
+    of_study = {key: value for key, value in params.items() if key.startswith(("data.", "evaluation."))}
+    prefix = "rayvldd."
+    names = ("data", "image_encoder", "text_encoder")
+    return EarlierTrial(
+        name=f"{_study_of(run)}/{tags.get(f'{prefix}trial_id', run.info.run_id)}",
+        settings={**of_study, **run.data.params},
+        fingerprints={name: tags[prefix + name] for name in names if prefix + name in tags},
+        state=tags.get(f"{prefix}state", "running"),
+        best_val_mean_recall=run.data.metrics.get("best_val_mean_recall"),
+    )
+
+
+def _nothing_of(name: str, uri: str, studies: set[str]) -> ConfigError:
+    known = ", ".join(sorted(studies)) or "no study yet"
+    fault = Fault(
+        "--warm-start",
+        f"{uri} has no trials of an experiment or study {name!r}{did_you_mean(name, studies)}",
+        f"an MLflow experiment, or one of its studies: {known}",
+    )
+    return ConfigError([fault], next_command="the same command with one of these, or without --warm-start")
