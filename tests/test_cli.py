@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,7 +204,8 @@ def worked(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[P
     """A study file without a search, and a workspace in which it was swept; the tests below share both."""
     folder = tmp_path_factory.mktemp("worked")
     file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"num_trials": 1}}), encoding="utf-8")
+    search = {"num_trials": 1, "num_finalists": 0}
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": search}), encoding="utf-8")
     result = run("sweep", file, "--workspace", folder / "workspace", "--json", "--tracking-uri", "none")
     assert result.exit_code == 0, result.output
     return file, folder / "workspace"
@@ -248,8 +250,24 @@ def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> No
     tested = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))["test"]
     (scored,) = last_object(run("evaluate", best, "--workspace", workspace, "--json"))["sets"]
     assert scored["num_students"] == 2
-    assert scored["mean"]["mean_recall"] == pytest.approx(tested["mean_recall"])
+    assert scored["mean"]["mean_recall"] == pytest.approx(tested["sets"][0]["mean_recall"])
     assert scored["std"]["mean_recall"] is not None
+
+
+def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path) -> None:
+    file, workspace = worked
+    best = workspace / "studies" / "tiny" / "best"
+    sweep = ("sweep", file, "--workspace", workspace, "--json", "--tracking-uri", "none")
+    before = last_object(run(*sweep))["test_looks"]
+    arguments = ("--workspace", workspace, "--students", "1", "--no-full-data")
+    assert run("evaluate", best, *arguments, "--split", "val").exit_code == 0
+    assert last_object(run(*sweep))["test_looks"] == before
+    shutil.copytree(best, tmp_path / "elsewhere")  # its card says whose it is
+    assert run("evaluate", best, tmp_path / "elsewhere", *arguments).exit_code == 0
+    again = run(*sweep)
+    assert last_object(again)["test_looks"] == before + 1
+    told = f"over students, 1 set × 2 students, protocol heads_only; test was looked at {before + 1} times"
+    assert told in again.stderr
 
 
 def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rayvldd.config.study import Study
 from rayvldd.search.display import StudyDisplay
+from rayvldd.search.objectives import ranked
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.study_store import StudyStore
 from rayvldd.stores.expert_store import ExpertStore
@@ -114,6 +115,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.usefixtures("local_ray")  # not used here: it lets this run beside no other test on Ray
 @pytest.mark.timeout(600)  # four sessions with a Ray each
 def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
     source = _DRIVER.format(tests=str(Path(__file__).parent), root=str(tmp_path))
@@ -129,7 +131,7 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
     ledger = folder.ledger()
     assert list(ledger.trials) == [f"trial_{number:03d}" for number in range(5)] and len(ledger.ended) == 5
     assert ledger.states()["failed"] == 0 and set(last["ended"]) - set(ledger.trials) == {
-        f"{ledger.best_trials(1)[0].trial_id}_again_{number}" for number in range(2)
+        f"{ranked(ledger.ended, study())[0].trial_id}_again_{number}" for number in range(2)
     }
     sets = {trial.point["experts.epochs"] for trial in ledger.trials.values()}
     assert len(last["experts"]) == 2 * len(sets)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from rayvldd.config.study import Study
@@ -55,7 +56,7 @@ SPACE = {
 
 def with_search(study: Study, **search: Any) -> Study:
     values = study.model_dump(mode="json")
-    values["search"] = {"space": SPACE, "num_trials": 4, "grace_evaluations": 1, **search}
+    values["search"] = {"space": SPACE, "num_trials": 4, "grace_evaluations": 1, "num_finalists": 0, **search}
     return Study.model_validate(values)
 
 
@@ -648,11 +649,17 @@ def test_the_summary_of_a_test() -> None:
     def student(value: float) -> RetrievalMetrics:
         return RetrievalMetrics(*[value] * 6)
 
-    found = summary([student(15.0), student(17.0)], [student(5.0), student(7.0)], [student(20.0)])
+    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)])
     assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
     assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
     assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
-    assert found["interval"][0] < 16 < found["interval"][1]
+    assert tuple(found["interval"]) == t_interval([15.0, 17.0]) and found["interval_over"] == "students"
+    sets = [[student(15.0), student(17.0)], [student(21.0), student(19.0)]]
+    several = summary(sets, [student(5.0)], [student(20.0)])
+    assert several["mean_recall"] == pytest.approx(18)
+    assert tuple(several["interval"]) == t_interval([16.0, 20.0]) and several["interval_over"] == "sets"
+    assert (several["num_sets"], several["num_students"]) == (2, 2)
+    assert [of_set["mean_recall"] for of_set in several["sets"]] == pytest.approx([16.0, 20.0])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7500, "2 h 05 min")])
@@ -691,7 +698,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
 ) -> None:
     from rayvldd.reports.illustrator import Pictures
 
-    study, workspace = with_search(tiny_study, num_trials=3), Workspace(tmp_path)
+    study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
     looks: list[str] = []
     evaluate = final_test.evaluate_in_parallel
 
@@ -737,18 +744,32 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     best, tested = values["best"], values["test"]
     assert sum(values["trials"].values()) == 3 and values["trials"]["failed"] == 0
     assert set(best["config"]) == set(SPACE)
-    ledger = StudyFolder(workspace.study(study.name)).ledger()
-    assert best["val_mean_recall"] == max(t.best["val_mean_recall"] for t in ledger.ended if t.best)
-    assert best["val_mean_recall"] == ledger.trials[best["trial_id"]].evaluations[-1][METRIC]
+    folder = StudyFolder(workspace.study(study.name))
+    check_finalists(values, folder)
     assert tested["num_students"] == 2 and tested["interval"][0] <= tested["mean_recall"] <= tested["interval"][1]
     assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])
-    assert set(values["seconds"]) == {"prepare", "experts", "search", "test", "total"}
-    chosen = DistilledSet.load(values["distilled_set"])
-    assert chosen.card["metrics"]["val_mean_recall"] == best["val_mean_recall"]
-    assert chosen.card["outer_step"] == best["outer_step"]
+    assert set(values["seconds"]) == {"prepare", "experts", "search", "finalists", "test", "total"}
     files = {file.name for file in Path(values["distilled_set"]).iterdir()}
     assert {"before_after.jpg", "nearest_captions.jsonl", "recall_by_outer_step.png", "result.json"} <= files
     json.dumps(values)
+
+
+def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
+    best, ledger = values["best"], folder.ledger()
+    first, second = values["finalists"]
+    shown = sorted((t.best["val_mean_recall"] for t in ledger.ended if t.best), reverse=True)
+    assert [row["search_val_mean_recall"] for row in (first, second)] == shown[:2]
+    winner = max(first, second, key=lambda row: row["val_mean_recall"])
+    assert (best["trial_id"], best["val_mean_recall"]) == (winner["trial_id"], winner["val_mean_recall"])
+    assert len({one["seed"] for row in (first, second) for one in row["sets"]}) == 4
+    delivered = max(winner["sets"], key=lambda one: one["val_mean_recall"])
+    chosen = DistilledSet.load(values["distilled_set"])
+    assert torch.equal(chosen.images, DistilledSet.load(folder.finalists / delivered["name"] / "distilled_set").images)
+    assert best["outer_step"] == delivered["outer_step"] == chosen.card["outer_step"]
+    assert values["test"]["num_sets"] == 2 and values["test_looks"] == 1
+    means = [one["mean_recall"] for one in values["test"]["sets"]]
+    assert tuple(values["test"]["interval"]) == t_interval(means)
+    assert not list(folder.finalists.rglob("checkpoint"))
 
 
 def test_a_study_whose_trials_all_failed_says_why(

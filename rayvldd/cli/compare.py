@@ -122,10 +122,10 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
     """Print the finished studies as a table and the others in a line each; return the results."""
     from rayvldd.reports.tables import comparison_table
-    from rayvldd.search.study_folder import read_json
+    from rayvldd.search.study_folder import StudyFolder
 
     finished = {report.name: report for report in reports if report.result is not None}
-    results = [read_json(report.root / "result.json") for report in finished.values()]
+    results = [result for report in finished.values() if (result := StudyFolder(report.root).result())]
     if results:
         invocation.show(comparison_table(results))
     for report in reports:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,7 @@ from rayvldd.errors import Fault
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.stores.workspace import Workspace
 
 
 @click.command(
@@ -90,6 +92,9 @@ def command(
         for group in groups:
             score = (students, split, full_data, asked.methods, asked.rates, display)
             problem, scored[group] = score_group(group, workspace, *score)
+            if split == "test":
+                counts = {name: len(scored[group].ranks[name]) for name in group.sets}
+                _count_looks(group, workspace, counts, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
             if breakdown:
@@ -133,6 +138,19 @@ def _read_options(
         faults.append(Fault("--lr-student", f"got {lr_student!r}", "two numbers above 0 with a comma: 0.1,0.1"))
         rates = None
     return _Asked(methods, encoders, (rates[0], rates[1]) if rates else None), faults
+
+
+def _count_looks(group: SetGroup, workspace: "Workspace", students: Mapping[str, int], command: str) -> None:
+    """Note in the folders of the studies that the sets are of, before anything is shown, that test was looked at."""
+    from rayvldd.search.study_folder import StudyFolder, study_of_set
+
+    names_by_study: dict[Path, list[str]] = {}
+    for name, distilled in group.sets.items():
+        root = study_of_set(name, distilled.card["study"]["name"], workspace.studies)
+        if root is not None:
+            names_by_study.setdefault(root, []).append(name)
+    for root, names in names_by_study.items():
+        StudyFolder(root).add_look(command, len(names), sum(students[name] for name in names))
 
 
 def _show_group(

@@ -4,12 +4,19 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
 from rayvldd.cli.tracking import open_tracker, tracking_option
+from rayvldd.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from rayvldd.search.study_store import StudyStore
+    from rayvldd.search.warm_start import WarmStart
+    from rayvldd.stores.workspace import Workspace
 
 
 @click.command(
@@ -19,6 +26,8 @@ from rayvldd.cli.tracking import open_tracker, tracking_option
     examples=[
         "rayvldd sweep search_spaces/quickstart.yaml",
         "rayvldd sweep search_spaces/quickstart.yaml --set name=longer --set search.num_trials=24 --json",
+        "rayvldd sweep search_spaces/quickstart.yaml --set name=again --warm-start quickstart",
+        "rayvldd sweep search_spaces/quickstart.yaml --store s3://bucket/experts --study-store s3://bucket/studies",
         "rayvldd sweep search_spaces/quickstart.yaml --tracking-uri http://127.0.0.1:5000",
         "rayvldd sweep search_spaces/quickstart.yaml --submit --workspace /shared/rayvldd",
         "rayvldd sweep search_spaces/quickstart.yaml --address auto --workspace /shared/rayvldd",
@@ -35,6 +44,19 @@ from rayvldd.cli.tracking import open_tracker, tracking_option
     "dashboard. Default: this machine; with --submit, http://127.0.0.1:8265.",
 )
 @click.option("--submit", "submits", is_flag=True, help="Send it to the cluster as a job, which needs no terminal.")
+@click.option(
+    "--study-store",
+    "study_store_uri",
+    envvar="RAYVLDD_STUDY_STORE",
+    show_envvar=True,
+    metavar="URI",
+    help="Keep the study in a folder or s3://BUCKET/PREFIX too, with which the same command continues on any machine.",
+)
+@click.option(
+    "--warm-start",
+    metavar="EXPERIMENT",
+    help="Tell the sampler of the trials of an MLflow experiment, or of one study, as far as they fit this one.",
+)
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -43,16 +65,21 @@ def command(
     store_uri: str | None,
     address: str | None,
     submits: bool,
+    study_store_uri: str | None,
+    warm_start: str | None,
 ) -> None:
     """Search the settings of STUDY and hand back the best distilled set.
 
-    Trains the experts that are missing, runs the trials side by side, stops poor ones early, chooses the best set on
-    validation, and tests it once, beside random pairs and the full data. A study that was interrupted continues; one
-    that is finished shows its result again.
+    Trains the experts that are missing, runs the trials side by side, stops poor ones early, distils the best points
+    again with fresh seeds, chooses among them on validation, and tests once, beside random pairs and the full data. A
+    study that was interrupted continues; one that is finished shows its result again.
     """
     if submits:
         from rayvldd.cli.submission import submit_sweep
 
+        if study_store_uri or warm_start:
+            fault = Fault("--submit", "given beside --study-store or --warm-start", "these with --address")
+            raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
     study, workspace = checked_study(invocation, study_file)
 
@@ -60,18 +87,24 @@ def command(
     from rayvldd.stores.addresses import open_store
 
     store = open_store(store_uri, workspace)
+    study_store = _study_store(study_store_uri, study.name, workspace)
+    earlier = _warm_start(warm_start, tracking_uri, study.name, workspace)
     if invocation.dry_run:
         planned = plan(study, workspace, store)
         show_settings(invocation, study)
         invocation.say(describe_plan(planned))
+        if earlier:
+            invocation.say(
+                f"  before:  {len(earlier.fetch())} trials of {earlier.name}, those that fit, for the sampler"
+            )
         return invocation.finish(planned)
 
     from rayvldd.reports.illustrator import Pictures
-    from rayvldd.reports.tables import result_table, trials_table
+    from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
     from rayvldd.search.display import StudyDisplay
     from rayvldd.search.sweep import sweep
 
-    tracker = open_tracker(tracking_uri, study.name, workspace)
+    tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
     with StudyDisplay() as display:
         result = sweep(
             study,
@@ -82,14 +115,60 @@ def command(
             address=address,
             display=display,
             illustrator=Pictures(),
+            warm_start=earlier,
+            study_store=study_store,
         )
     values = result.values
     invocation.show(trials_table(result.trials, values["best"]["trial_id"]))
+    if values.get("finalists"):
+        invocation.show(finalists_table(values))
     invocation.show(result_table(values))
+    invocation.say(f"answer         {trust_of(values)}")
+    if importance_line(values):
+        invocation.say(f"importance     {importance_line(values)} of the variance of validation recall")
     invocation.say(f"distilled set  {values['distilled_set']}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in values['seconds'].items())}")
     invocation.say(f"look closer    {_how_to_look(values['tracking_uri'])}")
     invocation.finish(values)
+
+
+def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":
+    """Where the study is kept beside the workspace.
+
+    Raises:
+        InputError: when the address cannot be understood.
+    """
+    if uri is None:
+        return None
+    from rayvldd.search.study_folder import StudyFolder
+    from rayvldd.search.study_store import StudyStore
+    from rayvldd.stores.addresses import open_place
+
+    return StudyStore(open_place(uri, workspace, "--study-store"), StudyFolder(workspace.study(study_name)))
+
+
+def _warm_start(
+    name: str | None, tracking_uri: str | None, study_name: str, workspace: "Workspace"
+) -> "WarmStart | None":
+    """Where earlier trials come from.
+
+    Raises:
+        ConfigError: when the study itself is named, or there is no tracker to ask.
+    """
+    if name is None:
+        return None
+    if name == study_name:
+        fault = Fault("--warm-start", f"got {name!r}, which is this study: it knows its own trials", "another study")
+        raise ConfigError([fault], next_command="the same command without --warm-start, which continues the study")
+    if tracking_uri == "none":
+        fault = Fault("--warm-start", "needs MLflow, and the tracking URI is none", "a server or database")
+        raise ConfigError([fault], next_command="the same command with --tracking-uri URI, or without --warm-start")
+
+    from rayvldd.search.warm_start import WarmStart
+    from rayvldd.tracking.earlier_trials import earlier_trials
+
+    uri = tracking_uri or workspace.tracking_uri
+    return WarmStart(name, lambda: earlier_trials(uri, name))
 
 
 def _how_to_look(tracking_uri: str) -> str:

@@ -362,7 +362,8 @@ class EvaluationSettings(Settings):
     lr_coreset: float = Field(default=0.1, gt=0)
     """Student rate on real pairs, which have no learned step sizes."""
     num_test_students: int = Field(default=5, ge=2)
-    """Students, each with its own seed, trained on the chosen set for the one look at test."""
+    """Students, each with its own seed, trained on each chosen set for the one look at test, and on each set of a
+    finalist for the choice on validation."""
     full_data_epochs: int = Field(default=10, ge=1)
     """Epochs of the full-data bound, trained as the experts are."""
 

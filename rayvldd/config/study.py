@@ -76,11 +76,19 @@ class SearchSettings(Settings):
     max_concurrent: int = Field(default=2, ge=1)
     """Trials that may run at the same time, if the resources allow it."""
     time_budget_s: float | None = Field(default=None, gt=0)
-    """Stop the search after so many seconds; what is running then keeps its best set. Default: no limit."""
+    """Stop the search after so many seconds; what is running then keeps its best set. Finalists and test come after it.
+    Default: no limit."""
     grace_evaluations: int = Field(default=2, ge=1)
     """Evaluations that every trial gets before it may be stopped early."""
     reduction_factor: float = Field(default=3.0, gt=1)
     """ASHA and Hyperband keep one in so many trials at each rung."""
+    num_finalists: int = Field(default=2, ge=0)
+    """Best trials whose points are distilled again with fresh seeds, so that no lucky draw is chosen: the best mean on
+    validation is tested. 1: the best trial alone, for an interval over sets, as always with several objectives; 0: its
+    own set is tested as it is, and the interval is over students alone."""
+    finalist_seeds: int = Field(default=3, ge=2)
+    """Synthetic sets of each finalist, each with a seed of its own and ``evaluation.num_test_students`` students of its
+    own; the interval of the test is over these sets."""
     initial_points: tuple[dict[str, Scalar], ...] = ()
     """Points to try first, e.g. published settings; keys left out are drawn by the sampler."""
 

@@ -13,6 +13,16 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     return mean - half, mean + half
 
 
+def nested_interval(groups: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean over groups, e.g. synthetic sets, of the mean within each, e.g. of its students.
+
+    What varies from set to set and from student to student is in the means of the sets, so these are the values that
+    count; all students in one pot would count as many sets as there are students. Of a single group the interval is
+    over its own values and says nothing of other groups.
+    """
+    return t_interval([float(np.mean(group)) for group in groups] if len(groups) > 1 else groups[0], confidence)
+
+
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share, as a fraction: it stays within 0 and 1 also where none or all are hits."""
     z = float(stats.norm.ppf((1 + confidence) / 2))

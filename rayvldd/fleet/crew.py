@@ -68,6 +68,8 @@ def run_jobs(
     cache_folder: Path,
     share: Share,
     on_progress: Callable[[int, dict[int, int]], None] | None = None,
+    *,
+    at_a_time: int | None = None,
 ) -> list[Any]:
     """Do all jobs, as many side by side as fit, and return what each returned, in order.
 
@@ -79,6 +81,7 @@ def run_jobs(
         cache_folder: Where decoded images and embeddings are kept.
         share: What each actor takes.
         on_progress: Told the number of finished jobs, and for each running one the last it noted, now and then.
+        at_a_time: The most jobs side by side; default: as many as fit.
 
     Raises:
         RayvlddError: what a job raised, or that its processes died too often, or that not one actor fits.
@@ -88,7 +91,7 @@ def run_jobs(
     fit = share.actors_that_fit(ray.cluster_resources())
     if fit < 1:
         raise _does_not_fit(share, ray.cluster_resources())
-    crew = _Crew(jobs, study, cache_folder, share)
+    crew = _Crew(jobs, study, cache_folder, share, at_a_time or len(jobs))
     try:
         while crew.results_missing:
             crew.hand_out()
@@ -103,10 +106,11 @@ def run_jobs(
 class _Crew:
     """The actors, and which job each is at."""
 
-    def __init__(self, jobs: Sequence[Job], study: Study, cache_folder: Path, share: Share) -> None:
+    def __init__(self, jobs: Sequence[Job], study: Study, cache_folder: Path, share: Share, at_a_time: int) -> None:
         self.results: dict[int, Any] = {}
         self._jobs = jobs
         self._share = share
+        self._at_a_time = at_a_time
         self._reached = dict.fromkeys(range(len(jobs)), 0)
         """The furthest that a job had come when its process died."""
         self._waiting = deque(range(len(jobs)))
@@ -139,7 +143,7 @@ class _Crew:
     def hand_out(self) -> None:
         """Give every free place in the crew a job; there are more or fewer places when nodes come or go."""
         # One at least: where every node is gone at the moment, it waits for the next.
-        size = max(1, self._share.actors_that_fit(ray.cluster_resources()))
+        size = max(1, min(self._share.actors_that_fit(ray.cluster_resources()), self._at_a_time))
         while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
             actor: Any = self._idle.pop() if self._idle else self._hire()

@@ -79,7 +79,7 @@ def rank_in_parallel(
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
         students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split) for job in jobs]
-        return run_jobs(students, study, cache_folder, _share(study), _teller(on_progress, len(jobs)))
+        return run_jobs(students, study, cache_folder, share_of_trials(study), _teller(on_progress, len(jobs)))
 
 
 def choose_in_parallel(
@@ -106,10 +106,11 @@ def choose_in_parallel(
     """
     jobs = [_ChoiceJob(choice) for choice in choices]
     with start_ray(None, None):
-        return run_jobs(jobs, study, cache_folder, _share(study), _teller(on_progress, len(jobs)))
+        return run_jobs(jobs, study, cache_folder, share_of_trials(study), _teller(on_progress, len(jobs)))
 
 
-def _share(study: Study) -> Share:
+def share_of_trials(study: Study) -> Share:
+    """What one distillation or evaluation takes of the machines."""
     return Share(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
 
 

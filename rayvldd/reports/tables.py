@@ -129,7 +129,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
         table.add_column(name, justify="left" if name == "trained on" else "right")
     rows = [
-        ("distilled pairs", tested["mean_recall"], f"{low:.2f} to {high:.2f}"),
+        (f"distilled pairs ({_sets_and_students(tested)})", tested["mean_recall"], f"{low:.2f} to {high:.2f}"),
         ("as many random pairs", tested["random_mean_recall"], ""),
         ("the full data", full, ""),
     ]
@@ -139,10 +139,43 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def finalists_table(result: Mapping[str, Any]) -> Table:
+    """What the search had shown of its best trials, and what their points make of fresh seeds."""
+    table = plain_table("Finalists, by mean recall on validation of sets of fresh seeds (%)")
+    for name in ("trial", "mean", "95 % interval", "sets", "failed", "in the search"):
+        table.add_column(name, justify="left" if name == "trial" else "right")
+    for row in sorted(result["finalists"], key=lambda row: row["val_mean_recall"], reverse=True):
+        chosen = row["trial_id"] == result["best"]["trial_id"]
+        low, high = row["val_interval"]
+        cells = [row["trial_id"] + (" *" if chosen else ""), f"{row['val_mean_recall']:.2f}"]
+        cells += [f"{low:.2f} to {high:.2f}"]
+        cells += [str(len(row["sets"])), str(sum(one["state"] == "failed" for one in row["sets"]))]
+        table.add_row(*cells, f"{row['search_val_mean_recall']:.2f}", style="bold" if chosen else None)
+    return table
+
+
+def trust_of(result: Mapping[str, Any]) -> str:
+    """One line on what the number of a study rests on."""
+    tested, looks = result["test"], result.get("test_looks", 1)
+    low, high = tested["interval"]
+    over = tested.get("interval_over", "students")
+    times = "once" if looks == 1 else f"{looks} times"
+    return (
+        f"{tested['mean_recall']:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {over}, "
+        f"{_sets_and_students(tested)}, protocol {result['protocol']}; test was looked at {times}"
+    )
+
+
+def importance_line(result: Mapping[str, Any], most: int = 3) -> str:
+    """The settings that explain most of the variance of recall, by functional ANOVA; empty where nothing is known."""
+    shares = sorted(result.get("importance", {}).items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{key.rpartition('.')[2]} {100 * share:.0f} %" for key, share in shares[:most])
+
+
 def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Several finished studies, best test recall first."""
-    table = plain_table("Finished studies, by mean recall on test (%)")
-    columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "random", "full data", "share")
+    """Several finished studies, best test recall first; ``n`` is distilled sets × students of each."""
+    table = plain_table("Finished studies, by mean recall on test (%); n: sets × students")
+    columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "n", "random", "full", "share")
     for name in columns:
         table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
     for place, result in enumerate(sorted(results, key=lambda row: row["test"]["mean_recall"], reverse=True)):
@@ -156,6 +189,7 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
             f"{result['best']['val_mean_recall']:.2f}",
             f"{tested['mean_recall']:.2f}",
             f"{low:.2f} to {high:.2f}",
+            f"{tested.get('num_sets', 1)} × {tested['num_students']}",
             f"{tested['random_mean_recall']:.2f}",
             f"{tested['full_data_mean_recall']:.2f}",
             f"{100 * tested['share_of_full_data']:.0f} %",
@@ -182,6 +216,11 @@ def plain_table(title: str) -> Table:
     """An empty table in the look of all tables: no lines, the title at the left."""
     look: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 1, 0, 0)}
     return Table(title=title, title_justify="left", title_style="", **look)
+
+
+def _sets_and_students(tested: Mapping[str, Any]) -> str:
+    sets = tested.get("num_sets", 1)
+    return f"{sets} set{'' if sets == 1 else 's'} × {tested['num_students']} students"
 
 
 def _recall_of(trial: Trial) -> float:

@@ -1,6 +1,7 @@
-"""The one look at test: the chosen set, random pairs of the same number, and the full data, each with several seeds."""
+"""The one look at test: the chosen sets, as many random pairs, and the full data, each with several seeds."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.run import mean_of, student_seeds
-from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.intervals import nested_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
 from rayvldd.models.problem import Problem, load_problem
@@ -27,52 +28,70 @@ MAX_FULL_DATA = 3
 """Most models trained on the full data: each costs as much as an expert, and they differ little."""
 
 
-def look_at_test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: StudyDisplay) -> dict[str, Any]:
-    """Test the chosen trial's set, or return what its test has shown before.
+def look_at_test(
+    study: Study, best: Trial, folder: StudyFolder, cache: Path, display: StudyDisplay, command: str
+) -> dict[str, Any]:
+    """Test the sets of the chosen point, or return what their test has shown before.
 
-    Every student of the distilled set and every random set has its own seed, and each random set is another draw.
-    The interval is the 95 % t-interval of the mean over the students of this one distilled set; another distillation
-    would vary more.
+    Every student of a distilled set and every random set has its own seed, and each random set is another draw. With
+    several sets the 95 % t-interval is over the means of the sets, so it is about distilling at this point; the test of
+    the trial's own set alone has one over its students, and another distillation would vary more.
     """
     if folder.test.is_file():
         return read_json(folder.test)
     problem = load_problem(study.at(best.point), ArrayCache(cache), on_progress=display.progress)
-    distilled = DistilledSet.load(folder.best)
-    seeds = student_seeds(problem, study.evaluation.num_test_students, purpose=TEST)
-    full_data_seeds = seeds[:MAX_FULL_DATA]
-    pairs = distilled.pairs(problem)
+    sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
+    count = study.evaluation.num_test_students
+    seeds = student_seeds(problem, len(sets) * count, purpose=TEST)  # the first ones are those of `evaluate`
+    full_data_seeds = seeds[:count][:MAX_FULL_DATA]
     jobs = [EvaluationJob(None, seed) for seed in full_data_seeds]  # the longest first
-    jobs += [EvaluationJob(pairs, seed) for seed in seeds]
-    jobs += [_random_job(problem, len(distilled), seed) for seed in seeds]
+    jobs += [_random_job(problem, len(sets[0]), seed) for seed in seeds[:count]]
+    for number, distilled in enumerate(sets):
+        pairs = distilled.pairs(problem)
+        jobs += [EvaluationJob(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
 
     def show(done: int, total: int) -> None:
         display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")
 
     scores = evaluate_in_parallel(problem.study, cache, jobs, "test", show)
     display.done()
-    full, rest = scores[: len(full_data_seeds)], scores[len(full_data_seeds) :]
-    tested = summary(rest[: len(seeds)], rest[len(seeds) :], full)
-    tested |= {"seeds": seeds, "num_pairs": len(distilled)}
+    found = iter(scores)
+    full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
+    tested = summary([list(islice(found, count)) for _ in sets], random, full)
+    tested |= {"seeds": seeds, "num_pairs": len(sets[0])}
+    folder.add_look(command, len(sets), len(seeds))
     write_json_whole(folder.test, tested)
     return tested
 
 
 def summary(
-    distilled: Sequence[RetrievalMetrics], random: Sequence[RetrievalMetrics], full: Sequence[RetrievalMetrics]
+    distilled: Sequence[Sequence[RetrievalMetrics]],
+    random: Sequence[RetrievalMetrics],
+    full: Sequence[RetrievalMetrics],
 ) -> dict[str, Any]:
-    """What is reported of a test: means over students in percent, and the share of the full-data bound kept."""
-    recalls = [score.mean_recall for score in distilled]
+    """What is reported of a test: means in percent, and the share of the full-data bound kept.
+
+    Args:
+        distilled: For each distilled set its students, as many for each.
+        random: One student for each draw of random pairs.
+        full: Models trained on the full data.
+    """
+    recalls = [[score.mean_recall for score in students] for students in distilled]
+    students = [score for of_set in distilled for score in of_set]
     mean_recall, bound = float(np.mean(recalls)), mean_of(full).mean_recall
     return {
-        **mean_of(distilled).as_dict(),
-        "interval": list(t_interval(recalls)),
-        "num_students": len(distilled),
+        **mean_of(students).as_dict(),
+        "interval": list(nested_interval(recalls)),
+        "interval_over": "sets" if len(recalls) > 1 else "students",
+        "num_sets": len(recalls),
+        "num_students": len(recalls[0]),
         "random_mean_recall": mean_of(random).mean_recall,
         "full_data_mean_recall": bound,
         "num_full_data_models": len(full),
         "share_of_full_data": mean_recall / bound if bound > 0 else 0.0,
+        "sets": [{"mean_recall": float(np.mean(of_set)), "students": of_set} for of_set in recalls],
         "students": {
-            "distilled": recalls,
+            "distilled": [recall for of_set in recalls for recall in of_set],
             "random": [score.mean_recall for score in random],
             "full_data": [score.mean_recall for score in full],
         },

@@ -51,6 +51,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
             "searched": list(study.space.domains),
             "not_searched_here": [key for key in study.search.space if key not in study.space.domains],
         },
+        "finalists": {"trials": study.search.num_finalists, "sets_of_each": study.search.finalist_seeds},
         "resources": study.resources.model_dump(mode="json"),
         "storage": {
             "cache": str(workspace.cache),
@@ -70,10 +71,12 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
     each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
     earlier = f", {trials['ended']} of them ended and {trials['cut_off']} cut off earlier" if trials["ended"] else ""
     budget, search = trials["time_budget_s"], planned["search"]
-    ending = "the best on validation is tested once"
+    ending = f"{_again(planned['finalists'])}the best on validation is tested once"
     if len(search["objectives"]) > 1:
         front = f"the Pareto front of {', '.join(search['objectives'])}"
-        ending = f"the set that search.choose takes from {front} is tested once"
+        again = f"distilled again, {planned['finalists']['sets_of_each']} sets of fresh seeds, and "
+        again = again if planned["finalists"]["trials"] else ""
+        ending = f"the set that search.choose takes from {front} is {again}tested once"
     dormant = ", ".join(search["not_searched_here"])
     return "\n".join(
         [
@@ -87,6 +90,12 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
             f"  then:    {ending}, beside random pairs and the full data",
         ]
     )
+
+
+def _again(finalists: Mapping[str, int]) -> str:
+    trials, sets = finalists["trials"], finalists["sets_of_each"]
+    which = "the best trial is" if trials == 1 else f"the best {trials} trials are"
+    return f"{which} distilled again, {sets} sets of fresh seeds each; " if trials else ""
 
 
 def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_TRIAL, _SAMPLER, _BRACKET = 101, 102, 103
+_TRIAL, _SAMPLER, _BRACKET, _FINALIST = 101, 102, 103, 104
 
 
 def trial_seed(study_seed: int, number: int) -> int:
@@ -23,5 +23,10 @@ def bracket_seed(study_seed: int, number: int) -> int:
     return _seed(study_seed, _BRACKET, number)
 
 
-def _seed(study_seed: int, purpose: int, number: int) -> int:
-    return int(np.random.SeedSequence([study_seed, purpose, number]).generate_state(1)[0]) % 2**31
+def finalist_seed(study_seed: int, number: int, repeat: int) -> int:
+    """Seed of the trial's point when it is distilled again: another one for each repeat, and none of any trial."""
+    return _seed(study_seed, _FINALIST, number, repeat)
+
+
+def _seed(study_seed: int, purpose: int, *numbers: int) -> int:
+    return int(np.random.SeedSequence([study_seed, purpose, *numbers]).generate_state(1)[0]) % 2**31

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
@@ -17,6 +18,10 @@ from rayvldd.stores.workspace import write_json_whole
 _MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "search.choose.", "resources.")
 """Settings that an unfinished study may go on with in another value: they decide how long, how fast and which set of
 the front, not what."""
+_MAY_CHANGE_UNTIL_CHOSEN = ("search.num_finalists", "search.finalist_seeds")
+"""The same for what decides how surely the best is chosen, until it is."""
+_MAY_CHANGE_UNTIL_CHOSEN = ("search.num_finalists", "search.finalist_seeds")
+"""The same for what decides how surely the best is chosen, until it is."""
 
 
 class StudyFolder:
@@ -34,6 +39,16 @@ class StudyFolder:
     def trials(self) -> Path:
         """One folder a trial."""
         return self.root / "trials"
+
+    @property
+    def finalists(self) -> Path:
+        """One folder for each set that a finalist's point made again."""
+        return self.root / "finalists"
+
+    @property
+    def earlier_trials(self) -> Path:
+        """What the sampler is told of earlier studies, where it is told of any."""
+        return self.root / "earlier_trials.json"
 
     @property
     def tune(self) -> Path:
@@ -56,6 +71,27 @@ class StudyFolder:
         return self.root / "test.json"
 
     @property
+    def looks(self) -> Path:
+        """Every look at test that a set of this study had, one line of JSON a look."""
+        return self.root / "test_looks.jsonl"
+
+    def chosen_sets(self) -> list[Path]:
+        """The sets whose test is the study's: the best one, and those that its point made of other seeds."""
+        names = read_json(self.choice).get("sets", [])
+        return [self.best, *(self.finalists / name / "distilled_set" for name in names[1:])]
+
+    def add_look(self, command: str, num_sets: int, num_students: int) -> None:
+        """Note a look at test, before what it shows is kept or printed."""
+        look = {"command": command, "num_sets": num_sets, "num_students": num_students}
+        with self.looks.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(look, ensure_ascii=False) + "\n")
+
+    def test_looks(self) -> int:
+        """How often test was looked at with sets of this study, as far as the commands of this workspace did."""
+        lines = self.looks.read_text(encoding="utf-8").splitlines() if self.looks.is_file() else []
+        return max(len(lines), int(self.test.is_file()))  # the test of a study older than this note is a look too
+
+    @property
     def result_file(self) -> Path:
         """What came out; a study that has it is finished."""
         return self.root / "result.json"
@@ -66,7 +102,14 @@ class StudyFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished study."""
-        return read_json(self.result_file) if self.result_file.is_file() else None
+        if not self.result_file.is_file():
+            return None
+        # Where the set lies is said by where the folder is: it may have come from another machine.
+        return {
+            **read_json(self.result_file),
+            "distilled_set": str(self.best),
+            "test_looks": self.test_looks(),
+        }
 
     @contextmanager
     def opened(self, study: Study) -> Iterator[None]:
@@ -97,8 +140,9 @@ class StudyFolder:
         """
         if not self.settings.is_file():
             return
-        known, asked = _flat(read_json(self.settings)), _flat(study.model_dump(mode="json"))
-        free = () if self.result_file.is_file() else _MAY_CHANGE
+        known, asked = flat_settings(_completed(read_json(self.settings))), flat_settings(study.model_dump(mode="json"))
+        free: tuple[str, ...] = () if self.result_file.is_file() else _MAY_CHANGE
+        free += () if self.choice.is_file() else _MAY_CHANGE_UNTIL_CHOSEN
         faults = [
             Fault(f"{self.settings}: {key}", f"is {known.get(key)!r} there, {asked.get(key)!r} here", "the value there")
             for key in sorted(known.keys() | asked.keys())
@@ -143,6 +187,22 @@ class StudyFolder:
         return self.root / "seconds.json"
 
 
+def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
+    """The folder of the study that a distilled set belongs to, by its place or else by its card; None without one.
+
+    Args:
+        place: Folder of the set, or its address in MLflow.
+        study_name: What the set's card calls the study.
+        studies: Where the workspace has its studies, for sets that lie elsewhere.
+    """
+    above = Path(place).absolute().parents
+    for root in (*above[:4], studies / study_name):
+        folder = StudyFolder(root)
+        if folder.settings.is_file() and folder.trials.is_dir():
+            return root
+    return None
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -158,8 +218,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _flat(values: Any, key: str = "") -> dict[str, Any]:
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier release wrote, with the defaults of what has come since."""
+    try:
+        return Study.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings
+
+
+def flat_settings(values: Any, key: str = "") -> dict[str, Any]:
     """Nested settings by dotted key; lists are values."""
     if not isinstance(values, dict) or not values:
         return {key: values}
-    return {k: v for name, inner in values.items() for k, v in _flat(inner, f"{key}.{name}" if key else name).items()}
+    below = (flat_settings(inner, f"{key}.{name}" if key else name) for name, inner in values.items())
+    return {inner_key: value for inner in below for inner_key, value in inner.items()}

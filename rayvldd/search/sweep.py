@@ -1,4 +1,6 @@
-"""A whole study: prepare, make experts, search, choose on validation, test once. Every phase continues where it was.
+"""A whole study: prepare, make experts, search, distil the best again, choose on validation, test once.
+
+Every phase continues where it was.
 
 The order of what is written decides what a crash can cost. A trial's evaluation is in the ledger before it is shown;
 the choice of the best trial is on disk before test is looked at, and the test result before it is printed: a study is
@@ -6,19 +8,22 @@ tested once, whatever dies in between.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError
 from rayvldd.fleet.nodes import refuse_unfit_nodes
 from rayvldd.fleet.runtime import start_ray
 from rayvldd.search.display import StudyDisplay, line_of_trial, shown
 from rayvldd.search.final_test import look_at_test
+from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, redistil, winner_of
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
+from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
     ExpertSets,
@@ -31,8 +36,10 @@ from rayvldd.search.preparation import (
 from rayvldd.search.progress_callback import Illustrator, StudyRun
 from rayvldd.search.seeds import sampler_seed
 from rayvldd.search.study_folder import StudyFolder, read_json
+from rayvldd.search.study_store import StudyStore
 from rayvldd.search.trial import TrialJob
 from rayvldd.search.tuning import search
+from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points, lines_of
 from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.workspace import Workspace, write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
@@ -61,6 +68,8 @@ def sweep(
     address: str | None = None,
     display: StudyDisplay | None = None,
     illustrator: Illustrator | None = None,
+    warm_start: WarmStart | None = None,
+    study_store: StudyStore | None = None,
 ) -> SweepResult:
     """Run a study to its end, or go on with it, or return the result it already has.
 
@@ -74,21 +83,26 @@ def sweep(
             and the store; default: this machine.
         display: Where progress is shown; default: standard error.
         illustrator: Draws the pictures that are kept with each set.
+        warm_start: Earlier trials that the sampler is to begin with.
+        study_store: Where the study is kept beside the workspace, for other machines to go on with it.
 
     Raises:
-        ConfigError: when a study of this name has other settings.
-        RayvlddError: when every trial failed, another process runs the study, or the cluster is not fit for it.
+        ConfigError: when a study of this name has other settings, or there are no such earlier trials.
+        RayvlddError: when every trial failed, another process or machine runs the study, or the cluster is not fit for
+            it.
+        StoreError: when the study's store cannot be used, or holds another study than the workspace.
     """
     folder = StudyFolder(workspace.study(study.name))
-    with shown(display) as used, folder.opened(study):
+    with shown(display) as used, study_store.held(used) if study_store else nullcontext(), folder.opened(study):
         result = folder.result()
         if result is not None:
             used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
             return SweepResult(result, list(folder.ledger().trials.values()), is_new=False)
         used.line(describe_plan(plan(study, workspace, store)))
+        keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
         tracker.start_study(study, command)
-        conductor = _Sweep(study, workspace, store, folder, tracker, used, illustrator)
+        conductor = _Sweep(study, workspace, store, folder, tracker, used, illustrator, command)
         with _told_how_it_ends(tracker), start_ray(address, None), conductor.energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
@@ -107,9 +121,10 @@ class _Sweep:
         tracker: Tracker,
         display: StudyDisplay,
         illustrator: Illustrator | None,
+        command: str,
     ) -> None:
         self.study, self.workspace, self.store, self.folder = study, workspace, store, folder
-        self.tracker, self.display, self.illustrator = tracker, display, illustrator
+        self.tracker, self.display, self.illustrator, self.command = tracker, display, illustrator, command
         self.ledger: Ledger = folder.ledger()
         self.energy = MachineEnergy()
         self.is_first_session = not folder.seconds()
@@ -123,10 +138,41 @@ class _Sweep:
                 make_missing_experts(sets_asked_for(self.study, sets), self.store, self.workspace.cache, self.display)
             with self.folder.phase("search"):
                 self.search(sets)
-        best = self.choose()
+            if self.study.search.num_finalists:
+                with self.folder.phase("finalists"):
+                    redistil(self.finalists(), self.trial_job, self.display)
+            self.choose(sets)
+        best = self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
         with self.folder.phase("test"):
-            tested = look_at_test(self.study, best, self.folder, self.workspace.cache, self.display)
+            tested = look_at_test(self.study, best, self.folder, self.workspace.cache, self.display, self.command)
         return self.finish(best, tested)
+
+    @property
+    def trial_job(self) -> TrialJob:
+        """What trials and finalists need."""
+        return TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store)
+
+    def candidates(self) -> list[Trial]:
+        """The trials that may be chosen, the choice first.
+
+        Raises:
+            RayvlddError: when no trial has made a set, or none of the front is allowed to be chosen.
+        """
+        if self.ledger.best_trial() is None:
+            raise _nothing_made(self.study, self.ledger)
+        allowed = ranked(self.ledger.ended, self.study)
+        if not allowed:
+            raise nothing_allowed(self.ledger.ended, self.study)
+        return allowed
+
+    def finalists(self) -> list[Finalist]:
+        """The trials whose points are distilled again; with several objectives that is the choice alone.
+
+        Raises:
+            RayvlddError: as :meth:`candidates` does.
+        """
+        count = self.study.search.num_finalists if len(self.study.search.objectives) == 1 else 1
+        return finalists_of(self.study, distinct(self.candidates(), count), self.folder.finalists)
 
     def search(self, sets: ExpertSets) -> None:
         """Run the trials that are missing."""
@@ -142,30 +188,56 @@ class _Sweep:
             lambda point: origins_of([sets.at(point)]),
             # A single set was made before the search.
             (lambda: experts_in_training(sets, self.store)) if len(sets.sets) > 1 else None,
+            self.earlier(sets),
         )
-        search(run, TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store), self.folder)
+        search(run, self.trial_job, self.folder)
 
-    def choose(self) -> Trial:
-        """The best trial on validation; the choice is kept, so that nothing learnt from test can change it.
+    def earlier(self, sets: ExpertSets) -> list[Trial]:
+        """The trials of other studies that the sampler is told of."""
+        if not self.folder.earlier_trials.is_file():
+            return []
+        found, left_out = known_points(self.study, self.folder, lambda point: origins_of([sets.at(point)]).fingerprints)
+        for line in lines_of(read_json(self.folder.earlier_trials)["name"], found, left_out):
+            self.display.line(line)
+        return found
+
+    def choose(self, sets: ExpertSets) -> None:
+        """Choose on validation, and keep the choice, so that nothing learnt from test can change it.
 
         With several objectives it is the one that ``search.choose`` takes from the Pareto front, which is kept too.
 
         Raises:
-            RayvlddError: when no trial has made a set, or none of the front is allowed to be chosen.
+            RayvlddError: when no trial has made a set, none may be chosen, or no finalist made one of other seeds.
         """
-        if self.folder.choice.is_file():
-            return self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
-        if self.ledger.best_trial() is None:
-            raise _nothing_made(self.study, self.ledger)
-        allowed = ranked(self.ledger.ended, self.study)
-        if not allowed:
-            raise nothing_allowed(self.ledger.ended, self.study)
-        best = allowed[0]
+        if self.study.search.num_finalists:
+            finalists = self.finalists()
+            winner = winner_of(finalists)
+            if winner is None:
+                raise _none_again(self.study, finalists)
+            self.tell_of(finalists)
+            best, place = winner.trial, winner.made()[0].distilled_set
+            if self.illustrator:
+                self.illustrator.draw_set(place, sets.at(best.point).train)
+            choice = {"finalists": [one.as_dict() for one in finalists], "sets": [one.name for one in winner.made()]}
+        else:
+            best = self.candidates()[0]
+            place, choice = best.distilled_set, {"finalists": [], "sets": [best.trial_id]}
         shutil.rmtree(self.folder.best, ignore_errors=True)
-        shutil.copytree(best.distilled_set, self.folder.best)
-        choice = {"trial_id": best.trial_id, "point": best.point, "best": best.best, **self.front()}
-        write_json_whole(self.folder.choice, choice)
-        return best
+        shutil.copytree(place, self.folder.best)
+        values = {"trial_id": best.trial_id, "point": best.point, "best": best.best}
+        write_json_whole(self.folder.choice, {**values, **choice, **self.front()})
+
+    def tell_of(self, finalists: Sequence[Finalist]) -> None:
+        """Show the finalists, and hand each of their sets to the tracker as a record of its own."""
+        for finalist in finalists:
+            self.display.line(line_of_finalist(finalist))
+            for one in finalist.sets:
+                scores = one.scores()
+                self.tracker.start_trial(one.name, one.point)
+                numbers = {name: value for name, value in scores.items() if name.startswith("val_")}
+                self.tracker.log_metrics(one.name, numbers, int(scores.get("outer_step", 0)))
+                tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores["reason"]} if not numbers else {})
+                self.tracker.end_trial(one.name, scores["state"], None, tags)
 
     def front(self) -> dict[str, Any]:
         """The Pareto front, the answer of a study with several objectives; nothing for one objective."""
@@ -175,7 +247,9 @@ class _Sweep:
 
     def finish(self, best: Trial, tested: Mapping[str, Any]) -> dict[str, Any]:
         """Put the result together, keep it, and hand it to the tracker."""
-        assert best.best is not None
+        choice = {"finalists": [], **read_json(self.folder.choice)}
+        card = DistilledSet.load(self.folder.best).card
+        again = next((one for one in choice["finalists"] if one["trial_id"] == best.trial_id), choice["best"])
         result = {
             "study": self.study.name,
             "protocol": self.study.at(best.point).model.protocol,
@@ -183,12 +257,16 @@ class _Sweep:
             "trials": self.ledger.states(),
             "best": {
                 "config": best.point,
-                "val_mean_recall": best.best["val_mean_recall"],
+                "val_mean_recall": again["val_mean_recall"],
+                "search_val_mean_recall": choice["best"]["val_mean_recall"],
                 "trial_id": best.trial_id,
-                "outer_step": int(best.best["outer_step"]),
+                "outer_step": int(card["outer_step"]),
             },
             **self.front(),
+            "finalists": choice["finalists"],
             "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
+            "test_looks": self.folder.test_looks(),
+            "importance": self.importance(),
             "distilled_set": str(self.folder.best),
             "tracking_uri": self.tracker.uri,
             "seconds": _with_total(self.folder.seconds()),
@@ -196,6 +274,7 @@ class _Sweep:
                 "study": self.study.seed,
                 "sampler": sampler_seed(self.study.seed, 0),
                 "best_trial": best.seed,
+                "finalists": {one["name"]: one["seed"] for row in choice["finalists"] for one in row["sets"]},
                 "test_students": tested["seeds"],
             },
         }
@@ -206,6 +285,10 @@ class _Sweep:
         self.tracker.end_study("finished", {**_numbers_of(result), **energy}, self.folder.best)
         write_json_whole(self.folder.result_file, result)  # last: with it the study is finished
         return result
+
+    def importance(self) -> dict[str, float]:
+        """What each searched setting explains of validation recall; empty where too little was tried to say."""
+        return importance_of_settings(self.ledger.ended, self.study.space.domains)
 
 
 @contextmanager
@@ -228,11 +311,22 @@ def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
     names = [name for name, value in tested.items() if isinstance(value, int | float)]
     return {
         "best_val_mean_recall": result["best"]["val_mean_recall"],
+        "test_looks": result["test_looks"],
         **{f"test_{name}": tested[name] for name in names},
         "test_interval_low": tested["interval"][0],
         "test_interval_high": tested["interval"][1],
         **{f"seconds_{name}": value for name, value in result["seconds"].items()},
     }
+
+
+def _none_again(study: Study, finalists: Sequence[Finalist]) -> RayvlddError:
+    sets = [one for finalist in finalists for one in finalist.sets]
+    reasons = [f"  {one.name}: {one.scores()['reason']}" for one in sets]
+    return RayvlddError(
+        "\n".join([f"study {study.name}: none of its {len(finalists)} finalists could be distilled again:", *reasons]),
+        next_command=f"the same command with --set search.num_finalists={2 * len(finalists)}, to distil more points, "
+        f"or with =0, to test the best trial's own set",
+    )
 
 
 def _nothing_made(study: Study, ledger: Ledger) -> RayvlddError:

@@ -23,6 +23,7 @@ from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.trajectory import Trajectory
 from rayvldd.fleet.get_or_make import Wanted, get_or_make
 from rayvldd.models.problem import Problem, load_problem
 from rayvldd.search.ledger import METRIC
@@ -67,10 +68,10 @@ def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         tune.report({METRIC: 0.0, FAILURE: reason_of(error)})
     finally:  # also where Tune stops the trial: it raises SystemExit out of its report
-        _give_memory_back()
+        give_memory_back()
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
     """Return what a trial took: graphs lie in reference cycles, and the allocator keeps what is freed.
 
     Without this a process that runs trial after trial grew by 1.1 GB a trial at 100 images of 96 px.
@@ -99,13 +100,8 @@ def number_of(trial_id: str) -> int:
 
 def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     trial_id = str(config[TRIAL_ID])
-    problem = _problem_at(job.study.at(point_of(config)), job.cache)
-    # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
-    indexes = tuple(range(problem.study.experts.num_experts))
-    wanted = Wanted(expert_recipe(problem), indexes, epochs_of(job.study, problem.study))
-    torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
-    trajectories = get_or_make(problem, wanted, job.store)
-    torch.set_num_threads(job.study.resources.cpus_per_trial)
+    problem = problem_at(job.study.at(point_of(config)), job.cache)
+    trajectories = trajectories_of(problem, job)
     seed = trial_seed(job.study.seed, number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
@@ -120,12 +116,23 @@ def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
         yield _report(problem.study.distillation.outer_steps, saved["metrics"])
 
 
+def trajectories_of(problem: Problem, job: TrialJob) -> list[Trajectory]:
+    """The experts of a point; those that nobody has made yet are made here."""
+    # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
+    indexes = tuple(range(problem.study.experts.num_experts))
+    wanted = Wanted(expert_recipe(problem), indexes, epochs_of(job.study, problem.study))
+    torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
+    trajectories = get_or_make(problem, wanted, job.store)
+    torch.set_num_threads(job.study.resources.cpus_per_trial)
+    return trajectories
+
+
 def _report(outer_step: int, metrics: Mapping[str, float]) -> Report:
     """What Tune is told: the metrics together, so that they are not mixed with those that Tune adds."""
     return {METRIC: metrics[METRIC], OUTER_STEP: outer_step, EVALUATION: dict(metrics)}
 
 
-def _problem_at(point: Study, cache: Path) -> Problem:
+def problem_at(point: Study, cache: Path) -> Problem:
     """The problem at a point; what the process's last trial loaded is used again where it fits."""
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.space import Space
 from rayvldd.config.study import Study, set_dotted
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.ledger import METRIC, Trial
@@ -107,13 +108,15 @@ def _fit(
     """Why a trial says nothing about the study, or nothing and its point in the study's space."""
     if trial.state not in ("finished", "stopped", "failed"):
         return f"has not ended ({trial.state})", {}
+    if "seconds" in study.search.objectives:
+        return "its seconds, an objective here, are those of another run", {}
     if trial.state != "failed" and trial.best_val_mean_recall is None:
         return "has no recall on validation", {}
     try:
         then = flat_settings(_study_of(trial, study.name).model_dump(mode="json", include=set(_SECTIONS)))
     except (ValidationError, TypeError) as error:
         return f"its settings do not fit this release: {_first_line(error)}", {}
-    point, outside = _point_in(then, study.search.space)
+    point, outside = _point_in(then, study.space)
     if outside:
         return outside, {}
     now = flat_settings(study.at(point).model_dump(mode="json", include=set(_SECTIONS)))
@@ -125,10 +128,18 @@ def _fit(
     return (f"another {' and '.join(unequal)} (by fingerprint)" if unequal else ""), point
 
 
-def _point_in(values: Mapping[str, Any], space: Mapping[str, Domain]) -> tuple[dict[str, Scalar], str]:
-    point = {key: values.get(key) for key in space}
-    outside = [f"{key}={value!r} is outside {space[key]}" for key, value in point.items() if value not in space[key]]
-    return ({}, ", ".join(outside)) if outside else (typed_point(point, space), "")  # type: ignore[arg-type]
+def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Scalar], str]:
+    """The point that these settings are, of the settings that are searched there; or what lies outside."""
+    outside = []
+
+    def value_at(key: str, domain: Domain) -> Scalar:
+        value: Scalar = values.get(key)  # type: ignore[assignment]
+        if value not in domain:
+            outside.append(f"{key}={value!r} is outside {domain}")
+        return value
+
+    point = space.point(value_at)
+    return ({}, ", ".join(outside)) if outside else (typed_point(point, space.domains), "")
 
 
 def _matters(key: str) -> bool:

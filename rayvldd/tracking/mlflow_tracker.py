@@ -288,7 +288,7 @@ def _entries_of_scores(scores: Scores) -> list[Metric]:
 def _identity(study: Study, command: str, origin: str) -> str:
     """Name what must be the same for two calls to continue one study; options, budgets and resources may change."""
     settings = study.model_dump(mode="json", exclude={"resources": True})
-    for budget in ("num_trials", "max_concurrent", "time_budget_s"):
+    for budget in ("num_trials", "max_concurrent", "time_budget_s", "num_finalists", "finalist_seeds"):
         del settings["search"][budget]
     verb = next((word for word in command.split() if word != "rayvldd"), "")
     return fingerprint({"settings": settings, "verb": verb, "origin": origin})

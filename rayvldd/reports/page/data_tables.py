@@ -56,6 +56,8 @@ def studies_table(reports: Sequence[StudyReport]) -> DataTable:
         "test",
         "95 % low",
         "95 % high",
+        "sets × students",
+        "looks at test",
         "share of full data (%)",
         "random",
         "full data",
@@ -83,7 +85,7 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
         best = report.best_trial
         pairs = len(report.distilled) if report.distilled else report.setting("distillation", "num_pairs")
         val = recall_of(best) if best else None
-        return (report.name, report.state, pairs, *[None] * 6, val, *counts, None, measured_on)
+        return (report.name, report.state, pairs, *[None] * 8, val, *counts, None, measured_on)
     tested = report.result.test
     return (
         report.name,
@@ -91,6 +93,8 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
         report.result.num_pairs,
         tested.mean_recall,
         *tested.interval,
+        f"{tested.num_sets} × {tested.num_students}",
+        report.result.test_looks,
         100 * tested.share_of_full_data,
         tested.random_mean_recall,
         tested.full_data_mean_recall,

@@ -26,8 +26,8 @@ def recall_by_pairs(points: Sequence[SizePoint], bound: Bound | None, name: str)
     drawing = Drawing(
         name,
         "Recall against number of pairs",
-        "Mean recall on test in percent by number of pairs; bars are 95 % intervals over students, the dashed line is "
-        "the full data.",
+        "Mean recall on test in percent by number of pairs; bars are 95 % intervals over distilled sets (of a single "
+        "one over its students) and over draws of real pairs, the dashed line is the full data.",
         figure,
         ("pairs", "trained on", "study or set", "mean recall", "low", "high"),
         [(p.num_pairs, p.kind, p.name, p.mean, *(p.interval or (None, None))) for p in points],

@@ -35,6 +35,9 @@ class Tested(_Read):
     mean_recall: float
     interval: tuple[float, float]
     num_students: int
+    """Of each set."""
+    num_sets: int = 1
+    """Sets that the chosen point made, each of another seed."""
     random_mean_recall: float
     full_data_mean_recall: float
     share_of_full_data: float
@@ -69,6 +72,7 @@ class Result(_Read):
     best: Chosen
     test: Tested
     seconds: dict[str, float] = Field(default_factory=dict)
+    test_looks: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def read_study(root: Path) -> StudyReport:
         report.study = _tried(report, "study.json", lambda: Study.model_validate(report.settings))
     report.claims_a_result = folder.result_file.is_file()
     if report.claims_a_result:
-        report.result = _tried(report, "result.json", lambda: Result.model_validate(read_json(folder.result_file)))
+        report.result = _tried(report, "result.json", lambda: Result.model_validate(folder.result()))
     trials, faults = look_at_trials(folder.trials)
     report.trials = [trial for trial in trials if _is_whole(trial)]
     report.faults += faults + [

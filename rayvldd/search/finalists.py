@@ -1,0 +1,219 @@
+"""The finalists: the best points of a search, distilled again with fresh seeds, so that luck does not choose.
+
+The best trial is the highest of many recalls, each already the highest of its own evaluations, so what it shows is more
+than what its settings are worth. Here each finalist's point makes several new sets, and new students score each set on
+validation; their mean chooses. It is also what an interval needs: over synthetic sets, with the students inside them.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.run import BEST, distill, mean_of, student_seeds
+from rayvldd.errors import DivergedError
+from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.fleet.crew import run_jobs
+from rayvldd.fleet.evaluation_tasks import share_of_trials
+from rayvldd.models.problem import Problem
+from rayvldd.search.display import StudyDisplay
+from rayvldd.search.ledger import Trial
+from rayvldd.search.seeds import finalist_seed
+from rayvldd.search.study_folder import read_json
+from rayvldd.search.trial import TrialJob, give_memory_back, problem_at, reason_of, trajectories_of
+from rayvldd.stores.workspace import write_json_whole
+
+AGAIN = 2
+"""Purpose of the students' seeds: others than those of trials on validation (0) and of the test (1)."""
+
+
+@dataclass(frozen=True)
+class Redistillation:
+    """One more distillation at a finalist's point."""
+
+    name: str
+    """Its folder, and its record in the tracker."""
+    point: dict[str, Scalar]
+    number: int
+    """Which of the finalist's sets it makes."""
+    seed: int
+    """Decides every draw of the distillation."""
+    folder: Path
+
+    @property
+    def distilled_set(self) -> Path:
+        """The set that came out."""
+        return self.folder / "distilled_set"
+
+    @property
+    def record(self) -> Path:
+        """How it ended; there only once the set is whole."""
+        return self.folder / "scores.json"
+
+    def scores(self) -> dict[str, Any]:
+        """What :attr:`record` says: ``state``; of a finished one its recalls on validation, else the ``reason``."""
+        return read_json(self.record)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial among the best, and what its point made of other seeds."""
+
+    trial: Trial
+    sets: tuple[Redistillation, ...]
+
+    @property
+    def recalls(self) -> list[float]:
+        """Validation recall of each set, the mean over its students; 0 where the distillation failed."""
+        return [float(one.scores().get("val_mean_recall", 0.0)) for one in self.sets]
+
+    @property
+    def val_mean_recall(self) -> float:
+        """The mean over sets, by which the finalists are compared."""
+        return float(np.mean(self.recalls))
+
+    def made(self) -> list[Redistillation]:
+        """The sets that came out, best on validation first; of equal ones the earlier."""
+        made = [one for one in self.sets if one.scores()["state"] == "finished"]
+        return sorted(made, key=lambda one: -one.scores()["val_mean_recall"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finalist for the result."""
+        best = self.trial.best
+        assert best is not None
+        return {
+            "trial_id": self.trial.trial_id,
+            "config": self.trial.point,
+            "search_val_mean_recall": best["val_mean_recall"],
+            "val_mean_recall": self.val_mean_recall,
+            "val_interval": list(t_interval(self.recalls)),
+            "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],
+        }
+
+
+def finalists_of(study: Study, trials: Sequence[Trial], folder: Path) -> list[Finalist]:
+    """The given trials as finalists, with the distillations that each is due.
+
+    Args:
+        study: The whole study.
+        trials: The best trials, best first.
+        folder: Where the finalists' sets are put.
+    """
+    found = []
+    for trial in trials:
+        sets = []
+        for number in range(study.search.finalist_seeds):
+            name, seed = f"{trial.trial_id}_again_{number}", finalist_seed(study.seed, trial.number, number)
+            sets.append(Redistillation(name, dict(trial.point), number, seed, folder / name))
+        found.append(Finalist(trial, tuple(sets)))
+    return found
+
+
+def distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """The first so many of the trials that are at different points."""
+    points = [trial.point for trial in trials]
+    return [trial for place, trial in enumerate(trials) if trial.point not in points[:place]][:count]
+
+
+def redistil(finalists: Sequence[Finalist], job: TrialJob, display: StudyDisplay) -> None:
+    """Distil again what is missing, as many side by side as trials were; a set that was cut off goes on.
+
+    Raises:
+        RayvlddError: when the process of one distillation dies again and again, or not one fits.
+    """
+    asked = [one for number in range(job.study.search.finalist_seeds) for one in _the_sets(finalists, number)]
+    missing = [one for one in asked if not one.record.is_file()]
+    if not missing:
+        return
+
+    def show(finished: int, running: Mapping[int, int]) -> None:
+        notes = (f"{missing[index].name} step {step}" for index, step in sorted(running.items()))
+        display.progress("finalists", len(asked) - len(missing) + finished, len(asked), ", ".join(notes))
+
+    run_jobs(
+        [_Job(one, job) for one in missing],
+        job.study.at(missing[0].point),
+        job.cache,
+        share_of_trials(job.study),
+        show,
+        at_a_time=job.study.search.max_concurrent,
+    )
+    display.done()
+
+
+def winner_of(finalists: Sequence[Finalist]) -> Finalist | None:
+    """The finalist with the highest mean on validation, the better trial of equal ones; None where none made a set."""
+    return max((one for one in finalists if one.made()), key=lambda one: one.val_mean_recall, default=None)
+
+
+def line_of_finalist(finalist: Finalist) -> str:
+    """One line for people: what the trial showed, and what its point makes of other seeds."""
+    values = finalist.as_dict()
+    low, high = values["val_interval"]
+    failed = len(finalist.sets) - len(finalist.made())
+    return (
+        f"{finalist.trial.trial_id}  val mean recall {values['search_val_mean_recall']:5.2f} in the search, "
+        f"{finalist.val_mean_recall:5.2f} again ({low:.2f} to {high:.2f}, {len(finalist.sets)} sets"
+        + (f", {failed} failed)" if failed else ")")
+    )
+
+
+def _the_sets(finalists: Sequence[Finalist], number: int) -> list[Redistillation]:
+    return [finalist.sets[number] for finalist in finalists]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Distil once more, and score what came out with students that nothing was chosen by."""
+
+    asked: Redistillation
+    job: TrialJob
+
+    @property
+    def title(self) -> str:
+        return self.asked.name
+
+    def do(self, problem: Problem, note: Callable[[int], None]) -> None:
+        try:
+            values = self._distil(self._at_point(problem), note)
+        except DivergedError as error:
+            values = {"state": "failed", "reason": reason_of(error)}
+        finally:
+            give_memory_back()
+        write_json_whole(self.asked.record, values)
+        shutil.rmtree(self._checkpoint, ignore_errors=True)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.asked.folder / "checkpoint"
+
+    def _at_point(self, loaded: Problem) -> Problem:
+        """The problem at this job's point: what the actor has loaded serves all points of the same model."""
+        study = self.job.study.at(self.asked.point)
+        if study.model == loaded.study.model:
+            return replace(loaded, study=study)
+        return problem_at(study, self.job.cache)
+
+    def _distil(self, problem: Problem, note: Callable[[int], None]) -> dict[str, Any]:
+        trajectories = trajectories_of(problem, self.job)
+        for evaluation in distill(problem, trajectories, self.asked.seed, self._checkpoint):
+            note(evaluation.outer_step)
+        best = DistilledSet.load(self._checkpoint / BEST)
+        count = problem.study.evaluation.num_test_students
+        # The students of one set are no other set's: a lucky initialisation would else lift them all.
+        seeds = student_seeds(problem, (self.asked.number + 1) * count, purpose=AGAIN)[-count:]
+        scores = evaluate_pairs(problem, best.pairs(problem), problem.val, seeds)
+        best.save(self.asked.distilled_set)
+        return {
+            "state": "finished",
+            "outer_step": best.card["outer_step"],
+            **mean_of(scores).as_dict("val_"),
+            "students": [score.mean_recall for score in scores],
+        }

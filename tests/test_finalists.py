@@ -1,0 +1,288 @@
+"""The best points distilled again: which, with which seeds, by what they are compared, and what a cut-off costs."""
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.run import student_seeds
+from rayvldd.errors import ConfigError, DivergedError
+from rayvldd.evaluation.intervals import nested_interval, t_interval
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.reports.tables import finalists_table, importance_line, trust_of
+from rayvldd.search import finalists as module
+from rayvldd.search.display import StudyDisplay
+from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, redistil, winner_of
+from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.objectives import ranked
+from rayvldd.search.seeds import finalist_seed, trial_seed
+from rayvldd.search.study_folder import StudyFolder, study_of_set
+from rayvldd.search.sweep import _none_again
+from rayvldd.search.trial import TrialJob
+from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.workspace import write_json_whole
+
+SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True}}
+
+
+@pytest.fixture
+def study(tiny_study: Study) -> Study:
+    values = tiny_study.model_dump(mode="json")
+    return Study.model_validate({**values, "search": {"space": SPACE, "num_finalists": 2, "finalist_seeds": 3}})
+
+
+def ledger_of(folder: Path, recalls: list[float], rates: list[float]) -> Ledger:
+    ledger = Ledger(folder)
+    for number, (recall, rate) in enumerate(zip(recalls, rates, strict=True)):
+        trial = ledger.start(number, 1, {"distillation.lr_image": rate})
+        ledger.add_evaluation(trial.trial_id, {"outer_step": 4, "val_mean_recall": recall, "search_seconds": 1.0})
+        ledger.end(trial.trial_id, "finished")
+    return ledger
+
+
+def best_of(ledger: Ledger, study: Study, count: int) -> list[Trial]:
+    return distinct(ranked(ledger.ended, study), count)
+
+
+@pytest.fixture
+def two(study: Study, tmp_path: Path) -> list[Finalist]:
+    """Two finalists whose sets are still to be made."""
+    trials = best_of(ledger_of(tmp_path / "trials", [5.0, 9.0, 7.0], [10.0, 20.0, 30.0]), study, 2)
+    return finalists_of(study, trials, tmp_path / "finalists")
+
+
+def write_scores(finalist: Finalist, recalls: list[float | None]) -> None:
+    """Let the finalist's sets have these recalls; None for one that diverged."""
+    for one, recall in zip(finalist.sets, recalls, strict=True):
+        made = {"state": "finished", "outer_step": 4, "val_mean_recall": recall, "students": [recall]}
+        write_json_whole(one.record, {"state": "failed", "reason": "diverged"} if recall is None else made)
+
+
+# --- which, and by what they are compared -------------------------------------------------------------------------
+
+
+def test_the_finalists_are_the_best_trials_at_different_points(study: Study, tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, [5.0, 9.0, 9.0, 7.0, 9.0], [1.0, 2.0, 3.0, 4.0, 2.0])
+    ledger.end("trial_003", "failed")
+    assert [trial.trial_id for trial in best_of(ledger, study, 9)] == ["trial_001", "trial_002", "trial_000"]
+    assert [trial.trial_id for trial in best_of(ledger, study, 1)] == ["trial_001"]
+
+
+def test_every_set_has_a_seed_that_nothing_else_has(two: list[Finalist], study: Study) -> None:
+    seeds = [one.seed for finalist in two for one in finalist.sets]
+    trials = [trial_seed(study.seed, number) for number in range(100)]
+    assert len({*seeds, *trials}) == 6 + 100
+    assert seeds[0] == finalist_seed(study.seed, 1, 0), "a function of study, trial and repeat alone"
+
+
+def test_the_mean_over_fresh_sets_chooses(two: list[Finalist]) -> None:
+    lucky, steady = two
+    write_scores(lucky, [4.0, 5.0, 6.0])
+    write_scores(steady, [6.0, 8.0, 7.0])
+    winner = winner_of(two)
+    assert winner is steady, "the trial with the higher recall in the search was the luckier one"
+    assert [one.number for one in steady.made()] == [1, 2, 0]
+    values = steady.as_dict()
+    assert values["val_mean_recall"] == pytest.approx(7.0) and values["search_val_mean_recall"] == 7.0
+    assert tuple(values["val_interval"]) == t_interval([6.0, 8.0, 7.0])
+    assert line_of_finalist(lucky).startswith("trial_001  val mean recall  9.00 in the search,  5.00 again (")
+    json.dumps(values)
+
+
+def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study) -> None:
+    fragile, steady = two
+    write_scores(fragile, [9.0, None, 9.0])
+    write_scores(steady, [7.0, 7.0, 7.0])
+    assert fragile.val_mean_recall == pytest.approx(6.0) and winner_of(two) is steady
+    assert len(fragile.made()) == 2 and "1 failed" in line_of_finalist(fragile)
+    for finalist in two:
+        write_scores(finalist, [None, None, None])
+    assert winner_of(two) is None
+    message = str(_none_again(study, two))
+    assert message.count("diverged") == 6 and "search.num_finalists=4" in message
+
+
+def test_the_interval_is_over_sets_with_their_students_inside() -> None:
+    """A hundred students of two sets are two values: in one pot their interval would shrink to nothing."""
+    sets = [[10.0] * 50, [14.0] * 50]
+    assert nested_interval(sets) == t_interval([10.0, 14.0])
+    assert nested_interval([[10.0, 12.0, 14.0]]) == t_interval([10.0, 12.0, 14.0])
+
+
+def test_nested_intervals_hold_what_they_promise() -> None:
+    """Of 2,000 draws of 3 sets × 4 students, 95 % have the true mean inside; over all students far fewer."""
+    generator = np.random.default_rng(0)
+    draws = generator.normal(size=(2000, 3, 1)) + 0.5 * generator.normal(size=(2000, 3, 4))
+    nested = [nested_interval(draw.tolist()) for draw in draws]
+    pooled = [t_interval(draw.ravel().tolist()) for draw in draws]
+    assert np.mean([low < 0 < high for low, high in nested]) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([low < 0 < high for low, high in pooled]) < 0.8
+
+
+def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -> None:
+    write_scores(two[0], [4.0, 5.0, None])
+    write_scores(two[1], [6.0, 8.0, 7.0])
+    tested = {"mean_recall": 6.5, "interval": [5.0, 8.0], "interval_over": "sets", "num_sets": 3, "num_students": 5}
+    result: dict[str, Any] = {
+        "finalists": [finalist.as_dict() for finalist in two],
+        "best": {"trial_id": "trial_002"},
+        "test": tested,
+        "test_looks": 1,
+        "protocol": "lora",
+        "importance": {"a.x": 0.2, "a.lr_image": 0.5, "b": 0.1, "c": 0.2},
+    }
+    assert trust_of(result) == (
+        "6.50 on test, 95 % interval 5.00 to 8.00 over sets, 3 sets × 5 students, protocol lora; "
+        "test was looked at once"
+    )
+    assert "looked at 3 times" in trust_of({**result, "test_looks": 3})
+    assert importance_line(result) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
+    console = Console(file=StringIO(), width=200)
+    console.print(finalists_table(result))
+    assert isinstance(console.file, StringIO)
+    rows = [line.split() for line in console.file.getvalue().splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "3.00", "-3.57"]]
+    assert rows[1][-3:] == ["3", "1", "9.00"], "sets, failed, in the search"
+
+
+# --- one more distillation ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
+    return TrialJob(study, tmp_path / "trials", tiny_cache, ExpertStore(FolderPlace(tmp_path / "experts")))
+
+
+@pytest.fixture
+def problem(study: Study, tiny_cache: Path) -> Problem:
+    return load_problem(study.at({}), ArrayCache(tiny_cache))
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch, problem: Problem, note: Callable[[int], None]) -> list[str]:
+    """Let jobs be done here, one after the other, and return the list in which their titles will be."""
+    done: list[str] = []
+
+    def run_jobs(jobs: list[Any], *_: Any, at_a_time: int) -> None:
+        for one in jobs:
+            done.append(one.title)
+            one.do(problem, note)
+
+    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    return done
+
+
+QUIET = StudyDisplay(Console(quiet=True))
+
+
+def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
+    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = in_this_process(monkeypatch, problem, lambda step: None)
+    redistil(two, job, QUIET)
+    assert done == [f"trial_00{trial}_again_{number}" for number in range(3) for trial in (1, 2)]
+    whole = {one.name: one.scores() for finalist in two for one in finalist.sets}
+    assert len({json.dumps(scores["students"]) for scores in whole.values()}) > 1
+    done.clear()
+    redistil(two, job, QUIET)
+    assert not done
+
+    second = finalists_of(job.study, [finalist.trial for finalist in two], tmp_path / "second")
+
+    def die(step: int) -> None:
+        if step == 2 and len(done) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        done = in_this_process(patched, problem, die)
+        with pytest.raises(KeyboardInterrupt):
+            redistil(second, job, QUIET)
+    cut = second[1].sets[0]
+    assert not cut.record.exists() and (cut.folder / "checkpoint" / "progress.json").is_file()
+    done = in_this_process(monkeypatch, problem, lambda step: None)
+    redistil(second, job, QUIET)
+    assert done == ["trial_002_again_0", *(f"trial_00{t}_again_{n}" for n in (1, 2) for t in (1, 2))]
+    assert {one.name: one.scores() for finalist in second for one in finalist.sets} == whole
+
+
+def test_every_set_is_scored_by_students_of_its_own(
+    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    evaluate = module.evaluate_pairs
+
+    def noted(problem: Any, pairs: Any, inputs: Any, seeds: list[int]) -> Any:
+        asked.extend(seeds)
+        assert inputs is problem.val
+        return evaluate(problem, pairs, inputs, seeds)
+
+    monkeypatch.setattr(module, "evaluate_pairs", noted)
+    in_this_process(monkeypatch, problem, lambda step: None)
+    redistil(two[:1], job, QUIET)
+    of_trials, of_test = student_seeds(problem, 9), student_seeds(problem, 9, purpose=1)
+    assert len(asked) == 3 * 2 and len({*asked, *of_trials, *of_test}) == 6 + 18
+    one = two[0].sets[0]
+    assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
+    assert one.scores()["val_mean_recall"] == pytest.approx(sum(one.scores()["students"]) / 2)
+
+
+def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
+    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any) -> Any:
+        raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
+
+    monkeypatch.setattr(module, "distill", diverge)
+    in_this_process(monkeypatch, problem, lambda step: None)
+    redistil(two, job, QUIET)
+    assert two[0].sets[0].scores() == {"state": "failed", "reason": "distillation diverged at outer step 1"}
+
+
+# --- the folder of a study ----------------------------------------------------------------------------------------
+
+
+def test_how_many_finalists_may_change_until_one_is_chosen(study: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    more = study.model_copy(update={"search": study.search.model_copy(update={"num_finalists": 5})})
+    for asked in (study, more):
+        with folder.opened(asked):
+            pass
+    folder.choice.write_text("{}")
+    with pytest.raises(ConfigError, match="search.num_finalists: is 5 there, 2 here"), folder.opened(study):
+        pass
+
+
+def test_settings_that_are_new_count_with_their_defaults(study: Study, tmp_path: Path) -> None:
+    """A study of an earlier release is not another one because a setting has come since."""
+    folder = StudyFolder(tmp_path / "tiny")
+    with folder.opened(study):
+        pass
+    settings = json.loads(folder.settings.read_text())
+    assert settings["experts"].pop("storage") == "float32"
+    folder.settings.write_text(json.dumps(settings))
+    folder.check_same(study)
+
+
+def test_looks_at_test_are_counted_in_the_folder_of_the_study(study: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "tiny")
+    with folder.opened(study):
+        folder.trials.mkdir()
+    assert folder.test_looks() == 0
+    folder.test.write_text("{}")
+    assert folder.test_looks() == 1, "of a study that was tested before looks were noted"
+    for _ in range(2):
+        folder.add_look("rayvldd evaluate best --split test", 1, 5)
+    assert folder.test_looks() == 2
+    studies = tmp_path / "studies"
+    for place in (folder.best, folder.finalists / "trial_000_again_1" / "distilled_set"):
+        assert study_of_set(str(place), "other", studies) == folder.root
+    assert study_of_set("models:/tiny@best", "tiny", studies) == folder.root
+    assert study_of_set(str(tmp_path / "set"), "other", studies) is None
