@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     examples=[
         "rayvldd check search_spaces/quickstart.yaml",
         "rayvldd check search_spaces/quickstart.yaml --set distillation.num_pairs=100 --json",
+        "rayvldd check search_spaces/quickstart.yaml --probe",
         "rayvldd check --cluster clusters/aws_gpu.yaml",
         "rayvldd check search_spaces/quickstart.yaml --cluster clusters/kuberay.yaml --json",
     ],
@@ -31,19 +32,33 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Check a cluster file: against Ray's schema, for what it opens and whom it lets in, and what it costs.",
 )
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Time an expert epoch, an outer step and a student here, and say what a sweep would take. Fills the cache.",
+)
 @store_option
 @click.pass_context
-def command(context: click.Context, study_file: Path | None, cluster_file: Path | None, store_uri: str | None) -> None:
+def command(
+    context: click.Context,
+    study_file: Path | None,
+    cluster_file: Path | None,
+    with_probe: bool,
+    store_uri: str | None,
+) -> None:
     """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
-    Nothing is trained, nothing is cached and no cloud is asked; `--dry-run` only adds the resolved settings. All faults
-    are told at once, each with file, key, value and what is allowed.
+    Nothing is trained, nothing is cached and no cloud is asked, without `--probe`; `--dry-run` only adds the resolved
+    settings. All faults are told at once, each with file, key, value and what is allowed.
 
     With a file of Kubernetes manifests and a STUDY, `--json` has a RayJob that runs it, for `kubectl create -f -`.
     """
     invocation: Invocation = context.obj
     if study_file is None and cluster_file is None:
         raise click.UsageError("Nothing to check: give a STUDY, or --cluster FILE, or both.", context)
+    if with_probe and study_file is None:
+        raise click.UsageError("--probe times the work of a study: give a STUDY as well.", context)
     report = _checked_cluster(invocation, cluster_file) if cluster_file else None
     found: dict[str, Any] = {"cluster": report.as_object()} if report else {}
     if study_file is None:
@@ -52,6 +67,8 @@ def command(context: click.Context, study_file: Path | None, cluster_file: Path 
         invocation.finish(report.as_object())
         return
     study, planned = _checked_plan(invocation, study_file, store_uri)
+    if with_probe and not invocation.dry_run:
+        found["cost"] = _probed(invocation, study, planned)
     if report and report.file.kind == "kubernetes":
         from rayvldd.clusters.ray_job import render_ray_job
 
@@ -71,6 +88,17 @@ def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | Non
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))
     return study, dict(planned)
+
+
+def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:
+    from rayvldd.search.cost import describe_cost, estimate, probe
+    from rayvldd.search.display import StudyDisplay
+
+    with StudyDisplay() as display:
+        probed = probe(study, Path(planned["storage"]["cache"]), display.progress)
+    cost = estimate(study, planned, probed)
+    invocation.say(describe_cost(cost))
+    return cost
 
 
 def _checked_cluster(invocation: Invocation, file: Path) -> "ClusterReport":

@@ -1,0 +1,164 @@
+"""What a study would take on this machine, from a few seconds of each kind of work in it, with the arithmetic shown."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.distillation.distiller import Distiller
+from rayvldd.distillation.run import student_seeds
+from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.training import train_expert
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.problem import Problem, load_problem
+from rayvldd.search.display import time_as_text
+from rayvldd.search.final_test import MAX_FULL_DATA
+
+_EPOCH_IMAGES = 1024
+"""Training images of the epoch that is timed; the rest is in proportion."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds of each kind of work, timed on this machine with the threads of a trial."""
+
+    prepare: float
+    """Reading and encoding what was not in the cache; it is there for the sweep now."""
+    expert_epoch: float
+    """One epoch of one expert over all training images."""
+    outer_step: tuple[float, float]
+    """One outer step at the lowest and at the highest ends of the space."""
+    student: float
+    """One student trained on a set and scored on validation."""
+
+
+def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Probe:
+    """Time one expert epoch, one outer step at both ends of the space, and one student.
+
+    Nothing of it is kept but the cache of data and features.
+    """
+    points = [study.space.lowest(), study.space.highest()]
+    torch.set_num_threads(study.resources.cpus_per_trial)
+    prepare, problem = _timed(lambda: _load(study.at(points[0]), cache, on_progress))
+    # Compiling and first touches are paid once in a process: what is timed is the second of each.
+    epoch, trajectory = _timed_epoch(problem)
+    distiller = Distiller(_reaching_one_epoch(problem), [trajectory], seed=0)
+    steps = [_timed_step(distiller)]
+    seeds = student_seeds(problem, 1)
+    student, _ = _timed(lambda: evaluate_pairs(problem, distiller.distilled_set().pairs(problem), problem.val, seeds))
+    if points[1] != points[0]:
+        other = _load(study.at(points[1]), cache, on_progress)
+        steps.append(_timed_step(Distiller(_reaching_one_epoch(other), [_timed_epoch(other)[1]], seed=0)))
+    return Probe(prepare, epoch, (min(steps), max(steps)), student)
+
+
+def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: int | None = None) -> dict[str, Any]:
+    """Seconds of the phases of a sweep, from what a probe has timed; trials from the cheapest to the dearest point.
+
+    What the scheduler stops early makes it less; work side by side on the same cores makes it more.
+
+    Args:
+        study: The study.
+        planned: What ``plan`` says of it.
+        probed: Seconds of each kind of work.
+        num_cpus: CPUs to share; default: those that this process may use.
+    """
+    cpus = num_cpus or len(os.sched_getaffinity(0))
+    side = {
+        "experts": max(1, cpus // study.resources.cpus_per_expert),
+        "trials": max(1, min(study.search.max_concurrent, cpus // study.resources.cpus_per_trial)),
+    }
+    sets, evaluation = planned["expert_sets"], study.evaluation
+    epochs = sum((known["experts"] - known["existing"]) * known["epochs"] for known in sets)
+    trials = planned["trials"]["total"] - planned["trials"]["ended"]
+    steps, every = study.largest("distillation.outer_steps"), study.largest("distillation.evaluate_every")
+    evaluations = 1 + math.ceil(steps / every)
+    a_trial = [steps * step + evaluations * evaluation.num_students * probed.student for step in probed.outer_step]
+    full_data = min(MAX_FULL_DATA, evaluation.num_test_students) * evaluation.full_data_epochs * probed.expert_epoch
+    return {
+        "probe": asdict(probed),
+        "at_a_time": side,
+        "expert_epochs": epochs,
+        "trials": trials,
+        "outer_steps": steps,
+        "evaluations": evaluations,
+        "num_students": evaluation.num_students,
+        "seconds": {
+            "experts": epochs * probed.expert_epoch / side["experts"],
+            "a_trial": a_trial,
+            "search": [trials * seconds / side["trials"] for seconds in a_trial],
+            "test": (2 * evaluation.num_test_students * probed.student + full_data) / side["trials"],
+        },
+    }
+
+
+def describe_cost(cost: Mapping[str, Any]) -> str:
+    """The estimate in a few lines for people, with its arithmetic."""
+    probed, seconds, side = cost["probe"], cost["seconds"], cost["at_a_time"]
+    low, high = probed["outer_step"]
+    total = [seconds["experts"] + search + seconds["test"] for search in seconds["search"]]
+    each = " to ".join(dict.fromkeys((f"{low:.3g}", f"{high:.3g}")))
+    return "\n".join(
+        [
+            "cost, from a probe on this machine (cache filled in " + time_as_text(probed["prepare"]) + "):",
+            f"  experts: {cost['expert_epochs']} epochs x {probed['expert_epoch']:.3g} s / {side['experts']} at a time "
+            f"= {time_as_text(seconds['experts'])}",
+            f"  a trial: {cost['outer_steps']} outer steps x {each} s + {cost['evaluations']} evaluations x "
+            f"{cost['num_students']} students x {probed['student']:.3g} s = {_range(seconds['a_trial'])}",
+            f"  search:  {cost['trials']} trials / {side['trials']} at a time = {_range(seconds['search'])}, less what "
+            "is stopped early",
+            f"  test:    {time_as_text(seconds['test'])}",
+            f"  in all:  {_range(total)}; work side by side on shared cores takes longer",
+        ]
+    )
+
+
+def _range(seconds: list[float]) -> str:
+    return " to ".join(dict.fromkeys(map(time_as_text, seconds)))
+
+
+def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> Problem:
+    device = "cuda" if point.resources.gpus_per_trial else "cpu"
+    return load_problem(point, ArrayCache(cache), device=device, on_progress=on_progress)
+
+
+def _timed_epoch(problem: Problem) -> tuple[float, Trajectory]:
+    """Seconds of an epoch over all images, and a trajectory of two epochs over a part of them."""
+    used = problem.study.experts.num_train_images or problem.train.num_images
+    part = min(used, _EPOCH_IMAGES)
+    changes = {"experts.epochs": 2, "experts.num_train_images": part, "distillation.max_start_epoch": 1}
+    short = problem.study.at({**changes, "distillation.min_start_epoch": 0, "distillation.expert_epochs": 1})
+    trajectory, metrics = train_expert(_with(problem, short), 0)
+    return metrics[-1]["seconds"] * used / part, trajectory
+
+
+def _reaching_one_epoch(problem: Problem) -> Problem:
+    """The problem with segments that the short expert has, and rates too small to diverge: no step costs less of it."""
+    changes: dict[str, float] = dict.fromkeys(("lr_image", "lr_text", "lr_lr", "lr_sim"), 1e-9)
+    changes |= {"min_start_epoch": 0, "max_start_epoch": 1, "expert_epochs": 1}
+    return _with(problem, problem.study.at({f"distillation.{name}": value for name, value in changes.items()}))
+
+
+def _with(problem: Problem, study: Study) -> Problem:
+    return replace(problem, study=study)
+
+
+def _timed_step(distiller: Distiller) -> float:
+    distiller.step()
+    seconds, _ = _timed(distiller.step)
+    return seconds
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    done = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, done
