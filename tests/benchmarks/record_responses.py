@@ -61,8 +61,8 @@ _MACHINES_OWN = {"data": {"root"}, "model": {"image_encoder": {"weights"}, "text
 
 def spread_points(study: Study, number: int) -> list[dict[str, Scalar]]:
     """The study's initial points and, after them, a scrambled Sobol sequence over its space; rates of four digits."""
-    space = study.search.space
-    points = [typed_point(point, space) for point in study.search.initial_points]
+    space = study.space
+    points = [typed_point(point, space.domains) for point in study.initial_points()]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = make_sampler(study.model_copy(update={"search": study.search.model_copy(update={"sampler": "qmc"})}), 0)
     sequence = optuna.create_study(sampler=sampler)
