@@ -121,12 +121,8 @@ def test_a_model_of_ones_own_learns_as_the_readme_says(
     assert names["loss"].item() < 2 * math.log(8) / 2, "half of what guessing gives"
 
 
-def test_data_sections_of_the_readme_are_valid() -> None:
-    from pydantic import TypeAdapter
-
-    from rayvldd.config.settings import DataSettings
-
+def test_sections_of_a_study_in_the_readme_are_valid(tiny_study: Study) -> None:
     sections = [yaml.safe_load(block) for block in blocks(ROOT / "README.md", "yaml")]
-    assert sections
+    assert {key for section in sections for key in section} == {"data", "search"}
     for section in sections:
-        TypeAdapter(DataSettings).validate_python(section["data"])
+        Study.model_validate(tiny_study.model_dump(mode="json") | section)

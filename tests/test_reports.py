@@ -190,6 +190,8 @@ def result_of(name: str, recall: float) -> dict[str, object]:
             "random_mean_recall": 5.0,
             "full_data_mean_recall": 24.0,
             "share_of_full_data": recall / 24,
+            "num_sets": 3,
+            "num_students": 5,
         },
     }
 
@@ -197,6 +199,7 @@ def result_of(name: str, recall: float) -> dict[str, object]:
 def test_the_result_says_the_share_of_the_full_data() -> None:
     text = text_of(result_table(result_of("one", 18.0)))
     assert "18.00" in text and "17.50 to 18.50" in text and "75 %" in text and "100 %" in text
+    assert "(3 sets × 5" in text
 
 
 def test_studies_are_compared_best_first() -> None:

@@ -18,7 +18,7 @@ import evaluation
 import record_responses
 import search
 import search_replay
-from responses import Response, Table
+from recorded_responses import Response, Table
 
 POINT = {"distillation.lr_image": 1.0, "distillation.syn_steps": 2}
 

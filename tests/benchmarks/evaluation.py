@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from figures import Row, as_json, figures_parser, measured, named, print_rows
+from recorded_responses import DEFAULT_TABLE, Table
 from released_evaluation import released_recall, released_students
-from responses import DEFAULT_TABLE, Table
 from scipy.stats import spearmanr
 from torch import Tensor
 from unroll_measuring import EVERY_BLOCK_GOES_BACK, fastest, peak_bytes, seconds

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from figures import Row, as_json, figures_parser, measured, named, print_rows
-from responses import DEFAULT_TABLE, Table
+from recorded_responses import DEFAULT_TABLE, Table
 from scipy.stats import spearmanr
 from search_replay import Curve, hand_tuning, our_search, random_search, seconds_of_mean
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from responses import Response, Table
+from recorded_responses import Response, Table
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.study import Study
