@@ -51,6 +51,14 @@ class TransferMatrix:
         if isinstance(row, EvaluatedSet):
             self.made_with[name] = row.made_with
 
+    def drop_what_did_not_travel(self) -> None:
+        """Leave out what met a single encoder, which says nothing of others; a set may have met one not its own."""
+        for name, cells in list(self.rows.items()):
+            met_another = name in self.made_with and not all(cell.is_own for cell in cells.values())
+            if len(cells) < 2 and name != ALL_PAIRS and not met_another:
+                del self.rows[name]
+                self.made_with.pop(name, None)
+
 
 def matrices_of(evaluations: Sequence[Evaluation]) -> list[TransferMatrix]:
     """One matrix for all rows that differ in nothing but encoder and set, where a set met an encoder not its own."""
@@ -64,4 +72,6 @@ def matrices_of(evaluations: Sequence[Evaluation]) -> list[TransferMatrix]:
         if row.base in bases:
             common = tuple(word for word in row.measured_on if word != row.image_encoder)
             matrices.setdefault(row.base, TransferMatrix(common)).add(row, name)
+    for matrix in matrices.values():
+        matrix.drop_what_did_not_travel()
     return list(matrices.values())
