@@ -68,7 +68,7 @@ def test_shipped_file_passes(file: Path) -> None:
     result = run("--cluster", file.relative_to(ROOT), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found["versions"]["ray"] == Versions.of_driver().ray
+    assert found["versions"]["ray"] == Versions.here().ray
     assert found["next_command"]
 
 
@@ -333,7 +333,7 @@ def test_pins_of_another_ray_are_refused_with_both_versions(tmp_path: Path) -> N
     pins.write_text("ray==2.9.0\n", encoding="utf-8")
     file = changed("aws_gpu.yaml", _set("file_mounts>~/rayvldd/constraints.txt", str(pins)), tmp_path)
     (fault,) = faults_of(file)
-    assert "pins Ray 2.9.0" in fault and Versions.of_driver().ray in fault
+    assert "pins Ray 2.9.0" in fault and Versions.here().ray in fault
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from conftest import TINY_STUDY
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.cli.main import main
+from rayvldd.clusters.versions import Versions
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.fleet import jobs as jobs_module
 from rayvldd.fleet import nodes, versions
 from rayvldd.fleet.jobs import ClusterJobs
-from rayvldd.fleet.versions import Versions
 
 TOKEN = "0123456789abcdef" * 4
 

@@ -85,7 +85,7 @@ def check_cluster(path: str | Path) -> ClusterReport:
     Raises:
         ConfigError: listing every fault of the file, and of the file of the account that it names.
     """
-    file, driver = read_cluster_file(path), Versions.of_driver()
+    file, driver = read_cluster_file(path), Versions.here()
     config: dict[str, Any] = {}
     if file.kind == "ray":
         config, faults = _checked_by_ray(file)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rayvldd.clusters.versions import PINS, Versions
+from rayvldd.clusters.versions import PINS, Versions, pin_of
 from rayvldd.errors import Fault
 
 TOKEN = "~/.ray/auth_token"
@@ -133,7 +133,7 @@ def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[
                 )
     for target, source in (config.get("file_mounts") or {}).items():
         if Path(str(target)).name == PINS and Path(str(source)).expanduser().is_file():
-            pinned = Versions.pin_of(Path(str(source)).expanduser(), "ray")
+            pinned = pin_of(Path(str(source)).expanduser(), "ray")
             if pinned != driver.ray:
                 faults.append(
                     Fault(f"{file}: file_mounts.{target}", f"pins Ray {pinned}", f"{driver.ray}, as the driver has")

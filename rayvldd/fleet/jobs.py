@@ -25,10 +25,11 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from rayvldd.clusters.versions import Versions
 from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError, did_you_mean
-from rayvldd.fleet.versions import EXIT_MISMATCH, Versions, mismatch
+from rayvldd.fleet.versions import EXIT_MISMATCH, mismatch
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 """Where Ray's dashboard is on the head, and here while ssh forwards its port."""

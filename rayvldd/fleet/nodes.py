@@ -7,8 +7,9 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayvldd.clusters.versions import Versions
 from rayvldd.errors import RayvlddError
-from rayvldd.fleet.versions import Versions, mismatch
+from rayvldd.fleet.versions import mismatch
 
 _ANSWER_S = 120.0
 """Seconds that a node has to start a process and look."""
