@@ -249,6 +249,19 @@ def test_mlflow_parameters_and_statuses(database: str, tmp_path: Path, tiny_stud
     assert "data.source" not in trial
 
 
+def test_mlflow_compares_by_mean_recall_before_anything_is_chosen(
+    database: str, tmp_path: Path, tiny_study: Study
+) -> None:
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+    tracker.start_study(tiny_study, "sweep")
+    tracker.start_trial("a", POINT)
+    tracker.log_metrics("a", {"matching_loss": 1.0, "val_image_to_text_r1": 2.0, "val_mean_recall": 3.0}, 0)
+    tracker.end_trial("a", "finished", None, {})
+    tracker.end_study("finished", {}, None)
+    (trial,) = [run for run in mlflow_runs(tmp_path) if run.info.run_name == "a"]
+    assert list(trial.data.metrics) == ["val_mean_recall", "matching_loss", "val_image_to_text_r1"]
+
+
 def test_mlflow_finished_studies_are_not_continued(database: str, tmp_path: Path, tiny_study: Study) -> None:
     """Somebody who deletes a study's folder and runs it again wants a second record, not a changed first one."""
     for _ in range(2):

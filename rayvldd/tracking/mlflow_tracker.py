@@ -271,7 +271,9 @@ _STUDY = ""
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
     now = int(time.time() * 1000)
     names = {key: f"details/{key}" if _DETAIL.fullmatch(key) else key for key in metrics}
-    return [Metric(names[key], float(value), now, step) for key, value in metrics.items()]
+    # MLflow's compare view opens with the metric that a run had first.
+    ordered = sorted(metrics, key=lambda key: not key.endswith("mean_recall"))
+    return [Metric(names[key], float(metrics[key]), now, step) for key in ordered]
 
 
 def _entries_of_scores(scores: Scores) -> list[Metric]:
