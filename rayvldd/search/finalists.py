@@ -128,7 +128,7 @@ def redistil(finalists: Sequence[Finalist], job: TrialJob, display: StudyDisplay
     Raises:
         RayvlddError: when the process of one distillation dies again and again, or not one fits.
     """
-    asked = [one for number in range(job.study.search.finalist_seeds) for one in _the_sets(finalists, number)]
+    asked = [finalist.sets[number] for number in range(job.study.search.finalist_seeds) for finalist in finalists]
     missing = [one for one in asked if not one.record.is_file()]
     if not missing:
         return
@@ -163,10 +163,6 @@ def line_of_finalist(finalist: Finalist) -> str:
         f"{finalist.val_mean_recall:5.2f} again ({low:.2f} to {high:.2f}, {len(finalist.sets)} sets"
         + (f", {failed} failed)" if failed else ")")
     )
-
-
-def _the_sets(finalists: Sequence[Finalist], number: int) -> list[Redistillation]:
-    return [finalist.sets[number] for finalist in finalists]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class StudyStore:
             RayvlddError: when another machine runs the study, or has taken it over.
             StoreError: when the place cannot be read or written, or holds another study than the folder.
         """
-        with self._claimed(display):
+        with self._wait_for_claim(display):
             self.fetch(display)
             self._drop_unnamed()
             ended = threading.Event()
@@ -146,11 +146,6 @@ class StudyStore:
             self._place.delete(self._file(f"files/{sha}"))
 
     # --- holding ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _claimed(self, display: StudyDisplay) -> Iterator[Claim]:
-        with self._wait_for_claim(display) as claim:
-            yield claim
 
     def _wait_for_claim(self, display: StudyDisplay) -> Claim:
         """Take the claim; of a holder elsewhere it takes half a minute to see that it is dead."""
