@@ -597,6 +597,33 @@ def test_the_search_says_which_experts_its_trials_are_making(
         assert shown == told
 
 
+def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
+    searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, read = with_search(searched, num_trials=100), []
+    at = Study.at
+    monkeypatch.setattr(Study, "at", lambda self, point: read.append(point) or at(self, point))
+    shown: list[tuple[Any, ...]] = []
+    display: Any = SimpleNamespace(progress=lambda *bar: shown.append(bar))
+    tracker = FolderTracker(tmp_path / "tracking")
+    tracker.start_study(study, "rayvldd sweep")
+    ledger = StudyFolder(tmp_path / "study").ledger()
+    callback = TrialCallback(StudyRun(study, ledger, tracker, display, None, lambda _: None))  # type: ignore[arg-type]
+    trials = [SimpleNamespace(config={**CONFIG, TRIAL_ID: f"trial_{number:03d}"}) for number in range(20)]
+    for one in trials:
+        callback.on_trial_start(0, trials, one)
+    del shown[:], read[:]
+    row = {OUTER_STEP: 2, EVALUATION: {"val_mean_recall": 5.0}}
+    for one in trials:
+        callback.on_trial_result(0, trials, one, row)
+    assert len(shown) < 20 and len(ledger.running) == 20 and not read
+    monkeypatch.setattr("rayvldd.search.progress_callback._SHOW_S", 0.0)
+    callback.on_trial_result(0, trials, trials[19], {**row, OUTER_STEP: 4})
+    what, ended, total, note = shown[-1]
+    assert (what, ended, total) == ("trials", 0, 100)
+    assert note.startswith("#0 50%, #1 50%") and "#7 50%, 12 more, best 5.00" in note and "#8" not in note
+
+
 def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
     space = {**SPACE, "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
     study = with_search(searched, space=space).model_copy(

@@ -27,6 +27,10 @@ from rayvldd.tracking.protocol import Origins, Tracker
 
 _LOOK_S = 2.0
 """Seconds between two looks at what is made in the store."""
+_SHOW_S = 0.5
+"""Seconds between two updates of the bar by reports: it is made from all trials, and a thousand report often."""
+_MOST_SHOWN = 8
+"""Running trials that the bar names, the earliest; people read no more."""
 
 
 class Illustrator(Protocol):
@@ -75,6 +79,9 @@ class TrialCallback(tune.Callback):
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
         self._looked = self._started
         self._experts: list[str] = []
+        self._last_shown = self._started
+        self._last_steps: dict[str, int] = {}
+        """The outer steps that a trial's point asks for, by its name: to read them off a study is dear."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; studies continue from their ledger instead."""
@@ -114,7 +121,8 @@ class TrialCallback(tune.Callback):
         row["search_seconds"] = round(self.search_seconds, 2)
         if self.run.ledger.add_evaluation(trial_id, row):
             self._log(trial_id, row)
-        self._show()
+        if time.monotonic() - self._last_shown >= _SHOW_S:
+            self._show()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial's process died and another one takes it up."""
@@ -193,8 +201,7 @@ class TrialCallback(tune.Callback):
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
             return "failed"
-        last = self.run.study.at(trial.point).distillation.outer_steps
-        return "finished" if trial.outer_step >= last else "stopped"
+        return "finished" if trial.outer_step >= self._last_step(trial) else "stopped"
 
     def _log_study(self) -> None:
         best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
@@ -205,16 +212,23 @@ class TrialCallback(tune.Callback):
         ledger, total = self.run.ledger, self.run.study.search.num_trials
         ended, running = len(ledger.ended), {trial.number: self._share_done(trial) for trial in ledger.running}
         rows = [trial.best["val_mean_recall"] for trial in ledger.trials.values() if trial.best]
-        notes = [f"#{number} {share:.0%}" for number, share in running.items()]
+        notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
+        notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
         notes += [f"best {max(rows):.2f}"] if rows else []
         notes += self._experts
         done = ended + sum(running.values())
         if done > 0:  # an early estimate is too long: the trials that will be stopped are not known yet
             notes.append(f"{time_as_text(self.search_seconds / done * (total - done))} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
+        self._last_shown = time.monotonic()
 
     def _share_done(self, trial: Trial) -> float:
-        return max(trial.outer_step, 0) / self.run.study.at(trial.point).distillation.outer_steps
+        return max(trial.outer_step, 0) / self._last_step(trial)
+
+    def _last_step(self, trial: Trial) -> int:
+        if trial.trial_id not in self._last_steps:
+            self._last_steps[trial.trial_id] = self.run.study.at(trial.point).distillation.outer_steps
+        return self._last_steps[trial.trial_id]
 
 
 def best_card(trial: Trial) -> dict[str, Any]:
