@@ -54,7 +54,6 @@ def import_command(
     study, workspace = checked_study(invocation, study_file)
     _check_one_set(study, study_file)
 
-    from rayvldd.data.array_cache import ArrayCache
     from rayvldd.experts.recipe import expert_recipe
     from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
     from rayvldd.fleet.buffer_import import import_experts
@@ -62,6 +61,7 @@ def import_command(
     from rayvldd.search.display import StudyDisplay
     from rayvldd.search.preparation import epochs_of
     from rayvldd.stores.addresses import open_store
+    from rayvldd.stores.prepared_arrays import open_cache
 
     store = open_store(store_uri, workspace)
     pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]
@@ -69,7 +69,7 @@ def import_command(
     with StudyDisplay() as display, reachable(store):
         digest = digest_of_buffers(pairs, display.progress)
         problem = load_problem(
-            point.at({"experts.imported": digest}), ArrayCache(workspace.cache), on_progress=display.progress
+            point.at({"experts.imported": digest}), open_cache(workspace.cache), on_progress=display.progress
         )
         layouts = problem.model.image_layout, problem.model.text_layout
         experts = read_buffers(pairs, *layouts, point.experts.epochs, display.progress)

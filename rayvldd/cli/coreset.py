@@ -123,12 +123,12 @@ def _choose_and_score(
     point: Study, workspace: "Workspace", work: _Work, display: "StudyDisplay"
 ) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
     """Return the coresets, and the recalls by the rows of the table, of which the full data is the last."""
-    from rayvldd.data.array_cache import ArrayCache
     from rayvldd.fleet.runtime import start_ray
     from rayvldd.models.problem import load_problem
+    from rayvldd.stores.prepared_arrays import open_cache
 
     with start_ray(None, None):
-        problem = load_problem(point, ArrayCache(workspace.cache), on_progress=display.progress)
+        problem = load_problem(point, open_cache(workspace.cache), on_progress=display.progress)
         seeds = seeds_of_students(problem, work.split, work.students)
         chosen = choose_coresets(problem, workspace, work.methods, work.numbers, seeds, display)
         if work.out_folder:

@@ -84,14 +84,15 @@ def _prepare(
     point: Study, workspace: "Workspace", store: "ExpertStore", display: "StudyDisplay"
 ) -> tuple["Problem", list["Trajectory"], str]:
     """Load the problem, make the experts that are missing, and name the run by all that decides it."""
-    from rayvldd.data.array_cache import ArrayCache, fingerprint
+    from rayvldd.data.array_cache import fingerprint
     from rayvldd.models.problem import load_problem
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.stores.prepared_arrays import open_cache
 
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(sets, store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
-    problem = load_problem(point, ArrayCache(workspace.cache), on_progress=display.progress)
+    problem = load_problem(point, open_cache(workspace.cache), on_progress=display.progress)
     trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
     settings = point.model_dump(mode="json", exclude={"name", "search", "resources"})
     return problem, trajectories, fingerprint({"settings": settings, "experts": recipe.key})

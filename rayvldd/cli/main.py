@@ -9,6 +9,7 @@ from rayvldd.errors import did_you_mean
 
 COMMANDS = (
     "check",
+    "prepare",
     "experts",
     "distill",
     "sweep",

@@ -182,11 +182,11 @@ def score_group(
     Raises:
         StoreError: when a set's captions come from another text encoder, or its images have another size.
     """
-    from rayvldd.data.array_cache import ArrayCache
     from rayvldd.fleet.evaluation_tasks import EvaluationJob
     from rayvldd.models.problem import load_problem
+    from rayvldd.stores.prepared_arrays import open_cache
 
-    problem = load_problem(group.study, ArrayCache(workspace.cache), on_progress=display.progress)
+    problem = load_problem(group.study, open_cache(workspace.cache), on_progress=display.progress)
     seeds = seeds_of_students(problem, split, students)
     jobs = {ALL_PAIRS: full_data_jobs(seeds)} if full_data else {}  # the longest first
     for name, distilled in group.sets.items():

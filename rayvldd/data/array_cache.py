@@ -8,8 +8,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from filelock import FileLock
@@ -23,11 +24,69 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class ListFingerprint:
+    """The :func:`fingerprint` of a list that is never in memory as a whole."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b"[")
+        self._separator = ""
+
+    def add(self, value: Any) -> None:
+        """Take the list's next value."""
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        self._digest.update((self._separator + text).encode())
+        self._separator = ","
+
+    def name(self) -> str:
+        """The fingerprint of the list of all values so far."""
+        digest = self._digest.copy()
+        digest.update(b"]")
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """An array by what decides it, before it is made."""
+
+    kind: str
+    """What the array holds, e.g. ``pixels``; the readable part of its name."""
+    key: Mapping[str, Any]
+    """Everything that decides the array's content, as a JSON value."""
+    shape: tuple[int, ...]
+    dtype: str
+    """As numpy names it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The description as a JSON value."""
+        return {"kind": self.kind, "key": dict(self.key), "shape": list(self.shape), "dtype": self.dtype}
+
+    @property
+    def name(self) -> str:
+        """Names the content, on every machine."""
+        return f"{self.kind}-{fingerprint(self.as_dict())}"
+
+
+@runtime_checkable
+class ArraySource(Protocol):
+    """Where finished arrays may lie besides the cache."""
+
+    def parts(self, array: ArrayDescription) -> Iterator[np.ndarray] | None:
+        """The array's rows in order, a part at a time; None where it does not lie there."""
+        ...
+
+
 class ArrayCache:
     """A folder of memory-mapped arrays, each beside a JSON file with the key that it was made for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: ArraySource | None = None) -> None:
+        """Name a cache; nothing is read or made yet.
+
+        Args:
+            folder: On a disk of this machine, or on one that several machines share.
+            source: Where an array is looked for before it is made.
+        """
         self.folder = folder
+        self._source = source
 
     def get_or_make(
         self,
@@ -36,8 +95,9 @@ class ArrayCache:
         shape: tuple[int, ...],
         dtype: Any,
         make: Callable[[np.ndarray], None],
+        on_fetched: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Return the array of this kind and key, read-only and memory-mapped; fill a new one if there is none.
+        """Return the array of this kind and key, read-only and memory-mapped; fetch or fill a new one if there is none.
 
         Processes that ask for the same array at the same time wait for the one that makes it.
 
@@ -47,18 +107,19 @@ class ArrayCache:
             shape: Shape of the array.
             dtype: Anything that ``numpy.dtype`` takes.
             make: Fills a writable array of that shape; when it raises, nothing is kept.
+            on_fetched: Told the rows that have come from the cache's source so far.
 
         Raises:
-            StoreError: when the folder cannot be written.
+            StoreError: when the folder cannot be written, or the source is damaged.
         """
-        described = {"kind": kind, "key": dict(key), "shape": list(shape), "dtype": np.dtype(dtype).name}
-        path = self.folder / f"{kind}-{fingerprint(described)}.npy"
+        described = ArrayDescription(kind, key, shape, np.dtype(dtype).name)
+        path = self.folder / f"{described.name}.npy"
         array = _open(path)
         if array is None:
             with self._locked(path):
                 array = _open(path)  # another process may have made it meanwhile
                 if array is None:
-                    self._make(path, described, shape, dtype, make)
+                    self._make(path, described, make, on_fetched)
                     array = _open(path)
         if array is None:
             raise StoreError(
@@ -82,27 +143,46 @@ class ArrayCache:
     def _make(
         self,
         path: Path,
-        described: dict[str, Any],
-        shape: tuple[int, ...],
-        dtype: Any,
+        described: ArrayDescription,
         make: Callable[[np.ndarray], None],
+        on_fetched: Callable[[int], None] | None,
     ) -> None:
         temporary = path.with_suffix(".partial")  # a fixed name, so what a killed process left is overwritten
         try:
+            parts = self._source.parts(described) if self._source else None
             try:
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=described.dtype, shape=described.shape)
                 _reserve(temporary)
             except OSError as error:
                 raise self._not_writable(error) from None
-            make(array)
-            array.flush()
+            if parts is None:
+                make(array)
+                array.flush()
+            else:
+                self._write_parts(temporary, array.offset, parts, on_fetched)
             del array
             sidecar = path.with_suffix(".json.partial")
-            sidecar.write_text(json.dumps(described, indent=1), encoding="utf-8")
+            sidecar.write_text(json.dumps(described.as_dict(), indent=1), encoding="utf-8")
             os.replace(sidecar, path.with_suffix(".json"))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _write_parts(
+        self, path: Path, offset: int, parts: Iterator[np.ndarray], on_fetched: Callable[[int], None] | None
+    ) -> None:
+        """Write parts one behind the other; by file, for pages of a map would count as this process's memory."""
+        done = 0
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            for part in parts:
+                try:
+                    file.write(np.ascontiguousarray(part).data)
+                except OSError as error:
+                    raise self._not_writable(error) from None
+                done += len(part)
+                if on_fetched:
+                    on_fetched(done)
 
     def _not_writable(self, error: OSError) -> StoreError:
         return StoreError(

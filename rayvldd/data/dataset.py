@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 
 from rayvldd.config.settings import DataSettings, DrawnData
-from rayvldd.data.array_cache import ArrayCache, fingerprint
-from rayvldd.data.drawn import draw_into, drawing_fingerprint, scenes_of
+from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ListFingerprint, fingerprint
+from rayvldd.data.drawn import draw_into, drawing_fingerprint, iterate_scenes
 from rayvldd.data.records import SPLITS, Record, read_records
 from rayvldd.errors import DataError, Fault
 
@@ -79,16 +79,30 @@ def _split(name: str, image_names: list[str], pixels: np.ndarray, captions: list
     return Split(name, image_names, pixels, [caption for of_image in captions for caption in of_image], caption_image)
 
 
+def pixels_array(key: dict[str, Any], num_images: int, size: int) -> ArrayDescription:
+    """A split's decoded or drawn images as an array of the cache."""
+    return ArrayDescription("pixels", key, (num_images, 3, size, size), "uint8")
+
+
 def _cached_pixels(
-    cache: ArrayCache, key: dict[str, Any], shape: tuple[int, int, int, int], make: Callable[[np.ndarray], None]
+    cache: ArrayCache,
+    array: ArrayDescription,
+    make: Callable[[np.ndarray], None],
+    split: str,
+    on_progress: OnProgress | None,
 ) -> tuple[np.ndarray, str]:
     """Return the cached pixels and their content's digest, itself cached: hashing gigabytes takes seconds."""
-    pixels = cache.get_or_make("pixels", key, shape, np.uint8, make)
+
+    def tell(done: int) -> None:
+        if on_progress:
+            on_progress(f"fetching {split} images", done, array.shape[0])
+
+    pixels = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, make, tell)
 
     def hash_into(digest: np.ndarray) -> None:
         digest[:] = np.frombuffer(hashlib.sha256(pixels.data).digest(), dtype=np.uint8)
 
-    digest = cache.get_or_make("pixels-sha256", key, (32,), np.uint8, hash_into)
+    digest = cache.get_or_make("pixels-sha256", array.key, (32,), np.uint8, hash_into)
     return pixels, digest.tobytes().hex()
 
 
@@ -98,18 +112,25 @@ def _cached_pixels(
 def _drawn_split(
     settings: DrawnData, name: str, cache: ArrayCache, on_progress: OnProgress | None
 ) -> tuple[Split, str]:
-    scenes = scenes_of(settings, name)
-    size = settings.image_size
-    key = {"scenes": fingerprint([repr(scene) for scene in scenes]), "size": size, "drawing": drawing_fingerprint()}
+    named, captions = ListFingerprint(), []
+    for scene in iterate_scenes(settings, name):
+        named.add(repr(scene))
+        captions.append(scene.captions)
+    array = drawn_pixels_array(named.name(), len(captions), settings.image_size)
 
     def draw(pixels: np.ndarray) -> None:
-        for done in draw_into(pixels, scenes):
+        for done in draw_into(pixels, iterate_scenes(settings, name)):
             if on_progress:
-                on_progress(f"drawing {name} scenes", done, len(scenes))
+                on_progress(f"drawing {name} scenes", done, len(captions))
 
-    pixels, digest = _cached_pixels(cache, key, (len(scenes), 3, size, size), draw)
-    image_names = [f"{name}-{number:05d}" for number in range(len(scenes))]
-    return _split(name, image_names, pixels, [scene.captions for scene in scenes]), digest
+    pixels, digest = _cached_pixels(cache, array, draw, name, on_progress)
+    image_names = [f"{name}-{number:05d}" for number in range(len(captions))]
+    return _split(name, image_names, pixels, captions), digest
+
+
+def drawn_pixels_array(scenes: str, num_images: int, size: int) -> ArrayDescription:
+    """The pixels of drawn scenes, which are named by the fingerprint of their list."""
+    return pixels_array({"scenes": scenes, "size": size, "drawing": drawing_fingerprint()}, num_images, size)
 
 
 # --- image files --------------------------------------------------------------------------------------------------
@@ -118,23 +139,29 @@ def _drawn_split(
 def _decoded_split(
     name: str, records: list[Record], size: int, cache: ArrayCache, on_progress: OnProgress | None
 ) -> tuple[Split, str]:
+    array = decoded_pixels_array(name, records, size)
+
+    def decode(pixels: np.ndarray) -> None:
+        for done in decode_into(pixels, records):
+            if on_progress:
+                on_progress(f"decoding {name} images", done, len(records))
+
+    pixels, digest = _cached_pixels(cache, array, decode, name, on_progress)
+    return _split(name, [record.image for record in records], pixels, [record.captions for record in records]), digest
+
+
+def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayDescription:
+    """The pixels of a split's image files, which are named by their sizes and times of change."""
     files = [[record.image, *_size_and_time(record.path)] for record in records]
     key = {
         "files": fingerprint(files),
-        "split": name,
+        "split": split,
         "size": size,
         "resampling": "bicubic",
         "decoding_version": _DECODING_VERSION,
         "pillow": PIL.__version__,  # decoders differ by a grey level between releases
     }
-
-    def decode(pixels: np.ndarray) -> None:
-        for done in _decode_into(pixels, records):
-            if on_progress:
-                on_progress(f"decoding {name} images", done, len(records))
-
-    pixels, digest = _cached_pixels(cache, key, (len(records), 3, size, size), decode)
-    return _split(name, [record.image for record in records], pixels, [record.captions for record in records]), digest
+    return pixels_array(key, len(records), size)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -142,8 +169,19 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _decode_into(pixels: UInt8[np.ndarray, "image 3 height width"], records: list[Record]) -> Iterator[int]:
-    """Decode every image and yield how many are done; in threads, as Pillow decodes outside the interpreter lock."""
+def decode_into(
+    pixels: UInt8[np.ndarray, "image 3 height width"], records: Sequence[Record], num_threads: int | None = None
+) -> Iterator[int]:
+    """Decode every image and yield how many are done; in threads, as Pillow decodes outside the interpreter lock.
+
+    Args:
+        pixels: Where they are put.
+        records: The images, as many as there is room for.
+        num_threads: Default: one for each CPU that this process may use.
+
+    Raises:
+        DataError: after all, listing every image that cannot be decoded.
+    """
     size = pixels.shape[-1]
 
     def decode_one(index: int) -> Fault | None:
@@ -154,8 +192,8 @@ def _decode_into(pixels: UInt8[np.ndarray, "image 3 height width"], records: lis
         return None
 
     faults = []
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(num_threads)
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(num_threads or num_cpus)
     try:
         for done, fault in enumerate(pool.map(decode_one, range(len(records))), start=1):
             if fault:

@@ -5,7 +5,7 @@ name different parts of this, so that telling scenes apart takes shapes, colours
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -100,9 +100,28 @@ def draw_split(
 
 def scenes_of(settings: DrawnData, split: str) -> list[Scene]:
     """Make up the scenes of a split; the first ones stay the same when the split grows."""
-    count = {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}[split]
-    random = np.random.default_rng(np.random.SeedSequence([settings.seed, SPLITS.index(split)]))
-    return [_make_scene(random) for _ in range(count)]
+    return list(iterate_scenes(settings, split))
+
+
+def iterate_scenes(settings: DrawnData, split: str) -> Iterator[Scene]:
+    """Make up the scenes of a split one after the other."""
+    return scenes_from(scene_generator(settings, split), num_scenes(settings, split))
+
+
+def num_scenes(settings: DrawnData, split: str) -> int:
+    """How many scenes a split has."""
+    return {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}[split]
+
+
+def scene_generator(settings: DrawnData, split: str) -> np.random.Generator:
+    """The random numbers that a split's scenes are made of, before the first of them."""
+    return np.random.default_rng(np.random.SeedSequence([settings.seed, SPLITS.index(split)]))
+
+
+def scenes_from(random: np.random.Generator, count: int) -> Iterator[Scene]:
+    """Make up the next scenes that the generator's state leads to."""
+    for _ in range(count):
+        yield _make_scene(random)
 
 
 def _make_scene(random: np.random.Generator) -> Scene:
@@ -327,7 +346,7 @@ _SHAPES = {
 # --- drawing ------------------------------------------------------------------------------------------------------
 
 
-def draw_into(pixels: UInt8[np.ndarray, "image 3 height width"], scenes: Sequence[Scene]) -> Iterator[int]:
+def draw_into(pixels: UInt8[np.ndarray, "image 3 height width"], scenes: Iterable[Scene]) -> Iterator[int]:
     """Draw the scenes one after another and yield how many are done."""
     size = pixels.shape[-1]
     for index, scene in enumerate(scenes):

@@ -15,9 +15,9 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import RayvlddError
 from rayvldd.models.problem import Problem, load_problem
+from rayvldd.stores.prepared_arrays import open_cache
 
 MAX_REPLACEMENTS = 3
 """Times that a job is taken up again after its process died; what dies so often dies of the job."""
@@ -90,7 +90,7 @@ def run_jobs(
         return []
     fit = share.actors_that_fit(ray.cluster_resources())
     if fit < 1:
-        raise _does_not_fit(share, ray.cluster_resources())
+        raise does_not_fit(share, ray.cluster_resources())
     crew = _Crew(jobs, study, cache_folder, share, at_a_time or len(jobs))
     try:
         while crew.results_missing:
@@ -216,7 +216,7 @@ class _Worker:
 
     def __init__(self, study: Study, cache_folder: Path, num_threads: int, device: str) -> None:
         self._study = study
-        self._cache = ArrayCache(cache_folder)
+        self._cache = open_cache(cache_folder)
         self._num_threads = num_threads
         self._device = device
         self._problem: Problem | None = None
@@ -236,7 +236,8 @@ class _Worker:
         self._progress = progress
 
 
-def _does_not_fit(share: Share, resources: Mapping[str, float]) -> RayvlddError:
+def does_not_fit(share: Share, resources: Mapping[str, float]) -> RayvlddError:
+    """The error for a share that no machine has."""
     wanted = {"CPU": float(share.num_cpus), "GPU": share.num_gpus, **share.custom}
     there = ", ".join(f"{resources.get(name, 0):g} {name}" for name in wanted)
     return RayvlddError(

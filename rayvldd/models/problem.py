@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache, fingerprint
+from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
 from rayvldd.models.image_encoder import faults_of_image_encoder
@@ -27,6 +27,9 @@ OnProgress = Callable[[str, int, int], None]
 
 _BATCH = 128
 """Images that go through a frozen encoder at a time."""
+
+CAPTIONS_AT_A_TIME = 4096
+"""Captions that an encoder is handed at a time; which ones share a batch can change the last bit of an embedding."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +143,31 @@ def _inputs(
     on_progress: OnProgress | None,
 ) -> SplitInputs:
     def embed(out: np.ndarray) -> None:
-        for start in range(0, len(out), 4096):
-            part = slice(start, start + 4096)
+        for start in range(0, len(out), CAPTIONS_AT_A_TIME):
+            part = slice(start, start + CAPTIONS_AT_A_TIME)
             out[part] = text_encoder.embed(split.captions[part]).numpy()
             if on_progress:
-                on_progress(f"embedding {split.name} captions", min(start + 4096, len(out)), len(out))
+                on_progress(f"embedding {split.name} captions", min(part.stop, len(out)), len(out))
 
-    # By the captions alone: another image size or encoder needs no new embeddings.
-    key = {"captions": fingerprint(split.captions), "text_encoder": text_encoder.fingerprint}
-    shape = (len(split.captions), text_encoder.width)
-    captions = cache.get_or_make("captions", key, shape, np.float32, embed)
+    def tell(done: int) -> None:
+        if on_progress:
+            on_progress(f"fetching {split.name} caption embeddings", done, len(split.captions))
+
+    array = captions_array(fingerprint(split.captions), len(split.captions), text_encoder)
+    captions = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, embed, tell)
     images = split.pixels
     if model.stem_is_frozen_encoder:
         images = _features(split, dataset, model, cache, device, on_progress)
     return SplitInputs(split, images, captions)
+
+
+def captions_array(captions: str, num_captions: int, text_encoder: TextEncoder) -> ArrayDescription:
+    """The embeddings of captions, which are named by the fingerprint of their list.
+
+    By the captions alone: another image size or image encoder needs no new embeddings.
+    """
+    key = {"captions": captions, "text_encoder": text_encoder.fingerprint}
+    return ArrayDescription("captions", key, (num_captions, text_encoder.width), "float32")
 
 
 def _features(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distiller import Distiller
 from rayvldd.distillation.run import student_seeds
 from rayvldd.evaluation.students import evaluate_pairs
@@ -20,6 +19,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.problem import Problem, load_problem
 from rayvldd.search.display import time_as_text
 from rayvldd.search.final_test import MAX_FULL_DATA
+from rayvldd.stores.prepared_arrays import open_cache
 
 _EPOCH_IMAGES = 1024
 """Training images of the epoch that is timed; the rest is in proportion."""
@@ -126,7 +126,7 @@ def _range(seconds: list[float]) -> str:
 
 def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> Problem:
     device = "cuda" if point.resources.gpus_per_trial else "cpu"
-    return load_problem(point, ArrayCache(cache), device=device, on_progress=on_progress)
+    return load_problem(point, open_cache(cache), device=device, on_progress=on_progress)
 
 
 def _timed_epoch(problem: Problem) -> tuple[float, Trajectory]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.run import mean_of, student_seeds
 from rayvldd.evaluation.intervals import nested_interval
@@ -19,6 +18,7 @@ from rayvldd.models.problem import Problem, load_problem
 from rayvldd.search.display import StudyDisplay
 from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import StudyFolder, read_json
+from rayvldd.stores.prepared_arrays import open_cache
 from rayvldd.stores.workspace import write_json_whole
 
 TEST = 1
@@ -39,7 +39,7 @@ def look_at_test(
     """
     if folder.test.is_file():
         return read_json(folder.test)
-    problem = load_problem(study.at(best.point), ArrayCache(cache), on_progress=display.progress)
+    problem = load_problem(study.at(best.point), open_cache(cache), on_progress=display.progress)
     sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
     count = study.evaluation.num_test_students
     seeds = student_seeds(problem, len(sets) * count, purpose=TEST)  # the first ones are those of `evaluate`

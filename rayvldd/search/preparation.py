@@ -7,7 +7,6 @@ from typing import Any
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study, changes_experts, value_at
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
 from rayvldd.fleet.expert_fleet import FleetProgress, make_experts
@@ -15,6 +14,7 @@ from rayvldd.fleet.get_or_make import Wanted
 from rayvldd.models.problem import SplitInputs, load_problem
 from rayvldd.search.display import StudyDisplay, point_as_text, time_as_text
 from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.prepared_arrays import open_cache
 from rayvldd.tracking.protocol import Origins
 
 
@@ -71,7 +71,7 @@ def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> Expert
     """
     sets = []
     for point, at_point in expert_points(study):
-        problem = load_problem(at_point, ArrayCache(cache), on_progress=display.progress)
+        problem = load_problem(at_point, open_cache(cache), on_progress=display.progress)
         sets.append(ExpertSet(point, at_point, expert_recipe(problem), epochs_of(study, at_point), problem.train))
     display.done()
     _check_pairs(study, sets[0].train.num_images)

@@ -18,7 +18,7 @@ from ray import tune
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache, fingerprint
+from rayvldd.data.array_cache import fingerprint
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
 from rayvldd.errors import RayvlddError
@@ -33,6 +33,7 @@ from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
 from rayvldd.stores.expert_store import ExpertStore
+from rayvldd.stores.prepared_arrays import open_cache
 from rayvldd.tracking.machine_use import PeakMemory
 
 Report = dict[str, Any]
@@ -138,7 +139,7 @@ def problem_at(point: Study, cache: Path) -> Problem:
     if key not in _loaded:
         _loaded.clear()
         device = "cuda" if point.resources.gpus_per_trial else "cpu"
-        _loaded[key] = load_problem(point, ArrayCache(cache), device=device)
+        _loaded[key] = load_problem(point, open_cache(cache), device=device)
     return replace(_loaded[key], study=point)
 
 

@@ -1,0 +1,103 @@
+"""``rayvldd prepare``: decode and embed a dataset with all machines of a cluster, for the commands that follow."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.preparation import checked_study, dry_run, store_option, study_argument
+from rayvldd.config.study import Study
+from rayvldd.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from rayvldd.fleet.array_pipeline import PreparedArray
+
+
+@click.command(
+    "prepare",
+    cls=RunCommand,
+    kept="every shard that was finished",
+    examples=[
+        "rayvldd prepare search_spaces/quickstart.yaml",
+        "rayvldd prepare search_spaces/quickstart.yaml --store s3://bucket/experts --address auto",
+        "rayvldd prepare search_spaces/quickstart.yaml --store s3://bucket/experts --node-cache /mnt/disk/rayvldd",
+        "rayvldd prepare search_spaces/quickstart.yaml --dry-run",
+    ],
+)
+@study_argument
+@store_option
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Run on a Ray cluster: `auto` or HOST:PORT on one of its nodes. Default: this machine.",
+)
+@click.option(
+    "--node-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A folder on a disk of each machine, to which arrays are copied once a machine, on first use. Default: the "
+    "workspace's cache, which is one for all where machines share the workspace.",
+)
+@click.pass_obj
+def command(
+    invocation: Invocation, study_file: Path, store_uri: str | None, address: str | None, node_cache: Path | None
+) -> None:
+    """Decode the images and embed the captions of STUDY side by side, into shards in the store.
+
+    What is there already stays. The other commands on this workspace then copy the finished arrays to their cache,
+    shard by shard, and decode and embed nothing. Without this command they do both themselves, on one machine.
+    """
+    study, workspace = checked_study(invocation, study_file)
+
+    from rayvldd.stores.addresses import lives_in_ray, open_store
+
+    store = open_store(store_uri, workspace)
+    faults = []
+    if lives_in_ray(store):
+        allowed = "a folder or s3://BUCKET/PREFIX"
+        faults.append(Fault("--store", f"got {store_uri!r}, which ends with its cluster", allowed))
+    if node_cache and not node_cache.is_absolute():
+        faults.append(Fault("--node-cache", f"got {str(node_cache)!r}", "an absolute path, the same on all machines"))
+    if faults:
+        raise InputError(faults, next_command="the same command with what is allowed")
+    if invocation.dry_run:
+        return dry_run(invocation, study, _plan(study, store.uri, node_cache))
+
+    from rayvldd.fleet.array_pipeline import prepare_arrays, quiet_ray, wanted_arrays
+    from rayvldd.fleet.nodes import refuse_unfit_nodes
+    from rayvldd.fleet.runtime import start_ray
+    from rayvldd.search.display import StudyDisplay
+    from rayvldd.stores.array_shards import ArrayShards
+    from rayvldd.stores.prepared_arrays import note_prepared
+
+    quiet_ray()
+    with StudyDisplay() as display, start_ray(address, None):
+        if address is not None:
+            refuse_unfit_nodes(workspace.root)
+        wanted = wanted_arrays(study)
+        arrays = prepare_arrays(wanted, study.resources, ArrayShards(store.place), display.progress)
+        display.done()
+    note_prepared(workspace, store.uri, node_cache)
+    for array in arrays:
+        invocation.say(_line_of(array))
+    invocation.say(f"in {store.uri}; the other commands on {workspace.root} take them from there")
+    invocation.finish({"study": study.name, "store": store.uri, "arrays": [vars(array) for array in arrays]})
+
+
+def _plan(study: Study, store_uri: str, node_cache: Path | None) -> dict[str, Any]:
+    encoders = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
+    named = [f"{one.pooling} {one.name}".strip() for one in encoders.values()]
+    return {
+        "images": f"of {study.data.source} data, at {study.data.image_size} px",
+        "captions": f"embedded by {', '.join(named)}",
+        "storage": store_uri,
+        "copies": f"{node_cache} of each machine" if node_cache else "in the workspace's cache",
+    }
+
+
+def _line_of(array: "PreparedArray") -> str:
+    nodes = ", ".join(f"{number} by {node}" for node, number in sorted(array.made_by_node.items()))
+    made = f"{array.made} made" + (f" ({nodes})" if len(array.made_by_node) > 1 else "")
+    shards = f"{array.shards} shard{'' if array.shards == 1 else 's'}"
+    return f"{array.title:14} {array.rows:9} rows in {shards}, {made}, {array.shards - array.made} there before"

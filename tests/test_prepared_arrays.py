@@ -1,0 +1,296 @@
+"""Arrays made in parts, kept in shards and taken by the cache: the same names and bytes as those made in one piece."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from rayvldd.cli.main import main
+from rayvldd.config.settings import DataSettings, DrawnData, FolderData
+from rayvldd.config.study import Study
+from rayvldd.data import dataset
+from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ListFingerprint, fingerprint
+from rayvldd.data.dataset import load_dataset
+from rayvldd.data.records import SPLITS
+from rayvldd.data.split_sources import split_sources
+from rayvldd.errors import DataError, StoreError
+from rayvldd.fleet.array_pipeline import prepare_arrays, wanted_arrays
+from rayvldd.models.problem import load_problem
+from rayvldd.models.text_encoder import HashedNgrams
+from rayvldd.stores import array_shards
+from rayvldd.stores.array_shards import ArrayShards
+from rayvldd.stores.folder import FolderPlace
+from rayvldd.stores.place import Place
+from rayvldd.stores.prepared_arrays import note_prepared, open_cache
+from rayvldd.stores.workspace import Workspace
+
+RAY_WARNS_OF_ITSELF = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+"""Ray 2.60 sets deprecated fields where it copies its own context."""
+
+ROWS = np.arange(7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
+ARRAY = ArrayDescription("captions", {"of": "a test"}, ROWS.shape, "float32")
+
+
+def photographs(folder: Path) -> FolderData:
+    """Eight images of several sizes, with one to three captions each."""
+    random, lines = np.random.default_rng(0), []
+    (folder / "images").mkdir(parents=True)
+    for number in range(8):
+        noise = random.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "images" / f"{number}.jpg")
+        captions = [f"photograph {number} told {time} times" for time in range(1 + number % 3)]
+        split = "val" if number == 3 else "test" if number == 4 else "train"
+        lines.append(json.dumps({"image": f"{number}.jpg", "captions": captions, "split": split}))
+    (folder / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return FolderData(source="folder", root=str(folder), annotations="captions.jsonl", images="images", image_size=16)
+
+
+@pytest.fixture(params=["drawn", "folder"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataSettings:
+    if request.param == "folder":
+        return photographs(tmp_path / "data")
+    return DrawnData(source="drawn", image_size=16, num_train=300, num_val=3, num_test=3)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return FolderPlace(tmp_path / "store")
+    from rayvldd.stores.s3 import S3Place
+
+    return S3Place("experts", "sets", tmp_path / "local", endpoint_url=request.getfixturevalue("s3").url)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of ``ARRAY``; of images of 16 px one. What is cut is said in the manifest, which workers read."""
+    monkeypatch.setattr(array_shards, "SHARD_BYTES", 3 * ROWS[0].nbytes)
+
+
+def kept(store: Place) -> ArrayShards:
+    """A store with the whole of ``ROWS``."""
+    shards = ArrayShards(store)
+    assert shards.begin(ARRAY) == 3
+    for number in shards.missing(ARRAY):
+        shards.write(ARRAY, number, ROWS[3 * number : 3 * number + 3])
+    return shards
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_of_a_list_that_is_never_whole() -> None:
+    named = ListFingerprint()
+    assert named.name() == fingerprint([])
+    for value in ("é, \"'", {"b": 1, "a": [2]}, 0.1):
+        named.add(value)
+    assert named.name() == fingerprint(["é, \"'", {"a": [2], "b": 1}, 0.1])
+
+
+def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp_path: Path) -> None:
+    whole = load_dataset(data, ArrayCache(tmp_path / "cache"))
+    for name, source in zip(SPLITS, split_sources(data), strict=True):
+        split = getattr(whole, name)
+        assert (tmp_path / "cache" / f"{source.pixels.name}.npy").is_file()
+        assert source.captions == fingerprint(split.captions)
+        assert source.num_captions == len(split.captions)
+        cut = min(257, len(split.pixels) - 1)  # behind a noted state of the generator, where there are so many
+        for start, stop in ((0, cut), (cut, len(split.pixels))):
+            pixels = np.zeros((stop - start, *split.pixels.shape[1:]), dtype=np.uint8)
+            source.image_part(start, stop).fill(pixels)
+            np.testing.assert_array_equal(pixels, split.pixels[start:stop])
+        cut = len(split.captions) * 9 // 10
+        halves = source.caption_part(0, cut).captions(), source.caption_part(cut, len(split.captions)).captions()
+        assert halves[0] + halves[1] == split.captions
+        assert len(halves[0]) == cut
+
+
+# --- shards -------------------------------------------------------------------------------------------------------
+
+
+def test_shards_give_back_what_was_written(store: Place) -> None:
+    parts = kept(store).parts(ARRAY)
+    assert parts is not None
+    found = list(parts)
+    assert [len(part) for part in found] == [3, 3, 1]
+    assert np.concatenate(found).tobytes() == ROWS.tobytes()
+    assert found[0].dtype == np.float32
+
+
+def test_how_an_array_is_cut_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = kept(FolderPlace(tmp_path))
+    monkeypatch.setattr(array_shards, "SHARD_BYTES", 10**6)
+    assert shards.begin(ARRAY) == 3
+    assert shards.missing(ARRAY) == []
+
+
+def test_a_shard_holds_whole_units(tmp_path: Path) -> None:
+    assert ArrayShards(FolderPlace(tmp_path)).begin(ARRAY, unit=2) == 2
+    other = ArrayDescription("captions", {}, ROWS.shape, "float32")
+    assert ArrayShards(FolderPlace(tmp_path)).begin(other, unit=5) == 5  # one at least, however large it is
+
+
+def test_no_array_is_no_fault(store: Place) -> None:
+    assert ArrayShards(store).parts(ARRAY) is None
+
+
+def test_an_array_with_shards_missing_is_refused(tmp_path: Path) -> None:
+    shards = kept(FolderPlace(tmp_path))
+    shards.place.delete(f"arrays/{ARRAY.name}/shard_00001.json")
+    assert shards.missing(ARRAY) == [1]
+    with pytest.raises(StoreError, match=r"1 of 3 shards are not there(?s:.)*Next: rayvldd prepare"):
+        shards.parts(ARRAY)
+
+
+@pytest.mark.parametrize("damage", ["bytes", "rows", "shape"])
+def test_a_damaged_shard_is_told_and_made_again(tmp_path: Path, damage: str) -> None:
+    shards, file = kept(FolderPlace(tmp_path)), tmp_path / "arrays" / ARRAY.name / "shard_00001.arrow"
+    if damage == "bytes":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    else:  # a whole file with its own checksum, which is not this shard
+        wrong = ROWS[:2] if damage == "rows" else ROWS[:3, :, :2]
+        of_wrong = ArrayDescription("captions", ARRAY.key, (7, *wrong.shape[1:]), "float32")
+        ArrayShards(FolderPlace(tmp_path / "wrong")).write(of_wrong, 1, wrong)
+        for path in (tmp_path / "wrong" / "arrays" / of_wrong.name).iterdir():
+            path.replace(file.with_name(path.name))
+    parts = shards.parts(ARRAY)
+    assert parts is not None and len(next(parts)) == 3
+    with pytest.raises(StoreError, match=r"shard_00001\.arrow: damaged(?s:.)*Next: rayvldd prepare"):
+        next(parts)
+    assert shards.missing(ARRAY) == [1]
+
+
+def test_another_layout_is_refused(tmp_path: Path) -> None:
+    shards, manifest = kept(FolderPlace(tmp_path)), tmp_path / "arrays" / ARRAY.name / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(StoreError, match=r"format 2 by rayvldd .*allowed: 1(?s:.)*Next: move that folder away"):
+        shards.parts(ARRAY)
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def never(_: np.ndarray) -> None:
+    raise AssertionError("it lies in the store")
+
+
+def test_the_cache_takes_what_the_store_has(store: Place, tmp_path: Path) -> None:
+    told: list[int] = []
+    cache = ArrayCache(tmp_path / "cache", kept(store))
+    array = cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never, told.append)
+    assert told == [3, 6, 7]
+
+    def make(out: np.ndarray) -> None:
+        out[:] = ROWS
+
+    ArrayCache(tmp_path / "made").get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, make)
+    np.testing.assert_array_equal(array, ROWS)
+    files = [sorted((tmp_path / name).glob("captions-*.[nj]*")) for name in ("cache", "made")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert len(files[0]) == 2
+
+
+def test_nothing_is_kept_of_an_array_whose_shard_is_damaged(tmp_path: Path) -> None:
+    shards = kept(FolderPlace(tmp_path / "store"))
+    (tmp_path / "store" / "arrays" / ARRAY.name / "shard_00002.arrow").write_bytes(b"not Arrow")
+    cache = ArrayCache(tmp_path / "cache", shards)
+    with pytest.raises(StoreError, match="damaged"):
+        cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never)
+    assert not list((tmp_path / "cache").glob("*.[np]*"))
+
+
+def test_each_machine_copies_to_its_own_disk(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    kept(FolderPlace(tmp_path / "store"))
+    note_prepared(workspace, str(tmp_path / "store"), tmp_path / "disk")
+    note_prepared(workspace, str(tmp_path / "another"), None)  # the first is still looked at, and the disk still used
+    open_cache(workspace.cache).get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never)
+    assert [path.name for path in (tmp_path / "disk").glob("*.npy")] == [f"{ARRAY.name}.npy"]
+    assert not list(workspace.cache.glob("*.npy"))
+
+
+# --- the pipelines, on Ray ----------------------------------------------------------------------------------------
+
+
+def shards_with_times(store: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(store.rglob("shard_*"))}
+
+
+def forbid_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Iterator[int]:
+        raise AssertionError("it lies in the store")
+
+    monkeypatch.setattr(dataset, "draw_into", refuse)
+    monkeypatch.setattr(HashedNgrams, "embed", refuse)
+
+
+@RAY_WARNS_OF_ITSELF
+def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None
+) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    monkeypatch.setattr(array_shards, "SHARD_BYTES", 10 * 3 * 16 * 16)
+
+    def interrupt(_: str, done: int, __: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    wanted = wanted_arrays(tiny_study)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderPlace(workspace.experts)), interrupt)
+    before = shards_with_times(workspace.experts)
+    assert before
+
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(tiny_study.model_dump(mode="json")), encoding="utf-8")
+    result = CliRunner().invoke(main, ["prepare", str(file), "--workspace", str(workspace.root), "--json"])
+    assert result.exit_code == 0, result.output
+    arrays = json.loads(result.stdout)["arrays"]
+    assert [array["shards"] for array in arrays] == [4, 2, 2, 1, 1, 1]
+    assert sum(array["made"] for array in arrays) == 11 - len(before) // 2
+    after = shards_with_times(workspace.experts)
+    assert len(after) == 22 and before.items() <= after.items()
+
+    alone = load_problem(tiny_study, ArrayCache(tmp_path / "alone"), device="cpu")
+    with monkeypatch.context() as patched:
+        forbid_making(patched)
+        taken = load_problem(tiny_study, open_cache(workspace.cache), device="cpu")
+    assert taken.fingerprints == alone.fingerprints
+    files = sorted((tmp_path / "alone").glob("*.npy"))
+    assert len(files) == 12  # pixels with digests, captions, and the features that are computed of the pixels
+    for made in files:
+        assert (workspace.cache / made.name).read_bytes() == made.read_bytes()
+
+
+@RAY_WARNS_OF_ITSELF
+def test_images_that_cannot_be_decoded_are_told_at_once(tiny_study: Study, tmp_path: Path, local_ray: None) -> None:
+    data = photographs(tmp_path / "data")
+    for name in ("0.jpg", "3.jpg"):
+        (tmp_path / "data" / "images" / name).write_bytes(b"no image")
+    study = tiny_study.model_copy(update={"data": data})
+    wanted = [one for one in wanted_arrays(study) if one.title.endswith("images")]
+    shards = ArrayShards(FolderPlace(tmp_path / "store"))
+    with pytest.raises(DataError, match=r"0\.jpg: cannot be decoded(?s:.)*3\.jpg: cannot be decoded") as told:
+        prepare_arrays(wanted, tiny_study.resources, shards, lambda *_: None)
+    assert len(told.value.faults) == 2
+    assert [shards.missing(one.array) for one in wanted] == [[0], [0], []]  # six train images, the first is none
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_faults_of_the_command_are_told_at_once(tiny_study: Study, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(tiny_study.model_dump(mode="json")), encoding="utf-8")
+    options = ["--workspace", str(tmp_path / "w"), "--store", "object-store://experts", "--node-cache", "disk"]
+    result = CliRunner().invoke(main, ["prepare", str(file), *options])
+    assert result.exit_code == 2
+    assert "2 faults found" in result.stderr
+    assert "--store: got 'object-store://experts', which ends with its cluster" in result.stderr
+    assert "--node-cache: got 'disk'; allowed: an absolute path" in result.stderr
