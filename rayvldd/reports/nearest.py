@@ -26,10 +26,13 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
         texts: Embeddings [pair, text_dim] in the space of ``train.captions``.
         train: The real captions.
     """
-    asked = _at_length_one(texts)
+    asked = np.asarray(texts, dtype=np.float32)
+    asked = asked / _lengths(asked)[:, None]
     best, index = np.full(len(asked), -np.inf), np.zeros(len(asked), dtype=np.int64)
     for start in range(0, len(train.captions), _CHUNK):
-        scores = asked @ _at_length_one(train.captions[start : start + _CHUNK]).T
+        captions = np.asarray(train.captions[start : start + _CHUNK], dtype=np.float32)
+        scores = asked @ captions.T
+        scores /= _lengths(captions)  # not the captions, of which a sweep would make a copy at the end of every trial
         nearest = scores.argmax(axis=1)
         score = scores[np.arange(len(asked)), nearest]
         nearer = score > best
@@ -37,6 +40,5 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
     return [NearestCaption(train.split.captions[i], float(s)) for i, s in zip(index, best, strict=True)]
 
 
-def _at_length_one(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, dtype=np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    return np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), 1e-12)
