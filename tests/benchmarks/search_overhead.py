@@ -32,6 +32,8 @@ from rayvldd.stores.expert_store import ExpertStore
 from rayvldd.stores.folder import FolderPlace
 from rayvldd.stores.workspace import Workspace
 
+RunTrial = Callable[[Mapping[str, Scalar], TrialJob], None]
+
 OUTER_STEPS = 18
 _AT_A_TIME = 2
 
@@ -56,11 +58,11 @@ class StudyTimes:
 
 def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bool) -> StudyTimes:
     """Run a study of the command ``sweep`` with everything it does, in a workspace where experts are made already."""
-    prepared = _study("prepared", 1, 1, tiny)
-    _sweep(prepared, folder, 0.0, tiny)
-    study = _study("asleep", num_trials, _AT_A_TIME, tiny)
+    prepared = study_of_size("prepared", 1, 1, tiny)
+    run_sweep(prepared, folder, asleep(lambda: None), tiny)
+    study = study_of_size("asleep", num_trials, _AT_A_TIME, tiny)
     began = time.monotonic()
-    trials, phases = _sweep(study, folder, trial_seconds / OUTER_STEPS, tiny)
+    trials, phases = run_sweep(study, folder, asleep(lambda: time.sleep(trial_seconds / OUTER_STEPS)), tiny)
     wall = time.monotonic() - began - sum(phases[name] for name in ("prepare", "experts", "test"))
     starts = sorted(each.evaluations[0]["search_seconds"] for each in trials)
     ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
@@ -72,20 +74,17 @@ def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bo
 def trials_an_hour(folder: Path, at_a_time: int, tiny: bool) -> float:
     """Trials that end in an hour, from the end of the first so many on, when all have begun and found their data."""
     counted = at_a_time * (1 if tiny else 3)
-    study = _study(f"scaling_{at_a_time}", at_a_time + counted, at_a_time, tiny)
-    trials, _ = _sweep(study, folder, None, tiny)
+    study = study_of_size(f"scaling_{at_a_time}", at_a_time + counted, at_a_time, tiny)
+    trials, _ = run_sweep(study, folder, trial.run_trial, tiny)
     ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
     return 3600 * counted / (ends[-1] - ends[at_a_time - 1])
 
 
-def _sweep(
-    study: Study, folder: Path, seconds_a_step: float | None, tiny: bool
-) -> tuple[list[Trial], Mapping[str, float]]:
-    """The trials of a study and the seconds of its phases; trials that sleep, or without a number that work."""
+def run_sweep(study: Study, folder: Path, run_trial: RunTrial, tiny: bool) -> tuple[list[Trial], Mapping[str, float]]:
+    """Run the command ``sweep`` with other trials; returns these and the seconds of its phases."""
     workspace = Workspace(folder)
     tracker = open_tracker("none" if tiny else None, study.name, workspace)
     display = StudyDisplay(Console(quiet=True))
-    run_trial = trial.run_trial if seconds_a_step is None else _asleep(seconds_a_step)
     with patch.object(tuning, "run_trial", run_trial):
         store = ExpertStore(FolderPlace(workspace.experts))
         result = sweep(study, workspace, store, tracker, display=display, illustrator=Pictures())
@@ -95,11 +94,11 @@ def _sweep(
     return result.trials, StudyFolder(workspace.study(study.name)).seconds()
 
 
-def _asleep(seconds_a_step: float) -> Callable[[Mapping[str, Scalar], TrialJob], None]:
+def asleep(sleep: Callable[[], None]) -> RunTrial:
     """A trial as it is, but for its outer steps, which are sleeps, and its evaluations, which say 10 %."""
 
     def step(distiller: Distiller) -> StepReport:
-        time.sleep(seconds_a_step)
+        sleep()
         distiller.outer_step += 1
         return StepReport(distiller.outer_step, 1.0, 0.5, 0.5, 0.1, 0.1, 1.0, 0)
 
@@ -116,7 +115,7 @@ def _asleep(seconds_a_step: float) -> Callable[[Mapping[str, Scalar], TrialJob],
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the trials' processes do not find this folder
 
 
-def _study(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Study:
+def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Study:
     """Five settings of which none changes what a trial takes, and nobody is stopped."""
     rate = {"type": "float", "low": 1.0, "high": 10.0, "log": True}
     step_size = {"type": "float", "low": 1e-5, "high": 1e-4, "log": True}
