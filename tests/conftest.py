@@ -1,4 +1,4 @@
-"""What several test modules share: a small study, and one local Ray for the whole session."""
+"""What several test modules share: a small study, and one local Ray for a whole session."""
 
 import os
 from collections.abc import Iterator
@@ -43,19 +43,19 @@ TINY_STUDY = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup``: one process starts the one Ray and runs all tests on it, the other the rest.
+    """With ``-n 2 --dist loadfile`` each process takes module after module: first those that take longest.
 
-    A module stays on one process, which makes its fixtures once. The modules with Ray take longest and come first.
+    That is the one with hosts, which waits most of its minutes, and then those with Ray, of which each process starts
+    one when it first needs it.
     """
 
     def on_ray(item: pytest.Item) -> bool:
         place = item.callspec.params.get("place") if hasattr(item, "callspec") else None
         return place == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
 
-    modules = {item.path for item in items if on_ray(item)}
-    items.sort(key=lambda item: item.path not in modules)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in modules else item.path.stem))
+    with_hosts = {item.path for item in items if "hosts" in getattr(item, "fixturenames", ())}
+    with_ray = {item.path for item in items if on_ray(item)}
+    items.sort(key=lambda item: (item.path not in with_hosts, item.path not in with_ray))
 
 
 @pytest.fixture(autouse=True)
