@@ -147,13 +147,17 @@ def table_of(study: Study, recalls: dict[float, list[float]]) -> Table:
 
 
 @pytest.fixture
-def one_rate(tiny_study: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """The tiny study of 8 outer steps with one rate to search, published at 10."""
-    monkeypatch.setattr(search_replay, "PUBLISHED", {"distillation.lr_image": 10.0})
+def one_rate(tiny_study: Study) -> Study:
+    """The tiny study of 8 outer steps with one rate to search, first tried at 10."""
     values = tiny_study.model_dump(mode="json")
     values["distillation"]["outer_steps"] = 8
     domain = {"type": "float", "low": 1.0, "high": 1000.0, "log": True}
-    values["search"] = {"space": {"distillation.lr_image": domain}, "grace_evaluations": 1, "max_concurrent": 1}
+    values["search"] = {
+        "space": {"distillation.lr_image": domain},
+        "initial_points": [{"distillation.lr_image": 10.0}],
+        "grace_evaluations": 1,
+        "max_concurrent": 1,
+    }
     return Study.model_validate(values)
 
 
@@ -210,7 +214,6 @@ def test_budgets_are_compared_on_a_recorded_table(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(search, "RANDOM_TRIALS", (3, 4))
-    monkeypatch.setattr(search_replay, "PUBLISHED", POINT)
     only = ("--only", "budget_vs_random,budget_vs_hand_tuning", "--table", str(recorded))
     figures = figures_of(search, monkeypatch, capsys, *only)
     assert figures["recorded_runs"] == 4 and math.isfinite(figures["neighbour_rank_correlation"])

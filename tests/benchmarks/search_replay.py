@@ -22,14 +22,6 @@ from rayvldd.search.sampler import FAILURE, StudySearcher, make_searcher
 from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
 from rayvldd.search.trial import point_of
 
-PUBLISHED: dict[str, Scalar] = {
-    "distillation.syn_steps": 8,
-    "distillation.max_start_epoch": 2,
-    "distillation.lr_image": 1000.0,
-    "distillation.lr_text": 1000.0,
-    "distillation.lr_lr": 0.01,
-}
-"""Wu et al., Flickr30K, 100 pairs."""
 _VALUES_BY_HAND = 5
 """Values of a rate that hand tuning tries, evenly over its domain."""
 
@@ -80,14 +72,14 @@ def random_search(table: Table, study: Study, num_trials: int) -> Curve:
 
 
 def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
-    """One setting after the other, in an order that the seed draws, from the published point; the best values stay."""
+    """One setting after the other, in an order that the seed draws, from the study's own point; the best values stay."""
     tried: list[Response] = []
 
     def outcome(point: Mapping[str, Scalar]) -> float:
         tried.append(table.nearest(point))
         return 0.0 if tried[-1].failed else tried[-1].best
 
-    point, space = dict(PUBLISHED), study.search.space
+    point, space = study.initial_points()[0], study.search.space
     reached = outcome(point)
     for key in np.random.default_rng(seed).permutation(list(space)).tolist():
         here = point[key]
@@ -124,8 +116,8 @@ def _rises(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def our_search(table: Table, study: Study, num_trials: int, trial_seconds: float, **changes: Any) -> Curve:
-    """A search with the study's own settings for so many trials, from the published point; it goes on beyond them."""
-    ours = _searched(study, initial_points=(PUBLISHED,), num_trials=num_trials, **changes)
+    """A search with the study's own settings and first point for so many trials; it goes on beyond them."""
+    ours = _searched(study, num_trials=num_trials, **changes)
     return _Replay(table, ours).run(trial_seconds)
 
 
