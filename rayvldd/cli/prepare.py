@@ -64,14 +64,13 @@ def command(
     if invocation.dry_run:
         return dry_run(invocation, study, _plan(study, store.uri, node_cache))
 
-    from rayvldd.fleet.array_pipeline import prepare_arrays, quiet_ray, wanted_arrays
+    from rayvldd.fleet.array_pipeline import prepare_arrays, wanted_arrays
     from rayvldd.fleet.nodes import refuse_unfit_nodes
     from rayvldd.fleet.runtime import start_ray
     from rayvldd.search.display import StudyDisplay
     from rayvldd.stores.array_shards import ArrayShards
     from rayvldd.stores.prepared_arrays import note_prepared
 
-    quiet_ray()
     with StudyDisplay() as display, start_ray(address, None):
         if address is not None:
             refuse_unfit_nodes(workspace.root)

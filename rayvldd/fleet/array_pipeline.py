@@ -6,7 +6,6 @@ and whatever is interrupted has every finished shard in the store.
 """
 
 import logging
-import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -233,14 +232,6 @@ def _written(
         error = pickle.dumps(told)
     node = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:6]})"
     return {"array": job.array.name, "rows": job.num_rows, "node": node, "error": error}
-
-
-def quiet_ray() -> None:
-    """Keep a Ray that is not started or joined yet from writing into the bar: a warning for each of Ray Data's actors.
-
-    That they may be lost with the driver is true, and harmless: nothing goes on here without it.
-    """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 
 
 def _silence() -> None:
