@@ -158,6 +158,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
                 "num_trials": num_trials,
                 "max_concurrent": at_a_time,
                 "grace_evaluations": OUTER_STEPS,
+                "num_finalists": 0,
             },
         }
     )

@@ -72,7 +72,7 @@ def random_search(table: Table, study: Study, num_trials: int) -> Curve:
 
 
 def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
-    """One setting after the other, in an order that the seed draws, from the study's own point; the best values stay."""
+    """One setting after the other, in an order that the seed draws, from the study's point; the best values stay."""
     tried: list[Response] = []
 
     def outcome(point: Mapping[str, Scalar]) -> float:
