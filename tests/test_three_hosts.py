@@ -237,7 +237,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
         terminal.wait_until(lambda: "host1" in laptop.alive(), "the host that was cut off works again")
         terminal.wait_until(laptop.has_succeeded, "the end of the job")
         log = laptop.job()["log"]
-        print(log)
+        (tmp_path / "job.log").write_text(log)  # to be read beside a failure
         assert_all_accounted_for(study, log)
         assert_mlflow_is_complete(study, laptop)
     laptop.run("ray", "down", "-y", str(laptop.cluster_file))
