@@ -42,20 +42,23 @@ TINY_STUDY = {
 """The smallest study that runs every part, in seconds on one core."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadfile`` each process takes module after module: first those that take longest.
+LONGEST = ("test_three_hosts", "test_killed_study", "test_trajectories_benchmark")
+"""Modules with tests of minutes."""
 
-    That is the one with hosts, which waits most of its minutes, and then those with Ray, of which each process starts
-    one when it first needs it.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 3 --dist loadfile`` each process takes module after module: first those that take longest.
+
+    After these come the others with Ray, of which each process starts one when it first needs it. Both wait more than
+    they compute, so that two cores have room for a third process.
     """
 
     def on_ray(item: pytest.Item) -> bool:
         place = item.callspec.params.get("place") if hasattr(item, "callspec") else None
         return place == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
 
-    with_hosts = {item.path for item in items if "hosts" in getattr(item, "fixturenames", ())}
     with_ray = {item.path for item in items if on_ray(item)}
-    items.sort(key=lambda item: (item.path not in with_hosts, item.path not in with_ray))
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path not in with_ray))
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def test_ci_runs_the_test_line_of_the_readme() -> None:
     start = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt "
     assert [line.rpartition(" && ")[2] for line in lines if line.startswith(start)] == [
         ".venv/bin/rayvldd sweep search_spaces/quickstart.yaml",
-        ".venv/bin/pytest -q -n 2 --dist loadfile",
+        ".venv/bin/pytest -q -n 3 --dist loadfile",
     ]
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 

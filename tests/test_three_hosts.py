@@ -113,7 +113,8 @@ class Laptop:
         output = self.folder / f"terminal_{time.time_ns()}"
         with output.open("wb") as file:
             shell = subprocess.Popen(
-                ["bash", "-c", f"{tunnel} & while read -r line; do $line; done; wait"],
+                # Under nohup, where a hang-up would be ignored, this terminal closes all the same.
+                ["env", "--default-signal=HUP", "bash", "-c", f"{tunnel} & while read -r line; do $line; done; wait"],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.PIPE,
