@@ -21,6 +21,7 @@ def benchmark(*arguments: str) -> dict[str, Any]:
     return result["figures"]
 
 
+@pytest.mark.long
 def test_error_of_the_gradient_is_measured_and_small() -> None:
     figures = benchmark("--only", "gradient_error", "--tiny")
     parts = [value for name, value in figures.items() if name != "gradient_error"]
@@ -28,6 +29,7 @@ def test_error_of_the_gradient_is_measured_and_small() -> None:
     assert len(parts) == 2
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_report_for_gpus_runs_at_a_tiny_size() -> None:
     figures = benchmark("--gpu-report", "--tiny", "--no-compile")

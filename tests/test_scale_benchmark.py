@@ -50,6 +50,7 @@ def test_what_is_late_or_left_idle_is_missing_from_the_efficiency() -> None:
     assert one_node_only.all_in == pytest.approx(20 / 44)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # a cluster of three nodes starts, on a machine that may be busy
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray has clusters of several nodes on Linux alone")
 def test_experts_are_made_on_every_node() -> None:

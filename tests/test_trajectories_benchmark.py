@@ -24,6 +24,7 @@ def figures(folder: Path, *names: str) -> dict[str, float]:
     return measured
 
 
+@pytest.mark.long
 def test_reading_and_keeping(tmp_path: Path) -> None:
     found = figures(tmp_path, "segment_read_time", "segment_read_memory", "bytes_kept")
     assert all(value > 0 for value in found.values())
@@ -36,6 +37,7 @@ def test_transfers_to_s3(tmp_path: Path) -> None:
     assert found["s3_efficiency"] == min(found["s3_efficiency_write"], found["s3_efficiency_read"]) > 0
 
 
+@pytest.mark.long
 def test_sharing_and_making_with_ray(tmp_path: Path) -> None:
     found = figures(tmp_path, "first_segment_ms", "shared_memory_growth", "fleet_scaling")
     assert found["first_segment_ms_folder"] > 0 and found["first_segment_ms_object_store"] > 0
