@@ -4,7 +4,7 @@
 that travel by pickle; names and bytes are the same.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rayvldd.config.settings import DataSettings, DrawnData
-from rayvldd.data.array_cache import ArrayDescription, ListFingerprint
+from rayvldd.data.array_cache import ArrayDescription, ListFingerprint, fingerprint
 from rayvldd.data.dataset import decode_into, decoded_pixels_array, drawn_pixels_array
 from rayvldd.data.drawn import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
 from rayvldd.data.records import SPLITS, Record, read_records
@@ -175,7 +175,7 @@ class RecordSource:
         self._records = records
         self.pixels = decoded_pixels_array(split, records, size)
         self._texts = [caption for record in records for caption in record.captions]
-        self.captions = _fingerprint_of(self._texts)
+        self.captions = fingerprint(self._texts)
         self.num_captions = len(self._texts)
 
     def image_part(self, start: int, stop: int) -> FilePart:
@@ -185,10 +185,3 @@ class RecordSource:
     def caption_part(self, start: int, stop: int) -> TextPart:
         """The captions from one index to before another."""
         return TextPart(tuple(self._texts[start:stop]))
-
-
-def _fingerprint_of(texts: Iterable[str]) -> str:
-    named = ListFingerprint()
-    for text in texts:
-        named.add(text)
-    return named.name()

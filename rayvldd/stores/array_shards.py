@@ -62,8 +62,8 @@ class ArrayShards:
         numbers = range(num_shards(array, rows)) if rows else ()
         return [n for n in numbers if not {_shard(array, n), _record(array, n)} <= present]
 
-    def write(self, array: ArrayDescription, number: int, rows: np.ndarray) -> int:
-        """Keep one shard; return its bytes.
+    def write(self, array: ArrayDescription, number: int, rows: np.ndarray) -> None:
+        """Keep one shard.
 
         Raises:
             StoreError: when the place cannot be written.
@@ -75,7 +75,6 @@ class ArrayShards:
         self.place.delete(_record(array, number))
         self.place.write(_shard(array, number), content)
         self.place.write(_record(array, number), json_text(record))
-        return len(content)
 
     def parts(self, array: ArrayDescription) -> Iterator[np.ndarray] | None:
         """The rows of an array, a shard at a time, each compared with its checksum; None where there is no such array.

@@ -25,7 +25,6 @@ from ray.cluster_utils import Cluster
 from search_overhead import OUTER_STEPS, asleep, run_sweep, study_of_size
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts import training
@@ -170,12 +169,12 @@ class Scaling:
 
 def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: float, tiny: bool) -> Scaling:
     """Let the crew make so many experts, each of so many seconds of sleep, in a store of their own."""
-    study = _study(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
+    study = study_of_size(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
     cache, told = folder / "cache", folder / f"experts_{num_nodes}"
     recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
     wanted = Wanted(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
     store = ExpertStore(FolderPlace(told / "store"))
-    job, meter = partial(_SleepingExpert, told, seconds), _Meter()
+    job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()
     with patch.object(expert_fleet, "ExpertJob", job), meter:
         made = make_experts(study, wanted, store, cache, lambda _: None)
     if made != num_experts or store.finished(recipe, wanted.epochs) != list(wanted.indexes):
@@ -185,8 +184,8 @@ def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: fl
 
 def sleeping_trials(folder: Path, num_nodes: int, num_trials: int, seconds: float, tiny: bool) -> Scaling:
     """Run the command ``sweep`` for so many trials, each of so many seconds of sleep, and measure its search."""
-    run_sweep(_study("prepared", 1, 1, tiny), folder, asleep(lambda: None), tiny)
-    study, told = _study(f"trials_{num_nodes}", num_trials, num_nodes, tiny), folder / f"trials_{num_nodes}"
+    run_sweep(study_of_size("prepared", 1, 1, tiny), folder, asleep(lambda: None), tiny)
+    study, told = study_of_size(f"trials_{num_nodes}", num_trials, num_nodes, tiny), folder / f"trials_{num_nodes}"
     told.mkdir()
     meter = _Meter()
 
@@ -223,19 +222,11 @@ class _Meter:
 
 
 @dataclass(frozen=True)
-class _SleepingExpert:
+class _SleepingExpert(ExpertJob):
     """The fleet's own job, but for the passes over the data and the validation, which are sleeps."""
 
     told: Path
     seconds: float
-    wanted: Wanted
-    store: ExpertStore
-    owner: str
-
-    @property
-    def title(self) -> str:
-        """What people call it."""
-        return f"expert {self.wanted.indexes[0]}"
 
     def do(self, problem: Problem, note: Callable[[int], None]) -> bool:
         """Do the job as it is, and tell of it."""
@@ -249,7 +240,7 @@ class _SleepingExpert:
             return RetrievalMetrics(*[10.0] * 6)
 
         with patch.object(training, "_train_epoch", train), patch.object(training, "score", score):
-            made = ExpertJob(self.wanted, self.store, self.owner).do(problem, note)
+            made = super().do(problem, note)
         sleep.tell(self.told, str(self.wanted.indexes[0]))
         return made
 
@@ -282,12 +273,6 @@ class _Sleep:
         node = ray.get_runtime_context().get_node_id()
         spell = Spell(node, self._began, time.time(), self._slept)
         (folder / f"{name}.json").write_text(json.dumps(asdict(spell)))
-
-
-def _study(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Study:
-    """That of the benchmark of searches, without the distillations after the search."""
-    study = study_of_size(name, num_trials, at_a_time, tiny)
-    return study.model_copy(update={"search": study.search.model_copy(update={"num_finalists": 0})})
 
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not find this folder
