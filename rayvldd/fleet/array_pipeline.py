@@ -115,19 +115,20 @@ def prepare_arrays(
         result.append(PreparedArray(one.title, one.array.name, one.array.shape[0], num_shards(one.array, rows)))
         jobs.setdefault(one.text_encoder, []).extend(_jobs(one, rows, missing))
     by_name = {one.name: one for one in result}
-    faults: list[Fault] = []
+    faults: dict[tuple[int, int], list[Fault]] = {}
     for encoder, of_stage in jobs.items():
         for row in _results(of_stage, encoder, resources, shards, on_progress):
             error = pickle.loads(row["error"]) if row["error"] else None
             if isinstance(error, DataError):
-                faults += error.faults
+                faults[list(by_name).index(row["array"]), row["number"]] = list(error.faults)
             elif error:
                 raise error
             else:
                 by_name[row["array"]].made += 1
                 by_name[row["array"]].made_by_node[row["node"]] += 1
     if faults:
-        raise DataError(faults, next_command="replace these files, then the same command: what is finished is kept")
+        in_order = [fault for shard in sorted(faults) for fault in faults[shard]]  # shards end in any order
+        raise DataError(in_order, next_command="replace these files, then the same command: what is finished is kept")
     return result
 
 
@@ -231,7 +232,7 @@ def _written(
     except RayvlddError as told:
         error = pickle.dumps(told)
     node = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:6]})"
-    return {"array": job.array.name, "rows": job.num_rows, "node": node, "error": error}
+    return {"array": job.array.name, "number": job.number, "rows": job.num_rows, "node": node, "error": error}
 
 
 def _silence() -> None:
