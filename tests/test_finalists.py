@@ -79,8 +79,9 @@ def test_the_finalists_are_the_best_trials_at_different_points(study: Study, tmp
 
 def test_every_set_has_a_seed_that_nothing_else_has(two: list[Finalist], study: Study) -> None:
     seeds = [one.seed for finalist in two for one in finalist.sets]
-    trials = [trial_seed(study.seed, number) for number in range(100)]
-    assert len({*seeds, *trials}) == 6 + 100
+    own = study.model_copy(update={"search": study.search.model_copy(update={"trial_seeds": "own"})})
+    trials = [trial_seed(own, number) for number in range(100)] + [trial_seed(study, 0)]
+    assert len({*seeds, *trials}) == 6 + 100, "trial 0 has the seed that all have in common"
     assert seeds[0] == finalist_seed(study.seed, 1, 0), "a function of study, trial and repeat alone"
 
 

@@ -267,11 +267,19 @@ def test_samplers_are_made_without_warnings(searched: Study) -> None:
             make_sampler(with_sampler(searched, sampler), 0)
 
 
-def test_seeds_are_functions_of_study_and_number() -> None:
-    assert trial_seed(7, 3) == trial_seed(7, 3)
-    seeds = {trial_seed(study, number) for study in range(3) for number in range(50)}
-    seeds |= {sampler_seed(study, number) for study in range(3) for number in range(50)}
+def test_seeds_are_functions_of_study_and_number(searched: Study) -> None:
+    studies = [searched.model_copy(update={"seed": seed}) for seed in range(3)]
+    own = [with_search(study, trial_seeds="own") for study in studies]
+    assert trial_seed(own[1], 3) == trial_seed(own[1], 3)
+    seeds = {trial_seed(study, number) for study in own for number in range(50)}
+    seeds |= {sampler_seed(study.seed, number) for study in studies for number in range(50)}
     assert len(seeds) == 300 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_trials_of_a_study_have_one_seed_in_common(searched: Study) -> None:
+    seeds = {trial_seed(searched, number) for number in range(50)}
+    assert seeds == {trial_seed(with_search(searched, trial_seeds="own"), 0)}
+    assert seeds != {trial_seed(searched.model_copy(update={"seed": searched.seed + 1}), 0)}
 
 
 def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:

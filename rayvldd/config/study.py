@@ -82,6 +82,10 @@ class SearchSettings(Settings):
     """Evaluations that every trial gets before it may be stopped early."""
     reduction_factor: float = Field(default=3.0, gt=1)
     """ASHA and Hyperband keep one in so many trials at each rung."""
+    trial_seeds: Literal["common", "own"] = "common"
+    """``common``: all trials start from the same pairs and meet the same segments, so that two of them differ by their
+    settings alone (common random numbers); what one seed favours, the finalists' fresh seeds show. ``own``: a seed for
+    each trial, from the study's seed and the trial's number."""
     num_finalists: int = Field(default=2, ge=0)
     """Best trials whose points are distilled again with fresh seeds, so that no lucky draw is chosen: the best mean on
     validation is tested. 1: the best trial alone, for an interval over sets, as always with several objectives; 0: its

@@ -105,7 +105,7 @@ class TrialCallback(tune.Callback):
         """Enter the trial, or find it again."""
         self._tune_trials = trials
         number = number_of(trial.config[TRIAL_ID])
-        seed = trial_seed(self.run.study.seed, number)
+        seed = trial_seed(self.run.study, number)
         self._open_record(self.run.ledger.start(number, seed, point_of(trial.config)))
         self._show()
 

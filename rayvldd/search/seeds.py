@@ -2,12 +2,17 @@
 
 import numpy as np
 
+from rayvldd.config.study import Study
+
 _TRIAL, _SAMPLER, _BRACKET, _FINALIST = 101, 102, 103, 104
 
 
-def trial_seed(study_seed: int, number: int) -> int:
-    """Seed of the trial with this number: the same study, seed and number give the same start pairs and draws."""
-    return _seed(study_seed, _TRIAL, number)
+def trial_seed(study: Study, number: int) -> int:
+    """Seed of the trial with this number, which decides its start pairs, segments and batches.
+
+    Under ``search.trial_seeds: common`` it is that of trial 0 whatever the number.
+    """
+    return _seed(study.seed, _TRIAL, 0 if study.search.trial_seeds == "common" else number)
 
 
 def sampler_seed(study_seed: int, known_trials: int) -> int:

@@ -103,7 +103,7 @@ def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     trial_id = str(config[TRIAL_ID])
     problem = problem_at(job.study.at(point_of(config)), job.cache)
     trajectories = trajectories_of(problem, job)
-    seed = trial_seed(job.study.seed, number_of(trial_id))
+    seed = trial_seed(job.study, number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
     saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None

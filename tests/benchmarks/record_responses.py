@@ -139,7 +139,7 @@ class Recorder:
         problem = replace(self.problem, study=self.study.at(point))
         clock = _Clock()
         row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
-        seed = trial_seed(self.study.seed, number)
+        seed = trial_seed(self.study, number)
         try:
             for evaluation in distill(problem, self.trajectories, seed, on_step=clock.step_taken):
                 clock.stop()
