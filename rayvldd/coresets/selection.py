@@ -80,10 +80,18 @@ def _choose(
     if method in ("forgetting", "forgetting_most"):
         order = by_forgetting(problem, captions, seed, generator)
         return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
-    features = joint_features(problem, captions)
-    if method == "k_means":
-        return k_means(features, num_pairs, seed)
-    return (herding if method == "herding" else k_center)(features, num_pairs)
+    key = (method, num_pairs, seed, *problem.fingerprints.values())  # the seed decides the captions too
+    if key not in _chosen_before:
+        features = joint_features(problem, captions)
+        if method == "k_means":
+            _chosen_before[key] = k_means(features, num_pairs, seed)
+        else:
+            _chosen_before[key] = (herding if method == "herding" else k_center)(features, num_pairs)
+    return _chosen_before[key]
+
+
+_chosen_before: dict[tuple[str | int, ...], Int[np.ndarray, " chosen"]] = {}
+"""What this process chose by features: the trials of a study have one seed in common, and k-means takes seconds."""
 
 
 def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:
