@@ -18,7 +18,7 @@ import evaluation
 import record_responses
 import search
 import search_replay
-from recorded_responses import Response, Table
+from recorded_responses import Answers, Response, Table
 
 POINT = {"distillation.lr_image": 1.0, "distillation.syn_steps": 2}
 
@@ -166,9 +166,16 @@ GOOD, POOR = [1.0, 5.0, 6.0, 7.0, 8.0], [1.0, 2.0, 2.0, 2.0, 2.0]
 
 def test_a_point_that_was_not_recorded_answers_as_its_neighbour(one_rate: Study) -> None:
     table = table_of(one_rate, {1.0: POOR, 100.0: GOOD, 1000.0: []})
-    assert table.nearest({"distillation.lr_image": 11.0}).point == {"distillation.lr_image": 100.0}  # logarithmic
-    assert table.nearest({"distillation.lr_image": 9.0}).point == {"distillation.lr_image": 1.0}
-    assert table.nearest({"distillation.lr_image": 900.0}).failed
+    at_11 = {"distillation.lr_image": 11.0}
+    assert Answers(table).nearest(at_11).point == {"distillation.lr_image": 100.0}  # logarithmic
+    assert Answers(table).nearest({"distillation.lr_image": 9.0}).point == {"distillation.lr_image": 1.0}
+    assert Answers(table).nearest({"distillation.lr_image": 900.0}).failed
+
+
+def test_each_run_answers_once_until_all_have(one_rate: Study) -> None:
+    answers = Answers(table_of(one_rate, {1.0: POOR, 100.0: GOOD, 1000.0: []}))
+    at_11 = {"distillation.lr_image": 11.0}
+    assert [answers.nearest(at_11).point["distillation.lr_image"] for _ in range(4)] == [100.0, 1.0, 1000.0, 100.0]
 
 
 def test_random_search_spends_whole_trials(one_rate: Study) -> None:
@@ -192,7 +199,8 @@ def test_hand_tuning_goes_through_the_values_of_a_setting(one_rate: Study) -> No
 
 def test_replayed_search_stops_poor_trials_and_learns_where_good_ones_are(one_rate: Study) -> None:
     rates = [10 ** (number / 10) for number in range(31)]
-    recalls = {rate: GOOD if 100 < rate < 300 else [] if rate > 500 else POOR for rate in rates}
+    poor = {rate: [1.0, *[4.0 - abs(math.log10(rate / 170))] * 4] for rate in rates}  # the farther off, the worse
+    recalls = {rate: GOOD if 100 < rate < 300 else [] if rate > 500 else poor[rate] for rate in rates}
     table = table_of(one_rate, recalls)
     curve = search_replay.our_search(table, one_rate, 12, 300.0)
     assert curve.best == 8.0 and curve.stopped > 5

@@ -1,8 +1,8 @@
 """The recorded responses of ``record_responses.py``: what distillations reached, at points spread over a space.
 
-A point that was not recorded answers as its nearest recorded neighbour does, every setting on a scale from 0 to 1
-between the ends of its domain (logarithmic where the domain is). So whatever is replayed meets only recalls that some
-real run reached, and no proposal gets better than the best of them.
+A point answers as its nearest recorded neighbour does, every setting on a scale from 0 to 1 between the ends of its
+domain (logarithmic where the domain is), and within one search each run answers once (:class:`Answers`). So whatever is
+replayed meets only recalls that some real run reached, and no proposal gets better than the best of them.
 """
 
 import json
@@ -85,21 +85,17 @@ class Table:
             values["model"]["text_encoder"]["name"] = "recorded"
         return Study.model_validate(values)
 
-    def nearest(self, point: Mapping[str, Scalar]) -> Response:
-        """What is answered at a point."""
-        return self.responses[int(np.argmin(self._distances(point)))]
-
     def error_of_neighbours(self) -> tuple[list[float], list[float]]:
         """The best recall of each run, and what its nearest neighbour would have answered in its place."""
         own, neighbours = [], []
         for number, response in enumerate(self.responses):
-            distances = self._distances(response.point)
+            distances = self.distances(response.point)
             distances[number] = math.inf
             own.append(response.best)
             neighbours.append(self.responses[int(np.argmin(distances))].best)
         return own, neighbours
 
-    def _distances(self, point: Mapping[str, Scalar]) -> np.ndarray:
+    def distances(self, point: Mapping[str, Scalar]) -> np.ndarray:
         """Of all recorded points from this one."""
         squares: np.ndarray = np.square(self._places - _place(point, self.study.search.space)).sum(1)
         return squares
@@ -107,6 +103,28 @@ class Table:
     @cached_property
     def _places(self) -> np.ndarray:
         return np.array([_place(response.point, self.study.search.space) for response in self.responses])
+
+
+class Answers:
+    """The table as one search meets it: a point answers as the nearest run does that has not answered before.
+
+    A trial beside the best one would in truth be another distillation, with a recall of its own. Were the nearest run
+    to answer again and again, whoever looks more closely where recall is high would find nothing there, ever. Once all
+    have answered, all may again.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._left = set(range(len(table.responses)))
+
+    def nearest(self, point: Mapping[str, Scalar]) -> Response:
+        """What is answered at a point."""
+        distances = self._table.distances(point)
+        number = min(self._left, key=lambda left: (distances[left], left))
+        self._left.remove(number)
+        if not self._left:
+            self._left = set(range(len(self._table.responses)))
+        return self._table.responses[number]
 
 
 def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarray:

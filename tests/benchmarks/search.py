@@ -5,8 +5,8 @@
     python tests/benchmarks/search.py --json                one JSON object on standard output, the rest aside
 
 The budgets are replayed from recorded responses (``--table``, made by ``record_responses.py``) in simulated time, which
-takes a minute: the project's own searcher and scheduler propose and stop, a point that was not recorded answers as its
-nearest neighbour among the recorded ones. Budgets are compared by the mean over seeds: the trial-seconds that our
+takes a minute: the project's own searcher and scheduler propose and stop, a point answers as the nearest recorded run
+that has not answered in this search. Budgets are compared by the mean over seeds: the trial-seconds that our
 searches take until their mean best recall reaches the mean of what the others have at their end, ÷ what those spend.
 ``study_overhead`` and ``trial_scaling`` run real studies on Ray, and want a quiet machine.
 """

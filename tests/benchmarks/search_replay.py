@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from recorded_responses import Response, Table
+from recorded_responses import Answers, Response, Table
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.study import Study
@@ -62,21 +62,21 @@ def random_search(table: Table, study: Study, num_trials: int) -> Curve:
     """Points of the study's random sampler, every trial to its end, from no setting that anyone knew before."""
     without = _searched(study, sampler="random", initial_points=(), num_trials=num_trials)
     searcher = make_searcher(without, Ledger(Path("nowhere")))
-    responses = []
+    answers, responses = Answers(table), []
     for number in range(num_trials):
         proposed = searcher.suggest(str(number))
         assert proposed is not None
-        responses.append(table.nearest(point_of(proposed)))
+        responses.append(answers.nearest(point_of(proposed)))
         searcher.on_trial_complete(str(number), {METRIC: responses[-1].best})
     return _in_full(responses)
 
 
 def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
     """One setting after the other, in an order that the seed draws, from the study's point; the best values stay."""
-    tried: list[Response] = []
+    answers, tried = Answers(table), []
 
     def outcome(point: Mapping[str, Scalar]) -> float:
-        tried.append(table.nearest(point))
+        tried.append(answers.nearest(point))
         return 0.0 if tried[-1].failed else tried[-1].best
 
     point, space = study.initial_points()[0], study.search.space
@@ -145,7 +145,7 @@ class _Replay:
     """Workers that are never idle, and the clock that they share."""
 
     def __init__(self, table: Table, study: Study) -> None:
-        self.table, self.workers = table, study.search.max_concurrent
+        self.answers, self.workers = Answers(table), study.search.max_concurrent
         ledger = Ledger(Path("nowhere"))
         self.searcher: StudySearcher = make_searcher(study, ledger)
         self.scheduler: StudyScheduler = make_scheduler(study, ledger)
@@ -173,7 +173,7 @@ class _Replay:
         assert config is not None
         trial = SimpleNamespace(trial_id=tune_id, config=config)
         self.scheduler.on_trial_add(None, trial)
-        self._await_next(_Running(tune_id, trial, self.table.nearest(point_of(config)), now))
+        self._await_next(_Running(tune_id, trial, self.answers.nearest(point_of(config)), now))
 
     def _await_next(self, running: _Running) -> None:
         """Queue the trial's next report, or its end."""
