@@ -3,11 +3,12 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray import tune
 
+from rayvldd.config.domains import Scalar
 from rayvldd.search.progress_callback import StudyRun, TrialCallback
 from rayvldd.search.sampler import make_searcher
 from rayvldd.search.scheduler import make_scheduler
@@ -25,6 +26,11 @@ _ENVIRONMENT = {
 
 _LIVES = 3
 """A trial whose process died, of a lost node or of memory, is taken up again so many times less one."""
+
+_TO_END_S = 600
+"""Seconds that a stopped trial has to end before its process takes up the next one. After Tune's own 2, which giving
+memory back can take on a busy machine, Tune drops the next trial, tells the searcher nothing of it, and waits for ever
+for it to end."""
 
 
 def search(run: StudyRun, job: TrialJob, folder: StudyFolder) -> None:
@@ -55,7 +61,7 @@ def _make_tuner(
     time_left: float | None,
 ) -> tune.Tuner:
     resources = run.study.resources
-    trainable = tune.with_parameters(run_trial, job=job)
+    trainable = tune.with_parameters(_patient(run_trial), job=job)
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
         tune_config=tune.TuneConfig(
@@ -74,6 +80,18 @@ def _make_tuner(
             failure_config=tune.FailureConfig(max_failures=_LIVES - 1),
         ),
     )
+
+
+def _patient(
+    run: Callable[[Mapping[str, Scalar], TrialJob], None],
+) -> Callable[[Mapping[str, Scalar], TrialJob], None]:
+    """The trial, in a process that waits for it to end."""
+
+    def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_TO_END_S)
+        run(config, job)
+
+    return run_trial
 
 
 @contextmanager
