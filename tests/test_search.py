@@ -228,6 +228,35 @@ def test_the_scheduler_is_asha(searched: Study, tmp_path: Path) -> None:
     assert min(step for _, step in ours) == 4, "not before the grace evaluations"
 
 
+def stops_at(study: Study, folder: Path, recalls: list[float]) -> list[int]:
+    """The outer steps at which the only trial of a study is told to stop; it reports every second step."""
+    scheduler = make_scheduler(study, Ledger(folder))
+    scheduler.on_trial_add(None, TuneTrial(0, 0))
+    rows = [row(2 * number, max(recalls[: number + 1])) for number in range(len(recalls))]
+    return [each[OUTER_STEP] for each in rows if scheduler.on_trial_result(None, TuneTrial(0, 0), each) == "STOP"]
+
+
+def test_a_trial_that_gains_nothing_is_stopped_though_it_is_the_first(searched: Study, tmp_path: Path) -> None:
+    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
+    assert stops_at(study, tmp_path, [5.0, 3.0, 2.0, 1.0]) == [4, 6], "told again until it has stopped"
+    assert stops_at(study, tmp_path, [5.0, 3.0, 5.1, 1.0]) == []
+    assert stops_at(with_search(study, stop_without_gain=False), tmp_path, [5.0, 3.0, 2.0, 1.0]) == []
+    assert stops_at(with_search(study, scheduler="none"), tmp_path, [5.0, 3.0, 2.0, 1.0]) == []
+    short = with_search(searched.at({"distillation.outer_steps": 4}), grace_evaluations=2)
+    assert stops_at(short, tmp_path, [5.0, 3.0, 2.0]) == [], "it has ended by itself"
+
+
+def test_what_a_trial_began_with_is_known_when_it_goes_on(searched: Study, tmp_path: Path) -> None:
+    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {})
+    for step in (0, 2):
+        ledger.add_evaluation("trial_000", row(step, 5.0))
+    scheduler = make_scheduler(study, ledger)
+    scheduler.on_trial_add(None, TuneTrial(0, 1))
+    assert scheduler.on_trial_result(None, TuneTrial(0, 1), row(4, 5.0)) == "STOP"
+
+
 @pytest.mark.parametrize("cut", [10, 37, 80])
 def test_a_scheduler_that_goes_on_decides_as_if_never_stopped(cut: int, searched: Study, tmp_path: Path) -> None:
     study = with_search(searched.at({"distillation.outer_steps": 40}))
@@ -289,12 +318,16 @@ def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str,
     assert card["study"]["distillation"]["lr_image"] == 10.0
 
 
-def test_a_trial_is_a_function_of_its_point_and_number(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    own = replace(job, study=with_search(job.study, trial_seeds="own"), trials=job.trials / "own")
     run_trial(CONFIG, job)
-    run_trial(CONFIG, replace(job, trials=job.trials / "again"))
     run_trial({**CONFIG, TRIAL_ID: "trial_004"}, job)
-    curves = [[without_seconds(r) for r in reports[start : start + 3]] for start in (0, 3, 6)]
-    assert curves[0] == curves[1] != curves[2]
+    run_trial(CONFIG, own)
+    run_trial({**CONFIG, TRIAL_ID: "trial_004"}, own)
+    run_trial(CONFIG, replace(own, trials=own.trials / "again"))
+    curves = [[without_seconds(r) for r in reports[start : start + 3]] for start in range(0, 15, 3)]
+    assert curves[0] == curves[1], "trials have their seed in common"
+    assert curves[2] == curves[4] != curves[3]
 
 
 def without_seconds(report: dict[str, Any]) -> dict[str, float]:
@@ -372,6 +405,13 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[[dict[str, Any], Any], 
     """
 
     def toy(config: dict[str, Any], job: Any) -> None:
+        try:
+            run(config, job)
+        finally:
+            if behaviour == "slow to end":
+                time.sleep(3)
+
+    def run(config: dict[str, Any], job: Any) -> None:
         from ray import tune
 
         name = config["trial_id"]
@@ -430,6 +470,12 @@ class Toy:
 @pytest.fixture
 def toy(searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None) -> Toy:
     return Toy(with_search(searched, num_trials=8), tmp_path, monkeypatch)
+
+
+def test_a_search_waits_for_trials_that_are_slow_to_end(toy: Toy) -> None:
+    """Tune would wait for two seconds, drop the trial that comes next, and never end."""
+    states = toy.run("slow to end").states()
+    assert states["finished"] + states["stopped"] == 8 and states["stopped"] > 0
 
 
 def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:

@@ -80,6 +80,9 @@ class SearchSettings(Settings):
     Default: no limit."""
     grace_evaluations: int = Field(default=2, ge=1)
     """Evaluations that every trial gets before it may be stopped early."""
+    stop_without_gain: bool = True
+    """Stop a trial that has not got above its start's recall by then, even the first, which no others are there to
+    compare with: what does worse than the real pairs that it began with seldom gets far. Not under ``none``."""
     reduction_factor: float = Field(default=3.0, gt=1)
     """ASHA and Hyperband keep one in so many trials at each rung."""
     trial_seeds: Literal["common", "own"] = "common"

@@ -2,8 +2,9 @@
 
 Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", arXiv 1810.05934),
 alone or in the brackets of Hyperband (arXiv 1603.06560), and the median stopping rule (Golovin et al., "Google Vizier",
-KDD 2017), as Ray Tune implements them. Deviation: a trial's bracket follows from the study's seed and the trial's
-number, where Ray draws it from the global stream.
+KDD 2017), as Ray Tune implements them. Deviations: a trial's bracket follows from the study's seed and the trial's
+number, where Ray draws it from the global stream; and a trial that is no better than its start when its grace is over
+is stopped whatever the others do, since these rules let whoever comes first to a rung go on.
 """
 
 import math
@@ -44,11 +45,16 @@ class StudyScheduler(FIFOScheduler):
     """A stopping rule that knows trials by the study's names, not by Tune's, which change when a study continues.
 
     A trial that continues therefore meets its own earlier decisions, and trials of earlier sessions count.
+
+    Args:
+        rule: Compares trials with each other.
+        gain_due: Outer step from which on a trial whose best recall is still that of its start is stopped.
     """
 
-    def __init__(self, rule: _Rule) -> None:
+    def __init__(self, rule: _Rule, gain_due: float = math.inf) -> None:
         super().__init__()
-        self._rule = rule
+        self._rule, self._gain_due = rule, gain_due
+        self._starts: dict[str, float] = {}
         self._last_step: dict[str, float] = {}
         self._stopped: set[str] = set()
 
@@ -68,9 +74,15 @@ class StudyScheduler(FIFOScheduler):
         is_new = step > self._last_step.get(name, -1)
         if is_new and name not in self._stopped:
             self._last_step[name] = step
-            if self._rule.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            told = self._rule.on_trial_result(tune_controller, trial, result)
+            if told == TrialScheduler.STOP or not self._has_gained(name, step, result[METRIC]):
                 self._stopped.add(name)
         return TrialScheduler.STOP if name in self._stopped else TrialScheduler.CONTINUE
+
+    def _has_gained(self, name: str, step: float, best: float) -> bool:
+        if step == 0:
+            self._starts[name] = best
+        return step < self._gain_due or best > self._starts.get(name, -math.inf)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Forget a trial that ended by itself: Tune repeats its last result, which the rule has seen."""
@@ -111,7 +123,9 @@ def make_scheduler(study: Study, ledger: Ledger) -> StudyScheduler:
     often to evaluate.
     """
     every, last = study.largest("distillation.evaluate_every"), study.largest("distillation.outer_steps")
-    scheduler = StudyScheduler(_rule(study, min(study.search.grace_evaluations * every, last), last))
+    grace = min(study.search.grace_evaluations * every, last)
+    looks_for_gain = study.search.stop_without_gain and study.search.scheduler != "none" and grace < last
+    scheduler = StudyScheduler(_rule(study, grace, last), grace if looks_for_gain else math.inf)
     scheduler.replay(ledger)
     return scheduler
 
