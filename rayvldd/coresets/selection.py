@@ -80,7 +80,7 @@ def _choose(
     if method in ("forgetting", "forgetting_most"):
         order = by_forgetting(problem, captions, seed, generator)
         return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
-    key = (method, num_pairs, seed, *problem.fingerprints.values())  # the seed decides the captions too
+    key = method, num_pairs, seed, tuple(problem.fingerprints.values())  # the seed decides the captions too
     if key not in _chosen_before:
         features = joint_features(problem, captions)
         if method == "k_means":
@@ -90,7 +90,7 @@ def _choose(
     return _chosen_before[key]
 
 
-_chosen_before: dict[tuple[str | int, ...], Int[np.ndarray, " chosen"]] = {}
+_chosen_before: dict[tuple[str, int, int, tuple[str, ...]], Int[np.ndarray, " chosen"]] = {}
 """What this process chose by features: the trials of a study have one seed in common, and k-means takes seconds."""
 
 
