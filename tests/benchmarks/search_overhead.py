@@ -118,7 +118,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the trials' proce
 def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Study:
     """Five settings of which none changes what a trial takes, and nobody is stopped."""
     rate = {"type": "float", "low": 1.0, "high": 10.0, "log": True}
-    step_size = {"type": "float", "low": 1e-5, "high": 1e-4, "log": True}
+    step_size = {"type": "float", "low": 0.01, "high": 0.02, "log": True}
+    slow = {"type": "float", "low": 1e-6, "high": 1e-5, "log": True}
     encoder: dict[str, Any] = {"name": "mobilenetv1_100", "pretrained": False, "mean": [0.5] * 3, "std": [0.5] * 3}
     if tiny:
         encoder = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 8}}
@@ -151,7 +152,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
                 "space": {
                     "distillation.lr_image": rate,
                     "distillation.lr_text": rate,
-                    "distillation.lr_lr": step_size,
+                    "distillation.lr_lr": slow,
                     "distillation.lr_student_image": step_size,
                     "distillation.lr_student_text": step_size,
                 },
