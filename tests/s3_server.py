@@ -43,6 +43,8 @@ class S3Server:
         self.moto = moto
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.carried_out: list[tuple[str, str]] = []
+        """Those that moto has answered: on a busy machine a connection to it may break, and the client asks again."""
         self.conditional_write = threading.Lock()
         self._choice = threading.Lock()
         self.url = ""
@@ -54,6 +56,10 @@ class S3Server:
     def seen(self, method: str, part: str = "") -> int:
         """How many requests of a method had ``part`` in their address."""
         return sum(method == seen and part in path for seen, path in self.requests)
+
+    def served(self, method: str, part: str = "") -> int:
+        """How many of these moto has answered."""
+        return sum(method == served and part in path for served, path in self.carried_out)
 
     def fault_for(self, method: str, path: str) -> Fault | None:
         with self._choice:
@@ -99,7 +105,9 @@ class _Proxy(BaseHTTPRequestHandler):
                 headers = {name: value for name, value in self.headers.items() if name != "Expect"}
                 connection.request(self.command, self.path, body, headers)
                 answer = connection.getresponse()
-                return answer.status, dict(answer.getheaders()), answer.read()
+                content = answer.read()
+                self.s3.carried_out.append((self.command, self.path))
+                return answer.status, dict(answer.getheaders()), content
         finally:
             connection.close()
 

@@ -78,11 +78,11 @@ def test_a_machine_downloads_once(s3: S3Server, place: S3Place, tmp_path: Path) 
         save_file({"a": torch.ones(9)}, path)
     places = [elsewhere(place, tmp_path) for _ in range(8)]
     s3.faults.append(Fault("slow", "GET", "expert", seconds=0.3))
-    s3.requests.clear()
+    s3.carried_out.clear()
     with ThreadPoolExecutor(8) as pool:
         for source in pool.map(lambda place: place.open_tensors("expert"), places):
             assert torch.equal(source.tensor("a"), torch.ones(9))
-    assert s3.seen("GET", "/expert") == 1
+    assert s3.served("GET", "/expert") == 1
 
 
 def test_a_copy_that_is_not_whole_is_downloaded_again(place: S3Place, tmp_path: Path) -> None:

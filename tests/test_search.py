@@ -670,6 +670,23 @@ def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
     assert note.startswith("#0 50%, #1 50%") and "#7 50%, 12 more, best 5.00" in note and "#8" not in note
 
 
+def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_path: Path) -> None:
+    def last_note(budget: float | None) -> str:
+        study = with_search(searched, num_trials=100, time_budget_s=budget)
+        ledger, shown = StudyFolder(tmp_path / str(budget)).ledger(), list[tuple[Any, ...]]()
+        ledger.start(0, 1, {})
+        ledger.add_evaluation("trial_000", row(2, 5.0, seconds=900.0))
+        run: Any = SimpleNamespace(
+            study=study, ledger=ledger, display=SimpleNamespace(progress=lambda *bar: shown.append(bar))
+        )
+        TrialCallback(run)._show()
+        return str(shown[-1][-1])
+
+    assert last_note(None).endswith("h 45 min left")
+    assert last_note(940.5).endswith(", 40 s left")
+    assert last_note(800).endswith(", 0 s left")
+
+
 def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
     space = {**SPACE, "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
     study = with_search(searched, space=space).model_copy(

@@ -29,23 +29,27 @@ from rayvldd.stores.claims import ClaimState
 ROOT = Path(__file__).parents[1]
 CLUSTER_FILE = ROOT / "clusters" / "on_prem.yaml"
 HEAD, CUT, KILLED = range(3)
+SHORT, LONG = 200, 1400
 
 STUDY = {
     **TINY_STUDY,
     "name": "three_hosts",
     "experts": {"num_experts": 3, "epochs": 60, "batch_size": 32},
-    "distillation": {**TINY_STUDY["distillation"], "outer_steps": 600, "evaluate_every": 20},  # type: ignore[dict-item]
+    "distillation": {**TINY_STUDY["distillation"], "outer_steps": LONG, "evaluate_every": 20},  # type: ignore[dict-item]
     # Each host has the two CPUs of this machine: one expert or one trial at a time.
     "resources": {"cpus_per_expert": 2, "cpus_per_trial": 2},
     "search": {
-        "space": {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 100.0, "log": True}},
+        "space": {"distillation.outer_steps": {"type": "int", "low": SHORT, "high": LONG}},
+        # The first on each host is long: Tune hands the process of a trial that ends to one whose own still starts, on
+        # a busy machine for half a minute, and the third host would stay idle until all is done.
+        "initial_points": [{"distillation.outer_steps": steps} for steps in (LONG, LONG, LONG, SHORT, SHORT, SHORT)],
         "num_trials": 6,
         "max_concurrent": 3,
         "scheduler": "none",
         "num_finalists": 0,
     },
 }
-"""Trials of half a minute, none of which is stopped: long enough to lose a host in the middle of one."""
+"""Trials of a minute, none of which is stopped: long enough to lose a host in the middle of one."""
 
 
 @pytest.fixture

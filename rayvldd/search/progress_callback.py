@@ -217,10 +217,16 @@ class TrialCallback(tune.Callback):
         notes += [f"best {max(rows):.2f}"] if rows else []
         notes += self._experts
         done = ended + sum(running.values())
-        if done > 0:  # an early estimate is too long: the trials that will be stopped are not known yet
-            notes.append(f"{time_as_text(self.search_seconds / done * (total - done))} left")
+        if done > 0:
+            notes.append(f"{time_as_text(self._seconds_left(done, total))} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
         self._last_shown = time.monotonic()
+
+    def _seconds_left(self, done: float, total: int) -> float:
+        """An early estimate is too long: the trials that will be stopped are not known yet."""
+        spent, budget = self.search_seconds, self.run.study.search.time_budget_s
+        left = spent / done * (total - done)
+        return left if budget is None else min(left, max(budget - spent, 0.0))
 
     def _share_done(self, trial: Trial) -> float:
         return max(trial.outer_step, 0) / self._last_step(trial)
