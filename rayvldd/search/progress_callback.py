@@ -223,7 +223,10 @@ class TrialCallback(tune.Callback):
         self._last_shown = time.monotonic()
 
     def _seconds_left(self, done: float, total: int) -> float:
-        """An early estimate is too long: the trials that will be stopped are not known yet."""
+        """Seconds that the search may still take, no more than its time budget has left.
+
+        An early estimate is too long: the trials that will be stopped are not known yet.
+        """
         spent, budget = self.search_seconds, self.run.study.search.time_budget_s
         left = spent / done * (total - done)
         return left if budget is None else min(left, max(budget - spent, 0.0))

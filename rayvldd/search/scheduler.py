@@ -74,14 +74,14 @@ class StudyScheduler(FIFOScheduler):
         is_new = step > self._last_step.get(name, -1)
         if is_new and name not in self._stopped:
             self._last_step[name] = step
+            if step == 0:
+                self._starts[name] = result[METRIC]
             told = self._rule.on_trial_result(tune_controller, trial, result)
             if told == TrialScheduler.STOP or not self._has_gained(name, step, result[METRIC]):
                 self._stopped.add(name)
         return TrialScheduler.STOP if name in self._stopped else TrialScheduler.CONTINUE
 
     def _has_gained(self, name: str, step: float, best: float) -> bool:
-        if step == 0:
-            self._starts[name] = best
         return step < self._gain_due or best > self._starts.get(name, -math.inf)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
