@@ -104,6 +104,10 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         ({"experts": [1]}, "experts: holds [1]; allowed: a section with keys"),
         ({"seed": 1.5}, "seed: input should be a valid integer, got a number with a fractional part, got 1.5"),
         ({"search__sampler": "tpo"}, "search.sampler: unknown 'tpo' (did you mean 'tpe'?)"),
+        (
+            {"search__stop_without_gain": "perhaps"},
+            "search.stop_without_gain: unknown 'perhaps'; allowed: true or false",
+        ),
         ({"search__reduction_factor": 1}, "search.reduction_factor: input should be greater than 1, got 1"),
         ({"experts__lr_image": math.inf}, "experts.lr_image: input should be a finite number, got inf"),
         (

@@ -243,6 +243,8 @@ def _fault(detail: Any, file: str) -> Fault:
             return Fault(where, str(context["error"]))
     if detail["loc"][-1] in _PLAIN_TYPES:
         return Fault(where, f"holds {given!r}", "a number, a text, true or false")
+    if detail["type"] in ("bool_parsing", "bool_type"):
+        return Fault(where, f"unknown {given!r}", "true or false")
     message = detail["msg"]
     return Fault(where, f"{message[0].lower()}{message[1:]}, got {given!r}")
 
