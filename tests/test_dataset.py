@@ -137,8 +137,10 @@ def test_drawn_scenes_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(first.val.pixels, pixels)
     assert first.val.captions == [caption for of_image in captions for caption in of_image]
     assert first.val.image_names == ["val-00000", "val-00001", "val-00002"]
-    monkeypatch.setattr(dataset, "draw_into", None)  # would fail if anything were drawn again
-    assert load_dataset(DRAWN, cache).fingerprint == first.fingerprint
+    for maker in ("draw_into", "iterate_scenes"):
+        monkeypatch.setattr(dataset, maker, None)  # would fail if anything were made again
+    again = load_dataset(DRAWN, cache)
+    assert again.fingerprint == first.fingerprint and again.val.captions == first.val.captions
     monkeypatch.undo()
     assert load_dataset(DRAWN.model_copy(update={"seed": 1}), cache).fingerprint != first.fingerprint
 

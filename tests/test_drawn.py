@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rayvldd.config.settings import DrawnData
-from rayvldd.data.drawn import Scene, Thing, draw_split, scenes_of
+from rayvldd.data.drawn import LONGEST_CAPTION, Scene, Thing, draw_split, scenes_of
 
 COLOURS = "red|orange|yellow|green|blue|purple|pink|black"
 SHAPES = "ball|ring|star|heart|moon|house|tree|fish|boat|flower"
@@ -106,6 +106,7 @@ def test_captions_are_five_different_sentences(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert len(set(scene.captions)) == 5
         assert all(re.fullmatch(r"[A-Z][a-z, ]+\.", caption) for caption in scene.captions)
+        assert max(map(len, scene.captions)) < LONGEST_CAPTION
         assert not any(re.search(r"\ba [aeio]|\ban [^aeio]", caption.lower()) for caption in scene.captions)
 
 

@@ -263,7 +263,8 @@ def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
         taken = load_problem(tiny_study, open_cache(workspace.cache), device="cpu")
     assert taken.fingerprints == alone.fingerprints
     files = sorted((tmp_path / "alone").glob("*.npy"))
-    assert len(files) == 12  # pixels with digests, captions, and the features that are computed of the pixels
+    # Of each split pixels and their digest, what the scenes say, and the features of captions and of images.
+    assert len(files) == 15
     for made in files:
         assert (workspace.cache / made.name).read_bytes() == made.read_bytes()
 

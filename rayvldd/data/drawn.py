@@ -23,12 +23,15 @@ from rayvldd.data.records import SPLITS
 _T = TypeVar("_T")
 
 CAPTIONS_PER_SCENE = 5
+LONGEST_CAPTION = 128
+"""Characters, all of them ASCII, that a caption may have."""
 
 
 @cache
 def drawing_fingerprint() -> str:
-    """Name this file's drawing code: pixels that another version of it drew are never read from a cache."""
-    return fingerprint([Path(__file__).read_text(encoding="utf-8"), PIL.__version__])
+    """Name this file's drawing code: what another version of it drew or said is never read from a cache."""
+    # A release of numpy may draw other random numbers, and with them other scenes.
+    return fingerprint([Path(__file__).read_text(encoding="utf-8"), PIL.__version__, np.__version__])
 
 
 @dataclass(frozen=True)

@@ -111,20 +111,19 @@ class DrawnPart:
 
 
 class DrawnSource:
-    """A split of drawn scenes. Its memory does not grow with the scenes: all that is kept of them is two names."""
+    """A split of drawn scenes. Its memory does not grow with the scenes: of what they say a name is kept."""
 
     def __init__(self, settings: DrawnData, split: str) -> None:
         self.split = split
         random, number = scene_generator(settings, split), num_scenes(settings, split)
         self._states = []
-        named, said = ListFingerprint(), ListFingerprint()
+        said = ListFingerprint()
         for start in range(0, number, _NOTED_EVERY):
             self._states.append(random.bit_generator.state)
             for scene in scenes_from(random, min(_NOTED_EVERY, number - start)):
-                named.add(repr(scene))
                 for caption in scene.captions:
                     said.add(caption)
-        self.pixels = drawn_pixels_array(named.name(), number, settings.image_size)
+        self.pixels = drawn_pixels_array(settings, split)
         self.captions = said.name()
         self.num_captions = number * CAPTIONS_PER_SCENE
 
