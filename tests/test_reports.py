@@ -131,7 +131,9 @@ def test_curves_can_be_drawn_of_any_trials(trials: list[Trial], tmp_path: Path) 
 def test_the_files_beside_a_set(noise_start: bool, trials: list[Trial], tmp_path: Path) -> None:
     set_of(4, noise_start=noise_start).save(tmp_path)
     pictures = Pictures()
+    assert not pictures.has_drawn_set(tmp_path)
     pictures.draw_set(tmp_path, train_of(embeddings_of(30)))
+    assert pictures.has_drawn_set(tmp_path)
     pictures.draw_study(tmp_path, trials)
     rows = [json.loads(line) for line in (tmp_path / NEAREST).read_text(encoding="utf-8").splitlines()]
     assert [row["nearest"] for row in rows] == [f"caption {n}" for n in range(4)]

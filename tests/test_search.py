@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import StringIO
@@ -24,10 +26,11 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.models.problem import SplitInputs
 from rayvldd.search import final_test, trial, tuning
 from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
 from rayvldd.search.final_test import summary
-from rayvldd.search.ledger import METRIC, Ledger
+from rayvldd.search.ledger import METRIC, Ledger, Trial
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
     epochs_of,
@@ -318,6 +321,17 @@ def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str,
     assert card["study"]["distillation"]["lr_image"] == 10.0
 
 
+def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+    run_trial(CONFIG, job)
+    assert gc.get_freeze_count() > 10_000
+    made_by_a_trial = StringIO()
+    made_by_a_trial.itself = made_by_a_trial  # type: ignore[attr-defined]
+    seen = weakref.ref(made_by_a_trial)
+    del made_by_a_trial
+    trial.give_memory_back()
+    assert seen() is None
+
+
 def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialJob, reports: list[dict[str, Any]]) -> None:
     own = replace(job, study=with_search(job.study, trial_seeds="own"), trials=job.trials / "own")
     run_trial(CONFIG, job)
@@ -559,6 +573,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long  # test_killed_study.py kills a whole study three times
 @pytest.mark.timeout(240)
 def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
     toy.study = with_search(toy.study, num_trials=12)
@@ -687,6 +702,56 @@ def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_
     assert last_note(800).endswith(", 0 s left")
 
 
+class SlowPictures:
+    """Draws once it is told to go on, unless it dies before."""
+
+    def __init__(self, dies: bool = False) -> None:
+        self.dies, self.go_on, self.drawn = dies, threading.Event(), list[str]()
+
+    def draw_set(self, folder: Path, train: SplitInputs) -> None:
+        self.go_on.wait()
+        if not self.dies:
+            self.drawn.append(folder.parents[1].name)
+            (folder / "picture").touch()
+
+    def has_drawn_set(self, folder: Path) -> bool:
+        return (folder / "picture").is_file()
+
+    def draw_study(self, folder: Path, trials: list[Trial]) -> None:
+        raise AssertionError("no study has ended")
+
+
+def test_pictures_are_drawn_while_the_next_trial_begins(
+    job: TrialJob, reports: list[dict[str, Any]], quiet: StudyDisplay, tmp_path: Path
+) -> None:
+    def callback_with(pictures: SlowPictures) -> TrialCallback:
+        tracker = Tracker(tmp_path / "tracked")
+        tracker.start_study(job.study, "rayvldd sweep")
+        inputs: Any = lambda point: None  # noqa: E731 - SlowPictures does not look at it
+        return TrialCallback(StudyRun(job.study, Ledger(job.trials), tracker, quiet, pictures, inputs))
+
+    run_trial(CONFIG, job)
+    pictures = SlowPictures(dies=True)
+    callback, ended = callback_with(pictures), SimpleNamespace(config=CONFIG)
+    callback.on_trial_start(0, [ended], ended)
+    callback.on_trial_complete(0, [ended], ended)
+    assert [one.trial_id for one in callback.run.ledger.ended] == ["trial_003"], "and no picture is there"
+    callback.on_trial_start(0, [], SimpleNamespace(config={**CONFIG, TRIAL_ID: "trial_004"}))
+    callback.on_step_begin(0, [])
+    record = tmp_path / "tracked" / "trials" / "trial_003.jsonl"
+    assert '"end"' not in record.read_text(encoding="utf-8"), "it waits for the pictures"
+    pictures.go_on.set()
+    callback.end_processes()
+    assert '"end"' in record.read_text(encoding="utf-8")
+
+    pictures = SlowPictures()
+    pictures.go_on.set()
+    callback = callback_with(pictures)
+    callback.tell_again()
+    callback.end_rest()
+    assert pictures.drawn == ["trial_003"], "where the sweep died before they were there, the next one draws them"
+
+
 def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
     space = {**SPACE, "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
     study = with_search(searched, space=space).model_copy(
@@ -778,7 +843,7 @@ def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
 # --- a real study -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_study_from_end_to_end_in_two_sessions(
     tiny_study: Study,
     tmp_path: Path,

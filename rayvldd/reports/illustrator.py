@@ -35,6 +35,10 @@ class Pictures:
         write_text_whole(folder / NEAREST, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         draw_before_after(distilled, after, folder / BEFORE_AFTER)
 
+    def has_drawn_set(self, folder: Path) -> bool:
+        """Say whether all that :meth:`draw_set` writes is there; the images come last."""
+        return (folder / BEFORE_AFTER).is_file()
+
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
         """Write the curves of all trials into ``folder``."""
         candidates = [trial for trial in trials if trial.best and trial.state != "failed"]

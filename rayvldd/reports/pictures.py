@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.reports.nearest import NearestCaption
+from rayvldd.stores.workspace import write_bytes_whole
 
 MAX_PAIRS = 100
 """Pairs in one picture; of a larger set the first so many are shown."""
@@ -70,7 +71,7 @@ def _save(picture: Image.Image, path: Path) -> None:
         picture.save(encoded, "JPEG", quality=quality, optimize=True)
         if encoded.tell() < _MAX_BYTES:
             break
-    path.write_bytes(encoded.getvalue())
+    write_bytes_whole(path, encoded.getvalue())
 
 
 def _draw_header(picture: Image.Image, shown: int, total: int) -> None:

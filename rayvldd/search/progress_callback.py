@@ -2,7 +2,9 @@
 
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +40,10 @@ class Illustrator(Protocol):
 
     def draw_set(self, folder: Path, train: SplitInputs) -> None:
         """Put pictures of the distilled set in ``folder`` beside it."""
+        ...
+
+    def has_drawn_set(self, folder: Path) -> bool:
+        """Say whether all pictures of the set in ``folder`` are there."""
         ...
 
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
@@ -82,6 +88,9 @@ class TrialCallback(tune.Callback):
         self._last_shown = self._started
         self._last_steps: dict[str, int] = {}
         """The outer steps that a trial's point asks for, by its name: to read them off a study is dear."""
+        self._draughtsman = ThreadPoolExecutor(1, "pictures")
+        self._being_drawn: deque[tuple[Trial, Future[None]]] = deque()
+        """Ended trials whose records wait for their pictures: the next trial need not."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; studies continue from their ledger instead."""
@@ -93,7 +102,11 @@ class TrialCallback(tune.Callback):
         return self._earlier_seconds + time.monotonic() - self._started
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look, now and then, which experts trials are making: until these are there a trial has nothing to report."""
+        """Close records whose pictures are there, and look, now and then, which experts trials are making.
+
+        Until these are there a trial has nothing to report.
+        """
+        self._close_drawn()
         if self.run.experts_in_training is None or time.monotonic() - self._looked < _LOOK_S:
             return
         before, self._experts = self._experts, self.run.experts_in_training()
@@ -139,23 +152,28 @@ class TrialCallback(tune.Callback):
         self._end(trial.config[TRIAL_ID])
 
     def end_processes(self) -> None:
-        """End the trials' processes at once, after Ctrl-C: on a Ray that lives on they would go on for nobody."""
+        """End the trials' processes at once, after Ctrl-C: on a Ray that lives on they would go on for nobody.
+
+        Pictures that are being drawn are waited for: the records of their trials are closed as ended.
+        """
         for trial in self._tune_trials:
             actor = trial.temporary_state.ray_actor
             if actor is not None:
                 ray.kill(actor)
+        self._close_drawn(wait=True)
 
     def tell_again(self) -> None:
         """Tell the tracker of the trials that ended in earlier sessions: one that was killed told not all of it."""
         for trial in self.run.ledger.ended:
             self._open_record(trial)
-            self._close_record(trial)
+            self._draw_and_close(trial)
 
     def end_rest(self) -> None:
         """Close the trials of earlier sessions for which no time was left; their best sets count."""
         for trial in self.run.ledger.running:
             self._open_record(trial)
             self._end(trial.trial_id)
+        self._close_drawn(wait=True)
 
     def _open_record(self, trial: Trial) -> None:
         """Open the tracker's record; what the ledger has and a killed driver did not pass on is written now."""
@@ -178,11 +196,27 @@ class TrialCallback(tune.Callback):
         state = self._state_of(trial, reason)
         keep_best(trial, self.run)
         self.run.ledger.end(trial_id, state, reason)
-        self._close_record(trial)
+        self._draw_and_close(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
         self.run.display.line(line_of_trial(trial))
         self._log_study()
         self._show()
+
+    def _draw_and_close(self, trial: Trial) -> None:
+        """Close an ended trial's record, once the pictures of its set are there: drawing takes a third of a second."""
+        illustrator, folder = self.run.illustrator, trial.distilled_set
+        if illustrator is None or not folder.is_dir() or illustrator.has_drawn_set(folder):
+            self._close_record(trial)
+            return
+        train = self.run.train_inputs(trial.point)
+        self._being_drawn.append((trial, self._draughtsman.submit(illustrator.draw_set, folder, train)))
+
+    def _close_drawn(self, wait: bool = False) -> None:
+        """Close the records whose pictures are there; the tracker is only ever told from this thread."""
+        while self._being_drawn and (wait or self._being_drawn[0][1].done()):
+            trial, drawn = self._being_drawn.popleft()
+            drawn.result()
+            self._close_record(trial)
 
     def _close_record(self, trial: Trial) -> None:
         assert trial.state != "running"
@@ -247,14 +281,12 @@ def best_card(trial: Trial) -> dict[str, Any]:
 
 
 def keep_best(trial: Trial, run: StudyRun) -> None:
-    """Move the best set of an ended trial to its artifacts, with its settings and, if asked for, pictures."""
+    """Move the best set of an ended trial to its artifacts, with its settings."""
     if not best_card(trial):
         return
     shutil.rmtree(trial.artifacts, ignore_errors=True)
     shutil.copytree(trial.checkpoint / BEST, trial.distilled_set)
     write_json_whole(trial.artifacts / "study.json", run.study.at(trial.point).model_dump(mode="json"))
-    if run.illustrator:
-        run.illustrator.draw_set(trial.distilled_set, run.train_inputs(trial.point))
 
 
 def _reason_in(trial: Any) -> str:
