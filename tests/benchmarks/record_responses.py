@@ -18,7 +18,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ _FULL_PURPOSE = 2
 """Students of the full evaluation share no seed with those of validation (0) and test (1)."""
 _COMPARED = 4
 """Evaluations are compared in one run of so many: the full one takes as long as a third of a run."""
-_MACHINES_OWN = {"data": {"root"}, "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}}}
+MACHINES_OWN = {"data": {"root"}, "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}}}
 """Settings that say where files lie, which are not kept."""
 
 
@@ -77,7 +77,7 @@ def _rounded(value: Scalar) -> Scalar:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-class _Clock:
+class Clock:
     """The process's seconds on its core that a run takes, and what of them its evaluations take."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Recorder:
             "command": command,
             "machine": machine("cpu"),
             "full": f"{FULL[0]}x{FULL[1]}",
-            "study": study.model_dump(mode="json", exclude={"name": True, "resources": True, **_MACHINES_OWN}),
+            "study": study.model_dump(mode="json", exclude={"name": True, "resources": True, **MACHINES_OWN}),
         }
 
     def finished_runs(self) -> int:
@@ -136,30 +136,34 @@ class Recorder:
 
     def record(self, number: int, point: Mapping[str, Scalar]) -> dict[str, Any]:
         """Run one distillation to its end and keep it."""
-        problem = replace(self.problem, study=self.study.at(point))
-        clock = _Clock()
         row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
-        seed = trial_seed(self.study, number)
+        clock, seed = Clock(), trial_seed(self.study, number)
+        problem = replace(self.problem, study=self.study.at(point))
         try:
-            for evaluation in distill(problem, self.trajectories, seed, on_step=clock.step_taken):
-                clock.stop()
-                row["evaluations"].append(
-                    {
-                        "outer_step": evaluation.outer_step,
-                        "seconds": round(clock.seconds, 3),
-                        "seconds_evaluating": round(clock.seconds_evaluating, 3),
-                        "val_mean_recall": round(evaluation.metrics["val_mean_recall"], 4),
-                    }
-                )
+            for evaluation, timed in self.evaluations(problem, seed, clock):
+                row["evaluations"].append(timed)
                 if number % _COMPARED == 0 and evaluation.outer_step in self.compare_at:
                     row["compared"].append(self._comparison(problem, evaluation))
-                clock.go_on()
         except DivergedError as error:
             row["failed"] = str(error).splitlines()[0]
         clock.stop()
         row["seconds"] = round(clock.seconds, 3)
         self._append(row)
         return row
+
+    def evaluations(self, problem: Problem, seed: int, clock: Clock) -> Iterator[tuple[Evaluation, dict[str, float]]]:
+        """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
+        clock.go_on()
+        for evaluation in distill(problem, self.trajectories, seed, on_step=clock.step_taken):
+            clock.stop()
+            timed = {
+                "outer_step": evaluation.outer_step,
+                "seconds": round(clock.seconds, 3),
+                "seconds_evaluating": round(clock.seconds_evaluating, 3),
+                "val_mean_recall": round(evaluation.metrics["val_mean_recall"], 4),
+            }
+            yield evaluation, timed
+            clock.go_on()
 
     def _comparison(self, problem: Problem, evaluation: Evaluation) -> dict[str, Any]:
         """Recalls of one set by the cheaper evaluations and by the full one, and the seconds that each took."""

@@ -7,8 +7,9 @@ replayed meets only recalls that some real run reached, and no proposal gets bet
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from rayvldd.config.domains import ChoiceDomain, Domain, Scalar
 from rayvldd.config.study import Study
 
 DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl")
+DEFAULT_SEARCHES = Path(__file__).with_name("flickr8k_searches.jsonl")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ class Response:
     seconds_in_all: float
     compared: tuple[dict[str, float], ...]
     """Recalls of one set by cheaper evaluations and by the full one, each with its seconds."""
+    stopped: bool = False
+    """Whether the scheduler ended it, so that nobody knows what would have come."""
+
+    def has(self, number: int) -> bool:
+        """Whether it comes to an evaluation of this number.
+
+        Raises:
+            SystemExit: where it was not let go on so far when it was recorded.
+        """
+        if number >= len(self.seconds) and self.stopped:
+            sys.exit(
+                "the scheduler lets a recorded trial go on that it stopped when it was recorded\n"
+                "Next: record_searches.py with another --out, or the same command with --spread-only"
+            )
+        return number < len(self.seconds)
 
     @property
     def best(self) -> float:
@@ -53,7 +70,10 @@ class Response:
             *(tuple(each[name] for each in evaluations) for name in ("outer_step", "seconds", "val_mean_recall")),
             sum(each["seconds_evaluating"] for each in evaluations[-1:]),
             row["seconds"],
-            tuple({"own": _recall_at(evaluations, each["outer_step"]), **each} for each in row["compared"]),
+            compared=tuple(
+                {"own": _recall_at(evaluations, each["outer_step"]), **each} for each in row.get("compared", ())
+            ),
+            stopped=row.get("stopped", False),
         )
 
 
@@ -67,12 +87,24 @@ class Table:
 
     head: dict[str, Any]
     responses: list[Response]
+    """At points that are spread over the space."""
+    searched_s: float = math.inf
+    """Trial-seconds after which recorded searches end."""
+    searches: dict[int, list[Response]] = field(default_factory=dict)
+    """The trials of recorded searches, in their order, by the seed of the search."""
 
     @classmethod
-    def load(cls, file: Path) -> Self:
-        """Read the file of ``record_responses.py``."""
+    def load(cls, file: Path, searches: Path | None = None) -> Self:
+        """Read the file of ``record_responses.py`` and, where it is named, that of ``record_searches.py``."""
         head, *rows = file.read_text(encoding="utf-8").splitlines()
-        return cls(json.loads(head), [Response.of(json.loads(row)) for row in rows])
+        table = cls(json.loads(head), [Response.of(json.loads(row)) for row in rows])
+        if searches is None:
+            return table
+        ended, *trials = map(json.loads, searches.read_text(encoding="utf-8").splitlines())
+        by_seed: dict[int, list[Response]] = {}
+        for trial in trials:
+            by_seed.setdefault(trial["seed"], []).append(Response.of(trial))
+        return replace(table, searched_s=ended["until"], searches=by_seed)
 
     @cached_property
     def study(self) -> Study:
@@ -125,6 +157,25 @@ class Answers:
         if not self._left:
             self._left = set(range(len(self._table.responses)))
         return self._table.responses[number]
+
+
+class SearchAnswers:
+    """What answers a search of ours: where it was recorded, its own trials, and else the nearest runs of the table."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self._spread = Answers(table)
+        self._recorded = list(table.searches.get(seed, ()))
+        self.own = self.others = 0
+        """Points answered by a run at that very point, and by another one."""
+
+    def nearest(self, point: Mapping[str, Scalar]) -> Response:
+        """What is answered at a point."""
+        found = next((number for number, known in enumerate(self._recorded) if known.point == point), None)
+        if found is None:
+            self.others += 1
+            return self._spread.nearest(point)
+        self.own += 1
+        return self._recorded.pop(found)
 
 
 def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarray:

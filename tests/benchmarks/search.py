@@ -4,29 +4,38 @@
     python tests/benchmarks/search.py --only NAME,NAME      some of them
     python tests/benchmarks/search.py --json                one JSON object on standard output, the rest aside
 
-The budgets are replayed from recorded responses (``--table``, made by ``record_responses.py``) in simulated time, which
-takes a minute: the project's own searcher and scheduler propose and stop, a point answers as the nearest recorded run
-that has not answered in this search. Budgets are compared by the mean over seeds: the trial-seconds that our
-searches take until their mean best recall reaches the mean of what the others have at their end, ÷ what those spend.
+The budgets are replayed in simulated time, which takes a minute. Random search and tuning by hand meet recorded
+responses at points spread over the space (``--table``, made by ``record_responses.py``): a point answers as the nearest
+run that has not answered in this search. Ours is the study's own search, its searcher and its scheduler, and meets the
+trials that it met when it was recorded (``--searches``, made by ``record_searches.py``); with ``--spread-only``, and
+where the searcher has changed since, it meets the same table as the others. Budgets are compared by the mean over
+seeds: the trial-seconds that our searches take until their mean best recall reaches the mean of what the others have at
+their end, ÷ what those spend.
 ``study_overhead`` and ``trial_scaling`` run real studies on Ray, and want a quiet machine.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from figures import Row, as_json, figures_parser, measured, named, print_rows
-from recorded_responses import DEFAULT_TABLE, Table
+from recorded_responses import DEFAULT_SEARCHES, DEFAULT_TABLE, Table
 from scipy.stats import spearmanr
 from search_replay import Curve, hand_tuning, our_search, random_search, seconds_of_mean
 
-RANDOM_TRIALS = (12, 24, 48)
-"""Budgets of random search; the first is the one that flickr8k_cpu.yaml has, the last is what has to be met."""
+RANDOM_TRIALS = (12, 48)
+"""Budgets of random search beside the one that has to be met, which is the study's own number of trials."""
+_BOOTSTRAPS = 200
+"""Times that the seeds are drawn again."""
+_LONGEST = 60
+"""Whole runs in whose time a search of ours ends where none was recorded."""
 
 
 @dataclass(frozen=True)
@@ -34,65 +43,94 @@ class Conditions:
     """What is replayed, and how large real studies are."""
 
     table: Path
+    searches: Path | None
     seeds: int
     tiny: bool
 
 
 def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
     """Random search starts from nothing and stops nothing."""
-    replay = Replay(conditions)
+    replay = _replayed(conditions)
     yield from _of_the_table(replay.table)
-    for trials in RANDOM_TRIALS:
+    yield from replay.of_ours()
+    whole = replay.table.study.search.num_trials
+    for trials in sorted({*RANDOM_TRIALS, whole}):
         theirs = [random_search(replay.table, study, trials) for study in replay.studies]
-        to_reach = 1 / 3 if trials == RANDOM_TRIALS[-1] else None
         yield from replay.rows(f"random_{trials}", f"random search of {trials} trials", theirs)
         what = f"trial-seconds to its mean recall ÷ its budget, random search of {trials} trials"
-        yield Row(f"budget_vs_random_{trials}", what, replay.ratio(theirs))
-    yield Row("budget_vs_random", "that of the largest", replay.ratio(theirs), to_reach)
+        name, to_reach = ("budget_vs_random", 1 / 3) if trials == whole else (f"budget_vs_random_{trials}", None)
+        yield from replay.budgets(name, what, theirs, to_reach)
 
 
 def budget_vs_hand_tuning(conditions: Conditions) -> Iterator[Row]:
     """One setting at a time from the published point, in an order that each seed draws."""
-    replay = Replay(conditions)
+    replay = _replayed(conditions)
     theirs = [hand_tuning(replay.table, study, study.seed) for study in replay.studies]
     yield from replay.rows("by_hand", "tuning by hand", theirs)
     what = "trial-seconds to its mean recall ÷ its budget, tuning by hand"
-    yield Row("budget_vs_hand_tuning", what, replay.ratio(theirs), 1 / 2)
+    yield from replay.budgets("budget_vs_hand_tuning", what, theirs, 1 / 2)
 
 
 class Replay:
-    """The table, and our searches beside those of others, seed by seed."""
+    """Our searches beside those of others, seed by seed."""
 
     def __init__(self, conditions: Conditions) -> None:
-        self.table = Table.load(conditions.table)
+        self.table = Table.load(conditions.table, conditions.searches)
         study = self.table.study
         self.studies = [study.model_copy(update={"seed": seed}) for seed in range(conditions.seeds)]
-        self._ours: dict[int, list[Curve]] = {}
+        whole_run_s = float(np.mean([response.seconds_in_all for response in self.table.responses]))
+        self.until = min(self.table.searched_s, _LONGEST * whole_run_s)
+        found = [our_search(self.table, each, self.until) for each in self.studies]
+        self.ours, self._own = [curve for curve, _ in found], [own for _, own in found]
+
+    def of_ours(self) -> Iterator[Row]:
+        """What our searches were."""
+        yield Row("ours_trial_s", "trial-seconds that each of our searches goes on for", self.until)
+        ended, stopped = [each.trials for each in self.ours], [each.stopped for each in self.ours]
+        yield Row("ours_trials", "trials that it has ended by then", float(np.mean(ended)))
+        yield Row("ours_stopped", "of these, stopped early", float(np.mean(stopped)))
+        yield Row("ours_recall", "validation recall that it reaches", _mean_best(self.ours))
+        what = "share of its points that a run at that very point answered"
+        yield Row("ours_recorded", what, float(np.mean(self._own)))
 
     def rows(self, name: str, title: str, theirs: Sequence[Curve]) -> Iterator[Row]:
-        """What both sides have reached when the same was spent."""
-        budget, ours = _mean_budget(theirs), self._beside(theirs)
+        """What both sides have reached when the same was spent, as far as ours go."""
+        budget = _mean_budget(theirs)
         yield Row(f"{name}_trial_s", f"trial-seconds of {title}, mean of {len(theirs)} seeds", budget)
         yield Row(f"{name}_recall", "validation recall at its end", _mean_best(theirs))
-        yield Row(f"{name}_ours", "ours when as much was spent", float(np.mean([each.at(budget) for each in ours])))
-        third = float(np.mean([each.at(budget / 3) for each in ours]))
-        yield Row(f"{name}_ours_third", "ours when a third of it was spent", third)
+        for part, said in ((1, "as much"), (2, "half"), (3, "a third")):
+            if budget / part <= self.until:
+                recall = float(np.mean([each.at(budget / part) for each in self.ours]))
+                yield Row(f"{name}_ours_{part}", f"ours when {said} was spent", recall)
 
-    def ratio(self, theirs: Sequence[Curve]) -> float | None:
-        """Trial-seconds at which the mean of our searches reaches the mean of theirs ÷ what theirs spend; None: never.
+    def budgets(self, name: str, what: str, theirs: Sequence[Curve], to_reach: float | None) -> Iterator[Row]:
+        """Trial-seconds until the mean of our searches reaches the mean of theirs ÷ what theirs spend; None: never.
 
-        Ours stop looking at three times their budget.
+        Beside it, how sure that is: the middle 95 % when the seeds are drawn again, with what was not reached as ∞.
         """
-        found = seconds_of_mean(self._beside(theirs), _mean_best(theirs))
-        return None if found is None else found / _mean_budget(theirs)
+        generator, number = np.random.default_rng(0), len(theirs)
+        draws = [generator.integers(0, number, number).tolist() for _ in range(_BOOTSTRAPS)]
+        again = [_ratio([self.ours[i] for i in drawn], [theirs[i] for i in drawn]) for drawn in draws]
+        numbers = [math.inf if each is None else each for each in again]
+        low, high = np.quantile(numbers, [0.025, 0.975], method="nearest")
+        yield Row(f"{name}_low", "its lower end when the seeds are drawn again, 95 %", _finite(low))
+        yield Row(f"{name}_high", "its upper end", _finite(high))
+        yield Row(name, what, _ratio(self.ours, theirs), to_reach)
 
-    def _beside(self, theirs: Sequence[Curve]) -> list[Curve]:
-        """Our searches for as many trials."""
-        trials = theirs[0].trials
-        if trials not in self._ours:
-            until = 3 * _mean_budget(theirs)
-            self._ours[trials] = [our_search(self.table, study, trials, until) for study in self.studies]
-        return self._ours[trials]
+
+@cache
+def _replayed(conditions: Conditions) -> Replay:
+    """Both budgets are compared with the same searches of ours."""
+    return Replay(conditions)
+
+
+def _ratio(ours: Sequence[Curve], theirs: Sequence[Curve]) -> float | None:
+    found = seconds_of_mean(ours, _mean_best(theirs))
+    return None if found is None else found / _mean_budget(theirs)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _mean_best(curves: Sequence[Curve]) -> float:
@@ -149,10 +187,18 @@ FIGURES = named(budget_vs_random, budget_vs_hand_tuning, study_overhead, trial_s
 def _arguments() -> argparse.Namespace:
     parser = figures_parser(__doc__, FIGURES)
     parser.add_argument("--table", type=Path, default=DEFAULT_TABLE, help="recorded responses")
+    parser.add_argument("--searches", type=Path, help="recorded searches; default: those of the default table")
+    parser.add_argument("--spread-only", action="store_true", help="have our searches meet the table alone")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each kind that are replayed")
     arguments = parser.parse_args()
     if any(name.startswith("budget") for name in arguments.only) and not arguments.table.is_file():
         parser.error(f"--table {arguments.table}: no such file; allowed: what record_responses.py has written")
+    if arguments.searches is None and arguments.table == DEFAULT_TABLE:
+        arguments.searches = DEFAULT_SEARCHES
+    if arguments.spread_only:
+        arguments.searches = None
+    if arguments.searches is not None and not arguments.searches.is_file():
+        parser.error(f"--searches {arguments.searches}: no such file; allowed: what record_searches.py has written")
     return arguments
 
 
@@ -160,7 +206,8 @@ def main() -> None:
     """Measure, print."""
     arguments = _arguments()
     torch.set_num_threads(1)
-    conditions = Conditions(arguments.table, 2 if arguments.tiny else arguments.seeds, arguments.tiny)
+    seeds = 2 if arguments.tiny else arguments.seeds
+    conditions = Conditions(arguments.table, arguments.searches, seeds, arguments.tiny)
     rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(as_json(rows, "cpu"))

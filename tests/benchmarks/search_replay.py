@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from recorded_responses import Answers, Response, Table
+from recorded_responses import Answers, Response, SearchAnswers, Table
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.study import Study
@@ -115,14 +115,43 @@ def _rises(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return rises
 
 
-def our_search(table: Table, study: Study, num_trials: int, trial_seconds: float, **changes: Any) -> Curve:
-    """A search with the study's own settings and first point for so many trials; it goes on beyond them."""
-    ours = _searched(study, num_trials=num_trials, **changes)
-    return _Replay(table, ours).run(trial_seconds)
+def our_search(table: Table, study: Study, trial_seconds: float) -> tuple[Curve, float]:
+    """The study's own search, and which share of its trials was answered by a run of the very same search.
+
+    It goes on until so many trial-seconds are spent, beyond the trials that the study asks for.
+    """
+    answers = SearchAnswers(table, study.seed)
+    curve = Replay(answers, study).run(trial_seconds)
+    return curve, answers.own / (answers.own + answers.others)
 
 
 def _searched(study: Study, **changes: Any) -> Study:
     return study.model_copy(update={"search": study.search.model_copy(update=changes)})
+
+
+class Answer(Protocol):
+    """A distillation, recorded or under way, that a trial reports from."""
+
+    @property
+    def failed(self) -> str: ...
+    @property
+    def outer_steps(self) -> Sequence[int]: ...
+    @property
+    def seconds(self) -> Sequence[float]: ...
+    @property
+    def val_mean_recalls(self) -> Sequence[float]: ...
+    @property
+    def seconds_in_all(self) -> float: ...
+
+    def has(self, number: int) -> bool:
+        """Whether it comes to an evaluation of this number."""
+        ...
+
+
+class Answering(Protocol):
+    """What stands in for the trials of one search."""
+
+    def nearest(self, point: Mapping[str, Scalar]) -> Answer: ...
 
 
 @dataclass
@@ -132,26 +161,23 @@ class _Running:
     tune_id: str
     trial: Any
     """As much of a Tune trial as the scheduler looks at."""
-    response: Response
+    response: Answer
     began: float
-    reports: Iterator[int] = field(init=False)
+    reports: Iterator[int] = field(default_factory=itertools.count)
     last: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.reports = iter(range(len(self.response.seconds)))
 
-
-class _Replay:
+class Replay:
     """Workers that are never idle, and the clock that they share."""
 
-    def __init__(self, table: Table, study: Study) -> None:
-        self.answers, self.workers = Answers(table), study.search.max_concurrent
+    def __init__(self, answers: Answering, study: Study) -> None:
+        self.answers, self.workers = answers, study.search.max_concurrent
         ledger = Ledger(Path("nowhere"))
         self.searcher: StudySearcher = make_searcher(study, ledger)
         self.scheduler: StudyScheduler = make_scheduler(study, ledger)
         self._numbers = itertools.count()
         self._queue: list[tuple[float, int, _Running, int | None]] = []
-        self._points: list[tuple[float, float]] = []
+        self._points: list[tuple[Answer, float, float]] = []
         self._stopped = 0
 
     def run(self, trial_seconds: float) -> Curve:
@@ -165,7 +191,8 @@ class _Replay:
                 self._end(running, now)
             elif self._report(running, report, now):
                 self._await_next(running)
-        return Curve(_rises(self._points), trial_seconds, self._stopped, next(self._numbers) - self.workers)
+        made_sets = [(spent, recall) for answer, spent, recall in self._points if not answer.failed]
+        return Curve(_rises(made_sets), trial_seconds, self._stopped, next(self._numbers) - self.workers)
 
     def _start(self, now: float) -> None:
         tune_id = str(next(self._numbers))
@@ -177,8 +204,9 @@ class _Replay:
 
     def _await_next(self, running: _Running) -> None:
         """Queue the trial's next report, or its end."""
-        report = next(running.reports, None)
-        takes = running.response.seconds_in_all if report is None else running.response.seconds[report]
+        number, response = next(running.reports), running.response
+        report = number if response.has(number) else None
+        takes = response.seconds_in_all if report is None else response.seconds[report]
         heapq.heappush(self._queue, (running.began + takes, int(running.tune_id), running, report))
 
     def _report(self, running: _Running, number: int, now: float) -> bool:
@@ -186,8 +214,7 @@ class _Replay:
         response = running.response
         best = max(response.val_mean_recalls[: number + 1])
         running.last = {METRIC: best, OUTER_STEP: response.outer_steps[number]}
-        if not response.failed:
-            self._points.append((self.workers * now, best))
+        self._points.append((response, self.workers * now, best))
         if self.scheduler.on_trial_result(None, running.trial, running.last) == StudyScheduler.CONTINUE:
             return True
         self._stopped += 1
