@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("benchmarks") / "trajectories.py"
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import trajectories
+
+SCRIPT = Path(trajectories.__file__)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages and memory are looked at through Linux")
 
@@ -32,6 +36,7 @@ def test_reading_and_keeping(tmp_path: Path) -> None:
     assert found["loss_error"] < found["loss_error_bfloat16_heads_only"]
 
 
+@pytest.mark.long
 def test_transfers_to_s3(tmp_path: Path) -> None:
     found = figures(tmp_path, "s3_efficiency")
     assert found["s3_efficiency"] == min(found["s3_efficiency_write"], found["s3_efficiency_read"]) > 0
@@ -44,15 +49,17 @@ def test_sharing_and_making_with_ray(tmp_path: Path) -> None:
     assert found["shared_set_mib"] > 0 and found["fleet_epoch_s"] > 0
 
 
-def test_unknown_figure_is_refused() -> None:
-    command = [sys.executable, str(SCRIPT), "--only", "speed"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 2
-    assert "fleet_scaling" in finished.stderr
-
-
-def test_folder_in_memory_is_refused() -> None:
-    command = [sys.executable, str(SCRIPT), "--folder", "/dev/shm", "--only", "segment_read_time"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 2
-    assert "allowed: a folder on a disk" in finished.stderr
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--only", "speed"], "fleet_scaling"),
+        (["--folder", "/dev/shm", "--only", "segment_read_time"], "allowed: a folder on a disk"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    arguments: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    with pytest.raises(SystemExit) as refused:
+        trajectories.main()
+    assert refused.value.code == 2 and reason in capsys.readouterr().err
