@@ -112,7 +112,8 @@ def test_with_one_objective_all_are_ranked_by_recall(tiny_study: Study) -> None:
 
 
 def long(study: Study, scheduler: str) -> Study:
-    return with_search(study.at({"distillation.outer_steps": 40}), scheduler=scheduler, grace_evaluations=2)
+    search = {"scheduler": scheduler, "grace_evaluations": 2, "reduction_factor": 3.0}
+    return with_search(study.at({"distillation.outer_steps": 40}), **search)
 
 
 def test_the_median_rule_is_rays(tiny_study: Study, tmp_path: Path) -> None:

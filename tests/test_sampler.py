@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.search.ledger import METRIC, Ledger, Trial
@@ -214,6 +214,17 @@ def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
     assert all(study.at(point).distillation.student_loss == "weighted_bce" for point in similar)
     told = _optuna_trials(make_searcher(study, Ledger(tmp_path)))
     assert [set(trial.params) for trial in told] == [point.keys() - {"distillation.student_loss"} for point in points]
+
+
+def test_the_sampler_models_once_it_has_its_start_trials(searched: Study, tmp_path: Path) -> None:
+    def points(start: int | None, total: int) -> list[dict[str, Scalar]]:
+        study = with_search(searched, num_start_trials=start, num_trials=total, initial_points=[])
+        return [point_of(config) for config in run(study, tmp_path / f"{start}_{total}", 8)]
+
+    at_random = points(8, 24)
+    for start, total, begins in ((2, 24, 2), (None, 24, 5), (None, 2, 3)):
+        found = points(start, total)
+        assert found[:begins] == at_random[:begins] and found[begins] != at_random[begins]
 
 
 def test_conditional_settings_of_a_first_point_are_tried_as_given(searched: Study, tmp_path: Path) -> None:

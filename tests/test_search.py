@@ -222,7 +222,7 @@ def decisions(
 def test_the_scheduler_is_asha(searched: Study, tmp_path: Path) -> None:
     from ray.tune.schedulers import ASHAScheduler
 
-    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
+    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2, reduction_factor=3.0)
     rows = results_of(study, 9, 40)
     options: dict[str, Any] = {"time_attr": OUTER_STEP, "metric": METRIC, "mode": "max", "reduction_factor": 3.0}
     ours = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())

@@ -73,18 +73,22 @@ class SearchSettings(Settings):
     what is cheap has less recall."""
     num_trials: int = Field(default=16, ge=1)
     """Points to try."""
+    num_start_trials: int | None = Field(default=None, ge=1)
+    """Trials, initial points among them, before ``tpe``, ``gp`` and ``cmaes`` model what they know; until then points
+    are drawn at random. Default: a fifth of ``num_trials``, but 3 to 10."""
     max_concurrent: int = Field(default=2, ge=1)
     """Trials that may run at the same time, if the resources allow it."""
     time_budget_s: float | None = Field(default=None, gt=0)
     """Stop the search after so many seconds; what is running then keeps its best set. Finalists and test come after it.
     Default: no limit."""
-    grace_evaluations: int = Field(default=2, ge=1)
-    """Evaluations that every trial gets before it may be stopped early."""
+    grace_evaluations: int = Field(default=1, ge=1)
+    """Evaluations that every trial gets before it may be stopped early; the default suits 10 to 20 in a trial."""
     stop_without_gain: bool = True
     """Stop a trial that has not got above its start's recall by then, even the first, which no others are there to
     compare with: what does worse than the real pairs that it began with seldom gets far. Not under ``none``."""
-    reduction_factor: float = Field(default=3.0, gt=1)
-    """ASHA and Hyperband keep one in so many trials at each rung."""
+    reduction_factor: float = Field(default=2.0, gt=1)
+    """ASHA and Hyperband keep one in so many trials at each rung, and have the next rung at so many times as many
+    evaluations. Many rungs of little severity served Flickr8k better than few of more."""
     trial_seeds: Literal["common", "own"] = "common"
     """``common``: all trials start from the same pairs and meet the same segments, so that two of them differ by their
     settings alone (common random numbers); what one seed favours, the finalists' fresh seeds show. ``own``: a seed for

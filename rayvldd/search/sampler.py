@@ -52,12 +52,13 @@ def _suggest_one(trial: Any, key: str, domain: Domain) -> Scalar:
 def make_sampler(study: Study, known_trials: int) -> optuna.samplers.BaseSampler:
     """The sampler that the study names, seeded for the moment when so many trials are known.
 
-    TPE models after a third of the trials, not after ten as by default: studies here are small. It models all settings
-    together, and each group of conditional ones that stand in the same points (``group``). A running trial counts as a
-    bad one for it (constant liar), so that trials side by side do not try the same point.
+    They model earlier than after ten trials, as is Optuna's default (``search.num_start_trials``): studies here are
+    small, and begin with settings that somebody published. TPE models all settings together, and each group of
+    conditional ones that stand in the same points (``group``). A running trial counts as a bad one for it (constant
+    liar), so that trials side by side do not try the same point.
     """
     seed = sampler_seed(study.seed, known_trials)
-    starts = min(10, max(3, study.search.num_trials // 3))
+    starts = study.search.num_start_trials or min(10, max(3, round(study.search.num_trials / 5)))
     quiet: dict[str, Any] = {"warn_independent_sampling": False}
     make: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
         "tpe": lambda: optuna.samplers.TPESampler(
