@@ -275,6 +275,17 @@ def test_searches_of_another_length_or_study_are_refused(searched: Path, recorde
         record_the_searches(other, recorded, searches, 2)
 
 
+def test_searches_beside_runs_that_do_not_repeat_are_refused(searched: Path, recorded: Path, tmp_path: Path) -> None:
+    head, *runs = map(json.loads, recorded.read_text().splitlines())
+    for run in runs:
+        for each in run["evaluations"]:
+            each["val_mean_recall"] += 5.0
+    table = tmp_path / "responses.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in [head, *runs]))
+    with pytest.raises(SystemExit, match="of the table does not repeat here"):
+        record_the_searches(searched, table, tmp_path / "searches.jsonl", 1)
+
+
 def test_a_trial_that_was_stopped_says_no_more_than_it_did(recorded: Path, searches: Path) -> None:
     trials = Table.load(recorded, searches).searches[0]
     stopped = next(trial for trial in trials if trial.stopped)
