@@ -1,6 +1,6 @@
 """Runs real searches over a recorded study, one after the other, and keeps what each of their trials reached.
 
-    python tests/benchmarks/record_searches.py STUDY --table TABLE --workspace WORKSPACE --out SEARCHES --until 270
+    python tests/benchmarks/record_searches.py STUDY --table TABLE --workspace WORKSPACE --out SEARCHES --until 330
 
 Points that are spread over a space lie too far apart to answer for one another where a search closes in. So here the
 searcher and the scheduler of the study meet real distillations: as many workers as it has in simulated time, each trial
