@@ -13,13 +13,13 @@ from rayvldd.config.study import Study
 if TYPE_CHECKING:
     from s3_server import S3Server
 
-    from rayvldd.stores.object_store import ObjectStorePlace
-    from rayvldd.stores.place import Place
+    from rayvldd.storage.ray_store import RayStorage
+    from rayvldd.storage.storage import Storage
 
 TINY_STUDY = {
     "name": "tiny",
     "seed": 7,
-    "data": {"source": "drawn", "image_size": 16, "num_train": 40, "num_val": 12, "num_test": 12},
+    "data": {"source": "toy_scenes", "image_size": 16, "num_train": 40, "num_val": 12, "num_test": 12},
     "model": {
         "protocol": "heads_only",
         "image_encoder": {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 8}},
@@ -54,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
 
     def on_ray(item: pytest.Item) -> bool:
-        place = item.callspec.params.get("place") if hasattr(item, "callspec") else None
-        return place == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
+        storage = item.callspec.params.get("storage") if hasattr(item, "callspec") else None
+        return storage == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
 
     with_ray = {item.path for item in items if on_ray(item)}
     items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path not in with_ray))
@@ -82,7 +82,7 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of two CPUs on this machine, started once; code under test finds it running and leaves it so."""
-    from rayvldd.fleet.runtime import start_ray
+    from rayvldd.runtime.cluster import start_ray
 
     with start_ray(address=None, num_cpus=2):
         yield
@@ -119,26 +119,26 @@ def s3(s3_of_the_session: "S3Server", tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(params=["folder", "s3", "object_store"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
-    """Each kind of place that a store can be in, empty."""
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> "Storage":
+    """Each kind of storage that a store can be in, empty."""
     if request.param == "folder":
-        from rayvldd.stores.folder import FolderPlace
+        from rayvldd.storage.folder import FolderStorage
 
-        return FolderPlace(tmp_path / "experts")
+        return FolderStorage(tmp_path / "experts")
     if request.param == "s3":
-        from rayvldd.stores.s3 import S3Place
+        from rayvldd.storage.s3 import S3Storage
 
         server: S3Server = request.getfixturevalue("s3")
-        return S3Place("experts", "sets", tmp_path / "local", endpoint_url=server.url)
+        return S3Storage("experts", "sets", tmp_path / "local", endpoint_url=server.url)
     request.getfixturevalue("local_ray")
     return empty_object_store()
 
 
-def empty_object_store() -> "ObjectStorePlace":
-    """One place in the object store for all tests: its process takes seconds to start."""
-    from rayvldd.stores.object_store import ObjectStorePlace
+def empty_object_store() -> "RayStorage":
+    """One storage in the object store for all tests: its process takes seconds to start."""
+    from rayvldd.storage.ray_store import RayStorage
 
-    place = ObjectStorePlace("tests")
-    for name in place.names():
-        place.delete(name)
-    return place
+    storage = RayStorage("tests")
+    for name in storage.names():
+        storage.delete(name)
+    return storage

@@ -258,14 +258,14 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
     file, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
     sweep = ("sweep", file, "--workspace", workspace, "--json", "--tracking-uri", "none")
-    before = last_object(run(*sweep))["test_looks"]
+    before = last_object(run(*sweep))["test_evaluations"]
     arguments = ("--workspace", workspace, "--students", "1", "--no-full-data")
     assert run("evaluate", best, *arguments, "--split", "val").exit_code == 0
-    assert last_object(run(*sweep))["test_looks"] == before
+    assert last_object(run(*sweep))["test_evaluations"] == before
     shutil.copytree(best, tmp_path / "elsewhere")  # its card says whose it is
     assert run("evaluate", best, tmp_path / "elsewhere", *arguments).exit_code == 0
     again = run(*sweep)
-    assert last_object(again)["test_looks"] == before + 1
+    assert last_object(again)["test_evaluations"] == before + 1
     told = f"over students, 1 set × 2 students, protocol heads_only; test was looked at {before + 1} times"
     assert told in again.stderr
 

@@ -18,7 +18,7 @@ from rayvldd.errors import ConfigError, DivergedError, Fault, InputError, Rayvld
 
 MINIMAL: dict[str, Any] = {
     "name": "minimal",
-    "data": {"source": "drawn"},
+    "data": {"source": "toy_scenes"},
     "model": {
         "protocol": "lora",
         "image_encoder": {"name": "vit_tiny_patch16_224"},
@@ -97,7 +97,10 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"data": {"source": "foldr"}}, "data.source: unknown 'foldr' (did you mean 'folder'?); allowed: 'drawn', "),
+        (
+            {"data": {"source": "foldr"}},
+            "data.source: unknown 'foldr' (did you mean 'folder'?); allowed: 'toy_scenes', ",
+        ),
         ({"data": {"root": "/x"}}, "data.source: is missing; allowed: drawn, folder, karpathy, blip"),
         ({"data": 5}, "data: holds 5; allowed: a section with keys"),
         ({"data": {"source": "folder"}}, "data.root: is missing; allowed: a value: this key has no default"),
@@ -164,7 +167,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("", "is empty; allowed: a mapping with the keys of a study"),
         ("- a\n- b\n", "holds list; allowed: a mapping with the keys of a study"),
-        ("name: x\ndata: {source: drawn\n", r"line 3: not readable as YAML: expected ',' or '}'"),
+        ("name: x\ndata: {source: toy_scenes\n", r"line 3: not readable as YAML: expected ',' or '}'"),
         ("seed: 1\ndata:\n  seed: 1\n  seed: 2\n", "line 4: not readable as YAML: 'seed' comes twice"),
         ("name: \x00", "not readable as YAML"),
     ],

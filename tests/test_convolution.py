@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rayvldd.distillation.convolution import Convolution, Geometry, TwiceDifferentiableConvolutions
+from rayvldd.distillation.unroll.convolution import Convolution, Geometry, TwiceDifferentiableConvolutions
 
 GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "3 x 3": ((2, 4, 5, 6), (3, 4, 3, 3), {"padding": 1}),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import load
+from tasks import load
 
 from rayvldd.config.study import Study
 from rayvldd.coresets.forgetting import by_forgetting, first_both_ways, forgetting_events
@@ -114,27 +114,27 @@ def test_nothing_is_right_where_embeddings_are_no_numbers() -> None:
 
 def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_cache: Path) -> None:
     """The same record, made one pair at a time from the trajectory of the same expert, in the same groups."""
-    problem = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
+    task = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
     captions = np.arange(0, 200, 5)
-    trajectory, _ = train_expert(problem, index=4)
-    texts = torch.from_numpy(problem.train.captions[captions])
+    trajectory, _ = train_expert(task, index=4)
+    texts = torch.from_numpy(task.train.captions[captions])
     groups = np.split(np.random.default_rng(0).permutation(40), 5)
     company = {int(pair): [int(other) for other in group if other != pair] for group in groups for pair in group}
     history = []
     for epoch in range(1, 13):
-        images = problem.model.embed_images(problem.stem_outputs(problem.train, np.arange(40)), trajectory[epoch].image)
-        s = images @ problem.model.embed_texts(texts, trajectory[epoch].text).T
+        images = task.model.embed_images(task.frozen_outputs(task.train, np.arange(40)), trajectory[epoch].image)
+        s = images @ task.model.embed_texts(texts, trajectory[epoch].text).T
         history.append([all(s[i, i] > s[i, j] and s[i, i] > s[j, i] for j in company[i]) for i in range(40)])
     events = forgetting_events(np.array(history))
     assert len(set(events.tolist())) > 2  # else any order would do
-    order = by_forgetting(problem, captions, 4, np.random.default_rng(0))
+    order = by_forgetting(task, captions, 4, np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(40))
     assert events[order].tolist() == sorted(events)
 
 
 def test_the_least_and_the_most_forgotten_are_the_two_ends(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache)
-    least, most = (choose_coreset(problem, method, 40, seed=2) for method in ("forgetting", "forgetting_most"))
+    task = load(tiny_study, tiny_cache)
+    least, most = (choose_coreset(task, method, 40, seed=2) for method in ("forgetting", "forgetting_most"))
     assert least.image_index.tolist() == most.image_index.tolist()[::-1]
 
 
@@ -142,32 +142,32 @@ def test_the_least_and_the_most_forgotten_are_the_two_ends(tiny_study: Study, ti
 def test_a_coreset_holds_different_images_with_captions_of_their_own(
     tiny_study: Study, tiny_cache: Path, method: str
 ) -> None:
-    problem = load(tiny_study, tiny_cache)
-    coreset = choose_coreset(problem, method, 12, seed=3)
+    task = load(tiny_study, tiny_cache)
+    coreset = choose_coreset(task, method, 12, seed=3)
     assert len(coreset.image_index) == len(coreset.caption_index) == 12
     assert len(set(coreset.image_index.tolist())) == 12
-    owners = problem.train.split.caption_image[coreset.caption_index]
+    owners = task.train.split.caption_image[coreset.caption_index]
     assert owners.tolist() == coreset.image_index.tolist()
-    pairs = coreset.pairs(problem)
-    assert pairs.lr_image == pairs.lr_text == problem.study.evaluation.lr_coreset
-    pixels = problem.train.split.pixels[coreset.image_index]
-    assert torch.allclose(problem.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
-    assert torch.equal(pairs.texts, torch.from_numpy(problem.train.captions[coreset.caption_index]))
-    assert coreset.captions(problem)[0] == problem.train.split.captions[coreset.caption_index[0]]
+    pairs = coreset.pairs(task)
+    assert pairs.lr_image == pairs.lr_text == task.study.evaluation.lr_coreset
+    pixels = task.train.split.pixels[coreset.image_index]
+    assert torch.allclose(task.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
+    assert torch.equal(pairs.texts, torch.from_numpy(task.train.captions[coreset.caption_index]))
+    assert coreset.captions(task)[0] == task.train.split.captions[coreset.caption_index[0]]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_seed_decides_a_coreset(tiny_study: Study, tiny_cache: Path, method: str) -> None:
-    problem = load(tiny_study, tiny_cache)
-    first, again, other = (choose_coreset(problem, method, 8, seed) for seed in (1, 1, 2))
+    task = load(tiny_study, tiny_cache)
+    first, again, other = (choose_coreset(task, method, 8, seed) for seed in (1, 1, 2))
     assert first.image_index.tolist() == again.image_index.tolist()
     assert first.caption_index.tolist() == again.caption_index.tolist()
     assert first.caption_index.tolist() != other.caption_index.tolist()
 
 
 def test_random_coresets_reach_every_image(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache)
-    whole = choose_coreset(problem, "random", 40, seed=0)
+    task = load(tiny_study, tiny_cache)
+    whole = choose_coreset(task, "random", 40, seed=0)
     assert sorted(whole.image_index.tolist()) == list(range(40))
     assert len({int(index) % 5 for index in whole.caption_index}) == 5  # not always the first caption
 
@@ -182,14 +182,14 @@ def test_random_coresets_reach_every_image(tiny_study: Study, tiny_cache: Path) 
     ids=["heads_only", "full_image_encoder", "lora"],
 )
 def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]) -> None:
-    problem = load(tiny_study, tiny_cache, **changes)
+    task = load(tiny_study, tiny_cache, **changes)
     captions = np.arange(0, 200, 5)
     with torch.no_grad():
-        stem = load(tiny_study, tiny_cache).model.stem
-        images = stem(problem.pixels(problem.train, np.arange(40)))
-    texts = torch.from_numpy(problem.train.captions[captions])
+        stem = load(tiny_study, tiny_cache).model.frozen_part
+        images = stem(task.pixels(task.train, np.arange(40)))
+    texts = torch.from_numpy(task.train.captions[captions])
     expected = torch.cat([torch.nn.functional.normalize(images), torch.nn.functional.normalize(texts)], dim=1)
-    assert np.allclose(joint_features(problem, captions), expected, atol=1e-5)
+    assert np.allclose(joint_features(task, captions), expected, atol=1e-5)
 
 
 def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:

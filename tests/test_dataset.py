@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayvldd.config.settings import DrawnData, FolderData
+from rayvldd.config.settings import FolderData, ToyScenesData
 from rayvldd.data import dataset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.dataset import decode_image, load_dataset
-from rayvldd.data.drawn import draw_split
+from rayvldd.data.toy_scenes import draw_split
 from rayvldd.errors import DataError
 
 FLICKR8K = Path(__file__).parents[2] / "shared" / "flickr8k"
-DRAWN = DrawnData(source="drawn", image_size=16, num_train=6, num_val=3, num_test=2)
+DRAWN = ToyScenesData(source="toy_scenes", image_size=16, num_train=6, num_val=3, num_test=2)
 
 
 def make_folder(root: Path) -> FolderData:

@@ -9,40 +9,41 @@ from typing import Any
 
 import pytest
 import torch
-from problems import load, loss_of_unrolled_walk, random_trajectory
+from tasks import load, loss_of_unrolled_walk, random_trajectory
 
 import rayvldd.distillation.run
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.distiller import Distiller, StepReport
-from rayvldd.distillation.inner_loop import InnerLoop
-from rayvldd.distillation.run import Evaluation, distill, mean_of, student_seeds
-from rayvldd.distillation.walk import StudentInputs, Walk
+from rayvldd.distillation.run import Evaluation, distill, mean_of
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import StudentPurpose, student_seeds
 
-MakeProblem = Callable[..., Problem]
+MakeProblem = Callable[..., RetrievalTask]
 FULL = {"model.protocol": "full_image_encoder"}
 LORA = {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"], "model.lora.rank": 2}
 
 
 @pytest.fixture
-def make_problem(tiny_study: Study, tiny_cache: Path) -> MakeProblem:
+def make_task(tiny_study: Study, tiny_cache: Path) -> MakeProblem:
     """Load the tiny study with settings of the section ``distillation`` and dotted keys changed."""
 
-    def make(dotted: dict[str, Any] | None = None, **distillation: Any) -> Problem:
+    def make(dotted: dict[str, Any] | None = None, **distillation: Any) -> RetrievalTask:
         changes = {f"distillation.{key}": value for key, value in distillation.items()}
         return load(tiny_study, tiny_cache, **{**changes, **(dotted or {})})
 
     return make
 
 
-def experts(problem: Problem) -> list[Trajectory]:
-    return [random_trajectory(problem.model, seed) for seed in (10, 20)]
+def experts(task: RetrievalTask) -> list[Trajectory]:
+    return [random_trajectory(task.model, seed) for seed in (10, 20)]
 
 
 def assert_same(left: DistilledSet, right: DistilledSet) -> None:
@@ -57,21 +58,19 @@ def assert_same(left: DistilledSet, right: DistilledSet) -> None:
 
 
 @pytest.mark.parametrize("dotted", [{}, FULL, LORA], ids=["heads_only", "full_image_encoder", "lora"])
-def test_outer_steps_are_sgd_on_the_gradient_of_the_whole_chain(
-    make_problem: MakeProblem, dotted: dict[str, Any]
-) -> None:
-    problem = make_problem(dotted, syn_steps=3, lr_image=2.0, lr_text=0.3, lr_lr=1e-4, momentum=0.6)
-    (trajectory,) = experts(problem)[:1]
-    distiller = Distiller(problem, [trajectory], seed=0)
-    start = distiller.distilled_set().pairs(problem)
+def test_outer_steps_are_sgd_on_the_gradient_of_the_whole_chain(make_task: MakeProblem, dotted: dict[str, Any]) -> None:
+    task = make_task(dotted, syn_steps=3, lr_image=2.0, lr_text=0.3, lr_lr=1e-4, momentum=0.6)
+    (trajectory,) = experts(task)[:1]
+    distiller = Distiller(task, [trajectory], seed=0)
+    start = distiller.distilled_set().pairs(task)
     images, texts = start.images.requires_grad_(), start.texts.requires_grad_()
     optimiser = torch.optim.SGD([{"params": [images], "lr": 2.0}, {"params": [texts], "lr": 0.3}], momentum=0.6)
     step_sizes, velocity = torch.tensor([start.lr_image, start.lr_text]), torch.zeros(2)
-    walk = Walk([torch.arange(4)] * 3, [0] * 3)  # all pairs in every step, no dropout: nothing is drawn
+    walk = InnerBatches([torch.arange(4)] * 3, [0] * 3)  # all pairs in every step, no dropout: nothing is drawn
     for outer_step in (1, 2, 3):
         step_sizes.requires_grad_()
-        inputs = StudentInputs(problem.model.stem(images), texts, step_sizes[0], step_sizes[1])
-        loss = loss_of_unrolled_walk(problem.model, trajectory.segment(0, 1), inputs, walk)
+        inputs = StudentInputs(task.model.frozen_part(images), texts, step_sizes[0], step_sizes[1])
+        loss = loss_of_unrolled_walk(task.model, trajectory.segment(0, 1), inputs, walk)
         optimiser.zero_grad()
         (by_step_sizes,) = torch.autograd.grad(loss, step_sizes, retain_graph=True)
         loss.backward(inputs=[images, texts])
@@ -84,8 +83,8 @@ def test_outer_steps_are_sgd_on_the_gradient_of_the_whole_chain(
         assert report.matching_loss == pytest.approx(float(loss.detach()), rel=1e-5)
         assert report.matching_loss == pytest.approx(report.matching_loss_image + report.matching_loss_text)
         assert [report.lr_student_image, report.lr_student_text] == pytest.approx(step_sizes.tolist(), rel=1e-4)
-    made = distiller.distilled_set().pairs(problem)
-    began = Distiller(problem, [trajectory], seed=0).distilled_set().pairs(problem)
+    made = distiller.distilled_set().pairs(task)
+    began = Distiller(task, [trajectory], seed=0).distilled_set().pairs(task)
     for moved, expected, start_of in (
         (made.images, images.detach(), began.images),
         (made.texts, texts.detach(), began.texts),
@@ -95,20 +94,20 @@ def test_outer_steps_are_sgd_on_the_gradient_of_the_whole_chain(
         assert (moved - expected).norm() < 1e-3 * way.norm()
 
 
-def test_step_sizes_move_as_published_to_first_order(make_problem: MakeProblem) -> None:
+def test_step_sizes_move_as_published_to_first_order(make_task: MakeProblem) -> None:
     """a * exp(-lr_lr v / a) is a - lr_lr v for a small rate."""
     moved = []
     for lr_lr in (1e-5, 2e-5):
-        problem = make_problem(lr_lr=lr_lr)
-        moved.append(Distiller(problem, experts(problem), seed=0).step().lr_student_text - 0.1)
+        task = make_task(lr_lr=lr_lr)
+        moved.append(Distiller(task, experts(task), seed=0).step().lr_student_text - 0.1)
     assert moved[0] != 0
     assert moved[1] == pytest.approx(2 * moved[0], rel=0.02)
 
 
 @pytest.mark.parametrize("lr_lr", [1e3, 1e9])
-def test_step_sizes_stay_positive_at_any_rate(make_problem: MakeProblem, lr_lr: float) -> None:
-    problem = make_problem(lr_lr=lr_lr, momentum=0.0)
-    distiller = Distiller(problem, experts(problem), seed=0)
+def test_step_sizes_stay_positive_at_any_rate(make_task: MakeProblem, lr_lr: float) -> None:
+    task = make_task(lr_lr=lr_lr, momentum=0.0)
+    distiller = Distiller(task, experts(task), seed=0)
     before = [0.1, 0.1]
     for _ in range(12):
         try:
@@ -122,38 +121,38 @@ def test_step_sizes_stay_positive_at_any_rate(make_problem: MakeProblem, lr_lr: 
     assert distiller.outer_step >= 3
 
 
-def test_start_from_real_pairs(make_problem: MakeProblem) -> None:
-    problem = make_problem()
-    made = Distiller(problem, experts(problem), seed=1).distilled_set()
+def test_start_from_real_pairs(make_task: MakeProblem) -> None:
+    task = make_task()
+    made = Distiller(task, experts(task), seed=1).distilled_set()
     assert torch.equal(made.images, made.start_images) and torch.equal(made.texts, made.start_texts)
-    pixels = torch.from_numpy(problem.train.split.pixels.copy()) / 255
+    pixels = torch.from_numpy(task.train.split.pixels.copy()) / 255
     for image, text, caption in zip(made.images, made.texts, made.start_captions, strict=True):
-        number = problem.train.split.captions.index(caption)
-        assert torch.equal(text, torch.from_numpy(problem.train.captions[number].copy()))
+        number = task.train.split.captions.index(caption)
+        assert torch.equal(text, torch.from_numpy(task.train.captions[number].copy()))
         nearest = (pixels - image).abs().amax((1, 2, 3)).argmin()
-        assert nearest == problem.train.split.caption_image[number]
+        assert nearest == task.train.split.caption_image[number]
         assert torch.allclose(pixels[nearest], image, atol=1e-5)
 
 
-def test_start_from_noise(make_problem: MakeProblem) -> None:
-    problem = make_problem(start_images="noise", start_texts="noise", num_pairs=40)
-    made = Distiller(problem, experts(problem), seed=1).distilled_set()
-    images = problem.model.normalise(made.images)
+def test_start_from_noise(make_task: MakeProblem) -> None:
+    task = make_task(start_images="noise", start_texts="noise", num_pairs=40)
+    made = Distiller(task, experts(task), seed=1).distilled_set()
+    images = task.model.normalise(made.images)
     assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
-    real = torch.from_numpy(problem.train.captions.copy())
+    real = torch.from_numpy(task.train.captions.copy())
     assert float(made.texts.std()) == pytest.approx(float(real.std()), rel=0.1)
     assert made.start_captions == [""] * 40
-    only_images = make_problem(start_images="noise")
+    only_images = make_task(start_images="noise")
     captions = Distiller(only_images, experts(only_images), seed=1).distilled_set().start_captions
-    assert set(captions) <= set(problem.train.split.captions)
+    assert set(captions) <= set(task.train.split.captions)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_seed_decides_a_run(make_problem: MakeProblem, dropout: float) -> None:
-    problem = make_problem({"model.dropout": dropout}, batch_size=2, max_start_epoch=2)
+def test_a_seed_decides_a_run(make_task: MakeProblem, dropout: float) -> None:
+    task = make_task({"model.dropout": dropout}, batch_size=2, max_start_epoch=2)
 
     def run(seed: int) -> tuple[list[StepReport], DistilledSet]:
-        distiller = Distiller(problem, experts(problem), seed)
+        distiller = Distiller(task, experts(task), seed)
         return [distiller.step() for _ in range(3)], distiller.distilled_set()
 
     before = torch.get_rng_state()
@@ -165,18 +164,18 @@ def test_a_seed_decides_a_run(make_problem: MakeProblem, dropout: float) -> None
 
 
 def test_every_pair_is_used_once_before_any_is_used_again(
-    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    make_task: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = make_problem(num_pairs=6, batch_size=2, syn_steps=7)
-    walks: list[Walk] = []
+    task = make_task(num_pairs=6, batch_size=2, syn_steps=7)
+    walks: list[InnerBatches] = []
     real = InnerLoop.gradient
 
-    def watch(self: InnerLoop, segment: Any, inputs: Any, walk: Walk) -> Any:
+    def watch(self: InnerLoop, segment: Any, inputs: Any, walk: InnerBatches) -> Any:
         walks.append(walk)
         return real(self, segment, inputs, walk)
 
     monkeypatch.setattr(InnerLoop, "gradient", watch)
-    distiller = Distiller(problem, experts(problem), seed=0)
+    distiller = Distiller(task, experts(task), seed=0)
     distiller.step(), distiller.step()
     for walk in walks:
         assert [len(batch) for batch in walk.batches] == [2] * 7
@@ -187,9 +186,9 @@ def test_every_pair_is_used_once_before_any_is_used_again(
 
 
 def test_segments_start_between_the_epochs_of_the_settings(
-    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    make_task: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = make_problem(
+    task = make_task(
         {"experts.epochs": 6}, min_start_epoch=1, max_start_epoch=4, expert_epochs=2, lr_text=0.1, lr_lr=1e-6
     )
     asked: list[tuple[int, int]] = []
@@ -200,37 +199,37 @@ def test_segments_start_between_the_epochs_of_the_settings(
         return segment(self, start, target)
 
     monkeypatch.setattr(Trajectory, "segment", watch)
-    distiller = Distiller(problem, [random_trajectory(problem.model, epochs=6)], seed=0)
+    distiller = Distiller(task, [random_trajectory(task.model, epochs=6)], seed=0)
     for _ in range(15):
         distiller.step()
     assert set(asked) == {(1, 3), (2, 4), (3, 5)}
 
 
-def test_experts_shorter_than_the_settings_are_refused(make_problem: MakeProblem) -> None:
-    problem = make_problem({"experts.epochs": 5}, min_start_epoch=3, max_start_epoch=4)
+def test_experts_shorter_than_the_settings_are_refused(make_task: MakeProblem) -> None:
+    task = make_task({"experts.epochs": 5}, min_start_epoch=3, max_start_epoch=4)
     with pytest.raises(StoreError, match="from epoch 3 to 4 is outside a trajectory of 2 epochs"):
-        Distiller(problem, experts(problem), seed=0).step()
+        Distiller(task, experts(task), seed=0).step()
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------
 
 
-def test_a_huge_rate_is_a_failure_that_names_it(make_problem: MakeProblem) -> None:
-    problem = make_problem(lr_image=1e38, outer_steps=4)
+def test_a_huge_rate_is_a_failure_that_names_it(make_task: MakeProblem) -> None:
+    task = make_task(lr_image=1e38, outer_steps=4)
     message = (
         "(?s)diverged at outer step ., after 3 rollbacks: .*with lr_image=1e\\+38.*Next: .*--set distillation.lr_image"
     )
     with pytest.raises(DivergedError, match=message):
-        list(distill(problem, experts(problem), seed=0))
-    assert not problem.model.training
+        list(distill(task, experts(task), seed=0))
+    assert not task.model.training
 
 
-def test_numbers_that_are_not_finite_are_a_failure(make_problem: MakeProblem) -> None:
-    problem = make_problem()
-    first, second, third = (random_trajectory(problem.model)[epoch] for epoch in range(3))
+def test_numbers_that_are_not_finite_are_a_failure(make_task: MakeProblem) -> None:
+    task = make_task()
+    first, second, third = (random_trajectory(task.model)[epoch] for epoch in range(3))
     broken = Parameters(second.image.clone(), second.text.clone())
     broken.text[3] = float("nan")
-    distiller = Distiller(problem, [Trajectory.of_every_epoch([first, broken, third])], seed=0)
+    distiller = Distiller(task, [Trajectory.of_every_epoch([first, broken, third])], seed=0)
     before = distiller.distilled_set()
     with pytest.raises(DivergedError, match="at outer step 1, after 3 rollbacks: matching loss nan"):
         distiller.step()
@@ -239,12 +238,12 @@ def test_numbers_that_are_not_finite_are_a_failure(make_problem: MakeProblem) ->
 
 
 def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
-    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    make_task: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bad draw must not cost a run: the last good state, smaller rates, other draws."""
-    problem = make_problem(evaluate_every=2, outer_steps=6, lr_lr=1e-6, lr_text=0.1)
-    good = experts(problem)[0]
-    distiller = Distiller(problem, [good], seed=0)
+    task = make_task(evaluate_every=2, outer_steps=6, lr_lr=1e-6, lr_text=0.1)
+    good = experts(task)[0]
+    distiller = Distiller(task, [good], seed=0)
     distiller.step(), distiller.step()
     after_two = distiller.distilled_set()
     distiller.step()
@@ -261,16 +260,16 @@ def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
     assert distiller.distilled_set().card["rollbacks"] == 1
 
     served += [Trajectory.of_every_epoch([good[0], nan, good[2]])]
-    hasty = Distiller(make_problem(max_rollbacks=0), [good], seed=0)
+    hasty = Distiller(make_task(max_rollbacks=0), [good], seed=0)
     with pytest.raises(DivergedError, match="after 0 rollbacks"):
         hasty.step()
 
 
-def test_halved_rates_move_half_as_far(make_problem: MakeProblem) -> None:
-    problem = make_problem(momentum=0.0, lr_image=2.0, lr_text=0.2, lr_lr=1e-6)
+def test_halved_rates_move_half_as_far(make_task: MakeProblem) -> None:
+    task = make_task(momentum=0.0, lr_image=2.0, lr_text=0.2, lr_lr=1e-6)
     ways = []
     for rollbacks in (0, 1):
-        distiller = Distiller(problem, experts(problem)[:1], seed=0)
+        distiller = Distiller(task, experts(task)[:1], seed=0)
         distiller.rollbacks = rollbacks
         distiller.step()
         made = distiller.distilled_set()
@@ -286,18 +285,16 @@ def test_halved_rates_move_half_as_far(make_problem: MakeProblem) -> None:
         ({"lr_text": 1e-3, "lr_image": 1e-3, "lr_lr": 1e6}, "the learned step size lr_.* went from 0.1 to"),
     ],
 )
-def test_divergence_that_stays_finite_is_seen(
-    make_problem: MakeProblem, settings: dict[str, float], reason: str
-) -> None:
-    problem = make_problem(**settings, outer_steps=60, evaluate_every=30, max_rollbacks=1)
+def test_divergence_that_stays_finite_is_seen(make_task: MakeProblem, settings: dict[str, float], reason: str) -> None:
+    task = make_task(**settings, outer_steps=60, evaluate_every=30, max_rollbacks=1)
     with pytest.raises(DivergedError, match=reason):
-        list(distill(problem, experts(problem), seed=0))
+        list(distill(task, experts(task), seed=0))
 
 
 def test_recall_that_falls_far_below_the_start_ends_a_run(
-    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_task: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = make_problem(outer_steps=8, evaluate_every=1, lr_lr=1e-6, lr_text=0.1)
+    task = make_task(outer_steps=8, evaluate_every=1, lr_lr=1e-6, lr_text=0.1)
 
     def run(recalls: list[float], folder: Path) -> list[int]:
         served, steps = iter(recalls), []
@@ -305,7 +302,7 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
             rayvldd.distillation.run, "evaluate_pairs", lambda *_: [RetrievalMetrics(*[next(served)] * 6)]
         )
         monkeypatch.setattr(rayvldd.distillation.run._Run, "_floor", lambda self: self.start_mean_recall / 2)
-        for evaluation in distill(problem, experts(problem), 0, folder):
+        for evaluation in distill(task, experts(task), 0, folder):
             steps.append(evaluation.outer_step)
         return steps
 
@@ -317,10 +314,10 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
     assert DistilledSet.load(tmp_path / "falls" / "best").card["outer_step"] == 2  # what was good is kept
 
 
-def test_a_start_near_guessing_has_no_floor(make_problem: MakeProblem) -> None:
-    problem = make_problem(outer_steps=1)
-    run = rayvldd.distillation.run._Run(problem, Distiller(problem, experts(problem), 0), 0, None)
-    guessing = 100 * 16 / 3 / problem.val.num_images
+def test_a_start_near_guessing_has_no_floor(make_task: MakeProblem) -> None:
+    task = make_task(outer_steps=1)
+    run = rayvldd.distillation.run._Run(task, Distiller(task, experts(task), 0), 0, None)
+    guessing = 100 * 16 / 3 / task.val.num_images
     run.start_mean_recall = 2.9 * guessing
     assert run._floor() == 0
     run.start_mean_recall = 3.1 * guessing
@@ -350,14 +347,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_repeats_and_continues(make_problem: MakeProblem, tmp_path: Path, method: str) -> None:
+def test_every_method_runs_repeats_and_continues(make_task: MakeProblem, tmp_path: Path, method: str) -> None:
     """As settings of a whole run: it moves the set, a stopped run ends with the same bits, its set loads and trains."""
     settings = {"num_pairs": 8, "outer_steps": 4, "evaluate_every": 2, "lr_lr": 1e-6, "lr_text": 0.1, "max_drift": 1e6}
-    problem = make_problem({"model.dropout": 0.1, "experts.epochs": 3}, **{**settings, **METHODS[method]})
-    trajectories = [random_trajectory(problem.model, seed, epochs=3) for seed in (10, 20)]
-    whole = list(distill(problem, trajectories, 3, tmp_path / "whole"))
-    stop_after(2, distill(problem, trajectories, 3, tmp_path / "parts"))
-    rest = list(distill(problem, trajectories, 3, tmp_path / "parts"))
+    task = make_task({"model.dropout": 0.1, "experts.epochs": 3}, **{**settings, **METHODS[method]})
+    trajectories = [random_trajectory(task.model, seed, epochs=3) for seed in (10, 20)]
+    whole = list(distill(task, trajectories, 3, tmp_path / "whole"))
+    stop_after(2, distill(task, trajectories, 3, tmp_path / "parts"))
+    rest = list(distill(task, trajectories, 3, tmp_path / "parts"))
     assert [evaluation.outer_step for evaluation in rest] == [4]
     assert numbers(rest[0]) == numbers(whole[-1])
     made = whole[-1].distilled_set
@@ -370,42 +367,42 @@ def test_every_method_runs_repeats_and_continues(make_problem: MakeProblem, tmp_
     made.save(tmp_path / "set")
     loaded = DistilledSet.load(tmp_path / "set")
     assert_same(loaded, made)
-    scores = [evaluate_pairs(problem, each.pairs(problem), problem.val, [1]) for each in (made, loaded)]
+    scores = [evaluate_pairs(task, each.pairs(task), task.val, [1]) for each in (made, loaded)]
     assert scores[0] == scores[1]
 
 
-def test_a_learned_similarity_costs_pairs_and_moves(make_problem: MakeProblem) -> None:
-    problem = make_problem(num_pairs=8, lr_sim=1.0, **{k: v for k, v in METHODS["LoRS"].items() if k != "lr_sim"})
-    distiller = Distiller(problem, experts(problem), seed=0)
+def test_a_learned_similarity_costs_pairs_and_moves(make_task: MakeProblem) -> None:
+    task = make_task(num_pairs=8, lr_sim=1.0, **{k: v for k, v in METHODS["LoRS"].items() if k != "lr_sim"})
+    distiller = Distiller(task, experts(task), seed=0)
     distiller.step(), distiller.step()
     made = distiller.distilled_set()
     assert len(made) == 7  # one pair fewer, as LoRS counts
     matrix = made.similarity.matrix()
     assert matrix is not None and matrix.shape == (7, 7) and not torch.equal(matrix, torch.eye(7))
-    pairs = made.pairs(problem)
+    pairs = made.pairs(task)
     assert pairs.pair_loss == "weighted_bce" and pairs.similarity is not None
     assert "loss: weighted_bce at temperature 0.07 with the learned similarity" in made.describe()
     plain = replace(pairs, similarity=None)
-    assert evaluate_pairs(problem, pairs, problem.val, [1]) != evaluate_pairs(problem, plain, problem.val, [1])
+    assert evaluate_pairs(task, pairs, task.val, [1]) != evaluate_pairs(task, plain, task.val, [1])
 
 
-def test_a_set_says_what_of_the_model_was_matched(make_problem: MakeProblem) -> None:
+def test_a_set_says_what_of_the_model_was_matched(make_task: MakeProblem) -> None:
     """The released figure for LoRA, 18 M parameters, says neither layers nor rank: ours says both, and counts."""
-    problem = make_problem({**LORA, "model.lora.alpha": 6.0})
-    made = Distiller(problem, experts(problem), seed=0).distilled_set()
-    adapters = sum(p.numel() for name, p in problem.model.image_part.named_parameters() if "lora_" in name)
-    heads = sum(p.numel() for p in problem.model.text_part.parameters())
+    task = make_task({**LORA, "model.lora.alpha": 6.0})
+    made = Distiller(task, experts(task), seed=0).distilled_set()
+    adapters = sum(p.numel() for name, p in task.model.image_part.named_parameters() if "lora_" in name)
+    heads = sum(p.numel() for p in task.model.text_part.parameters())
     assert (
         f"lora of rank 2, alpha 6 on layers blocks.0, blocks.4; {adapters:,} image and {heads:,} text"
         in made.describe()
     )
 
 
-def test_the_average_is_what_is_evaluated_and_kept(make_problem: MakeProblem) -> None:
+def test_the_average_is_what_is_evaluated_and_kept(make_task: MakeProblem) -> None:
     settings = {"lr_lr": 1e-6, "lr_text": 0.1, "outer_steps": 3, "evaluate_every": 1}
     plain, averaged = (
-        [evaluation.distilled_set for evaluation in distill(problem, experts(problem), 0)][1:]
-        for problem in (make_problem(**settings), make_problem(**settings, ema_decay=0.5))
+        [evaluation.distilled_set for evaluation in distill(task, experts(task), 0)][1:]
+        for task in (make_task(**settings), make_task(**settings, ema_decay=0.5))
     )
     for count in (1, 2, 3):
         weights = [0.5 ** (count - step) for step in range(count)]
@@ -413,15 +410,15 @@ def test_the_average_is_what_is_evaluated_and_kept(make_problem: MakeProblem) ->
         assert torch.allclose(averaged[count - 1].images, torch.as_tensor(expected), atol=1e-5)
 
 
-def test_a_state_of_other_settings_is_refused(make_problem: MakeProblem, tmp_path: Path) -> None:
-    problem = make_problem(outer_steps=2, evaluate_every=1)
-    stop_after(2, distill(problem, experts(problem), 0, tmp_path))
-    other = make_problem(outer_steps=2, evaluate_every=1, momentum=0.25)
+def test_a_state_of_other_settings_is_refused(make_task: MakeProblem, tmp_path: Path) -> None:
+    task = make_task(outer_steps=2, evaluate_every=1)
+    stop_after(2, distill(task, experts(task), 0, tmp_path))
+    other = make_task(outer_steps=2, evaluate_every=1, momentum=0.25)
     with pytest.raises(StoreError, match=r"a run with other settings: momentum was 0.5, is 0.25.*"):
         next(distill(other, experts(other), 0, tmp_path))
     with pytest.raises(StoreError, match="seed was 0, is 1"):
-        next(distill(problem, experts(problem), 1, tmp_path))
-    longer = make_problem(outer_steps=3, evaluate_every=1)
+        next(distill(task, experts(task), 1, tmp_path))
+    longer = make_task(outer_steps=3, evaluate_every=1)
     assert [e.outer_step for e in distill(longer, experts(longer), 0, tmp_path)] == [2, 3]
 
 
@@ -437,10 +434,10 @@ def numbers(evaluation: Evaluation) -> dict[str, float]:
     return {name: value for name, value in evaluation.metrics.items() if name not in SECONDS}
 
 
-def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_problem: MakeProblem) -> None:
-    problem = make_problem(outer_steps=5, evaluate_every=2)
+def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_task: MakeProblem) -> None:
+    task = make_task(outer_steps=5, evaluate_every=2)
     steps: list[StepReport] = []
-    evaluations = list(distill(problem, experts(problem), seed=0, on_step=steps.append))
+    evaluations = list(distill(task, experts(task), seed=0, on_step=steps.append))
     assert [evaluation.outer_step for evaluation in evaluations] == [0, 2, 4, 5]
     assert [step.outer_step for step in steps] == [1, 2, 3, 4, 5]
     best = -1.0
@@ -455,16 +452,16 @@ def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_prob
         assert evaluation.distilled_set.card["metrics"] == metrics
         assert evaluation.distilled_set.card["outer_step"] == evaluation.outer_step
         students = evaluate_pairs(
-            problem, evaluation.distilled_set.pairs(problem), problem.val, student_seeds(problem, 1)
+            task, evaluation.distilled_set.pairs(task), task.val, student_seeds(task.study.seed, 1)
         )
         assert mean_of(students).as_dict("val_").items() <= metrics.items()
 
 
-def test_the_first_rung_is_evaluated_by_its_proxy(make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_rung_is_evaluated_by_its_proxy(make_task: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[int, int]] = []
 
-    def noted(problem: Problem, pairs: Any, inputs: Any, seeds: list[int]) -> list[RetrievalMetrics]:
-        trained.append((len(seeds), problem.study.evaluation.epochs))
+    def noted(task: RetrievalTask, pairs: Any, inputs: Any, seeds: list[int]) -> list[RetrievalMetrics]:
+        trained.append((len(seeds), task.study.evaluation.epochs))
         return [RetrievalMetrics(*[50.0] * 6)]
 
     monkeypatch.setattr(rayvldd.distillation.run, "evaluate_pairs", noted)
@@ -473,15 +470,15 @@ def test_the_first_rung_is_evaluated_by_its_proxy(make_problem: MakeProblem, mon
         evaluation = {
             f"evaluation.{name}": value for name, value in {**changes, "num_students": 2, "epochs": 7}.items()
         }
-        problem = make_problem({**evaluation, "search.grace_evaluations": 2}, **settings)
+        task = make_task({**evaluation, "search.grace_evaluations": 2}, **settings)
         trained.clear()
-        list(distill(problem, experts(problem), seed=1))
+        list(distill(task, experts(task), seed=1))
         assert trained == [first, first, first, (2, 7), (2, 7)]
 
 
-def test_an_evaluation_does_not_change_with_later_steps(make_problem: MakeProblem) -> None:
-    problem = make_problem(outer_steps=2, evaluate_every=1)
-    run = distill(problem, experts(problem), seed=0)
+def test_an_evaluation_does_not_change_with_later_steps(make_task: MakeProblem) -> None:
+    task = make_task(outer_steps=2, evaluate_every=1)
+    run = distill(task, experts(task), seed=0)
     first = next(run)
     images, texts = first.distilled_set.images.clone(), first.distilled_set.texts.clone()
     last = list(run)[-1]
@@ -490,9 +487,9 @@ def test_an_evaluation_does_not_change_with_later_steps(make_problem: MakeProble
     assert torch.equal(last.distilled_set.start_images, first.distilled_set.images)
 
 
-def test_two_runs_of_a_seed_have_the_same_numbers(make_problem: MakeProblem) -> None:
-    problem = make_problem({"model.dropout": 0.2}, batch_size=2)
-    first, again = (list(distill(problem, experts(problem), seed=3)) for _ in range(2))
+def test_two_runs_of_a_seed_have_the_same_numbers(make_task: MakeProblem) -> None:
+    task = make_task({"model.dropout": 0.2}, batch_size=2)
+    first, again = (list(distill(task, experts(task), seed=3)) for _ in range(2))
     assert list(map(numbers, first)) == list(map(numbers, again))
     assert_same(first[-1].distilled_set, again[-1].distilled_set)
 
@@ -509,14 +506,14 @@ def stop_after(evaluations: int, run: Iterator[Evaluation]) -> None:
 
 @pytest.mark.parametrize("stopped_at", ["evaluation", "step", "writing the state", "writing the progress"])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+    make_task: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
-    problem = make_problem({"model.dropout": 0.2}, outer_steps=6, evaluate_every=2, batch_size=2, lr_image=50.0)
-    whole = list(distill(problem, experts(problem), 3, tmp_path / "whole"))
+    task = make_task({"model.dropout": 0.2}, outer_steps=6, evaluate_every=2, batch_size=2, lr_image=50.0)
+    whole = list(distill(task, experts(task), 3, tmp_path / "whole"))
 
     parts = tmp_path / "parts"
     if stopped_at == "evaluation":
-        stop_after(2, distill(problem, experts(problem), 3, parts))
+        stop_after(2, distill(task, experts(task), 3, parts))
     elif stopped_at == "step":
 
         def stop(report: StepReport) -> None:
@@ -524,10 +521,10 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
                 raise Stopped
 
         with pytest.raises(Stopped):
-            list(distill(problem, experts(problem), 3, parts, stop))
+            list(distill(task, experts(task), 3, parts, stop))
     else:
         last_written = "state-000004.safetensors" if stopped_at == "writing the state" else "progress.json"
-        run = distill(problem, experts(problem), 3, parts)
+        run = distill(task, experts(task), 3, parts)
         next(run), next(run)
 
         def killed_at_last(source: Path, target: Path, replace: Callable[[Path, Path], None] = os.replace) -> None:
@@ -540,7 +537,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
             with pytest.raises(Stopped):
                 next(run)
 
-    rest = list(distill(problem, experts(problem), 3, parts))
+    rest = list(distill(task, experts(task), 3, parts))
     assert [evaluation.outer_step for evaluation in rest] == [4, 6]
     assert list(map(numbers, rest)) == list(map(numbers, whole[2:]))
     assert [evaluation.is_best for evaluation in rest] == [evaluation.is_best for evaluation in whole[2:]]
@@ -550,18 +547,18 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert rest[-1].metrics["seconds_matching"] > rest[0].metrics["seconds_matching"] > 0
 
 
-def test_a_finished_run_has_nothing_left_to_do(make_problem: MakeProblem, tmp_path: Path) -> None:
-    problem = make_problem()
-    assert len(list(distill(problem, experts(problem), 0, tmp_path))) == 3
+def test_a_finished_run_has_nothing_left_to_do(make_task: MakeProblem, tmp_path: Path) -> None:
+    task = make_task()
+    assert len(list(distill(task, experts(task), 0, tmp_path))) == 3
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert list(distill(problem, experts(problem), 0, tmp_path)) == []
+    assert list(distill(task, experts(task), 0, tmp_path)) == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_the_folder_holds_one_state_and_the_best_set(
-    make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_task: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = make_problem(outer_steps=6, evaluate_every=2)
+    task = make_task(outer_steps=6, evaluate_every=2)
     recalls = iter([10.0, 30.0, 20.0, 30.0])
 
     def scored(*_: Any) -> list[RetrievalMetrics]:
@@ -569,7 +566,7 @@ def test_the_folder_holds_one_state_and_the_best_set(
 
     monkeypatch.setattr(rayvldd.distillation.run, "evaluate_pairs", scored)
     evaluations = []
-    for evaluation in distill(problem, experts(problem), 0, tmp_path / "run"):
+    for evaluation in distill(task, experts(task), 0, tmp_path / "run"):
         evaluations.append(evaluation)
         best = DistilledSet.load(tmp_path / "run" / "best")  # already there when the evaluation is told
         assert best.card["metrics"]["val_mean_recall"] == evaluation.metrics["best_val_mean_recall"]
@@ -581,8 +578,8 @@ def test_the_folder_holds_one_state_and_the_best_set(
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["best_mean_recall"] == 30
 
 
-def test_students_of_validation_and_test_are_others(make_problem: MakeProblem) -> None:
-    problem = make_problem()
-    assert student_seeds(problem, 3) == student_seeds(problem, 5)[:3]
-    assert not set(student_seeds(problem, 5)) & set(student_seeds(problem, 5, purpose=1))
+def test_students_of_validation_and_test_are_others(make_task: MakeProblem) -> None:
+    task = make_task()
+    assert student_seeds(task.study.seed, 3) == student_seeds(task.study.seed, 5)[:3]
+    assert not set(student_seeds(task.study.seed, 5)) & set(student_seeds(task.study.seed, 5, StudentPurpose.TEST))
     assert mean_of([RetrievalMetrics(*[1.0] * 6), RetrievalMetrics(*[2.0] * 6)]).mean_recall == 1.5

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import load, random_trajectory
+from tasks import load, random_trajectory
 from torch.utils.data import DataLoader
 
 import rayvldd.distillation.distilled_set
@@ -16,18 +16,18 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
 from rayvldd.distillation.distiller import Distiller
 from rayvldd.errors import StoreError
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
 
 
 @pytest.fixture
-def problem(tiny_study: Study, tiny_cache: Path) -> Problem:
+def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
     own_scale = {"model.image_encoder.mean": [0.4, 0.5, 0.6], "model.image_encoder.std": [0.2, 0.25, 0.5]}
     return load(tiny_study, tiny_cache, **own_scale)
 
 
 @pytest.fixture
-def distilled(problem: Problem) -> DistilledSet:
-    distiller = Distiller(problem, [random_trajectory(problem.model)], seed=0)
+def distilled(task: RetrievalTask) -> DistilledSet:
+    distiller = Distiller(task, [random_trajectory(task.model)], seed=0)
     distiller.step()
     return distiller.distilled_set({"val_mean_recall": 12.5})
 
@@ -50,19 +50,19 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path, distilled: DistilledSet
     assert DistilledSet.load(str(folder)).card == loaded.card
 
 
-def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, problem: Problem) -> None:
+def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: RetrievalTask) -> None:
     card = distilled.card
-    assert Study.model_validate(card["study"]) == problem.study
-    assert card["fingerprints"] == problem.fingerprints
+    assert Study.model_validate(card["study"]) == task.study
+    assert card["fingerprints"] == task.fingerprints
     assert card["normalisation"]["std"] == pytest.approx([0.2, 0.25, 0.5])
-    layouts = problem.model.image_layout, problem.model.text_layout
+    layouts = task.model.image_layout, task.model.text_layout
     assert card["matched_parameters"] == {"image": layouts[0].size, "text": layouts[1].size}
     assert (card["seed"], card["outer_step"], card["metrics"]) == (0, 1, {"val_mean_recall": 12.5})
     assert json.loads(json.dumps(card)) == card
 
 
 def test_a_data_loader_gives_normalised_images_and_their_embeddings(
-    tmp_path: Path, distilled: DistilledSet, problem: Problem
+    tmp_path: Path, distilled: DistilledSet, task: RetrievalTask
 ) -> None:
     distilled.save(tmp_path)
     loaded = DistilledSet.load(tmp_path)
@@ -70,7 +70,7 @@ def test_a_data_loader_gives_normalised_images_and_their_embeddings(
     images, texts = next(iter(DataLoader(loaded, batch_size=3)))
     assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
     assert torch.equal(texts, distilled.texts[:3])
-    assert torch.allclose(images, problem.model.normalise(distilled.images[:3]), atol=1e-5)
+    assert torch.allclose(images, task.model.normalise(distilled.images[:3]), atol=1e-5)
     assert len(list(DataLoader(loaded, batch_size=3, shuffle=True))) == 2
 
 
@@ -85,9 +85,9 @@ def test_the_description_names_what_to_train(distilled: DistilledSet) -> None:
     assert "a text head" in distilled.describe()
 
 
-def test_pairs_are_on_the_scale_of_the_model(distilled: DistilledSet, problem: Problem) -> None:
-    pairs = distilled.pairs(problem)
-    assert torch.equal(pairs.images, problem.model.normalise(distilled.images))
+def test_pairs_are_on_the_scale_of_the_model(distilled: DistilledSet, task: RetrievalTask) -> None:
+    pairs = distilled.pairs(task)
+    assert torch.equal(pairs.images, task.model.normalise(distilled.images))
     assert torch.equal(pairs.texts, distilled.texts)
     assert (pairs.lr_image, pairs.lr_text) == (distilled.lr_student_image, distilled.lr_student_text)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_STUDY
-from problems import load
+from tasks import load
 from test_cli import last_object, run
 
 from rayvldd.cli.encoder_options import read_encoders
@@ -18,26 +18,26 @@ from rayvldd.cli.scoring import summary_of_students
 from rayvldd.cli.set_groups import group_sets, load_sets
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import METHODS, NESTED_METHODS, choose_coreset
+from rayvldd.distillation.coreset_set import coreset_as_set
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.real_set import coreset_as_set
 from rayvldd.errors import InputError
 from rayvldd.evaluation.recall import RetrievalMetrics
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
 """An encoder of another width, on a scale of its own."""
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+def task(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
     return load(Study.model_validate(TINY_STUDY), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def set_folder(problem: Problem, tmp_path: Path) -> Path:
+def set_folder(task: RetrievalTask, tmp_path: Path) -> Path:
     """Six real pairs in the form of a distilled set."""
     folder = tmp_path / "six"
-    coreset_as_set(problem, choose_coreset(problem, "herding", 6, seed=1), "herding", 1).save(folder)
+    coreset_as_set(task, choose_coreset(task, "herding", 6, seed=1), "herding", 1).save(folder)
     return folder
 
 
@@ -55,29 +55,29 @@ def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
 # --- coresets as sets ---------------------------------------------------------------------------------------------
 
 
-def test_a_saved_coreset_is_a_set_of_the_same_pairs(problem: Problem, set_folder: Path) -> None:
-    coreset = choose_coreset(problem, "herding", 6, seed=1)
+def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_folder: Path) -> None:
+    coreset = choose_coreset(task, "herding", 6, seed=1)
     saved = DistilledSet.load(set_folder)
-    again, pairs = saved.pairs(problem), coreset.pairs(problem)
+    again, pairs = saved.pairs(task), coreset.pairs(task)
     assert torch.allclose(again.images, pairs.images, atol=1e-6) and torch.equal(again.texts, pairs.texts)
     assert (again.lr_image, again.lr_text) == (pairs.lr_image, pairs.lr_text)
     assert again.similarity is None and again.pair_loss == "info_nce"
-    assert saved.start_captions == coreset.captions(problem)
-    names = [problem.train.split.image_names[index] for index in coreset.image_index]
+    assert saved.start_captions == coreset.captions(task)
+    names = [task.train.split.image_names[index] for index in coreset.image_index]
     assert saved.card["coreset"] == {"method": "herding", "seed": 1, "images": names}
     assert "6 pairs, 16 px images" in saved.describe()
 
 
-def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(problem: Problem, tmp_path: Path) -> None:
+def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task: RetrievalTask, tmp_path: Path) -> None:
     lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
-    changed = dataclasses.replace(problem, study=problem.study.at({**lors, "distillation.batch_size": 4}))
-    saved = coreset_as_set(changed, choose_coreset(problem, "random", 3, seed=0), "random", 0)
-    assert saved.student_loss == "info_nce" and saved.pairs(problem).similarity is None
+    changed = dataclasses.replace(task, study=task.study.at({**lors, "distillation.batch_size": 4}))
+    saved = coreset_as_set(changed, choose_coreset(task, "random", 3, seed=0), "random", 0)
+    assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
 
 
 @pytest.mark.parametrize("method", NESTED_METHODS)
-def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(problem: Problem, method: str) -> None:
-    small, large = (choose_coreset(problem, method, number, seed=3) for number in (5, 11))
+def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: RetrievalTask, method: str) -> None:
+    small, large = (choose_coreset(task, method, number, seed=3) for number in (5, 11))
     assert large.first(5).image_index.tolist() == small.image_index.tolist()
     assert large.first(5).caption_index.tolist() == small.caption_index.tolist()
 
@@ -152,10 +152,10 @@ def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(
     assert by_encoder["convnet_d3"].made_with == {"one": "convnet_d3", "other": "test_byobnet"}
 
 
-def test_pixels_arrive_on_the_other_encoders_scale(problem: Problem, set_folder: Path, tmp_path: Path) -> None:
+def test_pixels_arrive_on_the_other_encoders_scale(task: RetrievalTask, set_folder: Path, tmp_path: Path) -> None:
     saved = DistilledSet.load(set_folder)
     scale = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
-    other = load(problem.study, tmp_path, **{"model.image_encoder": {**OTHER, **scale}})
+    other = load(task.study, tmp_path, **{"model.image_encoder": {**OTHER, **scale}})
     expected = (saved.images - torch.tensor(scale["mean"]).view(3, 1, 1)) / torch.tensor(scale["std"]).view(3, 1, 1)
     assert torch.allclose(saved.pairs(other).images, expected, atol=1e-6)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import load
+from tasks import load
 from torch import Tensor, nn
 
 from rayvldd.config.study import Study
@@ -23,7 +23,7 @@ from rayvldd.models.parameters import Parameters
 
 
 def slow_rank(scores: list[float], right: set[int]) -> int:
-    """Place of the best right answer after sorting, every wrong answer of the same score standing before it."""
+    """Rank of the best right answer after sorting, every wrong answer of the same score standing before it."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i in right))
     return 1 + min(order.index(i) for i in right)
 
@@ -144,35 +144,35 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_score_embeds_every_image_and_caption(tiny_study: Study, tiny_cache: Path, protocol: str) -> None:
-    problem = load(tiny_study, tiny_cache, **PROTOCOLS[protocol])
-    parameters = problem.model.initial_parameters(1)
+    task = load(tiny_study, tiny_cache, **PROTOCOLS[protocol])
+    parameters = task.model.initial_parameters(1)
     with torch.no_grad():
-        pixels = torch.from_numpy(np.array(problem.val.split.pixels)).float() / 255
-        images = problem.model.embed_images(problem.model.stem(problem.model.normalise(pixels)), parameters.image)
-        captions = problem.model.embed_texts(torch.from_numpy(np.array(problem.val.captions)), parameters.text)
-    expected = slow_recall(images, captions, problem.val.split.caption_image)
-    assert asdict(score(problem, parameters, problem.val)) == pytest.approx(asdict(expected))
+        pixels = torch.from_numpy(np.array(task.val.split.pixels)).float() / 255
+        images = task.model.embed_images(task.model.frozen_part(task.model.normalise(pixels)), parameters.image)
+        captions = task.model.embed_texts(torch.from_numpy(np.array(task.val.captions)), parameters.text)
+    expected = slow_recall(images, captions, task.val.split.caption_image)
+    assert asdict(score(task, parameters, task.val)) == pytest.approx(asdict(expected))
 
 
 def test_a_student_is_scored_on_a_pool_of_two(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache, **{"data.num_test": 2, "evaluation.epochs": 1})
-    (found,) = evaluate_pairs(problem, coreset_pairs(problem, 4), problem.test, [0])
-    assert problem.test.num_images == 2 and found.text_to_image_r5 == 100.0
+    task = load(tiny_study, tiny_cache, **{"data.num_test": 2, "evaluation.epochs": 1})
+    (found,) = evaluate_pairs(task, coreset_pairs(task, 4), task.test, [0])
+    assert task.test.num_images == 2 and found.text_to_image_r5 == 100.0
 
 
-def coreset_pairs(problem: Any, num_pairs: int) -> Pairs:
-    pairs: Pairs = choose_coreset(problem, "random", num_pairs, seed=1).pairs(problem)
+def coreset_pairs(task: Any, num_pairs: int) -> Pairs:
+    pairs: Pairs = choose_coreset(task, "random", num_pairs, seed=1).pairs(task)
     return Pairs(pairs.images, pairs.texts, lr_image=0.05, lr_text=0.2)  # two rates: each side must take its own
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_student_is_trained_as_a_plain_module_is(tiny_study: Study, tiny_cache: Path, protocol: str) -> None:
     changes = {"evaluation.epochs": 3, "evaluation.batch_size": 100, **PROTOCOLS[protocol]}
-    problem = load(tiny_study, tiny_cache, **changes)
-    model, pairs = problem.model, coreset_pairs(problem, 6)
+    task = load(tiny_study, tiny_cache, **changes)
+    model, pairs = task.model, coreset_pairs(task, 6)
     with torch.no_grad():
-        stem_output = model.stem(pairs.images)
-    trained = train_student(problem, pairs, stem_output, seed=3)
+        frozen_output = model.frozen_part(pairs.images)
+    trained = train_student(task, pairs, frozen_output, seed=3)
 
     model.initial_parameters(3)  # leaves the modules where a student of this seed starts
     optimiser = torch.optim.SGD(
@@ -184,7 +184,7 @@ def test_student_is_trained_as_a_plain_module_is(tiny_study: Study, tiny_cache: 
         weight_decay=5e-4,
     )
     for _ in range(3):  # one batch holds all pairs, whose order does not matter
-        images = nn.functional.normalize(model.image_part(stem_output))
+        images = nn.functional.normalize(model.image_part(frozen_output))
         scores = images @ nn.functional.normalize(model.text_part(pairs.texts)).T / 0.07
         loss = (scores.logsumexp(0) + scores.logsumexp(1) - 2 * scores.diagonal()).mean() / 2
         optimiser.zero_grad()
@@ -197,22 +197,22 @@ def test_student_is_trained_as_a_plain_module_is(tiny_study: Study, tiny_cache: 
 
 def test_a_seed_decides_a_student(tiny_study: Study, tiny_cache: Path) -> None:
     changes = {"model.dropout": 0.2, "evaluation.batch_size": 2, "evaluation.epochs": 2}
-    problem = load(tiny_study, tiny_cache, **changes)
-    pairs = coreset_pairs(problem, 5)  # batches of 2, 2 and 1: the last has nothing to be told apart from
+    task = load(tiny_study, tiny_cache, **changes)
+    pairs = coreset_pairs(task, 5)  # batches of 2, 2 and 1: the last has nothing to be told apart from
     before = torch.get_rng_state()
     with torch.no_grad():
-        stem_output = problem.model.stem(pairs.images)
-    first, again, other = (train_student(problem, pairs, stem_output, seed) for seed in (1, 1, 2))
+        frozen_output = task.model.frozen_part(pairs.images)
+    first, again, other = (train_student(task, pairs, frozen_output, seed) for seed in (1, 1, 2))
     assert torch.equal(first.image, again.image) and torch.equal(first.text, again.text)
     assert not torch.equal(first.text, other.text)
     assert torch.equal(torch.get_rng_state(), before)
-    scores = evaluate_pairs(problem, pairs, problem.val, [1, 2])
-    assert scores == [score(problem, parameters, problem.val) for parameters in (first, other)]
+    scores = evaluate_pairs(task, pairs, task.val, [1, 2])
+    assert scores == [score(task, parameters, task.val) for parameters in (first, other)]
 
 
 def test_students_learn_what_they_are_shown(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache, **{"evaluation.epochs": 60})
-    pairs = choose_coreset(problem, "random", 40, seed=0).pairs(problem)
-    untrained = score(problem, problem.model.initial_parameters(0), problem.train)
-    (trained,) = evaluate_pairs(problem, pairs, problem.train, [0])
+    task = load(tiny_study, tiny_cache, **{"evaluation.epochs": 60})
+    pairs = choose_coreset(task, "random", 40, seed=0).pairs(task)
+    untrained = score(task, task.model.initial_parameters(0), task.train)
+    (trained,) = evaluate_pairs(task, pairs, task.train, [0])
     assert trained.mean_recall > 1.5 * untrained.mean_recall

@@ -12,21 +12,21 @@ import torch
 from test_cli import last_object, run
 from test_stores import METRICS, OTHER, assert_same, expert
 
-import rayvldd.stores.copying
+import rayvldd.experts.store.copying
 from rayvldd.cli.expert_sets import EXIT_FOUND
 from rayvldd.cli.experts import SUBCOMMANDS
 from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.store import pruning
+from rayvldd.experts.store.copying import copy_sets
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.inspection import Damage, drop, summaries, verify
+from rayvldd.experts.store.pruning import Pruning
 from rayvldd.experts.training import ExpertState
-from rayvldd.stores import pruning
-from rayvldd.stores.claims import Claimant, ClaimState
-from rayvldd.stores.copying import copy_sets
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.place import Place
-from rayvldd.stores.pruning import Pruning
-from rayvldd.stores.upkeep import Damage, drop, summaries, verify
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.lease import LeaseHolder, LeaseState
+from rayvldd.storage.storage import Storage
 
 MODEL = {"protocol": "heads_only", "image_encoder": {"name": "convnet_d3"}}
 RECIPE = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2}, "seed": 7})
@@ -36,7 +36,7 @@ DELTAS = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2, "storage": "floa
 @pytest.fixture
 def store(tmp_path: Path) -> ExpertStore:
     """Two sets of two experts, the second with a start that they share."""
-    store = ExpertStore(FolderPlace(tmp_path / "sets"))
+    store = ExpertStore(FolderStorage(tmp_path / "sets"))
     for recipe in (RECIPE, DELTAS):
         for index in range(2):
             store.save(recipe, index, expert(index))
@@ -44,8 +44,8 @@ def store(tmp_path: Path) -> ExpertStore:
 
 
 def folder_of(store: ExpertStore, recipe: ExpertRecipe) -> Path:
-    assert isinstance(store.place, FolderPlace)
-    return store.place.folder / recipe.key
+    assert isinstance(store.storage, FolderStorage)
+    return store.storage.folder / recipe.key
 
 
 def flip_last_byte(file: Path) -> None:
@@ -61,24 +61,24 @@ def start_training(store: ExpertStore, index: int, recipe: ExpertRecipe = RECIPE
 
 
 def put_claim(store: ExpertStore, index: int, **values: Any) -> str:
-    """A claim of a process on another machine, of which nobody can say at once whether it lives."""
-    state = ClaimState(**{"owner": "other", "machine": "elsewhere", "process": 1, "beat": 3, "done": 1, **values})
-    name = f"{RECIPE.key}/claims/expert_{index:03d}.json"
-    store.place.write(name, state.as_bytes())
+    """A lease of a process on another machine, of which nobody can say at once whether it lives."""
+    state = LeaseState(**{"owner": "other", "machine": "elsewhere", "process": 1, "beat": 3, "done": 1, **values})
+    name = f"{RECIPE.key}/leases/expert_{index:03d}.json"
+    store.storage.write(name, state.as_bytes())
     return name
 
 
 def all_files(store: ExpertStore) -> dict[str, bytes | None]:
-    return {name: store.place.read(name) for name in store.place.names()}
+    return {name: store.storage.read(name) for name in store.storage.names()}
 
 
-# --- in every place -------------------------------------------------------------------------------------------------
+# --- in every storage -------------------------------------------------------------------------------------------------
 
 
 def test_every_place_is_verified_pruned_and_copied_alike(
-    place: Place, store: ExpertStore, tmp_path: Path, impatient: None
+    storage: Storage, store: ExpertStore, tmp_path: Path, impatient: None
 ) -> None:
-    there = ExpertStore(place)
+    there = ExpertStore(storage)
     assert copy_sets(store, there).copied == 4
     assert copy_sets(store, there).there == 4
     assert verify(there) == []
@@ -90,7 +90,7 @@ def test_every_place_is_verified_pruned_and_copied_alike(
     assert found.index == 2 and len(found.names) == 3
     assert look.remove(found)
     assert look.find() == []
-    back = ExpertStore(FolderPlace(tmp_path / "back"))
+    back = ExpertStore(FolderStorage(tmp_path / "back"))
     assert copy_sets(there, back).copied == 4
     for recipe in (RECIPE, DELTAS):
         for index in range(2):
@@ -182,7 +182,7 @@ def test_list_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_set_before_its_first_expert_is_finished(tmp_path: Path) -> None:
-    store = ExpertStore(FolderPlace(tmp_path))
+    store = ExpertStore(FolderStorage(tmp_path))
     start_training(store, 0)
     (known,) = summaries(store)
     assert (known.fault, known.records, known.in_training[0].epoch) == ("", {}, 1)
@@ -269,8 +269,8 @@ def test_verify_finds_other_damage(store: ExpertStore, damage: str) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims count as dead after a fraction of a second."""
-    for module in ("rayvldd.stores.claims", "rayvldd.stores.pruning"):
+    """Leases count as dead after a fraction of a second."""
+    for module in ("rayvldd.storage.lease", "rayvldd.experts.store.pruning"):
         monkeypatch.setattr(f"{module}.STALE_S", 0.2)
     monkeypatch.setattr(pruning, "_LOOK_S", 0.02)
 
@@ -279,9 +279,9 @@ def test_prune_takes_what_is_left_over_and_nothing_else(store: ExpertStore, impa
     finished = all_files(store)
     start_training(store, 2)
     put_claim(store, 2)
-    store.place.write(f"{RECIPE.key}/expert_007.safetensors", b"of a writer that died before its record")
-    store.place.write(f"{DELTAS.key}/start_0123456789abcdef.safetensors", b"of an expert that was dropped")
-    store.place.write("somebody/else.json", b"{}")
+    store.storage.write(f"{RECIPE.key}/expert_007.safetensors", b"of a writer that died before its record")
+    store.storage.write(f"{DELTAS.key}/start_0123456789abcdef.safetensors", b"of an expert that was dropped")
+    store.storage.write("somebody/else.json", b"{}")
     part = folder_of(store, RECIPE) / ".expert_008.0123abcd.part"
     young = part.with_name(".expert_009.0123abcd.part")
     foreign = part.with_name(".mine.partial")
@@ -306,15 +306,15 @@ def test_prune_takes_what_is_left_over_and_nothing_else(store: ExpertStore, impa
 def test_prune_touches_nothing_of_a_living_claim(store: ExpertStore, impatient: None) -> None:
     start_training(store, 2)
     start_training(store, 3)
-    store.place.write(f"{RECIPE.key}/start_0123456789abcdef.safetensors", b"its expert is being saved")
-    claim = store.claim(RECIPE, 2, Claimant("alive"))
-    assert claim is not None
-    with claim:
+    store.storage.write(f"{RECIPE.key}/start_0123456789abcdef.safetensors", b"its expert is being saved")
+    lease = store.acquire(RECIPE, 2, LeaseHolder("alive"))
+    assert lease is not None
+    with lease:
         looks = []
 
         def beat(*_: object) -> None:
             looks.append(1)
-            claim.tell(len(looks))
+            lease.tell(len(looks))
 
         (found,) = Pruning(store).find(on_wait=beat)
         assert found.index == 3
@@ -330,7 +330,7 @@ def test_a_claim_taken_since_the_look_is_left_alone(store: ExpertStore, impatien
     start_training(store, 2)
     look = Pruning(store)
     (found,) = look.find()
-    with store.claim(RECIPE, 2, Claimant("quicker")):  # type: ignore[union-attr]
+    with store.acquire(RECIPE, 2, LeaseHolder("quicker")):  # type: ignore[union-attr]
         assert not look.remove(found)
         assert len(store.kept_epochs(RECIPE, 2)) == 2
     assert look.remove(found)
@@ -357,7 +357,7 @@ def test_prune_of_sets_that_nothing_says_the_making_of(store: ExpertStore, impat
 
 
 def test_copy_brings_sets_whole_and_skips_what_is_there(store: ExpertStore, tmp_path: Path) -> None:
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     first = run("experts", "copy", store.uri, there.uri, "--key", DELTAS.key, "--json")
     assert first.exit_code == 0, first.output
     assert last_object(first)["copied"] == 2
@@ -386,14 +386,14 @@ def test_a_damaged_expert_is_not_copied_and_the_others_are(store: ExpertStore, t
     copied = last_object(result)
     assert copied["copied"] == 3 and len(copied["faults"]) == 1
     assert f"{RECIPE.key}/expert_000.safetensors: the checksum of" in copied["faults"][0]
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     assert there.finished(RECIPE) == [1] and there.finished(DELTAS) == [0, 1]
 
 
 def test_copy_goes_on_after_an_interruption(
     store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tensors, written = rayvldd.stores.copying.write_tensors, []
+    write_tensors, written = rayvldd.experts.store.copying.write_tensors, []
 
     def interrupted(path: Path, *values: Any) -> Any:
         written.append(path)
@@ -402,34 +402,34 @@ def test_copy_goes_on_after_an_interruption(
             raise KeyboardInterrupt
         return write_tensors(path, *values)
 
-    monkeypatch.setattr(rayvldd.stores.copying, "write_tensors", interrupted)
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    monkeypatch.setattr(rayvldd.experts.store.copying, "write_tensors", interrupted)
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     result = run("experts", "copy", store.uri, there.uri)
     assert result.exit_code == EXIT_INTERRUPTED
     assert "Kept: every expert that was copied" in result.stderr
     assert f"The same command continues: rayvldd experts copy {store.uri} {there.uri}" in result.stderr
     num_there = len(there.finished(RECIPE)) + len(there.finished(DELTAS))
     assert num_there in (1, 2) and verify(there) == []
-    assert Pruning(there).find() == [], "no claim and no part is left"
+    assert Pruning(there).find() == [], "no lease and no part is left"
     result = run("experts", "copy", store.uri, there.uri, "--json")
     assert last_object(result)["there"] == num_there
     assert there.finished(RECIPE) == there.finished(DELTAS) == [0, 1]
 
 
 def test_copy_leaves_an_expert_to_who_makes_it_there(store: ExpertStore, tmp_path: Path) -> None:
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
-    with there.claim(RECIPE, 0, Claimant("another command")):  # type: ignore[union-attr]
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
+    with there.acquire(RECIPE, 0, LeaseHolder("another command")):  # type: ignore[union-attr]
         copied = copy_sets(store, there, [RECIPE.key])
     assert (copied.copied, copied.held) == (1, [f"{RECIPE.key}/expert_000.safetensors"])
     assert copy_sets(store, there, [RECIPE.key]).copied == 1
 
 
 def test_copy_and_epochs_left_out(store: ExpertStore, tmp_path: Path) -> None:
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     there.save(RECIPE, 0, expert(0, epochs=(0, 2)))
-    assert copy_sets(store, there, [RECIPE.key]).copied == 2, "more epochs take the place of fewer"
+    assert copy_sets(store, there, [RECIPE.key]).copied == 2, "more epochs take the storage of fewer"
     assert_same(there.load(RECIPE, 0), expert(0).trajectory)
-    fewer, other = (ExpertStore(FolderPlace(tmp_path / name)) for name in ("fewer", "other"))
+    fewer, other = (ExpertStore(FolderStorage(tmp_path / name)) for name in ("fewer", "other"))
     fewer.save(RECIPE, 0, expert(0, epochs=(0, 2)))
     assert copy_sets(fewer, there).there == 1
     other.save(RECIPE, 0, expert(0, epochs=(0, 1)))
@@ -438,7 +438,7 @@ def test_copy_and_epochs_left_out(store: ExpertStore, tmp_path: Path) -> None:
 
 
 def test_copy_never_mixes_what_different_recipes_made(store: ExpertStore, tmp_path: Path) -> None:
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     there.save(OTHER, 0, expert())
     folder_of(there, OTHER).rename(folder_of(there, RECIPE))
     before = all_files(there)
@@ -450,13 +450,13 @@ def test_copy_never_mixes_what_different_recipes_made(store: ExpertStore, tmp_pa
 def test_a_file_that_is_not_written_as_it_was_read_does_not_count(
     store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tensors = rayvldd.stores.copying.write_tensors
+    write_tensors = rayvldd.experts.store.copying.write_tensors
 
     def write_wrong(path: Path, tensors: Any, metadata: Any) -> Any:
         return write_tensors(path, {name: value + torch.ones_like(value) for name, value in tensors.items()}, metadata)
 
-    monkeypatch.setattr(rayvldd.stores.copying, "write_tensors", write_wrong)
-    there = ExpertStore(FolderPlace(tmp_path / "copy"))
+    monkeypatch.setattr(rayvldd.experts.store.copying, "write_tensors", write_wrong)
+    there = ExpertStore(FolderStorage(tmp_path / "copy"))
     with pytest.raises(StoreError, match="was not written as it was read"):
         copy_sets(store, there, [RECIPE.key])
     assert there.finished(RECIPE) == []

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from problems import load, random_trajectory
+from tasks import load, random_trajectory
 from torch import nn
 
 from rayvldd.config.study import Study
@@ -16,39 +16,34 @@ from rayvldd.evaluation.scoring import score
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.training import ExpertState, train_epochs, train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.experts.trajectory_file import (
-    CheckedTensors,
-    MappedTensors,
-    StoredSnapshots,
-    tensors_to_keep,
-    write_tensors,
-)
-from rayvldd.models import tensor_files
+from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
 from rayvldd.models.image_encoder import build_image_encoder
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.storage import tensor_files
+from rayvldd.storage.tensor_files import MappedTensors
 
 # --- training -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def problem(tiny_study: Study, tiny_cache: Path) -> Problem:
+def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
     return load(tiny_study, tiny_cache)
 
 
-def test_an_expert_has_a_snapshot_and_metrics_an_epoch(problem: Problem) -> None:
+def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: RetrievalTask) -> None:
     told = []
-    trajectory, metrics = train_expert(problem, 0, on_epoch=lambda epoch, row: told.append((epoch, row)))
+    trajectory, metrics = train_expert(task, 0, on_epoch=lambda epoch, row: told.append((epoch, row)))
     assert trajectory.num_epochs == 2
     assert [row["epoch"] for row in metrics] == [1, 2]
     assert told == [(1, metrics[0]), (2, metrics[1])]
     for row in metrics:
         assert set(row) == {"epoch", "train_loss", "val_mean_recall", "seconds"}
         assert row["train_loss"] > 0 and row["seconds"] > 0
-    assert metrics[1]["val_mean_recall"] == score(problem, trajectory[2], problem.val).mean_recall
+    assert metrics[1]["val_mean_recall"] == score(task, trajectory[2], task.val).mean_recall
 
 
-def test_snapshots_are_of_different_moments(problem: Problem) -> None:
-    trajectory, _ = train_expert(problem, 0)
+def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
+    trajectory, _ = train_expert(task, 0)
     for side in ("image", "text"):
         snapshots = [getattr(trajectory[epoch], side) for epoch in range(3)]
         assert len({snapshot.data_ptr() for snapshot in snapshots}) == 3
@@ -56,9 +51,9 @@ def test_snapshots_are_of_different_moments(problem: Problem) -> None:
             assert not torch.equal(snapshots[left], snapshots[right])
 
 
-def test_study_seed_and_number_decide_an_expert(problem: Problem, tiny_study: Study, tiny_cache: Path) -> None:
+def test_study_seed_and_number_decide_an_expert(task: RetrievalTask, tiny_study: Study, tiny_cache: Path) -> None:
     before = torch.get_rng_state()
-    first, again, other = (train_expert(problem, index)[0] for index in (0, 0, 1))
+    first, again, other = (train_expert(task, index)[0] for index in (0, 0, 1))
     of_other_seed, _ = train_expert(load(tiny_study, tiny_cache, seed=8), 0)
     assert torch.equal(torch.get_rng_state(), before)
     for epoch in range(3):
@@ -70,16 +65,16 @@ def test_study_seed_and_number_decide_an_expert(problem: Problem, tiny_study: St
 def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_cache: Path) -> None:
     rates = {"experts.lr_image": 0.05, "experts.lr_text": 0.2}
     changes = {"experts.batch_size": 200, "model.protocol": "full_image_encoder", **rates}
-    problem = load(tiny_study, tiny_cache, **changes)
-    model = problem.model
-    trajectory, metrics = train_expert(problem, 0)
+    task = load(tiny_study, tiny_cache, **changes)
+    model = task.model
+    trajectory, metrics = train_expert(task, 0)
 
     model.image_part.load_state_dict(model.image_layout.unflatten(trajectory[0].image))
     model.text_part.load_state_dict(model.text_layout.unflatten(trajectory[0].text))
     captions = np.arange(200)  # all five of each image in one batch
-    pixels = problem.pixels(problem.train, problem.train.split.caption_image)
+    pixels = task.pixels(task.train, task.train.split.caption_image)
     images = nn.functional.normalize(model.image_part(pixels))
-    texts = nn.functional.normalize(model.text_part(problem.texts(problem.train, captions)))
+    texts = nn.functional.normalize(model.text_part(task.texts(task.train, captions)))
     scores = images @ texts.T / 0.07
     loss = (scores.logsumexp(0) + scores.logsumexp(1) - 2 * scores.diagonal()).mean() / 2
     loss.backward()
@@ -94,10 +89,10 @@ def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_
 
 
 def test_training_brings_the_loss_down_and_recall_up(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache, **{"experts.epochs": 12, "experts.lr_image": 0.3, "experts.lr_text": 0.3})
-    trajectory, metrics = train_expert(problem, 0)
+    task = load(tiny_study, tiny_cache, **{"experts.epochs": 12, "experts.lr_image": 0.3, "experts.lr_text": 0.3})
+    trajectory, metrics = train_expert(task, 0)
     assert metrics[-1]["train_loss"] < 0.9 * metrics[0]["train_loss"]
-    first, last = (score(problem, trajectory[epoch], problem.train).mean_recall for epoch in (0, 12))
+    first, last = (score(task, trajectory[epoch], task.train).mean_recall for epoch in (0, 12))
     assert last > 1.3 * first
 
 
@@ -118,27 +113,27 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
     seen: list[int] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    problem = load(tiny_study, tiny_cache, **changes)
+    task = load(tiny_study, tiny_cache, **changes)
     batches: list[tuple[np.ndarray, np.ndarray]] = []
-    stem_outputs, texts = type(problem).stem_outputs, type(problem).texts
+    frozen_outputs, texts = type(task).frozen_outputs, type(task).texts
     asked: dict[str, list[np.ndarray]] = {"images": [], "captions": []}
 
-    def remember_images(self: Problem, inputs: Any, index: np.ndarray) -> Any:
-        asked["images"] += [index] if inputs is problem.train else []
-        return stem_outputs(self, inputs, index)
+    def remember_images(self: RetrievalTask, inputs: Any, index: np.ndarray) -> Any:
+        asked["images"] += [index] if inputs is task.train else []
+        return frozen_outputs(self, inputs, index)
 
-    def remember_captions(self: Problem, inputs: Any, index: np.ndarray) -> Any:
-        asked["captions"] += [index] if inputs is problem.train else []
+    def remember_captions(self: RetrievalTask, inputs: Any, index: np.ndarray) -> Any:
+        asked["captions"] += [index] if inputs is task.train else []
         return texts(self, inputs, index)
 
-    monkeypatch.setattr(Problem, "stem_outputs", remember_images)
-    monkeypatch.setattr(Problem, "texts", remember_captions)
-    train_expert(problem, 0)
+    monkeypatch.setattr(RetrievalTask, "frozen_outputs", remember_images)
+    monkeypatch.setattr(RetrievalTask, "texts", remember_captions)
+    train_expert(task, 0)
     batches = list(zip(asked["images"], asked["captions"], strict=True))
     epochs = [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
     for epoch in epochs:
         images, captions = (np.concatenate(side) for side in zip(*epoch, strict=True))
-        assert problem.train.split.caption_image[captions].tolist() == images.tolist()
+        assert task.train.split.caption_image[captions].tolist() == images.tolist()
         assert len(set(captions.tolist())) == len(captions)
         if seen is None:
             assert len(captions) == 32
@@ -149,17 +144,17 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
 
 
 def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache, **{"experts.lr_text": 1e38})
+    task = load(tiny_study, tiny_cache, **{"experts.lr_text": 1e38})
     with pytest.raises(DivergedError, match="(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\\+38.*Next: .*--set"):
-        train_expert(problem, 0)
-    assert not problem.model.training
+        train_expert(task, 0)
+    assert not task.model.training
 
 
-def test_full_data_bound_is_trained_as_experts_are(problem: Problem) -> None:
-    parameters = train_on_all(problem, epochs=1, seed=4)
-    assert torch.equal(parameters.image, train_on_all(problem, epochs=1, seed=4).image)
-    assert not torch.equal(parameters.image, train_on_all(problem, epochs=1, seed=5).image)
-    assert not torch.equal(parameters.image, train_expert(problem, 4)[0][1].image)
+def test_full_data_bound_is_trained_as_experts_are(task: RetrievalTask) -> None:
+    parameters = train_on_all(task, epochs=1, seed=4)
+    assert torch.equal(parameters.image, train_on_all(task, epochs=1, seed=4).image)
+    assert not torch.equal(parameters.image, train_on_all(task, epochs=1, seed=5).image)
+    assert not torch.equal(parameters.image, train_expert(task, 4)[0][1].image)
 
 
 # --- going on where training was cut off ---------------------------------------------------------------------------
@@ -169,12 +164,12 @@ def test_full_data_bound_is_trained_as_experts_are(problem: Problem) -> None:
 def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
     tiny_study: Study, tiny_cache: Path, cut_after: int
 ) -> None:
-    problem = load(tiny_study, tiny_cache, **{"experts.epochs": 3, "model.dropout": 0.2})
-    states = list(train_epochs(problem, 0))
+    task = load(tiny_study, tiny_cache, **{"experts.epochs": 3, "model.dropout": 0.2})
+    states = list(train_epochs(task, 0))
     assert [state.epoch for state in states] == [0, 1, 2, 3]
     kept = states[cut_after]
     after = ExpertState(kept.epoch, kept.parameters, kept.metrics, json.loads(json.dumps(kept.random_state)))
-    for state in train_epochs(problem, 0, after):
+    for state in train_epochs(task, 0, after):
         assert torch.equal(state.parameters.image, states[state.epoch].parameters.image)
         assert torch.equal(state.parameters.text, states[state.epoch].parameters.text)
         assert len(state.metrics) == state.epoch
@@ -185,8 +180,8 @@ def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
 
 
 @pytest.fixture
-def trajectory(problem: Problem) -> Trajectory:
-    return random_trajectory(problem.model, epochs=4)
+def trajectory(task: RetrievalTask) -> Trajectory:
+    return random_trajectory(task.model, epochs=4)
 
 
 def opened(folder: Path, trajectory: Trajectory) -> Trajectory:
@@ -289,9 +284,9 @@ def test_a_write_that_fails_leaves_nothing(
     ],
 )
 def test_what_decides_a_trajectory_makes_other_experts(
-    problem: Problem, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(problem).key
+    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(task).key
 
 
 @pytest.mark.parametrize(
@@ -307,9 +302,9 @@ def test_what_decides_a_trajectory_makes_other_experts(
     ],
 )
 def test_what_does_not_decide_a_trajectory_keeps_the_experts(
-    problem: Problem, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(problem).key
+    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(task).key
 
 
 def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -> None:
@@ -319,7 +314,7 @@ def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -
 
 
 def test_weights_count_by_content_not_by_path(
-    problem: Problem, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     def key_with(path: Path, seed: int) -> str:
         path.parent.mkdir(exist_ok=True)

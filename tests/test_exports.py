@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from problems import load, random_trajectory
+from tasks import load, random_trajectory
 
 from rayvldd.cli.main import main
 from rayvldd.config.study import Study
@@ -25,8 +25,8 @@ from rayvldd.errors import ConfigError, RayvlddError, StoreError
 def distilled(tiny_study: Study, tiny_cache: Path) -> DistilledSet:
     """Four pairs with a learned similarity; pixels reach beyond black and white, and captions are known."""
     learned = {"distillation.similarity": "low_rank", "distillation.student_loss": "weighted_bce"}
-    problem = load(tiny_study, tiny_cache, **learned)
-    made = Distiller(problem, [random_trajectory(problem.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
+    task = load(tiny_study, tiny_cache, **learned)
+    made = Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
     made.images = made.images * 1.5 - 0.25
     made.nearest_captions = [
         {"pair": pair, "start": start, "nearest": f"ein Bär, Nr. {pair}", "similarity": 0.5}

@@ -11,25 +11,24 @@ import pytest
 from rich.console import Console
 
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.run import student_seeds
 from rayvldd.errors import ConfigError, DivergedError
 from rayvldd.evaluation.intervals import nested_interval, t_interval
-from rayvldd.models.problem import Problem, load_problem
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
 from rayvldd.search import finalists as module
-from rayvldd.search.display import StudyDisplay
-from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, redistil, winner_of
+from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.objectives import ranked
-from rayvldd.search.seeds import finalist_seed, trial_seed
 from rayvldd.search.study_folder import StudyFolder, study_of_set
 from rayvldd.search.sweep import _none_again
 from rayvldd.search.trial import TrialJob
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.json_files import write_json_whole
 
 SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True}}
 
@@ -80,7 +79,7 @@ def test_the_finalists_are_the_best_trials_at_different_points(study: Study, tmp
 def test_every_set_has_a_seed_that_nothing_else_has(two: list[Finalist], study: Study) -> None:
     seeds = [one.seed for finalist in two for one in finalist.sets]
     own = study.model_copy(update={"search": study.search.model_copy(update={"trial_seeds": "own"})})
-    trials = [trial_seed(own, number) for number in range(100)] + [trial_seed(study, 0)]
+    trials = [own.trial_seed(number) for number in range(100)] + [study.trial_seed(0)]
     assert len({*seeds, *trials}) == 6 + 100, "trial 0 has the seed that all have in common"
     assert seeds[0] == finalist_seed(study.seed, 1, 0), "a function of study, trial and repeat alone"
 
@@ -137,7 +136,7 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
         "finalists": [finalist.as_dict() for finalist in two],
         "best": {"trial_id": "trial_002"},
         "test": tested,
-        "test_looks": 1,
+        "test_evaluations": 1,
         "protocol": "lora",
         "importance": {"a.x": 0.2, "a.lr_image": 0.5, "b": 0.1, "c": 0.2},
     }
@@ -145,7 +144,7 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
         "6.50 on test, 95 % interval 5.00 to 8.00 over sets, 3 sets × 5 students, protocol lora; "
         "test was looked at once"
     )
-    assert "looked at 3 times" in trust_of({**result, "test_looks": 3})
+    assert "looked at 3 times" in trust_of({**result, "test_evaluations": 3})
     assert importance_line(result) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
     console = Console(file=StringIO(), width=200)
     console.print(finalists_table(result))
@@ -160,40 +159,40 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
 
 @pytest.fixture
 def job(study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
-    return TrialJob(study, tmp_path / "trials", tiny_cache, ExpertStore(FolderPlace(tmp_path / "experts")))
+    return TrialJob(study, tmp_path / "trials", tiny_cache, ExpertStore(FolderStorage(tmp_path / "experts")))
 
 
 @pytest.fixture
-def problem(study: Study, tiny_cache: Path) -> Problem:
-    return load_problem(study.at({}), ArrayCache(tiny_cache))
+def task(study: Study, tiny_cache: Path) -> RetrievalTask:
+    return load_task(study.at({}), ArrayCache(tiny_cache))
 
 
-def in_this_process(monkeypatch: pytest.MonkeyPatch, problem: Problem, note: Callable[[int], None]) -> list[str]:
+def in_this_process(monkeypatch: pytest.MonkeyPatch, task: RetrievalTask, note: Callable[[int], None]) -> list[str]:
     """Let jobs be done here, one after the other, and return the list in which their titles will be."""
     done: list[str] = []
 
     def run_jobs(jobs: list[Any], *_: Any, at_a_time: int) -> None:
         for one in jobs:
             done.append(one.title)
-            one.do(problem, note)
+            one.do(task, note)
 
     monkeypatch.setattr(module, "run_jobs", run_jobs)
     return done
 
 
-QUIET = StudyDisplay(Console(quiet=True))
+QUIET = ProgressDisplay(Console(quiet=True))
 
 
 def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
-    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    done = in_this_process(monkeypatch, problem, lambda step: None)
-    redistil(two, job, QUIET)
+    done = in_this_process(monkeypatch, task, lambda step: None)
+    rerun_finalists(two, job, QUIET)
     assert done == [f"trial_00{trial}_again_{number}" for number in range(3) for trial in (1, 2)]
     whole = {one.name: one.scores() for finalist in two for one in finalist.sets}
     assert len({json.dumps(scores["students"]) for scores in whole.values()}) > 1
     done.clear()
-    redistil(two, job, QUIET)
+    rerun_finalists(two, job, QUIET)
     assert not done
 
     second = finalists_of(job.study, [finalist.trial for finalist in two], tmp_path / "second")
@@ -203,32 +202,32 @@ def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        done = in_this_process(patched, problem, die)
+        done = in_this_process(patched, task, die)
         with pytest.raises(KeyboardInterrupt):
-            redistil(second, job, QUIET)
+            rerun_finalists(second, job, QUIET)
     cut = second[1].sets[0]
     assert not cut.record.exists() and (cut.folder / "checkpoint" / "progress.json").is_file()
-    done = in_this_process(monkeypatch, problem, lambda step: None)
-    redistil(second, job, QUIET)
+    done = in_this_process(monkeypatch, task, lambda step: None)
+    rerun_finalists(second, job, QUIET)
     assert done == ["trial_002_again_0", *(f"trial_00{t}_again_{n}" for n in (1, 2) for t in (1, 2))]
     assert {one.name: one.scores() for finalist in second for one in finalist.sets} == whole
 
 
 def test_every_set_is_scored_by_students_of_its_own(
-    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch
+    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     evaluate = module.evaluate_pairs
 
-    def noted(problem: Any, pairs: Any, inputs: Any, seeds: list[int]) -> Any:
+    def noted(task: Any, pairs: Any, inputs: Any, seeds: list[int]) -> Any:
         asked.extend(seeds)
-        assert inputs is problem.val
-        return evaluate(problem, pairs, inputs, seeds)
+        assert inputs is task.val
+        return evaluate(task, pairs, inputs, seeds)
 
     monkeypatch.setattr(module, "evaluate_pairs", noted)
-    in_this_process(monkeypatch, problem, lambda step: None)
-    redistil(two[:1], job, QUIET)
-    of_trials, of_test = student_seeds(problem, 9), student_seeds(problem, 9, purpose=1)
+    in_this_process(monkeypatch, task, lambda step: None)
+    rerun_finalists(two[:1], job, QUIET)
+    of_trials, of_test = student_seeds(task.study.seed, 9), student_seeds(task.study.seed, 9, StudentPurpose.TEST)
     assert len(asked) == 3 * 2 and len({*asked, *of_trials, *of_test}) == 6 + 18
     one = two[0].sets[0]
     assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
@@ -236,14 +235,14 @@ def test_every_set_is_scored_by_students_of_its_own(
 
 
 def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
-    two: list[Finalist], job: TrialJob, problem: Problem, monkeypatch: pytest.MonkeyPatch
+    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverge(*_: Any) -> Any:
         raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
 
     monkeypatch.setattr(module, "distill", diverge)
-    in_this_process(monkeypatch, problem, lambda step: None)
-    redistil(two, job, QUIET)
+    in_this_process(monkeypatch, task, lambda step: None)
+    rerun_finalists(two, job, QUIET)
     assert two[0].sets[0].scores() == {"state": "failed", "reason": "distillation diverged at outer step 1"}
 
 
@@ -276,12 +275,12 @@ def test_looks_at_test_are_counted_in_the_folder_of_the_study(study: Study, tmp_
     folder = StudyFolder(tmp_path / "studies" / "tiny")
     with folder.opened(study):
         folder.trials.mkdir()
-    assert folder.test_looks() == 0
+    assert folder.test_evaluations() == 0
     folder.test.write_text("{}")
-    assert folder.test_looks() == 1, "of a study that was tested before looks were noted"
+    assert folder.test_evaluations() == 1, "of a study that was tested before looks were noted"
     for _ in range(2):
-        folder.add_look("rayvldd evaluate best --split test", 1, 5)
-    assert folder.test_looks() == 2
+        folder.add_test_evaluation("rayvldd evaluate best --split test", 1, 5)
+    assert folder.test_evaluations() == 2
     studies = tmp_path / "studies"
     for place in (folder.best, folder.finalists / "trial_000_again_1" / "distilled_set"):
         assert study_of_set(str(place), "other", studies) == folder.root

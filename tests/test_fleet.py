@@ -16,35 +16,35 @@ import ray
 import torch
 from ray import cloudpickle
 
-import rayvldd.fleet.crew
-import rayvldd.fleet.expert_fleet
+import rayvldd.runtime.actor_pool
+import rayvldd.runtime.expert_training
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import DivergedError, RayvlddError, StoreError
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.experts.training import train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.fleet.crew import Share, run_jobs
-from rayvldd.fleet.evaluation_tasks import EvaluationJob, evaluate_in_parallel
-from rayvldd.fleet.expert_fleet import ExpertJob, FleetProgress, make_experts
-from rayvldd.fleet.get_or_make import Wanted
-from rayvldd.fleet.runtime import start_ray
 from rayvldd.models.parameters import ParameterLayout, Parameters
-from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.expert_store import ExpertStore, MadeExpert
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
+from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
+from rayvldd.runtime.expert_training import ExpertJob, ExpertProgress, make_experts
+from rayvldd.storage.folder import FolderStorage
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
-ONE_CPU = Share(1, 0.0, "resources.cpus_per_expert")
+ONE_CPU = ResourceRequest(1, 0.0, "resources.cpus_per_expert")
 
 
 @pytest.fixture
-def tiny_problem(tiny_study: Study, tiny_cache: Path) -> Problem:
-    return load_problem(tiny_study, ArrayCache(tiny_cache), device="cpu")
+def tiny_problem(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
+    return load_task(tiny_study, ArrayCache(tiny_cache), device="cpu")
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ ALL = frozenset({0, 1, 2})
 """The epochs of an expert of the tiny study."""
 
 
-def wanted(recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> Wanted:
-    return Wanted(recipe, tuple(range(num_experts)), epochs)
+def wanted(recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> ExpertRequest:
+    return ExpertRequest(recipe, tuple(range(num_experts)), epochs)
 
 
 def made(*snapshots: Parameters) -> MadeExpert:
@@ -80,38 +80,38 @@ def made(*snapshots: Parameters) -> MadeExpert:
 
 
 def test_experts_are_those_that_one_process_trains(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """More experts than actors, one of them there before: each is what its number says, whoever trained it."""
     study = tiny_study.at({"experts.num_experts": 4})
-    recipe, store = expert_recipe(tiny_problem), ExpertStore(FolderPlace(tmp_path))
+    recipe, store = expert_recipe(tiny_problem), ExpertStore(FolderStorage(tmp_path))
     early = made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3)))
     store.save(recipe, 1, early)
-    told: list[FleetProgress] = []
+    told: list[ExpertProgress] = []
     assert make_experts(study, wanted(recipe, 4), store, tiny_cache, told.append) == 3
     assert store.finished(recipe) == [0, 1, 2, 3]
     assert_same(store.load(recipe, 1), early.trajectory)
     for index in (0, 2, 3):
         assert_same(store.load(recipe, index), train_expert(tiny_problem, index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2]
-    assert told[-1] == FleetProgress(finished=4, total=4, seconds_left=0.0)
+    assert told[-1] == ExpertProgress(finished=4, total=4, seconds_left=0.0)
     assert [progress.finished for progress in told] == sorted(progress.finished for progress in told)
     assert all(progress.total == 4 and 1 not in progress.running for progress in told)
     assert max(len(progress.running) for progress in told) == 2
 
 
 def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, store = ExpertRecipe({"version": 1}), ExpertStore(FolderPlace(tmp_path))
+    recipe, store = ExpertRecipe({"version": 1}), ExpertStore(FolderStorage(tmp_path))
     for index in range(2):
         store.save(recipe, index, made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3))))
-    monkeypatch.setattr(rayvldd.fleet.expert_fleet, "start_ray", lambda *_: pytest.fail("started"))
-    told: list[FleetProgress] = []
+    monkeypatch.setattr(rayvldd.runtime.expert_training, "start_ray", lambda *_: pytest.fail("started"))
+    told: list[ExpertProgress] = []
     assert make_experts(tiny_study, wanted(recipe, 2), store, tmp_path, told.append) == 0
-    assert told == [FleetProgress(2, 2, seconds_left=0.0)]
+    assert told == [ExpertProgress(2, 2, seconds_left=0.0)]
 
 
-def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: Problem, tmp_path: Path) -> None:
-    recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderPlace(tmp_path))
+def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: RetrievalTask, tmp_path: Path) -> None:
+    recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderStorage(tmp_path))
     with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
         ExpertJob(wanted(recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
@@ -121,9 +121,9 @@ def test_an_expert_that_diverges_says_so_without_a_traceback(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
-    recipe = expert_recipe(load_problem(study, ArrayCache(tiny_cache), device="cpu"))
+    recipe = expert_recipe(load_task(study, ArrayCache(tiny_cache), device="cpu"))
     with pytest.raises(DivergedError) as caught:
-        make_experts(study, wanted(recipe, 1), ExpertStore(FolderPlace(tmp_path)), tiny_cache)
+        make_experts(study, wanted(recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
     assert "experts.lr_image=1e+30" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert "experts.lr_image" in caught.value.next_command
@@ -131,12 +131,12 @@ def test_an_expert_that_diverges_says_so_without_a_traceback(
 
 def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(rayvldd.fleet.expert_fleet.time, "monotonic", lambda: now[0])
-    told: list[FleetProgress] = []
-    clock = rayvldd.fleet.expert_fleet._Clock(total=3, epochs=10, on_progress=told.append)
+    monkeypatch.setattr(rayvldd.runtime.expert_training.time, "monotonic", lambda: now[0])
+    told: list[ExpertProgress] = []
+    clock = rayvldd.runtime.expert_training._Clock(total=3, epochs=10, on_progress=told.append)
     clock.begin([0, 2])
     news: list[tuple[float, int, dict[int, int]]] = [
-        (0.0, 0, {0: 0, 1: 0}),  # loading the problem, which takes long once and tells nothing about epochs
+        (0.0, 0, {0: 0, 1: 0}),  # loading the task, which takes long once and tells nothing about epochs
         (50.0, 0, {0: 1, 1: 1}),
         (54.0, 0, {0: 2, 1: 3}),
         (70.0, 1, {1: 8}),
@@ -153,7 +153,7 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_students_are_those_that_one_process_trains(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: Problem, tiny_cache: Path
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path
 ) -> None:
     pairs = choose_coreset(tiny_problem, "random", 6, seed=0).pairs(tiny_problem)
     others = choose_coreset(tiny_problem, "random", 8, seed=1).pairs(tiny_problem)
@@ -185,7 +185,7 @@ class Answer:
     def title(self) -> str:
         return f"answer {self.value}"
 
-    def do(self, problem: Problem, note: Callable[[int], None]) -> Any:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Any:
         note(1)
         with (self.notes / str(self.value)).open("a") as file:
             file.write("+")
@@ -200,7 +200,7 @@ class Threads:
 
     title: str = "threads"
 
-    def do(self, problem: Problem, note: Callable[[int], None]) -> int:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> int:
         return torch.get_num_threads()
 
 
@@ -215,7 +215,7 @@ def test_results_come_in_order_and_dead_actors_are_replaced(
 def test_a_job_that_kills_every_process_is_given_up(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rayvldd.fleet.crew, "MAX_REPLACEMENTS", 0)
+    monkeypatch.setattr(rayvldd.runtime.actor_pool, "MAX_REPLACEMENTS", 0)
     with pytest.raises(
         RayvlddError, match="answer 7: its process died, 1 of 1 tries: .*memory.*\nNext: .*cpus_per_expert="
     ):
@@ -223,7 +223,7 @@ def test_a_job_that_kills_every_process_is_given_up(
 
 
 def test_an_actor_computes_with_as_many_threads_as_cpus(local_ray: None, tiny_study: Study, tiny_cache: Path) -> None:
-    assert run_jobs([Threads()], tiny_study, tiny_cache, Share(2, 0.0, "resources.cpus_per_expert")) == [2]
+    assert run_jobs([Threads()], tiny_study, tiny_cache, ResourceRequest(2, 0.0, "resources.cpus_per_expert")) == [2]
 
 
 def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after the death of a node that Ray has not noticed yet: one actor more is hired than there is room for."""
-    monkeypatch.setattr(rayvldd.fleet.crew.ray, "cluster_resources", lambda: {"CPU": 3.0})
+    monkeypatch.setattr(rayvldd.runtime.actor_pool.ray, "cluster_resources", lambda: {"CPU": 3.0})
     jobs = [Answer(number, tmp_path) for number in range(3)]
     assert len(run_jobs(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
 
@@ -252,7 +252,7 @@ def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path
     with pytest.raises(
         RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
     ):
-        make_experts(study, wanted(ExpertRecipe({}), 2), ExpertStore(FolderPlace(tmp_path)), tmp_path)
+        make_experts(study, wanted(ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path
     ],
 )
 def test_actors_that_fit(share: tuple[int, float], resources: dict[str, float], expected: int) -> None:
-    assert Share(*share, "resources.cpus_per_expert").actors_that_fit(resources) == expected
+    assert ResourceRequest(*share, "resources.cpus_per_expert").actors_that_fit(resources) == expected
 
 
 # --- Ray itself ----------------------------------------------------------------------------------------------------
@@ -354,23 +354,23 @@ from pathlib import Path
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.fleet.expert_fleet import make_experts
-from rayvldd.fleet.runtime import start_ray
-from rayvldd.models.problem import load_problem
-from rayvldd.fleet.get_or_make import Wanted
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.runtime.expert_training import make_experts
+from rayvldd.runtime.cluster import start_ray
+from rayvldd.models.retrieval_task import load_task
+from rayvldd.experts.get_or_make import ExpertRequest
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.storage.folder import FolderStorage
 
 # What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
-wanted = Wanted(recipe, tuple(range(study.experts.num_experts)), frozenset(range(study.experts.epochs + 1)))
+recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+wanted = ExpertRequest(recipe, tuple(range(study.experts.num_experts)), frozenset(range(study.experts.epochs + 1)))
 with start_ray(None, 1):
     make_experts(
         study,
         wanted,
-        ExpertStore(FolderPlace(folder)),
+        ExpertStore(FolderStorage(folder)),
         cache,
         lambda progress: print(progress.finished, sum(progress.running.values()), flush=True),
     )
@@ -383,11 +383,11 @@ LONG = {"experts.num_experts": 2, "experts.epochs": 300}
 """Long enough to be seen at work and killed."""
 
 
-def kill_the_first_at_work(store: ExpertStore, recipe: ExpertRecipe) -> Callable[[FleetProgress], None]:
+def kill_the_first_at_work(store: ExpertStore, recipe: ExpertRecipe) -> Callable[[ExpertProgress], None]:
     """Kill the process of the first expert that is seen to have come somewhere, once."""
     killed: list[int] = []
 
-    def watch(progress: FleetProgress) -> None:
+    def watch(progress: ExpertProgress) -> None:
         for index, epoch in progress.running.items():
             holder = store.holder(recipe, index)
             if not killed and epoch > 5 and holder:
@@ -402,13 +402,13 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at(LONG)
-    problem = load_problem(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(problem), ExpertStore(FolderPlace(tmp_path))
+    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path))
     watch = kill_the_first_at_work(store, recipe)
     assert make_experts(study, wanted(recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
     assert len(watch.killed) == 1  # type: ignore[attr-defined]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(problem, index)[0])
+        assert_same(store.load(recipe, index), train_expert(task, index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, 301))
 
 
@@ -420,15 +420,15 @@ from ray.cluster_utils import Cluster
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.fleet.expert_fleet import make_experts
-from rayvldd.fleet.get_or_make import Wanted
-from rayvldd.models.problem import load_problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.runtime.expert_training import make_experts
+from rayvldd.experts.get_or_make import ExpertRequest
+from rayvldd.models.retrieval_task import load_task
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.storage.folder import FolderStorage
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
-store = ExpertStore(FolderPlace(folder))
+recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+store = ExpertStore(FolderStorage(folder))
 options = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **options})
@@ -441,7 +441,7 @@ def watch(progress):
         print("at work, node goes", flush=True)
         cluster.remove_node(nodes.pop(), allow_graceful=False)
 
-wanted = Wanted(recipe, tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
+wanted = ExpertRequest(recipe, tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
 print("made", make_experts(study, wanted, store, cache, watch), flush=True)
 ray.shutdown()
 cluster.shutdown()
@@ -460,11 +460,11 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
     told = (tmp_path / "output").read_text()
     assert "\nmade " in told and told.count("node goes") == 1, told
-    problem = load_problem(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(problem), ExpertStore(FolderPlace(tmp_path / "experts"))
+    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path / "experts"))
     assert store.finished(recipe, range(301)) == [0, 1]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(problem, index)[0])
+        assert_same(store.load(recipe, index), train_expert(task, index)[0])
 
 
 @pytest.mark.timeout(300)
@@ -472,8 +472,8 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({**LONG, "experts.num_experts": 1})
-    problem = load_problem(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(problem), ExpertStore(FolderPlace(tmp_path))
+    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path))
     command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
@@ -484,12 +484,12 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     assert len(kept) > 5
     # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
     make_experts(study, wanted(recipe, 1, frozenset(range(301))), store, tiny_cache)
-    assert_same(store.load(recipe, 0), train_expert(problem, 0)[0])
+    assert_same(store.load(recipe, 0), train_expert(task, 0)[0])
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
-    tiny_study: Study, tiny_problem: Problem, tiny_cache: Path, tmp_path: Path
+    tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""
     study = tiny_study.at({"experts.num_experts": 100_000})
@@ -508,7 +508,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     assert time.monotonic() - pressed < 30
     assert errors.strip().endswith("KeyboardInterrupt"), errors
     assert errors.count("Traceback") == 1, errors
-    store, recipe = ExpertStore(FolderPlace(tmp_path)), expert_recipe(tiny_problem)
+    store, recipe = ExpertStore(FolderStorage(tmp_path)), expert_recipe(tiny_problem)
     finished = store.finished(recipe)
     assert len(finished) >= 2
     assert all(store.load(recipe, index).num_epochs == 2 for index in finished)

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-import rayvldd.fleet.get_or_make
-import rayvldd.stores.claims
-import rayvldd.stores.expert_store
+import rayvldd.experts.get_or_make
+import rayvldd.experts.store.expert_store
+import rayvldd.storage.lease
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import StoreError
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import ExpertState, train_epochs, train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.fleet.get_or_make import Wanted, get_or_make
-from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.claims import Claimant, ClaimState
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.lease import LeaseHolder, LeaseState
 
 EPOCHS = 4
 
@@ -35,13 +35,13 @@ def study(tiny_study: Study) -> Study:
 
 
 @pytest.fixture
-def problem(study: Study, tiny_cache: Path) -> Problem:
-    return load_problem(study, ArrayCache(tiny_cache), device="cpu")
+def task(study: Study, tiny_cache: Path) -> RetrievalTask:
+    return load_task(study, ArrayCache(tiny_cache), device="cpu")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ExpertStore:
-    return ExpertStore(FolderPlace(tmp_path / "experts"))
+    return ExpertStore(FolderStorage(tmp_path / "experts"))
 
 
 @pytest.fixture
@@ -49,17 +49,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Expert and epoch of everything that is trained in this process."""
     seen: list[tuple[int, int]] = []
 
-    def watched(problem: Problem, index: int, after: ExpertState | None = None) -> Any:
-        for state in train_epochs(problem, index, after):
+    def watched(task: RetrievalTask, index: int, after: ExpertState | None = None) -> Any:
+        for state in train_epochs(task, index, after):
             seen.append((index, state.epoch))
             yield state
 
-    monkeypatch.setattr(rayvldd.fleet.get_or_make, "train_epochs", watched)
+    monkeypatch.setattr(rayvldd.experts.get_or_make, "train_epochs", watched)
     return seen
 
 
-def wanted(problem: Problem, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> Wanted:
-    return Wanted(expert_recipe(problem), indexes, epochs)
+def wanted(task: RetrievalTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
+    return ExpertRequest(expert_recipe(task), indexes, epochs)
 
 
 def assert_same(left: Trajectory, right: Trajectory) -> None:
@@ -69,25 +69,25 @@ def assert_same(left: Trajectory, right: Trajectory) -> None:
 
 
 def test_what_is_there_is_taken_and_only_what_is_asked_for_is_made(
-    problem: Problem, store: ExpertStore, trained: list[tuple[int, int]]
+    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
     told: list[tuple[int, int]] = []
-    (one,) = get_or_make(problem, wanted(problem, 3), store)
+    (one,) = get_or_make(task, wanted(task, 3), store)
     assert {index for index, _ in trained} == {3}
     trained.clear()
-    first, again = get_or_make(problem, wanted(problem, 0, 3), store, lambda *progress: told.append(progress))
+    first, again = get_or_make(task, wanted(task, 0, 3), store, lambda *progress: told.append(progress))
     assert {index for index, _ in trained} == {0}
     assert_same(again, one)
-    assert_same(first, train_expert(problem, 0)[0])
+    assert_same(first, train_expert(task, 0)[0])
     assert told[0] == (1, 2)
 
 
 def test_epochs_that_were_not_kept_are_trained_again(
-    problem: Problem, store: ExpertStore, trained: list[tuple[int, int]]
+    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
-    (few,) = get_or_make(problem, wanted(problem, 0, epochs=frozenset({0, 1, 3})), store)
+    (few,) = get_or_make(task, wanted(task, 0, epochs=frozenset({0, 1, 3})), store)
     assert few.epochs == [0, 1, 3]
-    (more,) = get_or_make(problem, wanted(problem, 0), store)
+    (more,) = get_or_make(task, wanted(task, 0), store)
     assert more.epochs == [0, 1, 2, 3, 4]
     assert_same(few, more)
     assert trained.count((0, 1)) == 2
@@ -97,22 +97,22 @@ _MAKER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-import rayvldd.fleet.get_or_make as room
+import rayvldd.experts.get_or_make as room
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.models.problem import load_problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import load_task
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.storage.folder import FolderStorage
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 threads, indexes, last_epoch = int(sys.argv[4]), range(int(sys.argv[5])), int(sys.argv[6])
 torch.set_num_threads(threads)
-problem = load_problem(study, ArrayCache(cache), device="cpu")
+task = load_task(study, ArrayCache(cache), device="cpu")
 train_epochs = room.train_epochs
 
-def watched(problem, index, after=None):
-    for state in train_epochs(problem, index, after):
+def watched(task, index, after=None):
+    for state in train_epochs(task, index, after):
         if state.epoch > last_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         print(index, state.epoch, flush=True)
@@ -121,8 +121,8 @@ def watched(problem, index, after=None):
 room.train_epochs = watched
 print("ready", flush=True)
 sys.stdin.readline()
-wanted = room.Wanted(expert_recipe(problem), tuple(indexes), frozenset(range(5)))
-room.get_or_make(problem, wanted, ExpertStore(FolderPlace(folder)))
+wanted = room.ExpertRequest(expert_recipe(task), tuple(indexes), frozenset(range(5)))
+room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
 """
 
 
@@ -138,7 +138,7 @@ def maker(study: Study, cache: Path, folder: Path, num_experts: int, last_epoch:
 
 @pytest.mark.timeout(300)  # three imports of everything, on a machine that may be busy
 def test_many_that_ask_at_once_make_each_expert_once(
-    study: Study, problem: Problem, store: ExpertStore, tiny_cache: Path, tmp_path: Path
+    study: Study, task: RetrievalTask, store: ExpertStore, tiny_cache: Path, tmp_path: Path
 ) -> None:
     makers = [maker(study, tiny_cache, tmp_path / "experts", num_experts=4) for _ in range(3)]
     for process in makers:
@@ -149,85 +149,92 @@ def test_many_that_ask_at_once_make_each_expert_once(
     assert [process.returncode for process in makers] == [0, 0, 0], told
     trained = sorted(line for out, _ in told for line in out.splitlines())
     assert trained == [f"{index} {epoch}" for index in range(4) for epoch in range(EPOCHS + 1)]
-    assert store.finished(expert_recipe(problem), range(EPOCHS + 1)) == [0, 1, 2, 3]
+    assert store.finished(expert_recipe(task), range(EPOCHS + 1)) == [0, 1, 2, 3]
 
 
 def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
-    study: Study, problem: Problem, store: ExpertStore, tiny_cache: Path, trained: list[tuple[int, int]], tmp_path: Path
+    study: Study,
+    task: RetrievalTask,
+    store: ExpertStore,
+    tiny_cache: Path,
+    trained: list[tuple[int, int]],
+    tmp_path: Path,
 ) -> None:
     process = maker(study, tiny_cache, tmp_path / "experts", num_experts=1, last_epoch=2)
     errors = process.communicate("go\n")[1]
     assert process.returncode == -9, errors
-    recipe = expert_recipe(problem)
+    recipe = expert_recipe(task)
     assert store.finished(recipe) == []
     holder = store.holder(recipe, 0)
-    assert holder is not None and holder.done == 2, "the claim of the dead is still there"
+    assert holder is not None and holder.done == 2, "the lease of the dead is still there"
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1, 2]
     before = time.monotonic()
-    (made,) = get_or_make(problem, wanted(problem, 0), store)
-    assert time.monotonic() - before < rayvldd.stores.claims.STALE_S, "the dead of this machine are not waited for"
+    (made,) = get_or_make(task, wanted(task, 0), store)
+    assert time.monotonic() - before < rayvldd.storage.lease.STALE_S, "the dead of this machine are not waited for"
     assert trained == [(0, 3), (0, 4)]
-    assert_same(made, train_expert(problem, 0)[0])
+    assert_same(made, train_expert(task, 0)[0])
     assert store.holder(recipe, 0) is None and store.kept_epochs(recipe, 0) == []
 
 
 def test_a_hole_among_the_kept_epochs_is_trained_again(
-    problem: Problem, store: ExpertStore, trained: list[tuple[int, int]]
+    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
-    recipe = expert_recipe(problem)
-    for state in train_epochs(problem, 0):
+    recipe = expert_recipe(task)
+    for state in train_epochs(task, 0):
         if state.epoch in (0, 1, 3):
             store.keep_epoch(recipe, 0, state, keep=range(5))
-    (made,) = get_or_make(problem, wanted(problem, 0), store)
+    (made,) = get_or_make(task, wanted(task, 0), store)
     assert trained == [(0, 2), (0, 3), (0, 4)]
-    assert_same(made, train_expert(problem, 0)[0])
+    assert_same(made, train_expert(task, 0)[0])
 
 
 def elsewhere(beat: int, done: int = 0) -> bytes:
-    """The claim of a process on another machine."""
-    return ClaimState("somebody", "another machine", 1, beat, done).as_bytes()
+    """The lease of a process on another machine."""
+    return LeaseState("somebody", "another machine", 1, beat, done).as_bytes()
 
 
 def test_a_holder_far_away_is_waited_for_while_it_lives(
-    problem: Problem, store: ExpertStore, trained: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its beats keep it alive, whatever its clock says; when they stop, its work is taken over."""
-    monkeypatch.setattr(rayvldd.stores.claims, "STALE_S", 1.0)
-    monkeypatch.setattr(rayvldd.fleet.get_or_make, "_POLL_S", 0.05)
+    monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 1.0)
+    monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    name = f"{expert_recipe(problem).key}/claims/expert_000.json"
-    store.place.write(name, elsewhere(0))
+    name = f"{expert_recipe(task).key}/leases/expert_000.json"
+    store.storage.write(name, elsewhere(0))
     last_beat = [0.0]
 
     def live() -> None:
         for beat in range(1, 10):
             time.sleep(0.25)
-            assert store.place.swap(name, elsewhere(beat - 1), elsewhere(beat))
+            assert store.storage.swap(name, elsewhere(beat - 1), elsewhere(beat))
             last_beat[0] = time.monotonic()
 
     thread = threading.Thread(target=live)
     thread.start()
-    get_or_make(problem, wanted(problem, 0), store)
+    get_or_make(task, wanted(task, 0), store)
     thread.join()
     assert time.monotonic() - last_beat[0] >= 0.9
     assert len(trained) == EPOCHS + 1, "the beats lasted longer than a holder is waited for"
 
 
 def test_a_claim_that_cannot_be_understood_goes_stale(
-    problem: Problem, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
+    task: RetrievalTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rayvldd.stores.claims, "STALE_S", 0.2)
-    monkeypatch.setattr(rayvldd.fleet.get_or_make, "_POLL_S", 0.05)
-    store.place.write(f"{expert_recipe(problem).key}/claims/expert_000.json", json.dumps({"owner": 3}).encode())
-    assert len(get_or_make(problem, wanted(problem, 0), store)) == 1
+    monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 0.2)
+    monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
+    store.storage.write(f"{expert_recipe(task).key}/leases/expert_000.json", json.dumps({"owner": 3}).encode())
+    assert len(get_or_make(task, wanted(task, 0), store)) == 1
 
 
-def test_a_claim_beats_while_it_is_held(store: ExpertStore, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rayvldd.stores.claims, "BEAT_S", 0.05)
-    recipe = expert_recipe(problem)
-    claim = store.claim(recipe, 0, Claimant())
-    assert claim is not None
-    with claim:
+def test_a_claim_beats_while_it_is_held(
+    store: ExpertStore, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rayvldd.storage.lease, "BEAT_S", 0.05)
+    recipe = expert_recipe(task)
+    lease = store.acquire(recipe, 0, LeaseHolder())
+    assert lease is not None
+    with lease:
         deadline = time.monotonic() + 20
         while (holder := store.holder(recipe, 0)) and holder.beat < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -235,9 +242,9 @@ def test_a_claim_beats_while_it_is_held(store: ExpertStore, problem: Problem, mo
 
 
 def test_a_disk_that_fills_up_keeps_the_epochs_before(
-    problem: Problem, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
+    task: RetrievalTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
 ) -> None:
-    write, written = rayvldd.stores.expert_store.write_tensors, []
+    write, written = rayvldd.experts.store.expert_store.write_tensors, []
 
     def full(path: Path, *rest: Any) -> Any:
         written.append(path)
@@ -246,19 +253,19 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
             raise OSError(28, "No space left on device")
         return write(path, *rest)
 
-    monkeypatch.setattr("rayvldd.stores.expert_store.write_tensors", full)
+    monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
     with pytest.raises(StoreError, match="No space left on device.*\nNext: .*what is finished is kept"):
-        get_or_make(problem, wanted(problem, 0), store)
-    recipe = expert_recipe(problem)
+        get_or_make(task, wanted(task, 0), store)
+    recipe = expert_recipe(task)
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1]
     assert store.holder(recipe, 0) is None, "nobody waits for who gave up"
     trained.clear()
-    get_or_make(problem, wanted(problem, 0), store)
+    get_or_make(task, wanted(task, 0), store)
     assert trained[0] == (0, 2)
 
 
 def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
     imported = study.at({"experts.imported": "0123456789abcdef"})
-    problem = load_problem(imported, ArrayCache(tiny_cache), device="cpu")
+    task = load_task(imported, ArrayCache(tiny_cache), device="cpu")
     with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are not there.*\nNext: .*import"):
-        get_or_make(problem, wanted(problem, 0), store)
+        get_or_make(task, wanted(task, 0), store)

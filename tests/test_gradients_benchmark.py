@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from problems import random_trajectory
+from tasks import random_trajectory
 
 from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.models.problem import load_problem
-from rayvldd.stores.expert_store import ExpertStore, MadeExpert
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
+from rayvldd.models.retrieval_task import load_task
+from rayvldd.storage.folder import FolderStorage
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
@@ -26,11 +26,11 @@ def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
 ) -> None:
     study = tiny_study.at({"distillation.lr_text": 0.1, "distillation.lr_lr": 1e-5, "distillation.max_drift": 1e6})
     (tmp_path / "study.yaml").write_text(dump_study(study))
-    problem = load_problem(study, ArrayCache(tmp_path / "cache"), device="cpu")
-    store = ExpertStore(FolderPlace(tmp_path / "experts"))
+    task = load_task(study, ArrayCache(tmp_path / "cache"), device="cpu")
+    store = ExpertStore(FolderStorage(tmp_path / "experts"))
     for index in range(2):
-        layouts = problem.model.image_layout, problem.model.text_layout
-        store.save(expert_recipe(problem), index, MadeExpert(random_trajectory(problem.model, index), [], *layouts))
+        layouts = task.model.image_layout, task.model.text_layout
+        store.save(expert_recipe(task), index, MadeExpert(random_trajectory(task.model, index), [], *layouts))
 
     def compare(*more: str) -> dict[str, dict[str, float]]:
         command = ["gradients.py", str(tmp_path / "study.yaml"), "--workspace", str(tmp_path), "--json"]

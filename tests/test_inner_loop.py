@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import (
+from tasks import (
     CONVNET,
     encoder,
     loss_of_unrolled_walk,
@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rayvldd.config.settings import DistillationSettings
-from rayvldd.distillation.inner_loop import InnerLoop
 from rayvldd.distillation.matching import MatchingLoss, matching_loss
-from rayvldd.distillation.stored_states import build_stored_states
-from rayvldd.distillation.walk import StudentInputs, Walk
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.distillation.unroll.checkpoints import build_checkpoints
+from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -54,21 +54,21 @@ MODELS: dict[str, dict[str, Any]] = {
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as published": {},
-    "all graphs kept": {"engine": {"unroll_memory_gb": 100}},
-    "no graph kept": {"engine": {"unroll_memory_gb": 0}},
-    "states in a file": {"engine": {"unroll_memory_gb": 0, "stored_states": "offload"}},
-    "states walked again": {"engine": {"unroll_memory_gb": 0, "stored_states": "recompute"}},
+    "all graphs kept": {"engine": {"graph_budget_gb": 100}},
+    "no graph kept": {"engine": {"graph_budget_gb": 0}},
+    "states in a file": {"engine": {"graph_budget_gb": 0, "parameter_checkpoints": "offload"}},
+    "states walked again": {"engine": {"graph_budget_gb": 0, "parameter_checkpoints": "recompute"}},
     "similarity, weighted_bce": {"similarity": "full", "student_loss": "weighted_bce"},
     "similarity, extended_info_nce, no graph kept": {
         "similarity": "low_rank",
         "student_loss": "extended_info_nce",
-        "engine": {"unroll_memory_gb": 0},
+        "engine": {"graph_budget_gb": 0},
     },
 }
 
 
 def unrolled(
-    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk, options: DistillationSettings
+    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: InnerBatches, options: DistillationSettings
 ) -> tuple[Tensor, list[Tensor]]:
     leaves = StudentInputs(*(None if value is None else value.clone().requires_grad_() for value in inputs))
     model.train()
@@ -84,7 +84,7 @@ def present(inputs: StudentInputs) -> list[Tensor]:
 
 
 def matching_gradient(
-    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: Walk, **options: Any
+    model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: InnerBatches, **options: Any
 ) -> tuple[MatchingLoss, StudentInputs]:
     return InnerLoop(model, DistillationSettings(**options)).gradient(segment, inputs, walk)
 
@@ -97,7 +97,7 @@ def assert_close(left: Tensor, right: Tensor, relative: float) -> None:
 
 
 def assert_gradient_is_unrolled(
-    model: RetrievalModel, inputs: StudentInputs, walk: Walk, relative: float, **options: Any
+    model: RetrievalModel, inputs: StudentInputs, walk: InnerBatches, relative: float, **options: Any
 ) -> None:
     segment = random_segment(model, seed=walk.seeds[0] % 1000)
     loss, gradient = matching_gradient(model, segment, inputs, walk, **options)
@@ -142,7 +142,7 @@ def test_dropout_in_micro_batches_repeats() -> None:
     model = small_model("heads_only", CONVNET, dropout=0.5)
     segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3)
     first, again = (
-        matching_gradient(model, segment, inputs, walk, engine={"micro_batch": 2, "stored_states": kind})[1]
+        matching_gradient(model, segment, inputs, walk, engine={"micro_batch": 2, "parameter_checkpoints": kind})[1]
         for kind in ("memory", "recompute")  # which walks each step twice: with other masks it would end elsewhere
     )
     for left, right in zip(present(first), present(again), strict=True):
@@ -162,7 +162,7 @@ def test_dropout_in_micro_batches_repeats() -> None:
 def test_gradient_goes_through_augmentation_and_blending(name: str, options: dict[str, Any], kept: int) -> None:
     model = small_model(**MODELS[name])
     walk = random_walk(seed=4, steps=6, batch_size=3)
-    options = {**options, "engine": {"unroll_memory_gb": kept}}
+    options = {**options, "engine": {"graph_budget_gb": kept}}
     assert_gradient_is_unrolled(model, random_inputs(model, seed=3), walk, 1e-11, **options)
 
 
@@ -192,7 +192,7 @@ def test_all_kept_or_none_gives_the_same_bits() -> None:
     model = small_model(**MODELS["lora on convolutions"]).float()
     segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3, steps=6)
     few, all_of_them = (
-        matching_gradient(model, segment, inputs, walk, engine={"unroll_memory_gb": gb})[1] for gb in (0, 100)
+        matching_gradient(model, segment, inputs, walk, engine={"graph_budget_gb": gb})[1] for gb in (0, 100)
     )
     for left, right in zip(present(few), present(all_of_them), strict=True):
         assert torch.equal(left, right)
@@ -220,14 +220,14 @@ def test_truncated_gradient_is_that_of_the_last_steps_alone() -> None:
     model = small_model("heads_only", CONVNET)
     inputs, walk, segment = random_inputs(model, seed=3), random_walk(seed=4, steps=5), random_segment(model, seed=1)
     for kind in ("memory", "recompute", "offload"):
-        engine = {"unroll_memory_gb": 0, "stored_states": kind}
+        engine = {"graph_budget_gb": 0, "parameter_checkpoints": kind}
         _, cut = matching_gradient(model, segment, inputs, walk, gradient="truncated", truncated_steps=2, engine=engine)
         leaves = StudentInputs(*(value.clone().requires_grad_() for value in present(inputs)))
         image, text = (side.clone().requires_grad_() for side in segment.start)
         model.train()
         for step, batch in enumerate(walk.batches):
             source = leaves if step >= 3 else StudentInputs(*(value.detach() for value in present(leaves)))
-            loss = model.loss(Parameters(image, text), source.stem_output[batch], source.texts[batch])
+            loss = model.loss(Parameters(image, text), source.frozen_output[batch], source.texts[batch])
             by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
             image, text = image - source.lr_image * by_image, text - source.lr_text * by_text
             if step == 2:
@@ -251,7 +251,7 @@ def test_tesla_is_the_two_pass_form_and_not_the_gradient() -> None:
     image_sum, text_sum = torch.zeros_like(image), torch.zeros_like(text)
     for batch in walk.batches:
         fixed = Parameters(image.detach().requires_grad_(), text.detach().requires_grad_())
-        loss = model.loss(fixed, leaves.stem_output[batch], leaves.texts[batch])
+        loss = model.loss(fixed, leaves.frozen_output[batch], leaves.texts[batch])
         by_image, by_text = torch.autograd.grad(loss, fixed, create_graph=True)
         image_sum, text_sum = image_sum + by_image, text_sum + by_text
         image, text = image - inputs.lr_image * by_image.detach(), text - inputs.lr_text * by_text.detach()
@@ -285,8 +285,8 @@ def test_tesla_is_the_two_pass_form_and_not_the_gradient() -> None:
     loss=st.sampled_from(["info_nce", "weighted_bce", "extended_info_nce"]),
     engine=st.fixed_dictionaries(
         {
-            "unroll_memory_gb": st.sampled_from([0.0, 1e-4, 100.0]),
-            "stored_states": st.sampled_from(["memory", "offload", "recompute"]),
+            "graph_budget_gb": st.sampled_from([0.0, 1e-4, 100.0]),
+            "parameter_checkpoints": st.sampled_from(["memory", "offload", "recompute"]),
         }
     ),
 )
@@ -314,7 +314,7 @@ class MatchingLossOfInputs(torch.autograd.Function):
     """The matching loss as one operation whose backward pass is the sweep."""
 
     @staticmethod
-    def forward(context: Any, model: RetrievalModel, segment: Segment, walk: Walk, *inputs: Tensor) -> Tensor:
+    def forward(context: Any, model: RetrievalModel, segment: Segment, walk: InnerBatches, *inputs: Tensor) -> Tensor:
         with torch.enable_grad():  # which autograd turns off in here
             loss, context.gradient = matching_gradient(model, segment, StudentInputs(*inputs), walk)
         return loss.total
@@ -356,7 +356,7 @@ def test_student_steps_as_torch_sgd_does(name: str) -> None:
     for batch, seed in zip(walk.batches, walk.seeds, strict=True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            images = torch.nn.functional.normalize(model.image_part(inputs.stem_output[batch]))
+            images = torch.nn.functional.normalize(model.image_part(inputs.frozen_output[batch]))
             texts = torch.nn.functional.normalize(model.text_part(inputs.texts[batch]))
         scores = images @ texts.T / 0.07
         diagonal = scores.diagonal()
@@ -408,10 +408,10 @@ def test_graph_does_not_grow_with_the_steps(protocol: str) -> None:
     model = small_model(protocol, CONVNET)
     segment, inputs = random_segment(model, seed=11), random_inputs(model, seed=12)
 
-    def most_bytes(steps: int, unroll_memory_gb: float) -> int:
+    def most_bytes(steps: int, graph_budget_gb: float) -> int:
         graph = BytesOfGraph()
         with torch.autograd.graph.saved_tensors_hooks(graph.pack, graph.unpack):
-            engine = {"unroll_memory_gb": unroll_memory_gb}
+            engine = {"graph_budget_gb": graph_budget_gb}
             matching_gradient(model, segment, inputs, random_walk(seed=13, steps=steps), engine=engine)
         return graph.most
 
@@ -425,7 +425,7 @@ def test_stored_states_do_not_grow_with_the_steps() -> None:
     """The vectors alive at the same time: with ``recompute`` about twice the root of the steps, in a file none."""
     for kind, most in (("memory", 25), ("recompute", 2 * 5 + 1)):
         alive = 0
-        states = build_stored_states(kind, range(25), torch.device("cpu"), lambda step, state: state)
+        states = build_checkpoints(kind, range(25), torch.device("cpu"), lambda step, state: state)
         for step in range(25):
             states.put(step, Parameters(torch.zeros(2), torch.zeros(3)))
         for step in reversed(range(25)):
@@ -458,7 +458,9 @@ def test_dropout_takes_part_and_its_seed_decides() -> None:
     model = small_model("heads_only", CONVNET, dropout=0.5)
     segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3)
     first, again = (matching_gradient(model, segment, inputs, walk)[1].texts for _ in range(2))
-    other = matching_gradient(model, segment, inputs, Walk(walk.batches, [seed + 1 for seed in walk.seeds]))[1].texts
+    other = matching_gradient(model, segment, inputs, InnerBatches(walk.batches, [seed + 1 for seed in walk.seeds]))[
+        1
+    ].texts
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert not model.training

@@ -25,9 +25,9 @@ from rayvldd.cli.main import main
 from rayvldd.clusters.versions import Versions
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.fleet import jobs as jobs_module
-from rayvldd.fleet import nodes, versions
-from rayvldd.fleet.jobs import ClusterJobs
+from rayvldd.runtime import jobs as jobs_module
+from rayvldd.runtime import nodes, versions
+from rayvldd.runtime.jobs import ClusterJobs
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -147,7 +147,7 @@ def test_a_sweep_is_sent_with_its_settings_resolved(
     ((name, job),) = handler.jobs.items()
     assert json.loads(result.stdout)["id"] == name and name.startswith("tiny-")
     check, sweep = job["entrypoint"].split(" && exec ")
-    assert check == f"python -m rayvldd.fleet.versions '{Versions.here().as_argument()}'"
+    assert check == f"python -m rayvldd.runtime.versions '{Versions.here().as_argument()}'"
     assert sweep == "rayvldd sweep tiny.yaml --address auto --workspace /shared/ws --store s3://bucket/experts"
     assert job["metadata"] | {"rayvldd": ""} == {"study": "tiny", "workspace": "/shared/ws", "rayvldd": ""}
     assert job["runtime_env"]["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"

@@ -15,14 +15,14 @@ from conftest import TINY_STUDY
 from rich.console import Console
 
 from rayvldd.config.study import Study
-from rayvldd.search.display import StudyDisplay
+from rayvldd.console import ProgressDisplay
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.search.objectives import ranked
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.study_store import StudyStore
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.workspace import Workspace
+from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.workspace import Workspace
 
 KILLS = 3
 SEARCH = {
@@ -46,15 +46,15 @@ def sweep_on(machine: Path, kept: Path) -> Any:
     """What ``rayvldd sweep --study-store`` does on one machine; experts lie where both see them."""
     from rayvldd.search.sweep import sweep
 
-    workspace, display = Workspace(machine), StudyDisplay(Console(quiet=True))
+    workspace, display = Workspace(machine), ProgressDisplay(Console(quiet=True))
     folder = StudyFolder(workspace.study("killed"))
     return sweep(
         study(),
         workspace,
-        ExpertStore(FolderPlace(kept / "experts")),
+        ExpertStore(FolderStorage(kept / "experts")),
         FolderTracker(folder.root / "tracking"),
         display=display,
-        study_store=StudyStore(FolderPlace(kept / "studies"), folder, every_s=0.2),
+        study_store=StudyStore(FolderStorage(kept / "studies"), folder, every_s=0.2),
     )
 
 
@@ -136,7 +136,7 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
     sets = {trial.point["experts.epochs"] for trial in ledger.trials.values()}
     assert len(last["experts"]) == 2 * len(sets)
     result = folder.result()
-    assert result is not None and result["test_looks"] == 1 and result["test"]["num_sets"] == 2
+    assert result is not None and result["test_evaluations"] == 1 and result["test"]["num_sets"] == 2
     for trial in ledger.trials.values():
         steps = [row["outer_step"] for row in trial.evaluations]
         assert steps == sorted(set(steps))

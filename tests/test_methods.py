@@ -10,19 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import drawn_like, load
+from tasks import drawn_like, load
 from torch import Tensor
 
 from rayvldd.config.settings import DistillationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.distillation.augmentation import Augmentation, augment, draw_augmentation
-from rayvldd.distillation.averaging import MovingAverage
 from rayvldd.distillation.blending import Blend, blend, draw_blend
+from rayvldd.distillation.ema import MovingAverage
+from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
 from rayvldd.distillation.segments import draw_segment, start_bound
 from rayvldd.distillation.similarity import build_similarity, pairs_within_budget
-from rayvldd.distillation.starts import start_set
 from rayvldd.errors import ConfigError
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
@@ -343,23 +343,23 @@ def test_a_widening_range_opens_evenly_from_the_first_epoch() -> None:
 def test_real_starts_are_the_coreset_of_the_generators_first_number(
     tiny_study: Study, tiny_cache: Path, method: str
 ) -> None:
-    problem = load(tiny_study, tiny_cache)
-    start = start_set(problem, distillation(start_pairs=method), 6, np.random.default_rng(4))
+    task = load(tiny_study, tiny_cache)
+    start = initial_set(problem, distillation(start_pairs=method), 6, np.random.default_rng(4))
     coreset = choose_coreset(problem, method, 6, int(np.random.default_rng(4).integers(2**31)))
-    pairs = coreset.pairs(problem)
+    pairs = coreset.pairs(task)
     assert torch.equal(start.images, pairs.images)
     assert torch.equal(start.texts, pairs.texts)
-    assert start.captions == coreset.captions(problem)
+    assert start.captions == coreset.captions(task)
 
 
 def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache)
-    texts_elsewhere = replace(problem.train, captions=problem.train.captions * 3 + 5)
-    problem = replace(problem, train=texts_elsewhere)
+    task = load(tiny_study, tiny_cache)
+    texts_elsewhere = replace(task.train, captions=task.train.captions * 3 + 5)
+    task = replace(task, train=texts_elsewhere)
 
     def begun(images: str, texts: str, seed: int = 4) -> Any:
         chosen = distillation(start_images=images, start_texts=texts)
-        return start_set(problem, chosen, 20, np.random.default_rng(seed))
+        return initial_set(task, chosen, 20, np.random.default_rng(seed))
 
     real, noisy = begun("real", "real"), begun("noise", "noise")
     noise_images, noise_texts = begun("noise", "real"), begun("real", "noise")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
-from problems import load, random_trajectory
+from tasks import load, random_trajectory
 from test_cli import run
 
 from rayvldd.config.study import Study
@@ -36,8 +36,8 @@ def chosen(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Distil
     """A small set, as a study hands it over."""
     from conftest import TINY_STUDY
 
-    problem = load(Study.model_validate(TINY_STUDY), tiny_cache)
-    return Distiller(problem, [random_trajectory(problem.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
+    task = load(Study.model_validate(TINY_STUDY), tiny_cache)
+    return Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_study_is_registered_once_and_says_what_it_was_made_from(registered: t
     run = client.get_run(run_id)
     assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     (given,) = run.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("drawn", "d" * 16)
+    assert (given.dataset.name, given.dataset.digest) == ("toy_scenes", "d" * 16)
     assert json.loads(given.dataset.source)["num_train"] == 40
     tags = run.data.tags
     assert (tags["rayvldd.expert_set"], tags["rayvldd.text_encoder"]) == ("e" * 16, "t" * 16)
@@ -162,7 +162,7 @@ def test_an_evaluation_is_a_run_with_its_students_as_steps(registered: tuple[Pat
     client = MlflowClient(tracking_uri=tracker.uri)
     (run,) = client.search_runs([tracker._experiment], "tags.`rayvldd.kind` = 'coreset'")
     assert (run.info.run_name, run.info.status) == ("4 pairs, herding", "FINISHED")
-    assert run.data.params["coreset.method"] == "herding" and run.data.params["data.source"] == "drawn"
+    assert run.data.params["coreset.method"] == "herding" and run.data.params["data.source"] == "toy_scenes"
     assert run.data.metrics["test_mean_recall"] == 11.0 and run.data.metrics["test_image_to_text_r1"] == 1.0
     steps = client.get_metric_history(run.info.run_id, "details/student_test_mean_recall")
     assert [(entry.step, entry.value) for entry in steps] == [(1, 10.0), (2, 11.0), (3, 12.0)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CONVNET, TEXT_WIDTH, drawn_like, encoder, load, small_model
+from tasks import CONVNET, TEXT_WIDTH, drawn_like, encoder, load, small_model
 from torch import Tensor, nn
 
 from rayvldd.config.settings import ImageEncoderSettings, ModelSettings, TextEncoderSettings
@@ -18,8 +18,8 @@ from rayvldd.errors import ModelError
 from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights
 from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.parameters import ParameterLayout, Parameters
-from rayvldd.models.problem import check_models
 from rayvldd.models.retrieval_model import ProjectionHead, RetrievalModel
+from rayvldd.models.retrieval_task import check_models
 from rayvldd.models.text_encoder import HashedNgrams, TransformerTextEncoder, build_text_encoder
 
 VIT = encoder("test_vit", img_size=16, dynamic_img_size=False)
@@ -96,7 +96,7 @@ def test_embeddings_have_length_one_and_the_width_of_the_shared_space(
     model = small_model(protocol, image_encoder)
     parameters = model.initial_parameters(0)
     pixels = drawn_like(torch.empty(5, 3, 16, 16, dtype=torch.float64), 1)
-    images = model.embed_images(model.stem(pixels), parameters.image)
+    images = model.embed_images(model.frozen_part(pixels), parameters.image)
     texts = model.embed_texts(drawn_like(torch.empty(4, TEXT_WIDTH, dtype=torch.float64), 2), parameters.text)
     assert images.shape == (5, width) and texts.shape == (4, width)
     for embeddings in (images, texts):
@@ -105,8 +105,8 @@ def test_embeddings_have_length_one_and_the_width_of_the_shared_space(
 
 def test_the_protocol_decides_what_is_trained() -> None:
     heads = small_model("heads_only", CONVNET)
-    assert heads.stem_is_frozen_encoder
-    assert not any(parameter.requires_grad for parameter in heads.stem.parameters())
+    assert heads.encoder_is_frozen
+    assert not any(parameter.requires_grad for parameter in heads.frozen_part.parameters())
     assert heads.image_layout.size == 16 * 8 + 8 + 8 * 8 + 8 + 2 * 8
 
     full = small_model("full_image_encoder", CONVNET)
@@ -168,7 +168,7 @@ def test_normalisation_statistics_stay_as_they_are(protocol: str) -> None:
     assert model.training
     for _ in range(2):
         optimiser.zero_grad()
-        model.loss(Parameters(image, text), model.stem(pixels), texts).backward()
+        model.loss(Parameters(image, text), model.frozen_part(pixels), texts).backward()
         optimiser.step()
     assert not torch.equal(image, start)
     after = dict(model.named_buffers())
@@ -202,27 +202,27 @@ def test_weights_are_named_by_their_values(tmp_path: Path) -> None:
     assert name != fingerprint_of_weights(encoder_settings, other)
 
 
-# --- the problem --------------------------------------------------------------------------------------------------
+# --- the task --------------------------------------------------------------------------------------------------
 
 
 def test_features_of_a_frozen_encoder_are_what_it_computes(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache)
+    task = load(tiny_study, tiny_cache)
     index = np.array([3, 0, 7])
-    assert problem.train.images.shape == (40, problem.model.encoder_width)
+    assert task.train.images.shape == (40, task.model.encoder_width)
     with torch.no_grad():
-        computed = problem.model.stem(problem.pixels(problem.train, index))
-    assert torch.allclose(problem.stem_outputs(problem.train, index), computed, atol=1e-6)
-    captions = [problem.train.split.captions[i] for i in index]
-    assert torch.equal(problem.texts(problem.train, index), HashedNgrams(32).embed(captions))
-    assert [list(problem.val.captions_of(i)) for i in (0, 1)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+        computed = task.model.frozen_part(task.pixels(task.train, index))
+    assert torch.allclose(task.frozen_outputs(task.train, index), computed, atol=1e-6)
+    captions = [task.train.split.captions[i] for i in index]
+    assert torch.equal(task.texts(task.train, index), HashedNgrams(32).embed(captions))
+    assert [list(task.val.captions_of(i)) for i in (0, 1)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
 def test_pixels_are_read_where_the_encoder_is_trained(tiny_study: Study, tiny_cache: Path) -> None:
-    problem = load(tiny_study, tiny_cache, **{"model.protocol": "full_image_encoder"})
+    task = load(tiny_study, tiny_cache, **{"model.protocol": "full_image_encoder"})
     index = np.array([5, 1])
-    assert problem.train.images.dtype == np.uint8 and problem.train.num_images == 40
-    assert torch.equal(problem.stem_outputs(problem.train, index), problem.pixels(problem.train, index))
-    assert float(problem.model.denormalise(problem.pixels(problem.train, index)).max()) <= 1.001
+    assert task.train.images.dtype == np.uint8 and task.train.num_images == 40
+    assert torch.equal(task.frozen_outputs(task.train, index), task.pixels(task.train, index))
+    assert float(task.model.denormalise(task.pixels(task.train, index)).max()) <= 1.001
 
 
 def test_features_of_other_weights_are_not_read(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from rayvldd.reports.page.data_tables import shown
 from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.evaluated_sets import evaluated_sets
 from rayvldd.reports.page.evaluations import Evaluation, read_scores, short_names
-from rayvldd.reports.page.expectation import expected_recalls, height_in
+from rayvldd.reports.page.marginals import expected_recalls, height_in
 from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
 from rayvldd.reports.page.sections import Comparison, compare
 from rayvldd.reports.page.set_drawings import recall_by_group
@@ -33,10 +33,10 @@ from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.writing import write_comparison
 from rayvldd.reports.published import published_rows
-from rayvldd.search.ledger import Ledger, Trial, look_at_trials
+from rayvldd.search.ledger import Ledger, Trial, read_trials
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.study_folder import StudyFolder
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -283,7 +283,7 @@ def test_reading_leaves_a_running_study_as_it_is(tmp_path: Path) -> None:
     with file.open("a", encoding="utf-8") as lines:
         lines.write('{"outer_step": 40, "val_')  # the driver is in the middle of a line
     before = file.read_bytes()
-    trials, faults = look_at_trials(folder.trials)
+    trials, faults = read_trials(folder.trials)
     assert (len(trials), faults) == (2, [])
     assert len(trials[1].evaluations) == 2
     assert file.read_bytes() == before

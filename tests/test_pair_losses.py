@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CONVNET, drawn_like, random_inputs, small_model
+from tasks import CONVNET, drawn_like, random_inputs, small_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -134,10 +134,10 @@ def test_weighted_bce_stays_exact_where_the_sigmoid_is_saturated() -> None:
 def test_the_model_hands_similarity_and_temperature_on() -> None:
     model = small_model("heads_only", CONVNET, temperature=0.5)
     inputs, parameters = random_inputs(model, seed=0), model.initial_parameters(0)
-    images = model.embed_images(inputs.stem_output, parameters.image)
+    images = model.embed_images(inputs.frozen_output, parameters.image)
     texts = model.embed_texts(inputs.texts, parameters.text)
     similarity = similarity_of(4, seed=1)
     for name in NAMES:
-        loss = model.loss(parameters, inputs.stem_output, inputs.texts, similarity=similarity, pair_loss=name)
+        loss = model.loss(parameters, inputs.frozen_output, inputs.texts, similarity=similarity, pair_loss=name)
         assert torch.equal(loss, PAIR_LOSSES[name](images, texts, similarity, 0.5))
-    assert torch.equal(model.loss(parameters, inputs.stem_output, inputs.texts), info_nce(images, texts, None, 0.5))
+    assert torch.equal(model.loss(parameters, inputs.frozen_output, inputs.texts), info_nce(images, texts, None, 0.5))

@@ -10,23 +10,22 @@ from click.testing import CliRunner
 from PIL import Image
 
 from rayvldd.cli.main import main
-from rayvldd.config.settings import DataSettings, DrawnData, FolderData
+from rayvldd.config.settings import DataSettings, FolderData, ToyScenesData
 from rayvldd.config.study import Study
-from rayvldd.data import dataset
+from rayvldd.data import array_shards, dataset
+from rayvldd.data.annotations import SPLITS
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ListFingerprint, fingerprint
+from rayvldd.data.array_shards import ArrayShards
 from rayvldd.data.dataset import load_dataset
-from rayvldd.data.records import SPLITS
+from rayvldd.data.prepared_arrays import note_prepared, open_cache
 from rayvldd.data.split_sources import split_sources
 from rayvldd.errors import DataError, StoreError
-from rayvldd.fleet.array_pipeline import prepare_arrays, wanted_arrays
-from rayvldd.models.problem import load_problem
+from rayvldd.models.retrieval_task import load_task
 from rayvldd.models.text_encoder import HashedNgrams
-from rayvldd.stores import array_shards
-from rayvldd.stores.array_shards import ArrayShards
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.place import Place
-from rayvldd.stores.prepared_arrays import note_prepared, open_cache
-from rayvldd.stores.workspace import Workspace
+from rayvldd.runtime.array_pipeline import prepare_arrays, requested_arrays
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.storage import Storage
+from rayvldd.workspace import Workspace
 
 RAY_WARNS_OF_ITSELF = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 """Ray 2.60 sets deprecated fields where it copies its own context."""
@@ -49,20 +48,20 @@ def photographs(folder: Path) -> FolderData:
     return FolderData(source="folder", root=str(folder), annotations="captions.jsonl", images="images", image_size=16)
 
 
-@pytest.fixture(params=["drawn", "folder"])
+@pytest.fixture(params=["toy_scenes", "folder"])
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataSettings:
     if request.param == "folder":
         return photographs(tmp_path / "data")
-    return DrawnData(source="drawn", image_size=16, num_train=300, num_val=3, num_test=3)
+    return ToyScenesData(source="toy_scenes", image_size=16, num_train=300, num_val=3, num_test=3)
 
 
 @pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
-        return FolderPlace(tmp_path / "store")
-    from rayvldd.stores.s3 import S3Place
+        return FolderStorage(tmp_path / "store")
+    from rayvldd.storage.s3 import S3Storage
 
-    return S3Place("experts", "sets", tmp_path / "local", endpoint_url=request.getfixturevalue("s3").url)
+    return S3Storage("experts", "sets", tmp_path / "local", endpoint_url=request.getfixturevalue("s3").url)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +70,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_shards, "SHARD_BYTES", 3 * ROWS[0].nbytes)
 
 
-def kept(store: Place) -> ArrayShards:
+def kept(store: Storage) -> ArrayShards:
     """A store with the whole of ``ROWS``."""
     shards = ArrayShards(store)
     assert shards.begin(ARRAY) == 3
@@ -112,7 +111,7 @@ def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp
 # --- shards -------------------------------------------------------------------------------------------------------
 
 
-def test_shards_give_back_what_was_written(store: Place) -> None:
+def test_shards_give_back_what_was_written(store: Storage) -> None:
     parts = kept(store).parts(ARRAY)
     assert parts is not None
     found = list(parts)
@@ -122,25 +121,25 @@ def test_shards_give_back_what_was_written(store: Place) -> None:
 
 
 def test_how_an_array_is_cut_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shards = kept(FolderPlace(tmp_path))
+    shards = kept(FolderStorage(tmp_path))
     monkeypatch.setattr(array_shards, "SHARD_BYTES", 10**6)
     assert shards.begin(ARRAY) == 3
     assert shards.missing(ARRAY) == []
 
 
 def test_a_shard_holds_whole_units(tmp_path: Path) -> None:
-    assert ArrayShards(FolderPlace(tmp_path)).begin(ARRAY, unit=2) == 2
+    assert ArrayShards(FolderStorage(tmp_path)).begin(ARRAY, unit=2) == 2
     other = ArrayDescription("captions", {}, ROWS.shape, "float32")
-    assert ArrayShards(FolderPlace(tmp_path)).begin(other, unit=5) == 5  # one at least, however large it is
+    assert ArrayShards(FolderStorage(tmp_path)).begin(other, unit=5) == 5  # one at least, however large it is
 
 
-def test_no_array_is_no_fault(store: Place) -> None:
+def test_no_array_is_no_fault(store: Storage) -> None:
     assert ArrayShards(store).parts(ARRAY) is None
 
 
 def test_an_array_with_shards_missing_is_refused(tmp_path: Path) -> None:
-    shards = kept(FolderPlace(tmp_path))
-    shards.place.delete(f"arrays/{ARRAY.name}/shard_00001.json")
+    shards = kept(FolderStorage(tmp_path))
+    shards.storage.delete(f"arrays/{ARRAY.name}/shard_00001.json")
     assert shards.missing(ARRAY) == [1]
     with pytest.raises(StoreError, match=r"1 of 3 shards are not there(?s:.)*Next: rayvldd prepare"):
         shards.parts(ARRAY)
@@ -148,7 +147,7 @@ def test_an_array_with_shards_missing_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["bytes", "rows", "shape"])
 def test_a_damaged_shard_is_told_and_made_again(tmp_path: Path, damage: str) -> None:
-    shards, file = kept(FolderPlace(tmp_path)), tmp_path / "arrays" / ARRAY.name / "shard_00001.arrow"
+    shards, file = kept(FolderStorage(tmp_path)), tmp_path / "arrays" / ARRAY.name / "shard_00001.arrow"
     if damage == "bytes":
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
@@ -156,7 +155,7 @@ def test_a_damaged_shard_is_told_and_made_again(tmp_path: Path, damage: str) -> 
     else:  # a whole file with its own checksum, which is not this shard
         wrong = ROWS[:2] if damage == "rows" else ROWS[:3, :, :2]
         of_wrong = ArrayDescription("captions", ARRAY.key, (7, *wrong.shape[1:]), "float32")
-        ArrayShards(FolderPlace(tmp_path / "wrong")).write(of_wrong, 1, wrong)
+        ArrayShards(FolderStorage(tmp_path / "wrong")).write(of_wrong, 1, wrong)
         for path in (tmp_path / "wrong" / "arrays" / of_wrong.name).iterdir():
             path.replace(file.with_name(path.name))
     parts = shards.parts(ARRAY)
@@ -167,7 +166,7 @@ def test_a_damaged_shard_is_told_and_made_again(tmp_path: Path, damage: str) -> 
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
-    shards, manifest = kept(FolderPlace(tmp_path)), tmp_path / "arrays" / ARRAY.name / "manifest.json"
+    shards, manifest = kept(FolderStorage(tmp_path)), tmp_path / "arrays" / ARRAY.name / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(StoreError, match=r"format 2 by rayvldd .*allowed: 1(?s:.)*Next: move that folder away"):
         shards.parts(ARRAY)
@@ -180,7 +179,7 @@ def never(_: np.ndarray) -> None:
     raise AssertionError("it lies in the store")
 
 
-def test_the_cache_takes_what_the_store_has(store: Place, tmp_path: Path) -> None:
+def test_the_cache_takes_what_the_store_has(store: Storage, tmp_path: Path) -> None:
     told: list[int] = []
     cache = ArrayCache(tmp_path / "cache", kept(store))
     array = cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never, told.append)
@@ -197,7 +196,7 @@ def test_the_cache_takes_what_the_store_has(store: Place, tmp_path: Path) -> Non
 
 
 def test_nothing_is_kept_of_an_array_whose_shard_is_damaged(tmp_path: Path) -> None:
-    shards = kept(FolderPlace(tmp_path / "store"))
+    shards = kept(FolderStorage(tmp_path / "store"))
     (tmp_path / "store" / "arrays" / ARRAY.name / "shard_00002.arrow").write_bytes(b"not Arrow")
     cache = ArrayCache(tmp_path / "cache", shards)
     with pytest.raises(StoreError, match="damaged"):
@@ -207,7 +206,7 @@ def test_nothing_is_kept_of_an_array_whose_shard_is_damaged(tmp_path: Path) -> N
 
 def test_each_machine_copies_to_its_own_disk(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    kept(FolderPlace(tmp_path / "store"))
+    kept(FolderStorage(tmp_path / "store"))
     note_prepared(workspace, str(tmp_path / "store"), tmp_path / "disk")
     note_prepared(workspace, str(tmp_path / "another"), None)  # the first is still looked at, and the disk still used
     open_cache(workspace.cache).get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never)
@@ -241,9 +240,9 @@ def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
         if done:
             raise KeyboardInterrupt
 
-    wanted = wanted_arrays(tiny_study)
+    wanted = requested_arrays(tiny_study)
     with pytest.raises(KeyboardInterrupt):
-        prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderPlace(workspace.experts)), interrupt)
+        prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderStorage(workspace.experts)), interrupt)
     before = shards_with_times(workspace.experts)
     assert before
 
@@ -257,10 +256,10 @@ def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
     after = shards_with_times(workspace.experts)
     assert len(after) == 22 and before.items() <= after.items()
 
-    alone = load_problem(tiny_study, ArrayCache(tmp_path / "alone"), device="cpu")
+    alone = load_task(tiny_study, ArrayCache(tmp_path / "alone"), device="cpu")
     with monkeypatch.context() as patched:
         forbid_making(patched)
-        taken = load_problem(tiny_study, open_cache(workspace.cache), device="cpu")
+        taken = load_task(tiny_study, open_cache(workspace.cache), device="cpu")
     assert taken.fingerprints == alone.fingerprints
     files = sorted((tmp_path / "alone").glob("*.npy"))
     # Of each split pixels and their digest, what the scenes say, and the features of captions and of images.
@@ -275,8 +274,8 @@ def test_images_that_cannot_be_decoded_are_told_at_once(tiny_study: Study, tmp_p
     for name in ("0.jpg", "3.jpg"):
         (tmp_path / "data" / "images" / name).write_bytes(b"no image")
     study = tiny_study.model_copy(update={"data": data})
-    wanted = [one for one in wanted_arrays(study) if one.title.endswith("images")]
-    shards = ArrayShards(FolderPlace(tmp_path / "store"))
+    wanted = [one for one in requested_arrays(study) if one.title.endswith("images")]
+    shards = ArrayShards(FolderStorage(tmp_path / "store"))
     with pytest.raises(DataError, match=r"0\.jpg: cannot be decoded(?s:.)*3\.jpg: cannot be decoded") as told:
         prepare_arrays(wanted, tiny_study.resources, shards, lambda *_: None)
     assert len(told.value.faults) == 2

@@ -105,12 +105,12 @@ def test_a_model_of_ones_own_learns_as_the_readme_says(
     tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-    from problems import load, random_trajectory
+    from tasks import load, random_trajectory
 
     from rayvldd.distillation.distiller import Distiller
 
-    problem = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
-    distilled = Distiller(problem, [random_trajectory(problem.model)], seed=0).distilled_set()
+    task = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
+    distilled = Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set()
     distilled.save(tmp_path / "rayvldd_workspace" / "studies" / "quickstart" / "best")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

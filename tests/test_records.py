@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayvldd.config.settings import BlipData, FolderData, KarpathyData
-from rayvldd.data.records import Record, read_records
+from rayvldd.data.annotations import Record, read_records
 from rayvldd.errors import DataError
 
 FLICKR8K = Path(__file__).parents[2] / "shared" / "flickr8k"

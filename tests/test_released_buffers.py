@@ -16,13 +16,13 @@ from torch import Tensor
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.errors import InputError, StoreError
+from rayvldd.experts.get_or_make import ExpertRequest, missing_of
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
-from rayvldd.fleet.get_or_make import Wanted, missing_of
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.inspection import verify
 from rayvldd.models.parameters import ParameterLayout
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.upkeep import verify
+from rayvldd.storage.folder import FolderStorage
 
 IMAGE = ParameterLayout(("head.weight", "head.bias"), ((3, 2), (3,)))
 TEXT = ParameterLayout(("head.weight",), ((2, 4),))
@@ -189,9 +189,9 @@ def test_the_digest_names_content_and_order(tmp_path: Path) -> None:
 
 def test_imported_experts_are_never_made(tmp_path: Path) -> None:
     recipe = ExpertRecipe({"experts": {"imported": "0123456789abcdef"}})
-    store = ExpertStore(FolderPlace(tmp_path))
+    store = ExpertStore(FolderStorage(tmp_path))
     with pytest.raises(StoreError, match=r"2 of 2 experts imported as 0123456789abcdef are not there") as error:
-        missing_of(Wanted(recipe, (0, 1), frozenset({0})), store)
+        missing_of(ExpertRequest(recipe, (0, 1), frozenset({0})), store)
     words = shlex.split(error.value.next_command)
     assert words[:3] == ["rayvldd", "experts", "import"]
 
@@ -209,16 +209,16 @@ def study_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def released(tmp_path: Path, tiny_study: Study, tiny_cache: Path) -> BufferPair:
     """Two experts of the tiny study, in the released form."""
-    from problems import load
+    from tasks import load
 
     from rayvldd.experts.training import train_expert
 
-    problem = load(tiny_study, tiny_cache)
-    trajectories = [train_expert(problem, index)[0] for index in range(2)]
+    task = load(tiny_study, tiny_cache)
+    trajectories = [train_expert(task, index)[0] for index in range(2)]
     pair = BufferPair(tmp_path / "img_replay_buffer_0.pt", tmp_path / "txt_replay_buffer_0.pt")
     for path, layout, side in (
-        (pair.image, problem.model.image_layout, "image"),
-        (pair.text, problem.model.text_layout, "text"),
+        (pair.image, task.model.image_layout, "image"),
+        (pair.text, task.model.text_layout, "text"),
     ):
         epochs = range(tiny_study.experts.epochs + 1)
         torch.save(
@@ -251,7 +251,7 @@ def test_a_distillation_takes_what_was_imported(
     distilled = run("distill", study_file, "--workspace", workspace, "--out", tmp_path / "set", "--json", *settings)
     assert distilled.exit_code == 0, distilled.output
     assert "outer step     2" in distilled.stderr
-    store = ExpertStore(FolderPlace(workspace / "experts"))
+    store = ExpertStore(FolderStorage(workspace / "experts"))
     assert [key for key, _ in store.sets()] == [told["key"]], "no experts of our own were made"
     assert verify(store) == []
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.evaluation.recall import RetrievalMetrics
-from rayvldd.models.problem import SplitInputs
+from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import NearestCaption, nearest_captions

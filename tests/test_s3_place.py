@@ -1,4 +1,4 @@
-"""Files in a bucket: what the contract of places does not say, and every way in which S3 fails."""
+"""Files in a bucket: what the contract of storages does not say, and every way in which S3 fails."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from s3_server import Fault, S3Server
 from safetensors.torch import save_file
 
 from rayvldd.errors import StoreError
-from rayvldd.stores.s3 import S3Place
+from rayvldd.storage.s3 import S3Storage
 
 PARTS = 3
 LARGE = torch.randint(0, 2**31, (PARTS * 5 * 2**18,), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
@@ -27,18 +27,18 @@ LARGE = torch.randint(0, 2**31, (PARTS * 5 * 2**18,), dtype=torch.int32, generat
 
 
 @pytest.fixture
-def place(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Place:
-    monkeypatch.setattr("rayvldd.stores.s3._PART_BYTES", 5 * 2**20)
-    return S3Place("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url)
+def storage(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Storage:
+    monkeypatch.setattr("rayvldd.storage.s3._PART_BYTES", 5 * 2**20)
+    return S3Storage("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url)
 
 
-def elsewhere(place: S3Place, tmp_path: Path) -> S3Place:
-    """The same place as another machine sees it."""
-    return S3Place("experts", "sets/of/mine", tmp_path / "other_machine", endpoint_url=place._endpoint_url)
+def elsewhere(storage: S3Storage, tmp_path: Path) -> S3Storage:
+    """The same storage as another machine sees it."""
+    return S3Storage("experts", "sets/of/mine", tmp_path / "other_machine", endpoint_url=storage._endpoint_url)
 
 
-def put_large(place: S3Place, name: str = "expert.safetensors") -> None:
-    with place.new_file(name) as path:
+def put_large(storage: S3Storage, name: str = "expert.safetensors") -> None:
+    with storage.new_file(name) as path:
         save_file({"image.0": LARGE}, path)
 
 
@@ -50,44 +50,44 @@ def unfinished_uploads(s3: S3Server) -> list[Any]:
     return list(s3.client.list_multipart_uploads(Bucket="experts").get("Uploads", []))
 
 
-def test_large_files_travel_in_parts_with_checksums(s3: S3Server, place: S3Place, tmp_path: Path) -> None:
-    put_large(place)
+def test_large_files_travel_in_parts_with_checksums(s3: S3Server, storage: S3Storage, tmp_path: Path) -> None:
+    put_large(storage)
     assert s3.seen("PUT", "partNumber=") == PARTS + 1
     head = s3.client.head_object(Bucket="experts", Key="sets/of/mine/expert.safetensors", ChecksumMode="ENABLED")
     assert head["ChecksumCRC32"] and head["ETag"].endswith(f'-{PARTS + 1}"')
     s3.requests.clear()
-    assert torch.equal(elsewhere(place, tmp_path).open_tensors("expert.safetensors").tensor("image.0"), LARGE)
+    assert torch.equal(elsewhere(storage, tmp_path).open_tensors("expert.safetensors").tensor("image.0"), LARGE)
     assert s3.seen("GET", "expert.safetensors") == PARTS + 1
 
 
-def test_the_machine_that_uploads_reads_its_own_copy(s3: S3Server, place: S3Place, tmp_path: Path) -> None:
-    put_large(place)
+def test_the_machine_that_uploads_reads_its_own_copy(s3: S3Server, storage: S3Storage, tmp_path: Path) -> None:
+    put_large(storage)
     s3.requests.clear()
-    assert torch.equal(place.open_tensors("expert.safetensors").tensor("image.0"), LARGE)
+    assert torch.equal(storage.open_tensors("expert.safetensors").tensor("image.0"), LARGE)
     assert s3.seen("GET") == 0
     assert len(files_below(tmp_path / "local")) == 1
-    put_large(place)
-    place.write("small", b"1")
+    put_large(storage)
+    storage.write("small", b"1")
     assert len(files_below(tmp_path / "local")) == 1, "one copy of a file, the latest"
-    place.delete("expert.safetensors")
+    storage.delete("expert.safetensors")
     assert files_below(tmp_path / "local") == []
 
 
-def test_a_machine_downloads_once(s3: S3Server, place: S3Place, tmp_path: Path) -> None:
-    with place.new_file("expert") as path:
+def test_a_machine_downloads_once(s3: S3Server, storage: S3Storage, tmp_path: Path) -> None:
+    with storage.new_file("expert") as path:
         save_file({"a": torch.ones(9)}, path)
-    places = [elsewhere(place, tmp_path) for _ in range(8)]
+    storages = [elsewhere(storage, tmp_path) for _ in range(8)]
     s3.faults.append(Fault("slow", "GET", "expert", seconds=0.3))
     s3.carried_out.clear()
     with ThreadPoolExecutor(8) as pool:
-        for source in pool.map(lambda place: place.open_tensors("expert"), places):
+        for source in pool.map(lambda storage: storage.open_tensors("expert"), storages):
             assert torch.equal(source.tensor("a"), torch.ones(9))
     assert s3.served("GET", "/expert") == 1
 
 
-def test_a_copy_that_is_not_whole_is_downloaded_again(place: S3Place, tmp_path: Path) -> None:
-    put_large(place)
-    other = elsewhere(place, tmp_path)
+def test_a_copy_that_is_not_whole_is_downloaded_again(storage: S3Storage, tmp_path: Path) -> None:
+    put_large(storage)
+    other = elsewhere(storage, tmp_path)
     other.open_tensors("expert.safetensors")
     copy = next((tmp_path / "other_machine").rglob("*.safetensors/*.safetensors"))
     os.truncate(copy, 1000)
@@ -97,10 +97,10 @@ def test_a_copy_that_is_not_whole_is_downloaded_again(place: S3Place, tmp_path: 
     assert not left.exists()
 
 
-def test_what_another_machine_replaced_is_downloaded_again(place: S3Place, tmp_path: Path) -> None:
-    other = elsewhere(place, tmp_path)
+def test_what_another_machine_replaced_is_downloaded_again(storage: S3Storage, tmp_path: Path) -> None:
+    other = elsewhere(storage, tmp_path)
     for value in (1.0, 2.0):
-        with place.new_file("expert") as path:
+        with storage.new_file("expert") as path:
             save_file({"a": torch.full((3,), value)}, path)
         assert torch.equal(other.open_tensors("expert").tensor("a"), torch.full((3,), value))
     assert other.forget_local_copy("expert")
@@ -108,41 +108,43 @@ def test_what_another_machine_replaced_is_downloaded_again(place: S3Place, tmp_p
 
 KILLED = """
 import pickle, sys, time
-place = pickle.loads(bytes.fromhex(sys.argv[1]))
-with place.new_file("killed") as path:
+storage = pickle.loads(bytes.fromhex(sys.argv[1]))
+with storage.new_file("killed") as path:
     path.write_bytes(b"half")
     print("writing", flush=True)
     time.sleep(60)
 """
 
 
-def test_what_a_killed_process_left_is_cleared_away(place: S3Place, tmp_path: Path) -> None:
-    with place.new_file("living") as living:
+def test_what_a_killed_process_left_is_cleared_away(storage: S3Storage, tmp_path: Path) -> None:
+    with storage.new_file("living") as living:
         save_file({"a": torch.ones(3)}, living)
-        child = subprocess.Popen([sys.executable, "-c", KILLED, pickle.dumps(place).hex()], stdout=subprocess.PIPE)
+        child = subprocess.Popen([sys.executable, "-c", KILLED, pickle.dumps(storage).hex()], stdout=subprocess.PIPE)
         with child:
             assert child.stdout is not None and child.stdout.readline() == b"writing\n"
             child.send_signal(signal.SIGKILL)
         assert files_below(tmp_path / "local") == ["killed", "living"]
-        assert place.names() == []
-        with place.new_file("next") as path:
+        assert storage.names() == []
+        with storage.new_file("next") as path:
             save_file({"a": torch.ones(3)}, path)
             assert files_below(tmp_path / "local") == ["living", "next"], "the living one is left alone"
-    assert place.names() == ["living", "next"]
+    assert storage.names() == ["living", "next"]
 
 
-def test_an_upload_that_died_is_aborted_later(s3: S3Server, place: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_died_is_aborted_later(
+    s3: S3Server, storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = "sets/of/mine/expert.safetensors"
     for name in (key, key + ".other"):
         s3.client.create_multipart_upload(Bucket="experts", Key=name)
-    monkeypatch.setattr("rayvldd.stores.s3._ABANDONED_AFTER", timedelta(days=99999))  # moto dates all of them to 2010
-    put_large(place)
+    monkeypatch.setattr("rayvldd.storage.s3._ABANDONED_AFTER", timedelta(days=99999))  # moto dates all of them to 2010
+    put_large(storage)
     assert len(unfinished_uploads(s3)) == 2, "too young: it may be somebody's at work"
-    monkeypatch.setattr("rayvldd.stores.s3._ABANDONED_AFTER", timedelta(days=1))
-    put_large(place)
+    monkeypatch.setattr("rayvldd.storage.s3._ABANDONED_AFTER", timedelta(days=1))
+    put_large(storage)
     assert [upload["Key"] for upload in unfinished_uploads(s3)] == [key + ".other"]
     s3.faults.append(Fault("answer", "GET", "uploads", 99, 403, "AccessDenied"))
-    put_large(place)  # credentials that may not list uploads do no harm
+    put_large(storage)  # credentials that may not list uploads do no harm
 
 
 # -- faults that pass
@@ -165,41 +167,45 @@ def test_an_upload_that_died_is_aborted_later(s3: S3Server, place: S3Place, monk
     ids=lambda fault: f"{fault.kind}-{fault.method}-{fault.status}",
 )
 def test_a_fault_that_passes_is_not_noticed(
-    s3: S3Server, place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    s3: S3Server, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr("rayvldd.stores.s3._READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("rayvldd.storage.s3._READ_TIMEOUT_S", 1.0)
     s3.faults.append(fault := Fault(**vars(fault)))
-    put_large(place)
-    assert torch.equal(elsewhere(place, tmp_path).open_tensors("expert.safetensors").tensor("image.0"), LARGE)
+    put_large(storage)
+    assert torch.equal(elsewhere(storage, tmp_path).open_tensors("expert.safetensors").tensor("image.0"), LARGE)
     assert fault.times == 0, "the fault happened"
     assert unfinished_uploads(s3) == []
 
 
 @pytest.mark.parametrize("kind", ["cut", "answer", "lost"])
-def test_a_small_file_is_read_and_written_whatever_the_network_does(s3: S3Server, place: S3Place, kind: Any) -> None:
+def test_a_small_file_is_read_and_written_whatever_the_network_does(
+    s3: S3Server, storage: S3Storage, kind: Any
+) -> None:
     s3.faults += [Fault(kind, "PUT", "small", 2), Fault(kind, "GET", "small", 2)]
-    place.write("small", b"content" * 100)
-    assert place.read("small") == b"content" * 100
+    storage.write("small", b"content" * 100)
+    assert storage.read("small") == b"content" * 100
     assert all(fault.times == 0 for fault in s3.faults)
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_swap_whose_answer_was_lost_knows_that_it_succeeded(s3: S3Server, place: S3Place, old: bytes | None) -> None:
+def test_a_swap_whose_answer_was_lost_knows_that_it_succeeded(
+    s3: S3Server, storage: S3Storage, old: bytes | None
+) -> None:
     if old is not None:
-        place.write("claim", old)
-    s3.faults.append(Fault("lost", "PUT", "claim"))
-    assert place.swap("claim", old, b"mine")
-    assert place.read("claim") == b"mine"
+        storage.write("lease", old)
+    s3.faults.append(Fault("lost", "PUT", "lease"))
+    assert storage.swap("lease", old, b"mine")
+    assert storage.read("lease") == b"mine"
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_swap_in_conflict_looks_again(s3: S3Server, place: S3Place, old: bytes | None) -> None:
+def test_a_swap_in_conflict_looks_again(s3: S3Server, storage: S3Storage, old: bytes | None) -> None:
     if old is not None:
-        place.write("claim", old)
-    s3.faults.append(Fault("answer", "PUT", "claim", 2, 409, "ConditionalRequestConflict"))
-    assert place.swap("claim", old, b"mine")
-    s3.faults.append(Fault("answer", "PUT", "claim", 99, 409, "ConditionalRequestConflict"))
-    assert not place.swap("claim", b"mine", b"next")
+        storage.write("lease", old)
+    s3.faults.append(Fault("answer", "PUT", "lease", 2, 409, "ConditionalRequestConflict"))
+    assert storage.swap("lease", old, b"mine")
+    s3.faults.append(Fault("answer", "PUT", "lease", 99, 409, "ConditionalRequestConflict"))
+    assert not storage.swap("lease", b"mine", b"next")
 
 
 # -- faults that stay
@@ -226,15 +232,15 @@ def refused(match: str) -> Iterator[None]:
     ids=lambda value: f"{value.kind}-{value.method}-{value.code}" if isinstance(value, Fault) else "",
 )
 def test_an_upload_that_fails_leaves_nothing(
-    s3: S3Server, place: S3Place, tmp_path: Path, fault: Fault, match: str
+    s3: S3Server, storage: S3Storage, tmp_path: Path, fault: Fault, match: str
 ) -> None:
     s3.faults.append(Fault(**vars(fault)))
     with refused(match):
-        put_large(place)
+        put_large(storage)
     s3.faults.clear()
-    assert place.names() == [] and unfinished_uploads(s3) == [] and files_below(tmp_path / "local") == []
-    put_large(place)
-    assert place.names() == ["expert.safetensors"]
+    assert storage.names() == [] and unfinished_uploads(s3) == [] and files_below(tmp_path / "local") == []
+    put_large(storage)
+    assert storage.names() == ["expert.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -248,12 +254,12 @@ def test_an_upload_that_fails_leaves_nothing(
     ids=lambda value: f"{value.kind}-{value.code}" if isinstance(value, Fault) else "",
 )
 def test_a_download_that_fails_leaves_nothing(
-    s3: S3Server, place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, match: str
+    s3: S3Server, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, match: str
 ) -> None:
-    put_large(place)
-    monkeypatch.setattr("rayvldd.stores.s3._READ_TIMEOUT_S", 0.2 if fault.kind == "slow" else 20.0)
+    put_large(storage)
+    monkeypatch.setattr("rayvldd.storage.s3._READ_TIMEOUT_S", 0.2 if fault.kind == "slow" else 20.0)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    other = elsewhere(place, tmp_path)
+    other = elsewhere(storage, tmp_path)
     s3.faults.append(Fault(**vars(fault)))
     with refused(match):
         other.open_tensors("expert.safetensors")
@@ -263,14 +269,14 @@ def test_a_download_that_fails_leaves_nothing(
 
 
 EVERYTHING = [
-    lambda place: place.names(),
-    lambda place: place.size("a"),
-    lambda place: place.read("a"),
-    lambda place: place.write("a", b""),
-    lambda place: place.swap("a", None, b""),
-    lambda place: place.swap("a", b"", b""),
-    lambda place: place.delete("a"),
-    lambda place: place.open_tensors("a"),
+    lambda storage: storage.names(),
+    lambda storage: storage.size("a"),
+    lambda storage: storage.read("a"),
+    lambda storage: storage.write("a", b""),
+    lambda storage: storage.swap("a", None, b""),
+    lambda storage: storage.swap("a", b"", b""),
+    lambda storage: storage.delete("a"),
+    lambda storage: storage.open_tensors("a"),
     put_large,
 ]
 
@@ -281,55 +287,57 @@ def test_every_call_says_what_is_wrong(
 ) -> None:
     call: Any = EVERYTHING[index]
     with refused("NoSuchBucket.*aws s3 mb"):
-        call(S3Place("missing", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
+        call(S3Storage("missing", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
     with refused("invalid bucket name.*lower-case"):
-        call(S3Place("not a bucket", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
+        call(S3Storage("not a bucket", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
     for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
         s3.faults.append(Fault("answer", method, "", 999, 400, "ExpiredToken"))
     with refused("ExpiredToken.*aws sso login"):
-        call(S3Place("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
+        call(S3Storage("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
     s3.faults.clear()
     with refused("endpoint.*asked was http://127.0.0.1:9"):
-        call(S3Place("experts", "sets/of/mine", tmp_path / "local", endpoint_url="http://127.0.0.1:9"))
+        call(S3Storage("experts", "sets/of/mine", tmp_path / "local", endpoint_url="http://127.0.0.1:9"))
     with refused("Invalid endpoint"):
-        call(S3Place("experts", "sets/of/mine", tmp_path / "local", endpoint_url="nowhere"))
+        call(S3Storage("experts", "sets/of/mine", tmp_path / "local", endpoint_url="nowhere"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with refused("credentials.*AWS_ACCESS_KEY_ID"):
-        call(S3Place("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
+        call(S3Storage("experts", "sets/of/mine", tmp_path / "local", endpoint_url=s3.url))
 
 
-def test_credentials_that_were_renewed_are_found(s3: S3Server, place: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_that_were_renewed_are_found(
+    s3: S3Server, storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with refused("credentials"):
-        place.write("a", b"1")
+        storage.write("a", b"1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    place.write("a", b"1")
-    assert place.read("a") == b"1"
+    storage.write("a", b"1")
+    assert storage.read("a") == b"1"
 
 
-def test_a_service_without_conditional_writes_is_refused(s3: S3Server, place: S3Place) -> None:
-    s3.faults.append(Fault("answer", "PUT", "claim", 1, 501, "NotImplemented"))
+def test_a_service_without_conditional_writes_is_refused(s3: S3Server, storage: S3Storage) -> None:
+    s3.faults.append(Fault("answer", "PUT", "lease", 1, 501, "NotImplemented"))
     with refused("NotImplemented.*conditional writes.*file:///"):
-        place.swap("claim", None, b"mine")
+        storage.swap("lease", None, b"mine")
 
 
 def test_a_local_folder_that_cannot_be_written(s3: S3Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    place = S3Place("experts", "", tmp_path / "file" / "local", endpoint_url=s3.url)
+    storage = S3Storage("experts", "", tmp_path / "file" / "local", endpoint_url=s3.url)
     with pytest.raises(StoreError, match="file/local.*cannot be written: Not a directory; allowed: .*\nNext: "):
-        put_large(place)
+        put_large(storage)
     s3.client.put_object(Bucket="experts", Key="a", Body=b"1")
     with pytest.raises(StoreError, match="file/local.*cannot be written: Not a directory"):
-        place.open_tensors("a")
+        storage.open_tensors("a")
 
 
 def test_boto3_finds_the_endpoint_itself(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
-    place = S3Place("experts", "/sets/", tmp_path)
-    place.write("a", b"1")
+    storage = S3Storage("experts", "/sets/", tmp_path)
+    storage.write("a", b"1")
     assert s3.client.get_object(Bucket="experts", Key="sets/a")["Body"].read() == b"1"
-    assert place.uri == "s3://experts/sets"
+    assert storage.uri == "s3://experts/sets"
 
 
 def test_the_clock_of_s3_dates_uploads(s3: S3Server) -> None:

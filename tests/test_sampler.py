@@ -11,6 +11,7 @@ import pytest
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.randomness import sampler_seed
 from rayvldd.search.ledger import METRIC, Ledger, Trial
 from rayvldd.search.optuna_trials import distribution_of
 from rayvldd.search.sampler import (
@@ -22,7 +23,6 @@ from rayvldd.search.sampler import (
     make_searcher,
     suggest,
 )
-from rayvldd.search.seeds import sampler_seed, trial_seed
 
 DOMAINS: dict[str, DrawnDomain] = {
     "uniform": FloatDomain(type="float", low=-1, high=2),
@@ -281,16 +281,16 @@ def test_samplers_are_made_without_warnings(searched: Study) -> None:
 def test_seeds_are_functions_of_study_and_number(searched: Study) -> None:
     studies = [searched.model_copy(update={"seed": seed}) for seed in range(3)]
     own = [with_search(study, trial_seeds="own") for study in studies]
-    assert trial_seed(own[1], 3) == trial_seed(own[1], 3)
-    seeds = {trial_seed(study, number) for study in own for number in range(50)}
+    assert own[1].trial_seed(3) == own[1].trial_seed(3)
+    seeds = {study.trial_seed(number) for study in own for number in range(50)}
     seeds |= {sampler_seed(study.seed, number) for study in studies for number in range(50)}
     assert len(seeds) == 300 and all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_trials_of_a_study_have_one_seed_in_common(searched: Study) -> None:
-    seeds = {trial_seed(searched, number) for number in range(50)}
-    assert seeds == {trial_seed(with_search(searched, trial_seeds="own"), 0)}
-    assert seeds != {trial_seed(searched.model_copy(update={"seed": searched.seed + 1}), 0)}
+    seeds = {searched.trial_seed(number) for number in range(50)}
+    assert seeds == {with_search(searched, trial_seeds="own").trial_seed(0)}
+    assert seeds != {searched.model_copy(update={"seed": searched.seed + 1}).trial_seed(0)}
 
 
 def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:

@@ -22,15 +22,16 @@ import torch
 from rich.console import Console
 
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
-from rayvldd.models.problem import SplitInputs
-from rayvldd.search import final_test, trial, tuning
-from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
-from rayvldd.search.final_test import summary
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
+from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.search import tested_once, trial, tuning
 from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.search.lines import line_of_trial
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
     epochs_of,
@@ -44,12 +45,12 @@ from rayvldd.search.sampler import FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
+from rayvldd.search.tested_once import summary
 from rayvldd.search.trial import EVALUATION, TrialJob, run_trial
-from rayvldd.stores.claims import Claimant
-from rayvldd.stores.expert_store import ExpertStore, MadeExpert
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.workspace import Workspace
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.lease import LeaseHolder
 from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.workspace import Workspace
 
 SPACE = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
@@ -69,8 +70,8 @@ def searched(tiny_study: Study) -> Study:
 
 
 @pytest.fixture
-def quiet() -> StudyDisplay:
-    return StudyDisplay(Console(quiet=True))
+def quiet() -> ProgressDisplay:
+    return ProgressDisplay(Console(quiet=True))
 
 
 class Tracker(FolderTracker):
@@ -292,14 +293,14 @@ def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
     from rayvldd.data.array_cache import ArrayCache
     from rayvldd.experts.recipe import expert_recipe
     from rayvldd.experts.training import train_expert
-    from rayvldd.models.problem import load_problem
+    from rayvldd.models.retrieval_task import load_task
 
     study = with_search(tiny_study)
-    store = ExpertStore(FolderPlace(tmp_path / "experts"))
-    problem = load_problem(study.at({}), ArrayCache(tiny_cache))
+    store = ExpertStore(FolderStorage(tmp_path / "experts"))
+    task = load_task(study.at({}), ArrayCache(tiny_cache))
     for index in range(study.experts.num_experts):
-        layouts = problem.model.image_layout, problem.model.text_layout
-        store.save(expert_recipe(problem), index, MadeExpert(*train_expert(problem, index), *layouts))
+        layouts = task.model.image_layout, task.model.text_layout
+        store.save(expert_recipe(task), index, MadeExpert(*train_expert(task, index), *layouts))
     return TrialJob(study, tmp_path / "trials", tiny_cache, store)
 
 
@@ -328,7 +329,7 @@ def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialJob,
     made_by_a_trial.itself = made_by_a_trial  # type: ignore[attr-defined]
     seen = weakref.ref(made_by_a_trial)
     del made_by_a_trial
-    trial.give_memory_back()
+    trial.release_memory()
     assert seen() is None
 
 
@@ -465,7 +466,7 @@ class Toy:
     def run(self, behaviour: str = "", interrupted_at: int = -1) -> Ledger:
         self.monkeypatch.setattr(tuning, "run_trial", make_toy(self.log, behaviour))
         self.tracker = Tracker(self.root / "tracked", interrupted_at)
-        ledger, display = self.folder.ledger(), StudyDisplay(Console(file=self.shown))
+        ledger, display = self.folder.ledger(), ProgressDisplay(Console(file=self.shown))
         job: Any = SimpleNamespace(trials=self.folder.trials)
         with self.folder.opened(self.study):
             self.tracker.start_study(self.study, "test")
@@ -565,7 +566,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 import pytest
 from rayvldd.config.study import Study
-from rayvldd.fleet.runtime import start_ray
+from rayvldd.runtime.cluster import start_ray
 from test_search import Toy
 if __name__ == "__main__":
     with start_ray(None, 2):
@@ -606,14 +607,14 @@ def test_every_rank_and_the_largest_number_of_experts_are_made(tiny_study: Study
 
 
 def test_more_pairs_than_images_are_refused_before_any_trial(
-    searched: Study, tiny_cache: Path, quiet: StudyDisplay
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay
 ) -> None:
     space = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 41}}
     with pytest.raises(ConfigError, match="num_pairs: asks for 41 pairs; allowed: 2 to 40"):
         load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
 
 
-def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: StudyDisplay) -> None:
+def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: ProgressDisplay) -> None:
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
     sets = load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
     point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.syn_steps": 1}
@@ -622,7 +623,7 @@ def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: St
 
 
 def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
-    searched: Study, tiny_cache: Path, quiet: StudyDisplay
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay
 ) -> None:
     """One set is every trial's; of several, those of the first points: the sampler may never come to the others."""
     (only,) = sets_asked_for(searched, load_expert_sets(searched, tiny_cache, quiet))
@@ -635,16 +636,16 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
 
 
 def test_the_search_says_which_experts_its_trials_are_making(
-    searched: Study, tiny_cache: Path, quiet: StudyDisplay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
     study, store = with_search(searched, space=space), store_in(Workspace(tmp_path))
     sets = load_expert_sets(study, tiny_cache, quiet)
     assert experts_in_training(sets, store) == []
-    claim = store.claim(sets.at({"experts.epochs": 2}).recipe, 1, Claimant("a trial"))
-    assert claim is not None
-    with claim:
-        claim.tell(1)
+    lease = store.acquire(sets.at({"experts.epochs": 2}).recipe, 1, LeaseHolder("a trial"))
+    assert lease is not None
+    with lease:
+        lease.tell(1)
         told = ["expert 1 of epochs=2 at epoch 1 of 2"]
         assert experts_in_training(sets, store) == told
         shown: list[str] = []
@@ -722,7 +723,7 @@ class SlowPictures:
 
 
 def test_pictures_are_drawn_while_the_next_trial_begins(
-    job: TrialJob, reports: list[dict[str, Any]], quiet: StudyDisplay, tmp_path: Path
+    job: TrialJob, reports: list[dict[str, Any]], quiet: ProgressDisplay, tmp_path: Path
 ) -> None:
     def callback_with(pictures: SlowPictures) -> TrialCallback:
         tracker = Tracker(tmp_path / "tracked")
@@ -771,7 +772,7 @@ def test_a_trial_makes_the_experts_that_nobody_made(job: TrialJob, reports: list
     made = [without_seconds(report) for report in reports]
     ((key, _),) = job.store.sets()
     assert job.store.indexes(key) == [0, 1]
-    assert not [name for name in job.store.place.names(key) if "/claims/" in name or "/epochs/" in name]
+    assert not [name for name in job.store.storage.names(key) if "/leases/" in name or "/epochs/" in name]
     run_trial(CONFIG, replace(job, trials=job.trials / "again"))
     assert [without_seconds(report) for report in reports[len(made) :]] == made
 
@@ -823,7 +824,7 @@ def test_times_as_people_say_them(seconds: float, text: str) -> None:
 
 
 def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
-    with (tmp_path / "out.txt").open("w") as out, StudyDisplay(Console(file=out, width=40)) as display:
+    with (tmp_path / "out.txt").open("w") as out, ProgressDisplay(Console(file=out, width=40)) as display:
         display.progress("trials", 1, 4, "best [1]")
         display.line("a line that is longer than the console is wide, [kept] as it is")
         display.done()
@@ -848,27 +849,27 @@ def test_a_study_from_end_to_end_in_two_sessions(
     tiny_study: Study,
     tmp_path: Path,
     local_ray: None,
-    quiet: StudyDisplay,
+    quiet: ProgressDisplay,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from rayvldd.reports.illustrator import Pictures
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
     looks: list[str] = []
-    evaluate = final_test.evaluate_in_parallel
+    evaluate = tested_once.evaluate_in_parallel
 
     def counted(*args: Any) -> list[RetrievalMetrics]:
         looks.append(args[3])
         return evaluate(*args)
 
-    monkeypatch.setattr(final_test, "evaluate_in_parallel", counted)
+    monkeypatch.setattr(tested_once, "evaluate_in_parallel", counted)
 
     def session(interrupted_at: int = -1) -> Any:
         tracker = Tracker(tmp_path / "tracked", interrupted_at)
         return sweep(
             study,
             workspace,
-            ExpertStore(FolderPlace(workspace.experts)),
+            ExpertStore(FolderStorage(workspace.experts)),
             tracker,
             display=quiet,
             illustrator=Pictures(),
@@ -892,7 +893,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
 
 def store_in(workspace: Workspace) -> ExpertStore:
-    return ExpertStore(FolderPlace(workspace.experts))
+    return ExpertStore(FolderStorage(workspace.experts))
 
 
 def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> None:
@@ -921,14 +922,14 @@ def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
     chosen = DistilledSet.load(values["distilled_set"])
     assert torch.equal(chosen.images, DistilledSet.load(folder.finalists / delivered["name"] / "distilled_set").images)
     assert best["outer_step"] == delivered["outer_step"] == chosen.card["outer_step"]
-    assert values["test"]["num_sets"] == 2 and values["test_looks"] == 1
+    assert values["test"]["num_sets"] == 2 and values["test_evaluations"] == 1
     means = [one["mean_recall"] for one in values["test"]["sets"]]
     assert tuple(values["test"]["interval"]) == t_interval(means)
     assert not list(folder.finalists.rglob("checkpoint"))
 
 
 def test_a_study_whose_trials_all_failed_says_why(
-    searched: Study, tmp_path: Path, local_ray: None, quiet: StudyDisplay, monkeypatch: pytest.MonkeyPatch
+    searched: Study, tmp_path: Path, local_ray: None, quiet: ProgressDisplay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path)
     ledger = StudyFolder(workspace.study("tiny")).ledger()
@@ -940,7 +941,7 @@ def test_a_study_whose_trials_all_failed_says_why(
         sweep(
             searched,
             workspace,
-            ExpertStore(FolderPlace(workspace.experts)),
+            ExpertStore(FolderStorage(workspace.experts)),
             Tracker(tmp_path / "tracked"),
             display=quiet,
         )

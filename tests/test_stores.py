@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-import rayvldd.stores.expert_store
+import rayvldd.experts.store.expert_store
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.store.addresses import open_store
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.experts.training import ExpertState
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
-from rayvldd.stores.addresses import open_store
-from rayvldd.stores.expert_store import ExpertStore, MadeExpert
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.place import Place
-from rayvldd.stores.workspace import Workspace, write_json_whole, write_text_whole
+from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.json_files import write_json_whole
+from rayvldd.storage.storage import Storage
+from rayvldd.workspace import Workspace
 
 SETTINGS: dict[str, Any] = {"version": 1, "model": {"protocol": "heads_only"}, "seed": 7, "options": (1, 2)}
 RECIPE = ExpertRecipe(SETTINGS)
@@ -53,11 +55,11 @@ def assert_same(left: Trajectory, right: Trajectory, tolerance: float = 0.0) -> 
 
 
 @pytest.fixture
-def store(place: Place) -> ExpertStore:
-    return ExpertStore(place)
+def store(storage: Storage) -> ExpertStore:
+    return ExpertStore(storage)
 
 
-# --- the contract, in every place ----------------------------------------------------------------------------------
+# --- the contract, in every storage ----------------------------------------------------------------------------------
 
 
 def test_what_was_saved_is_loaded(store: ExpertStore) -> None:
@@ -83,9 +85,9 @@ def test_differences_in_16_bits(store: ExpertStore) -> None:
         assert_same(loaded, made, tolerance=0.05 / 2000)
         assert torch.equal(loaded[0].image, made[0].image)
         assert not torch.equal(loaded[1].image, made[1].image)
-    starts = [name for name in store.place.names(DELTAS.key) if "start_" in name]
+    starts = [name for name in store.storage.names(DELTAS.key) if "start_" in name]
     assert len(starts) == 1, "the two share their start"
-    size = store.place.size(f"{DELTAS.key}/expert_000.safetensors")
+    size = store.storage.size(f"{DELTAS.key}/expert_000.safetensors")
     assert size is not None and size < 2 * 2 * 4000 + 1000
 
 
@@ -163,17 +165,17 @@ def test_an_expert_in_training_goes_on_from_its_last_epoch(store: ExpertStore) -
 
 
 def test_two_claims_on_one_expert(store: ExpertStore) -> None:
-    from rayvldd.stores.claims import Claimant
+    from rayvldd.storage.lease import LeaseHolder
 
-    first = store.claim(RECIPE, 0, Claimant("one"))
+    first = store.acquire(RECIPE, 0, LeaseHolder("one"))
     assert first is not None
     with first:
-        assert store.claim(RECIPE, 0, Claimant("two")) is None
-        assert store.claim(RECIPE, 1, Claimant("two")) is not None
+        assert store.acquire(RECIPE, 0, LeaseHolder("two")) is None
+        assert store.acquire(RECIPE, 1, LeaseHolder("two")) is not None
         first.tell(5)
         holder = store.holder(RECIPE, 0)
         assert holder is not None and (holder.owner, holder.done) == ("one", 5)
-        again = store.claim(RECIPE, 0, Claimant("one"))
+        again = store.acquire(RECIPE, 0, LeaseHolder("one"))
         assert again is not None, "an actor takes up at once what its predecessor held"
         again.__exit__()
     assert store.holder(RECIPE, 0) is None
@@ -185,7 +187,7 @@ def test_two_claims_on_one_expert(store: ExpertStore) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A set of one expert in a store at ``tmp_path``."""
-    ExpertStore(FolderPlace(tmp_path)).save(RECIPE, 0, expert())
+    ExpertStore(FolderStorage(tmp_path)).save(RECIPE, 0, expert())
     return tmp_path / RECIPE.key
 
 
@@ -202,7 +204,7 @@ def test_manifest_and_record_say_what_made_them(folder: Path) -> None:
 @pytest.mark.parametrize("recipe", [RECIPE, DELTAS], ids=["float32", "float16_deltas"])
 @pytest.mark.parametrize("where", [-1, 12], ids=["a number", "the header"])
 def test_a_flipped_byte_is_found_and_the_expert_made_again(tmp_path: Path, recipe: ExpertRecipe, where: int) -> None:
-    store = ExpertStore(FolderPlace(tmp_path))
+    store = ExpertStore(FolderStorage(tmp_path))
     store.save(recipe, 0, expert())
     for data in [*(tmp_path / recipe.key).glob("*.safetensors")]:
         content = bytearray(data.read_bytes())
@@ -218,7 +220,7 @@ def test_a_flipped_byte_is_found_and_the_expert_made_again(tmp_path: Path, recip
 
 
 def test_damage_to_an_expert_in_training_costs_an_epoch(tmp_path: Path) -> None:
-    store = ExpertStore(FolderPlace(tmp_path))
+    store = ExpertStore(FolderStorage(tmp_path))
     for epoch in range(3):
         state = ExpertState(epoch, expert().trajectory[epoch], METRICS[:epoch], {})
         store.keep_epoch(RECIPE, 0, state, keep={0, 1, 2})
@@ -240,7 +242,7 @@ def test_an_incomplete_expert_does_not_count(folder: Path, damage: str) -> None:
         record.unlink()
     else:
         record.write_text("{")
-    store = ExpertStore(FolderPlace(folder.parent))
+    store = ExpertStore(FolderStorage(folder.parent))
     assert store.finished(RECIPE) == []
     with pytest.raises(StoreError, match="expert 0 is not there or not complete"):
         store.load(RECIPE, 0)
@@ -262,7 +264,7 @@ def test_experts_of_other_settings_are_never_reused(folder: Path, call: str) -> 
     with pytest.raises(
         StoreError, match=r"manifest\.json: made for other settings: seed is 7 there, 8 here\nNext: move"
     ):
-        getattr(ExpertStore(FolderPlace(folder.parent)), call)(OTHER, *arguments[call])
+        getattr(ExpertStore(FolderStorage(folder.parent)), call)(OTHER, *arguments[call])
 
 
 @pytest.mark.parametrize(
@@ -284,12 +286,12 @@ def test_a_set_without_a_usable_manifest_is_refused(folder: Path, content: str |
     manifest.unlink() if content is None else manifest.write_text(content)
     before = sorted(os.listdir(folder))
     with pytest.raises(StoreError, match=f"{RECIPE.key}/manifest.json: {problem}"):
-        ExpertStore(FolderPlace(folder.parent)).finished(RECIPE)
+        ExpertStore(FolderStorage(folder.parent)).finished(RECIPE)
     assert sorted(os.listdir(folder)) == before
 
 
 def test_a_checksum_is_compared_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ExpertStore(FolderPlace(folder.parent))
+    store = ExpertStore(FolderStorage(folder.parent))
     store.load(RECIPE, 0).segment(0, 1)
     monkeypatch.setattr("rayvldd.experts.trajectory_file.checksum", lambda _: pytest.fail("read a second time"))
     store.load(RECIPE, 0).segment(0, 1)
@@ -298,7 +300,7 @@ def test_a_checksum_is_compared_once_a_process(folder: Path, monkeypatch: pytest
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "experts").write_text("a file in the way")
     with pytest.raises(StoreError, match="could not be .*; allowed: a folder that can be read and written"):
-        ExpertStore(FolderPlace(tmp_path / "experts")).save(RECIPE, 0, expert())
+        ExpertStore(FolderStorage(tmp_path / "experts")).save(RECIPE, 0, expert())
 
 
 def test_a_full_disk_leaves_no_expert(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,10 +308,10 @@ def test_a_full_disk_leaves_no_expert(folder: Path, monkeypatch: pytest.MonkeyPa
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rayvldd.stores.expert_store, "write_tensors", full)
+    monkeypatch.setattr(rayvldd.experts.store.expert_store, "write_tensors", full)
     before = sorted(os.listdir(folder))
     with pytest.raises(StoreError, match="No space left on device.*\nNext: .*what is finished is kept"):
-        ExpertStore(FolderPlace(folder.parent)).save(RECIPE, 1, expert())
+        ExpertStore(FolderStorage(folder.parent)).save(RECIPE, 1, expert())
     assert sorted(os.listdir(folder)) == before
 
 
@@ -317,7 +319,7 @@ def test_a_full_disk_leaves_no_expert(folder: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("moment", ["write_tensors", "json_text"], ids=["in the file", "before the record"])
 def test_a_writer_that_is_killed_leaves_nothing_that_counts(folder: Path, moment: str) -> None:
     """What it left is cleared away once it is old."""
-    store = ExpertStore(FolderPlace(folder.parent))
+    store = ExpertStore(FolderStorage(folder.parent))
     child = os.fork()
     if child == 0:
 
@@ -327,8 +329,8 @@ def test_a_writer_that_is_killed_leaves_nothing_that_counts(folder: Path, moment
             os.kill(os.getpid(), signal.SIGKILL)
 
         if moment == "json_text":
-            rayvldd.stores.expert_store.ExpertStore._write_manifest = lambda *_: None  # type: ignore[method-assign]
-        setattr(rayvldd.stores.expert_store, moment, die)
+            rayvldd.experts.store.expert_store.ExpertStore._write_manifest = lambda *_: None  # type: ignore[method-assign]
+        setattr(rayvldd.experts.store.expert_store, moment, die)
         store.save(RECIPE, 1, expert(1))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert store.finished(RECIPE) == [0]

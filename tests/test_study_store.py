@@ -1,4 +1,4 @@
-"""A study kept in a place: any machine goes on from it, and what is there is one whole moment whatever dies."""
+"""A study kept in a storage: any machine goes on from it, and what is there is one whole moment whatever dies."""
 
 import json
 import shutil
@@ -11,32 +11,33 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from rayvldd.console import ProgressDisplay
 from rayvldd.errors import InputError, RayvlddError, StoreError
 from rayvldd.search import study_store as module
-from rayvldd.search.display import StudyDisplay
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.study_store import StudyStore
-from rayvldd.stores.addresses import open_place
-from rayvldd.stores.claims import Claimant
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.place import Place
-from rayvldd.stores.workspace import Workspace, write_text_whole
+from rayvldd.storage.addresses import open_storage
+from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.lease import LeaseHolder
+from rayvldd.storage.storage import Storage
+from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
     from s3_server import S3Server
 
-QUIET = StudyDisplay(Console(quiet=True))
+QUIET = ProgressDisplay(Console(quiet=True))
 
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Both kinds of place that outlive a machine."""
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Both kinds of storage that outlive a machine."""
     if request.param == "folder":
-        return FolderPlace(tmp_path / "kept")
-    from rayvldd.stores.s3 import S3Place
+        return FolderStorage(tmp_path / "kept")
+    from rayvldd.storage.s3 import S3Storage
 
     server: S3Server = request.getfixturevalue("s3")
-    return S3Place("experts", "studies", tmp_path / "local", endpoint_url=server.url)
+    return S3Storage("experts", "studies", tmp_path / "local", endpoint_url=server.url)
 
 
 def folder_on(machine: Path) -> StudyFolder:
@@ -63,34 +64,34 @@ def begun(machine: Path) -> StudyFolder:
     return folder
 
 
-def test_another_machine_goes_on_and_hands_back(place: Place, tmp_path: Path) -> None:
+def test_another_machine_goes_on_and_hands_back(storage: Storage, tmp_path: Path) -> None:
     first, second = begun(tmp_path / "a"), folder_on(tmp_path / "b")
     write(first, tune__x="Ray's", _dot_lock="", trials__trial_001___dot_part="half")
-    with StudyStore(place, first).held(QUIET):
+    with StudyStore(storage, first).held(QUIET):
         write(first, trials__trial_001__checkpoint__state="step 4")
-    with StudyStore(place, second).held(QUIET):
+    with StudyStore(storage, second).held(QUIET):
         assert content(second) == {name: text for name, text in content(first).items() if name != "tune/x"}
         write(second, trials__trial_001__trial_dot_json="ended too")
         shutil.rmtree(second.root / "trials" / "trial_001" / "checkpoint")
-    with StudyStore(place, first).held(QUIET):
+    with StudyStore(storage, first).held(QUIET):
         expected = {**content(second), "tune/x": "Ray's"}
         assert content(first) == expected, "also what is no longer there has gone"
     files = [name for name in place.names("tiny") if "/files/" in name]
     assert len(files) == len(set(content(second).values())), "nothing is left of earlier snapshots"
-    assert sorted(set(place.names("tiny")) - set(files)) == ["tiny/snapshot.json"], "the claim is given back"
+    assert sorted(set(storage.names("tiny")) - set(files)) == ["tiny/snapshot.json"], "the lease is given back"
 
 
-def test_the_place_is_kept_up_to_date_while_the_study_runs(place: Place, tmp_path: Path) -> None:
+def test_the_place_is_kept_up_to_date_while_the_study_runs(storage: Storage, tmp_path: Path) -> None:
     folder = begun(tmp_path / "a")
-    with StudyStore(place, folder, every_s=0.05).held(QUIET):
+    with StudyStore(storage, folder, every_s=0.05).held(QUIET):
         write(folder, seconds_dot_json="7")
         deadline = time.monotonic() + 20
-        while "seconds.json" not in str(place.read("tiny/snapshot.json")) and time.monotonic() < deadline:
+        while "seconds.json" not in str(storage.read("tiny/snapshot.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert "seconds.json" in str(place.read("tiny/snapshot.json"))
+        assert "seconds.json" in str(storage.read("tiny/snapshot.json"))
 
 
-class Dying(FolderPlace):
+class Dying(FolderStorage):
     """A folder whose writer dies at its n-th change."""
 
     def __init__(self, folder: Path, changes: int) -> None:
@@ -118,7 +119,7 @@ class Dying(FolderPlace):
 @pytest.mark.parametrize("changes", range(7))
 def test_a_push_that_dies_leaves_a_whole_moment(changes: int, tmp_path: Path) -> None:
     folder = begun(tmp_path / "a")
-    store = StudyStore(FolderPlace(tmp_path / "kept"), folder)
+    store = StudyStore(FolderStorage(tmp_path / "kept"), folder)
     store.push()
     before = content(folder)
     write(folder, trials__trial_001__trial_dot_json="later", trials__trial_001__checkpoint__state="step 4", new="x")
@@ -130,18 +131,18 @@ def test_a_push_that_dies_leaves_a_whole_moment(changes: int, tmp_path: Path) ->
     except KeyboardInterrupt:
         pass
     other = folder_on(tmp_path / "b")
-    with StudyStore(FolderPlace(tmp_path / "kept"), other).held(QUIET):
+    with StudyStore(FolderStorage(tmp_path / "kept"), other).held(QUIET):
         assert content(other) == (before if changes < 4 else content(folder))
-    named = len(json.loads(FolderPlace(tmp_path / "kept").read("tiny/snapshot.json") or b"")["files"])
-    assert len(FolderPlace(tmp_path / "kept").names("tiny/files")) == named, "what was not named is cleared away"
+    named = len(json.loads(FolderStorage(tmp_path / "kept").read("tiny/snapshot.json") or b"")["files"])
+    assert len(FolderStorage(tmp_path / "kept").names("tiny/files")) == named, "what was not named is cleared away"
 
 
 def test_a_trial_that_is_written_to_meanwhile_is_kept_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its checkpoint and what speaks of it are of one moment; the rest of the study is kept as it is now."""
-    folder, place = begun(tmp_path / "a"), FolderPlace(tmp_path / "kept")
-    store = StudyStore(place, folder)
+    folder, storage = begun(tmp_path / "a"), FolderStorage(tmp_path / "kept")
+    store = StudyStore(storage, folder)
     store.push()
     keep, count = store._keep, 0
 
@@ -156,29 +157,29 @@ def test_a_trial_that_is_written_to_meanwhile_is_kept_as_it_was(
     write(folder, trials__trial_002__trial_dot_json="new")
     store.push()
     other = folder_on(tmp_path / "b")
-    StudyStore(place, other).fetch(QUIET)
+    StudyStore(storage, other).fetch(QUIET)
     there = content(other)
     assert there["trials/trial_001/trial.json"] == "running" and there["trials/trial_001/checkpoint/state"] == "step 2"
     assert there["trials/trial_002/trial.json"] == "new"
     monkeypatch.setattr(store, "_keep", keep)
     store.push()
-    StudyStore(place, other).fetch(QUIET)
+    StudyStore(storage, other).fetch(QUIET)
     assert content(other) == content(folder)
 
 
-def test_a_folder_that_goes_on_from_the_snapshot_is_not_overwritten(place: Place, tmp_path: Path) -> None:
+def test_a_folder_that_goes_on_from_the_snapshot_is_not_overwritten(storage: Storage, tmp_path: Path) -> None:
     """What a killed driver did after its last push is still there on its own machine."""
     folder = begun(tmp_path / "a")
-    StudyStore(place, folder).push()
+    StudyStore(storage, folder).push()
     write(folder, trials__trial_001__trial_dot_json="ended meanwhile")
-    StudyStore(place, folder).fetch(QUIET)
+    StudyStore(storage, folder).fetch(QUIET)
     assert content(folder)["trials/trial_001/trial.json"] == "ended meanwhile"
 
 
 def test_a_fetch_that_broke_off_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, other, place = begun(tmp_path / "a"), folder_on(tmp_path / "b"), FolderPlace(tmp_path / "kept")
-    StudyStore(place, folder).push()
-    store, brought = StudyStore(place, other), 0
+    folder, other, storage = begun(tmp_path / "a"), folder_on(tmp_path / "b"), FolderStorage(tmp_path / "kept")
+    StudyStore(storage, folder).push()
+    store, brought = StudyStore(storage, other), 0
     bring = store._bring
 
     def cut_off(name: str, entry: dict[str, str]) -> None:
@@ -192,26 +193,26 @@ def test_a_fetch_that_broke_off_is_done_again(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         store.fetch(QUIET)
     assert other.settings.is_file() and content(other) != content(folder)
-    StudyStore(place, other).fetch(QUIET)
+    StudyStore(storage, other).fetch(QUIET)
     assert content(other) == content(folder)
 
 
-def test_two_studies_of_one_name_are_not_mixed(place: Place, tmp_path: Path) -> None:
-    StudyStore(place, begun(tmp_path / "a")).push()
+def test_two_studies_of_one_name_are_not_mixed(storage: Storage, tmp_path: Path) -> None:
+    StudyStore(storage, begun(tmp_path / "a")).push()
     other = begun(tmp_path / "b")
     write(other, study_dot_json='{"seed": 2}')
-    before = content(other), place.read("tiny/snapshot.json")
+    before = content(other), storage.read("tiny/snapshot.json")
     with pytest.raises(StoreError, match="both hold a study tiny, and neither comes from the other") as caught:
-        StudyStore(place, other).fetch(QUIET)
+        StudyStore(storage, other).fetch(QUIET)
     assert "--set name=ANOTHER" in str(caught.value)
-    assert (content(other), place.read("tiny/snapshot.json")) == before
+    assert (content(other), storage.read("tiny/snapshot.json")) == before
 
 
-def test_who_was_taken_for_dead_writes_nothing_more(place: Place, tmp_path: Path) -> None:
+def test_who_was_taken_for_dead_writes_nothing_more(storage: Storage, tmp_path: Path) -> None:
     first, second = begun(tmp_path / "a"), folder_on(tmp_path / "b")
-    slow = StudyStore(place, first)
+    slow = StudyStore(storage, first)
     slow.push()
-    heir = StudyStore(place, second)
+    heir = StudyStore(storage, second)
     heir.fetch(QUIET)
     write(second, trials__trial_001__trial_dot_json="by the heir")
     heir.push()
@@ -220,67 +221,67 @@ def test_who_was_taken_for_dead_writes_nothing_more(place: Place, tmp_path: Path
         with pytest.raises(RayvlddError, match="another machine has gone on with the study since"):
             slow.push()
     third = folder_on(tmp_path / "c")
-    StudyStore(place, third).fetch(QUIET)
+    StudyStore(storage, third).fetch(QUIET)
     assert content(third)["trials/trial_001/trial.json"] == "by the heir"
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayvldd.stores.claims.is_dead_here", lambda state: False)
+    monkeypatch.setattr("rayvldd.storage.lease.is_dead_here", lambda state: False)
 
 
 def test_a_study_is_run_by_one_machine_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere(monkeypatch)
     monkeypatch.setattr(module, "_POLL_S", 0.02)
-    monkeypatch.setattr("rayvldd.stores.claims.BEAT_S", 0.1)
-    place = FolderPlace(tmp_path / "kept")
-    with StudyStore(place, begun(tmp_path / "a")).held(QUIET):
+    monkeypatch.setattr("rayvldd.storage.lease.BEAT_S", 0.1)
+    storage = FolderStorage(tmp_path / "kept")
+    with StudyStore(storage, begun(tmp_path / "a")).held(QUIET):
         with pytest.raises(RayvlddError, match="another machine is running it"):
-            with StudyStore(place, folder_on(tmp_path / "b")).held(QUIET):
+            with StudyStore(storage, folder_on(tmp_path / "b")).held(QUIET):
                 pass
     assert not folder_on(tmp_path / "b").root.exists()
 
 
 def test_the_study_of_a_machine_that_died_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = FolderPlace(tmp_path / "kept")
-    store = StudyStore(place, begun(tmp_path / "a"))
+    storage = FolderStorage(tmp_path / "kept")
+    store = StudyStore(storage, begun(tmp_path / "a"))
     store.push()
-    claim = Claimant().claim(place, "tiny/holder.json")
-    assert claim is not None
-    claim._ended.set()  # its thread ends as that of a machine that is gone
-    claim._thread.join()
+    lease = LeaseHolder().acquire(storage, "tiny/holder.json")
+    assert lease is not None
+    lease._ended.set()  # its thread ends as that of a machine that is gone
+    lease._thread.join()
     elsewhere(monkeypatch)
-    monkeypatch.setattr("rayvldd.stores.claims.STALE_S", 0.2)
+    monkeypatch.setattr("rayvldd.storage.lease.STALE_S", 0.2)
     monkeypatch.setattr(module, "_POLL_S", 0.02)
-    with StudyStore(place, folder_on(tmp_path / "b")).held(QUIET):
+    with StudyStore(storage, folder_on(tmp_path / "b")).held(QUIET):
         assert content(folder_on(tmp_path / "b")) == content(folder_on(tmp_path / "a"))
 
 
 def test_a_file_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
-    place = FolderPlace(tmp_path / "kept")
-    StudyStore(place, begun(tmp_path / "a")).push()
-    files: dict[str, dict[str, str]] = json.loads(place.read("tiny/snapshot.json") or b"")["files"]
+    storage = FolderStorage(tmp_path / "kept")
+    StudyStore(storage, begun(tmp_path / "a")).push()
+    files: dict[str, dict[str, str]] = json.loads(storage.read("tiny/snapshot.json") or b"")["files"]
     sha = files["trials/trial_000/set"]["sha256"]
     damages: list[tuple[Callable[[], None], str]] = [
-        (lambda: place.write(f"tiny/files/{sha}", b"weightz"), "trials/trial_000/set is not what was written there"),
-        (lambda: place.delete(f"tiny/files/{sha}"), "trials/trial_000/set is missing there"),
+        (lambda: storage.write(f"tiny/files/{sha}", b"weightz"), "trials/trial_000/set is not what was written there"),
+        (lambda: storage.delete(f"tiny/files/{sha}"), "trials/trial_000/set is missing there"),
     ]
     for damage, message in damages:
         damage()
         with pytest.raises(StoreError, match=message):
-            StudyStore(place, folder_on(tmp_path / "b")).fetch(QUIET)
+            StudyStore(storage, folder_on(tmp_path / "b")).fetch(QUIET)
 
 
 def test_a_place_that_is_away_ends_no_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = begun(tmp_path / "a")
-    store = StudyStore(FolderPlace(tmp_path / "kept"), folder, every_s=0.02)
+    store = StudyStore(FolderStorage(tmp_path / "kept"), folder, every_s=0.02)
     push, away, tried = store.push, threading.Event(), threading.Semaphore(0)
 
     def maybe() -> None:
         if away.is_set():
             tried.release()
-            raise StoreError("the place is away", next_command="wait")
+            raise StoreError("the storage is away", next_command="wait")
         push()
 
     monkeypatch.setattr(store, "push", maybe)
@@ -290,15 +291,15 @@ def test_a_place_that_is_away_ends_no_search(
             assert tried.acquire(timeout=20)
         write(folder, seconds_dot_json="7")
         away.clear()
-    assert caplog.text.count("the study is not kept at the moment: the place is away") == 1
+    assert caplog.text.count("the study is not kept at the moment: the storage is away") == 1
     other = folder_on(tmp_path / "b")
-    StudyStore(FolderPlace(tmp_path / "kept"), other).fetch(QUIET)
+    StudyStore(FolderStorage(tmp_path / "kept"), other).fetch(QUIET)
     assert content(other) == content(folder)
 
 
 def test_only_what_outlives_a_machine_can_keep_studies(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert open_place(str(tmp_path / "x"), workspace, "--study-store").uri.startswith("file:")
+    assert open_storage(str(tmp_path / "x"), workspace, "--study-store").uri.startswith("file:")
     for uri in ("object-store://x", "ftp://x/y"):
         with pytest.raises(InputError, match="--study-store: got .*; allowed: a folder or file:///FOLDER, s3://BUCKET"):
-            open_place(uri, workspace, "--study-store")
+            open_storage(uri, workspace, "--study-store")

@@ -24,7 +24,7 @@ from conftest import TINY_STUDY
 from hosts import Hosts, fetch_wheels, running_hosts, why_not
 
 from rayvldd.search.ledger import Ledger
-from rayvldd.stores.claims import ClaimState
+from rayvldd.storage.lease import LeaseState
 
 ROOT = Path(__file__).parents[1]
 CLUSTER_FILE = ROOT / "clusters" / "on_prem.yaml"
@@ -203,8 +203,8 @@ def free_port() -> int:
 
 def makers(workspace: Path) -> set[str]:
     """The names of the hosts that train an expert at the moment."""
-    claims = [ClaimState.read(file.read_bytes()) for file in (workspace / "experts").glob("*/claims/expert_*")]
-    return {claim.machine.split()[0] for claim in claims if claim}
+    leases = [LeaseState.read(file.read_bytes()) for file in (workspace / "experts").glob("*/leases/expert_*")]
+    return {lease.machine.split()[0] for lease in leases if lease}
 
 
 def trials_under_way(study: Path) -> int:

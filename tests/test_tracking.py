@@ -37,7 +37,7 @@ class Written:
 
 
 @dataclass
-class Place:
+class Storage:
     """A tracker's place: how to open a tracker on it, and how to read what is there."""
 
     open: Callable[[], Tracker]
@@ -52,7 +52,7 @@ def files_below(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): f.read_text() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def folder_place(root: Path) -> Place:
+def folder_place(root: Path) -> Storage:
     folder = root / "tracking"
 
     def read_one(file: Path, name: str) -> Written:
@@ -71,10 +71,10 @@ def folder_place(root: Path) -> Place:
         trials = {file.stem: read_one(file, file.stem) for file in sorted((folder / "trials").glob("*.jsonl"))}
         return read_one(folder / "study.jsonl", "study"), trials
 
-    return Place(partial(FolderTracker, folder), read)
+    return Storage(partial(FolderTracker, folder), read)
 
 
-def mlflow_place(root: Path) -> Place:
+def mlflow_place(root: Path) -> Storage:
     uri, artifacts = f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
 
     def read_one(client: MlflowClient, run: Any) -> Written:
@@ -99,7 +99,7 @@ def mlflow_place(root: Path) -> Place:
         assert len(written) == len(trials), "a trial stands there twice"
         return read_one(client, study), written
 
-    return Place(partial(MlflowTracker, uri, artifacts), read)
+    return Storage(partial(MlflowTracker, uri, artifacts), read)
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +121,8 @@ def database(empty_database: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=[mlflow_place, folder_place], ids=["mlflow", "folder"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, database: str) -> Place:
-    made: Place = request.param(tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path, database: str) -> Storage:
+    made: Storage = request.param(tmp_path)
     return made
 
 
@@ -135,7 +135,7 @@ def artifacts(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_study_with_its_trials(place: Place, tiny_study: Study, artifacts: Path) -> None:
+def test_a_study_with_its_trials(place: Storage, tiny_study: Study, artifacts: Path) -> None:
     tracker = place.open()
     tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
     for trial_id in ("a", "b"):
@@ -161,7 +161,7 @@ def test_a_study_with_its_trials(place: Place, tiny_study: Study, artifacts: Pat
     assert "matching_loss" not in trials["b"].metrics
 
 
-def test_a_study_that_continues_duplicates_nothing(place: Place, tiny_study: Study, artifacts: Path) -> None:
+def test_a_study_that_continues_duplicates_nothing(place: Storage, tiny_study: Study, artifacts: Path) -> None:
     first = place.open()
     first.start_study(tiny_study, "rayvldd sweep tiny.yaml")
     for trial_id in ("a", "b"):
@@ -192,7 +192,7 @@ def test_a_study_that_continues_duplicates_nothing(place: Place, tiny_study: Stu
     assert {trial.state for trial in trials.values()} == {"finished"}
 
 
-def test_trials_left_open_end_as_interrupted_and_go_on_later(place: Place, tiny_study: Study) -> None:
+def test_trials_left_open_end_as_interrupted_and_go_on_later(place: Storage, tiny_study: Study) -> None:
     tracker = place.open()
     tracker.start_study(tiny_study, "sweep")
     tracker.start_trial("a", POINT)
@@ -214,7 +214,7 @@ def test_trials_left_open_end_as_interrupted_and_go_on_later(place: Place, tiny_
 
 
 def test_a_place_that_cannot_be_written_fails_before_work_starts(
-    place: Place, tiny_study: Study, tmp_path: Path
+    place: Storage, tiny_study: Study, tmp_path: Path
 ) -> None:
     for name in ("tracking", "mlflow.db"):
         (tmp_path / name).write_text("a file that is in the way, and no database")
@@ -241,7 +241,7 @@ def test_mlflow_parameters_and_statuses(database: str, tmp_path: Path, tiny_stud
     assert statuses == expected
     study = runs[searched.name]
     assert study.data.params["name"] == "x" * 500
-    assert study.data.params["data.source"] == "drawn"
+    assert study.data.params["data.source"] == "toy_scenes"
     assert study.data.params["model.lora.targets"] == '["qkv"]'
     assert "model.image_encoder.weights" not in study.data.params
     trial = runs["finished"].data.params

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.evaluation.breakdown import SubjectShare
     from rayvldd.evaluation.recall import RetrievalRanks
-    from rayvldd.models.problem import Problem
+    from rayvldd.models.retrieval_task import RetrievalTask
 
 
 def show_breakdown(
     invocation: Invocation,
-    problem: "Problem",
+    task: "RetrievalTask",
     sets: Mapping[str, "DistilledSet"],
     ranks: Mapping[str, Sequence["RetrievalRanks"]],
     split: str,
@@ -25,7 +25,7 @@ def show_breakdown(
 
     Args:
         invocation: Where tables go.
-        problem: Model and data of the sets.
+        task: Model and data of the sets.
         sets: The sets by their names in ``ranks``.
         ranks: What each student found, by what it was trained on.
         split: What students were scored on.
@@ -33,7 +33,7 @@ def show_breakdown(
     from rayvldd.evaluation.breakdown import groups_by_gender, groups_by_length, groups_by_noun
     from rayvldd.reports.tables import breakdown_table, subjects_table
 
-    captions = getattr(problem, split).split.captions
+    captions = getattr(task, split).split.captions
     kinds = {"length": groups_by_length, "gender": groups_by_gender, "noun": groups_by_noun}
     rows = [
         {
@@ -48,16 +48,16 @@ def show_breakdown(
     ]
     title = f"Text to image on {split}, mean of R@1, R@5, R@10 (%) of the captions in each group, pool whole"
     invocation.show(breakdown_table(rows, title, full_data=ALL_PAIRS))
-    kept = {name: _subjects(problem, distilled) for name, distilled in sets.items()}
+    kept = {name: _subjects(task, distilled) for name, distilled in sets.items()}
     for name, shares in kept.items():
         invocation.show(subjects_table(shares, f"{name}: captions that name a subject (%)"))
     subjects = {name: [{**asdict(share), "differs": share.differs} for share in of] for name, of in kept.items()}
     return {"recalls": rows, "subjects": subjects}
 
 
-def _subjects(problem: "Problem", distilled: "DistilledSet") -> list["SubjectShare"]:
+def _subjects(task: "RetrievalTask", distilled: "DistilledSet") -> list["SubjectShare"]:
     from rayvldd.evaluation.breakdown import subject_shares
     from rayvldd.reports.nearest import nearest_captions
 
-    nearest = [near.caption for near in nearest_captions(distilled.texts.numpy(), problem.train)]
-    return subject_shares(problem.train.split.captions, distilled.start_captions, nearest)
+    nearest = [near.caption for near in nearest_captions(distilled.texts.numpy(), task.train)]
+    return subject_shares(task.train.split.captions, distilled.start_captions, nearest)

@@ -54,32 +54,32 @@ def import_command(
     study, workspace = checked_study(invocation, study_file)
     _check_one_set(study, study_file)
 
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.experts.recipe import expert_recipe
     from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
-    from rayvldd.fleet.buffer_import import import_experts
-    from rayvldd.models.problem import load_problem
-    from rayvldd.search.display import StudyDisplay
+    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.experts.store.buffer_import import import_experts
+    from rayvldd.models.retrieval_task import load_task
     from rayvldd.search.preparation import epochs_of
-    from rayvldd.stores.addresses import open_store
-    from rayvldd.stores.prepared_arrays import open_cache
 
     store = open_store(store_uri, workspace)
     pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]
     (point,) = study.expert_points()
-    with StudyDisplay() as display, reachable(store):
+    with ProgressDisplay() as display, reachable(store):
         digest = digest_of_buffers(pairs, display.progress)
-        problem = load_problem(
+        task = load_task(
             point.at({"experts.imported": digest}), open_cache(workspace.cache), on_progress=display.progress
         )
-        layouts = problem.model.image_layout, problem.model.text_layout
+        layouts = task.model.image_layout, task.model.text_layout
         experts = read_buffers(pairs, *layouts, point.experts.epochs, display.progress)
-        recipe, num_experts = expert_recipe(problem), len(experts)
+        recipe, num_experts = expert_recipe(task), len(experts)
         taken = [f"experts.imported={digest}", f"experts.num_experts={num_experts}"]
         result: dict[str, Any] = {"store": store.uri, "key": recipe.key, "imported": digest, "num_experts": num_experts}
         if invocation.dry_run:
-            return dry_run(invocation, problem.study, result)
+            return dry_run(invocation, task.study, result)
         kept = import_experts(
-            problem,
+            task,
             recipe,
             experts,
             epochs_of(study, point),

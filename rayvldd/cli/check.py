@@ -80,8 +80,8 @@ def command(
 def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | None) -> tuple["Study", dict[str, Any]]:
     study, workspace = checked_study(invocation, study_file)
 
+    from rayvldd.experts.store.addresses import open_store
     from rayvldd.search.plan import describe_plan, plan
-    from rayvldd.stores.addresses import open_store
 
     planned = plan(study, workspace, open_store(store_uri, workspace))
     if invocation.dry_run:
@@ -91,10 +91,10 @@ def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | Non
 
 
 def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:
+    from rayvldd.console import ProgressDisplay
     from rayvldd.search.cost import describe_cost, estimate, probe
-    from rayvldd.search.display import StudyDisplay
 
-    with StudyDisplay() as display:
+    with ProgressDisplay() as display:
         probed = probe(study, Path(planned["storage"]["cache"]), display.progress)
     cost = estimate(study, planned, probed)
     invocation.say(describe_cost(cost))

@@ -7,7 +7,7 @@ import click
 from rayvldd.cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from rayvldd.fleet.jobs import Job
+    from rayvldd.runtime.jobs import Job
 
 dashboard_option = click.option(
     "--address",

@@ -12,7 +12,7 @@ from rayvldd.errors import StoreError, did_you_mean
 if TYPE_CHECKING:
     from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -76,7 +76,7 @@ def command(
     nearer to it.
     """
     from rayvldd.reports.page.evaluations import read_scores
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
     coresets, evaluations = read_scores(coreset_files, evaluation_files)

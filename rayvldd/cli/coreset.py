@@ -27,10 +27,10 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault, StoreError
 
 if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
     from rayvldd.evaluation.recall import RetrievalMetrics
-    from rayvldd.models.problem import Problem
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -90,11 +90,11 @@ def command(
         }
         return dry_run(invocation, point, plan)
 
+    from rayvldd.console import ProgressDisplay
     from rayvldd.reports.tables import recalls_table
-    from rayvldd.search.display import StudyDisplay
 
     _check_out_folder(out_folder)
-    with StudyDisplay() as display:
+    with ProgressDisplay() as display:
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores = _choose_and_score(point, workspace, work, display)
     bound = scores.get(ALL_PAIRS)
@@ -120,22 +120,22 @@ class _Work:
 
 
 def _choose_and_score(
-    point: Study, workspace: "Workspace", work: _Work, display: "StudyDisplay"
+    point: Study, workspace: "Workspace", work: _Work, display: "ProgressDisplay"
 ) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
     """Return the coresets, and the recalls by the rows of the table, of which the full data is the last."""
-    from rayvldd.fleet.runtime import start_ray
-    from rayvldd.models.problem import load_problem
-    from rayvldd.stores.prepared_arrays import open_cache
+    from rayvldd.data.prepared_arrays import open_cache
+    from rayvldd.models.retrieval_task import load_task
+    from rayvldd.runtime.cluster import start_ray
 
     with start_ray(None, None):
-        problem = load_problem(point, open_cache(workspace.cache), on_progress=display.progress)
-        seeds = seeds_of_students(problem, work.split, work.students)
-        chosen = choose_coresets(problem, workspace, work.methods, work.numbers, seeds, display)
+        task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
+        seeds = seeds_of_students(task, work.split, work.students)
+        chosen = choose_coresets(task, workspace, work.methods, work.numbers, seeds, display)
         if work.out_folder:
-            _save(problem, chosen, seeds[0], work.out_folder, display)
+            _save(task, chosen, seeds[0], work.out_folder, display)
         jobs = {ALL_PAIRS: full_data_jobs(seeds)} if work.full_data else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-        ranks = score_sets(problem, workspace, jobs, work.split, display)
+        ranks = score_sets(task, workspace, jobs, work.split, display)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     return chosen, {name: [found.recalls() for found in ranks[name]] for name in rows}
 
@@ -169,10 +169,10 @@ def _check_out_folder(folder: Path | None) -> None:
         ) from None
 
 
-def _save(problem: "Problem", chosen: Sequence[Chosen], seed: int, folder: Path, display: "StudyDisplay") -> None:
-    from rayvldd.distillation.real_set import coreset_as_set
+def _save(task: "RetrievalTask", chosen: Sequence[Chosen], seed: int, folder: Path, display: "ProgressDisplay") -> None:
+    from rayvldd.distillation.coreset_set import coreset_as_set
 
     for coreset in chosen:
         place = folder / f"{coreset.method}_{coreset.num_pairs}"
-        coreset_as_set(problem, coreset.coresets[0], coreset.method, seed).save(place)
+        coreset_as_set(task, coreset.coresets[0], coreset.method, seed).save(place)
     display.line(f"{len(chosen)} sets written to {folder}")

@@ -15,11 +15,11 @@ from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 
 if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.experts.trajectory import Trajectory
-    from rayvldd.models.problem import Problem
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.expert_store import ExpertStore
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -49,20 +49,20 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
     study, workspace = checked_study(invocation, study_file)
     point = study.at(study.first_point())
 
-    from rayvldd.stores.addresses import open_store
+    from rayvldd.experts.store.addresses import open_store
 
     store = open_store(store_uri, workspace)
     if invocation.dry_run:
         return dry_run(invocation, point, _plan(point, workspace, store, out))
 
-    from rayvldd.search.display import StudyDisplay
+    from rayvldd.console import ProgressDisplay
 
-    with StudyDisplay() as display, reachable(store):
-        problem, trajectories, key = _prepare(point, workspace, store, display)
+    with ProgressDisplay() as display, reachable(store):
+        task, trajectories, key = _prepare(point, workspace, store, display)
         folder = workspace.study(study.name) / "distill" / key
         with _held(folder):
-            _distil(problem, trajectories, folder, display)
-            summary = _hand_over(problem, folder, out or folder / "distilled_set")
+            _distil(task, trajectories, folder, display)
+            summary = _hand_over(task, folder, out or folder / "distilled_set")
     invocation.say(f"\n{summary.pop('description')}\n")
     invocation.say(f"best val mean recall {summary['val_mean_recall']:.2f} at outer step {summary['outer_step']}")
     invocation.say(f"distilled set: {summary['distilled_set']}")
@@ -81,21 +81,21 @@ def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path 
 
 
 def _prepare(
-    point: Study, workspace: "Workspace", store: "ExpertStore", display: "StudyDisplay"
-) -> tuple["Problem", list["Trajectory"], str]:
-    """Load the problem, make the experts that are missing, and name the run by all that decides it."""
+    point: Study, workspace: "Workspace", store: "ExpertStore", display: "ProgressDisplay"
+) -> tuple["RetrievalTask", list["Trajectory"], str]:
+    """Load the task, make the experts that are missing, and name the run by all that decides it."""
     from rayvldd.data.array_cache import fingerprint
-    from rayvldd.models.problem import load_problem
+    from rayvldd.data.prepared_arrays import open_cache
+    from rayvldd.models.retrieval_task import load_task
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
-    from rayvldd.stores.prepared_arrays import open_cache
 
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(sets, store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
-    problem = load_problem(point, open_cache(workspace.cache), on_progress=display.progress)
+    task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
     trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
     settings = point.model_dump(mode="json", exclude={"name", "search", "resources"})
-    return problem, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
+    return task, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
 
 
 @contextmanager
@@ -113,20 +113,22 @@ def _held(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _distil(problem: "Problem", trajectories: Sequence["Trajectory"], folder: Path, display: "StudyDisplay") -> None:
+def _distil(
+    task: "RetrievalTask", trajectories: Sequence["Trajectory"], folder: Path, display: "ProgressDisplay"
+) -> None:
     """Run to the last outer step, or continue to it, with the state kept in ``folder``."""
     import torch
 
     from rayvldd.distillation.distiller import StepReport
     from rayvldd.distillation.run import distill
 
-    torch.set_num_threads(problem.study.resources.cpus_per_trial)
-    total = problem.study.distillation.outer_steps
+    torch.set_num_threads(task.study.resources.cpus_per_trial)
+    total = task.study.distillation.outer_steps
 
     def on_step(report: StepReport) -> None:
         display.progress("outer steps", report.outer_step, total, f"matching loss {report.matching_loss:.3f}")
 
-    for evaluation in distill(problem, trajectories, problem.study.seed, folder / "checkpoint", on_step):
+    for evaluation in distill(task, trajectories, task.study.seed, folder / "checkpoint", on_step):
         metrics = evaluation.metrics
         loss = f"  matching loss {metrics['matching_loss']:.3f}" if "matching_loss" in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""
@@ -136,14 +138,14 @@ def _distil(problem: "Problem", trajectories: Sequence["Trajectory"], folder: Pa
     display.done()
 
 
-def _hand_over(problem: "Problem", folder: Path, out: Path) -> dict[str, Any]:
+def _hand_over(task: "RetrievalTask", folder: Path, out: Path) -> dict[str, Any]:
     """Copy the best set to where it was asked for, and draw it."""
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.distillation.run import BEST
     from rayvldd.reports.illustrator import Pictures
 
     shutil.copytree(folder / "checkpoint" / BEST, out, dirs_exist_ok=True)
-    Pictures().draw_set(out, problem.train)
+    Pictures().draw_set(out, task.train)
     best = DistilledSet.load(out)
     return {
         "distilled_set": str(out.absolute()),

@@ -26,7 +26,7 @@ from rayvldd.errors import Fault
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -81,24 +81,24 @@ def command(
     if invocation.dry_run:
         return _dry_run(invocation, groups, students, split)
 
-    from rayvldd.fleet.runtime import start_ray
-    from rayvldd.search.display import StudyDisplay
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.runtime.cluster import start_ray
 
     scored: dict[SetGroup, GroupScores] = {}
     lost: list[dict[str, Any]] = []
-    with StudyDisplay() as display, start_ray(None, None):
+    with ProgressDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:
             score = (students, split, full_data, asked.methods, asked.rates, display)
-            problem, scored[group] = score_group(group, workspace, *score)
+            task, scored[group] = score_group(group, workspace, *score)
             if split == "test":
                 counts = {name: len(scored[group].ranks[name]) for name in group.sets}
                 _count_looks(group, workspace, counts, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
             if breakdown:
-                found = show_breakdown(invocation, problem, group.sets, scored[group].ranks, split)
+                found = show_breakdown(invocation, task, group.sets, scored[group].ranks, split)
                 lost.append({**group.measured_on, **found})
     if transfer:
         _show_matrix(invocation, scored, split)
@@ -150,7 +150,7 @@ def _count_looks(group: SetGroup, workspace: "Workspace", students: Mapping[str,
         if root is not None:
             names_by_study.setdefault(root, []).append(name)
     for root, names in names_by_study.items():
-        StudyFolder(root).add_look(command, len(names), sum(students[name] for name in names))
+        StudyFolder(root).add_test_evaluation(command, len(names), sum(students[name] for name in names))
 
 
 def _show_group(

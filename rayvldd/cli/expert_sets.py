@@ -12,8 +12,8 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import reachable, store_option
 
 if TYPE_CHECKING:
-    from rayvldd.stores.expert_store import ExpertStore
-    from rayvldd.stores.upkeep import SetSummary
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.experts.store.inspection import SetSummary
 
 EXIT_FOUND = 1
 """Exit code where a file is damaged, or not all of a set could be copied."""
@@ -21,8 +21,8 @@ EXIT_FOUND = 1
 
 @contextmanager
 def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertStore"]:
-    from rayvldd.stores.addresses import open_store
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.workspace import Workspace
 
     store = open_store(uri, Workspace(invocation.workspace_folder))
     with reachable(store):
@@ -31,9 +31,9 @@ def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertStore"]:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    from rayvldd.search.display import StudyDisplay
+    from rayvldd.console import ProgressDisplay
 
-    with StudyDisplay() as display:
+    with ProgressDisplay() as display:
         yield lambda done, total, note: display.progress(what, done, total, note)
 
 
@@ -52,8 +52,8 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     A set is known by its key, which is made of all settings that decide its trajectories. Experts in training are shown
     with their last finished epoch and who trains them.
     """
+    from rayvldd.experts.store.inspection import summaries
     from rayvldd.reports.expert_tables import sets_table, values_of_set
-    from rayvldd.stores.upkeep import summaries
 
     with _opened(invocation, store_uri) as store:
         found = summaries(store)
@@ -80,8 +80,8 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
 
     Settings, fingerprints of data and encoders, seed, numbers a side, the experts, and their metrics by epoch.
     """
+    from rayvldd.experts.store.inspection import summary_of
     from rayvldd.reports.expert_tables import checksums_table, experts_table, values_of_set
-    from rayvldd.stores.upkeep import summary_of
 
     with _opened(invocation, store_uri) as store:
         known = summary_of(store, key)
@@ -149,8 +149,8 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
 
     Of the sets named, or of all. Damaged files are named, and the exit code is then 1. Only --drop changes anything.
     """
+    from rayvldd.experts.store.inspection import drop, verify
     from rayvldd.reports.expert_tables import damages_table
-    from rayvldd.stores.upkeep import drop, verify
 
     files = 0
     with _opened(invocation, store_uri) as store, _progress("verify") as show:
@@ -193,19 +193,19 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
 def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri: str | None) -> None:
     """Clear away what commands that died have left.
 
-    That is: epochs of unfinished experts, claims that nobody holds, parts of files, and starts that no expert shares.
-    Whatever a living command holds stays; to see that a claim of another machine is dead takes half a minute. An expert
+    That is: epochs of unfinished experts, leases that nobody holds, parts of files, and starts that no expert shares.
+    Whatever a living command holds stays; to see that a lease of another machine is dead takes half a minute. An expert
     that was interrupted would be trained from its start again.
     """
+    from rayvldd.experts.store.pruning import Pruning
     from rayvldd.reports.expert_tables import leftovers_table, size_as_text
-    from rayvldd.stores.pruning import Pruning
 
     with _opened(invocation, store_uri) as store:
         pruning = Pruning(store)
-        with _progress("watching claims") as show:
+        with _progress("watching leases") as show:
             found = pruning.find(
                 unreadable=unreadable,
-                on_wait=lambda claims, left: show(0, claims, f"{left:.0f} s left"),
+                on_wait=lambda leases, left: show(0, leases, f"{left:.0f} s left"),
             )
         result: dict[str, Any] = {"store": store.uri, "left_over": [asdict(one) for one in found], "removed": 0}
         if not found:
@@ -244,9 +244,9 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
     An expert counts at DST once all its checksums were compared there. What DST has already is skipped, so the same
     command continues after an interruption. The exit code is 1 where something could not be copied.
     """
+    from rayvldd.experts.store.copying import copy_sets
+    from rayvldd.experts.store.inspection import check_keys, summaries
     from rayvldd.reports.expert_tables import sets_table, size_as_text
-    from rayvldd.stores.copying import copy_sets
-    from rayvldd.stores.upkeep import check_keys, summaries
 
     with _opened(invocation, source_uri) as source, _opened(invocation, destination_uri) as destination:
         if invocation.dry_run:

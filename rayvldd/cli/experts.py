@@ -14,8 +14,8 @@ from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
 
 if TYPE_CHECKING:
+    from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.search.preparation import ExpertSet
-    from rayvldd.stores.expert_store import ExpertStore
 
 
 SUBCOMMANDS: dict[str, RunCommand] = {**COMMANDS_ON_SETS, "import": import_command}
@@ -71,16 +71,16 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
     extra = [f"experts.num_experts={num_experts}"] if num_experts else []
     study, workspace = checked_study(invocation, study_file, *extra)
 
-    from rayvldd.stores.addresses import open_store
+    from rayvldd.experts.store.addresses import open_store
 
     store = open_store(store_uri, workspace)
     if invocation.dry_run:
         return dry_run(invocation, study, plan_of_experts(study, store.uri))
 
-    from rayvldd.search.display import StudyDisplay
+    from rayvldd.console import ProgressDisplay
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
 
-    with StudyDisplay() as display, reachable(store):
+    with ProgressDisplay() as display, reachable(store):
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
         summaries = [_summary(known, store) for known in sets]

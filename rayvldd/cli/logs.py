@@ -23,7 +23,7 @@ def command(invocation: Invocation, job_id: str | None, follow: bool, address: s
 
     With --json the text goes to standard error and is part of the object too, unless it is followed.
     """
-    from rayvldd.fleet.jobs import ClusterJobs
+    from rayvldd.runtime.jobs import ClusterJobs
 
     cluster = ClusterJobs(address)
     job = cluster.find(job_id)

@@ -13,8 +13,8 @@ from rayvldd.config.study import Study
 from rayvldd.errors import DataError, Fault, InputError, ModelError
 
 if TYPE_CHECKING:
-    from rayvldd.stores.expert_store import ExpertStore
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.workspace import Workspace
 
 study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
 """The study file; whether it exists is told by the loader, which knows the nearest name."""
@@ -37,12 +37,12 @@ def reachable(store: "ExpertStore") -> Iterator[None]:
     Raises:
         RayvlddError: when no cluster runs: a Ray of the command's own would take the store with it when it ends.
     """
-    from rayvldd.stores.addresses import lives_in_ray
+    from rayvldd.experts.store.addresses import lives_in_ray
 
     if not lives_in_ray(store):
         yield
         return
-    from rayvldd.fleet.runtime import start_ray
+    from rayvldd.runtime.cluster import start_ray
 
     with start_ray("auto", None):
         yield
@@ -78,7 +78,7 @@ def writable_workspace(invocation: Invocation) -> "Workspace":
     Raises:
         StoreError: when it cannot be written.
     """
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
     workspace.check_writable()
@@ -126,7 +126,7 @@ def show_plan(invocation: Invocation, plan: dict[str, Any]) -> None:
 
 
 def _model_errors(study: Study) -> list[InputError]:
-    from rayvldd.models.problem import check_models
+    from rayvldd.models.retrieval_task import check_models
 
     models = {point.model.model_dump_json(): point.model for point in study.expert_points()}
     errors: list[InputError] = []
@@ -139,9 +139,9 @@ def _model_errors(study: Study) -> list[InputError]:
 
 
 def _data_errors(study: Study, num_pairs: int | None) -> list[InputError]:
-    from rayvldd.data.records import read_records
+    from rayvldd.data.annotations import read_records
 
-    if study.data.source == "drawn":
+    if study.data.source == "toy_scenes":
         num_train = study.data.num_train
     else:
         try:

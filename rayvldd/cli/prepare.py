@@ -11,7 +11,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault, InputError
 
 if TYPE_CHECKING:
-    from rayvldd.fleet.array_pipeline import PreparedArray
+    from rayvldd.runtime.array_pipeline import PreparedArray
 
 
 @click.command(
@@ -50,7 +50,7 @@ def command(
     """
     study, workspace = checked_study(invocation, study_file)
 
-    from rayvldd.stores.addresses import lives_in_ray, open_store
+    from rayvldd.experts.store.addresses import lives_in_ray, open_store
 
     store = open_store(store_uri, workspace)
     faults = []
@@ -64,18 +64,18 @@ def command(
     if invocation.dry_run:
         return dry_run(invocation, study, _plan(study, store.uri, node_cache))
 
-    from rayvldd.fleet.array_pipeline import prepare_arrays, wanted_arrays
-    from rayvldd.fleet.nodes import refuse_unfit_nodes
-    from rayvldd.fleet.runtime import start_ray
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.array_shards import ArrayShards
-    from rayvldd.stores.prepared_arrays import note_prepared
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.data.array_shards import ArrayShards
+    from rayvldd.data.prepared_arrays import note_prepared
+    from rayvldd.runtime.array_pipeline import prepare_arrays, requested_arrays
+    from rayvldd.runtime.cluster import start_ray
+    from rayvldd.runtime.nodes import refuse_unfit_nodes
 
-    with StudyDisplay() as display, start_ray(address, None):
+    with ProgressDisplay() as display, start_ray(address, None):
         if address is not None:
             refuse_unfit_nodes(workspace.root)
-        wanted = wanted_arrays(study)
-        arrays = prepare_arrays(wanted, study.resources, ArrayShards(store.place), display.progress)
+        wanted = requested_arrays(study)
+        arrays = prepare_arrays(wanted, study.resources, ArrayShards(store.storage), display.progress)
         display.done()
     note_prepared(workspace, store.uri, node_cache)
     for array in arrays:

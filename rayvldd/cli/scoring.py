@@ -11,12 +11,12 @@ from rayvldd.cli.invocation import Invocation
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
     from rayvldd.coresets.selection import Coreset
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
-    from rayvldd.models.problem import Problem
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.workspace import Workspace
 
 ALL_PAIRS = "all pairs"
 """The row of the full-data bound."""
@@ -69,42 +69,42 @@ class Chosen:
 
     def jobs(self, seeds: Sequence[int]) -> list["EvaluationJob"]:
         """One student for each choice."""
-        from rayvldd.fleet.evaluation_tasks import EvaluationJob
+        from rayvldd.runtime.evaluation import EvaluationJob
 
         return [EvaluationJob(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
-def seeds_of_students(problem: "Problem", split: str, count: int | None) -> list[int]:
+def seeds_of_students(task: "RetrievalTask", split: str, count: int | None) -> list[int]:
     """Seeds of the students; on test they are those of a sweep's own test, which this repeats."""
-    from rayvldd.distillation.run import student_seeds
-    from rayvldd.search.final_test import TEST
+    from rayvldd.randomness import StudentPurpose, student_seeds
 
-    wanted = count or problem.study.evaluation.num_test_students
-    return student_seeds(problem, wanted, purpose=TEST if split == "test" else 0)
+    wanted = count or task.study.evaluation.num_test_students
+    purpose = StudentPurpose.TEST if split == "test" else StudentPurpose.VALIDATION
+    return student_seeds(task.study.seed, wanted, purpose)
 
 
 def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
     """The students on all pairs: the first seeds, as in a sweep's own test."""
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
-    from rayvldd.search.final_test import MAX_FULL_DATA
+    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.search.tested_once import MAX_FULL_DATA
 
     return [EvaluationJob(None, seed) for seed in seeds[:MAX_FULL_DATA]]
 
 
 def choose_coresets(
-    problem: "Problem",
+    task: "RetrievalTask",
     workspace: "Workspace",
     methods: Sequence[str],
     numbers: Sequence[int],
     seeds: Sequence[int],
-    display: "StudyDisplay",
+    display: "ProgressDisplay",
 ) -> list[Chosen]:
     """Choose by every method and in every number, once a seed; methods that go on from fewer pairs choose once.
 
     Random pairs are drawn here, the others are chosen side by side.
     """
     from rayvldd.coresets.selection import NESTED_METHODS, choose_coreset
-    from rayvldd.fleet.evaluation_tasks import CoresetChoice, choose_in_parallel
+    from rayvldd.runtime.evaluation import CoresetChoice, choose_in_parallel
 
     def show(done: int, total: int) -> None:
         display.progress("choices of real pairs", done, total)
@@ -113,10 +113,10 @@ def choose_coresets(
     keys = [(method, number, seed) for method in methods for number in asked[method] for seed in seeds]
     keys.sort(key=lambda key: not key[0].startswith("forgetting"))  # the longest first: they train experts
     drawn = [key for key in keys if key[0] == "random"]
-    found = {key: choose_coreset(problem, *key) for key in drawn}
+    found = {key: choose_coreset(task, *key) for key in drawn}
     rest = [key for key in keys if key not in found]
     choices = [CoresetChoice(*key) for key in rest]
-    found |= zip(rest, choose_in_parallel(problem.study, workspace.cache, choices, show), strict=True)
+    found |= zip(rest, choose_in_parallel(task.study, workspace.cache, choices, show), strict=True)
     display.done()
 
     def coresets(method: str, number: int) -> list["Coreset"]:
@@ -127,22 +127,22 @@ def choose_coresets(
 
 
 def score_sets(
-    problem: "Problem",
+    task: "RetrievalTask",
     workspace: "Workspace",
     sets: Mapping[str, Sequence["EvaluationJob"]],
     split: Any,
-    display: "StudyDisplay",
+    display: "ProgressDisplay",
 ) -> dict[str, list["RetrievalRanks"]]:
     """Train and score all students of all sets side by side, log each set, and return the ranks by the set's name."""
     from rayvldd.cli.tracking import score_log
-    from rayvldd.fleet.evaluation_tasks import rank_in_parallel
+    from rayvldd.runtime.evaluation import rank_in_parallel
 
     def show(done: int, total: int) -> None:
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]
-    with score_log(problem, workspace, split, sets) as log:
-        found = iter(rank_in_parallel(problem.study, workspace.cache, jobs, split, show))
+    with score_log(task, workspace, split, sets) as log:
+        found = iter(rank_in_parallel(task.study, workspace.cache, jobs, split, show))
         display.done()
         by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
         log({name: [ranks.recalls() for ranks in of_set] for name, of_set in by_set.items()})

@@ -16,11 +16,11 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError
 
 if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
-    from rayvldd.models.problem import Problem
-    from rayvldd.search.display import StudyDisplay
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.workspace import Workspace
 
 _SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
 """Settings that students of one group have in common; how a set was distilled is not among them."""
@@ -172,39 +172,39 @@ def score_group(
     full_data: bool,
     methods: Sequence[str],
     rates: tuple[float, float] | None,
-    display: "StudyDisplay",
-) -> tuple["Problem", GroupScores]:
+    display: "ProgressDisplay",
+) -> tuple["RetrievalTask", GroupScores]:
     """Train and score the students of all sets of a group, and what stands beside them, at once.
 
     Returns:
-        The problem of the group, and what each student found: on the sets, coresets of the same numbers, all pairs.
+        The task of the group, and what each student found: on the sets, coresets of the same numbers, all pairs.
 
     Raises:
         StoreError: when a set's captions come from another text encoder, or its images have another size.
     """
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
-    from rayvldd.models.problem import load_problem
-    from rayvldd.stores.prepared_arrays import open_cache
+    from rayvldd.data.prepared_arrays import open_cache
+    from rayvldd.models.retrieval_task import load_task
+    from rayvldd.runtime.evaluation import EvaluationJob
 
-    problem = load_problem(group.study, open_cache(workspace.cache), on_progress=display.progress)
-    seeds = seeds_of_students(problem, split, students)
+    task = load_task(group.study, open_cache(workspace.cache), on_progress=display.progress)
+    seeds = seeds_of_students(task, split, students)
     jobs = {ALL_PAIRS: full_data_jobs(seeds)} if full_data else {}  # the longest first
     for name, distilled in group.sets.items():
-        for difference in _differences(name, group, problem):
+        for difference in _differences(name, group, task):
             display.line(f"note: {difference}")
-        pairs = distilled.pairs(problem)
+        pairs = distilled.pairs(task)
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
         jobs[name] = [EvaluationJob(pairs, seed) for seed in seeds]
     chosen: list[Chosen] = []
     if methods:
         numbers = sorted({len(distilled) for distilled in group.sets.values()})
-        chosen = choose_coresets(problem, workspace, methods, numbers, seeds, display)
+        chosen = choose_coresets(task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-    ranks = score_sets(problem, workspace, jobs, split, display)
+    ranks = score_sets(task, workspace, jobs, split, display)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     coresets = {coreset.name: coreset for coreset in chosen}
-    return problem, GroupScores({name: ranks[name] for name in rows}, coresets, problem.fingerprints)
+    return task, GroupScores({name: ranks[name] for name in rows}, coresets, task.fingerprints)
 
 
 def _key(study: Study, *, without_encoder: bool = False) -> str:
@@ -214,9 +214,9 @@ def _key(study: Study, *, without_encoder: bool = False) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _differences(name: str, group: SetGroup, problem: "Problem") -> list[str]:
+def _differences(name: str, group: SetGroup, task: "RetrievalTask") -> list[str]:
     """What of data and encoder is not what a set was made with; the text encoder's must be, or it fails."""
-    made, now = group.sets[name].card["fingerprints"], problem.fingerprints
+    made, now = group.sets[name].card["fingerprints"], task.fingerprints
     named = {"data": "the data"}
     if group.study.model.image_encoder.name == group.made_with[name]:
         named["image_encoder"] = "the image encoder's weights"

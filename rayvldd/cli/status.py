@@ -21,8 +21,8 @@ def command(invocation: Invocation, address: str) -> None:
     The list is the cluster's and goes with it. What a sweep has made stays in its workspace, and the same command goes
     on with it on any cluster that sees that folder.
     """
-    from rayvldd.fleet.jobs import ClusterJobs
     from rayvldd.reports.job_tables import jobs_table
+    from rayvldd.runtime.jobs import ClusterJobs
 
     jobs = ClusterJobs(address).jobs()
     if jobs:

@@ -22,7 +22,7 @@ def command(invocation: Invocation, job_id: str, address: str) -> None:
     Experts and trials that a sweep has finished are kept, and every other trial up to its last evaluation; the same
     sweep, submitted again, goes on from there.
     """
-    from rayvldd.fleet.jobs import ENDED, ClusterJobs
+    from rayvldd.runtime.jobs import ENDED, ClusterJobs
 
     cluster = ClusterJobs(address)
     job = cluster.find(job_id)

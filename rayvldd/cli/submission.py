@@ -33,7 +33,7 @@ def submit_sweep(
             {"study": study.name, "address": dashboard, "workspace": str(workspace), "options": options}
         )
 
-    from rayvldd.fleet.jobs import ClusterJobs
+    from rayvldd.runtime.jobs import ClusterJobs
 
     job = ClusterJobs(dashboard).submit(study, workspace, options)
     invocation.say(f"job {job.job_id}: {job.state.lower()} at {dashboard}; it goes on when this terminal closes")

@@ -16,7 +16,7 @@ from rayvldd.errors import ConfigError, Fault
 if TYPE_CHECKING:
     from rayvldd.search.study_store import StudyStore
     from rayvldd.search.warm_start import WarmStart
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -83,8 +83,8 @@ def command(
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
     study, workspace = checked_study(invocation, study_file)
 
+    from rayvldd.experts.store.addresses import open_store
     from rayvldd.search.plan import describe_plan, plan
-    from rayvldd.stores.addresses import open_store
 
     store = open_store(store_uri, workspace)
     study_store = _study_store(study_store_uri, study.name, workspace)
@@ -99,13 +99,13 @@ def command(
             )
         return invocation.finish(planned)
 
+    from rayvldd.console import ProgressDisplay
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
-    from rayvldd.search.display import StudyDisplay
     from rayvldd.search.sweep import sweep
 
     tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
-    with StudyDisplay() as display:
+    with ProgressDisplay() as display:
         result = sweep(
             study,
             workspace,
@@ -142,9 +142,9 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
         return None
     from rayvldd.search.study_folder import StudyFolder
     from rayvldd.search.study_store import StudyStore
-    from rayvldd.stores.addresses import open_place
+    from rayvldd.storage.addresses import open_storage
 
-    return StudyStore(open_place(uri, workspace, "--study-store"), StudyFolder(workspace.study(study_name)))
+    return StudyStore(open_storage(uri, workspace, "--study-store"), StudyFolder(workspace.study(study_name)))
 
 
 def _warm_start(

@@ -10,10 +10,10 @@ import click
 
 if TYPE_CHECKING:
     from rayvldd.evaluation.recall import RetrievalMetrics
-    from rayvldd.fleet.evaluation_tasks import EvaluationJob
-    from rayvldd.models.problem import Problem
-    from rayvldd.stores.workspace import Workspace
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.runtime.evaluation import EvaluationJob
     from rayvldd.tracking.protocol import Tracker
+    from rayvldd.workspace import Workspace
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """The variable that names a server or database for every command, or is ``none``."""
@@ -51,7 +51,7 @@ def open_tracker(uri: str | None, study_name: str, workspace: "Workspace", *, or
 
 @contextmanager
 def score_log(
-    problem: "Problem", workspace: "Workspace", split: str, sets: Mapping[str, Sequence["EvaluationJob"]]
+    task: "RetrievalTask", workspace: "Workspace", split: str, sets: Mapping[str, Sequence["EvaluationJob"]]
 ) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
     """Make ready to log what the running command finds out about sets of pairs: one run a set.
 
@@ -67,22 +67,22 @@ def score_log(
     from rayvldd.tracking.protocol import Origins, Scores
 
     context = click.get_current_context(silent=True)
-    tracker = open_tracker(os.environ.get(TRACKING_URI), problem.study.name, workspace)
+    tracker = open_tracker(os.environ.get(TRACKING_URI), task.study.name, workspace)
     started = time.monotonic()
 
     def log(scores: Mapping[str, Sequence["RetrievalMetrics"]]) -> None:
         used = {"seconds": time.monotonic() - started, **energy.metrics()}
         for name, found in scores.items():
-            kind, num_pairs = _kind_and_pairs(sets[name], problem)
+            kind, num_pairs = _kind_and_pairs(sets[name], task)
             entry = Scores(
                 kind=kind,
                 name=name,
-                study=problem.study,
+                study=task.study,
                 command=context.obj.line if context else "",
                 split=split,
                 students=tuple(score.as_dict() for score in found),
                 settings={"trained_on": name, "num_pairs": num_pairs, "num_students": len(found)},
-                origins=Origins(problem.fingerprints),
+                origins=Origins(task.fingerprints),
                 figures={f"{figure}_of_all_sets": value for figure, value in used.items()},
             )
             tracker.log_scores(entry)
@@ -92,13 +92,13 @@ def score_log(
 
 
 def _kind_and_pairs(
-    jobs: Sequence["EvaluationJob"], problem: "Problem"
+    jobs: Sequence["EvaluationJob"], task: "RetrievalTask"
 ) -> tuple[Literal["coreset", "evaluation", "full_data"], int]:
     from rayvldd.coresets.selection import Coreset
 
     trained_on = jobs[0].pairs
     if trained_on is None:
-        return "full_data", problem.train.num_images
+        return "full_data", task.train.num_images
     if isinstance(trained_on, Coreset):
         return "coreset", len(trained_on.image_index)
     return "evaluation", len(trained_on.images)

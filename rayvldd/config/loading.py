@@ -75,7 +75,7 @@ def _faults_besides(error: ValidationError, values: dict[str, Any], file: str) -
 
 _STAND_INS = {
     "name": "stand-in",
-    "data": {"source": "drawn"},
+    "data": {"source": "toy_scenes"},
     "model": {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}},
 }
 """Valid values for the keys without a default, while the rest of a faulty study is looked at."""
@@ -251,7 +251,7 @@ def _fault(detail: Any, file: str) -> Fault:
 
 _PLAIN_TYPES = ("bool", "int", "float", "str")
 _UNION_TAGS = frozenset(
-    {"drawn", "folder", "karpathy", "blip", "float", "int", "choice", "fixed", "bool", "str", "[key]"}
+    {"toy_scenes", "folder", "karpathy", "blip", "float", "int", "choice", "fixed", "bool", "str", "[key]"}
 )
 """Names that pydantic puts into an error's location for a member of a union or a dict's key; no setting bears them."""
 

@@ -18,10 +18,10 @@ class Settings(BaseModel):
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-class DrawnData(Settings):
+class ToyScenesData(Settings):
     """Scenes of coloured objects drawn in code, with several true captions each: needs no download."""
 
-    source: Literal["drawn"]
+    source: Literal["toy_scenes"]
     image_size: int = Field(default=32, ge=16, le=512)
     """Side of the square image, in pixels."""
     num_train: int = Field(default=2000, ge=2)
@@ -84,7 +84,7 @@ class BlipData(Settings):
         return self
 
 
-DataSettings = Annotated[DrawnData | FolderData | KarpathyData | BlipData, Field(discriminator="source")]
+DataSettings = Annotated[ToyScenesData | FolderData | KarpathyData | BlipData, Field(discriminator="source")]
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -213,10 +213,10 @@ class ExpertSettings(Settings):
 class EngineSettings(Settings):
     """How the gradient through the student's steps is computed: memory and speed, not what is computed."""
 
-    unroll_memory_gb: float | None = Field(default=None, ge=0)
+    graph_budget_gb: float | None = Field(default=None, ge=0)
     """Memory for the graphs of a student's steps, in GB: as many of the last steps as fit keep theirs (all of them: the
     full unroll), the others are computed again on the way back. 0 keeps none. Default: half of what is free."""
-    stored_states: Literal["memory", "offload", "recompute"] = "memory"
+    parameter_checkpoints: Literal["memory", "offload", "recompute"] = "memory"
     """Where the student's parameters after every step wait for the way back. ``memory``: on the device; ``offload``:
     in host memory, on a CPU in a temporary file; ``recompute``: about the square root of their number in memory, the
     others walked again. All three are exact."""

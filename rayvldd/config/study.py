@@ -22,6 +22,7 @@ from rayvldd.config.settings import (
     Settings,
 )
 from rayvldd.config.space import Space
+from rayvldd.randomness import trial_seed
 
 SEARCHABLE_SECTIONS = ("model", "experts", "distillation")
 """What a trial may change. Data and evaluation are the measuring stick, the same for all trials of a study."""
@@ -178,6 +179,10 @@ class Study(Settings):
         for key, value in point.items():
             set_dotted(values, key, value)
         return Study.model_validate(values)
+
+    def trial_seed(self, number: int) -> int:
+        """Seed of the trial with this number; under ``search.trial_seeds: common`` the same for all of them."""
+        return trial_seed(self.seed, 0 if self.search.trial_seeds == "common" else number)
 
     def first_point(self) -> dict[str, Scalar]:
         """The first initial point: what ``distill`` runs when the file also describes a search."""

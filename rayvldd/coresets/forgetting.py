@@ -22,16 +22,16 @@ from torch import Tensor
 
 from rayvldd.experts.training import train_expert
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
 
 
 def by_forgetting(
-    problem: Problem, captions: Int[np.ndarray, " image"], seed: int, generator: np.random.Generator
+    task: RetrievalTask, captions: Int[np.ndarray, " image"], seed: int, generator: np.random.Generator
 ) -> Int[np.ndarray, " image"]:
     """Train an expert and order all training images, the least forgotten first.
 
     Args:
-        problem: Model and data; the expert is trained by ``experts``.
+        task: Model and data; the expert is trained by ``experts``.
         captions: The one caption that stands for each image.
         seed: Number of the expert, which nobody else trains.
         generator: Draws the groups and the order of pairs with equal records.
@@ -39,10 +39,10 @@ def by_forgetting(
     Raises:
         DivergedError: when the expert's loss is not finite.
     """
-    trajectory, _ = train_expert(problem, seed)
-    groups = _groups(generator.permutation(len(captions)), problem.study.experts.batch_size)
+    trajectory, _ = train_expert(task, seed)
+    groups = _groups(generator.permutation(len(captions)), task.study.experts.batch_size)
     epochs = range(1, trajectory.num_epochs + 1)
-    right = np.stack([_right(problem, trajectory[epoch], captions, groups) for epoch in epochs])
+    right = np.stack([_right(task, trajectory[epoch], captions, groups) for epoch in epochs])
     chance = generator.permutation(len(captions))
     return np.lexsort((chance, forgetting_events(right)))
 
@@ -70,14 +70,14 @@ def _groups(order: Int[np.ndarray, " pair"], size: int) -> list[np.ndarray]:
 
 @torch.no_grad()
 def _right(
-    problem: Problem, parameters: Parameters, captions: Int[np.ndarray, " image"], groups: list[np.ndarray]
+    task: RetrievalTask, parameters: Parameters, captions: Int[np.ndarray, " image"], groups: list[np.ndarray]
 ) -> Bool[np.ndarray, " image"]:
-    model = problem.model.train(False)
-    image_parameters, text_parameters = (side.to(problem.device) for side in parameters)
+    model = task.model.train(False)
+    image_parameters, text_parameters = (side.to(task.device) for side in parameters)
     right = np.zeros(len(captions), dtype=bool)
     for group in groups:
-        images = model.embed_images(problem.stem_outputs(problem.train, group), image_parameters)
+        images = model.embed_images(task.frozen_outputs(task.train, group), image_parameters)
         right[group] = first_both_ways(
-            images, model.embed_texts(problem.texts(problem.train, captions[group]), text_parameters)
+            images, model.embed_texts(task.texts(task.train, captions[group]), text_parameters)
         )
     return right

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from rayvldd.coresets.forgetting import by_forgetting
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import coreset_generator
 
 METHODS = ("random", "herding", "k_center", "k_means", "forgetting", "forgetting_most")
 """``forgetting`` keeps the least forgotten pairs (Wu et al.), ``forgetting_most`` the most (Toneva et al.)."""
@@ -31,22 +32,22 @@ class Coreset:
     image_index: Int[np.ndarray, " pair"]
     caption_index: Int[np.ndarray, " pair"]
 
-    def pairs(self, problem: Problem) -> Pairs:
+    def pairs(self, task: RetrievalTask) -> Pairs:
         """The pairs themselves, with the student rates of ``evaluation.lr_coreset``."""
-        lr = problem.study.evaluation.lr_coreset
-        images = problem.pixels(problem.train, self.image_index)
-        return Pairs(images, problem.texts(problem.train, self.caption_index), lr, lr)
+        lr = task.study.evaluation.lr_coreset
+        images = task.pixels(task.train, self.image_index)
+        return Pairs(images, task.texts(task.train, self.caption_index), lr, lr)
 
     def first(self, count: int) -> "Coreset":
         """The pairs that were chosen first; under ``NESTED_METHODS`` they are the choice of that number."""
         return Coreset(self.image_index[:count], self.caption_index[:count])
 
-    def captions(self, problem: Problem) -> list[str]:
+    def captions(self, task: RetrievalTask) -> list[str]:
         """The captions as people wrote them."""
-        return [problem.train.split.captions[index] for index in self.caption_index]
+        return [task.train.split.captions[index] for index in self.caption_index]
 
 
-def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> Coreset:
+def choose_coreset(task: RetrievalTask, method: str, num_pairs: int, seed: int) -> Coreset:
     """Choose ``num_pairs`` training pairs, each of another image; the caption is drawn among the image's own.
 
     Raises:
@@ -56,18 +57,18 @@ def choose_coreset(problem: Problem, method: str, num_pairs: int, seed: int) -> 
     faults = []
     if method not in METHODS:
         faults.append(Fault("method", f"no coreset method {method!r}", ", ".join(METHODS)))
-    if not 2 <= num_pairs <= problem.train.num_images:
-        faults.append(Fault("num_pairs", f"got {num_pairs}", f"2 to {problem.train.num_images}, the training images"))
+    if not 2 <= num_pairs <= task.train.num_images:
+        faults.append(Fault("num_pairs", f"got {num_pairs}", f"2 to {task.train.num_images}, the training images"))
     if faults:
         raise ConfigError(faults, next_command="rayvldd coreset --help")
-    generator = np.random.default_rng([seed, 3])
-    captions = _one_caption_an_image(problem.train.split.caption_image, generator)
-    chosen = _choose(problem, method, num_pairs, captions, seed, generator)
+    generator = coreset_generator(seed)
+    captions = _one_caption_an_image(task.train.split.caption_image, generator)
+    chosen = _choose(task, method, num_pairs, captions, seed, generator)
     return Coreset(chosen, captions[chosen])
 
 
 def _choose(
-    problem: Problem,
+    task: RetrievalTask,
     method: str,
     num_pairs: int,
     captions: Int[np.ndarray, " image"],
@@ -78,11 +79,11 @@ def _choose(
     if method == "random":
         return generator.permutation(len(captions))[:num_pairs]
     if method in ("forgetting", "forgetting_most"):
-        order = by_forgetting(problem, captions, seed, generator)
+        order = by_forgetting(task, captions, seed, generator)
         return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
-    key = method, num_pairs, seed, tuple(problem.fingerprints.values())  # the seed decides the captions too
+    key = method, num_pairs, seed, tuple(task.fingerprints.values())  # the seed decides the captions too
     if key not in _chosen_before:
-        features = joint_features(problem, captions)
+        features = joint_features(task, captions)
         if method == "k_means":
             _chosen_before[key] = k_means(features, num_pairs, seed)
         else:
@@ -147,22 +148,22 @@ def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> I
     return chosen
 
 
-def joint_features(problem: Problem, captions: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image dim"]:
+def joint_features(task: RetrievalTask, captions: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image dim"]:
     """One feature for each training image with its given caption: both modalities at length 1, side by side."""
-    images = _image_features(problem)
-    texts = problem.train.captions[captions]
+    images = _image_features(task)
+    texts = task.train.captions[captions]
     sides = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (images, texts)]
     return np.concatenate(sides, axis=1)
 
 
 @torch.no_grad()
-def _image_features(problem: Problem) -> Float[np.ndarray, "image dim"]:
-    if problem.model.stem_is_frozen_encoder:
-        return np.asarray(problem.train.images)
-    encoder = problem.model.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
-    problem.model.initial_parameters(0)  # fresh adapters change nothing: their second factor starts at zero
-    parts = np.array_split(np.arange(problem.train.num_images), max(1, problem.train.num_images // 128))
-    return np.concatenate([encoder(problem.pixels(problem.train, part)).cpu().numpy() for part in parts])
+def _image_features(task: RetrievalTask) -> Float[np.ndarray, "image dim"]:
+    if task.model.encoder_is_frozen:
+        return np.asarray(task.train.images)
+    encoder = task.model.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
+    task.model.initial_parameters(0)  # fresh adapters change nothing: their second factor starts at zero
+    parts = np.array_split(np.arange(task.train.num_images), max(1, task.train.num_images // 128))
+    return np.concatenate([encoder(task.pixels(task.train, part)).cpu().numpy() for part in parts])
 
 
 def _one_caption_an_image(

@@ -13,9 +13,10 @@ import PIL
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 
-from rayvldd.config.settings import DataSettings, DrawnData
+from rayvldd.config.settings import DataSettings, ToyScenesData
+from rayvldd.data.annotations import SPLITS, Record, read_records
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
-from rayvldd.data.drawn import (
+from rayvldd.data.toy_scenes import (
     CAPTIONS_PER_SCENE,
     LONGEST_CAPTION,
     draw_into,
@@ -23,7 +24,6 @@ from rayvldd.data.drawn import (
     iterate_scenes,
     num_scenes,
 )
-from rayvldd.data.records import SPLITS, Record, read_records
 from rayvldd.errors import DataError, Fault
 
 OnProgress = Callable[[str, int, int], None]
@@ -66,7 +66,7 @@ def load_dataset(settings: DataSettings, cache: ArrayCache, on_progress: OnProgr
     Raises:
         DataError: listing every fault of the annotations, or every image that cannot be decoded.
     """
-    if isinstance(settings, DrawnData):
+    if isinstance(settings, ToyScenesData):
         splits = [_drawn_split(settings, name, cache, on_progress) for name in SPLITS]
     else:
         records = read_records(settings)
@@ -117,7 +117,7 @@ def _cached_pixels(
 
 
 def _drawn_split(
-    settings: DrawnData, name: str, cache: ArrayCache, on_progress: OnProgress | None
+    settings: ToyScenesData, name: str, cache: ArrayCache, on_progress: OnProgress | None
 ) -> tuple[Split, str]:
     captions = _drawn_captions(settings, name, cache)
     array = drawn_pixels_array(settings, name)
@@ -132,7 +132,7 @@ def _drawn_split(
     return _split(name, image_names, pixels, captions), digest
 
 
-def _drawn_captions(settings: DrawnData, split: str, cache: ArrayCache) -> list[tuple[str, ...]]:
+def _drawn_captions(settings: ToyScenesData, split: str, cache: ArrayCache) -> list[tuple[str, ...]]:
     """What is said about each scene; cached, because making up 2,000 scenes takes a process two seconds."""
     count = num_scenes(settings, split)
 
@@ -146,13 +146,13 @@ def _drawn_captions(settings: DrawnData, split: str, cache: ArrayCache) -> list[
     return [tuple(caption.decode("ascii") for caption in captions) for captions in scenes]
 
 
-def drawn_pixels_array(settings: DrawnData, split: str) -> ArrayDescription:
+def drawn_pixels_array(settings: ToyScenesData, split: str) -> ArrayDescription:
     """The pixels of a split's drawn scenes."""
     key = {**_drawn_key(settings, split), "size": settings.image_size}
     return pixels_array(key, num_scenes(settings, split), settings.image_size)
 
 
-def _drawn_key(settings: DrawnData, split: str) -> dict[str, Any]:
+def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, Any]:
     """What decides the scenes of a split."""
     return {
         "drawing": drawing_fingerprint(),

@@ -12,11 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from rayvldd.config.settings import DataSettings, DrawnData
+from rayvldd.config.settings import DataSettings, ToyScenesData
+from rayvldd.data.annotations import SPLITS, Record, read_records
 from rayvldd.data.array_cache import ArrayDescription, ListFingerprint, fingerprint
 from rayvldd.data.dataset import decode_into, decoded_pixels_array, drawn_pixels_array
-from rayvldd.data.drawn import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
-from rayvldd.data.records import SPLITS, Record, read_records
+from rayvldd.data.toy_scenes import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
 
 _NOTED_EVERY = 256
 """Scenes between two noted states of the generator: a part that begins elsewhere makes up to so many in vain."""
@@ -70,7 +70,7 @@ def split_sources(settings: DataSettings) -> list[SplitSource]:
     Raises:
         DataError: listing every fault of the annotations.
     """
-    if isinstance(settings, DrawnData):
+    if isinstance(settings, ToyScenesData):
         return [DrawnSource(settings, split) for split in SPLITS]
     records = read_records(settings)
     return [RecordSource(split, [r for r in records if r.split == split], settings.image_size) for split in SPLITS]
@@ -113,7 +113,7 @@ class DrawnPart:
 class DrawnSource:
     """A split of drawn scenes. Its memory does not grow with the scenes: of what they say a name is kept."""
 
-    def __init__(self, settings: DrawnData, split: str) -> None:
+    def __init__(self, settings: ToyScenesData, split: str) -> None:
         self.split = split
         random, number = scene_generator(settings, split), num_scenes(settings, split)
         self._states = []

@@ -21,8 +21,8 @@ from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
-from rayvldd.models.problem import Problem
-from rayvldd.models.tensor_files import save_tensors
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.storage.tensor_files import save_tensors
 
 TENSORS = "distilled_set.safetensors"
 CARD = "card.json"
@@ -69,14 +69,14 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     def _scale(self, name: str) -> Tensor:
         return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
 
-    def pairs(self, problem: Problem) -> Pairs:
-        """The set as students of ``problem`` are trained on it.
+    def pairs(self, task: RetrievalTask) -> Pairs:
+        """The set as students of ``task`` are trained on it.
 
         Raises:
-            StoreError: when the set's embeddings are not those of the problem's text encoder, or images differ in size.
+            StoreError: when the set's embeddings are not those of the task's text encoder, or images differ in size.
         """
-        made, now = self.card["fingerprints"]["text_encoder"], problem.fingerprints["text_encoder"]
-        size = problem.study.data.image_size
+        made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
+        size = task.study.data.image_size
         if made != now:
             raise StoreError(
                 f"the set's caption embeddings come from another text encoder (fingerprint {made}, this one has {now})",
@@ -87,8 +87,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 f"the set's images are {self.images.shape[-1]} px, data.image_size is {size}",
                 next_command=f"rayvldd evaluate SET --set data.image_size={self.images.shape[-1]}",
             )
-        images = problem.model.normalise(self.images.to(problem.device))
-        texts, similarity = self.texts.to(problem.device), self.similarity.matrix()
+        images = task.model.normalise(self.images.to(task.device))
+        texts, similarity = self.texts.to(task.device), self.similarity.matrix()
         return Pairs(images, texts, self.lr_student_image, self.lr_student_text, similarity, self.student_loss)
 
     @property

@@ -12,28 +12,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
 import rayvldd
-from rayvldd.distillation.averaging import MovingAverage
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.inner_loop import InnerLoop
+from rayvldd.distillation.ema import MovingAverage
+from rayvldd.distillation.frozen_features import FrozenFeatures
+from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.matching import MatchingLoss
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
 from rayvldd.distillation.segments import draw_segment
 from rayvldd.distillation.similarity import build_similarity, pairs_within_budget
-from rayvldd.distillation.starts import start_set
-from rayvldd.distillation.stem import StemPassage
-from rayvldd.distillation.walk import StudentInputs, Walk
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem
-from rayvldd.models.tensor_files import save_tensors
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import Stream, generator_of
+from rayvldd.storage.tensor_files import save_tensors
 
 Tensors = dict[str, Float[Tensor, "..."]]
 
@@ -67,32 +67,32 @@ class StepReport:
 class Distiller:
     """A synthetic set on its way, with everything needed to go on from here."""
 
-    def __init__(self, problem: Problem, trajectories: Sequence[Trajectory], seed: int) -> None:
+    def __init__(self, task: RetrievalTask, trajectories: Sequence[Trajectory], seed: int) -> None:
         """Start as the settings say; ``seed`` decides every draw.
 
         Raises:
             ConfigError: when a learned similarity leaves no pairs.
         """
-        self.problem, self.trajectories, self.seed = problem, trajectories, seed
-        self.settings = settings = problem.study.distillation
+        self.task, self.trajectories, self.seed = task, trajectories, seed
+        self.settings = settings = task.study.distillation
         self.outer_step = self.rollbacks = 0
-        self._generator = np.random.default_rng([problem.study.seed, 4, seed])
-        numbers = 3 * problem.study.data.image_size**2 + problem.train.captions.shape[1]
+        self._generator = generator_of(task.study.seed, Stream.DISTILLATION, seed)
+        numbers = 3 * task.study.data.image_size**2 + task.train.captions.shape[1]
         self.num_pairs = pairs_within_budget(settings, numbers)
-        self._start = start_set(problem, settings, self.num_pairs, self._generator)
+        self._start = initial_set(task, settings, self.num_pairs, self._generator)
         drawn = torch.Generator().manual_seed(seed)
         self._similarity = build_similarity(settings, self.num_pairs, drawn)
         self._values: Tensors = {"images": self._start.images.clone(), "texts": self._start.texts.clone()}
         for name, value in self._similarity.values.items():
-            self._values[f"similarity.{name}"] = value.to(problem.device)
+            self._values[f"similarity.{name}"] = value.to(task.device)
         self._sizes: Tensors = {
-            "lr_image": torch.tensor(settings.lr_student_image, device=problem.device),
-            "lr_text": torch.tensor(settings.lr_student_text, device=problem.device),
+            "lr_image": torch.tensor(settings.lr_student_image, device=task.device),
+            "lr_text": torch.tensor(settings.lr_student_text, device=task.device),
         }
         self._size_velocities = {name: torch.zeros_like(value) for name, value in self._sizes.items()}
         self._optimiser = OUTER_OPTIMISERS[settings.outer_optimiser](settings.momentum)
         self._average = MovingAverage(settings.ema_decay)
-        self._inner_loop = InnerLoop(problem.model, settings)
+        self._inner_loop = InnerLoop(task.model, settings)
         self._good = self._state()
 
     def step(self) -> StepReport:
@@ -128,26 +128,26 @@ class Distiller:
 
     def _draw_segment(self) -> Segment:
         segment = draw_segment(self.trajectories, self.settings, self.outer_step, self._generator)
-        device = self.problem.device
+        device = self.task.device
         return Segment(
             Parameters(*(side.to(device) for side in segment.start)),
             Parameters(*(side.to(device) for side in segment.target)),
         )
 
-    def _draw_walk(self) -> Walk:
+    def _draw_walk(self) -> InnerBatches:
         """Pairs of each step: by epoch permutation, so that every pair is used once before any is again, or drawn."""
         settings, batches = self.settings, list[Tensor]()
         batch_size = min(settings.batch_size or self.num_pairs, self.num_pairs)
         per_epoch = self.num_pairs // batch_size if settings.batches == "permuted" else 1
         while len(batches) < settings.syn_steps:
-            order = torch.from_numpy(self._generator.permutation(self.num_pairs)).to(self.problem.device)
+            order = torch.from_numpy(self._generator.permutation(self.num_pairs)).to(self.task.device)
             batches += order[: per_epoch * batch_size].split(batch_size)
         seeds = [int(seed) for seed in self._generator.integers(2**31, size=settings.syn_steps)]
-        return Walk(batches[: settings.syn_steps], seeds)
+        return InnerBatches(batches[: settings.syn_steps], seeds)
 
-    def _gradient(self, segment: Segment, walk: Walk) -> tuple[MatchingLoss, Tensors]:
+    def _gradient(self, segment: Segment, walk: InnerBatches) -> tuple[MatchingLoss, Tensors]:
         """The matching loss and its gradient by pixels, embeddings, similarity and step sizes."""
-        passage = StemPassage(self.problem.model, self.settings, self._values["images"], walk.seeds[0])
+        passage = FrozenFeatures(self.task.model, self.settings, self._values["images"], walk.seeds[0])
         learned = {
             name: self._values[f"similarity.{name}"].detach().requires_grad_() for name in self._similarity.values
         }
@@ -162,7 +162,7 @@ class Distiller:
         loss, by = self._inner_loop.gradient(segment, inputs, walk)
         gradient = {"lr_image": by.lr_image, "lr_text": by.lr_text}
         if self.settings.matched != "text":
-            gradient["images"] = passage.back(by.stem_output)
+            gradient["images"] = passage.back(by.frozen_output)
         if self.settings.matched != "image":
             gradient["texts"] = by.texts
         if matrix is not None:
@@ -222,10 +222,10 @@ class Distiller:
 
     def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
         """The set as it is now, or its moving average where there is one, with its card."""
-        problem, model = self.problem, self.problem.model
+        task, model = self.task, self.task.model
         card = {
-            "study": problem.study.model_dump(mode="json"),
-            "fingerprints": problem.fingerprints,
+            "study": task.study.model_dump(mode="json"),
+            "fingerprints": task.fingerprints,
             "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
             "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
             "seed": self.seed,
@@ -289,7 +289,7 @@ class Distiller:
         Raises:
             StoreError: when the state is not one of these settings.
         """
-        with safe_open(path, framework="pt", device=str(self.problem.device)) as file:
+        with safe_open(path, framework="pt", device=str(self.task.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             state = json.loads(file.metadata()["state"])
         good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}

@@ -16,7 +16,8 @@ from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import student_seeds
 
 PROGRESS = "progress.json"
 BEST = "best"
@@ -39,7 +40,7 @@ class Evaluation:
 
 
 def distill(
-    problem: Problem,
+    task: RetrievalTask,
     trajectories: Sequence[Trajectory],
     seed: int,
     checkpoint_folder: Path | None = None,
@@ -48,7 +49,7 @@ def distill(
     """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
 
     Args:
-        problem: Model and data, with the settings of this run.
+        task: Model and data, with the settings of this run.
         trajectories: The experts.
         seed: Decides every draw of the run.
         checkpoint_folder: Where the state is saved before each yield and continued from; the best set so far lies
@@ -60,12 +61,12 @@ def distill(
             below half of what the set began with: divergence that no loss shows.
         StoreError: when the folder holds the state of a run with other settings.
     """
-    run = _Run(problem, Distiller(problem, trajectories, seed), seed, checkpoint_folder)
-    settings = problem.study.distillation
+    run = _Run(task, Distiller(task, trajectories, seed), seed, checkpoint_folder)
+    settings = task.study.distillation
     if not run.resume():
         yield run.evaluate([])
     while run.distiller.outer_step < settings.outer_steps:
-        run.refuse_if_fallen()
+        run.raise_if_collapsed()
         goal = min(run.distiller.outer_step + settings.evaluate_every, settings.outer_steps)
         reports = []
         while run.distiller.outer_step < goal:
@@ -80,8 +81,8 @@ def distill(
 class _Run:
     """What a run remembers between evaluations besides the distiller's own state."""
 
-    def __init__(self, problem: Problem, distiller: Distiller, seed: int, folder: Path | None) -> None:
-        self.problem, self.distiller, self.seed, self.folder = problem, distiller, seed, folder
+    def __init__(self, task: RetrievalTask, distiller: Distiller, seed: int, folder: Path | None) -> None:
+        self.task, self.distiller, self.seed, self.folder = task, distiller, seed, folder
         self.best_mean_recall = self.start_mean_recall = -1.0
         self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
@@ -109,14 +110,14 @@ class _Run:
 
     def _floor(self) -> float:
         """Half of the recall at the start; nothing where that was little more than guessing, as from noise."""
-        guessing = 100 * np.mean([1, 5, 10]) / self.problem.val.num_images
+        guessing = 100 * np.mean([1, 5, 10]) / self.task.val.num_images
         return self.start_mean_recall / 2 if self.start_mean_recall > 3 * guessing else 0.0
 
-    def refuse_if_fallen(self) -> None:
+    def raise_if_collapsed(self) -> None:
         """Raise where two evaluations in a row were far below the start."""
         if self.evaluations_below < _FALLEN:
             return
-        settings = self.problem.study.distillation
+        settings = self.task.study.distillation
         raise DivergedError(
             f"distillation diverged before outer step {self.distiller.outer_step}: validation recall has stayed below "
             f"half of the start's {self.start_mean_recall:.2f} for {self.evaluations_below} evaluations, with "
@@ -126,10 +127,10 @@ class _Run:
 
     def _validation_recalls(self) -> dict[str, float]:
         """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
-        problem = evaluated_as_at(self.problem, self.distiller.outer_step)
-        pairs = self.distiller.distilled_set().pairs(problem)
-        seeds = student_seeds(problem, problem.study.evaluation.num_students)
-        return mean_of(evaluate_pairs(problem, pairs, problem.val, seeds)).as_dict("val_")
+        task = proxy_evaluation_at(self.task, self.distiller.outer_step)
+        pairs = self.distiller.distilled_set().pairs(task)
+        seeds = student_seeds(task.study.seed, task.study.evaluation.num_students)
+        return mean_of(evaluate_pairs(task, pairs, task.val, seeds)).as_dict("val_")
 
     def _save(self, evaluation: Evaluation) -> None:
         if self.folder is None:
@@ -165,8 +166,8 @@ class _Run:
 
     def _settings(self) -> dict[str, Any]:
         """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
-        settings = self.problem.study.distillation.model_dump(mode="json", exclude={"outer_steps", "engine"})
-        return {**settings, "seed": self.seed, "fingerprints": self.problem.fingerprints}
+        settings = self.task.study.distillation.model_dump(mode="json", exclude={"outer_steps", "engine"})
+        return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
 
     def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:
         others = [name for name, value in self._settings().items() if of_state.get(name) != value]
@@ -178,28 +179,22 @@ class _Run:
             )
 
 
-def evaluated_as_at(problem: Problem, outer_step: int) -> Problem:
-    """The problem with the students that an evaluation at this outer step trains: fewer and shorter at the first rung.
+def proxy_evaluation_at(task: RetrievalTask, outer_step: int) -> RetrievalTask:
+    """The task with the students that an evaluation at this outer step trains: fewer and shorter at the first rung.
 
     The rung is a property of the study, so trials that are compared at a step are all scored alike.
     """
-    study = problem.study
+    study = task.study
     evaluation = study.evaluation
     if (
         evaluation.proxy_epochs is None
         or outer_step > study.search.grace_evaluations * study.distillation.evaluate_every
     ):
-        return problem
+        return task
     changed = evaluation.model_copy(
         update={"num_students": 1, "epochs": min(evaluation.proxy_epochs, evaluation.epochs)}
     )
-    return replace(problem, study=study.model_copy(update={"evaluation": changed}))
-
-
-def student_seeds(problem: Problem, count: int, purpose: int = 0) -> list[int]:
-    """Seeds of ``count`` fresh students; another purpose (validation 0, test 1) gives other students."""
-    drawn = np.random.default_rng([problem.study.seed, 5, purpose]).integers(2**31, size=count)
-    return [int(seed) for seed in drawn]
+    return replace(task, study=study.model_copy(update={"evaluation": changed}))
 
 
 def mean_of(scores: Sequence[RetrievalMetrics]) -> RetrievalMetrics:

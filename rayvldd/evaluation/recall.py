@@ -39,12 +39,12 @@ class RetrievalMetrics:
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """Place of the right answer for every query of a pool, 1 for the first."""
+    """Rank of the right answer for every query of a pool, 1 for the first."""
 
     image_to_text: Int[np.ndarray, " image"]
-    """Place of each image's best-ranked caption."""
+    """Rank of each image's best-ranked caption."""
     text_to_image: Int[np.ndarray, " caption"]
-    """Place of each caption's image."""
+    """Rank of each caption's image."""
 
     def recalls(self) -> RetrievalMetrics:
         """The share of places up to 1, 5 and 10, in percent."""

@@ -5,30 +5,30 @@ import torch
 
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem, SplitInputs
+from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 
 _BATCH = 512
 """Images or captions embedded at a time."""
 
 
-def score(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
+def score(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
     """Embed the whole split under ``parameters`` and count recall."""
-    return ranks(problem, parameters, inputs).recalls()
+    return ranks(task, parameters, inputs).recalls()
 
 
 @torch.no_grad()
-def ranks(problem: Problem, parameters: Parameters, inputs: SplitInputs) -> RetrievalRanks:
+def ranks(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalRanks:
     """Embed the whole split under ``parameters`` and rank the right answer to every query."""
-    model = problem.model.train(False)
-    image_parameters, text_parameters = (side.to(problem.device) for side in parameters)
+    model = task.model.train(False)
+    image_parameters, text_parameters = (side.to(task.device) for side in parameters)
     images = torch.cat(
         [
-            model.embed_images(problem.stem_outputs(inputs, index), image_parameters)
+            model.embed_images(task.frozen_outputs(inputs, index), image_parameters)
             for index in _batches(inputs.num_images)
         ]
     )
     captions = torch.cat(
-        [model.embed_texts(problem.texts(inputs, index), text_parameters) for index in _batches(len(inputs.captions))]
+        [model.embed_texts(task.texts(inputs, index), text_parameters) for index in _batches(len(inputs.captions))]
     )
     return retrieval_ranks(images, captions, inputs.split.caption_image)
 

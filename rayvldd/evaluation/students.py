@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.scoring import score
-from rayvldd.models.image_encoder import seeded
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem, SplitInputs
+from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
+from rayvldd.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,25 @@ class Pairs:
     """What students minimise, a name of ``PAIR_LOSSES``."""
 
 
-def evaluate_pairs(problem: Problem, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]) -> list[RetrievalMetrics]:
+def evaluate_pairs(
+    task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]
+) -> list[RetrievalMetrics]:
     """Train one fresh student a seed on ``pairs`` and score each on ``inputs``.
 
-    What the frozen stem makes of the images is computed once for all students.
+    What the frozen part makes of the images is computed once for all students.
     """
     with torch.no_grad():
-        stem_output = problem.model.stem(pairs.images.to(problem.device))
-    return [score(problem, train_student(problem, pairs, stem_output, seed), inputs) for seed in seeds]
+        frozen_output = task.model.frozen_part(pairs.images.to(task.device))
+    return [score(task, train_student(task, pairs, frozen_output, seed), inputs) for seed in seeds]
 
 
-def train_student(problem: Problem, pairs: Pairs, stem_output: Float[Tensor, "pair ..."], seed: int) -> Parameters:
+def train_student(task: RetrievalTask, pairs: Pairs, frozen_output: Float[Tensor, "pair ..."], seed: int) -> Parameters:
     """Train a fresh student on a small set; ``seed`` decides its initialisation, batches and dropout."""
-    settings, model = problem.study.evaluation, problem.model
+    settings, model = task.study.evaluation, task.model
     initial = model.initial_parameters(seed)
-    image, text = (side.to(problem.device).clone().requires_grad_() for side in initial)
-    texts = pairs.texts.to(problem.device)
-    similarity = None if pairs.similarity is None else pairs.similarity.to(problem.device)
+    image, text = (side.to(task.device).clone().requires_grad_() for side in initial)
+    texts = pairs.texts.to(task.device)
+    similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
     optimiser = torch.optim.SGD(
         [{"params": [image], "lr": pairs.lr_image}, {"params": [text], "lr": pairs.lr_text}],
         momentum=settings.momentum,
@@ -66,7 +68,7 @@ def train_student(problem: Problem, pairs: Pairs, stem_output: Float[Tensor, "pa
                     continue
                 loss = model.loss(
                     Parameters(image, text),
-                    stem_output[chosen],
+                    frozen_output[chosen],
                     texts[chosen],
                     similarity=None if similarity is None else similarity[chosen][:, chosen],
                     pair_loss=pairs.pair_loss,

@@ -5,7 +5,7 @@ from typing import Any
 
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
 
 _VERSION = 1
 """Raised when training changes what it computes from the same settings."""
@@ -34,12 +34,12 @@ class ExpertRecipe:
         return storage
 
 
-def expert_recipe(problem: Problem) -> ExpertRecipe:
+def expert_recipe(task: RetrievalTask) -> ExpertRecipe:
     """Return the recipe of the experts that a study point needs."""
-    model = problem.study.model.model_dump(mode="json", exclude={"text_encoder": True, "image_encoder": {"weights"}})
+    model = task.study.model.model_dump(mode="json", exclude={"text_encoder": True, "image_encoder": {"weights"}})
     if model["protocol"] != "lora":
         del model["lora"]
-    experts = problem.study.experts.model_dump(mode="json", exclude={"num_experts", "keep_epochs"})
+    experts = task.study.experts.model_dump(mode="json", exclude={"num_experts", "keep_epochs"})
     # Left out at their defaults, which changed nothing when they came: sets that were there before keep their key.
     experts = {name: value for name, value in experts.items() if (name, value) not in _SILENT_DEFAULTS}
     return ExpertRecipe(
@@ -47,8 +47,8 @@ def expert_recipe(problem: Problem) -> ExpertRecipe:
             "version": _VERSION,
             "model": model,
             "experts": experts,
-            "image_size": problem.study.data.image_size,
-            "fingerprints": problem.fingerprints,
-            "seed": problem.study.seed,
+            "image_size": task.study.data.image_size,
+            "fingerprints": task.fingerprints,
+            "seed": task.study.seed,
         }
     )

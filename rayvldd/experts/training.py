@@ -16,7 +16,8 @@ from rayvldd.errors import DivergedError
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import Stream, generator_of
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -34,12 +35,12 @@ class ExpertState:
 
 
 def train_expert(
-    problem: Problem, index: int, on_epoch: OnEpoch | None = None
+    task: RetrievalTask, index: int, on_epoch: OnEpoch | None = None
 ) -> tuple[Trajectory, list[dict[str, float]]]:
     """Train the expert with the given number from its start to its end.
 
     Args:
-        problem: Model and data.
+        task: Model and data.
         index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
         on_epoch: Told the epoch and its metrics as soon as it is finished.
 
@@ -50,46 +51,46 @@ def train_expert(
         DivergedError: when the training loss is not finite.
     """
     states = []
-    for state in train_epochs(problem, index):
+    for state in train_epochs(task, index):
         states.append(state)
         if on_epoch and state.epoch:
             on_epoch(state.epoch, state.metrics[-1])
     return Trajectory.of_every_epoch([state.parameters for state in states]), states[-1].metrics
 
 
-def train_epochs(problem: Problem, index: int, after: ExpertState | None = None) -> Iterator[ExpertState]:
+def train_epochs(task: RetrievalTask, index: int, after: ExpertState | None = None) -> Iterator[ExpertState]:
     """Train an expert and yield it after every epoch, its start first.
 
     On one machine with one number of threads, an expert that goes on from a state has the bits of one that was never
     stopped.
 
     Args:
-        problem: Model and data.
+        task: Model and data.
         index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
         after: Go on after this state, which is not yielded again; default: from the start.
 
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    generator = np.random.default_rng([problem.study.seed, 1, index])
+    generator = generator_of(task.study.seed, Stream.EXPERT, index)
     if after is None:
-        parameters = problem.model.initial_parameters(int(generator.integers(2**31)))
+        parameters = task.model.initial_parameters(int(generator.integers(2**31)))
         after = ExpertState(0, _on_cpu(parameters), [], generator.bit_generator.state)
         yield after
     else:
         generator.bit_generator.state = after.random_state
     state = after
-    for epoch in range(state.epoch + 1, problem.study.experts.epochs + 1):
-        parameters, metrics = _trained_epoch(problem, index, epoch, state.parameters, generator)
+    for epoch in range(state.epoch + 1, task.study.experts.epochs + 1):
+        parameters, metrics = _trained_epoch(task, index, epoch, state.parameters, generator)
         state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state)
         yield state
 
 
 def _trained_epoch(
-    problem: Problem, index: int, epoch: int, parameters: Parameters, generator: np.random.Generator
+    task: RetrievalTask, index: int, epoch: int, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, dict[str, float]]:
-    settings, started = problem.study.experts, time.perf_counter()
-    parameters, train_loss = _train_epoch(problem, parameters, generator)
+    settings, started = task.study.experts, time.perf_counter()
+    parameters, train_loss = _train_epoch(task, parameters, generator)
     if not np.isfinite(train_loss):
         raise DivergedError(
             f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
@@ -99,7 +100,7 @@ def _trained_epoch(
     metrics = {
         "epoch": float(epoch),
         "train_loss": train_loss,
-        "val_mean_recall": score(problem, parameters, problem.val).mean_recall,
+        "val_mean_recall": score(task, parameters, task.val).mean_recall,
         "seconds": time.perf_counter() - started,
     }
     return _on_cpu(parameters), metrics
@@ -109,19 +110,21 @@ def _on_cpu(parameters: Parameters) -> Parameters:
     return Parameters(parameters.image.cpu(), parameters.text.cpu())
 
 
-def train_on_all(problem: Problem, epochs: int, seed: int) -> Parameters:
+def train_on_all(task: RetrievalTask, epochs: int, seed: int) -> Parameters:
     """Train a fresh model on all real training pairs as experts are: the full-data bound of evaluation."""
-    generator = np.random.default_rng([problem.study.seed, 2, seed])
-    parameters = problem.model.initial_parameters(int(generator.integers(2**31)))
+    generator = generator_of(task.study.seed, Stream.FULL_DATA, seed)
+    parameters = task.model.initial_parameters(int(generator.integers(2**31)))
     for _ in range(epochs):
-        parameters, _ = _train_epoch(problem, parameters, generator)
+        parameters, _ = _train_epoch(task, parameters, generator)
     return parameters
 
 
-def _train_epoch(problem: Problem, parameters: Parameters, generator: np.random.Generator) -> tuple[Parameters, float]:
+def _train_epoch(
+    task: RetrievalTask, parameters: Parameters, generator: np.random.Generator
+) -> tuple[Parameters, float]:
     """One pass over the real pairs; returns new parameters and the mean loss."""
-    settings, model = problem.study.experts, problem.model
-    image, text = (side.to(problem.device).clone().requires_grad_() for side in parameters)
+    settings, model = task.study.experts, task.model
+    image, text = (side.to(task.device).clone().requires_grad_() for side in parameters)
     optimiser = torch.optim.SGD(
         [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}]
     )
@@ -129,9 +132,9 @@ def _train_epoch(problem: Problem, parameters: Parameters, generator: np.random.
     losses = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(generator.integers(2**31)))  # dropout's stream
-        for images, captions in _batches(problem, generator):
-            stem_outputs = problem.stem_outputs(problem.train, images)
-            loss = model.loss(Parameters(image, text), stem_outputs, problem.texts(problem.train, captions))
+        for images, captions in _batches(task, generator):
+            frozen_outputs = task.frozen_outputs(task.train, images)
+            loss = model.loss(Parameters(image, text), frozen_outputs, task.texts(task.train, captions))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -140,10 +143,10 @@ def _train_epoch(problem: Problem, parameters: Parameters, generator: np.random.
     return Parameters(image.detach(), text.detach()), float(torch.stack(losses).mean())
 
 
-def _batches(problem: Problem, generator: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(task: RetrievalTask, generator: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image and caption indexes of an epoch's batches, in random order; a last batch of one pair is left out."""
-    settings, caption_image = problem.study.experts, problem.train.split.caption_image
-    used = caption_image < (settings.num_train_images or problem.train.num_images)
+    settings, caption_image = task.study.experts, task.train.split.caption_image
+    used = caption_image < (settings.num_train_images or task.train.num_images)
     captions = generator.permutation(np.flatnonzero(used))
     if settings.captions_per_image == "one":
         _, first = np.unique(caption_image[captions], return_index=True)  # the first in random order: a random one

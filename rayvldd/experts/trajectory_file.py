@@ -9,68 +9,20 @@ content and kept once.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn, Protocol, runtime_checkable
+from typing import NoReturn
 
 import xxhash
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, float16
 
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.tensor_files import save_tensors
+from rayvldd.storage.tensor_files import DamagedFileError, TensorSource, save_tensors
 
 SHARED_START = "start"
 """Name of the one tensor in a file of a shared start."""
-
-
-class DamagedFileError(Exception):
-    """A tensor whose content is not what was written; the argument says which."""
-
-
-@runtime_checkable
-class TensorSource(Protocol):
-    """A file of named tensors, open for reading; processes of a machine share what they read."""
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the tensors."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Another text whenever the file is another one."""
-        ...
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What was written beside the tensors."""
-        ...
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor; a view of mapped or shared memory where that is possible, never to be written to."""
-        ...
-
-
-class MappedTensors:
-    """A safetensors file on a disk of this machine, memory-mapped."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            with safe_open(path, framework="pt") as file:
-                self.names = list(file.keys())
-                self.metadata: dict[str, str] = file.metadata() or {}
-            self.identity = f"{path} {path.stat().st_mtime_ns}"
-        except SafetensorError as error:
-            raise DamagedFileError(f"its header cannot be read ({error})") from None
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, mapped: nothing is read before it is used."""
-        with safe_open(self._path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
 
 
 class CheckedTensors:

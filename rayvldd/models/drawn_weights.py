@@ -13,16 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rayvldd.config.settings import DrawnData
-from rayvldd.data.drawn import draw_split
+from rayvldd.config.settings import ToyScenesData
+from rayvldd.data.toy_scenes import draw_split
 from rayvldd.models.convnet import SHIPPED_WEIGHTS, SHIPPED_WIDTH, ConvNet
-from rayvldd.models.image_encoder import seeded
 from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.retrieval_model import ProjectionHead
-from rayvldd.models.tensor_files import save_tensors
 from rayvldd.models.text_encoder import HashedNgrams
+from rayvldd.randomness import seeded
+from rayvldd.storage.tensor_files import save_tensors
 
-_SCENES = DrawnData(source="drawn", image_size=32, num_train=6000, seed=1_000_003)
+_SCENES = ToyScenesData(source="toy_scenes", image_size=32, num_train=6000, seed=1_000_003)
 _EPOCHS = 30
 _BATCH = 128
 _MEAN_AND_STD = 0.5

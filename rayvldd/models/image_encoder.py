@@ -1,27 +1,17 @@
 """Any timm model as an image encoder, with its weights, its normalisation and a fingerprint of both."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean
 from rayvldd.models import convnet  # noqa: F401 - registers convnet_d3 with timm
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Give what runs inside its own random stream; the global ones are left as they were."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
+from rayvldd.randomness import seeded
 
 
 def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Module:

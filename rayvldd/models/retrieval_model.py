@@ -1,10 +1,10 @@
 """The two-tower retrieval model, split into what is frozen and what is trained.
 
-    image x -> stem (frozen) -> image part (trained) -> embedding        text y -> text part (trained) -> embedding
+    image x -> frozen part -> image part (trained) -> embedding        text y -> text part (trained) -> embedding
 
-The *protocol* decides where the cut lies. Under ``heads_only`` the whole encoder is the stem, its output can be
-computed once, and only heads are trained and matched; under ``full_image_encoder`` and ``lora`` the stem is the
-identity. Everything after the stem is a function of a flat parameter vector, so that students are values.
+The *protocol* decides where the cut lies. Under ``heads_only`` the whole encoder is the frozen part, its output can be
+computed once, and only heads are trained and matched; under ``full_image_encoder`` and ``lora`` the frozen part is the
+identity. Everything after the frozen part is a function of a flat parameter vector, so that students are values.
 
 Source: Wu et al., section 3.1 and the released ``networks.py``. Deviation: the released inner loop multiplies
 similarities by log(1 / 0.07) = 2.66, experts and evaluation by 1 / 0.07 = 14.29; here it is 14.29 everywhere.
@@ -21,11 +21,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayvldd.config.settings import LoraSettings, ModelSettings
 from rayvldd.errors import Fault, ModelError
-from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights, normalisation, seeded
+from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights, normalisation
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import ParameterLayout, Parameters
+from rayvldd.randomness import seeded
 
-_STEM_SEED = 0
+_FROZEN_SEED = 0
 """Frozen weights that are not loaded from anywhere are drawn from this seed, the same for everyone."""
 
 
@@ -62,7 +63,7 @@ class RetrievalModel(nn.Module):
         """
         super().__init__()
         self.settings = settings
-        encoder = build_image_encoder(settings.image_encoder, _STEM_SEED)
+        encoder = build_image_encoder(settings.image_encoder, _FROZEN_SEED)
         self.fingerprint = fingerprint_of_weights(settings.image_encoder, encoder)
         mean, std = normalisation(settings.image_encoder, encoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -75,30 +76,30 @@ class RetrievalModel(nn.Module):
             raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
         width = settings.width if settings.has_image_head else self.encoder_width
         head: nn.Module = nn.Identity()
-        with seeded(_STEM_SEED):  # every student draws its own heads: here they must only not touch the global stream
+        with seeded(_FROZEN_SEED):  # every student draws its own heads: here they must only not touch the global stream
             self.text_part = ProjectionHead(text_width, width, settings.dropout)
             if settings.has_image_head:
                 head = ProjectionHead(self.encoder_width, width, settings.dropout)
         if settings.protocol == "heads_only":
             # Depthwise networks on a CPU: forward and backward take 0.72 of the time with channels last.
-            self.stem: nn.Module = encoder.requires_grad_(False).to(memory_format=torch.channels_last)
+            self.frozen_part: nn.Module = encoder.requires_grad_(False).to(memory_format=torch.channels_last)
             self.image_part = head
         else:
-            self.stem = nn.Identity()
+            self.frozen_part = nn.Identity()
             self.image_part = nn.Sequential(encoder, head)
         self.image_layout = ParameterLayout.of(self.image_part)
         self.text_layout = ParameterLayout.of(self.text_part)
         self.train(False)
 
     @property
-    def stem_is_frozen_encoder(self) -> bool:
-        """Whether features after the stem can be computed once and kept."""
+    def encoder_is_frozen(self) -> bool:
+        """Whether features after the frozen part can be computed once and kept."""
         return self.settings.protocol == "heads_only"
 
     def train(self, mode: bool = True) -> "RetrievalModel":
         """Switch dropout of the heads; the encoder's normalisation statistics stay frozen either way."""
         super().train(mode)
-        self.stem.eval()
+        self.frozen_part.eval()
         for module in self.image_part.modules():
             if isinstance(module, _BatchNorm):  # its running statistics are not part of a trajectory
                 module.eval()
@@ -113,11 +114,11 @@ class RetrievalModel(nn.Module):
         return images * self.std + self.mean  # type: ignore[operator]  # buffers are tensors
 
     def embed_images(
-        self, stem_output: Float[Tensor, "image ..."], parameters: Float[Tensor, " image_param"]
+        self, frozen_output: Float[Tensor, "image ..."], parameters: Float[Tensor, " image_param"]
     ) -> Float[Tensor, "image dim"]:
-        """Embeddings of length 1 of images that went through the stem, under the given parameters."""
+        """Embeddings of length 1 of images that went through the frozen part, under the given parameters."""
         named = self.image_layout.unflatten(parameters)
-        return F.normalize(functional_call(self.image_part, named, (stem_output,)), dim=1)
+        return F.normalize(functional_call(self.image_part, named, (frozen_output,)), dim=1)
 
     def embed_texts(
         self, texts: Float[Tensor, "text text_dim"], parameters: Float[Tensor, " text_param"]
@@ -128,7 +129,7 @@ class RetrievalModel(nn.Module):
     def loss(
         self,
         parameters: Parameters,
-        stem_output: Float[Tensor, "pair ..."],
+        frozen_output: Float[Tensor, "pair ..."],
         texts: Float[Tensor, "pair text_dim"],
         *,
         similarity: Float[Tensor, "pair pair"] | None = None,
@@ -138,13 +139,13 @@ class RetrievalModel(nn.Module):
 
         Args:
             parameters: Of both towers.
-            stem_output: Images that went through the stem.
+            frozen_output: Images that went through the frozen part.
             texts: Caption embeddings.
             similarity: How much image i and text j belong together; None: only where i = j.
             pair_loss: A name of ``PAIR_LOSSES``.
         """
         return PAIR_LOSSES[pair_loss](
-            self.embed_images(stem_output, parameters.image),
+            self.embed_images(frozen_output, parameters.image),
             self.embed_texts(texts, parameters.text),
             similarity,
             self.settings.temperature,
@@ -198,7 +199,7 @@ def _with_adapters(encoder: nn.Module, lora: LoraSettings, faults: list[Fault]) 
     kinds = (nn.Linear, nn.Conv2d)
     fitting = sorted({name.split(".")[-1] for name, module in encoder.named_modules() if isinstance(module, kinds)})
     try:
-        with seeded(_STEM_SEED):
+        with seeded(_FROZEN_SEED):
             return inject_adapter_in_model(config, encoder)
     except ValueError as error:
         reason = " ".join(str(error).split())  # peft prints whole modules, one line each

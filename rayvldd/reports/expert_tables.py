@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rayvldd.experts.store.inspection import Damage, ExpertInTraining, SetSummary
+from rayvldd.experts.store.pruning import Leftover
 from rayvldd.reports.tables import plain_table
-from rayvldd.stores.pruning import Leftover
-from rayvldd.stores.upkeep import Damage, ExpertInTraining, SetSummary
 
 
 def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:

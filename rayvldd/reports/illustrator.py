@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
-from rayvldd.models.problem import SplitInputs
+from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.reports.nearest import nearest_captions
 from rayvldd.reports.page.search_drawings import convergence
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.search.ledger import Trial
-from rayvldd.stores.workspace import write_text_whole
+from rayvldd.storage.atomic import write_text_whole
 
 BEFORE_AFTER = "before_after.jpg"
 CURVES = "recall_by_outer_step.png"

@@ -6,9 +6,9 @@ from datetime import datetime
 from rich.table import Table
 from rich.text import Text
 
-from rayvldd.fleet.jobs import Job
+from rayvldd.console import time_as_text
 from rayvldd.reports.tables import plain_table
-from rayvldd.search.display import time_as_text
+from rayvldd.runtime.jobs import Job
 
 
 def jobs_table(jobs: Sequence[Job], address: str) -> Table:

@@ -15,7 +15,7 @@ def measured_on(settings: Mapping[str, Any], protocol: str = "") -> tuple[str, .
     data, model = _section(settings.get("data")), _section(settings.get("model"))
     image, text = _section(model.get("image_encoder")), _section(model.get("text_encoder"))
     source = str(data.get("source", "unknown data"))
-    if source == "drawn":
+    if source == "toy_scenes":
         source = f"{data.get('num_train', 0):,} drawn scenes"
     elif source == "folder":
         source = Path(str(data.get("root", ""))).name or source

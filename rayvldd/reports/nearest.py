@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayvldd.models.problem import SplitInputs
+from rayvldd.models.retrieval_task import SplitInputs
 
 _CHUNK = 65536
 """Captions compared at a time: 65,536 x 768 in float32 are 200 MB."""

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.reports.nearest import NearestCaption
-from rayvldd.stores.workspace import write_bytes_whole
+from rayvldd.storage.atomic import write_bytes_whole
 
 MAX_PAIRS = 100
 """Pairs in one picture; of a larger set the first so many are shown."""

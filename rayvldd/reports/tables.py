@@ -156,7 +156,7 @@ def finalists_table(result: Mapping[str, Any]) -> Table:
 
 def trust_of(result: Mapping[str, Any]) -> str:
     """One line on what the number of a study rests on."""
-    tested, looks = result["test"], result.get("test_looks", 1)
+    tested, looks = result["test"], result.get("test_evaluations", 1)
     low, high = tested["interval"]
     over = tested.get("interval_over", "students")
     times = "once" if looks == 1 else f"{looks} times"

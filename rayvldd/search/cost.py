@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from rayvldd.config.study import Study
+from rayvldd.console import time_as_text
+from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distiller import Distiller
-from rayvldd.distillation.run import student_seeds
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.models.problem import Problem, load_problem
-from rayvldd.search.display import time_as_text
-from rayvldd.search.final_test import MAX_FULL_DATA
-from rayvldd.stores.prepared_arrays import open_cache
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import student_seeds
+from rayvldd.search.tested_once import MAX_FULL_DATA
 
 _EPOCH_IMAGES = 1024
 """Training images of the epoch that is timed; the rest is in proportion."""
@@ -46,13 +46,13 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     """
     points = [study.space.lowest(), study.space.highest()]
     torch.set_num_threads(study.resources.cpus_per_trial)
-    prepare, problem = _timed(lambda: _load(study.at(points[0]), cache, on_progress))
+    prepare, task = _timed(lambda: _load(study.at(points[0]), cache, on_progress))
     # Compiling and first touches are paid once in a process: what is timed is the second of each.
-    epoch, trajectory = _timed_epoch(problem)
-    distiller = Distiller(_reaching_one_epoch(problem), [trajectory], seed=0)
+    epoch, trajectory = _timed_epoch(task)
+    distiller = Distiller(_reaching_one_epoch(task), [trajectory], seed=0)
     steps = [_timed_step(distiller)]
-    seeds = student_seeds(problem, 1)
-    student, _ = _timed(lambda: evaluate_pairs(problem, distiller.distilled_set().pairs(problem), problem.val, seeds))
+    seeds = student_seeds(study.seed, 1)
+    student, _ = _timed(lambda: evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, seeds))
     if points[1] != points[0]:
         other = _load(study.at(points[1]), cache, on_progress)
         steps.append(_timed_step(Distiller(_reaching_one_epoch(other), [_timed_epoch(other)[1]], seed=0)))
@@ -124,30 +124,30 @@ def _range(seconds: list[float]) -> str:
     return " to ".join(dict.fromkeys(map(time_as_text, seconds)))
 
 
-def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> Problem:
+def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> RetrievalTask:
     device = "cuda" if point.resources.gpus_per_trial else "cpu"
-    return load_problem(point, open_cache(cache), device=device, on_progress=on_progress)
+    return load_task(point, open_cache(cache), device=device, on_progress=on_progress)
 
 
-def _timed_epoch(problem: Problem) -> tuple[float, Trajectory]:
+def _timed_epoch(task: RetrievalTask) -> tuple[float, Trajectory]:
     """Seconds of an epoch over all images, and a trajectory of two epochs over a part of them."""
-    used = problem.study.experts.num_train_images or problem.train.num_images
+    used = task.study.experts.num_train_images or task.train.num_images
     part = min(used, _EPOCH_IMAGES)
     changes = {"experts.epochs": 2, "experts.num_train_images": part, "distillation.max_start_epoch": 1}
-    short = problem.study.at({**changes, "distillation.min_start_epoch": 0, "distillation.expert_epochs": 1})
-    trajectory, metrics = train_expert(_with(problem, short), 0)
+    short = task.study.at({**changes, "distillation.min_start_epoch": 0, "distillation.expert_epochs": 1})
+    trajectory, metrics = train_expert(_with(task, short), 0)
     return metrics[-1]["seconds"] * used / part, trajectory
 
 
-def _reaching_one_epoch(problem: Problem) -> Problem:
-    """The problem with segments that the short expert has, and rates too small to diverge: no step costs less of it."""
+def _reaching_one_epoch(task: RetrievalTask) -> RetrievalTask:
+    """The task with segments that the short expert has, and rates too small to diverge: no step costs less of it."""
     changes: dict[str, float] = dict.fromkeys(("lr_image", "lr_text", "lr_lr", "lr_sim"), 1e-9)
     changes |= {"min_start_epoch": 0, "max_start_epoch": 1, "expert_epochs": 1}
-    return _with(problem, problem.study.at({f"distillation.{name}": value for name, value in changes.items()}))
+    return _with(task, task.study.at({f"distillation.{name}": value for name, value in changes.items()}))
 
 
-def _with(problem: Problem, study: Study) -> Problem:
-    return replace(problem, study=study)
+def _with(task: RetrievalTask, study: Study) -> RetrievalTask:
+    return replace(task, study=study)
 
 
 def _timed_step(distiller: Distiller) -> float:

@@ -15,27 +15,24 @@ import numpy as np
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.run import BEST, distill, mean_of, student_seeds
+from rayvldd.distillation.run import BEST, distill, mean_of
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.students import evaluate_pairs
-from rayvldd.fleet.crew import run_jobs
-from rayvldd.fleet.evaluation_tasks import share_of_trials
-from rayvldd.models.problem import Problem
-from rayvldd.search.display import StudyDisplay
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.runtime.actor_pool import run_jobs
+from rayvldd.runtime.evaluation import resources_of_trials
 from rayvldd.search.ledger import Trial
-from rayvldd.search.seeds import finalist_seed
 from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import TrialJob, give_memory_back, problem_at, reason_of, trajectories_of
-from rayvldd.stores.workspace import write_json_whole
-
-AGAIN = 2
-"""Purpose of the students' seeds: others than those of trials on validation (0) and of the test (1)."""
+from rayvldd.search.trial import TrialJob, reason_of, release_memory, task_at, trajectories_of
+from rayvldd.storage.json_files import write_json_whole
 
 
 @dataclass(frozen=True)
-class Redistillation:
+class FinalistRun:
     """One more distillation at a finalist's point."""
 
     name: str
@@ -67,7 +64,7 @@ class Finalist:
     """A trial among the best, and what its point made of other seeds."""
 
     trial: Trial
-    sets: tuple[Redistillation, ...]
+    sets: tuple[FinalistRun, ...]
 
     @property
     def recalls(self) -> list[float]:
@@ -79,7 +76,7 @@ class Finalist:
         """The mean over sets, by which the finalists are compared."""
         return float(np.mean(self.recalls))
 
-    def made(self) -> list[Redistillation]:
+    def made(self) -> list[FinalistRun]:
         """The sets that came out, best on validation first; of equal ones the earlier."""
         made = [one for one in self.sets if one.scores()["state"] == "finished"]
         return sorted(made, key=lambda one: -one.scores()["val_mean_recall"])
@@ -111,7 +108,7 @@ def finalists_of(study: Study, trials: Sequence[Trial], folder: Path) -> list[Fi
         sets = []
         for number in range(study.search.finalist_seeds):
             name, seed = f"{trial.trial_id}_again_{number}", finalist_seed(study.seed, trial.number, number)
-            sets.append(Redistillation(name, dict(trial.point), number, seed, folder / name))
+            sets.append(FinalistRun(name, dict(trial.point), number, seed, folder / name))
         found.append(Finalist(trial, tuple(sets)))
     return found
 
@@ -122,7 +119,7 @@ def distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [trial for place, trial in enumerate(trials) if trial.point not in points[:place]][:count]
 
 
-def redistil(finalists: Sequence[Finalist], job: TrialJob, display: StudyDisplay) -> None:
+def rerun_finalists(finalists: Sequence[Finalist], job: TrialJob, display: ProgressDisplay) -> None:
     """Distil again what is missing, as many side by side as trials were; a set that was cut off goes on.
 
     Raises:
@@ -141,7 +138,7 @@ def redistil(finalists: Sequence[Finalist], job: TrialJob, display: StudyDisplay
         [_Job(one, job) for one in missing],
         job.study.at(missing[0].point),
         job.cache,
-        share_of_trials(job.study),
+        resources_of_trials(job.study),
         show,
         at_a_time=job.study.search.max_concurrent,
     )
@@ -169,20 +166,20 @@ def line_of_finalist(finalist: Finalist) -> str:
 class _Job:
     """Distil once more, and score what came out with students that nothing was chosen by."""
 
-    asked: Redistillation
+    asked: FinalistRun
     job: TrialJob
 
     @property
     def title(self) -> str:
         return self.asked.name
 
-    def do(self, problem: Problem, note: Callable[[int], None]) -> None:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> None:
         try:
-            values = self._distil(self._at_point(problem), note)
+            values = self._distil(self._at_point(task), note)
         except DivergedError as error:
             values = {"state": "failed", "reason": reason_of(error)}
         finally:
-            give_memory_back()
+            release_memory()
         write_json_whole(self.asked.record, values)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
 
@@ -190,22 +187,22 @@ class _Job:
     def _checkpoint(self) -> Path:
         return self.asked.folder / "checkpoint"
 
-    def _at_point(self, loaded: Problem) -> Problem:
-        """The problem at this job's point: what the actor has loaded serves all points of the same model."""
+    def _at_point(self, loaded: RetrievalTask) -> RetrievalTask:
+        """The task at this job's point: what the actor has loaded serves all points of the same model."""
         study = self.job.study.at(self.asked.point)
         if study.model == loaded.study.model:
             return replace(loaded, study=study)
-        return problem_at(study, self.job.cache)
+        return task_at(study, self.job.cache)
 
-    def _distil(self, problem: Problem, note: Callable[[int], None]) -> dict[str, Any]:
-        trajectories = trajectories_of(problem, self.job)
-        for evaluation in distill(problem, trajectories, self.asked.seed, self._checkpoint):
+    def _distil(self, task: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
+        trajectories = trajectories_of(task, self.job)
+        for evaluation in distill(task, trajectories, self.asked.seed, self._checkpoint):
             note(evaluation.outer_step)
         best = DistilledSet.load(self._checkpoint / BEST)
-        count = problem.study.evaluation.num_test_students
+        count = task.study.evaluation.num_test_students
         # The students of one set are no other set's: a lucky initialisation would else lift them all.
-        seeds = student_seeds(problem, (self.asked.number + 1) * count, purpose=AGAIN)[-count:]
-        scores = evaluate_pairs(problem, best.pairs(problem), problem.val, seeds)
+        seeds = student_seeds(task.study.seed, (self.asked.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
+        scores = evaluate_pairs(task, best.pairs(task), task.val, seeds)
         best.save(self.asked.distilled_set)
         return {
             "state": "finished",

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from rayvldd.config.domains import Scalar
 from rayvldd.errors import StoreError
-from rayvldd.stores.workspace import write_json_whole, write_text_whole
+from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.json_files import write_json_whole
 
 Ended = Literal["finished", "stopped", "failed"]
 """``stopped``: ended early by the scheduler or the time budget; ``failed``: diverged or lost. All three are final."""
@@ -140,7 +141,7 @@ class Ledger:
         return sorted(self.trials.values(), key=lambda trial: trial.number)
 
 
-def look_at_trials(folder: Path) -> tuple[list[Trial], list[str]]:
+def read_trials(folder: Path) -> tuple[list[Trial], list[str]]:
     """Read the trials below ``folder`` for show, by number, and what cannot be read of them.
 
     Unlike :class:`Ledger` it mends nothing and leaves a damaged trial out: another process may be writing here.

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayvldd.config.study import Study
-from rayvldd.search.display import point_as_text, time_as_text
+from rayvldd.console import point_as_text, time_as_text
+from rayvldd.experts.store.addresses import lives_in_ray
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.search.preparation import expert_points
 from rayvldd.search.study_folder import StudyFolder
-from rayvldd.stores.addresses import lives_in_ray
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.workspace import Workspace
+from rayvldd.workspace import Workspace
 
 
 def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study, changes_experts, value_at
+from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
+from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
-from rayvldd.fleet.expert_fleet import FleetProgress, make_experts
-from rayvldd.fleet.get_or_make import Wanted
-from rayvldd.models.problem import SplitInputs, load_problem
-from rayvldd.search.display import StudyDisplay, point_as_text, time_as_text
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.prepared_arrays import open_cache
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.models.retrieval_task import SplitInputs, load_task
+from rayvldd.runtime.expert_training import ExpertProgress, make_experts
 from rayvldd.tracking.protocol import Origins
 
 
@@ -33,9 +33,9 @@ class ExpertSet:
     """The real training pairs as the model at such a point sees them."""
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> ExpertRequest:
         """All experts that any trial at such a point may take."""
-        return Wanted(self.recipe, tuple(range(self.study.experts.num_experts)), self.epochs)
+        return ExpertRequest(self.recipe, tuple(range(self.study.experts.num_experts)), self.epochs)
 
 
 class ExpertSets:
@@ -63,7 +63,7 @@ def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
     return found
 
 
-def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> ExpertSets:
+def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> ExpertSets:
     """Fill the cache for every point, and find which experts each needs.
 
     Raises:
@@ -71,8 +71,8 @@ def load_expert_sets(study: Study, cache: Path, display: StudyDisplay) -> Expert
     """
     sets = []
     for point, at_point in expert_points(study):
-        problem = load_problem(at_point, open_cache(cache), on_progress=display.progress)
-        sets.append(ExpertSet(point, at_point, expert_recipe(problem), epochs_of(study, at_point), problem.train))
+        task = load_task(at_point, open_cache(cache), on_progress=display.progress)
+        sets.append(ExpertSet(point, at_point, expert_recipe(task), epochs_of(study, at_point), task.train))
     display.done()
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)
@@ -94,7 +94,7 @@ def epochs_of(study: Study, at_point: Study) -> frozenset[int]:
     return trained if study.experts.keep_epochs == "all" else trained & study.reached_epochs()
 
 
-def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: Path, display: StudyDisplay) -> int:
+def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: Path, display: ProgressDisplay) -> int:
     """Train what is not in the store yet; returns how many experts were made."""
     made, chosen = 0, list(sets)
     for number, known in enumerate(chosen, start=1):
@@ -124,7 +124,7 @@ def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
     """What is made in the store of a study's sets at the moment, each expert in a few words."""
     told = []
     for known in sets:
-        for index in store.claimed(known.recipe):
+        for index in store.leased(known.recipe):
             holder = store.holder(known.recipe, index)
             if holder:
                 where = f" of {point_as_text(known.point)}" if known.point else ""
@@ -132,8 +132,8 @@ def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
     return told
 
 
-def _shown_as(which: str, display: StudyDisplay) -> Any:
-    def show(progress: FleetProgress) -> None:
+def _shown_as(which: str, display: ProgressDisplay) -> Any:
+    def show(progress: ExpertProgress) -> None:
         epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))
         if progress.elsewhere:
             others = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.elsewhere.items()))

@@ -14,17 +14,17 @@ from ray import tune
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST
-from rayvldd.models.problem import SplitInputs
-from rayvldd.search.display import StudyDisplay, line_of_trial, time_as_text
+from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
+from rayvldd.search.lines import line_of_trial
 from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
-from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
 from rayvldd.search.trial import MEMORY, number_of, point_of
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
 _LOOK_S = 2.0
@@ -64,7 +64,7 @@ class StudyRun:
     study: Study
     ledger: Ledger
     tracker: Tracker
-    display: StudyDisplay
+    display: ProgressDisplay
     illustrator: Illustrator | None
     train_inputs: TrainInputs
     origins: Callable[[Mapping[str, Scalar]], Origins] | None = None
@@ -118,7 +118,7 @@ class TrialCallback(tune.Callback):
         """Enter the trial, or find it again."""
         self._tune_trials = trials
         number = number_of(trial.config[TRIAL_ID])
-        seed = trial_seed(self.run.study, number)
+        seed = self.run.study.trial_seed(number)
         self._open_record(self.run.ledger.start(number, seed, point_of(trial.config)))
         self._show()
 

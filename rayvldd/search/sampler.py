@@ -16,10 +16,10 @@ from ray.tune.search.optuna import OptunaSearch
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.randomness import sampler_seed
 from rayvldd.search.ledger import METRIC, Ledger, Trial, trial_id_of
 from rayvldd.search.objectives import RISES, values_of
 from rayvldd.search.optuna_trials import as_optuna_trial, directions_of, typed_point
-from rayvldd.search.seeds import sampler_seed
 
 TRIAL_ID = "trial_id"
 """Key of a trial's config under which its name stands beside the searched settings."""

@@ -15,9 +15,9 @@ import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from rayvldd.config.study import Study
+from rayvldd.randomness import bracket_seed
 from rayvldd.search.ledger import METRIC, Ledger
 from rayvldd.search.sampler import TRIAL_ID
-from rayvldd.search.seeds import bracket_seed
 
 OUTER_STEP = "outer_step"
 """The time by which trials are compared."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.search.ledger import Ledger
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 
 _MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "search.choose.", "resources.")
 """Settings that an unfinished study may go on with in another value: they decide how long, how fast and which set of
@@ -73,20 +73,20 @@ class StudyFolder:
     @property
     def looks(self) -> Path:
         """Every look at test that a set of this study had, one line of JSON a look."""
-        return self.root / "test_looks.jsonl"
+        return self.root / "test_evaluations.jsonl"
 
     def chosen_sets(self) -> list[Path]:
         """The sets whose test is the study's: the best one, and those that its point made of other seeds."""
         names = read_json(self.choice).get("sets", [])
         return [self.best, *(self.finalists / name / "distilled_set" for name in names[1:])]
 
-    def add_look(self, command: str, num_sets: int, num_students: int) -> None:
+    def add_test_evaluation(self, command: str, num_sets: int, num_students: int) -> None:
         """Note a look at test, before what it shows is kept or printed."""
         look = {"command": command, "num_sets": num_sets, "num_students": num_students}
         with self.looks.open("a", encoding="utf-8") as file:
             file.write(json.dumps(look, ensure_ascii=False) + "\n")
 
-    def test_looks(self) -> int:
+    def test_evaluations(self) -> int:
         """How often test was looked at with sets of this study, as far as the commands of this workspace did."""
         lines = self.looks.read_text(encoding="utf-8").splitlines() if self.looks.is_file() else []
         return max(len(lines), int(self.test.is_file()))  # the test of a study older than this note is a look too
@@ -108,7 +108,7 @@ class StudyFolder:
         return {
             **read_json(self.result_file),
             "distilled_set": str(self.best),
-            "test_looks": self.test_looks(),
+            "test_evaluations": self.test_evaluations(),
         }
 
     @contextmanager

@@ -1,11 +1,11 @@
-"""A study in a place that outlives this machine: a folder that others see, or S3; any machine goes on from there.
+"""A study in a storage that outlives this machine: a folder that others see, or S3; any machine goes on from there.
 
-The place holds snapshots of the study's folder, checkpoints of running trials included. Files lie under the checksum of
-what is in them, and one small file names those that make the present snapshot; it is swapped last, so what is there is
-always one whole moment of the study, whatever dies. One machine at a time holds the study, by a claim that beats; a
+The storage holds snapshots of the study's folder, checkpoints of running trials included. Files lie under the checksum
+of what is in them, and one small file names those that make the present snapshot; it is swapped last, so what is there
+is always one whole moment of the study, whatever dies. One machine at a time holds the study, by a lease that beats; a
 driver that was taken for dead, and is not, finds the snapshot swapped and writes nothing more.
 
-Below ``NAME/`` of the place: ``snapshot.json``, ``holder.json`` and ``files/SHA256``.
+Below ``NAME/`` of the storage: ``snapshot.json``, ``holder.json`` and ``files/SHA256``.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
-from rayvldd.search.display import StudyDisplay
 from rayvldd.search.study_folder import StudyFolder
-from rayvldd.stores.claims import BEAT_S, STALE_S, Claim, Claimant
-from rayvldd.stores.place import Place
-from rayvldd.stores.workspace import write_bytes_whole
+from rayvldd.storage.atomic import write_bytes_whole
+from rayvldd.storage.lease import BEAT_S, STALE_S, Lease, LeaseHolder
+from rayvldd.storage.storage import Storage
 
 EVERY_S = 10.0
 """Seconds between two looks at what has changed; with the upload, what the end of a machine can cost."""
@@ -44,16 +44,16 @@ Stamp = tuple[int, int, int, int]
 
 
 class StudyStore:
-    """Keeps the folder of one study in a place.
+    """Keeps the folder of one study in a storage.
 
     Args:
-        place: Where studies are kept, each below its name.
+        storage: Where studies are kept, each below its name.
         folder: The study's folder on this machine.
         every_s: Seconds between two looks at what has changed.
     """
 
-    def __init__(self, place: Place, folder: StudyFolder, every_s: float = EVERY_S) -> None:
-        self._place, self._folder, self._every_s = place, folder, every_s
+    def __init__(self, storage: Storage, folder: StudyFolder, every_s: float = EVERY_S) -> None:
+        self._storage, self._folder, self._every_s = storage, folder, every_s
         self._name = folder.root.name
         self._sums: dict[str, tuple[Stamp, Entry]] = {}
         """A file to its stamp, and what was in it then."""
@@ -64,15 +64,15 @@ class StudyStore:
     @property
     def uri(self) -> str:
         """Where the study is, as people write it."""
-        return f"{self._place.uri.rstrip('/')}/{self._name}"
+        return f"{self._storage.uri.rstrip('/')}/{self._name}"
 
     @contextmanager
-    def held(self, display: StudyDisplay) -> Iterator[None]:
-        """Bring the study here, and keep the place up to date while the block runs and once more at its end.
+    def held(self, display: ProgressDisplay) -> Iterator[None]:
+        """Bring the study here, and keep the storage up to date while the block runs and once more at its end.
 
         Raises:
             RayvlddError: when another machine runs the study, or has taken it over.
-            StoreError: when the place cannot be read or written, or holds another study than the folder.
+            StoreError: when the storage cannot be read or written, or holds another study than the folder.
         """
         with self._wait_for_claim(display):
             self.fetch(display)
@@ -82,7 +82,7 @@ class StudyStore:
             thread.start()
             try:
                 yield
-            except BaseException:  # Ctrl-C too; what ended the study matters more than that the place is away
+            except BaseException:  # Ctrl-C too; what ended the study matters more than that the storage is away
                 _end(thread, ended)
                 with suppress(RayvlddError):
                     self.push()
@@ -90,13 +90,13 @@ class StudyStore:
             _end(thread, ended)
             self.push()
 
-    def fetch(self, display: StudyDisplay) -> None:
+    def fetch(self, display: ProgressDisplay) -> None:
         """Make the folder what the last snapshot says, unless it is that snapshot, or goes on from it.
 
         Raises:
-            StoreError: when the folder holds a study that is not the place's, or a file is not what was written.
+            StoreError: when the folder holds a study that is not the storage's, or a file is not what was written.
         """
-        self._snapshot = self._place.read(self._file("snapshot.json"))
+        self._snapshot = self._storage.read(self._file("snapshot.json"))
         files = self._known()
         if self._snapshot is None:
             return
@@ -122,18 +122,18 @@ class StudyStore:
         display.line(f"study {self._name} goes on from {self.uri}")
 
     def push(self) -> None:
-        """Make the place hold the folder as it is now.
+        """Make the storage hold the folder as it is now.
 
         Raises:
             RayvlddError: when another machine has taken the study over.
-            StoreError: when the place cannot be written.
+            StoreError: when the storage cannot be written.
         """
         files = self._capture()
         before = self._known()
         if files == before:
             return
         content = json.dumps({"files": files}, indent=1, sort_keys=True).encode()
-        if self._taken_over or not self._place.swap(self._file("snapshot.json"), self._snapshot, content):
+        if self._taken_over or not self._storage.swap(self._file("snapshot.json"), self._snapshot, content):
             self._taken_over = True
             raise RayvlddError(
                 f"{self.uri}: another machine has gone on with the study since; what this one did is in "
@@ -143,27 +143,27 @@ class StudyStore:
         self._snapshot = content
         self._mark()
         for sha in {entry["sha256"] for entry in before.values()} - {entry["sha256"] for entry in files.values()}:
-            self._place.delete(self._file(f"files/{sha}"))
+            self._storage.delete(self._file(f"files/{sha}"))
 
     # --- holding ------------------------------------------------------------------------------------------------------
 
-    def _wait_for_claim(self, display: StudyDisplay) -> Claim:
-        """Take the claim; of a holder elsewhere it takes half a minute to see that it is dead."""
-        name, claimant = self._file("holder.json"), Claimant()
-        first, started = self._place.read(name), time.monotonic()
-        while (claim := claimant.claim(self._place, name)) is None:
+    def _wait_for_claim(self, display: ProgressDisplay) -> Lease:
+        """Take the lease; of a holder elsewhere it takes half a minute to see that it is dead."""
+        name, lease_holder = self._file("holder.json"), LeaseHolder()
+        first, started = self._storage.read(name), time.monotonic()
+        while (lease := lease_holder.acquire(self._storage, name)) is None:
             display.progress(f"watching who holds {self.uri}", round(time.monotonic() - started), round(STALE_S))
-            if self._place.read(name) != first or time.monotonic() - started > STALE_S + 2 * BEAT_S:
+            if self._storage.read(name) != first or time.monotonic() - started > STALE_S + 2 * BEAT_S:
                 raise RayvlddError(
                     f"study {self._name}: another machine is running it (it holds {self.uri})",
                     next_command="wait for it, or give this study another name: --set name=ANOTHER",
                 )
             time.sleep(_POLL_S)
         display.done()
-        return claim
+        return lease
 
     def _keep_on(self, ended: threading.Event) -> None:
-        """Push now and then. A place that is away for a while costs nothing, unless this machine ends meanwhile."""
+        """Push now and then. A storage that is away for a while costs nothing, unless this machine ends meanwhile."""
         told = False
         while not ended.wait(self._every_s):
             try:
@@ -187,9 +187,9 @@ class StudyStore:
     def _drop_unnamed(self) -> None:
         """Clear away what a driver has put there and not lived to name; only who holds the study may."""
         named = {entry["sha256"] for entry in self._known().values()}
-        for name in self._place.names(self._file("files")):
+        for name in self._storage.names(self._file("files")):
             if name.rpartition("/")[2] not in named:
-                self._place.delete(name)
+                self._storage.delete(name)
 
     def _local_files(self, unit: str = "") -> list[str]:
         """What is kept of the folder, or of a part: all but what Ray Tune writes, locks, and parts of files."""
@@ -203,7 +203,7 @@ class StudyStore:
         )
 
     def _capture(self) -> dict[str, Entry]:
-        """The files of one moment, each of them in the place by then.
+        """The files of one moment, each of them in the storage by then.
 
         What stands at the top of the folder comes first: it speaks of trials and sets that were whole by then.
         """
@@ -232,7 +232,7 @@ class StudyStore:
         return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
     def _entries(self, names: list[str]) -> dict[str, Entry] | None:
-        """Files to what is in them, which is in the place then; None where one went away meanwhile."""
+        """Files to what is in them, which is in the storage then; None where one went away meanwhile."""
         found = {}
         for name in names:
             path = self._folder.root / name
@@ -253,14 +253,14 @@ class StudyStore:
 
     def _keep(self, sha: str, content: bytes) -> None:
         name = self._file(f"files/{sha}")
-        if self._place.size(name) != len(content):
-            self._place.write(name, content)
+        if self._storage.size(name) != len(content):
+            self._storage.write(name, content)
 
     def _bring(self, name: str, entry: Entry) -> None:
         path = self._folder.root / name
         if path.is_file() and _sum(path.read_bytes()) == entry["sha256"]:
             return
-        content = self._place.read(self._file(f"files/{entry['sha256']}"))
+        content = self._storage.read(self._file(f"files/{entry['sha256']}"))
         if content is None or _sum(content) != entry["sha256"]:
             raise StoreError(
                 f"{self.uri}: {name} is {'missing' if content is None else 'not what was written'} there; "

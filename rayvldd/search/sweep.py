@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError
-from rayvldd.fleet.nodes import refuse_unfit_nodes
-from rayvldd.fleet.runtime import start_ray
-from rayvldd.search.display import StudyDisplay, line_of_trial, shown
-from rayvldd.search.final_test import look_at_test
-from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, redistil, winner_of
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.randomness import sampler_seed
+from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.nodes import refuse_unfit_nodes
+from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
 from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.lines import line_of_trial
 from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.plan import describe_plan, plan
@@ -34,16 +36,16 @@ from rayvldd.search.preparation import (
     sets_asked_for,
 )
 from rayvldd.search.progress_callback import Illustrator, StudyRun
-from rayvldd.search.seeds import sampler_seed
 from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.search.study_store import StudyStore
+from rayvldd.search.tested_once import evaluate_on_test
 from rayvldd.search.trial import TrialJob
 from rayvldd.search.tuning import search
 from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points, lines_of
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.workspace import Workspace, write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
+from rayvldd.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def sweep(
     *,
     command: str = "rayvldd sweep",
     address: str | None = None,
-    display: StudyDisplay | None = None,
+    display: ProgressDisplay | None = None,
     illustrator: Illustrator | None = None,
     warm_start: WarmStart | None = None,
     study_store: StudyStore | None = None,
@@ -119,7 +121,7 @@ class _Sweep:
         store: ExpertStore,
         folder: StudyFolder,
         tracker: Tracker,
-        display: StudyDisplay,
+        display: ProgressDisplay,
         illustrator: Illustrator | None,
         command: str,
     ) -> None:
@@ -140,11 +142,11 @@ class _Sweep:
                 self.search(sets)
             if self.study.search.num_finalists:
                 with self.folder.phase("finalists"):
-                    redistil(self.finalists(), self.trial_job, self.display)
+                    rerun_finalists(self.finalists(), self.trial_job, self.display)
             self.choose(sets)
         best = self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
         with self.folder.phase("test"):
-            tested = look_at_test(self.study, best, self.folder, self.workspace.cache, self.display, self.command)
+            tested = evaluate_on_test(self.study, best, self.folder, self.workspace.cache, self.display, self.command)
         return self.finish(best, tested)
 
     @property
@@ -265,7 +267,7 @@ class _Sweep:
             **self.front(),
             "finalists": choice["finalists"],
             "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
-            "test_looks": self.folder.test_looks(),
+            "test_evaluations": self.folder.test_evaluations(),
             "importance": self.importance(),
             "distilled_set": str(self.folder.best),
             "tracking_uri": self.tracker.uri,
@@ -311,7 +313,7 @@ def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
     names = [name for name, value in tested.items() if isinstance(value, int | float)]
     return {
         "best_val_mean_recall": result["best"]["val_mean_recall"],
-        "test_looks": result["test_looks"],
+        "test_evaluations": result["test_evaluations"],
         **{f"test_{name}": tested[name] for name in names},
         "test_interval_low": tested["interval"][0],
         "test_interval_high": tested["interval"][1],

@@ -21,21 +21,20 @@ from ray import tune
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
+from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
 from rayvldd.errors import RayvlddError
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.fleet.get_or_make import Wanted, get_or_make
-from rayvldd.models.problem import Problem, load_problem
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.search.ledger import METRIC
 from rayvldd.search.preparation import epochs_of
 from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
 from rayvldd.search.scheduler import OUTER_STEP
-from rayvldd.search.seeds import trial_seed
 from rayvldd.search.study_folder import read_json
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.prepared_arrays import open_cache
 from rayvldd.tracking.machine_use import PeakMemory
 
 Report = dict[str, Any]
@@ -72,7 +71,7 @@ def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         tune.report({METRIC: 0.0, FAILURE: reason_of(error)})
     finally:  # also where Tune stops the trial: it raises SystemExit out of its report
-        give_memory_back()
+        release_memory()
 
 
 @cache
@@ -83,7 +82,7 @@ def _pass_over_imports() -> None:
     atexit.register(gc.unfreeze)  # bindings complain of what is still there when the interpreter ends
 
 
-def give_memory_back() -> None:
+def release_memory() -> None:
     """Return what a trial took: graphs lie in reference cycles, and the allocator keeps what is freed.
 
     Without this a process that runs trial after trial grew by 1.1 GB a trial at 100 images of 96 px.
@@ -112,29 +111,29 @@ def number_of(trial_id: str) -> int:
 
 def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     trial_id = str(config[TRIAL_ID])
-    problem = problem_at(job.study.at(point_of(config)), job.cache)
-    trajectories = trajectories_of(problem, job)
-    seed = trial_seed(job.study, number_of(trial_id))
+    task = task_at(job.study.at(point_of(config)), job.cache)
+    trajectories = trajectories_of(task, job)
+    seed = job.study.trial_seed(number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
     saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None
     if saved:
         yield _report(saved["outer_step"], saved["metrics"])
     finished = True
-    for evaluation in distill(problem, trajectories, seed, checkpoint):
+    for evaluation in distill(task, trajectories, seed, checkpoint):
         finished = False
         yield _report(evaluation.outer_step, evaluation.metrics)
     if finished and saved:  # nothing was left to do: the last evaluation's own numbers are lost, if it was not the best
-        yield _report(problem.study.distillation.outer_steps, saved["metrics"])
+        yield _report(task.study.distillation.outer_steps, saved["metrics"])
 
 
-def trajectories_of(problem: Problem, job: TrialJob) -> list[Trajectory]:
+def trajectories_of(task: RetrievalTask, job: TrialJob) -> list[Trajectory]:
     """The experts of a point; those that nobody has made yet are made here."""
     # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
-    indexes = tuple(range(problem.study.experts.num_experts))
-    wanted = Wanted(expert_recipe(problem), indexes, epochs_of(job.study, problem.study))
+    indexes = tuple(range(task.study.experts.num_experts))
+    wanted = ExpertRequest(expert_recipe(task), indexes, epochs_of(job.study, task.study))
     torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
-    trajectories = get_or_make(problem, wanted, job.store)
+    trajectories = get_or_make(task, wanted, job.store)
     torch.set_num_threads(job.study.resources.cpus_per_trial)
     return trajectories
 
@@ -144,15 +143,15 @@ def _report(outer_step: int, metrics: Mapping[str, float]) -> Report:
     return {METRIC: metrics[METRIC], OUTER_STEP: outer_step, EVALUATION: dict(metrics)}
 
 
-def problem_at(point: Study, cache: Path) -> Problem:
-    """The problem at a point; what the process's last trial loaded is used again where it fits."""
+def task_at(point: Study, cache: Path) -> RetrievalTask:
+    """The task at a point; what the process's last trial loaded is used again where it fits."""
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
         device = "cuda" if point.resources.gpus_per_trial else "cpu"
-        _loaded[key] = load_problem(point, open_cache(cache), device=device)
+        _loaded[key] = load_task(point, open_cache(cache), device=device)
     return replace(_loaded[key], study=point)
 
 
-_loaded: dict[str, Problem] = {}
-"""The problem that this process loaded last, by the settings that decide it."""
+_loaded: dict[str, RetrievalTask] = {}
+"""The task that this process loaded last, by the settings that decide it."""

@@ -19,7 +19,7 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.ledger import METRIC, Trial
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.study_folder import StudyFolder, flat_settings, read_json
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import EarlierTrial
 
 _SECTIONS = ("data", "model", "experts", "distillation", "evaluation")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.stores.workspace import write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 
 
@@ -26,7 +26,7 @@ class FolderTracker:
         self._open_trials: set[str] = set()
         self._last_steps: dict[Path, dict[str, int]] = {}
         """File to metric to the last step written."""
-        self._told: dict[Path, list[dict[str, Any]]] = {}
+        self.translating_errors: dict[Path, list[dict[str, Any]]] = {}
         """File to the origins and ends it holds, so that nothing is written twice when a study continues."""
 
     def start_study(self, study: Study, command: str) -> None:
@@ -94,13 +94,13 @@ class FolderTracker:
             opened.truncate(len(whole.encode()))
         events = [json.loads(line) for line in whole.split("\n")[:-1]]
         metrics = [event for event in events if event["event"] == "metrics"]
-        self._told[file] = [event for event in events if event["event"] in ("origins", "end")]
+        self.translating_errors[file] = [event for event in events if event["event"] in ("origins", "end")]
         self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
         return events
 
     def _tell(self, file: Path, event: dict[str, Any]) -> None:
         """Append an event, unless it is what the file says last of its kind."""
-        told_before = self._told.setdefault(file, [])
+        told_before = self.translating_errors.setdefault(file, [])
         same_kind = [told for told in told_before if told["event"] == event["event"]]
         if not same_kind or same_kind[-1] != event:
             told_before.append(event)

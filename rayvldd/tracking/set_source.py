@@ -13,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from rayvldd.errors import StoreError
-from rayvldd.stores.workspace import Workspace
+from rayvldd.workspace import Workspace
 
 BEST_ALIAS = "best"
 """The alias of the model version that is the chosen set of a study's last run."""

@@ -32,10 +32,10 @@ from unroll_measuring import EVERY_BLOCK_GOES_BACK, fastest, peak_bytes, seconds
 
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.run import student_seeds
 from rayvldd.evaluation.recall import retrieval_recall
 from rayvldd.evaluation.students import Pairs, evaluate_pairs
-from rayvldd.models.problem import Problem, load_problem
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import student_seeds
 
 SCRIPT = Path(__file__).resolve()
 DIM = 256
@@ -61,16 +61,16 @@ class Conditions:
 def evaluation_time(conditions: Conditions) -> Iterator[Row]:
     """Features of validation are there, as for every evaluation of a study but the first."""
     with tempfile.TemporaryDirectory() as cache:
-        problem = _heads_only(Path(cache), conditions.tiny)
-        pairs = _real_pairs(problem, 8 if conditions.tiny else 50)
-        seeds = student_seeds(problem, 2 if conditions.tiny else 5)
+        task = _heads_only(Path(cache), conditions.tiny)
+        pairs = _real_pairs(task, 8 if conditions.tiny else 50)
+        seeds = student_seeds(task.study.seed, 2 if conditions.tiny else 5)
         recalls: dict[str, list[float]] = {}
 
         def ours() -> None:
-            recalls["ours"] = [each.mean_recall for each in evaluate_pairs(problem, pairs, problem.val, seeds)]
+            recalls["ours"] = [each.mean_recall for each in evaluate_pairs(task, pairs, task.val, seeds)]
 
         def released() -> None:
-            recalls["released"] = released_students(problem, pairs, problem.val, seeds)
+            recalls["released"] = released_students(task, pairs, task.val, seeds)
 
         ours_s = fastest({"ours": ours}, conditions.rounds, "cpu")["ours"]
         released_s = seconds(released, "cpu")
@@ -81,7 +81,7 @@ def evaluation_time(conditions: Conditions) -> Iterator[Row]:
     yield Row("evaluation_time", "the first ÷ the second", ours_s / released_s, 1 / 10)
 
 
-def _heads_only(cache: Path, tiny: bool) -> Problem:
+def _heads_only(cache: Path, tiny: bool) -> RetrievalTask:
     """The model of the recorded runs with weights drawn at random, and as many validation pairs."""
     encoder = {"name": "mobilenetv1_100", "pretrained": False, "mean": [0.5] * 3, "std": [0.5] * 3}
     if tiny:
@@ -91,18 +91,18 @@ def _heads_only(cache: Path, tiny: bool) -> Problem:
     study = Study.model_validate(
         {
             "name": "evaluation",
-            "data": {"source": "drawn", "image_size": size, "num_train": 60, "num_val": pictures, "num_test": 2},
+            "data": {"source": "toy_scenes", "image_size": size, "num_train": 60, "num_val": pictures, "num_test": 2},
             "model": {"protocol": "heads_only", "image_encoder": encoder, "text_encoder": text_encoder, "width": DIM},
             "evaluation": {"epochs": 3 if tiny else 100},
         }
     )
-    return load_problem(study, ArrayCache(cache), device="cpu")
+    return load_task(study, ArrayCache(cache), device="cpu")
 
 
-def _real_pairs(problem: Problem, number: int) -> Pairs:
+def _real_pairs(task: RetrievalTask, number: int) -> Pairs:
     """The first training images, each with its first caption: a set costs the same whatever it shows."""
-    captions = np.array([problem.train.captions_of(image)[0] for image in range(number)])
-    return Pairs(problem.pixels(problem.train, np.arange(number)), problem.texts(problem.train, captions), 0.1, 0.1)
+    captions = np.array([task.train.captions_of(image)[0] for image in range(number)])
+    return Pairs(task.pixels(task.train, np.arange(number)), task.texts(task.train, captions), 0.1, 0.1)
 
 
 def recall_time(conditions: Conditions) -> Iterator[Row]:

@@ -26,14 +26,15 @@ from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distiller import Distiller
-from rayvldd.distillation.run import mean_of, student_seeds
+from rayvldd.distillation.run import mean_of
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import student_seeds
+from rayvldd.storage.folder import FolderStorage
 
 GRADIENTS = ("exact", "tesla")
 
@@ -60,9 +61,9 @@ class Bench:
         self.options = options
         study = load_study(options.study, options.set)
         self.point: Study = study.at(study.first_point())
-        self.problem: Problem = load_problem(self.point, ArrayCache(options.workspace / "cache"), device=options.device)
-        store = ExpertStore(FolderPlace(options.workspace / "experts"))
-        recipe = expert_recipe(self.problem)
+        self.task: RetrievalTask = load_task(self.point, ArrayCache(options.workspace / "cache"), device=options.device)
+        store = ExpertStore(FolderStorage(options.workspace / "experts"))
+        recipe = expert_recipe(self.task)
         self.trajectories: list[Trajectory] = [store.load(recipe, n) for n in range(self.point.experts.num_experts)]
         self.results: dict[str, dict[str, Any]] = {}
         if options.results.is_file():
@@ -89,8 +90,8 @@ class Bench:
                 "distillation.lr_student_text": self.options.path / cell.syn_steps,
             }
         )
-        problem = replace(self.problem, study=point)
-        distiller, steps = Distiller(problem, self.trajectories, cell.seed), self.options.outer_steps
+        task = replace(self.task, study=point)
+        distiller, steps = Distiller(task, self.trajectories, cell.seed), self.options.outer_steps
         row: dict[str, Any] = {"recall_at_steps": None, "recall_at_seconds": None, "seconds": None}
         budget = None if cell.gradient == "exact" else self._seconds_of_exact(cell)
         seconds = 0.0
@@ -100,8 +101,8 @@ class Bench:
                 distiller.step()
                 seconds += time.process_time() - started
                 if distiller.outer_step == steps:
-                    row |= {"recall_at_steps": self._recall(problem, distiller), "seconds": seconds}
-            row["recall_at_seconds"] = row["recall_at_steps"] if budget is None else self._recall(problem, distiller)
+                    row |= {"recall_at_steps": self._recall(task, distiller), "seconds": seconds}
+            row["recall_at_seconds"] = row["recall_at_steps"] if budget is None else self._recall(task, distiller)
             row["outer_steps_in_seconds"] = distiller.outer_step
         except DivergedError as error:
             row["diverged"] = str(error).splitlines()[0]
@@ -116,11 +117,9 @@ class Bench:
         ]
         return statistics.median(known) if known else 0.0
 
-    def _recall(self, problem: Problem, distiller: Distiller) -> float:
-        seeds = student_seeds(problem, self.options.students)
-        return mean_of(
-            evaluate_pairs(problem, distiller.distilled_set().pairs(problem), problem.val, seeds)
-        ).mean_recall
+    def _recall(self, task: RetrievalTask, distiller: Distiller) -> float:
+        seeds = student_seeds(task.study.seed, self.options.students)
+        return mean_of(evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, seeds)).mean_recall
 
     def chosen_factor(self, gradient: str, syn_steps: int) -> float:
         """The factor of the best recall on validation, with the search's own seed."""

@@ -32,7 +32,7 @@ from figures import Row, as_json, figures_parser, machine, measured, named, prin
 
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.storage.folder import FolderStorage
 
 SCRIPT = Path(__file__).resolve()
 MIB = 2**20
@@ -69,14 +69,14 @@ class Run:
 
     def measure(self) -> dict[str, Any]:
         """Prepare, then fetch every array to a cache, as the first command on a machine does."""
-        from rayvldd.fleet.array_pipeline import prepare_arrays, wanted_arrays
-        from rayvldd.stores import array_shards
+        from rayvldd.data import array_shards
+        from rayvldd.runtime.array_pipeline import prepare_arrays, requested_arrays
 
         array_shards.SHARD_BYTES = self.shard_bytes or array_shards.SHARD_BYTES
-        study, shards = self._study(), array_shards.ArrayShards(FolderPlace(Path(self.folder) / "store"))
+        study, shards = self._study(), array_shards.ArrayShards(FolderStorage(Path(self.folder) / "store"))
         with self._ray(), peak_memory() as peaks:
             begin = time.perf_counter()
-            wanted = wanted_arrays(study)
+            wanted = requested_arrays(study)
             named_at = time.perf_counter()
             arrays = prepare_arrays(wanted, study.resources, shards, lambda *_: None)
             prepared_at = time.perf_counter()
@@ -102,7 +102,7 @@ class Run:
             {
                 "name": "preparation",
                 "data": {
-                    "source": "drawn",
+                    "source": "toy_scenes",
                     "image_size": self.image_size,
                     "num_train": self.pairs,
                     "num_val": 100,
@@ -119,7 +119,7 @@ class Run:
 
     @contextlib.contextmanager
     def _ray(self) -> Iterator[None]:
-        from rayvldd.fleet.runtime import start_ray
+        from rayvldd.runtime.cluster import start_ray
 
         if not self.nodes:
             with start_ray(None, 2):

@@ -32,20 +32,20 @@ from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distiller import StepReport
-from rayvldd.distillation.run import Evaluation, distill, mean_of, student_seeds
+from rayvldd.distillation.run import Evaluation, distill, mean_of
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.fleet.get_or_make import Wanted, get_or_make
-from rayvldd.models.problem import Problem, load_problem
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import student_seeds
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.preparation import epochs_of
 from rayvldd.search.sampler import make_sampler, suggest
-from rayvldd.search.seeds import trial_seed
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.workspace import write_text_whole
+from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.folder import FolderStorage
 
 PROXIES = ((1, 15), (1, 30), (2, 30))
 """Students and epochs of the cheaper evaluations."""
@@ -100,17 +100,17 @@ class Clock:
 
 
 class Recorder:
-    """Problem and experts, which all runs share, and the file with finished runs."""
+    """RetrievalTask and experts, which all runs share, and the file with finished runs."""
 
     def __init__(self, study: Study, workspace: Path, out: Path, compare_at: Sequence[int], command: str) -> None:
         self.study, self.out, self.compare_at = study, out, set(compare_at)
-        self.problem: Problem = load_problem(
+        self.task: RetrievalTask = load_task(
             study.at(study.first_point()), ArrayCache(workspace / "cache"), device="cpu"
         )
         indexes = tuple(range(study.experts.num_experts))
-        wanted = Wanted(expert_recipe(self.problem), indexes, epochs_of(study, self.problem.study))
-        store = ExpertStore(FolderPlace(workspace / "experts"))
-        self.trajectories: list[Trajectory] = get_or_make(self.problem, wanted, store)
+        wanted = ExpertRequest(expert_recipe(self.task), indexes, epochs_of(study, self.task.study))
+        store = ExpertStore(FolderStorage(workspace / "experts"))
+        self.trajectories: list[Trajectory] = get_or_make(self.task, wanted, store)
         self._head = {
             "command": command,
             "machine": machine("cpu"),
@@ -137,13 +137,13 @@ class Recorder:
     def record(self, number: int, point: Mapping[str, Scalar]) -> dict[str, Any]:
         """Run one distillation to its end and keep it."""
         row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
-        clock, seed = Clock(), trial_seed(self.study, number)
-        problem = replace(self.problem, study=self.study.at(point))
+        clock, seed = Clock(), self.study.trial_seed(number)
+        task = replace(self.task, study=self.study.at(point))
         try:
-            for evaluation, timed in self.evaluations(problem, seed, clock):
+            for evaluation, timed in self.evaluations(task, seed, clock):
                 row["evaluations"].append(timed)
                 if number % _COMPARED == 0 and evaluation.outer_step in self.compare_at:
-                    row["compared"].append(self._comparison(problem, evaluation))
+                    row["compared"].append(self._comparison(task, evaluation))
         except DivergedError as error:
             row["failed"] = str(error).splitlines()[0]
         clock.stop()
@@ -151,10 +151,12 @@ class Recorder:
         self._append(row)
         return row
 
-    def evaluations(self, problem: Problem, seed: int, clock: Clock) -> Iterator[tuple[Evaluation, dict[str, float]]]:
+    def evaluations(
+        self, task: RetrievalTask, seed: int, clock: Clock
+    ) -> Iterator[tuple[Evaluation, dict[str, float]]]:
         """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
         clock.go_on()
-        for evaluation in distill(problem, self.trajectories, seed, on_step=clock.step_taken):
+        for evaluation in distill(task, self.trajectories, seed, on_step=clock.step_taken):
             clock.stop()
             timed = {
                 "outer_step": evaluation.outer_step,
@@ -165,16 +167,18 @@ class Recorder:
             yield evaluation, timed
             clock.go_on()
 
-    def _comparison(self, problem: Problem, evaluation: Evaluation) -> dict[str, Any]:
+    def _comparison(self, task: RetrievalTask, evaluation: Evaluation) -> dict[str, Any]:
         """Recalls of one set by the cheaper evaluations and by the full one, and the seconds that each took."""
         values: dict[str, Any] = {"outer_step": evaluation.outer_step}
-        ways = {f"{students}x{epochs}": (student_seeds(problem, students), epochs) for students, epochs in PROXIES}
-        full = student_seeds(problem, FULL[0], _FULL_PURPOSE), FULL[1]
+        ways = {
+            f"{students}x{epochs}": (student_seeds(task.study.seed, students), epochs) for students, epochs in PROXIES
+        }
+        full = student_seeds(task.study.seed, FULL[0], _FULL_PURPOSE), FULL[1]
         for name, (seeds, epochs) in {**ways, "full": full}.items():
             began = time.process_time()
-            changed = problem.study.evaluation.model_copy(update={"epochs": epochs})
-            cheaper = replace(problem, study=problem.study.model_copy(update={"evaluation": changed}))
-            scores = evaluate_pairs(cheaper, evaluation.distilled_set.pairs(cheaper), problem.val, seeds)
+            changed = task.study.evaluation.model_copy(update={"epochs": epochs})
+            cheaper = replace(task, study=task.study.model_copy(update={"evaluation": changed}))
+            scores = evaluate_pairs(cheaper, evaluation.distilled_set.pairs(cheaper), task.val, seeds)
             values[name] = round(mean_of(scores).mean_recall, 4)
             values[f"{name}_seconds"] = round(time.process_time() - began, 3)
         return values

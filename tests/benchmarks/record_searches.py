@@ -33,7 +33,6 @@ from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.distillation.run import Evaluation
 from rayvldd.errors import DivergedError
-from rayvldd.search.seeds import trial_seed
 
 _PACERS = 10
 """Best runs of the table by which the machine's pace is told, in turns."""
@@ -117,9 +116,9 @@ class LiveAnswers:
 def live_run(recorder: Recorder, point: Mapping[str, Scalar], number: int, pace: float = 1.0) -> LiveRun:
     """A distillation that has not begun."""
     clock = Clock()
-    problem = replace(recorder.problem, study=recorder.study.at(point))
-    seed = trial_seed(recorder.study, number)
-    return LiveRun(dict(point), clock, recorder.evaluations(problem, seed, clock), pace)
+    task = replace(recorder.task, study=recorder.study.at(point))
+    seed = recorder.study.trial_seed(number)
+    return LiveRun(dict(point), clock, recorder.evaluations(task, seed, clock), pace)
 
 
 def pace_of(recorder: Recorder, table: Table, turn: int) -> float:

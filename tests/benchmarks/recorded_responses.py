@@ -111,7 +111,7 @@ class Table:
         """The study; where its files lay is not recorded."""
         values = json.loads(json.dumps(self.head["study"]))
         values["name"] = "recorded"
-        if values["data"]["source"] != "drawn":
+        if values["data"]["source"] != "toy_scenes":
             values["data"]["root"] = "recorded"
         if values["model"]["text_encoder"]["pooling"] != "hashed_ngrams":
             values["model"]["text_encoder"]["name"] = "recorded"

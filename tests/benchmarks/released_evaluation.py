@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import Pairs
-from rayvldd.models.image_encoder import seeded
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem, SplitInputs
+from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
+from rayvldd.randomness import seeded
 
 _TEST_BATCH = 100
 """Images that the backbone takes at a time while a student is tested."""
@@ -37,25 +37,25 @@ def _first_place(scores: np.ndarray, right: Sequence[int] | np.ndarray) -> int:
     return min(int(np.where(order == answer)[0][0]) for answer in right)
 
 
-def released_students(problem: Problem, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]) -> list[float]:
+def released_students(task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]) -> list[float]:
     """Mean recall of one fresh student a seed, the backbone in every pass."""
     recalls = []
     for seed in seeds:
-        student = _train(problem, pairs, seed)
+        student = _train(task, pairs, seed)
         with torch.no_grad():
             embedded = []
             for start in range(0, inputs.num_images, _TEST_BATCH):
                 index = np.arange(start, min(start + _TEST_BATCH, inputs.num_images))
-                features = problem.model.stem(problem.pixels(inputs, index))
-                embedded.append(problem.model.embed_images(features, student.image))
-            captions = problem.model.embed_texts(problem.texts(inputs, np.arange(len(inputs.captions))), student.text)
+                features = task.model.frozen_part(task.pixels(inputs, index))
+                embedded.append(task.model.embed_images(features, student.image))
+            captions = task.model.embed_texts(task.texts(inputs, np.arange(len(inputs.captions))), student.text)
         recalls.append(released_recall(torch.cat(embedded), captions, inputs.split.caption_image).mean_recall)
     return recalls
 
 
-def _train(problem: Problem, pairs: Pairs, seed: int) -> Parameters:
+def _train(task: RetrievalTask, pairs: Pairs, seed: int) -> Parameters:
     """A student on the pixels of the pairs: as ``train_student``, without features kept from one epoch to the next."""
-    settings, model = problem.study.evaluation, problem.model
+    settings, model = task.study.evaluation, task.model
     image, text = (side.clone().requires_grad_() for side in model.initial_parameters(seed))
     optimiser = torch.optim.SGD(
         [{"params": [image], "lr": pairs.lr_image}, {"params": [text], "lr": pairs.lr_text}],
@@ -67,7 +67,7 @@ def _train(problem: Problem, pairs: Pairs, seed: int) -> Parameters:
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(pairs.texts)).split(settings.batch_size):
                 with torch.no_grad():
-                    features = model.stem(pairs.images[chosen])
+                    features = model.frozen_part(pairs.images[chosen])
                 loss = model.loss(Parameters(image, text), features, pairs.texts[chosen])
                 optimiser.zero_grad()
                 loss.backward()

@@ -1,6 +1,6 @@
 """Clusters of many nodes on one machine, and the work of a study on them with sleeps in the place of training.
 
-Everything else is what a user runs: the crew hands out experts, which are claimed and kept epoch by epoch; Ray Tune and
+Everything else is what a user runs: the crew hands out experts, which are leased and kept epoch by epoch; Ray Tune and
 Optuna run trials, which report, save their state and are entered in the ledger and in MLflow.
 """
 
@@ -28,17 +28,17 @@ from rayvldd.config.domains import Scalar
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts import training
+from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.fleet import expert_fleet
-from rayvldd.fleet.expert_fleet import ExpertJob, make_experts
-from rayvldd.fleet.get_or_make import Wanted
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem, load_problem
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.runtime import expert_training
+from rayvldd.runtime.expert_training import ExpertJob, make_experts
 from rayvldd.search import sweep, trial, tuning
 from rayvldd.search.sampler import TRIAL_ID
 from rayvldd.search.trial import TrialJob
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.storage.folder import FolderStorage
 
 _OBJECT_STORE_BYTES = 80 * 2**20
 """A node's; little more than the least that Ray takes."""
@@ -171,11 +171,11 @@ def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: fl
     """Let the crew make so many experts, each of so many seconds of sleep, in a store of their own."""
     study = study_of_size(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
     cache, told = folder / "cache", folder / f"experts_{num_nodes}"
-    recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
-    wanted = Wanted(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
-    store = ExpertStore(FolderPlace(told / "store"))
+    recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+    wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
+    store = ExpertStore(FolderStorage(told / "store"))
     job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()
-    with patch.object(expert_fleet, "ExpertJob", job), meter:
+    with patch.object(expert_training, "ExpertJob", job), meter:
         made = make_experts(study, wanted, store, cache, lambda _: None)
     if made != num_experts or store.finished(recipe, wanted.epochs) != list(wanted.indexes):
         raise RuntimeError(f"{made} experts were made of {num_experts}")
@@ -228,11 +228,11 @@ class _SleepingExpert(ExpertJob):
     told: Path
     seconds: float
 
-    def do(self, problem: Problem, note: Callable[[int], None]) -> bool:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
         """Do the job as it is, and tell of it."""
-        sleep = _Sleep(self.seconds / problem.study.experts.epochs)
+        sleep = _Sleep(self.seconds / task.study.experts.epochs)
 
-        def train(_: Problem, parameters: Parameters, __: Any) -> tuple[Parameters, float]:
+        def train(_: RetrievalTask, parameters: Parameters, __: Any) -> tuple[Parameters, float]:
             sleep()
             return Parameters(parameters.image.clone(), parameters.text.clone()), 1.0
 
@@ -240,7 +240,7 @@ class _SleepingExpert(ExpertJob):
             return RetrievalMetrics(*[10.0] * 6)
 
         with patch.object(training, "_train_epoch", train), patch.object(training, "score", score):
-            made = super().do(problem, note)
+            made = super().do(task, note)
         sleep.tell(self.told, str(self.wanted.indexes[0]))
         return made
 
@@ -249,7 +249,7 @@ def _sleeping_trial(told: Path, seconds: float) -> Callable[[Mapping[str, Scalar
     """A trial of that benchmark of searches, which tells of its sleep."""
 
     def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
-        trial.problem_at(job.study.at(trial.point_of(config)), job.cache)  # kept by the process for its next trials
+        trial.task_at(job.study.at(trial.point_of(config)), job.cache)  # kept by the process for its next trials
         sleep = _Sleep(seconds / OUTER_STEPS)
         asleep(sleep)(config, job)
         sleep.tell(told, str(config[TRIAL_ID]))

@@ -12,16 +12,16 @@ from search_overhead import study_of_size
 
 from rayvldd.config.domains import FloatDomain, Scalar
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.models.problem import SplitInputs
+from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search.display import StudyDisplay
 from rayvldd.search.ledger import METRIC, Ledger, Trial, trial_id_of
 from rayvldd.search.progress_callback import StudyRun, TrialCallback
 from rayvldd.search.sampler import EVALUATION, TRIAL_ID, make_searcher
 from rayvldd.search.scheduler import OUTER_STEP
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 
@@ -36,7 +36,7 @@ def report_seconds(folder: Path, num_trials: int) -> float:
     study, points = _points(num_trials)
     tracker, ledger = FolderTracker(folder / "tracking"), Ledger(folder / "trials")
     tracker.start_study(study, "rayvldd sweep")
-    callback = TrialCallback(StudyRun(study, ledger, tracker, StudyDisplay(Console(quiet=True)), None, _no_inputs))
+    callback = TrialCallback(StudyRun(study, ledger, tracker, ProgressDisplay(Console(quiet=True)), None, _no_inputs))
     trials = [SimpleNamespace(config={**point, TRIAL_ID: trial_id_of(n)}) for n, point in enumerate(points)]
     for number, trial in enumerate(trials):
         # As on_trial_start does it, without a look at all the others each time.
@@ -102,7 +102,7 @@ def pictures_seconds(folder: Path, num_pairs: int, num_captions: int) -> float:
 
 def beat_seconds(folder: Path) -> float:
     """Seconds of one beat of a claim in a folder on this disk; one lock is held meanwhile, whoever else beats."""
-    place, before = FolderPlace(folder), None
+    place, before = FolderStorage(folder), None
     began = time.perf_counter()
     for beat in range(_TIMED_BEATS):
         after = str(beat).encode()

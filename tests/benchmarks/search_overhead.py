@@ -18,19 +18,19 @@ from rich.console import Console
 from rayvldd.cli.tracking import open_tracker
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.distillation import run
 from rayvldd.distillation.distiller import Distiller, StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.reports.illustrator import Pictures
 from rayvldd.search import trial, tuning
-from rayvldd.search.display import StudyDisplay
 from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
 from rayvldd.search.trial import TrialJob
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
-from rayvldd.stores.workspace import Workspace
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.workspace import Workspace
 
 RunTrial = Callable[[Mapping[str, Scalar], TrialJob], None]
 
@@ -84,9 +84,9 @@ def run_sweep(study: Study, folder: Path, run_trial: RunTrial, tiny: bool) -> tu
     """Run the command ``sweep`` with other trials; returns these and the seconds of its phases."""
     workspace = Workspace(folder)
     tracker = open_tracker("none" if tiny else None, study.name, workspace)
-    display = StudyDisplay(Console(quiet=True))
+    display = ProgressDisplay(Console(quiet=True))
     with patch.object(tuning, "run_trial", run_trial):
-        store = ExpertStore(FolderPlace(workspace.experts))
+        store = ExpertStore(FolderStorage(workspace.experts))
         result = sweep(study, workspace, store, tracker, display=display, illustrator=Pictures())
     faults = [f"{each.trial_id}: {each.reason}" for each in result.trials if each.outer_step < OUTER_STEPS]
     if faults:
@@ -128,7 +128,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
         {
             "name": name,
             "data": {
-                "source": "drawn",
+                "source": "toy_scenes",
                 "image_size": size,
                 "num_train": 2 * pictures,
                 "num_val": pictures,

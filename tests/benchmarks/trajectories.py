@@ -42,8 +42,8 @@ from trajectory_loss import LOSS_CASES, loss_errors
 from trajectory_reading import ReadingJob, forget_pages, read_into_pages
 from trajectory_s3 import serve_s3, transfer_times
 
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.storage.folder import FolderStorage
 
 SCRIPT = Path(__file__).resolve()
 MODELS = {"resnet18": "ResNet18-GN", "nfnet": "nfnet_l0"}
@@ -108,7 +108,7 @@ READS = {
 def _write_both(room: Path, layouts: Layouts) -> None:
     """All epochs of one expert in float32, in a store and in the released format: the same numbers."""
     expert = drawn_expert(layouts, 0)
-    save_expert(ExpertStore(FolderPlace(room / "store")), drawn_recipe(), 0, expert, layouts)
+    save_expert(ExpertStore(FolderStorage(room / "store")), drawn_recipe(), 0, expert, layouts)
     (room / "released").mkdir()
     files = room / "released" / "img_replay_buffer_0.pt", room / "released" / "txt_replay_buffer_0.pt"
     save_released(files, expert, layouts)
@@ -165,7 +165,7 @@ def bytes_kept(conditions: Conditions) -> Iterator[Row]:
 
 def _bytes_an_expert(room: Path, layouts: Layouts) -> tuple[float, float]:
     """Bytes of an expert ÷ those of the released format: of three as they lie, and of as many as the paper has."""
-    number, store, recipe = 3, ExpertStore(FolderPlace(room / "store")), drawn_recipe("float16_deltas")
+    number, store, recipe = 3, ExpertStore(FolderStorage(room / "store")), drawn_recipe("float16_deltas")
     for index in range(number):
         save_expert(store, recipe, index, drawn_expert(layouts, index, REACHED), layouts)
     sizes = {path: path.stat().st_size for path in files_below(room / "store")}
@@ -229,7 +229,7 @@ def first_segment_ms(conditions: Conditions) -> Iterator[Row]:
     name, processes = ("tiny", 2) if conditions.tiny else ("resnet18", 5)
     layouts = layouts_of(name)
     with conditions.room() as room:
-        store = ExpertStore(FolderPlace(room))
+        store = ExpertStore(FolderStorage(room))
         for index in range(3):
             save_expert(store, drawn_recipe(), index, drawn_expert(layouts, index, REACHED), layouts)
         found = {"folder": [ReadingJob("first_segment", str(room)).in_fresh_process(SCRIPT) for _ in range(processes)]}
@@ -238,13 +238,15 @@ def first_segment_ms(conditions: Conditions) -> Iterator[Row]:
     found["object_store"] = first_segments_in_actors(in_ray, processes)
     drop_set(in_ray)
     worst = 0.0
-    for place, seconds in found.items():
+    for storage, seconds in found.items():
         first = 1000 * median(one["first"] for one in seconds)
         later = 1000 * median(one[kind] for one in seconds for kind in ("second", "third"))
-        yield Row(f"first_segment_ms_{place}", f"get or make to a first segment, first in its process, {place}", first)
-        yield Row(f"first_segment_ms_{place}_later", "the same of another expert in the same process", later)
+        yield Row(
+            f"first_segment_ms_{storage}", f"get or make to a first segment, first in its process, {storage}", first
+        )
+        yield Row(f"first_segment_ms_{storage}_later", "the same of another expert in the same process", later)
         worst = max(worst, first)
-    yield Row("first_segment_ms", "the worse of both places, first in its process", worst, 50.0)
+    yield Row("first_segment_ms", "the worse of both storages, first in its process", worst, 50.0)
 
 
 def fleet_scaling(conditions: Conditions) -> Iterator[Row]:

@@ -14,10 +14,10 @@ from unroll_cases import SIZES
 
 from rayvldd.config.settings import ModelSettings
 from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
-from rayvldd.stores.expert_store import ExpertStore, MadeExpert
 
 EPOCHS = 10
 """Of an expert of the paper; 11 snapshots."""

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from problems import encoder, random_walk
+from tasks import encoder, random_walk
 from trajectory_cases import Layouts, save_expert
 
 from rayvldd.config.settings import DistillationSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.inner_loop import InnerLoop
-from rayvldd.distillation.walk import StudentInputs
+from rayvldd.distillation.unroll.batches import StudentInputs
+from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem, load_problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.storage.folder import FolderStorage
 
 STEP_SIZES = (0.1, 0.03, 0.01)
 """Learned step sizes start at 0.1 in print, and a smaller step leaves more of the expert's move to be matched."""
@@ -64,7 +64,7 @@ class LossError:
 
 def study_of(case: LossCase, tiny: bool) -> Study:
     """Drawn scenes of 32 px, and few epochs at the rates of the paper."""
-    data = {"source": "drawn", "image_size": 32, "num_train": 32 if tiny else 600, "num_val": 8, "num_test": 8}
+    data = {"source": "toy_scenes", "image_size": 32, "num_train": 32 if tiny else 600, "num_val": 8, "num_test": 8}
     model = {**case.model, "text_encoder": {"pooling": "hashed_ngrams", "width": 384}}
     experts = {
         "num_experts": 1,
@@ -78,30 +78,30 @@ def study_of(case: LossCase, tiny: bool) -> Study:
 
 def loss_errors(case: LossCase, folder: Path, tiny: bool) -> Iterator[LossError]:
     """Train an expert, keep it, and compare the matching losses of a student, segment by segment and step size."""
-    problem = load_problem(study_of(case, tiny), ArrayCache(folder / "cache"), device="cpu")
-    trained, _ = train_expert(problem, 0)
-    store, recipe = ExpertStore(FolderPlace(folder / "experts")), expert_recipe(problem)
-    save_expert(store, recipe, 0, trained, Layouts(problem.model.image_layout, problem.model.text_layout))
+    task = load_task(study_of(case, tiny), ArrayCache(folder / "cache"), device="cpu")
+    trained, _ = train_expert(task, 0)
+    store, recipe = ExpertStore(FolderStorage(folder / "experts")), expert_recipe(task)
+    save_expert(store, recipe, 0, trained, Layouts(task.model.image_layout, task.model.text_layout))
     kept = store.load(recipe, 0)
     rounded = Trajectory({epoch: _rounded(trained[epoch]) for epoch in trained.epochs})
     noisy = Trajectory({epoch: _noisy(trained[epoch], epoch) for epoch in trained.epochs})
     for start in trained.epochs[:-1]:
         for step_size in STEP_SIZES[:1] if tiny else STEP_SIZES:
-            exact, *others = (_loss(problem, one, start, step_size) for one in (trained, kept, rounded, noisy))
+            exact, *others = (_loss(task, one, start, step_size) for one in (trained, kept, rounded, noisy))
             yield LossError(*(abs(other / exact - 1) for other in others))
 
 
-def _loss(problem: Problem, trajectory: Trajectory, start: int, step_size: float) -> float:
+def _loss(task: RetrievalTask, trajectory: Trajectory, start: int, step_size: float) -> float:
     """The matching loss of a student that takes a few steps on real pairs, as a synthetic set starts."""
-    steps = 2 if len(problem.train.captions) < 500 else _STEPS
+    steps = 2 if len(task.train.captions) < 500 else _STEPS
     # Only the loss is wanted: the way back through one step is the shortest there is.
     settings = DistillationSettings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
     chosen = np.arange(_PAIRS)
-    captions = np.array([problem.train.captions_of(int(image))[0] for image in chosen])
-    images, texts = problem.stem_outputs(problem.train, chosen), problem.texts(problem.train, captions)
+    captions = np.array([task.train.captions_of(int(image))[0] for image in chosen])
+    images, texts = task.frozen_outputs(task.train, chosen), task.texts(task.train, captions)
     inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
     walk = random_walk(seed=3, pairs=_PAIRS, steps=steps)
-    loss, _ = InnerLoop(problem.model, settings).gradient(trajectory.segment(start, start + 1), inputs, walk)
+    loss, _ = InnerLoop(task.model, settings).gradient(trajectory.segment(start, start + 1), inputs, walk)
     return float(loss.total)
 
 

@@ -15,12 +15,12 @@ from trajectory_reading import first_segment_seconds
 
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
+from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import expert_recipe
-from rayvldd.fleet.expert_fleet import make_experts
-from rayvldd.fleet.get_or_make import Wanted
-from rayvldd.models.problem import load_problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.models.retrieval_task import load_task
+from rayvldd.runtime.expert_training import make_experts
+from rayvldd.storage.folder import FolderStorage
 
 
 def start_ray(object_store_bytes: int) -> None:
@@ -66,9 +66,9 @@ class _Reader:
 
 def put_set(name: str, layouts: Layouts, num_experts: int) -> ExpertStore:
     """A set of the epochs that the paper reaches, in the object store."""
-    from rayvldd.stores.object_store import ObjectStorePlace
+    from rayvldd.storage.ray_store import RayStorage
 
-    store = ExpertStore(ObjectStorePlace(name))
+    store = ExpertStore(RayStorage(name))
     for index in range(num_experts):
         save_expert(store, drawn_recipe(), index, drawn_expert(layouts, index, REACHED), layouts)
     return store
@@ -76,8 +76,8 @@ def put_set(name: str, layouts: Layouts, num_experts: int) -> ExpertStore:
 
 def drop_set(store: ExpertStore) -> None:
     """Free its memory."""
-    for name in store.place.names():
-        store.place.delete(name)
+    for name in store.storage.names():
+        store.storage.delete(name)
 
 
 def private_growth(store: ExpertStore, num_experts: int, num_readers: int) -> list[int]:
@@ -138,9 +138,9 @@ def scaling(folder: Path, rounds: int, tiny: bool) -> dict[str, float]:
 def _fleet_seconds(study: Study, num_experts: int, folder: Path) -> tuple[float, list[float]]:
     """Make so many experts, each on an actor of its own: the wall clock, and every epoch's own."""
     cache, experts = folder / "cache", folder / "experts"
-    recipe = expert_recipe(load_problem(study, ArrayCache(cache), device="cpu"))
-    wanted = Wanted(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
-    store = ExpertStore(FolderPlace(experts))
+    recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+    wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
+    store = ExpertStore(FolderStorage(experts))
     begin = time.perf_counter()
     made = make_experts(study, wanted, store, cache)
     seconds = time.perf_counter() - begin

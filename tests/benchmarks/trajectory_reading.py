@@ -14,12 +14,12 @@ import torch
 from trajectory_cases import drawn_recipe
 from unroll_measuring import peak_bytes
 
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Segment
-from rayvldd.fleet.get_or_make import Wanted, get_or_make
 from rayvldd.models.parameters import Parameters
-from rayvldd.models.problem import Problem
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.storage.folder import FolderStorage
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ReadingJob:
 
 def _read_segments(job: ReadingJob) -> dict[str, float]:
     """Open the store and read a segment, then another one: checked and every number used, and then mapped alone."""
-    store, recipe = ExpertStore(FolderPlace(job.folder)), drawn_recipe(job.storage)
+    store, recipe = ExpertStore(FolderStorage(job.folder)), drawn_recipe(job.storage)
     figures = {"first": _seconds(lambda: _sum(store.load(recipe, 0).segment(job.first, job.first + 1)))}
     figures["second"] = _seconds(lambda: _sum(store.load(recipe, 0).segment(job.second, job.second + 1)))
     figures["again"] = _seconds(lambda: _sum(store.load(recipe, 0).segment(job.second, job.second + 1)))
@@ -66,7 +66,7 @@ def _read_released(job: ReadingJob) -> dict[str, float]:
 
 
 def _weigh_segment(job: ReadingJob) -> dict[str, float]:
-    store, recipe = ExpertStore(FolderPlace(job.folder)), drawn_recipe(job.storage)
+    store, recipe = ExpertStore(FolderStorage(job.folder)), drawn_recipe(job.storage)
     few = Parameters(torch.ones(8), torch.ones(8))
     _sum(Segment(few, few))  # what torch loads for a sum is no part of a segment
     return {"peak": peak_bytes(lambda: _sum(store.load(recipe, 0).segment(job.first, job.first + 1)), "cpu")}
@@ -78,16 +78,16 @@ def _weigh_released(job: ReadingJob) -> dict[str, float]:
 
 def _first_segment(job: ReadingJob) -> dict[str, float]:
     """Get or make, and a first segment in hand, its bytes compared with their checksums."""
-    return first_segment_seconds(ExpertStore(FolderPlace(job.folder)))
+    return first_segment_seconds(ExpertStore(FolderStorage(job.folder)))
 
 
 def first_segment_seconds(store: ExpertStore) -> dict[str, float]:
     """Time the first expert that this process reads, and further ones that it has not seen."""
-    problem = cast(Problem, None)  # asked for only when something is missing
+    task = cast(RetrievalTask, None)  # asked for only when something is missing
     figures = {}
     for index, name in enumerate(("first", "second", "third")):
-        wanted = Wanted(drawn_recipe(), (index,), frozenset((0, 1, 2)))
-        figures[name] = _seconds(lambda wanted=wanted: get_or_make(problem, wanted, store)[0].segment(1, 2))
+        wanted = ExpertRequest(drawn_recipe(), (index,), frozenset((0, 1, 2)))
+        figures[name] = _seconds(lambda wanted=wanted: get_or_make(task, wanted, store)[0].segment(1, 2))
     return figures
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from trajectory_cases import BYTES_OF_FLOAT32, Layouts, drawn_expert, drawn_recipe, files_below, save_expert
 
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout
-from rayvldd.stores.expert_store import ExpertStore
-from rayvldd.stores.folder import FolderPlace
+from rayvldd.storage.folder import FolderStorage
 
 _BUCKET = "benchmark"
 _SNAPSHOTS = 8
@@ -70,7 +70,7 @@ def transfer_times(num_bytes: int, rounds: int, script: Path, folder: Path) -> T
     numbers = num_bytes // _SNAPSHOTS // BYTES_OF_FLOAT32
     layouts = Layouts(*(ParameterLayout(("weight",), ((size,),)) for size in (numbers - 1000, 1000)))
     expert = drawn_expert(layouts, 0, tuple(range(_SNAPSHOTS)))
-    save_expert(ExpertStore(FolderPlace(folder / "plain")), drawn_recipe(), 0, expert, layouts)
+    save_expert(ExpertStore(FolderStorage(folder / "plain")), drawn_recipe(), 0, expert, layouts)
     plain = max(files_below(folder / "plain"), key=lambda path: path.stat().st_size)
     with _running_s3(script) as url:
         both = _Both(url, folder, plain, expert, layouts)
@@ -92,11 +92,11 @@ class _Both:
 
     def transfer(self) -> tuple[float, float, float, float]:
         """Plain file and expert there, plain file and expert back; everything is removed afterwards."""
-        from rayvldd.stores.s3 import S3Place, _transfer_config
+        from rayvldd.storage.s3 import S3Storage, _transfer_config
 
         config, name = _transfer_config(), str(self._plain)
-        writer = ExpertStore(S3Place(_BUCKET, "set", self._folder / "writer", endpoint_url=self._url))
-        reader = ExpertStore(S3Place(_BUCKET, "set", self._folder / "reader", endpoint_url=self._url))
+        writer = ExpertStore(S3Storage(_BUCKET, "set", self._folder / "writer", endpoint_url=self._url))
+        reader = ExpertStore(S3Storage(_BUCKET, "set", self._folder / "reader", endpoint_url=self._url))
         taken = (
             _seconds(lambda: self._client.upload_file(name, _BUCKET, "plain", Config=config)),
             _seconds(lambda: save_expert(writer, drawn_recipe(), 0, self._expert, self._layouts)),

@@ -26,8 +26,8 @@ from unroll_measuring import MemoryJob, Run, fastest
 
 MODELS = {"vit_lora": "ViT-tiny LoRA", "resnet18": "ResNet18-GN"}
 STEPS_TIMED = 8
-IN_MEMORY = {"unroll_memory_gb": 100.0}
-SWEEP = {"unroll_memory_gb": 0.0}
+IN_MEMORY = {"graph_budget_gb": 100.0}
+SWEEP = {"graph_budget_gb": 0.0}
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def memory_growth_resnet18(conditions: Conditions) -> Iterator[Row]:
 def _growth_in_steps(model: str, kinds: Sequence[str], conditions: Conditions, to_reach: float) -> Iterator[Row]:
     growths = []
     for kind in kinds:
-        engine = {**SWEEP, "stored_states": kind}
+        engine = {**SWEEP, "parameter_checkpoints": kind}
         one, many = (_peak(MemoryJob(model, steps, conditions.device, engine)) for steps in (1, 32))
         growths.append(many / one)
-        what = f"peak memory, syn_steps 32 ÷ 1, {MODELS[model]}, stored_states: {kind}; {_megabytes(one, many)}"
+        what = f"peak memory, syn_steps 32 ÷ 1, {MODELS[model]}, parameter_checkpoints: {kind}; {_megabytes(one, many)}"
         yield Row(f"memory_growth_{model}_{kind}", what, growths[-1])
     yield Row(f"memory_growth_{model}", "the best of these", min(growths), to_reach)
 

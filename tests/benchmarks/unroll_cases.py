@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from problems import drawn_like, encoder, loss_of_unrolled_walk, random_walk
+from tasks import drawn_like, encoder, loss_of_unrolled_walk, random_walk
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rayvldd.config.settings import DistillationSettings, ModelSettings
-from rayvldd.distillation.inner_loop import InnerLoop
-from rayvldd.distillation.stem import StemPassage
-from rayvldd.distillation.walk import StudentInputs, Walk
+from rayvldd.distillation.frozen_features import FrozenFeatures
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -72,10 +72,10 @@ class Case:
     step_sizes: tuple[float, float]
     segment: Segment
 
-    def inputs(self, stem_output: Tensor) -> StudentInputs:
-        """What the student sees, given the images after the frozen stem."""
+    def inputs(self, frozen_output: Tensor) -> StudentInputs:
+        """What the student sees, given the images after the frozen part."""
         lr_image, lr_text = (torch.tensor(size).to(self.texts) for size in self.step_sizes)
-        return StudentInputs(stem_output, self.texts, lr_image, lr_text)
+        return StudentInputs(frozen_output, self.texts, lr_image, lr_text)
 
 
 def build_case(size: Size, device: str, dtype: torch.dtype = torch.float32) -> Case:
@@ -89,10 +89,10 @@ def build_case(size: Size, device: str, dtype: torch.dtype = torch.float32) -> C
     return Case(model, images, texts, size.step_sizes, Segment(start, target))
 
 
-def walk_of(case: Case, steps: int) -> Walk:
+def walk_of(case: Case, steps: int) -> InnerBatches:
     """Steps on all pairs."""
     walk = random_walk(seed=4, pairs=len(case.texts), steps=steps)
-    return Walk([batch.to(case.texts.device) for batch in walk.batches], walk.seeds)
+    return InnerBatches([batch.to(case.texts.device) for batch in walk.batches], walk.seeds)
 
 
 def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Tensor]]:
@@ -101,9 +101,9 @@ def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Ten
     loop, walk = InnerLoop(case.model, options), walk_of(case, steps)
 
     def run() -> list[Tensor]:
-        stem = StemPassage(case.model, options, case.images, seed=5)
+        stem = FrozenFeatures(case.model, options, case.images, seed=5)
         _, by_inputs = loop.gradient(case.segment, case.inputs(stem.output), walk)
-        return [stem.back(by_inputs.stem_output), by_inputs.texts, by_inputs.lr_image, by_inputs.lr_text]
+        return [stem.back(by_inputs.frozen_output), by_inputs.texts, by_inputs.lr_image, by_inputs.lr_text]
 
     return run
 
@@ -115,7 +115,7 @@ def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], 
     def run() -> list[Tensor]:
         leaves = case.inputs(case.images)
         values = [leaf.detach().requires_grad_() for leaf in leaves if leaf is not None]
-        inputs = StudentInputs(case.model.stem(values[0]), *values[1:])
+        inputs = StudentInputs(case.model.frozen_part(values[0]), *values[1:])
         case.model.train()
         cast = torch.autocast(case.texts.device.type, dtype=torch.bfloat16, enabled=autocast)
         with sdpa_kernel(SDPBackend.MATH), cast:

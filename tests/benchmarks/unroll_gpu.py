@@ -24,8 +24,8 @@ def _engine(**engine: Any) -> _Form:
 
 FORMS: dict[str, _Form] = {
     "engine": _engine(),
-    "sweep": _engine(unroll_memory_gb=0, stored_states="offload"),
-    "micro_batches": _engine(unroll_memory_gb=0, stored_states="offload", micro_batch=25),
+    "sweep": _engine(graph_budget_gb=0, parameter_checkpoints="offload"),
+    "micro_batches": _engine(graph_budget_gb=0, parameter_checkpoints="offload", micro_batch=25),
     "full_unroll": lambda case, steps, autocast: full_unroll(case, steps, autocast),
 }
 """``engine`` is what a study gets that says nothing: half of the free memory keeps graphs."""
@@ -62,7 +62,7 @@ def gpu_report(plan: Plan, device: str, compiled: bool) -> Iterator[Row]:
         for name in ("full_unroll", "sweep"):
             yield _largest(f"{name}_{precision}", FORMS[name], case, plan.most_steps, device, end)
     if compiled:  # last, as it may take minutes
-        form = _engine(unroll_memory_gb=0, compile=True)
+        form = _engine(graph_budget_gb=0, compile=True)
         yield from _time_and_peak("compiled_sweep_bf16", form, case, plan.steps[0], device, end)
 
 

@@ -94,7 +94,7 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
         tested.mean_recall,
         *tested.interval,
         f"{tested.num_sets} × {tested.num_students}",
-        report.result.test_looks,
+        report.result.test_evaluations,
         100 * tested.share_of_full_data,
         tested.random_mean_recall,
         tested.full_data_mean_recall,

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
-from rayvldd.reports.page.expectation import Curve, height_in
+from rayvldd.reports.page.marginals import Curve, height_in
 from rayvldd.reports.page.study_report import recall_of, seconds_of
 from rayvldd.search.ledger import Trial
 

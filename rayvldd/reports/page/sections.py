@@ -24,8 +24,8 @@ from rayvldd.reports.page.data_tables import (
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
 from rayvldd.reports.page.evaluations import CoresetScores, Evaluation
-from rayvldd.reports.page.expectation import expected_recalls
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
+from rayvldd.reports.page.marginals import expected_recalls
 from rayvldd.reports.page.search_drawings import (
     convergence,
     importance,

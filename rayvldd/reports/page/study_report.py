@@ -16,7 +16,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
 from rayvldd.reports.measured_on import measured_on
-from rayvldd.search.ledger import Ended, Trial, look_at_trials
+from rayvldd.search.ledger import Ended, Trial, read_trials
 from rayvldd.search.study_folder import StudyFolder, read_json
 
 State = Literal["finished", "unfinished", "damaged"]
@@ -72,7 +72,7 @@ class Result(_Read):
     best: Chosen
     test: Tested
     seconds: dict[str, float] = Field(default_factory=dict)
-    test_looks: int = 1
+    test_evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def read_study(root: Path) -> StudyReport:
     report.claims_a_result = folder.result_file.is_file()
     if report.claims_a_result:
         report.result = _tried(report, "result.json", lambda: Result.model_validate(folder.result()))
-    trials, faults = look_at_trials(folder.trials)
+    trials, faults = read_trials(folder.trials)
     report.trials = [trial for trial in trials if _is_whole(trial)]
     report.faults += faults + [
         f"{trial.trial_id}: a state or a row that is none" for trial in trials if not _is_whole(trial)

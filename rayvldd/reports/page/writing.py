@@ -16,7 +16,7 @@ from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.sections import Comparison
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.transfer import Cell
-from rayvldd.stores.workspace import write_text_whole
+from rayvldd.storage.atomic import write_text_whole
 
 PAGE = "compare.html"
 

@@ -1,0 +1,95 @@
+"""What a person sees while a study runs: one bar, and one line for everything that ends."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_PLAIN_EVERY_S = 15.0
+"""Where the output is no terminal, progress is a line, at most one in so many seconds."""
+
+
+class ProgressDisplay:
+    """One live bar at the bottom of a terminal, lines above it; plain lines where the output is no terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._what = ""
+        self._last_plain = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show how far something came; it has the bar to itself until something else is told of."""
+        if what != self._what:
+            self._what, self._last_plain = what, time.monotonic()  # what is done sooner needs no line
+            self._clear()
+            self._task = self._progress.add_task(what, total=total, note=note)
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, total=total, note=note)
+        if not self.console.is_terminal and time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
+            self.line(f"{what}: {done} of {total}" + (f", {note}" if note else ""))
+
+    def done(self) -> None:
+        """Take the bar away."""
+        self._clear()
+        self._what = ""
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+@contextmanager
+def shown(display: ProgressDisplay | None) -> Iterator[ProgressDisplay]:
+    """The given display, which its owner has opened, or one that lives as long as the block."""
+    if display is not None:
+        yield display
+        return
+    with ProgressDisplay() as own:
+        yield own
+
+
+def point_as_text(point: Mapping[str, bool | int | float | str]) -> str:
+    """Searched settings in few characters: the last part of each key, floats with three digits."""
+    return ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
+
+
+def time_as_text(seconds: float) -> str:
+    """A duration as people say it: 40 s, 12 min, 1 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _short(value: bool | int | float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

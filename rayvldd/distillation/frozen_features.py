@@ -1,0 +1,65 @@
+"""The synthetic images through the frozen part, once there and once back in an outer step.
+
+Under ``heads_only`` the frozen part is the whole encoder: its features of the synthetic images are the same in every
+step of the student, so that its cost does not multiply with ``syn_steps``. Under the other protocols it is the
+identity.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rayvldd.config.settings import DistillationSettings
+from rayvldd.distillation.augmentation import augment, draw_augmentation
+from rayvldd.models.retrieval_model import RetrievalModel
+
+
+class FrozenFeatures:
+    """Features of the images, and the way back to the pixels.
+
+    In micro-batches the features are computed without a graph, and the way back computes them again part by part.
+    Augmentation, which under the other protocols is drawn anew in every step of the student, is drawn once here.
+    """
+
+    def __init__(
+        self,
+        model: RetrievalModel,
+        settings: DistillationSettings,
+        images: Float[Tensor, "pair 3 height width"],
+        seed: int,
+    ) -> None:
+        self._model, self._settings, self._seed = model, settings, seed
+        self._images = images.detach()
+        self._through = model.encoder_is_frozen
+        self._size = settings.engine.micro_batch or len(images)
+        self._graphs: list[tuple[Tensor, Tensor]] = []
+        self.output = self._forward() if self._through else self._images
+
+    def back(self, by_output: Float[Tensor, "pair ..."]) -> Float[Tensor, "pair 3 height width"]:
+        """The gradient by the pixels."""
+        if not self._through:
+            return by_output
+        if len(self._graphs) == 1:
+            ((pixels, output),) = self._graphs
+            return torch.autograd.grad(output, pixels, by_output)[0]
+        parts = []
+        for part, by_part in zip(self._images.split(self._size), by_output.split(self._size), strict=True):
+            pixels, output = self._graph(part)
+            parts.append(torch.autograd.grad(output, pixels, by_part)[0])
+        return torch.cat(parts)
+
+    def _forward(self) -> Tensor:
+        if self._size >= len(self._images):
+            self._graphs = [self._graph(self._images)]
+            return self._graphs[0][1].detach()
+        with torch.no_grad():
+            return torch.cat([self._graph(part)[1] for part in self._images.split(self._size)])
+
+    def _graph(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = part.detach().requires_grad_()
+        seen = pixels
+        if self._settings.augmentation:
+            seen = augment(pixels, draw_augmentation(self._seed, self._settings.augmentation))
+        with torch.autocast(part.device.type, dtype=torch.bfloat16, enabled=self._settings.engine.autocast):
+            output: Tensor = self._model.frozen_part(seen)
+        return pixels, output.to(part.dtype)

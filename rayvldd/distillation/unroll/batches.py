@@ -1,0 +1,130 @@
+"""What a student walks on: the synthetic set as it stands, and which part of it each step uses.
+
+Everything random inside a step follows from the step's seed, so that the way back can replay it: the augmentation,
+the blend, and dropout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rayvldd.config.settings import DistillationSettings
+from rayvldd.distillation.augmentation import augment, draw_augmentation
+from rayvldd.distillation.blending import blend, draw_blend
+
+
+@dataclass(frozen=True)
+class InnerBatches:
+    """What decides a student's steps besides the synthetic set."""
+
+    batches: Sequence[Int[Tensor, " batch"]]
+    """Pair indexes of each step."""
+    seeds: Sequence[int]
+    """Seed of the randomness inside each step."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class StudentInputs(NamedTuple):
+    """What the matching loss is differentiated by."""
+
+    frozen_output: Float[Tensor, "pair ..."]
+    """The synthetic images after the frozen part (the images themselves where there is none)."""
+    texts: Float[Tensor, "pair text_dim"]
+    """The synthetic caption embeddings."""
+    lr_image: Float[Tensor, ""]
+    """Learned step size of the image side."""
+    lr_text: Float[Tensor, ""]
+    """Learned step size of the text side."""
+    similarity: Float[Tensor, "pair pair"] | None = None
+    """How much image i and text j belong together; None where only i = j do."""
+
+
+class Batch(NamedTuple):
+    """What one step sees."""
+
+    images: Float[Tensor, "batch ..."]
+    texts: Float[Tensor, "batch text_dim"]
+    similarity: Float[Tensor, "batch batch"] | None
+
+    def leaves(self) -> "Batch":
+        """The same values as leaves of a new graph."""
+        images, texts, similarity = self.detached()
+        return Batch(
+            images.requires_grad_(), texts.requires_grad_(), None if similarity is None else similarity.requires_grad_()
+        )
+
+    def detached(self) -> "Batch":
+        """The same values without their graph."""
+        similarity = None if self.similarity is None else self.similarity.detach()
+        return Batch(self.images.detach(), self.texts.detach(), similarity)
+
+    def tensors(self) -> list[Tensor]:
+        """The parts that are there."""
+        return [part for part in self if part is not None]
+
+
+def pick(inputs: StudentInputs, pairs: Int[Tensor, " batch"]) -> Batch:
+    """The pairs of one step as leaves of a new graph."""
+    similarity = None if inputs.similarity is None else inputs.similarity[pairs][:, pairs]
+    return Batch(inputs.frozen_output[pairs], inputs.texts[pairs], similarity).leaves()
+
+
+class Preparation:
+    """What happens to a step's pairs before the model sees them; differentiable, and decided by the step's seed."""
+
+    def __init__(self, settings: DistillationSettings, encoder_is_frozen: bool) -> None:
+        # Features cannot be cropped: with a frozen encoder the images are augmented before it, once an outer step.
+        self._augmentations = () if encoder_is_frozen else settings.augmentation
+        self._blending = settings.blending
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether pairs go to the model as they are."""
+        return not self._augmentations and self._blending is None
+
+    def __call__(self, batch: Batch, seed: int) -> Batch:
+        """The batch as the model sees it."""
+        images, texts, similarity = batch
+        if self._augmentations:
+            images = augment(images, draw_augmentation(seed, self._augmentations))
+        if self._blending is not None:
+            drawn = draw_blend(seed, len(texts), self._blending)
+            images, texts = blend(images, drawn), blend(texts, drawn)
+        return Batch(images, texts, similarity)
+
+
+class InputGradient:
+    """The gradient by the student's inputs, gathered step by step."""
+
+    def __init__(self, inputs: StudentInputs) -> None:
+        self._total = StudentInputs(
+            torch.zeros_like(inputs.frozen_output),
+            torch.zeros_like(inputs.texts),
+            torch.zeros_like(inputs.lr_image),
+            torch.zeros_like(inputs.lr_text),
+            None if inputs.similarity is None else torch.zeros_like(inputs.similarity),
+        )
+
+    def add(self, pairs: Int[Tensor, " batch"], by_batch: Batch) -> None:
+        """Subtract a step's part: every step goes against its gradient."""
+        self._total.frozen_output.index_add_(0, pairs, by_batch.images, alpha=-1)
+        self._total.texts.index_add_(0, pairs, by_batch.texts, alpha=-1)
+        if by_batch.similarity is not None and self._total.similarity is not None:
+            rows, columns = pairs[:, None].expand(-1, len(pairs)), pairs[None].expand(len(pairs), -1)
+            self._total.similarity.index_put_((rows, columns), -by_batch.similarity, accumulate=True)
+
+    def add_step_sizes(self, image: Float[Tensor, ""], text: Float[Tensor, ""]) -> None:
+        """Subtract a step's products of adjoint and gradient."""
+        self._total.lr_image.sub_(image)
+        self._total.lr_text.sub_(text)
+
+    @property
+    def total(self) -> StudentInputs:
+        """What has been gathered."""
+        return self._total

@@ -1,0 +1,1 @@
+"""Expert sets in any storage: kept, inspected, copied and pruned."""

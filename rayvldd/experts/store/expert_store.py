@@ -1,0 +1,325 @@
+"""Expert sets in any storage: one folder a recipe, one memory-mappable file an expert, nothing that could be mistaken.
+
+``<key>/manifest.json`` says what made the set: the recipe in full, the code version, dtypes and parameter layout.
+``<key>/expert_000.safetensors`` holds a trajectory; ``<key>/expert_000.json``, written last, makes it count: its
+metrics by epoch, the epochs kept, and the checksum of every tensor, which is compared before the tensor is first used.
+While an expert is in training, ``<key>/epochs/expert_000/`` holds its finished epochs and ``<key>/leases/`` says who
+trains it.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import rayvldd
+from rayvldd.errors import StoreError
+from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.store.file_names import (
+    data_file,
+    epoch_file,
+    epoch_of,
+    epochs_folder,
+    index_of,
+    is_record,
+    lease_file,
+    manifest_file,
+    record_file,
+    start_file,
+)
+from rayvldd.experts.training import ExpertState
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.experts.trajectory_file import (
+    SHARED_START,
+    CheckedTensors,
+    StoredSnapshots,
+    checksum,
+    tensors_to_keep,
+    write_tensors,
+)
+from rayvldd.models.parameters import ParameterLayout, Parameters
+from rayvldd.storage.json_files import json_text, parsed
+from rayvldd.storage.lease import Lease, LeaseHolder, LeaseState, state_of
+from rayvldd.storage.storage import Storage
+from rayvldd.storage.tensor_files import DamagedFileError
+
+FORMAT = 2
+"""Version of the layout of a set; a set of another version is refused."""
+
+_REMAKE = "rayvldd experts STUDY.yaml"
+
+
+@dataclass(frozen=True)
+class MadeExpert:
+    """An expert with what its record says of it."""
+
+    trajectory: Trajectory
+    metrics: list[dict[str, float]]
+    """By epoch: ``epoch, train_loss, val_mean_recall, seconds``; empty where that is not known."""
+    image_layout: ParameterLayout
+    """Names and shapes in the flat vector of the image side."""
+    text_layout: ParameterLayout
+    """Names and shapes in the flat vector of the text side."""
+    origin: str = ""
+    """The files it was imported from; empty where it was trained here."""
+
+
+class ExpertStore:
+    """Keeps expert sets, each under the recipe that made it, for many processes and hosts at the same time.
+
+    It travels to actors and trials by pickle. An expert is there whole or not at all.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @property
+    def uri(self) -> str:
+        """Where it is, as users write it."""
+        return self.storage.uri
+
+    # --- finished experts ---
+
+    def finished(self, recipe: ExpertRecipe, epochs: Collection[int] = ()) -> list[int]:
+        """Return the indexes of the complete experts of a set, sorted.
+
+        Args:
+            recipe: The set.
+            epochs: Count only experts that keep all of these.
+
+        Raises:
+            StoreError: when what is stored under this recipe was made for another one or cannot be read.
+        """
+        self._check_manifest(recipe)
+        present = set(self.storage.names(recipe.key))
+        indexes = sorted(index_of(name) for name in present if is_record(name))
+        there = [index for index in indexes if data_file(recipe.key, index) in present]
+        return [index for index in there if self.has(recipe, index, epochs)]
+
+    def has(self, recipe: ExpertRecipe, index: int, epochs: Collection[int] = ()) -> bool:
+        """Whether one expert is complete and keeps all of the epochs."""
+        record = self.record(recipe, index)
+        return record is not None and set(epochs) <= set(record["epochs"])
+
+    def save(self, recipe: ExpertRecipe, index: int, expert: MadeExpert) -> None:
+        """Keep one expert; one that is complete already, with these epochs or more, stays as it is.
+
+        Raises:
+            StoreError: when it cannot be written, or the storage holds experts of another recipe.
+        """
+        self._check_manifest(recipe)
+        before = self.record(recipe, index)
+        if before and set(expert.trajectory.epochs) <= set(before["epochs"]):
+            return
+        self._write_manifest(recipe, expert)
+        own, image_start = tensors_to_keep(expert.trajectory, recipe.storage)
+        metadata = {"recipe": recipe.key, "index": str(index), "rayvldd_version": rayvldd.__version__}
+        record = {
+            **metadata,
+            "index": index,
+            "epochs": expert.trajectory.epochs,
+            "storage": recipe.storage,
+            "seconds": sum(epoch.get("seconds", 0.0) for epoch in expert.metrics),
+            "metrics": expert.metrics,
+            **({"origin": expert.origin} if expert.origin else {}),
+            "start": self._keep_start(recipe, image_start, metadata) if image_start is not None else None,
+        }
+        name = data_file(recipe.key, index)
+        # Readers may hold the file that is replaced, whose record stands until the new one does: its checksums would
+        # be compared with the new file. So an expert that is made again with more epochs loses its record first.
+        if before:
+            self.storage.delete(record_file(recipe.key, index))
+        with self.storage.new_file(name) as path:
+            checksums = write_tensors(path, own, metadata)
+            size = path.stat().st_size
+        self.storage.write(record_file(recipe.key, index), json_text({**record, "bytes": size, "checksums": checksums}))
+        self.drop_epochs(recipe, index)
+
+    def load(self, recipe: ExpertRecipe, index: int) -> Trajectory:
+        """Open one expert; its tensors are read, and compared with their checksums, when they are first used.
+
+        Raises:
+            StoreError: when it is not complete, or belongs to another recipe; and from the trajectory when a tensor is
+                damaged, in which case the expert no longer counts as there.
+        """
+        self._check_manifest(recipe)
+        record = self.record(recipe, index)
+        if record is None:
+            raise StoreError(
+                f"{self.uri}: {data_file(recipe.key, index)}: expert {index} is not there or not complete",
+                next_command=_REMAKE,
+            )
+        own = self._opened(recipe, index, data_file(recipe.key, index), record["checksums"])
+        start = record["start"] and self._opened(recipe, index, record["start"]["name"], record["start"]["checksums"])
+        return Trajectory(StoredSnapshots(own, start or None, record["epochs"]))
+
+    def record(self, recipe: ExpertRecipe, index: int) -> dict[str, Any] | None:
+        """The record of a complete expert, if its file is there in the recorded size."""
+        record = parsed(self.storage.read(record_file(recipe.key, index)))
+        if record is None or record.get("recipe") != recipe.key or "checksums" not in record:
+            return None
+        if record["start"] and self.storage.size(record["start"]["name"]) is None:
+            return None
+        return record if self.storage.size(data_file(recipe.key, index)) == record.get("bytes") else None
+
+    def metrics(self, recipe: ExpertRecipe, index: int) -> list[dict[str, float]]:
+        """Return the metrics by epoch of a complete expert, or nothing where there is none."""
+        record = self.record(recipe, index)
+        return record["metrics"] if record else []
+
+    # --- experts in training ---
+
+    def acquire(self, recipe: ExpertRecipe, index: int, lease_holder: LeaseHolder) -> Lease | None:
+        """Take on the making of an expert; None where another process is at it."""
+        return lease_holder.acquire(self.storage, lease_file(recipe.key, index))
+
+    def leased(self, recipe: ExpertRecipe) -> list[int]:
+        """The indexes of the experts that somebody has leased, sorted."""
+        return sorted(index_of(name) for name in self.storage.names(f"{recipe.key}/leases"))
+
+    def holder(self, recipe: ExpertRecipe, index: int) -> LeaseState | None:
+        """Who makes an expert at the moment, and how far that is; None where nobody does."""
+        return state_of(self.storage, lease_file(recipe.key, index))
+
+    def keep_epoch(self, recipe: ExpertRecipe, index: int, state: ExpertState, keep: Collection[int]) -> None:
+        """Keep an expert in training after an epoch; of earlier epochs only those in ``keep`` are kept on.
+
+        Raises:
+            StoreError: when it cannot be written.
+        """
+        self._check_manifest(recipe, without_records=True)
+        names = {"image": state.parameters.image, "text": state.parameters.text}
+        said = {"metrics": state.metrics, "random_state": state.random_state}
+        checksums = {name: checksum(value) for name, value in names.items()}
+        metadata = {"state": json.dumps(said), "checksums": json.dumps(checksums)}
+        with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
+            write_tensors(path, names, metadata)
+        if state.epoch - 1 not in keep:
+            self.storage.delete(epoch_file(recipe.key, index, state.epoch - 1))
+
+    def kept_epochs(self, recipe: ExpertRecipe, index: int) -> list[ExpertState]:
+        """The epochs of an expert in training, sorted; a damaged one counts as not there."""
+        names = self.storage.names(epochs_folder(recipe.key, index))
+        states = [self._state(name) for name in names]
+        return sorted((state for state in states if state), key=lambda state: state.epoch)
+
+    def drop_epochs(self, recipe: ExpertRecipe, index: int) -> None:
+        """Forget an expert in training."""
+        for name in self.storage.names(epochs_folder(recipe.key, index)):
+            self.storage.delete(name)
+
+    def _state(self, name: str) -> ExpertState | None:
+        self.storage.forget_local_copy(name)
+        try:
+            source = self.storage.open_tensors(name)
+            checksums, said = json.loads(source.metadata["checksums"]), json.loads(source.metadata["state"])
+            # Copies: the file goes away with the last epoch, and training must not depend on what is mapped.
+            parameters = Parameters(source.tensor("image").clone(), source.tensor("text").clone())
+            if checksums != {"image": checksum(parameters.image), "text": checksum(parameters.text)}:
+                return None
+        except (DamagedFileError, KeyError, ValueError):
+            return None
+        return ExpertState(epoch_of(name), parameters, said["metrics"], said["random_state"])
+
+    # --- what a set is ---
+
+    def sets(self) -> list[tuple[str, dict[str, Any]]]:
+        """Key and manifest of every set whose manifest can be read."""
+        keys = sorted({name.partition("/")[0] for name in self.storage.names() if "/" in name})
+        manifests = [(key, parsed(self.storage.read(manifest_file(key)))) for key in keys]
+        return [(key, manifest) for key, manifest in manifests if manifest and isinstance(manifest.get("recipe"), dict)]
+
+    def indexes(self, key: str) -> list[int]:
+        """The indexes of the experts under a key that have a record, sorted."""
+        return sorted(index_of(name) for name in self.storage.names(key) if is_record(name))
+
+    def _check_manifest(self, recipe: ExpertRecipe, *, without_records: bool = False) -> None:
+        """Refuse a set that was made for anything but this recipe.
+
+        No manifest is a fault where there are records; ``without_records`` does not look for them, which takes a list
+        of all files.
+        """
+        content = self.storage.read(manifest_file(recipe.key))
+        if content is None and (without_records or not any(map(is_record, self.storage.names(recipe.key)))):
+            return
+        manifest = parsed(content)
+        where = f"{self.uri}: {manifest_file(recipe.key)}"
+        if manifest is None or "recipe" not in manifest or "format" not in manifest:
+            raise _not_reused(where, "not readable, so what made these experts is unknown")
+        version = manifest["format"]
+        if isinstance(version, int) and version > FORMAT:
+            raise StoreError(
+                f"{where}: has format {version}, which a newer rayvldd wrote "
+                f"({manifest.get('rayvldd_version', 'of unknown version')}); allowed: up to {FORMAT}, which this "
+                f"rayvldd {rayvldd.__version__} writes",
+                next_command="install that version, or the same command with --store ANOTHER",
+            )
+        if version != FORMAT:
+            raise _not_reused(where, f"has format {version!r}; allowed: {FORMAT}")
+        differences = _differences(manifest["recipe"], json.loads(json.dumps(recipe.settings)))
+        if differences:
+            raise _not_reused(where, "made for other settings: " + "; ".join(differences))
+
+    def _write_manifest(self, recipe: ExpertRecipe, expert: MadeExpert) -> None:
+        manifest = {
+            "format": FORMAT,
+            "rayvldd_version": rayvldd.__version__,
+            "key": recipe.key,
+            "storage": recipe.storage,
+            "layout": {"image": _layout(expert.image_layout), "text": _layout(expert.text_layout)},
+            "recipe": recipe.settings,
+        }
+        self.storage.swap(manifest_file(recipe.key), None, json_text(manifest))
+
+    def _keep_start(self, recipe: ExpertRecipe, start: Any, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """Keep the image side of a start under its content, once for all experts that share it."""
+        digest = checksum(start)
+        name = start_file(recipe.key, digest)
+        if self.storage.size(name) is None:
+            with self.storage.new_file(name) as path:
+                write_tensors(path, {SHARED_START: start}, {**metadata, "index": "shared"})
+        return {"name": name, "checksums": {SHARED_START: digest}}
+
+    def _opened(self, recipe: ExpertRecipe, index: int, name: str, checksums: Mapping[str, str]) -> CheckedTensors:
+        def refuse(why: str) -> NoReturn:
+            self._refuse(recipe, index, name, why)
+
+        return CheckedTensors(lambda: self.storage.open_tensors(name), checksums, refuse)
+
+    def _refuse(self, recipe: ExpertRecipe, index: int, name: str, why: str) -> NoReturn:
+        """Make a damaged expert count as missing, so that the next command makes it anew, and say so.
+
+        What is only a damaged copy on this machine is dropped, and the expert stays.
+        """
+        if self.storage.forget_local_copy(name):
+            raise StoreError(
+                f"{self.uri}: {name}: the copy on this machine is damaged: {why}; it was dropped",
+                next_command="the same command, which fetches it again",
+            )
+        self.storage.delete(record_file(recipe.key, index))
+        if name != data_file(recipe.key, index):
+            self.storage.delete(name)  # a shared start: without it no expert counts that needs it
+        raise StoreError(
+            f"{self.uri}: {name}: damaged: {why}; it will not be used",
+            next_command=f"{_REMAKE} (makes this expert again)",
+        )
+
+
+def _layout(layout: ParameterLayout) -> list[list[Any]]:
+    return [[name, list(shape)] for name, shape in zip(layout.names, layout.shapes, strict=True)]
+
+
+def _not_reused(where: str, why: str) -> StoreError:
+    return StoreError(f"{where}: {why}", next_command=f"move that set away, then: {_REMAKE}")
+
+
+def _differences(stored: Any, asked: Any, key: str = "") -> list[str]:
+    """Name every setting in which two recipes differ, with both values."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        names = sorted({*stored, *asked})
+        return [
+            difference
+            for name in names
+            for difference in _differences(stored.get(name), asked.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if stored == asked else [f"{key or 'recipe'} is {stored!r} there, {asked!r} here"]

@@ -1,0 +1,169 @@
+"""Clear away what dead commands left in a store of experts, and nothing that a living one holds.
+
+Files go under the lease of their expert, taken for the purpose, so whoever wants that expert waits for the moment it
+takes. A lease of another machine counts as dead only after it was watched for as long as any other command would.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.file_names import (
+    by_key,
+    data_file,
+    epochs_folder,
+    index_of,
+    is_data,
+    is_epoch,
+    is_lease,
+    is_record,
+    is_start,
+    lease_file,
+    record_file,
+)
+from rayvldd.experts.store.inspection import summary_of
+from rayvldd.storage.json_files import parsed
+from rayvldd.storage.lease import STALE_S, LeaseHolder
+from rayvldd.storage.storage import KeepsParts, Storage
+
+_LOOK_S = 0.5
+"""Seconds between two looks at leases that may be alive."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Files that no command will use again, or that nothing says what made them."""
+
+    key: str
+    """The set; empty for parts of files, which belong to the storage."""
+    index: int | None
+    """The expert whose lease has to be free; None where all leases of the set have to be."""
+    what: str
+    names: tuple[str, ...]
+    num_bytes: int
+
+
+OnWait = Callable[[int, float], None]
+"""Told (leases that may be alive, seconds they will still be watched)."""
+
+
+class Pruning:
+    """One look at a store and the clearing after it, which share what was seen of leases."""
+
+    def __init__(self, store: ExpertStore) -> None:
+        self._store, self._storage, self._lease_holder = store, store.storage, LeaseHolder()
+
+    def find(self, *, unreadable: bool = False, on_wait: OnWait | None = None) -> list[Leftover]:
+        """What could be cleared away; nothing is changed.
+
+        Args:
+            unreadable: Also sets of which nothing says what made them.
+            on_wait: Told while leases are watched, which takes as long as a lease may stand still.
+
+        Raises:
+            StoreError: when the storage cannot be read.
+        """
+        held = self._held([name for name in self._storage.names() if is_lease(name)], on_wait)
+        leftovers: list[Leftover] = []
+        for key, names in by_key(self._storage.names()).items():
+            summary = summary_of(self._store, key)
+            if summary.fault:  # of another version, whose files we do not know, or unreadable
+                if unreadable and summary.is_unreadable and not held & set(names):
+                    leftovers.append(self._leftover(key, None, "a set without a readable manifest", names))
+                continue
+            leftovers += self._of_experts(key, names, held)
+            starts = [] if held & set(names) else _unused_starts(self._storage, names)
+            if starts:
+                leftovers.append(self._leftover(key, None, "starts that no expert shares", starts))
+        parts = self._storage.abandoned_parts() if isinstance(self._storage, KeepsParts) else {}
+        if parts:
+            leftovers.append(Leftover("", None, "parts of dead writers", tuple(parts), sum(parts.values())))
+        return leftovers
+
+    def remove(self, leftover: Leftover) -> bool:
+        """Clear one away; return False, with nothing removed, where a command has come to hold it.
+
+        Raises:
+            StoreError: when the storage cannot be written.
+        """
+        if not leftover.key:
+            if isinstance(self._storage, KeepsParts):
+                self._storage.drop_parts(leftover.names)
+            return True
+        if leftover.index is not None:
+            return self._remove_of_expert(leftover.key, leftover.index)
+        names = self._storage.names(leftover.key)
+        if self._held([name for name in names if is_lease(name)], None):
+            return False
+        if not summary_of(self._store, leftover.key).is_unreadable:
+            names = _unused_starts(self._storage, names)
+        for name in sorted(set(names) & set(leftover.names)):
+            self._storage.delete(name)
+        return True
+
+    def _of_experts(self, key: str, names: list[str], held: set[str]) -> Iterator[Leftover]:
+        for index in sorted({index_of(name) for name in names if "/expert_" in name}):
+            found = _left_of_expert(key, index, names)
+            if found and lease_file(key, index) not in held:
+                kinds = [
+                    ("unfinished epochs", any(map(is_epoch, found))),
+                    ("a lease that nobody holds", any(map(is_lease, found))),
+                    ("a file without its record", any(map(is_data, found))),
+                ]
+                what = ", ".join(kind for kind, is_there in kinds if is_there)
+                yield self._leftover(key, index, f"expert {index}: {what}", found)
+
+    def _remove_of_expert(self, key: str, index: int) -> bool:
+        lease = self._lease_holder.acquire(self._storage, lease_file(key, index))
+        if lease is None:
+            return False
+        with lease:  # what it held is seen again: its command may have come to an end since
+            for name in _left_of_expert(key, index, self._storage.names(key)):
+                if not is_lease(name):  # this process's own by now, given back in the end
+                    self._storage.delete(name)
+        return True
+
+    def _leftover(self, key: str, index: int | None, what: str, names: Iterable[str]) -> Leftover:
+        sizes = {name: self._storage.size(name) or 0 for name in names}
+        return Leftover(key, index, what, tuple(sizes), sum(sizes.values()))
+
+    def _held(self, leases: list[str], on_wait: OnWait | None) -> set[str]:
+        """The leases that somebody alive holds, after watching each until it beats or stands still for too long."""
+        first = {name: self._storage.read(name) for name in leases}
+        undecided, held = set(leases), set()
+        until = time.monotonic() + STALE_S + _LOOK_S
+        while True:
+            for name in sorted(undecided):
+                content = self._storage.read(name)
+                if self._lease_holder.may_take(name, content):
+                    undecided.discard(name)
+                elif content != first[name]:
+                    undecided.discard(name)
+                    held.add(name)
+            left = until - time.monotonic()
+            if not undecided or left <= 0:
+                return held | undecided
+            if on_wait:
+                on_wait(len(undecided), left)
+            time.sleep(_LOOK_S)
+
+
+def _left_of_expert(key: str, index: int, names: list[str]) -> list[str]:
+    """What lies there of an expert that is not finished, or is beside one that is."""
+    there = set(names)
+    found = [name for name in names if name.startswith(f"{epochs_folder(key, index)}/")]
+    if lease_file(key, index) in there:
+        found.append(lease_file(key, index))
+    if data_file(key, index) in there and record_file(key, index) not in there:
+        found.append(data_file(key, index))
+    return found
+
+
+def _unused_starts(storage: Storage, names: list[str]) -> list[str]:
+    """Starts that no record names; none where a record cannot be read, for it may name any."""
+    records = [parsed(storage.read(name)) for name in names if is_record(name)]
+    if any(record is None for record in records):
+        return []
+    used = {record["start"]["name"] for record in records if record and record.get("start")}
+    return [name for name in names if is_start(name) and name not in used]

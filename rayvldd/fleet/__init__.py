@@ -1,1 +1,0 @@
-"""Ray actors that train experts side by side, and tasks that score sets in parallel."""

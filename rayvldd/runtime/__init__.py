@@ -1,0 +1,1 @@
+"""Ray: the cluster, actor pools, jobs and data pipelines."""

@@ -1,0 +1,164 @@
+"""Students trained and scored side by side: several sets, several seeds, and the full-data bound.
+
+Coresets are chosen the same way beforehand: herding or k-centre take a pass over all features, forgetting an expert.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import torch
+
+from rayvldd.config.study import Study
+from rayvldd.coresets.selection import Coreset, choose_coreset
+from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
+from rayvldd.evaluation.scoring import ranks
+from rayvldd.evaluation.students import Pairs, train_student
+from rayvldd.experts.training import train_on_all
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
+from rayvldd.runtime.cluster import start_ray
+
+SplitName = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One student: what it is trained on, and its seed."""
+
+    pairs: Pairs | Coreset | None
+    """The set to train on, real pairs by their indexes; None for all real training pairs."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class CoresetChoice:
+    """Real pairs to be chosen."""
+
+    method: str
+    """One of ``METHODS``."""
+    num_pairs: int
+    seed: int
+
+
+def evaluate_in_parallel(
+    study: Study,
+    cache_folder: Path,
+    jobs: Sequence[EvaluationJob],
+    split: SplitName,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[RetrievalMetrics]:
+    """Train one fresh student a job and return the recalls; see :func:`rank_in_parallel`."""
+    return [found.recalls() for found in rank_in_parallel(study, cache_folder, jobs, split, on_progress)]
+
+
+def rank_in_parallel(
+    study: Study,
+    cache_folder: Path,
+    jobs: Sequence[EvaluationJob],
+    split: SplitName,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[RetrievalRanks]:
+    """Train one fresh student a job, as many side by side as ``resources.cpus_per_trial`` allows, and rank with each.
+
+    Args:
+        study: The study at one point.
+        cache_folder: Where decoded images and embeddings are kept.
+        jobs: The students; those on the same set should share one ``Pairs``, which then travels once.
+        split: What they are scored on.
+        on_progress: Told the number of finished jobs and of all, about twice a second.
+
+    Returns:
+        The place of every right answer, in the order of the jobs.
+
+    Raises:
+        RayvlddError: when no actor fits, or the process of one student dies again and again.
+    """
+    with start_ray(None, None):
+        sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
+        students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split) for job in jobs]
+        return run_jobs(students, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
+
+
+def choose_in_parallel(
+    study: Study,
+    cache_folder: Path,
+    choices: Sequence[CoresetChoice],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Coreset]:
+    """Choose real pairs, as many choices side by side as ``resources.cpus_per_trial`` allows.
+
+    Args:
+        study: The study at one point.
+        cache_folder: Where decoded images and embeddings are kept.
+        choices: What to choose.
+        on_progress: Told the number of finished choices and of all, about twice a second.
+
+    Returns:
+        The coresets, in the order of the choices.
+
+    Raises:
+        ConfigError: when a method is unknown or there are fewer training images than pairs.
+        DivergedError: when the expert that ``forgetting`` trains diverges.
+        RayvlddError: when no actor fits, or the process of one choice dies again and again.
+    """
+    jobs = [_ChoiceJob(choice) for choice in choices]
+    with start_ray(None, None):
+        return run_jobs(jobs, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
+
+
+def resources_of_trials(study: Study) -> ResourceRequest:
+    """What one distillation or evaluation takes of the machines."""
+    return ResourceRequest(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
+
+
+def _teller(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[int, dict[int, int]], None]:
+    def tell(finished: int, _: dict[int, int]) -> None:
+        if on_progress:
+            on_progress(finished, total)
+
+    return tell
+
+
+@dataclass(frozen=True)
+class _StudentJob:
+    """Train one student and rank with it; synthetic pairs lie in Ray's object store, real ones where the data is."""
+
+    pairs: Any
+    seed: int
+    split: SplitName
+
+    @property
+    def title(self) -> str:
+        return f"student with seed {self.seed}"
+
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> RetrievalRanks:
+        if self.pairs is None:
+            trained = train_on_all(task, task.study.evaluation.full_data_epochs, self.seed)
+        else:
+            real = isinstance(self.pairs, Coreset)
+            pairs: Pairs = self.pairs.pairs(task) if real else ray.get(self.pairs)
+            with torch.no_grad():
+                frozen_output = task.model.frozen_part(pairs.images.to(task.device))
+            trained = train_student(task, pairs, frozen_output, self.seed)
+        return ranks(task, trained, getattr(task, self.split))
+
+
+@dataclass(frozen=True)
+class _ChoiceJob:
+    """Choose one coreset."""
+
+    choice: CoresetChoice
+
+    @property
+    def title(self) -> str:
+        return f"{self.choice.num_pairs} pairs by {self.choice.method} with seed {self.choice.seed}"
+
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Coreset:
+        return choose_coreset(task, self.choice.method, self.choice.num_pairs, self.choice.seed)
+
+
+def _send(pairs: Pairs) -> Any:
+    return ray.put(replace(pairs, images=pairs.images.cpu(), texts=pairs.texts.cpu()))

@@ -1,0 +1,101 @@
+"""The one look at test: the chosen sets, as many random pairs, and the full data, each with several seeds."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.coresets.selection import choose_coreset
+from rayvldd.data.prepared_arrays import open_cache
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.run import mean_of
+from rayvldd.evaluation.intervals import nested_interval
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
+from rayvldd.search.ledger import Trial
+from rayvldd.search.study_folder import StudyFolder, read_json
+from rayvldd.storage.json_files import write_json_whole
+
+MAX_FULL_DATA = 3
+"""Most models trained on the full data: each costs as much as an expert, and they differ little."""
+
+
+def evaluate_on_test(
+    study: Study, best: Trial, folder: StudyFolder, cache: Path, display: ProgressDisplay, command: str
+) -> dict[str, Any]:
+    """Test the sets of the chosen point, or return what their test has shown before.
+
+    Every student of a distilled set and every random set has its own seed, and each random set is another draw. With
+    several sets the 95 % t-interval is over the means of the sets, so it is about distilling at this point; the test of
+    the trial's own set alone has one over its students, and another distillation would vary more.
+    """
+    if folder.test.is_file():
+        return read_json(folder.test)
+    task = load_task(study.at(best.point), open_cache(cache), on_progress=display.progress)
+    sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
+    count = study.evaluation.num_test_students
+    seeds = student_seeds(study.seed, len(sets) * count, StudentPurpose.TEST)  # the first ones are those of `evaluate`
+    full_data_seeds = seeds[:count][:MAX_FULL_DATA]
+    jobs = [EvaluationJob(None, seed) for seed in full_data_seeds]  # the longest first
+    jobs += [_random_job(task, len(sets[0]), seed) for seed in seeds[:count]]
+    for number, distilled in enumerate(sets):
+        pairs = distilled.pairs(task)
+        jobs += [EvaluationJob(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
+
+    def show(done: int, total: int) -> None:
+        display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")
+
+    scores = evaluate_in_parallel(task.study, cache, jobs, "test", show)
+    display.done()
+    found = iter(scores)
+    full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
+    tested = summary([list(islice(found, count)) for _ in sets], random, full)
+    tested |= {"seeds": seeds, "num_pairs": len(sets[0])}
+    folder.add_test_evaluation(command, len(sets), len(seeds))
+    write_json_whole(folder.test, tested)
+    return tested
+
+
+def summary(
+    distilled: Sequence[Sequence[RetrievalMetrics]],
+    random: Sequence[RetrievalMetrics],
+    full: Sequence[RetrievalMetrics],
+) -> dict[str, Any]:
+    """What is reported of a test: means in percent, and the share of the full-data bound kept.
+
+    Args:
+        distilled: For each distilled set its students, as many for each.
+        random: One student for each draw of random pairs.
+        full: Models trained on the full data.
+    """
+    recalls = [[score.mean_recall for score in students] for students in distilled]
+    students = [score for of_set in distilled for score in of_set]
+    mean_recall, bound = float(np.mean(recalls)), mean_of(full).mean_recall
+    return {
+        **mean_of(students).as_dict(),
+        "interval": list(nested_interval(recalls)),
+        "interval_over": "sets" if len(recalls) > 1 else "students",
+        "num_sets": len(recalls),
+        "num_students": len(recalls[0]),
+        "random_mean_recall": mean_of(random).mean_recall,
+        "full_data_mean_recall": bound,
+        "num_full_data_models": len(full),
+        "share_of_full_data": mean_recall / bound if bound > 0 else 0.0,
+        "sets": [{"mean_recall": float(np.mean(of_set)), "students": of_set} for of_set in recalls],
+        "students": {
+            "distilled": [recall for of_set in recalls for recall in of_set],
+            "random": [score.mean_recall for score in random],
+            "full_data": [score.mean_recall for score in full],
+        },
+        "recalls": {name: mean_of(scores).as_dict() for name, scores in (("random", random), ("full_data", full))},
+    }
+
+
+def _random_job(task: RetrievalTask, num_pairs: int, seed: int) -> EvaluationJob:
+    return EvaluationJob(choose_coreset(task, "random", num_pairs, seed), seed)

@@ -1,0 +1,38 @@
+"""JSON in files: strict, and written whole or not at all."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rayvldd.storage.atomic import write_bytes_whole
+
+
+def write_json_whole(path: Path, value: Any) -> None:
+    """Write strict JSON as :func:`write_text_whole` does; a number that is not finite becomes null."""
+    write_bytes_whole(path, json_text(value))
+
+
+def json_text(value: Any) -> bytes:
+    """Strict JSON for a file; a number that is not finite becomes null."""
+    return (json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def parsed(content: bytes | None) -> dict[str, Any] | None:
+    """The object in a file of JSON; None where there is none."""
+    try:
+        value = json.loads(content) if content is not None else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

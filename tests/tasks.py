@@ -1,0 +1,119 @@
+"""Small models, students' walks and whole problems that the tests of the tensor rooms share."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayvldd.config.settings import DistillationSettings, ModelSettings
+from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
+from rayvldd.distillation.augmentation import augment, draw_augmentation
+from rayvldd.distillation.blending import blend, draw_blend
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.experts.trajectory import Segment, Trajectory
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.models.retrieval_task import RetrievalTask, load_task
+
+TEXT_WIDTH = 12
+CONVNET = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
+
+
+def encoder(name: str, **options: Any) -> dict[str, Any]:
+    """Settings of a timm model that is not pretrained."""
+    return {"name": name, "pretrained": False, "options": options}
+
+
+def small_model(protocol: str, image_encoder: dict[str, Any], image_size: int = 16, **settings: Any) -> RetrievalModel:
+    """A float64 model with whatever else of ``ModelSettings`` is given, in a shared space 8 wide."""
+    values = {
+        "protocol": protocol,
+        "image_encoder": image_encoder,
+        "text_encoder": {"pooling": "hashed_ngrams"},
+        "width": 8,
+        **settings,
+    }
+    return RetrievalModel(ModelSettings.model_validate(values), image_size, TEXT_WIDTH).double()
+
+
+def drawn_like(values: Tensor, seed: int, scale: float = 1.0) -> Tensor:
+    """Normal noise in the shape and type of ``values``, from a stream of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values) * scale
+
+
+def random_segment(model: RetrievalModel, seed: int) -> Segment:
+    """A start near the model's own initialisation and a target a little further; no parameter is zero."""
+    initial = model.initial_parameters(seed)
+    start = Parameters(*(side + drawn_like(side, seed + 1, 0.02) for side in initial))
+    return Segment(start, Parameters(*(side + drawn_like(side, seed + 2, 0.02) for side in start)))
+
+
+def random_inputs(
+    model: RetrievalModel,
+    seed: int,
+    pairs: int = 4,
+    image_size: int = 16,
+    step_sizes: tuple[float, float] = (0.05, 0.1),
+    with_similarity: bool = False,
+) -> StudentInputs:
+    """Random synthetic pairs after the frozen part, and two different step sizes."""
+    dtype = next(model.text_part.parameters()).dtype
+    with torch.no_grad():
+        frozen_output = model.frozen_part(drawn_like(torch.empty(pairs, 3, image_size, image_size, dtype=dtype), seed))
+    texts = drawn_like(torch.empty(pairs, TEXT_WIDTH, dtype=dtype), seed + 1)
+    lr_image, lr_text = (torch.tensor(size, dtype=dtype) for size in step_sizes)
+    similarity = torch.eye(pairs, dtype=dtype) + drawn_like(torch.empty(pairs, pairs, dtype=dtype), seed + 2, 0.1)
+    return StudentInputs(frozen_output, texts, lr_image, lr_text, similarity if with_similarity else None)
+
+
+def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | None = None) -> InnerBatches:
+    """Steps on ``batch_size`` pairs each, drawn without replacement within a step."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = [torch.randperm(pairs, generator=generator)[: batch_size or pairs] for _ in range(steps)]
+    return InnerBatches(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
+
+
+def loss_of_unrolled_walk(
+    model: RetrievalModel,
+    segment: Segment,
+    inputs: StudentInputs,
+    walk: InnerBatches,
+    settings: DistillationSettings | None = None,
+) -> Tensor:
+    """The matching loss with the graph of all steps, as the definition says and the released code does it."""
+    settings = settings or DistillationSettings()
+    image, text = (side.clone().requires_grad_() for side in segment.start)
+    for batch, seed in zip(walk.batches, walk.seeds, strict=True):
+        images, texts = inputs.frozen_output[batch], inputs.texts[batch]
+        if settings.augmentation:
+            images = augment(images, draw_augmentation(seed, settings.augmentation))
+        if settings.blending is not None:
+            drawn = draw_blend(seed, len(batch), settings.blending)
+            images, texts = blend(images, drawn), blend(texts, drawn)
+        similarity = None if inputs.similarity is None else inputs.similarity[batch][:, batch]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            parameters = Parameters(image, text)
+            loss = model.loss(parameters, images, texts, similarity=similarity, pair_loss=settings.student_loss)
+        by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
+        image, text = image - inputs.lr_image * by_image, text - inputs.lr_text * by_text
+    start, target = segment.start, segment.target
+    image_part = (image - target.image).square().sum() / (start.image - target.image).square().sum()
+    text_part = (text - target.text).square().sum() / (start.text - target.text).square().sum()
+    return image_part + text_part
+
+
+def load(study: Study, cache: Path, **changes: Any) -> RetrievalTask:
+    """The task of a study with dotted keys changed, e.g. ``**{"model.width": 8}``, on the CPU."""
+    return load_task(study.at(changes), ArrayCache(cache), device="cpu")
+
+
+def random_trajectory(model: RetrievalModel, seed: int = 0, epochs: int = 2) -> Trajectory:
+    """A random walk of a fresh model's parameters, in place of a trained expert."""
+    snapshots = [model.initial_parameters(seed)]
+    for epoch in range(epochs):
+        snapshots.append(Parameters(*(side + drawn_like(side, seed + epoch, 0.02) for side in snapshots[-1])))
+    return Trajectory.of_every_epoch(snapshots)
