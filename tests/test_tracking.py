@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.search.study_folder import StudyFolder
 from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
@@ -278,6 +279,45 @@ def test_mlflow_continues_no_other_study(database: str, tmp_path: Path, tiny_stu
     tracker = MlflowTracker(database, origin="/two" if change == "origin" else "/one")
     tracker.start_study(other, "distill" if change == "command" else "sweep")
     assert len(mlflow_runs(tmp_path)) == 2
+
+
+def test_mlflow_continues_a_study_whose_choice_and_budget_changed(
+    database: str, tmp_path: Path, tiny_study: Study
+) -> None:
+    """What an unfinished study may go on with makes no second record of it and of its trials."""
+    first = study_with_front(tiny_study, num_pairs=2)
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts", origin="/one")
+    folder = StudyFolder(tmp_path / "study")
+    with folder.opened(first):
+        tracker.start_study(first, "rayvldd sweep tiny.yaml")
+        tracker.start_trial("trial_000", POINT)
+        tracker.log_metrics("trial_000", {"val_mean_recall": 3.0}, 0)
+        tracker.end_trial("trial_000", "finished", None, {})
+        tracker.end_study("failed", {}, None)
+    again = study_with_front(tiny_study, num_pairs=500, num_trials=40, num_finalists=1, finalist_seeds=2)
+    with folder.opened(again):
+        tracker = MlflowTracker(database, tmp_path / "mlartifacts", origin="/one")
+        tracker.start_study(again, "rayvldd sweep tiny.yaml --set search.choose.at_most='{num_pairs: 500}'")
+        for trial_id in ("trial_000", "trial_001"):
+            tracker.start_trial(trial_id, POINT)
+            tracker.log_metrics(trial_id, {"val_mean_recall": 3.0}, 0)
+            tracker.end_trial(trial_id, "finished", None, {})
+        tracker.end_study("finished", {}, None)
+    runs = mlflow_runs(tmp_path)
+    assert sorted(run.info.run_name for run in runs) == ["tiny", "trial_000", "trial_001"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def study_with_front(study: Study, num_pairs: int, **search: int) -> Study:
+    """The study with two objectives, a bound on the pairs, and other settings of the search."""
+    values = study.model_dump(mode="json")
+    values["search"] |= {
+        "objectives": ["val_mean_recall", "num_pairs"],
+        "scheduler": "none",
+        "choose": {"at_most": {"num_pairs": num_pairs}},
+        **search,
+    }
+    return Study.model_validate(values)
 
 
 def test_mlflow_in_a_folder_that_was_moved(

@@ -94,7 +94,7 @@ def _prepare(
     recipe = next(iter(sets)).recipe
     task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
     trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
-    settings = point.model_dump(mode="json", exclude={"name", "search", "resources"})
+    settings = point.selected(lambda info: info.in_point)
     return task, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
 
 

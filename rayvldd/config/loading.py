@@ -5,15 +5,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from rayvldd.config.domains import FloatDomain
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
-from rayvldd.config.study import SEARCHABLE_SECTIONS, Study, changes_experts, open_section, set_dotted
+from rayvldd.config.setting import sections_in
+from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -283,20 +283,12 @@ def _tags_at(location: Sequence[Any]) -> str:
 def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
     annotations: list[Any] = [Study]
     for part in location:
-        models = [model for annotation in annotations for model in _models_in(annotation)]
+        models = [model for annotation in annotations for model in sections_in(annotation)]
         chosen = [model for model in models if part in _tags_of(model)]
         fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         values = [get_args(annotation)[1] for annotation in annotations if get_origin(annotation) is dict]
         annotations = fields or chosen or values
-    return [model for annotation in annotations for model in _models_in(annotation)]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType) or hasattr(annotation, "__metadata__"):
-        return [model for argument in get_args(annotation) for model in _models_in(argument)]
-    return []
+    return [model for annotation in annotations for model in sections_in(annotation)]
 
 
 def _tags_of(model: type[BaseModel]) -> tuple[str, ...]:
@@ -316,8 +308,9 @@ def _faults_of_space(study: Study, file: str) -> list[Fault]:
     for key, domain in study.search.space.items():
         where = f"{file}: search.space.{key}"
         if not _is_setting(key):
-            allowed = ", ".join(f"{section}.*" for section in SEARCHABLE_SECTIONS)
-            faults.append(Fault(where, f"no setting that can be searched{did_you_mean(key, _searchable())}", allowed))
+            searchable = [name for name, info in all_settings().items() if info.searchable]
+            allowed = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in searchable))
+            faults.append(Fault(where, f"no setting that can be searched{did_you_mean(key, searchable)}", allowed))
         elif changes_experts(key) and isinstance(domain, FloatDomain):
             allowed = "int or choice: each value needs experts of its own"
             faults.append(Fault(where, "a float domain would need endlessly many expert sets", allowed))
@@ -338,23 +331,9 @@ def _faults_outside(study: Study, file: str) -> list[Fault]:
 
 
 def _is_setting(key: str) -> bool:
-    """Whether a dotted key names a setting that a condition can ask for."""
-    section, *path = key.split(".")
-    known = section in SEARCHABLE_SECTIONS and bool(path)
-    return known and path[-1] in _known_keys([section, *path[:-1]])
-
-
-def _searchable() -> list[str]:
-    """Every key that a search may change."""
-    sections = [(name, model) for name in SEARCHABLE_SECTIONS for model in _models_at([name])]
-    keys = []
-    while sections:
-        path, model = sections.pop()
-        for name in model.model_fields:
-            inside = _models_in(model.model_fields[name].annotation)
-            sections += [(f"{path}.{name}", section) for section in inside]
-            keys += [] if inside else [f"{path}.{name}"]
-    return keys
+    """Whether a dotted key names a setting that a search may range over, and a condition ask for."""
+    info = about(key)
+    return info is not None and info.searchable
 
 
 def _faults_of_point(study: Study, where: str, point: Mapping[str, Any]) -> list[Fault]:

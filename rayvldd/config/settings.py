@@ -4,16 +4,11 @@ These are values: validated where they are made, frozen afterwards, printed by `
 every result. "Wu et al." is arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are faults, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
+from rayvldd.config.setting import Settings, setting
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -22,15 +17,15 @@ class ToyScenesData(Settings):
     """Scenes of coloured objects drawn in code, with several true captions each: needs no download."""
 
     source: Literal["toy_scenes"]
-    image_size: int = Field(default=32, ge=16, le=512)
+    image_size: int = setting(32, ge=16, le=512, unit="pixels", by_content=False)
     """Side of the square image, in pixels."""
-    num_train: int = Field(default=2000, ge=2)
+    num_train: int = setting(2000, ge=2, unit="images")
     """Training images."""
-    num_val: int = Field(default=300, ge=2)
+    num_val: int = setting(300, ge=2, unit="images")
     """Validation images."""
-    num_test: int = Field(default=300, ge=2)
+    num_test: int = setting(300, ge=2, unit="images")
     """Test images."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = setting(0, ge=0)
     """Seed of the drawing; the study's own seed does not change the data."""
 
 
@@ -44,7 +39,7 @@ class FolderData(Settings):
     """The JSON-lines file, relative to ``root``."""
     images: str = "images"
     """Folder of the image files, relative to ``root``."""
-    image_size: int = Field(default=224, ge=16, le=1024)
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized (bicubic, aspect ratio not kept, as in Wu et al.), in pixels."""
 
 
@@ -60,7 +55,7 @@ class KarpathyData(Settings):
     """Folder of the image files, relative to ``root``; COCO's ``filepath`` is appended to it."""
     restval: Literal["train", "drop"] = "train"
     """Where COCO's ``restval`` images go: the field adds them to the training split."""
-    image_size: int = Field(default=224, ge=16, le=1024)
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
 
@@ -74,7 +69,7 @@ class BlipData(Settings):
     """File name with ``{split}`` where train, val or test stands, relative to ``root``."""
     images: str = "."
     """Folder that the ``image`` paths of the files start from, relative to ``root``."""
-    image_size: int = Field(default=224, ge=16, le=1024)
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
     @model_validator(mode="after")
@@ -97,9 +92,9 @@ class ImageEncoderSettings(Settings):
     """A timm model name (``timm.list_models()``), e.g. ``nfnet_l0``; ``convnet_d3`` is the small net of the field."""
     pretrained: bool = True
     """Start from pretrained weights: from ``weights`` if given, else from timm's hub (needs network)."""
-    weights: str | None = None
+    weights: str | None = setting(None, by_content=True)
     """A local checkpoint file for this model; overrides the hub."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = setting({})
     """Further arguments of ``timm.create_model``, e.g. ``{pad_type: same}``."""
     mean: tuple[float, float, float] | None = None
     """RGB mean that the weights expect on a 0 to 1 scale; default: what timm says for the model."""
@@ -115,7 +110,7 @@ class TextEncoderSettings(Settings):
     projection; ``hashed_ngrams``: word n-grams hashed to a fixed width, no weights and no download."""
     name: str = ""
     """Local folder or hub name for transformers, e.g. ``bert-base-uncased``; empty for ``hashed_ngrams``."""
-    width: int = Field(default=384, ge=16)
+    width: int = setting(384, ge=16, unit="dimensions")
     """Width of ``hashed_ngrams`` embeddings; the other encoders report their own."""
 
     @model_validator(mode="after")
@@ -128,11 +123,11 @@ class TextEncoderSettings(Settings):
 class LoraSettings(Settings):
     """Low-rank adapters W + (alpha / rank) B A; used by the protocol ``lora`` alone."""
 
-    rank: int = Field(default=4, ge=1)
+    rank: int = setting(4, ge=1, source="Wu et al.: 4")
     """Rank of every adapter; Wu et al. use 4. The rank is part of the experts."""
-    alpha: float = Field(default=4.0, gt=0)
+    alpha: float = setting(4.0, gt=0)
     """Scale of the adapters before division by the rank."""
-    targets: tuple[str, ...] = ("qkv",)
+    targets: tuple[str, ...] = setting(("qkv",), source="the attention projections, as in LoRA, arXiv 2106.09685")
     """Module names (or their endings) of linear and convolution layers that get an adapter. Wu et al. do not state
     theirs; LoRA's own paper adapts the attention projections."""
 
@@ -146,18 +141,18 @@ class ModelSettings(Settings):
     under different protocols are not comparable."""
     image_encoder: ImageEncoderSettings
     """The image encoder."""
-    text_encoder: TextEncoderSettings
+    text_encoder: TextEncoderSettings = setting(by_content=True)
     """The frozen text encoder."""
-    image_head: bool | None = None
+    image_head: bool | None = setting(None, source="only under heads_only, as published")
     """Whether the image side has a projection head; default: only under ``heads_only``, as in print."""
-    width: int = Field(default=256, ge=8)
+    width: int = setting(256, ge=8, unit="dimensions")
     """Width of the shared space where both sides have a head; otherwise it is the image encoder's."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = setting(0.0, ge=0, lt=1)
     """Dropout inside the projection heads while training."""
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = setting(0.07, gt=0, source="Wu et al.: 0.07")
     """Temperature of the contrastive loss. The released code multiplies by log(1/0.07) in the inner loop, by 1/0.07
     elsewhere; here it is 1/temperature everywhere."""
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = setting(LoraSettings(), only_where=("model.protocol", "lora"))
     """The adapters of the protocol ``lora``."""
 
     @property
@@ -181,22 +176,22 @@ TrajectoryStorage = Literal["float32", "float16_deltas"]
 class ExpertSettings(Settings):
     """How experts are trained on the real data: plain SGD, one snapshot an epoch."""
 
-    num_experts: int = Field(default=20, ge=1)
+    num_experts: int = setting(20, ge=1, source="Wu et al.: 20", changes_experts=False)
     """Trajectories in the set; Wu et al. use 20. Not part of the set's identity: more can be added."""
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = setting(10, ge=1, unit="epochs", source="Wu et al.: 10")
     """Epochs an expert is trained for, so snapshots 0 to ``epochs``; Wu et al. use 10."""
-    lr_image: float = Field(default=0.1, gt=0)
+    lr_image: float = setting(0.1, gt=0, source="Wu et al.: 0.1")
     """SGD rate of the image side; Wu et al. use 0.1."""
-    lr_text: float = Field(default=0.1, gt=0)
+    lr_text: float = setting(0.1, gt=0, source="Wu et al.: 0.1")
     """SGD rate of the text head; Wu et al. use 0.1."""
-    batch_size: int = Field(default=128, ge=2)
+    batch_size: int = setting(128, ge=2, unit="pairs", source="Wu et al.: 128")
     """Pairs in a training batch; Wu et al. use 128."""
-    captions_per_image: Literal["one", "all"] = "all"
+    captions_per_image: Literal["one", "all"] = setting("all", source="all: the released code of Wu et al.")
     """``all``: every image-caption pair once an epoch, as the released code; ``one``: one caption an image, drawn
     anew each epoch, a fifth of the cost."""
-    num_train_images: int | None = Field(default=None, ge=2)
+    num_train_images: int | None = setting(None, ge=2, unit="images")
     """Train on the first so many training images only, to save time; default: all of them."""
-    keep_epochs: Literal["all", "reached"] = "all"
+    keep_epochs: Literal["all", "reached"] = setting("all", changes_experts=False, changes_recall=False)
     """``reached``: keep only the epochs at which the study's segments can begin or end; a study that reaches others
     trains these experts again. Not part of the set's identity."""
     storage: TrajectoryStorage = "float32"
@@ -213,14 +208,14 @@ class ExpertSettings(Settings):
 class EngineSettings(Settings):
     """How the gradient through the student's steps is computed: memory and speed, not what is computed."""
 
-    graph_budget_gb: float | None = Field(default=None, ge=0)
+    graph_budget_gb: float | None = setting(None, ge=0, unit="GB")
     """Memory for the graphs of a student's steps, in GB: as many of the last steps as fit keep theirs (all of them: the
     full unroll), the others are computed again on the way back. 0 keeps none. Default: half of what is free."""
     parameter_checkpoints: Literal["memory", "offload", "recompute"] = "memory"
     """Where the student's parameters after every step wait for the way back. ``memory``: on the device; ``offload``:
     in host memory, on a CPU in a temporary file; ``recompute``: about the square root of their number in memory, the
     others walked again. All three are exact."""
-    micro_batch: int | None = Field(default=None, ge=1)
+    micro_batch: int | None = setting(None, ge=1, unit="images")
     """Images that go through the image side at a time, so that memory does not grow with the pairs either; exact, for
     about a third more time. Default: all of a step's pairs at once."""
     compile: bool = False
@@ -313,11 +308,11 @@ class DistillationSettings(Settings):
     """Times a run that has left its range goes back to its last good state, with all rates halved, before it fails."""
     max_drift: float = Field(default=10.0, gt=1)
     """Root mean square of the images or embeddings, relative to their start, from which a run counts as diverged."""
-    outer_steps: int = Field(default=500, ge=1)
+    outer_steps: int = setting(500, ge=1, unit="steps", in_state=False)
     """Steps of the outer loop."""
     evaluate_every: int = Field(default=50, ge=1)
     """Outer steps between evaluations on validation; Wu et al. use 50."""
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = setting(EngineSettings(), changes_recall=False, in_state=False)
     """Memory and speed of the gradient."""
 
     @model_validator(mode="after")
@@ -346,25 +341,25 @@ class DistillationSettings(Settings):
 class EvaluationSettings(Settings):
     """How fresh students are trained on a small set and scored; the same for distilled sets and coresets."""
 
-    num_students: int = Field(default=2, ge=1)
+    num_students: int = setting(2, ge=1, unit="students", source="Wu et al.: 5")
     """Students trained at each evaluation during a trial, on validation; Wu et al. use 5."""
-    epochs: int = Field(default=100, ge=1)
+    epochs: int = setting(100, ge=1, unit="epochs", source="Wu et al.: 100")
     """Epochs a student trains on the small set; Wu et al. use 100."""
-    proxy_epochs: int | None = Field(default=None, ge=1)
+    proxy_epochs: int | None = setting(None, ge=1, unit="epochs")
     """Epochs of the one student that stands for ``num_students`` in a trial's first ``search.grace_evaluations``, where
     recall only decides which trials go on; at 30 it is a tenth of a full evaluation. Default: no proxy."""
-    batch_size: int = Field(default=100, ge=2)
+    batch_size: int = setting(100, ge=2, unit="pairs", source="the released code of Wu et al.: 128")
     """Pairs in a student's batch; the released code uses 128."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = setting(0.9, ge=0, lt=1, source="Wu et al.: 0.9")
     """Momentum of the student's SGD; Wu et al. use 0.9."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = setting(5e-4, ge=0, source="Wu et al.: 5e-4")
     """Weight decay of the student's SGD; Wu et al. use 5e-4."""
-    lr_coreset: float = Field(default=0.1, gt=0)
+    lr_coreset: float = setting(0.1, gt=0)
     """Student rate on real pairs, which have no learned step sizes."""
-    num_test_students: int = Field(default=5, ge=2)
+    num_test_students: int = setting(5, ge=2, unit="students", source="Wu et al.: 5", changes_recall=False)
     """Students, each with its own seed, trained on each chosen set for the one look at test, and on each set of a
     finalist for the choice on validation."""
-    full_data_epochs: int = Field(default=10, ge=1)
+    full_data_epochs: int = setting(10, ge=1, unit="epochs", changes_recall=False)
     """Epochs of the full-data bound, trained as the experts are."""
 
 
@@ -374,15 +369,15 @@ class EvaluationSettings(Settings):
 class ResourceSettings(Settings):
     """What one actor or trial takes of the machine; changes speed, never results within one thread count."""
 
-    cpus_per_expert: int = Field(default=1, ge=1)
+    cpus_per_expert: int = setting(1, ge=1, unit="CPUs")
     """CPUs, and torch threads, of an actor that trains experts."""
-    gpus_per_expert: float = Field(default=0.0, ge=0)
+    gpus_per_expert: float = setting(0.0, ge=0, unit="GPUs")
     """GPUs, or a fraction of one, of an actor that trains experts."""
-    custom_per_expert: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    custom_per_expert: dict[str, Annotated[float, Field(gt=0)]] = setting({})
     """Amounts of further resources that the nodes of a cluster declare, e.g. ``{spot: 1}``, of such an actor."""
-    cpus_per_trial: int = Field(default=1, ge=1)
+    cpus_per_trial: int = setting(1, ge=1, unit="CPUs")
     """CPUs, and torch threads, of a distillation trial or an evaluation."""
-    gpus_per_trial: float = Field(default=0.0, ge=0)
+    gpus_per_trial: float = setting(0.0, ge=0, unit="GPUs")
     """GPUs, or a fraction of one, of a distillation trial or an evaluation."""
 
     @field_validator("gpus_per_expert", "gpus_per_trial")

@@ -6,12 +6,21 @@ that are searched. A point is the study with those keys set: it has no space of 
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.setting import (
+    MayChange,
+    SettingInfo,
+    Settings,
+    info_of,
+    setting,
+    settings_below,
+    value_at,
+)
 from rayvldd.config.settings import (
     DataSettings,
     DistillationSettings,
@@ -19,13 +28,9 @@ from rayvldd.config.settings import (
     ExpertSettings,
     ModelSettings,
     ResourceSettings,
-    Settings,
 )
 from rayvldd.config.space import Space
 from rayvldd.randomness import trial_seed
-
-SEARCHABLE_SECTIONS = ("model", "experts", "distillation")
-"""What a trial may change. Data and evaluation are the measuring stick, the same for all trials of a study."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -58,12 +63,12 @@ class ChooseSettings(Settings):
 class SearchSettings(Settings):
     """What is searched, how, and for how long."""
 
-    space: dict[str, Domain] = Field(default_factory=dict)
+    space: dict[str, Domain] = setting({})
     """Dotted key of a setting to the domain it is drawn from; bounds included."""
-    objectives: tuple[Objective, ...] = Field(default=("val_mean_recall",), min_length=1)
+    objectives: tuple[Objective, ...] = setting(("val_mean_recall",), min_length=1)
     """What the search is for. With several, the answer is the Pareto front: the sets that no other one beats in all."""
-    choose: ChooseSettings = ChooseSettings()
-    """Which set of the front is chosen; may change until the study is finished."""
+    choose: ChooseSettings = setting(ChooseSettings(), may_change=MayChange.UNTIL_CHOSEN)
+    """Which set of the front is chosen; may change until it is."""
     sampler: Sampler = "tpe"
     """Optuna's sampler, what proposes the next point. ``tpe``: tree-structured Parzen estimators over all settings
     together, over each branch of conditional ones apart; ``gp``: a Gaussian process; ``cmaes``: for numbers alone;
@@ -72,33 +77,33 @@ class SearchSettings(Settings):
     """What stops poor trials early. ``asha``: successive halving; ``hyperband``: the same in brackets of different
     patience; ``median``: who is below the median of the others; ``none``: nothing, which several objectives need, for
     what is cheap has less recall."""
-    num_trials: int = Field(default=16, ge=1)
+    num_trials: int = setting(16, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
     """Points to try."""
-    num_start_trials: int | None = Field(default=None, ge=1)
+    num_start_trials: int | None = setting(None, ge=1, unit="trials")
     """Trials, initial points among them, before ``tpe``, ``gp`` and ``cmaes`` model what they know; until then points
     are drawn at random. Default: a fifth of ``num_trials``, but 3 to 10."""
-    max_concurrent: int = Field(default=2, ge=1)
+    max_concurrent: int = setting(2, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
     """Trials that may run at the same time, if the resources allow it."""
-    time_budget_s: float | None = Field(default=None, gt=0)
+    time_budget_s: float | None = setting(None, gt=0, unit="seconds", may_change=MayChange.UNTIL_FINISHED)
     """Stop the search after so many seconds; what is running then keeps its best set. Finalists and test come after it.
     Default: no limit."""
-    grace_evaluations: int = Field(default=1, ge=1)
+    grace_evaluations: int = setting(1, ge=1, unit="evaluations")
     """Evaluations that every trial gets before it may be stopped early; the default suits 10 to 20 in a trial."""
     stop_without_gain: bool = True
     """Stop a trial that has not got above its start's recall by then, even the first, which no others are there to
     compare with: what does worse than the real pairs that it began with seldom gets far. Not under ``none``."""
-    reduction_factor: float = Field(default=2.0, gt=1)
+    reduction_factor: float = setting(2.0, gt=1)
     """ASHA and Hyperband keep one in so many trials at each rung, and have the next rung at so many times as many
     evaluations. Many rungs of little severity served Flickr8k better than few of more."""
     trial_seeds: Literal["common", "own"] = "common"
     """``common``: all trials start from the same pairs and meet the same segments, so that two of them differ by their
     settings alone (common random numbers); what one seed favours, the finalists' fresh seeds show. ``own``: a seed for
     each trial, from the study's seed and the trial's number."""
-    num_finalists: int = Field(default=2, ge=0)
+    num_finalists: int = setting(2, ge=0, unit="trials", may_change=MayChange.UNTIL_CHOSEN)
     """Best trials whose points are distilled again with fresh seeds, so that no lucky draw is chosen: the best mean on
     validation is tested. 1: the best trial alone, for an interval over sets, as always with several objectives; 0: its
     own set is tested as it is, and the interval is over students alone."""
-    finalist_seeds: int = Field(default=3, ge=2)
+    finalist_seeds: int = setting(3, ge=2, unit="sets", may_change=MayChange.UNTIL_CHOSEN)
     """Synthetic sets of each finalist, each with a seed of its own and ``evaluation.num_test_students`` students of its
     own; the interval of the test is over these sets."""
     initial_points: tuple[dict[str, Scalar], ...] = ()
@@ -115,23 +120,25 @@ class SearchSettings(Settings):
 class Study(Settings):
     """Everything that decides the outcome of a search."""
 
-    name: str
+    name: str = setting(in_point=False, changes_recall=False)
     """Name of the study: its folder in the workspace and its parent run in MLflow."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = setting(0, ge=0, lt=2**31, changes_experts=True, changes_recall=False)
     """Root of every random stream of the study."""
-    data: DataSettings
+    data: DataSettings = setting(changes_experts=True, by_content=True)
     """The real pairs."""
-    model: ModelSettings
+    model: ModelSettings = setting(searchable=True, changes_experts=True)
     """The two-tower model and its protocol."""
-    experts: ExpertSettings = ExpertSettings()
+    experts: ExpertSettings = setting(ExpertSettings(), searchable=True, changes_experts=True)
     """How trajectories are made."""
-    distillation: DistillationSettings = DistillationSettings()
+    distillation: DistillationSettings = setting(DistillationSettings(), searchable=True)
     """How the synthetic set is made."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How a set is scored."""
-    search: SearchSettings = SearchSettings()
+    search: SearchSettings = setting(SearchSettings(), in_point=False, changes_recall=False)
     """What is searched and for how long."""
-    resources: ResourceSettings = ResourceSettings()
+    resources: ResourceSettings = setting(
+        ResourceSettings(), in_point=False, changes_recall=False, may_change=MayChange.ALWAYS
+    )
     """What actors and trials take of the machine."""
 
     @field_validator("name")
@@ -253,16 +260,26 @@ def _in_full(key: str, domain: Domain) -> list[Scalar]:
     return domain.corners() if isinstance(domain, FloatDomain) else domain.values_in_full()
 
 
-def value_at(values: Any, key: str) -> Any:
-    """What stands at a dotted key in nested settings; None where there is no such setting."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
+def all_settings() -> Mapping[str, SettingInfo]:
+    """The metadata of every setting that a study can have, by dotted key."""
+    return settings_below(Study)
+
+
+def about(key: str) -> SettingInfo | None:
+    """The metadata of the setting at a dotted key of a study; None where there is no such setting."""
+    return info_of(all_settings(), key)
 
 
 def changes_experts(key: str) -> bool:
     """Whether a trial with another value of this setting needs experts of its own."""
-    return key.startswith(("model.", "experts.")) and key != "experts.num_experts"
+    info = about(key)
+    return info is not None and info.changes_experts
+
+
+def sections_where(which: Callable[[SettingInfo], bool]) -> tuple[str, ...]:
+    """The sections of a study that have a setting which ``which`` selects by its metadata."""
+    chosen = (key.partition(".") for key, info in all_settings().items() if which(info))
+    return tuple(dict.fromkeys(section for section, dot, _ in chosen if dot))
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

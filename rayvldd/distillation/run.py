@@ -166,7 +166,7 @@ class _Run:
 
     def _settings(self) -> dict[str, Any]:
         """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
-        settings = self.task.study.distillation.model_dump(mode="json", exclude={"outer_steps", "engine"})
+        settings = self.task.study.distillation.selected(lambda info: info.in_state)
         return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
 
     def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:

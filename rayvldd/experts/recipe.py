@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from rayvldd.config.settings import TrajectoryStorage
+from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.models.retrieval_task import RetrievalTask
 
-_VERSION = 1
+_VERSION = 2
 """Raised when training changes what it computes from the same settings."""
-
-_SILENT_DEFAULTS = (("storage", "float32"), ("imported", None))
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,11 @@ class ExpertRecipe:
 
 def expert_recipe(task: RetrievalTask) -> ExpertRecipe:
     """Return the recipe of the experts that a study point needs."""
-    model = task.study.model.model_dump(mode="json", exclude={"text_encoder": True, "image_encoder": {"weights"}})
-    if model["protocol"] != "lora":
-        del model["lora"]
-    experts = task.study.experts.model_dump(mode="json", exclude={"num_experts", "keep_epochs"})
-    # Left out at their defaults, which changed nothing when they came: sets that were there before keep their key.
-    experts = {name: value for name, value in experts.items() if (name, value) not in _SILENT_DEFAULTS}
-    return ExpertRecipe(
-        {
-            "version": _VERSION,
-            "model": model,
-            "experts": experts,
-            "image_size": task.study.data.image_size,
-            "fingerprints": task.fingerprints,
-            "seed": task.study.seed,
-        }
-    )
+    settings = expert_settings(task.study)
+    return ExpertRecipe({"version": _VERSION, **settings, "fingerprints": task.fingerprints})
+
+
+def expert_settings(point: Study) -> dict[str, JsonValue]:
+    """The settings of a point that are part of the identity of its experts by value; fingerprints cover the others."""
+    values = point.model_dump(mode="json")
+    return point.selected(lambda info: info.changes_experts and not info.by_content and info.has_effect(values))

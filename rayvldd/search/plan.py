@@ -5,6 +5,7 @@ from typing import Any
 
 from rayvldd.config.study import Study
 from rayvldd.console import point_as_text, time_as_text
+from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.search.preparation import expert_points
@@ -107,15 +108,6 @@ def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:
 
 def _existing(at_point: Study, recipes: list[tuple[dict[str, Any], int]]) -> int:
     """Experts of the fullest set whose settings are those of the point."""
-    settings = at_point.model_dump(mode="json")
-    asked = {"model": settings["model"], "experts": settings["experts"], "seed": settings["seed"]}
-    asked["image_size"] = settings["data"]["image_size"]
-    fitting = [number for recipe, number in recipes if all(_agrees(recipe.get(name), asked[name]) for name in asked)]
+    wanted = expert_settings(at_point).items()
+    fitting = [number for recipe, number in recipes if all(recipe.get(name) == value for name, value in wanted)]
     return max(fitting, default=0)
-
-
-def _agrees(stored: Any, asked: Any) -> bool:
-    """Whether every setting that a recipe names has the asked value; a recipe leaves out what changes nothing."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        return all(name in asked and _agrees(value, asked[name]) for name, value in stored.items())
-    return bool(stored == asked)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.study import Study, changes_experts, value_at
+from rayvldd.config.setting import value_at
+from rayvldd.config.study import Study, changes_experts
 from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import ConfigError, Fault
@@ -59,7 +60,8 @@ def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
     for part, point in study.expert_combinations():
         at_point = study.at(point)
         values = at_point.model_dump(mode="json")
-        found.append(({key: value_at(values, key) for key in part}, at_point.at({"experts.num_experts": most})))
+        shown = {key: cast(Scalar, value_at(values, key)) for key in part}
+        found.append((shown, at_point.at({"experts.num_experts": most})))
     return found
 
 

@@ -10,18 +10,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from rayvldd.config.study import Study
+from rayvldd.config.setting import flat_settings
+from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.search.ledger import Ledger
 from rayvldd.storage.json_files import write_json_whole
-
-_MAY_CHANGE = ("search.num_trials", "search.max_concurrent", "search.time_budget_s", "search.choose.", "resources.")
-"""Settings that an unfinished study may go on with in another value: they decide how long, how fast and which set of
-the front, not what."""
-_MAY_CHANGE_UNTIL_CHOSEN = ("search.num_finalists", "search.finalist_seeds")
-"""The same for what decides how surely the best is chosen, until it is."""
-_MAY_CHANGE_UNTIL_CHOSEN = ("search.num_finalists", "search.finalist_seeds")
-"""The same for what decides how surely the best is chosen, until it is."""
 
 
 class StudyFolder:
@@ -141,17 +134,20 @@ class StudyFolder:
         if not self.settings.is_file():
             return
         known, asked = flat_settings(_completed(read_json(self.settings))), flat_settings(study.model_dump(mode="json"))
-        free: tuple[str, ...] = () if self.result_file.is_file() else _MAY_CHANGE
-        free += () if self.choice.is_file() else _MAY_CHANGE_UNTIL_CHOSEN
         faults = [
             Fault(f"{self.settings}: {key}", f"is {known.get(key)!r} there, {asked.get(key)!r} here", "the value there")
             for key in sorted(known.keys() | asked.keys())
-            if known.get(key) != asked.get(key) and not key.startswith((*free, "resources."))
+            if known.get(key) != asked.get(key) and not self._may_change(key)
         ]
         if faults:
             raise ConfigError(
                 faults, next_command=f"the same command with --set name=ANOTHER, for a study beside {study.name}"
             )
+
+    def _may_change(self, key: str) -> bool:
+        """Whether the study may go on with another value of a setting, as far as it is."""
+        info, chosen, finished = about(key), self.choice.is_file(), self.result_file.is_file()
+        return info is not None and info.may_change.allows(chosen=chosen, finished=finished)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -224,11 +220,3 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
         return Study.model_validate(settings).model_dump(mode="json")
     except ValidationError:
         return settings
-
-
-def flat_settings(values: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; lists are values."""
-    if not isinstance(values, dict) or not values:
-        return {key: values}
-    below = (flat_settings(inner, f"{key}.{name}" if key else name) for name, inner in values.items())
-    return {inner_key: value for inner in below for inner_key, value in inner.items()}

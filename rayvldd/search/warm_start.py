@@ -13,25 +13,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
-from rayvldd.config.study import Study, set_dotted
+from rayvldd.config.study import Study, about, sections_where, set_dotted
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.search.ledger import METRIC, Trial
 from rayvldd.search.optuna_trials import typed_point
-from rayvldd.search.study_folder import StudyFolder, flat_settings, read_json
+from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import EarlierTrial
 
-_SECTIONS = ("data", "model", "experts", "distillation", "evaluation")
-_BY_CONTENT = ("data.root", "data.images", "data.annotations", "model.image_encoder.weights", "model.text_encoder.name")
-"""Places of files, which differ from machine to machine; the fingerprints say whether the same is in them."""
-_WITHOUT_EFFECT = (
-    "distillation.engine.",
-    "evaluation.num_test_students",
-    "evaluation.full_data_epochs",
-    "experts.keep_epochs",
-)
-"""Settings that change no validation recall of a trial."""
+_SECTIONS = sections_where(lambda info: info.in_point)
+"""Where the settings of a point are."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +136,9 @@ def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Scalar
 
 
 def _matters(key: str) -> bool:
-    return key not in _BY_CONTENT and not key.startswith(_WITHOUT_EFFECT)
+    """Whether two recalls can be compared only if this setting is the same; fingerprints cover what is by content."""
+    info = about(key)
+    return info is None or (info.changes_recall and not info.by_content)
 
 
 def _study_of(trial: EarlierTrial, name: str) -> Study:

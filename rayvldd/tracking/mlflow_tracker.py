@@ -26,11 +26,11 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.study import Study
-from rayvldd.data.array_cache import fingerprint
+from rayvldd.config.study import Study, sections_where
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.code_version import code_version
+from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.set_source import BEST_ALIAS
@@ -49,7 +49,7 @@ _MAX_PARAM = 500
 """Characters of a parameter's value: what servers of older versions take."""
 _MAX_TAG = 5000
 _MAX_PARAMS_A_BATCH = 100
-_SEARCHED, _SCORED = ("model", "experts", "distillation"), ("data", "model", "evaluation")
+_SEARCHED, _SCORED = sections_where(lambda info: info.searchable), ("data", "model", "evaluation")
 """Sections of a study that are the parameters of a trial, and of an evaluation."""
 _DETAIL = re.compile(
     r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|.*_of_all_sets|student_.*"
@@ -90,7 +90,7 @@ class MlflowTracker:
     def start_study(self, study: Study, command: str) -> None:
         """Open the parent run, or find the unfinished one of the same study and command."""
         self._study = study
-        identity = _identity(study, command, self._origin)
+        identity = study_identity(study, command, self._origin)
         tags = {
             "rayvldd.kind": "study",
             "rayvldd.study": study.name,
@@ -285,15 +285,6 @@ def _entries_of_scores(scores: Scores) -> list[Metric]:
     for number, row in enumerate(scores.students, start=1):
         entries += _entries({f"student_{prefix}mean_recall": row["mean_recall"]}, number)
     return entries
-
-
-def _identity(study: Study, command: str, origin: str) -> str:
-    """Name what must be the same for two calls to continue one study; options, budgets and resources may change."""
-    settings = study.model_dump(mode="json", exclude={"resources": True})
-    for budget in ("num_trials", "max_concurrent", "time_budget_s", "num_finalists", "finalist_seeds"):
-        del settings["search"][budget]
-    verb = next((word for word in command.split() if word != "rayvldd"), "")
-    return fingerprint({"settings": settings, "verb": verb, "origin": origin})
 
 
 def _params(study: Study, sections: tuple[str, ...] | None = None) -> dict[str, str]:

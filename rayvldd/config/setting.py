@@ -1,0 +1,203 @@
+"""A setting and its metadata: declared once, on the field, and read from there by everyone who needs it.
+
+Whether a setting belongs to the identity of an expert set, whether an unfinished study may go on with another value,
+whether it changes the recall of a trial: each of these is an option of :func:`setting`. A section passes its options
+on to the settings inside it, which may state others.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cache
+from types import UnionType
+from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, overload
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are faults, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def selected(self, which: "Callable[[SettingInfo], bool]") -> dict[str, JsonValue]:
+        """The settings that ``which`` selects by their metadata, as nested JSON values; empty sections are left out."""
+        return _selected(self.model_dump(mode="json"), "", settings_below(type(self)), which)
+
+
+class MayChange(StrEnum):
+    """How long a study may go on with another value of a setting."""
+
+    NEVER = "never"
+    """It decides what the study is: another value is another study."""
+    UNTIL_CHOSEN = "until chosen"
+    """It decides which set is chosen, until one is."""
+    UNTIL_FINISHED = "until finished"
+    """It decides how long or how fast the search runs."""
+    ALWAYS = "always"
+    """It concerns the machine alone."""
+
+    def allows(self, *, chosen: bool, finished: bool) -> bool:
+        """Whether a study in this state may go on with another value."""
+        match self:
+            case MayChange.NEVER:
+                return False
+            case MayChange.UNTIL_CHOSEN:
+                return not (chosen or finished)
+            case MayChange.UNTIL_FINISHED:
+                return not finished
+            case MayChange.ALWAYS:
+                return True
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """The metadata of one setting; the defaults hold for a setting that states nothing."""
+
+    unit: str = ""
+    """Unit of the value, e.g. ``pixels``; empty for a number without one and for a choice."""
+    source: str = ""
+    """Where the default or its range comes from, e.g. ``Wu et al.: 8``."""
+    may_change: MayChange = MayChange.NEVER
+    """How long a study may go on with another value."""
+    searchable: bool = False
+    """Whether a search may range over it. Data and evaluation are the measure, the same for all trials of a study."""
+    in_point: bool = True
+    """Whether it belongs to a point, so decides a distillation; otherwise it is about the search around it."""
+    changes_experts: bool = False
+    """Whether another value may need other experts."""
+    by_content: bool = False
+    """Whether the fingerprints of data and encoders represent it: its value, e.g. a folder, is then not compared."""
+    changes_recall: bool = True
+    """Whether it changes the recall on validation that a trial can expect, apart from chance."""
+    in_state: bool = True
+    """Whether the state of an interrupted distillation depends on it; otherwise it goes on with another value."""
+    only_where: tuple[str, str] | None = None
+    """Dotted key of another setting and its value, without which this one has no effect."""
+
+    def has_effect(self, values: JsonValue) -> bool:
+        """Whether the settings in ``values`` are such that this one has an effect."""
+        return self.only_where is None or value_at(values, self.only_where[0]) == self.only_where[1]
+
+
+class SettingOptions(TypedDict, total=False):
+    """What a setting may state: bounds, which pydantic checks, and the fields of :class:`SettingInfo`."""
+
+    ge: float
+    gt: float
+    le: float
+    lt: float
+    min_length: int
+    unit: str
+    source: str
+    may_change: MayChange
+    searchable: bool
+    in_point: bool
+    changes_experts: bool
+    by_content: bool
+    changes_recall: bool
+    in_state: bool
+    only_where: tuple[str, str]
+
+
+_METADATA = "setting"
+"""Key of the metadata in a field's JSON schema."""
+_INFO_FIELDS = frozenset(field.name for field in fields(SettingInfo))
+
+T = TypeVar("T")
+
+
+@overload
+def setting(default: T, /, **options: Unpack[SettingOptions]) -> T: ...
+@overload
+def setting(**options: Unpack[SettingOptions]) -> Any: ...
+def setting(default: Any = ..., /, **options: Unpack[SettingOptions]) -> Any:
+    """Declare a setting of a section, with its default, its bounds and its metadata; without a default it is required.
+
+    Args:
+        default: Value where a study states none.
+        options: Bounds as in :func:`pydantic.Field`, and the fields of :class:`SettingInfo`.
+    """
+    bounds: dict[str, Any] = {name: value for name, value in options.items() if name not in _INFO_FIELDS}
+    stated: dict[str, Any] = {name: value for name, value in options.items() if name in _INFO_FIELDS}
+    return Field(default, json_schema_extra={_METADATA: stated} if stated else None, **bounds)
+
+
+# --- reading the metadata -----------------------------------------------------------------------------------------
+
+
+@cache
+def settings_below(section: type[BaseModel]) -> Mapping[str, SettingInfo]:
+    """Every setting inside a section and the sections below it, by dotted key.
+
+    Where a section is one of several, e.g. the sources of the data, the settings of all of them are there; those of
+    the same key agree in everything but unit and source.
+    """
+    found: dict[str, SettingInfo] = {}
+    for key, info in _walk(section, "", {}):
+        found.setdefault(key, info)
+    return found
+
+
+def _walk(section: type[BaseModel], prefix: str, inherited: Mapping[str, Any]) -> Iterator[tuple[str, SettingInfo]]:
+    for name, field in section.model_fields.items():
+        extra = field.json_schema_extra
+        own = extra.get(_METADATA, {}) if isinstance(extra, dict) else {}
+        assert isinstance(own, dict)
+        metadata = {**inherited, **own}
+        inside = sections_in(field.annotation)
+        for below in inside:
+            yield from _walk(below, f"{prefix}{name}.", metadata)
+        if not inside:
+            yield f"{prefix}{name}", SettingInfo(**metadata)
+
+
+def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
+    """The metadata at a dotted key, also of one inside a setting that is a mapping; None where there is no setting."""
+    while key not in known:
+        key, dot, _ = key.rpartition(".")
+        if not dot:
+            return None
+    return known[key]
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field's annotation allows: none for a plain value, several for a choice between them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType) or hasattr(annotation, "__metadata__"):
+        return [section for argument in get_args(annotation) for section in sections_in(argument)]
+    return []
+
+
+def value_at(values: JsonValue, key: str) -> JsonValue:
+    """The value at a dotted key of nested settings; None where there is no such setting."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def flat_settings(values: JsonValue, key: str = "") -> dict[str, JsonValue]:
+    """Nested settings by dotted key; lists are values."""
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    below = (flat_settings(inner, f"{key}.{name}" if key else name) for name, inner in values.items())
+    return {inner_key: value for inner in below for inner_key, value in inner.items()}
+
+
+def _selected(
+    values: Mapping[str, JsonValue],
+    prefix: str,
+    known: Mapping[str, SettingInfo],
+    which: Callable[[SettingInfo], bool],
+) -> dict[str, JsonValue]:
+    part: dict[str, JsonValue] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        below = [info for inner, info in known.items() if inner.startswith(f"{key}.")]
+        if below and isinstance(value, dict):
+            inside = _selected(value, f"{key}.", known, which)
+            part |= {name: inside} if inside else {}
+        elif any(which(info) for info in below or [known.get(key, SettingInfo())]):
+            part[name] = value
+    return part

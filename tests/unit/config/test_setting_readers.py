@@ -1,0 +1,169 @@
+"""Everyone who reads the metadata of settings, tried with every setting of a study changed.
+
+A setting is changed past validation: what matters here is which identities change with it.
+"""
+
+import json
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from rayvldd.config.domains import FloatDomain
+from rayvldd.config.setting import MayChange, flat_settings, sections_in
+from rayvldd.config.study import Study, about, all_settings
+from rayvldd.errors import ConfigError
+from rayvldd.experts.recipe import expert_settings
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.tracking.identity import study_identity
+
+DATA: dict[str, dict[str, Any]] = {
+    "toy_scenes": {"source": "toy_scenes"},
+    "folder": {"source": "folder", "root": "/here"},
+    "karpathy": {"source": "karpathy", "root": "/here", "annotations": "here.json"},
+    "blip": {"source": "blip", "root": "/here"},
+}
+
+
+def study_on(source: str) -> Study:
+    model = {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}}
+    return Study.model_validate({"name": "study", "data": DATA[source], "model": model})
+
+
+def keys_of(section: BaseModel, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            keys += keys_of(value, f"{prefix}{name}.")
+        elif not sections_in(field.annotation):
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+STUDIES = {source: study_on(source) for source in DATA}
+CASES = [
+    (source, key)
+    for source in DATA
+    for key in keys_of(STUDIES[source])
+    if key != "data.source" and (source == "toy_scenes" or key.startswith("data."))
+]
+
+
+def test_every_setting_is_among_the_cases() -> None:
+    assert {key for _, key in CASES} == set(all_settings()) - {"data.source"}
+
+
+def test_the_same_data_from_another_source_has_the_same_experts_in_another_study() -> None:
+    folder, blip, drawn = (STUDIES[source] for source in ("folder", "blip", "toy_scenes"))
+    assert expert_settings(folder) == expert_settings(blip)
+    assert expert_settings(folder) != expert_settings(drawn), "the images are of another size"
+    assert study_identity(folder, "sweep", "") != study_identity(blip, "sweep", "")
+
+
+def other_value(annotation: Any, value: Any) -> Any:
+    """A value of the same type that is not the present one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if get_origin(annotation) is Literal:
+        return next((option for option in get_args(annotation) if option != value), f"{value}x")
+    if isinstance(value, str):
+        return f"{value}x"
+    if value is None:
+        (wanted,) = {part for part in get_args(annotation) if part is not NoneType}
+        return {int: 3, float: 3.0, str: "x", bool: True}.get(wanted) or (0.5, 0.5, 0.5)
+    if isinstance(value, tuple):
+        return value[:-1] if value else other_tuple(annotation)
+    assert value == {}
+    return {"search.space": {}}.get(str(annotation)) or {"x": 1}
+
+
+def other_tuple(annotation: Any) -> tuple[Any, ...]:
+    (item, _) = get_args(annotation)
+    return get_args(item)[:1] if get_origin(item) is Literal else ({"distillation.lr_image": 3.0},)
+
+
+SPECIAL: dict[str, Any] = {
+    "search.space": {"distillation.lr_image": FloatDomain(type="float", low=1, high=2)},
+    "search.choose.at_most": {"num_pairs": 3.0},
+    "search.choose.at_least": {"val_mean_recall": 3.0},
+    "search.objectives": ("val_mean_recall", "seconds"),
+}
+"""Settings whose type does not say what another value could be."""
+
+
+def changed(section: Any, key: str, whole_key: str = "") -> Any:
+    """The section with another value at a dotted key."""
+    name, _, rest = key.partition(".")
+    value = getattr(section, name)
+    if rest:
+        new = changed(value, rest, whole_key or key)
+    else:
+        new = SPECIAL.get(whole_key or key) or other_value(type(section).model_fields[name].annotation, value)
+    return section.model_copy(update={name: new})
+
+
+@pytest.fixture(params=CASES, ids=" ".join)
+def case(request: pytest.FixtureRequest) -> tuple[Study, Study, str]:
+    """A study, the same with one setting changed, and the setting's key."""
+    source, key = request.param
+    before: Study = STUDIES[source]
+    after = changed(before, key)
+    flat = [flat_settings(study.model_dump(mode="json", warnings="none")) for study in (before, after)]
+    differing = {name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name)}
+    assert differing and all(name == key or name.startswith(f"{key}.") for name in differing)
+    return before, after, key
+
+
+def test_identity_in_the_tracking_server(case: tuple[Study, Study, str]) -> None:
+    before, after, key = case
+    info = about(key)
+    assert info is not None
+    same = study_identity(before, "rayvldd sweep a.yaml", "") == study_identity(after, "rayvldd sweep b.yaml", "")
+    assert same == (info.may_change is not MayChange.NEVER)
+
+
+def test_a_study_folder_agrees_with_the_tracking_server(case: tuple[Study, Study, str], tmp_path: Path) -> None:
+    before, after, key = case
+    info, folder = about(key), StudyFolder(tmp_path)
+    assert info is not None
+    folder.settings.write_text(before.model_dump_json())
+    for file in (None, folder.choice, folder.result_file):  # while it searches, once one is chosen, at the end
+        if file:
+            file.write_text("{}")
+        if info.may_change.allows(chosen=file is not None, finished=file == folder.result_file):
+            folder.check_same(after)
+            assert study_identity(before, "sweep", "") == study_identity(after, "sweep", "")
+            continue
+        with pytest.raises(ConfigError) as caught:
+            folder.check_same(after)
+        assert all(fault.where.startswith(f"{folder.settings}: {key}") for fault in caught.value.faults)
+
+
+def test_identity_of_the_experts(case: tuple[Study, Study, str]) -> None:
+    before, after, key = case
+    info = about(key)
+    assert info is not None
+    same = expert_settings(before) == expert_settings(after)
+    lora_alone = key == "model.protocol"  # leaves the adapters' settings out as well
+    assert same == (not info.changes_experts or info.by_content) or lora_alone
+    if same and info.changes_experts:
+        assert key.startswith(("data.", "model.text_encoder.")) or key == "model.image_encoder.weights"
+
+
+def test_adapters_count_under_lora_alone() -> None:
+    study = STUDIES["toy_scenes"]
+    plain = study.model_copy(update={"model": study.model.model_copy(update={"protocol": "heads_only"})})
+    for key in ("model.lora.rank", "model.lora.alpha", "model.lora.targets"):
+        assert expert_settings(study) != expert_settings(changed(study, key))
+        assert expert_settings(plain) == expert_settings(changed(plain, key))
+
+
+def test_a_recipe_is_json() -> None:
+    settings = expert_settings(STUDIES["toy_scenes"])
+    assert json.loads(json.dumps(settings)) == settings
+    assert TypeAdapter(dict[str, Any]).validate_python(settings)["data"] == {"image_size": 32}
