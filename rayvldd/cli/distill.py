@@ -84,6 +84,7 @@ def _prepare(
     point: Study, workspace: "Workspace", store: "ExpertStore", display: "ProgressDisplay"
 ) -> tuple["RetrievalTask", list["Trajectory"], str]:
     """Load the task, make the experts that are missing, and name the run by all that decides it."""
+    from rayvldd.config.setting import selected
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
@@ -94,7 +95,7 @@ def _prepare(
     recipe = next(iter(sets)).recipe
     task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
     trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
-    settings = point.selected(lambda info: info.in_point)
+    settings = selected(point, lambda info: info.in_point)
     return task, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
 
 

@@ -8,14 +8,14 @@ refuse at load what it would change.
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from rayvldd.config.base import Settings
 
 Scalar = bool | int | float | str
 
 
-class _Domain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
+class _Domain(Settings):
     when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
     """Searched only where each of these settings, by dotted key, has the value, or one of the listed values; elsewhere
     the setting keeps its constant. Default: always."""

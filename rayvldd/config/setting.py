@@ -8,21 +8,12 @@ on to the settings inside it, which may state others.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import cache
 from types import UnionType
 from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, overload
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are faults, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    def selected(self, which: "Callable[[SettingInfo], bool]") -> dict[str, JsonValue]:
-        """The settings that ``which`` selects by their metadata, as nested JSON values; empty sections are left out."""
-        return _selected(self.model_dump(mode="json"), "", settings_below(type(self)), which)
+from rayvldd.config.base import Settings
 
 
 class MayChange(StrEnum):
@@ -126,8 +117,7 @@ def setting(default: Any = ..., /, **options: Unpack[SettingOptions]) -> Any:
 # --- reading the metadata -----------------------------------------------------------------------------------------
 
 
-@cache
-def settings_below(section: type[BaseModel]) -> Mapping[str, SettingInfo]:
+def settings_below(section: type[Settings]) -> Mapping[str, SettingInfo]:
     """Every setting inside a section and the sections below it, by dotted key.
 
     Where a section is one of several, e.g. the sources of the data, the settings of all of them are there; those of
@@ -139,7 +129,7 @@ def settings_below(section: type[BaseModel]) -> Mapping[str, SettingInfo]:
     return found
 
 
-def _walk(section: type[BaseModel], prefix: str, inherited: Mapping[str, Any]) -> Iterator[tuple[str, SettingInfo]]:
+def _walk(section: type[Settings], prefix: str, inherited: Mapping[str, Any]) -> Iterator[tuple[str, SettingInfo]]:
     for name, field in section.model_fields.items():
         extra = field.json_schema_extra
         own = extra.get(_METADATA, {}) if isinstance(extra, dict) else {}
@@ -150,6 +140,8 @@ def _walk(section: type[BaseModel], prefix: str, inherited: Mapping[str, Any]) -
             yield from _walk(below, f"{prefix}{name}.", metadata)
         if not inside:
             yield f"{prefix}{name}", SettingInfo(**metadata)
+    for name, below in section.further_sections().items():
+        yield from _walk(below, f"{prefix}{name}.", inherited)
 
 
 def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
@@ -161,9 +153,9 @@ def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
     return known[key]
 
 
-def sections_in(annotation: Any) -> list[type[BaseModel]]:
+def sections_in(annotation: Any) -> list[type[Settings]]:
     """The sections that a field's annotation allows: none for a plain value, several for a choice between them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType) or hasattr(annotation, "__metadata__"):
         return [section for argument in get_args(annotation) for section in sections_in(argument)]
@@ -183,6 +175,11 @@ def flat_settings(values: JsonValue, key: str = "") -> dict[str, JsonValue]:
         return {key: values}
     below = (flat_settings(inner, f"{key}.{name}" if key else name) for name, inner in values.items())
     return {inner_key: value for inner in below for inner_key, value in inner.items()}
+
+
+def selected(settings: Settings, which: Callable[[SettingInfo], bool]) -> dict[str, JsonValue]:
+    """The settings that ``which`` selects by their metadata, as nested JSON values; empty sections are left out."""
+    return _selected(settings.model_dump(mode="json"), "", settings_below(type(settings)), which)
 
 
 def _selected(

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from rayvldd.config.setting import Settings, setting
+from rayvldd.config.base import Settings
+from rayvldd.config.setting import setting
 
 # --- data ---------------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from rayvldd.config.base import Settings
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.setting import (
     MayChange,
     SettingInfo,
-    Settings,
     info_of,
     setting,
     settings_below,
@@ -221,7 +221,7 @@ class Study(Settings):
         space, found = self.space, dict[str, tuple[dict[str, Scalar], dict[str, Scalar]]]()
         keys = [key for key in space.domains if changes_experts(key)]
         for combination in space.points(_in_full, keys):
-            part = {key: value for key, value in combination.items() if changes_experts(key)}
+            part = {key: value for key, value in combination.items() if key in keys}
             found.setdefault(repr(part), (part, space.lowest(combination)))
         return list(found.values())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rayvldd.config.setting import selected
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.distiller import Distiller, StepReport
 from rayvldd.errors import DivergedError, StoreError
@@ -166,7 +167,7 @@ class _Run:
 
     def _settings(self) -> dict[str, Any]:
         """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
-        settings = self.task.study.distillation.selected(lambda info: info.in_state)
+        settings = selected(self.task.study.distillation, lambda info: info.in_state)
         return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
 
     def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from rayvldd.config.setting import selected
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
@@ -44,4 +45,4 @@ def expert_recipe(task: RetrievalTask) -> ExpertRecipe:
 def expert_settings(point: Study) -> dict[str, JsonValue]:
     """The settings of a point that are part of the identity of its experts by value; fingerprints cover the others."""
     values = point.model_dump(mode="json")
-    return point.selected(lambda info: info.changes_experts and not info.by_content and info.has_effect(values))
+    return selected(point, lambda info: info.changes_experts and not info.by_content and info.has_effect(values))

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from rayvldd.config.base import Settings
 from rayvldd.config.setting import (
     MayChange,
     SettingInfo,
-    Settings,
     flat_settings,
     info_of,
+    selected,
     setting,
     settings_below,
     value_at,
@@ -33,11 +34,19 @@ class Right(Settings):
     near: float = setting(gt=0)
 
 
+class Added(Settings):
+    rate: float = setting(1.0, unit="steps")
+
+
 class Outer(Settings):
     inner: Inner = setting(Inner(), changes_experts=True, may_change=MayChange.ALWAYS)
     side: Annotated[Left | Right, Field(discriminator="kind")] = setting(by_content=True)
     maybe: Inner | None = None
     plain: bool = True
+
+    @classmethod
+    def further_sections(cls) -> dict[str, type[Settings]]:
+        return {"added": Added}
 
 
 def test_a_section_passes_its_metadata_on_and_a_setting_states_its_own() -> None:
@@ -47,7 +56,8 @@ def test_a_section_passes_its_metadata_on_and_a_setting_states_its_own() -> None
     assert known["side.far"] == SettingInfo(source="a paper: 1", by_content=True)
     assert known["side.near"] == known["side.kind"] == SettingInfo(by_content=True)
     assert known["maybe.size"] == SettingInfo(unit="pixels") and known["plain"] == SettingInfo()
-    assert len(known) == 8
+    assert known["added.rate"] == SettingInfo(unit="steps")
+    assert len(known) == 9
 
 
 def test_a_key_inside_a_mapping_has_the_metadata_of_the_mapping() -> None:
@@ -73,8 +83,8 @@ def test_a_mapping_is_no_default_that_two_studies_share() -> None:
 
 def test_selected_keeps_the_nesting_and_leaves_empty_sections_out() -> None:
     outer = Outer.model_validate({"side": {"kind": "left"}, "inner": {"names": {"a": 1}}})
-    assert outer.selected(lambda info: info.changes_experts) == {"inner": {"size": 3}}
-    assert outer.selected(lambda info: not info.by_content) == {
+    assert selected(outer, lambda info: info.changes_experts) == {"inner": {"size": 3}}
+    assert selected(outer, lambda info: not info.by_content) == {
         "inner": {"size": 3, "names": {"a": 1}},
         "maybe": None,
         "plain": True,
