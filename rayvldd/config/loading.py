@@ -5,42 +5,90 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from rayvldd.config.domains import FloatDomain
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
 from rayvldd.config.setting import sections_in
 from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
+from rayvldd.config.study_files import (
+    EXTENDS,
+    TAGS,
+    StudyValues,
+    extended,
+    parsed_yaml,
+    read_study,
+    stop_searching,
+    yaml_text,
+)
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Load a study file, apply ``key=value`` overrides, fill ``${NAME}`` from the environment and check it whole.
+def load_study(
+    source: str | Path | Mapping[str, object], overrides: Sequence[str] | Mapping[str, object] = ()
+) -> Study:
+    """Load a study, apply overrides, fill ``${NAME}`` from the environment and check it whole.
 
     An override of a searched setting pins it: the setting leaves the search space and the initial points.
+
+    Args:
+        source: A study file; or its values, nested as in a file, in which a section may be a settings object.
+        overrides: ``KEY=VALUE`` texts, whose values are YAML; or values by dotted key.
 
     Raises:
         ConfigError: listing every fault with file, key, value and what is allowed.
     """
-    path = Path(path)
-    values = _read_yaml(path)
-    faults = _apply_overrides(values, overrides)
-    values = _fill_environment(values, "", faults, path)
-    study, faults_inside = _checked(values, str(path))
+    if isinstance(source, Mapping):
+        study = extended(_mapping(source), IN_MEMORY, Path(), _is_value)
+    else:
+        study = read_study(Path(source), _is_value)
+    return _with_overrides(study, overrides)
+
+
+def _with_overrides(given: StudyValues, overrides: Sequence[str] | Mapping[str, object]) -> Study:
+    faults = _apply_overrides(given, overrides)
+    values = cast(dict[str, JsonValue], _fill_environment(given.values, "", faults, given.file))
+    study, faults_inside = _checked(values, given.file)
     faults += faults_inside
     if faults or study is None:
-        raise ConfigError(faults, next_command=f"mend the file or add --set KEY=VALUE, then: rayvldd check {path}")
+        next_command = f"mend the file or add --set KEY=VALUE, then: rayvldd check {given.file}"
+        if given.file == IN_MEMORY:
+            next_command = "mend the settings, then load them again"
+        raise ConfigError([given.located(fault) for fault in faults], next_command=next_command)
     return study
+
+
+IN_MEMORY = "<dict>"
+"""The name in faults of a study that comes from no file."""
 
 
 def dump_study(study: Study) -> str:
     """Return the study as YAML that :func:`load_study` reads back to an equal study."""
-    return yaml.dump(study.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=110)
+    return yaml_text(study.model_dump(mode="json"))
+
+
+def _is_value(key: str) -> bool:
+    return key in all_settings()
+
+
+def _mapping(given: Mapping[str, object]) -> dict[str, JsonValue]:
+    return {str(name): _json_value(value) for name, value in given.items()}
+
+
+def _json_value(given: object) -> JsonValue:
+    """A value as a study file would have it: settings objects are sections, tuples lists, paths texts."""
+    if isinstance(given, BaseModel):
+        return cast(JsonValue, given.model_dump(mode="json"))
+    if isinstance(given, Mapping):
+        return _mapping(given)
+    if isinstance(given, list | tuple):
+        return [_json_value(value) for value in given]
+    return str(given) if isinstance(given, Path) else cast(JsonValue, given)
 
 
 def _checked(values: dict[str, Any], file: str) -> tuple[Study | None, list[Fault]]:
@@ -90,92 +138,46 @@ def _remove(values: Any, location: Sequence[Any]) -> None:
         values.pop(location[-1], None)
 
 
-# --- YAML ---------------------------------------------------------------------------------------------------------
-
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-_FLOAT_TAG = "tag:yaml.org,2002:float"
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-2 as the number that people mean, and refuses a key that comes twice instead of dropping the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} comes twice", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that the loader would take for numbers."""
-
-
-_Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        known = sorted(str(found) for found in Path("search_spaces").glob("*.yaml"))
-        hint = did_you_mean(str(path), known)
-        raise ConfigError(
-            [Fault(str(path), f"no such study file{hint}", ", ".join(known) or "the path of a YAML file")],
-            next_command="rayvldd check search_spaces/quickstart.yaml",
-        )
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError([Fault(f"{path}{line}", f"not readable as YAML: {error.problem}")]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([Fault(str(path), f"not readable as YAML: {error}")]) from None
-    if not isinstance(values, dict):
-        held = "is empty" if values is None else f"holds {type(values).__name__}"
-        raise ConfigError([Fault(str(path), held, "a mapping with the keys of a study")])
-    return values
-
-
 # --- overrides and environment ------------------------------------------------------------------------------------
 
 
-def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> list[Fault]:
-    faults = []
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            faults.append(Fault(f"--set {override}", "has no '='", "--set KEY=VALUE, e.g. --set search.num_trials=4"))
-            continue
+def _apply_overrides(study: StudyValues, overrides: Sequence[str] | Mapping[str, object]) -> list[Fault]:
+    """Set the values that overrides name, in place; return what is wrong with the overrides themselves."""
+    faults, parsed = list[Fault](), list[tuple[str, str, JsonValue]]()
+    if isinstance(overrides, Mapping):
+        parsed = [(f"override {key}", key, _json_value(value)) for key, value in overrides.items()]
+    else:
+        for override in overrides:
+            key, separator, text = override.partition("=")
+            where = f"--set {override}"
+            if not separator or not key:
+                faults.append(Fault(where, "has no '='", "--set KEY=VALUE, e.g. --set search.num_trials=4"))
+                continue
+            try:
+                parsed.append((where, key, parsed_yaml(text)))
+            except yaml.YAMLError:
+                faults.append(Fault(where, "the value is not YAML", "quote it: --set 'KEY=\"VALUE\"'"))
+    for where, key, value in parsed:
         try:
-            _apply_override(values, key, yaml.load(text, Loader=_Loader))
-        except yaml.YAMLError:
-            faults.append(Fault(f"--set {override}", "the value is not YAML", "quote it: --set 'KEY=\"VALUE\"'"))
+            _apply_override(study.values, key, value)
+            study.files[key] = study.file
         except TypeError as error:
-            faults.append(Fault(f"--set {override}", str(error)))
+            faults.append(Fault(where, str(error)))
     return faults
 
 
-def _apply_override(values: dict[str, Any], key: str, value: Any) -> None:
+def _apply_override(values: dict[str, JsonValue], key: str, value: JsonValue) -> None:
     if key.startswith(_SPACE):
         _override_space(open_section(open_section(values, "search"), "space"), key.removeprefix(_SPACE), value)
         return
     set_dotted(values, key, value)
-    search = values.get("search")
-    if isinstance(search, dict) and isinstance(search.get("space"), dict) and key in search["space"]:
-        del search["space"][key]
-        points = search.get("initial_points")
-        for point in points if isinstance(points, list) else []:
-            if isinstance(point, dict):
-                point.pop(key, None)
+    stop_searching(values, key)
 
 
 _SPACE = "search.space."
 
 
-def _override_space(space: dict[str, Any], key: str, value: Any) -> None:
+def _override_space(space: dict[str, JsonValue], key: str, value: JsonValue) -> None:
     """Change a domain, or a part of it: the keys of the space are dotted themselves."""
     setting, _, part = key.rpartition(".")
     if part in ("type", "low", "high", "log", "step", "values", "value", "when"):
@@ -184,17 +186,17 @@ def _override_space(space: dict[str, Any], key: str, value: Any) -> None:
         space[key] = value
 
 
-def _fill_environment(value: Any, key: str, faults: list[Fault], path: Path) -> Any:
+def _fill_environment(value: JsonValue, key: str, faults: list[Fault], file: str) -> JsonValue:
     if isinstance(value, dict):
-        return {k: _fill_environment(v, f"{key}.{k}" if key else str(k), faults, path) for k, v in value.items()}
+        return {k: _fill_environment(v, f"{key}.{k}" if key else str(k), faults, file) for k, v in value.items()}
     if isinstance(value, list):
-        return [_fill_environment(v, f"{key}[{i}]", faults, path) for i, v in enumerate(value)]
+        return [_fill_environment(v, f"{key}[{i}]", faults, file) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
     missing = [name for name in _ENVIRONMENT.findall(value) if name not in os.environ]
     faults.extend(
         Fault(
-            f"{path}: {key}",
+            f"{file}: {key}",
             f"the environment variable {name} is not set",
             f"export {name}=…, or --set {key}=…",
         )
@@ -273,7 +275,8 @@ def _unquoted(text: str) -> list[str]:
 
 def _known_keys(location: Sequence[Any]) -> list[str]:
     """The keys allowed at a location, which may name the member of a union that a section chose."""
-    return sorted({name for model in _models_at(location) for name in model.model_fields})
+    keys = {name for model in _models_at(location) for name in model.model_fields}
+    return sorted(keys if location else {*keys, EXTENDS})
 
 
 def _tags_at(location: Sequence[Any]) -> str:
@@ -293,7 +296,7 @@ def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
 
 def _tags_of(model: type[BaseModel]) -> tuple[str, ...]:
     """The value by which a member of a union is told from the others."""
-    for name in ("source", "type"):
+    for name in TAGS:
         if name in model.model_fields:
             return get_args(model.model_fields[name].annotation)
     return ()

@@ -6,10 +6,10 @@ that are searched. A point is the study with those keys set: it has no space of 
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rayvldd.config.base import Settings
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
@@ -187,6 +187,21 @@ class Study(Settings):
             set_dotted(values, key, value)
         return Study.model_validate(values)
 
+    def override(self, overrides: Sequence[str] | Mapping[str, object]) -> "Study":
+        """Return the study with other values, checked as a whole.
+
+        An override of a searched setting pins it, as ``--set`` does: the setting leaves the search space.
+
+        Args:
+            overrides: Values by dotted key, e.g. ``{"search.num_trials": 4}``; or ``KEY=VALUE`` texts.
+
+        Raises:
+            ConfigError: listing every fault.
+        """
+        from rayvldd.config.loading import load_study  # which checks studies, so it imports this module
+
+        return load_study(self.model_dump(mode="json"), overrides)
+
     def trial_seed(self, number: int) -> int:
         """Seed of the trial with this number; under ``search.trial_seeds: common`` the same for all of them."""
         return trial_seed(self.seed, 0 if self.search.trial_seeds == "common" else number)
@@ -282,7 +297,7 @@ def sections_where(which: Callable[[SettingInfo], bool]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(section for section, dot, _ in chosen if dot))
 
 
-def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+def set_dotted(values: dict[str, JsonValue], key: str, value: JsonValue) -> None:
     """Set ``values["a"]["b"]`` for the key ``a.b``, making the sections on the way.
 
     Raises:
@@ -294,15 +309,15 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def open_section(values: dict[str, Any], key: str) -> dict[str, Any]:
+def open_section(values: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
     """Return the section at ``key``, made if it is missing or left empty.
 
     Raises:
         TypeError: when a plain value stands there.
     """
-    if values.get(key) is None:
-        values[key] = {}
-    if not isinstance(values[key], dict):
+    section = values.get(key)
+    if section is None:
+        section = values[key] = {}
+    if not isinstance(section, dict):
         raise TypeError(f"{key!r} is a value, not a section with keys")
-    section: dict[str, Any] = values[key]
     return section
