@@ -12,6 +12,10 @@ from typing import Any
 
 _MOST_SHOWN = 20
 """Faults that a message lists; a dataset with every image missing must not flood the terminal."""
+_MOST_LINES = 12
+"""Lines of another library's message that are kept; a state dictionary that does not fit fills three."""
+_MOST_COLUMNS = 400
+"""Characters of such a line; PyTorch names every weight of a model on one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,26 @@ class StoreError(RayvlddError):
 
 class DivergedError(RayvlddError):
     """A training or matching loss that is no longer finite: the trial failed, it did not finish."""
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error that another library raised, to stand inside one of ours.
+
+    Libraries often put the reason on a later line than the first. So all lines are kept, up to a bound, and further
+    ones are set in. Characters that a terminal would act on, or cannot print, are shown by their escapes.
+    """
+    lines = [_printable(line.rstrip().expandtabs(2)) for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    shown = [lines[0].strip(), *lines[1:]]
+    if len(shown) > _MOST_LINES:
+        # Of a traceback in text the last line has the reason, of most other messages the first.
+        shown = [*shown[: _MOST_LINES - 2], f"... ({len(shown) - _MOST_LINES + 1} more lines)", shown[-1]]
+    return "\n      ".join(line if len(line) <= _MOST_COLUMNS else f"{line[:_MOST_COLUMNS]}..." for line in shown)
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

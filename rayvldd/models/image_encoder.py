@@ -9,7 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from rayvldd.config.settings import ImageEncoderSettings
-from rayvldd.errors import Fault, ModelError, did_you_mean
+from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
 from rayvldd.models import convnet  # noqa: F401 - registers convnet_d3 with timm
 from rayvldd.randomness import seeded
 
@@ -65,9 +65,8 @@ _NEXT = "rayvldd check STUDY.yaml after mending model.image_encoder"
 
 def _fault(settings: ImageEncoderSettings, error: Exception) -> Fault:
     source = settings.weights or ("timm's hub" if settings.pretrained else "random weights")
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return Fault(
         "model.image_encoder",
-        f"timm could not build {settings.name!r} from {source}: {reason}",
+        f"timm could not build {settings.name!r} from {source}: {message_of(error)}",
         "a timm model whose options and weights fit; without network: weights: FILE, or pretrained: false",
     )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.settings import TextEncoderSettings
-from rayvldd.errors import Fault, ModelError
+from rayvldd.errors import Fault, ModelError, message_of
 
 _BATCH = 256
 """Captions embedded at a time: 256 x 64 tokens x 768 wide in float32 is 50 MB of activations a layer."""
@@ -44,10 +44,9 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
     try:
         return TransformerTextEncoder(settings)
     except Exception as error:  # transformers and the hub raise whatever their own libraries raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fault = Fault(
             "model.text_encoder.name",
-            f"transformers could not load {settings.name!r}: {reason}",
+            f"transformers could not load {settings.name!r}: {message_of(error)}",
             "a local folder with config, weights and tokenizer, or a hub name (needs network)",
         )
         raise ModelError([fault], next_command="rayvldd check STUDY.yaml after mending it") from error

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, message_of
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
 MAX_REPLACEMENTS = 3
@@ -194,7 +194,7 @@ class _ActorPool:
         self._deaths[number] = self._deaths[number] + 1 if reached <= self._reached[number] else 1
         self._reached[number] = max(reached, self._reached[number])
         if self._deaths[number] > MAX_REPLACEMENTS:
-            tries, reason = self._deaths[number], str(error).strip().splitlines()[0]
+            tries, reason = self._deaths[number], message_of(error)
             raise RayvlddError(
                 f"{self._jobs[number].title}: its process died, {tries} of {tries} tries: {reason}; "
                 f"the usual cause is that memory ran out",

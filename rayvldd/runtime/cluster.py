@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 import rayvldd
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, message_of
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Room for what actors hand each other, on a Ray of our own: settings, scores and small sets, never trajectories."""
@@ -47,11 +47,9 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
-        lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-        # Of other releases of Ray or Python, which the lines below the first one name.
-        reason = " ".join(lines) if lines[0].startswith("Version mismatch") else lines[0]
         raise RayvlddError(
-            f"Ray {where}: cannot be used: {reason}; allowed: auto, HOST:PORT of a running cluster, or no address",
+            f"Ray {where}: cannot be used: {message_of(error)}; allowed: auto, HOST:PORT of a running "
+            f"cluster, or no address",
             next_command="ray status, to see whether a cluster runs; or the same command without an address",
         ) from error
     try:

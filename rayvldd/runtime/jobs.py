@@ -28,7 +28,7 @@ from ray.job_submission import JobSubmissionClient
 from rayvldd.clusters.versions import Versions
 from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
-from rayvldd.errors import RayvlddError, did_you_mean
+from rayvldd.errors import RayvlddError, did_you_mean, message_of
 from rayvldd.runtime.versions import EXIT_MISMATCH, mismatch
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -212,15 +212,14 @@ class ClusterJobs:
             yield
         except AuthenticationError as error:
             raise RayvlddError(
-                f"cluster at {self.address}: refuses the token: {str(error).splitlines()[0]}; allowed: the one that "
+                f"cluster at {self.address}: refuses the token: {message_of(error)}; allowed: the one that "
                 f"was in ~/.ray/auth_token, or RAY_AUTH_TOKEN, of who ran ray up",
                 next_command="ray get-auth-token, there, and the same command with RAY_AUTH_TOKEN set to it",
             ) from error
         except (OSError, RuntimeError, ValueError, requests.RequestException, aiohttp.ClientError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RayvlddError(
-                f"cluster at {self.address}: cannot be reached: {reason}; allowed: http://HOST:PORT of its dashboard, "
-                f"or auto on one of its nodes; jobs that run there go on",
+                f"cluster at {self.address}: cannot be reached: {message_of(error)}; allowed: http://HOST:PORT of its "
+                f"dashboard, or auto on one of its nodes; jobs that run there go on",
                 next_command="ray attach clusters/on_prem.yaml -p 8265 -p 5000, in another terminal",
             ) from error
 

@@ -8,7 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayvldd.clusters.versions import Versions
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, message_of
 from rayvldd.runtime.versions import mismatch
 
 _ANSWER_S = 120.0
@@ -66,7 +66,7 @@ def _looked_from_every_node(mark: Path) -> dict[str, tuple[Versions | str, bool]
         try:
             seen[asked[ref]] = ray.get(ref)
         except ray.exceptions.RayTaskError as error:  # the function could not even be imported
-            seen[asked[ref]] = (f"has no such rayvldd: {str(error).strip().splitlines()[-1]}", False)
+            seen[asked[ref]] = (f"has no such rayvldd: {message_of(error)}", False)
         except ray.exceptions.RayError:
             with suppress(KeyError):  # the node is gone
                 del seen[asked[ref]]

@@ -24,7 +24,7 @@ from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.run import BEST, distill
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, message_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -94,9 +94,11 @@ def release_memory() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for people: the message of our own errors, the kind and message of all others."""
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if isinstance(error, RayvlddError) else f"{type(error).__name__}: {lines[0]}"
+    """For people: the message of our own errors, the kind and message of all others."""
+    if isinstance(error, RayvlddError):
+        return str(error).removesuffix(f"\nNext: {error.next_command}")
+    message = message_of(error)
+    return message if message == type(error).__name__ else f"{type(error).__name__}: {message}"
 
 
 def point_of(config: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -25,7 +25,7 @@ from ray.exceptions import GetTimeoutError, ObjectFetchTimedOutError, ObjectLost
 from safetensors import safe_open
 from torch import Tensor
 
-from rayvldd.errors import StoreError
+from rayvldd.errors import StoreError, message_of
 from rayvldd.storage.new_files import unfinished_file
 from rayvldd.storage.storage import Storage
 from rayvldd.storage.tensor_files import DamagedFileError, TensorSource
@@ -287,21 +287,17 @@ def _read(path: Path) -> _StoredFile:
 def _explained(error: Exception) -> tuple[str, str]:
     """What an error of Ray means here, and what to do."""
     if isinstance(error, RayActorError):
-        return f"its directory died, and all that it held with it ({_first_line(error)})", _AGAIN
+        return f"its directory died, and all that it held with it ({message_of(error)})", _AGAIN
     if isinstance(error, GetTimeoutError):
         return f"its directory did not answer within {_TIMEOUT_S:.0f} s", "ray status, to see what the cluster is at"
     if isinstance(error, ObjectFetchTimedOutError):
-        return f"could not be fetched from its node ({_first_line(error)})", "ray status, then the same command again"
+        return f"could not be fetched from its node ({message_of(error)})", "ray status, then the same command again"
     if isinstance(error, ObjectLostError):
-        return f"its memory was lost, and its name was dropped ({_first_line(error)})", _AGAIN
+        return f"its memory was lost, and its name was dropped ({message_of(error)})", _AGAIN
     return (
-        f"could not be read or written ({type(error).__name__}: {_first_line(error)})",
+        f"could not be read or written ({type(error).__name__}: {message_of(error)})",
         "ray memory, to see what fills the object store",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean
+from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean, message_of
 from rayvldd.tracking.protocol import EarlierTrial
 
 _PAGE = 1000
@@ -40,7 +40,7 @@ def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
         parents = {run.info.run_id: run for run in _runs(client, everywhere, "study")}
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RayvlddError(
-            f"--warm-start {name}: {uri} cannot be read: {(str(error).strip().splitlines() or [''])[0]}",
+            f"--warm-start {name}: {uri} cannot be read: {message_of(error)}",
             next_command="start the server or repair --tracking-uri; or the same command without --warm-start",
         ) from error
     return [_trial(run, parents.get(run.data.tags.get("mlflow.parentRunId", ""))) for run in runs]

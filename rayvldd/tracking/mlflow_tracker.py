@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study, sections_where
 from rayvldd.distillation.distilled_set import CARD
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, message_of
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.outbox import Outbox
@@ -361,9 +361,8 @@ def _answering(uri: str) -> Iterator[None]:
     except RayvlddError:
         raise
     except Exception as error:  # SQL drivers, HTTP clients and MLflow itself, each with its own family
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RayvlddError(
-            f"tracking URI {uri}: cannot be used: {reason}; allowed: an MLflow server that answers, "
+            f"tracking URI {uri}: cannot be used: {message_of(error)}; allowed: an MLflow server that answers, "
             f"sqlite:///FILE in a folder that can be written, or none",
             next_command="start the server or repair the URI; or repeat the command with --tracking-uri none",
         ) from error

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
-from rayvldd.errors import StoreError
+from rayvldd.errors import StoreError, message_of
 from rayvldd.workspace import Workspace
 
 BEST_ALIAS = "best"
@@ -42,7 +42,7 @@ def _copy(uri: str, tracking_uri: str, place: str) -> Path:
         client = MlflowClient(tracking_uri=tracking_uri)
         return Path(download_artifacts(_location(client, uri), dst_path=place, tracking_uri=tracking_uri))
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        _refuse(uri, f"cannot be fetched from {tracking_uri}: {str(error).strip().splitlines()[0]}", error)
+        _refuse(uri, f"cannot be fetched from {tracking_uri}: {message_of(error)}", error)
 
 
 def _location(client: MlflowClient, uri: str) -> str:
