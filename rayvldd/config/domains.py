@@ -6,7 +6,7 @@ refuse at load what it would change.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,7 +22,7 @@ class _Domain(Settings):
 
     @field_validator("when", mode="before")
     @classmethod
-    def _listed(cls, when: Any) -> Any:
+    def _listed(cls, when: object) -> object:
         """One value is a list of one."""
         if not isinstance(when, dict):
             return when

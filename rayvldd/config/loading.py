@@ -9,8 +9,9 @@ from typing import Any, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
-from rayvldd.config.domains import FloatDomain
+from rayvldd.config.domains import FloatDomain, Scalar
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
 from rayvldd.config.setting import sections_in
 from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
@@ -91,7 +92,7 @@ def _json_value(given: object) -> JsonValue:
     return str(given) if isinstance(given, Path) else cast(JsonValue, given)
 
 
-def _checked(values: dict[str, Any], file: str) -> tuple[Study | None, list[Fault]]:
+def _checked(values: dict[str, JsonValue], file: str) -> tuple[Study | None, list[Fault]]:
     """Validate a study and its space; where parts are at fault, look at the rest without them as well."""
     try:
         study = Study.model_validate(values)
@@ -100,7 +101,7 @@ def _checked(values: dict[str, Any], file: str) -> tuple[Study | None, list[Faul
     return study, _faults_of_space(study, file)
 
 
-def _faults_besides(error: ValidationError, values: dict[str, Any], file: str) -> list[Fault]:
+def _faults_besides(error: ValidationError, values: dict[str, JsonValue], file: str) -> list[Fault]:
     """Find what contradicts itself between keys and sections, which pydantic looks at only once each is valid.
 
     The parts at fault are left out. Where that takes the experts' or the distillation's own values, whether the two
@@ -108,7 +109,7 @@ def _faults_besides(error: ValidationError, values: dict[str, Any], file: str) -
     """
     mended = copy.deepcopy(values)
     for detail in error.errors(include_url=False):
-        location = _without_tags(detail["loc"])
+        location = list(map(str, _without_tags(detail["loc"])))
         if detail["type"] == "extra_forbidden":
             _remove(mended, location)
         elif not location or location[0] in ("experts", "distillation"):
@@ -121,7 +122,7 @@ def _faults_besides(error: ValidationError, values: dict[str, Any], file: str) -
     return [] if mended == values else _checked(mended, file)[1]
 
 
-_STAND_INS = {
+_STAND_INS: dict[str, JsonValue] = {
     "name": "stand-in",
     "data": {"source": "toy_scenes"},
     "model": {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}},
@@ -129,7 +130,7 @@ _STAND_INS = {
 """Valid values for the keys without a default, while the rest of a faulty study is looked at."""
 
 
-def _remove(values: Any, location: Sequence[Any]) -> None:
+def _remove(values: JsonValue, location: Sequence[str]) -> None:
     for part in location[:-1]:
         if not isinstance(values, dict) or part not in values:
             return
@@ -220,7 +221,7 @@ def faults_of(error: ValidationError, file: str) -> list[Fault]:
     return list(faults.values())
 
 
-def _fault(detail: Any, file: str) -> Fault:
+def _fault(detail: ErrorDetails, file: str) -> Fault:
     location = _without_tags(detail["loc"])
     where = f"{file}: {'.'.join(map(str, location)) or 'study'}"
     given, context = detail.get("input"), detail.get("ctx", {})
@@ -258,11 +259,11 @@ _UNION_TAGS = frozenset(
 """Names that pydantic puts into an error's location for a member of a union or a dict's key; no setting bears them."""
 
 
-def _without_tags(location: Sequence[Any]) -> list[Any]:
+def _without_tags(location: Sequence[int | str]) -> list[int | str]:
     return [part for part in location if part not in _UNION_TAGS]
 
 
-def _near(name: Any, known: Iterable[str]) -> str:
+def _near(name: object, known: Iterable[str]) -> str:
     return did_you_mean(str(name), known)
 
 
@@ -273,17 +274,17 @@ def _unquoted(text: str) -> list[str]:
 # --- which keys there are -----------------------------------------------------------------------------------------
 
 
-def _known_keys(location: Sequence[Any]) -> list[str]:
+def _known_keys(location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a location, which may name the member of a union that a section chose."""
     keys = {name for model in _models_at(location) for name in model.model_fields}
     return sorted(keys if location else {*keys, EXTENDS})
 
 
-def _tags_at(location: Sequence[Any]) -> str:
+def _tags_at(location: Sequence[int | str]) -> str:
     return ", ".join(tag for model in _models_at(location) for tag in _tags_of(model))
 
 
-def _models_at(location: Sequence[Any]) -> list[type[BaseModel]]:
+def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:
     annotations: list[Any] = [Study]
     for part in location:
         models = [model for annotation in annotations for model in sections_in(annotation)]
@@ -339,7 +340,7 @@ def _is_setting(key: str) -> bool:
     return info is not None and info.searchable
 
 
-def _faults_of_point(study: Study, where: str, point: Mapping[str, Any]) -> list[Fault]:
+def _faults_of_point(study: Study, where: str, point: Mapping[str, Scalar]) -> list[Fault]:
     faults = []
     for key, value in point.items():
         domain = study.search.space.get(key)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+
+from pydantic import JsonValue
 
 from rayvldd.config.domains import Domain, DrawnDomain, FixedDomain, Scalar, is_among
 
@@ -23,11 +24,11 @@ class Space:
     """Domains by dotted key, and what the settings are that their conditions name and nobody searches."""
 
     domains: Mapping[str, Domain]
-    constants: Mapping[str, Any]
+    constants: Mapping[str, JsonValue]
     """Values of the settings that conditions name, for where these are not searched."""
 
     @classmethod
-    def of(cls, domains: Mapping[str, Domain], constants: Mapping[str, Any]) -> "Space":
+    def of(cls, domains: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> "Space":
         """The part of the domains that some point can reach, without the conditions that constants fulfil.
 
         Args:
@@ -154,5 +155,5 @@ class Space:
         return given
 
 
-def _can_hold(domain: Domain, live: Mapping[str, Domain], constants: Mapping[str, Any]) -> bool:
+def _can_hold(domain: Domain, live: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> bool:
     return all(name in live or is_among(constants.get(name), values) for name, values in domain.when.items())

@@ -111,7 +111,7 @@ class SearchSettings(Settings):
 
     @field_validator("scheduler", mode="before")
     @classmethod
-    def _no_pbt(cls, scheduler: Any) -> Any:
+    def _no_pbt(cls, scheduler: object) -> object:
         if scheduler == "pbt":
             raise ValueError(f"{_NO_PBT}: use asha, hyperband, median or none")
         return scheduler
