@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from rayvldd.errors import StoreError
 
@@ -38,7 +39,7 @@ class Workspace:
     @property
     def tracking_uri(self) -> str:
         """The embedded MLflow database: one SQLite file, no server to start."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return database_uri(self.root / "mlflow.db")
 
     @property
     def artifacts(self) -> Path:
@@ -51,7 +52,7 @@ class Workspace:
         Raises:
             StoreError: naming the folder, the reason and the way out.
         """
-        reason = "SQLite addresses cannot hold a '?'" if "?" in str(self.root) else None
+        reason = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -63,3 +64,19 @@ class Workspace:
                 f"workspace {self.root}: cannot be used: {reason}; allowed: a folder that you may write to",
                 next_command="repeat the command with --workspace FOLDER",
             )
+
+
+def database_uri(file: Path) -> str:
+    """The address of a SQLite file. SQLAlchemy reads it with quoting, and ends it at a ``?``."""
+    name = str(file)
+    if not {"%", "?"} & set(name):
+        return f"sqlite:///{name}"
+    # By the name of its driver: behind "sqlite:///" MLflow would make the folders of the path as it is quoted.
+    return f"sqlite+pysqlite:///{quote(name)}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The SQLite file that an address names; None where it names something else."""
+    scheme, _, rest = uri.partition("://")
+    name = unquote(rest.partition("?")[0].removeprefix("/"))
+    return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None

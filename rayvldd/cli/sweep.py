@@ -173,7 +173,7 @@ def _warm_start(
 
 def _how_to_look(tracking_uri: str) -> str:
     """The command that shows the runs of an embedded database, or where a server has them."""
-    if tracking_uri.startswith("sqlite:"):
+    if tracking_uri.startswith("sqlite"):
         mlflow = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
         return shlex.join([mlflow, "ui", "--backend-store-uri", tracking_uri])
     return tracking_uri

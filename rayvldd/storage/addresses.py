@@ -1,5 +1,6 @@
 """Storages by address: ``file://`` (or a plain path), ``s3://`` and ``object-store://``."""
 
+import re
 from urllib.parse import unquote, urlsplit
 
 from rayvldd.errors import Fault, InputError
@@ -9,6 +10,10 @@ from rayvldd.workspace import Workspace
 
 _OUTLIVING = "a folder or file:///FOLDER, s3://BUCKET/PREFIX"
 _ALLOWED = f"{_OUTLIVING}, object-store://NAME"
+
+_SCHEMES = ("file", "s3", "object-store")
+_SCHEME = re.compile(rf"(?:{'|'.join(_SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins that is no folder: by a scheme that is known, or by any with a slash behind it, even one."""
 
 
 def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
@@ -23,12 +28,12 @@ def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
     Raises:
         InputError: when the address cannot be understood.
     """
-    if "://" not in uri:
+    if not _SCHEME.match(uri):
         return FolderStorage(uri)
     parts = urlsplit(uri)
-    if parts.scheme == "file" and not parts.netloc and parts.path:
+    if parts.scheme == "file" and uri.startswith("file:///") and _is_path_alone(uri):
         return FolderStorage(unquote(parts.path))
-    if parts.scheme == "s3" and parts.netloc:
+    if parts.scheme == "s3" and parts.netloc and _is_path_alone(uri):
         from rayvldd.storage.s3 import S3Storage  # boto3 takes its time to import
 
         return S3Storage(parts.netloc, parts.path.strip("/"), workspace.cache / "trajectories")
@@ -37,5 +42,15 @@ def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
 
         return RayStorage(parts.netloc)
     hint = " (ray:// is the address of Ray Client)" if parts.scheme == "ray" else ""
+    if parts.scheme in _SCHEMES and "://" not in uri:
+        slashes = "///" if parts.scheme == "file" else "//"
+        hint = f" (did you mean '{parts.scheme}:{slashes}{parts.path.lstrip('/')}'?)"
+    elif not _is_path_alone(uri):
+        hint = ", with a '?' or '#'"
     allowed = _ALLOWED if option == "--store" else _OUTLIVING
     raise InputError([Fault(option, f"got {uri!r}{hint}", allowed)], next_command="the same command with one of them")
+
+
+def _is_path_alone(uri: str) -> bool:
+    """Whether an address has no ``?`` or ``#``: what follows one is no part of the path, and would be dropped."""
+    return "?" not in uri and "#" not in uri

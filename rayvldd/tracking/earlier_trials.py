@@ -1,7 +1,6 @@
 """Trials that MLflow has kept of earlier studies, for a search that is to begin with what they have shown."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -10,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean, message_of
 from rayvldd.tracking.protocol import EarlierTrial
+from rayvldd.workspace import database_file
 
 _PAGE = 1000
 """Runs that MLflow is asked for at a time."""
@@ -26,8 +26,8 @@ def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
         ConfigError: when there is neither, with the nearest name.
         RayvlddError: when the server does not answer.
     """
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not database.is_file():  # asking would make an empty one
+    database = database_file(uri)
+    if database is not None and not database.is_file():  # asking would make an empty one
         raise _nothing_of(name, uri, set())
     try:
         client = MlflowClient(tracking_uri=uri)

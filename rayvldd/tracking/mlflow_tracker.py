@@ -34,6 +34,7 @@ from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.set_source import BEST_ALIAS
+from rayvldd.workspace import database_file
 
 EXPERIMENT = "rayvldd"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -334,11 +335,11 @@ def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
 
 def _check_sqlite(uri: str) -> None:
     """Try a SQLite file as a writer: MLflow would try it ten times, for two minutes, before it says what is wrong."""
-    path = uri.removeprefix("sqlite:///")
-    if path == uri:
+    file = database_file(uri)
+    if file is None:
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=rwc", uri=True, timeout=10)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rwc", uri=True, timeout=10)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()

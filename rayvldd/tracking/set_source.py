@@ -13,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from rayvldd.errors import StoreError, message_of
-from rayvldd.workspace import Workspace
+from rayvldd.workspace import Workspace, database_file
 
 BEST_ALIAS = "best"
 """The alias of the model version that is the chosen set of a study's last run."""
@@ -63,8 +63,8 @@ def _tracking_uri(uri: str, workspace: Path | None) -> str:
     if mlflow.is_tracking_uri_set() and mlflow.get_tracking_uri() != "none":
         return mlflow.get_tracking_uri()
     own = Workspace(workspace or os.environ.get("RAYVLDD_WORKSPACE", "rayvldd_workspace")).tracking_uri
-    database = Path(own.removeprefix("sqlite:///"))
-    if not database.is_file():  # asking for a model would make an empty one
+    database = database_file(own)
+    if database is not None and not database.is_file():  # asking for a model would make an empty one
         _refuse(uri, f"there is no {database}, and MLFLOW_TRACKING_URI names no other server or database")
     return own
 
