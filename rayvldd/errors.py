@@ -23,7 +23,7 @@ class Fault:
     """One thing that is wrong with the input, tied to the place where the user can mend it."""
 
     where: str
-    """File and key, e.g. ``quickstart.yaml: distillation.syn_steps``."""
+    """File and key, e.g. ``quickstart.yaml: distillation.trajectory_matching.syn_steps``."""
     problem: str
     """What is wrong, with the value that was given."""
     allowed: str = ""

@@ -29,13 +29,11 @@ TINY_STUDY = {
     "experts": {"num_experts": 2, "epochs": 2, "batch_size": 32},
     "distillation": {
         "num_pairs": 4,
-        "syn_steps": 2,
-        "expert_epochs": 1,
-        "max_start_epoch": 1,
         "lr_image": 10.0,
         "lr_text": 10.0,
         "outer_steps": 4,
         "evaluate_every": 2,
+        "trajectory_matching": {"syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 1},
     },
     "evaluation": {"num_students": 1, "epochs": 2, "num_test_students": 2, "full_data_epochs": 1},
 }

@@ -1,16 +1,17 @@
 """Small models, students' walks and whole problems that the tests of the tensor rooms share."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings, ModelSettings
-from rayvldd.config.study import Study
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
+from rayvldd.config.settings import ModelSettings
+from rayvldd.config.study import Study, set_dotted
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.augmentation import augment, draw_augmentation
-from rayvldd.distillation.blending import blend, draw_blend
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
@@ -76,39 +77,34 @@ def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | Non
     return InnerBatches(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
 
 
-def loss_of_unrolled_walk(
-    model: RetrievalModel,
-    segment: Segment,
-    inputs: StudentInputs,
-    walk: InnerBatches,
-    settings: DistillationSettings | None = None,
-) -> Tensor:
-    """The matching loss with the graph of all steps, as the definition says and the released code does it."""
-    settings = settings or DistillationSettings()
-    image, text = (side.clone().requires_grad_() for side in segment.start)
-    for batch, seed in zip(walk.batches, walk.seeds, strict=True):
-        images, texts = inputs.frozen_output[batch], inputs.texts[batch]
-        if settings.augmentation:
-            images = augment(images, draw_augmentation(seed, settings.augmentation))
-        if settings.blending is not None:
-            drawn = draw_blend(seed, len(batch), settings.blending)
-            images, texts = blend(images, drawn), blend(texts, drawn)
-        similarity = None if inputs.similarity is None else inputs.similarity[batch][:, batch]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            parameters = Parameters(image, text)
-            loss = model.loss(parameters, images, texts, similarity=similarity, pair_loss=settings.student_loss)
-        by_image, by_text = torch.autograd.grad(loss, (image, text), create_graph=True)
-        image, text = image - inputs.lr_image * by_image, text - inputs.lr_text * by_text
-    start, target = segment.start, segment.target
-    image_part = (image - target.image).square().sum() / (start.image - target.image).square().sum()
-    text_part = (text - target.text).square().sum() / (start.text - target.text).square().sum()
-    return image_part + text_part
+@dataclass(frozen=True)
+class StudyTask(RetrievalTask):
+    """A task, with the study at whose point it was loaded."""
+
+    study: Study
 
 
-def load(study: Study, cache: Path, **changes: Any) -> RetrievalTask:
+def load(study: Study, cache: Path, **changes: Any) -> StudyTask:
     """The task of a study with dotted keys changed, e.g. ``**{"model.width": 8}``, on the CPU."""
-    return load_task(study.at(changes), ArrayCache(cache), device="cpu")
+    point = study.at(changes)
+    task = load_task(point.data, point.model, ArrayCache(cache), device="cpu")
+    return StudyTask(**vars(task), study=point)
+
+
+def distillation_settings(**flat: Any) -> DistillationSettings:
+    """Settings by their names alone, e.g. ``syn_steps=3``."""
+    values: dict[str, Any] = {}
+    for name, value in flat.items():
+        set_dotted(values, distillation_key(name).removeprefix("distillation."), value)
+    return DistillationSettings.model_validate(values)
+
+
+def distillation_key(name: str) -> str:
+    """The dotted key of a setting of the section ``distillation`` by its name alone, e.g. ``syn_steps``."""
+    if name in TrajectoryMatchingSettings.model_fields:
+        return f"distillation.trajectory_matching.{name}"
+    inside = name.removeprefix("start_")
+    return f"distillation.initialisation.{inside}" if name.startswith("start_") else f"distillation.{name}"
 
 
 def random_trajectory(model: RetrievalModel, seed: int = 0, epochs: int = 2) -> Trajectory:

@@ -152,7 +152,9 @@ def test_faults_of_models_and_data_are_told_together(study_file: Path, workspace
 
 
 def test_start_epoch_beyond_the_experts(study_file: Path, workspace: Path) -> None:
-    result = run("distill", study_file, "--workspace", workspace, "--set", "distillation.max_start_epoch=5")
+    result = run(
+        "distill", study_file, "--workspace", workspace, "--set", "distillation.trajectory_matching.max_start_epoch=5"
+    )
     assert result.exit_code == EXIT_USER_ERROR
     assert "beyond the experts' last epoch 2" in result.stderr
 
@@ -305,9 +307,18 @@ def test_compare_shows_finished_studies(worked: tuple[Path, Path]) -> None:
 
 def test_sweep_refuses_other_settings_under_the_same_name(worked: tuple[Path, Path]) -> None:
     file, workspace = worked
-    result = run("sweep", file, "--workspace", workspace, "--tracking-uri", "none", "--set", "distillation.lr_lr=0.5")
+    result = run(
+        "sweep",
+        file,
+        "--workspace",
+        workspace,
+        "--tracking-uri",
+        "none",
+        "--set",
+        "distillation.trajectory_matching.lr_lr=0.5",
+    )
     assert result.exit_code == EXIT_USER_ERROR
-    assert "distillation.lr_lr: is 0.01 there, 0.5 here" in result.stderr
+    assert "distillation.trajectory_matching.lr_lr: is 0.01 there, 0.5 here" in result.stderr
     assert "--set name=" in result.stderr
 
 

@@ -63,7 +63,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         evaluation__num_students=0,
         search__space={
             "distillation.syn_stps": {"type": "int", "low": 1, "high": 4},
-            "distillation.syn_steps": {"type": "int", "low": 9, "high": 1},
+            "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 9, "high": 1},
             "experts.lr_image": {"type": "float", "low": 0.1, "high": 1.0},
         },
     )
@@ -79,8 +79,8 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         "model.text_encoder: pooling 'cls' needs a name: a local folder or a hub name",
         "distillation.lr_imgs: unknown key 'lr_imgs' (did you mean 'lr_image'?); allowed: augmentation, ",
         "evaluation.num_students: input should be greater than or equal to 1, got 0",
-        "search.space.distillation.syn_steps: low <= high must hold, got (low=9, high=1)",
-        "search.space.distillation.syn_stps: no setting that can be searched (did you mean 'distillation.syn_steps'?)",
+        "search.space.distillation.section().syn_steps: low <= high must hold, got (low=9, high=1)",
+        "search.space.distillation.syn_stps: no setting that can be searched (did you mean 'distillation.trajectory_matching.syn_steps'?)",
         "search.space.experts.lr_image: a float domain would need endlessly many expert sets",
     ):
         assert expected in shown
@@ -130,21 +130,25 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
             "data: annotations must hold {split} where the split's name stands, got 'train.json'",
         ),
         (
-            {"search__space": {"distillation.lr_lr": {"type": "float", "low": 1, "hgh": 2, "high": 3}}},
-            "search.space.distillation.lr_lr.hgh: unknown key 'hgh' (did you mean 'high'?); "
+            {
+                "search__space": {
+                    "distillation.trajectory_matching.lr_lr": {"type": "float", "low": 1, "hgh": 2, "high": 3}
+                }
+            },
+            "search.space.distillation.section().lr_lr.hgh: unknown key 'hgh' (did you mean 'high'?); "
             "allowed: high, log, low, step, type, when",
         ),
         (
-            {"search__space": {"distillation.lr_lr": {"low": 1, "high": 3}}},
-            "search.space.distillation.lr_lr.type: is missing; allowed: float, int, choice, fixed",
+            {"search__space": {"distillation.trajectory_matching.lr_lr": {"low": 1, "high": 3}}},
+            "search.space.distillation.section().lr_lr.type: is missing; allowed: float, int, choice, fixed",
         ),
         (
             {"search__space": {"data.seed": {"type": "int", "low": 1, "high": 3}}},
             "search.space.data.seed: no setting that can be searched",
         ),
         (
-            {"search__initial_points": [{"distillation.lr_lr": None}]},
-            "search.initial_points.0.distillation.lr_lr: holds None; allowed: a number, a text, true or false",
+            {"search__initial_points": [{"distillation.trajectory_matching.lr_lr": None}]},
+            "search.initial_points.0.distillation.section().lr_lr: holds None; allowed: a number, a text, true or false",
         ),
     ],
 )
@@ -199,7 +203,7 @@ def test_scientific_notation_is_a_number_everywhere(tmp_path: Path) -> None:
         + "  initial_points: [{distillation.lr_image: 1e3}]\n"
     )
     study = load_study(path, ["experts.lr_text=2e-1"])
-    assert (study.distillation.lr_lr, study.experts.lr_text) == (0.01, 0.2)
+    assert (study.distillation.section().lr_lr, study.experts.lr_text) == (0.01, 0.2)
     domain = study.search.space["distillation.lr_image"]
     assert isinstance(domain, ChoiceDomain) and domain.values == (100.0, 1000.0, 500.0)
     assert study.first_point() == {"distillation.lr_image": 1000.0}
@@ -232,7 +236,10 @@ def test_an_override_replaces_a_missing_variable(tmp_path: Path, monkeypatch: py
         ("name.first=3", "--set name.first=3: 'name' is a value, not a section with keys"),
         ("model.lora.targets=[a", "--set model.lora.targets=[a: the value is not YAML"),
         ("search.spce.x=3", "search.spce: unknown key 'spce' (did you mean 'space'?)"),
-        ("search.space.distillation.lr_lr.high=3", "search.space.distillation.lr_lr.type: is missing"),
+        (
+            "search.space.distillation.section().lr_lr.high=3",
+            "search.space.distillation.section().lr_lr.type: is missing",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_applied(tmp_path: Path, override: str, expected: str) -> None:
@@ -254,8 +261,8 @@ def test_overrides_reach_sections_that_the_file_leaves_out_or_empty(tmp_path: Pa
 
 
 SPACE = {
-    "distillation.syn_steps": {"type": "int", "low": 2, "high": 8, "step": 2},
-    "distillation.lr_lr": {"type": "float", "low": 0.001, "high": 0.1, "log": True},
+    "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 2, "high": 8, "step": 2},
+    "distillation.trajectory_matching.lr_lr": {"type": "float", "low": 0.001, "high": 0.1, "log": True},
 }
 
 
@@ -263,21 +270,23 @@ def test_overrides_change_domains(tmp_path: Path) -> None:
     study = load_study(
         write(tmp_path, search__space=SPACE),
         [
-            "search.space.distillation.syn_steps.high=4",
+            "search.space.distillation.section().syn_steps.high=4",
             "search.space.distillation.lr_image={type: choice, values: [10, 30]}",
         ],
     )
-    assert study.search.space["distillation.syn_steps"] == IntDomain(type="int", low=2, high=4, step=2)
+    assert study.search.space["distillation.trajectory_matching.syn_steps"] == IntDomain(
+        type="int", low=2, high=4, step=2
+    )
     assert study.search.space["distillation.lr_image"] == ChoiceDomain(type="choice", values=(10, 30))
 
 
 def test_an_override_of_a_searched_setting_pins_it(tmp_path: Path) -> None:
-    points = [{"distillation.syn_steps": 4, "distillation.lr_lr": 0.01}]
+    points = [{"distillation.trajectory_matching.syn_steps": 4, "distillation.trajectory_matching.lr_lr": 0.01}]
     path = write(tmp_path, search={"space": SPACE, "initial_points": points})
-    study = load_study(path, ["distillation.syn_steps=16"])
-    assert study.distillation.syn_steps == 16
-    assert list(study.search.space) == ["distillation.lr_lr"]
-    assert study.search.initial_points == ({"distillation.lr_lr": 0.01},)
+    study = load_study(path, ["distillation.trajectory_matching.syn_steps=16"])
+    assert study.distillation.section().syn_steps == 16
+    assert list(study.search.space) == ["distillation.trajectory_matching.lr_lr"]
+    assert study.search.initial_points == ({"distillation.trajectory_matching.lr_lr": 0.01},)
 
 
 # --- round trip ---------------------------------------------------------------------------------------------------
@@ -287,7 +296,7 @@ def test_a_study_survives_writing_and_reading(tmp_path: Path) -> None:
     space = {
         **SPACE,
         "model.lora.rank": {"type": "choice", "values": [1, 4]},
-        "distillation.start_texts": {"type": "choice", "values": ["real", "noise"]},
+        "distillation.initialisation.texts": {"type": "choice", "values": ["real", "noise"]},
     }
     study = study_with(
         space,
@@ -299,7 +308,9 @@ def test_a_study_survives_writing_and_reading(tmp_path: Path) -> None:
             "options": {"drop": "1e2", "deep": {"a": 1}},
         },
         experts__lr_image=1e-7,
-        search__initial_points=[{"distillation.lr_lr": 0.002, "distillation.start_texts": "noise"}],
+        search__initial_points=[
+            {"distillation.trajectory_matching.lr_lr": 0.002, "distillation.initialisation.texts": "noise"}
+        ],
         search__time_budget_s=60.5,
     )
     again = tmp_path / "again.yaml"
@@ -398,17 +409,21 @@ def study_with(space: dict[str, Any], **changes: Any) -> Study:
 
 
 def test_a_point_has_nothing_left_to_search() -> None:
-    study = study_with(SPACE, search__initial_points=[{"distillation.syn_steps": 4}])
-    point = study.at({**study.first_point(), "distillation.lr_lr": 0.05, "model.lora.rank": 2})
-    assert (point.distillation.syn_steps, point.distillation.lr_lr, point.model.lora.rank) == (4, 0.05, 2)
+    study = study_with(SPACE, search__initial_points=[{"distillation.trajectory_matching.syn_steps": 4}])
+    point = study.at({**study.first_point(), "distillation.trajectory_matching.lr_lr": 0.05, "model.lora.rank": 2})
+    assert (point.distillation.section().syn_steps, point.distillation.section().lr_lr, point.model.lora.rank) == (
+        4,
+        0.05,
+        2,
+    )
     assert point.search.space == {} and point.search.initial_points == ()
     assert point.data == study.data and point.seed == study.seed
-    assert study.distillation.syn_steps == 8  # the study itself stays as it was
+    assert study.distillation.section().syn_steps == 8  # the study itself stays as it was
 
 
 def test_a_point_outside_its_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        study_with({}).at({"distillation.syn_steps": 0})
+        study_with({}).at({"distillation.trajectory_matching.syn_steps": 0})
     with pytest.raises(ValidationError, match="Extra inputs"):
         study_with({}).at({"distillation.syn_stps": 3})
 
@@ -427,7 +442,9 @@ def test_expert_points_are_the_combinations_that_change_experts() -> None:
 
 def test_what_changes_experts() -> None:
     assert changes_experts("model.lora.rank") and changes_experts("experts.lr_image")
-    assert not changes_experts("distillation.syn_steps") and not changes_experts("experts.num_experts")
+    assert not changes_experts("distillation.trajectory_matching.syn_steps") and not changes_experts(
+        "experts.num_experts"
+    )
 
 
 def test_corners_are_every_combination_of_ends() -> None:
@@ -453,7 +470,10 @@ def test_corners_of_a_large_space_are_few() -> None:
 @pytest.mark.parametrize(
     "changes, fault",
     [
-        ({"distillation__blending": 1.0}, "distillation.blending mixes what enters the projection heads"),
+        (
+            {"distillation__trajectory_matching__blending": 1.0},
+            "distillation.trajectory_matching.blending mixes what enters the projection heads",
+        ),
         (
             {"distillation__engine__compile": True, "model__dropout": 0.1},
             "distillation.engine.compile wants model.dropout 0, got 0.1",
@@ -474,7 +494,7 @@ def test_a_start_epoch_beyond_the_experts(tmp_path: Path) -> None:
     (fault,) = faults_of(write(tmp_path, experts__epochs=4, distillation={"max_start_epoch": 4, "expert_epochs": 2}))
     assert fault == (
         "study: a segment reaches epoch 5 (max_start_epoch - 1 + expert_epochs), beyond the experts' last epoch 4: "
-        "lower distillation.max_start_epoch or distillation.expert_epochs, or raise experts.epochs"
+        "lower distillation.trajectory_matching.max_start_epoch or distillation.trajectory_matching.expert_epochs, or raise experts.epochs"
     )
     study = load_study(write(tmp_path, experts__epochs=5, distillation={"max_start_epoch": 4, "expert_epochs": 2}))
     assert study.distillation.last_epoch_read == 5
@@ -482,21 +502,21 @@ def test_a_start_epoch_beyond_the_experts(tmp_path: Path) -> None:
 
 def test_a_space_that_reaches_beyond_the_experts(tmp_path: Path) -> None:
     space = {
-        "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 9},
-        "distillation.expert_epochs": {"type": "int", "low": 1, "high": 3},
+        "distillation.trajectory_matching.max_start_epoch": {"type": "int", "low": 1, "high": 9},
+        "distillation.trajectory_matching.expert_epochs": {"type": "int", "low": 1, "high": 3},
     }
-    where = "search.space at distillation.max_start_epoch=9, distillation.expert_epochs=3: study"
+    where = "search.space at distillation.trajectory_matching.max_start_epoch=9, distillation.trajectory_matching.expert_epochs=3: study"
     faults = faults_of(write(tmp_path, search__space=space))
     assert any(fault.startswith(f"{where}: a segment reaches epoch 11") for fault in faults)
-    del space["distillation.expert_epochs"]
+    del space["distillation.trajectory_matching.expert_epochs"]
     assert load_study(write(tmp_path, search__space=space)).search.space
 
 
 def test_settings_that_only_the_space_makes_consistent(tmp_path: Path) -> None:
     """The constants of searched settings are never used together with searched ones, so they need not fit them."""
     space = {
-        "distillation.min_start_epoch": {"type": "int", "low": 2, "high": 3},
-        "distillation.max_start_epoch": {"type": "int", "low": 4, "high": 6},
+        "distillation.trajectory_matching.min_start_epoch": {"type": "int", "low": 2, "high": 3},
+        "distillation.trajectory_matching.max_start_epoch": {"type": "int", "low": 4, "high": 6},
     }
     assert load_study(write(tmp_path, search__space=space)).search.space.keys() == space.keys()
 
@@ -513,18 +533,26 @@ def test_a_searched_value_out_of_its_settings_range(tmp_path: Path) -> None:
     [
         (
             {"distillation.syn_step": 4},
-            "'distillation.syn_step' is not searched (did you mean 'distillation.syn_steps'?)",
+            "'distillation.syn_step' is not searched (did you mean 'distillation.trajectory_matching.syn_steps'?)",
         ),
         (
-            {"distillation.syn_steps": 3},
-            "distillation.syn_steps=3 is outside its domain; allowed: 2 to 8 in steps of 2",
+            {"distillation.trajectory_matching.syn_steps": 3},
+            "distillation.trajectory_matching.syn_steps=3 is outside its domain; allowed: 2 to 8 in steps of 2",
         ),
-        ({"distillation.syn_steps": "4"}, "distillation.syn_steps='4' is outside its domain"),
-        ({"distillation.lr_lr": 1}, "distillation.lr_lr=1 is outside its domain; allowed: 0.001 to 0.1"),
+        (
+            {"distillation.trajectory_matching.syn_steps": "4"},
+            "distillation.trajectory_matching.syn_steps='4' is outside its domain",
+        ),
+        (
+            {"distillation.trajectory_matching.lr_lr": 1},
+            "distillation.trajectory_matching.lr_lr=1 is outside its domain; allowed: 0.001 to 0.1",
+        ),
     ],
 )
 def test_an_initial_point_outside_the_space(tmp_path: Path, point: dict[str, Any], expected: str) -> None:
-    path = write(tmp_path, search={"space": SPACE, "initial_points": [{"distillation.lr_lr": 0.01}, point]})
+    path = write(
+        tmp_path, search={"space": SPACE, "initial_points": [{"distillation.trajectory_matching.lr_lr": 0.01}, point]}
+    )
     (fault,) = faults_of(path)
     assert fault.startswith(f"search.initial_points[1]: {expected}")
 

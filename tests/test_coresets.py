@@ -14,6 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.coresets.forgetting import by_forgetting, first_both_ways, forgetting_events
 from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center, k_means
 from rayvldd.errors import ConfigError
+from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import train_expert
 
 FEATURES = st.tuples(st.integers(2, 12), st.integers(1, 4), st.sampled_from([1, 3, 50]), st.integers(0, 2**31 - 1))
@@ -116,7 +117,7 @@ def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_ca
     """The same record, made one pair at a time from the trajectory of the same expert, in the same groups."""
     task = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
     captions = np.arange(0, 200, 5)
-    trajectory, _ = train_expert(task, index=4)
+    trajectory, _ = train_expert(task, expert_training(task.study), index=4)
     texts = torch.from_numpy(task.train.captions[captions])
     groups = np.split(np.random.default_rng(0).permutation(40), 5)
     company = {int(pair): [int(other) for other in group if other != pair] for group in groups for pair in group}
@@ -134,7 +135,10 @@ def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_ca
 
 def test_the_least_and_the_most_forgotten_are_the_two_ends(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache)
-    least, most = (choose_coreset(task, method, 40, seed=2) for method in ("forgetting", "forgetting_most"))
+    least, most = (
+        choose_coreset(task, method, 40, seed=2, training=expert_training(task.study))
+        for method in ("forgetting", "forgetting_most")
+    )
     assert least.image_index.tolist() == most.image_index.tolist()[::-1]
 
 
@@ -143,12 +147,12 @@ def test_a_coreset_holds_different_images_with_captions_of_their_own(
     tiny_study: Study, tiny_cache: Path, method: str
 ) -> None:
     task = load(tiny_study, tiny_cache)
-    coreset = choose_coreset(task, method, 12, seed=3)
+    coreset = choose_coreset(task, method, 12, seed=3, training=expert_training(task.study))
     assert len(coreset.image_index) == len(coreset.caption_index) == 12
     assert len(set(coreset.image_index.tolist())) == 12
     owners = task.train.split.caption_image[coreset.caption_index]
     assert owners.tolist() == coreset.image_index.tolist()
-    pairs = coreset.pairs(task)
+    pairs = coreset.pairs(task, task.study.evaluation.lr_coreset)
     assert pairs.lr_image == pairs.lr_text == task.study.evaluation.lr_coreset
     pixels = task.train.split.pixels[coreset.image_index]
     assert torch.allclose(task.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
@@ -159,7 +163,9 @@ def test_a_coreset_holds_different_images_with_captions_of_their_own(
 @pytest.mark.parametrize("method", METHODS)
 def test_a_seed_decides_a_coreset(tiny_study: Study, tiny_cache: Path, method: str) -> None:
     task = load(tiny_study, tiny_cache)
-    first, again, other = (choose_coreset(task, method, 8, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        choose_coreset(task, method, 8, seed, training=expert_training(task.study)) for seed in (1, 1, 2)
+    )
     assert first.image_index.tolist() == again.image_index.tolist()
     assert first.caption_index.tolist() == again.caption_index.tolist()
     assert first.caption_index.tolist() != other.caption_index.tolist()
@@ -167,7 +173,7 @@ def test_a_seed_decides_a_coreset(tiny_study: Study, tiny_cache: Path, method: s
 
 def test_random_coresets_reach_every_image(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache)
-    whole = choose_coreset(task, "random", 40, seed=0)
+    whole = choose_coreset(task, "random", 40, seed=0, training=expert_training(task.study))
     assert sorted(whole.image_index.tolist()) == list(range(40))
     assert len({int(index) % 5 for index in whole.caption_index}) == 5  # not always the first caption
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import rayvldd.distillation.distilled_set
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
-from rayvldd.distillation.distiller import Distiller
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -27,7 +27,7 @@ def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
 
 @pytest.fixture
 def distilled(task: RetrievalTask) -> DistilledSet:
-    distiller = Distiller(task, [random_trajectory(task.model)], seed=0)
+    distiller = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0)
     distiller.step()
     return distiller.distilled_set({"val_mean_recall": 12.5})
 

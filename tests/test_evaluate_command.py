@@ -22,6 +22,7 @@ from rayvldd.distillation.coreset_set import coreset_as_set
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import InputError
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.experts.recipe import expert_training
 from rayvldd.models.retrieval_task import RetrievalTask
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
@@ -37,7 +38,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
 def set_folder(task: RetrievalTask, tmp_path: Path) -> Path:
     """Six real pairs in the form of a distilled set."""
     folder = tmp_path / "six"
-    coreset_as_set(task, choose_coreset(task, "herding", 6, seed=1), "herding", 1).save(folder)
+    coreset_as_set(
+        task, choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study)), "herding", 1
+    ).save(folder)
     return folder
 
 
@@ -56,9 +59,9 @@ def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
 
 
 def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_folder: Path) -> None:
-    coreset = choose_coreset(task, "herding", 6, seed=1)
+    coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
     saved = DistilledSet.load(set_folder)
-    again, pairs = saved.pairs(task), coreset.pairs(task)
+    again, pairs = saved.pairs(task), coreset.pairs(task, task.study.evaluation.lr_coreset)
     assert torch.allclose(again.images, pairs.images, atol=1e-6) and torch.equal(again.texts, pairs.texts)
     assert (again.lr_image, again.lr_text) == (pairs.lr_image, pairs.lr_text)
     assert again.similarity is None and again.pair_loss == "info_nce"
@@ -70,14 +73,18 @@ def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_fol
 
 def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task: RetrievalTask, tmp_path: Path) -> None:
     lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
-    changed = dataclasses.replace(task, study=task.study.at({**lors, "distillation.batch_size": 4}))
-    saved = coreset_as_set(changed, choose_coreset(task, "random", 3, seed=0), "random", 0)
+    changed = dataclasses.replace(task, study=task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4}))
+    saved = coreset_as_set(
+        changed, choose_coreset(task, "random", 3, seed=0, training=expert_training(task.study)), "random", 0
+    )
     assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
 
 
 @pytest.mark.parametrize("method", NESTED_METHODS)
 def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: RetrievalTask, method: str) -> None:
-    small, large = (choose_coreset(task, method, number, seed=3) for number in (5, 11))
+    small, large = (
+        choose_coreset(task, method, number, seed=3, training=expert_training(task.study)) for number in (5, 11)
+    )
     assert large.first(5).image_index.tolist() == small.image_index.tolist()
     assert large.first(5).caption_index.tolist() == small.caption_index.tolist()
 

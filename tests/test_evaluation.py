@@ -17,6 +17,7 @@ from rayvldd.coresets.selection import choose_coreset
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks, retrieval_recall
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import Pairs, evaluate_pairs, train_student
+from rayvldd.experts.recipe import expert_training
 from rayvldd.models.parameters import Parameters
 
 # --- recall -------------------------------------------------------------------------------------------------------
@@ -156,12 +157,14 @@ def test_score_embeds_every_image_and_caption(tiny_study: Study, tiny_cache: Pat
 
 def test_a_student_is_scored_on_a_pool_of_two(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"data.num_test": 2, "evaluation.epochs": 1})
-    (found,) = evaluate_pairs(task, coreset_pairs(task, 4), task.test, [0])
+    (found,) = evaluate_pairs(task, coreset_pairs(task, 4), task.test, task.study.evaluation, [0])
     assert task.test.num_images == 2 and found.text_to_image_r5 == 100.0
 
 
 def coreset_pairs(task: Any, num_pairs: int) -> Pairs:
-    pairs: Pairs = choose_coreset(task, "random", num_pairs, seed=1).pairs(task)
+    pairs: Pairs = choose_coreset(task, "random", num_pairs, seed=1, training=expert_training(task.study)).pairs(
+        task, task.study.evaluation.lr_coreset
+    )
     return Pairs(pairs.images, pairs.texts, lr_image=0.05, lr_text=0.2)  # two rates: each side must take its own
 
 
@@ -172,7 +175,7 @@ def test_student_is_trained_as_a_plain_module_is(tiny_study: Study, tiny_cache: 
     model, pairs = task.model, coreset_pairs(task, 6)
     with torch.no_grad():
         frozen_output = model.frozen_part(pairs.images)
-    trained = train_student(task, pairs, frozen_output, seed=3)
+    trained = train_student(task, pairs, frozen_output, task.study.evaluation, seed=3)
 
     model.initial_parameters(3)  # leaves the modules where a student of this seed starts
     optimiser = torch.optim.SGD(
@@ -202,17 +205,19 @@ def test_a_seed_decides_a_student(tiny_study: Study, tiny_cache: Path) -> None:
     before = torch.get_rng_state()
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images)
-    first, again, other = (train_student(task, pairs, frozen_output, seed) for seed in (1, 1, 2))
+    first, again, other = (train_student(task, pairs, frozen_output, task.study.evaluation, seed) for seed in (1, 1, 2))
     assert torch.equal(first.image, again.image) and torch.equal(first.text, again.text)
     assert not torch.equal(first.text, other.text)
     assert torch.equal(torch.get_rng_state(), before)
-    scores = evaluate_pairs(task, pairs, task.val, [1, 2])
+    scores = evaluate_pairs(task, pairs, task.val, task.study.evaluation, [1, 2])
     assert scores == [score(task, parameters, task.val) for parameters in (first, other)]
 
 
 def test_students_learn_what_they_are_shown(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"evaluation.epochs": 60})
-    pairs = choose_coreset(task, "random", 40, seed=0).pairs(task)
+    pairs = choose_coreset(task, "random", 40, seed=0, training=expert_training(task.study)).pairs(
+        task, task.study.evaluation.lr_coreset
+    )
     untrained = score(task, task.model.initial_parameters(0), task.train)
-    (trained,) = evaluate_pairs(task, pairs, task.train, [0])
+    (trained,) = evaluate_pairs(task, pairs, task.train, task.study.evaluation, [0])
     assert trained.mean_recall > 1.5 * untrained.mean_recall

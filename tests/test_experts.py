@@ -13,7 +13,7 @@ from torch import nn
 from rayvldd.config.study import Study
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.scoring import score
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.training import ExpertState, train_epochs, train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
@@ -32,7 +32,9 @@ def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
 
 def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: RetrievalTask) -> None:
     told = []
-    trajectory, metrics = train_expert(task, 0, on_epoch=lambda epoch, row: told.append((epoch, row)))
+    trajectory, metrics = train_expert(
+        task, expert_training(task.study), 0, on_epoch=lambda epoch, row: told.append((epoch, row))
+    )
     assert trajectory.num_epochs == 2
     assert [row["epoch"] for row in metrics] == [1, 2]
     assert told == [(1, metrics[0]), (2, metrics[1])]
@@ -43,7 +45,7 @@ def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: RetrievalTask) -> N
 
 
 def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
-    trajectory, _ = train_expert(task, 0)
+    trajectory, _ = train_expert(task, expert_training(task.study), 0)
     for side in ("image", "text"):
         snapshots = [getattr(trajectory[epoch], side) for epoch in range(3)]
         assert len({snapshot.data_ptr() for snapshot in snapshots}) == 3
@@ -53,7 +55,7 @@ def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
 
 def test_study_seed_and_number_decide_an_expert(task: RetrievalTask, tiny_study: Study, tiny_cache: Path) -> None:
     before = torch.get_rng_state()
-    first, again, other = (train_expert(task, index)[0] for index in (0, 0, 1))
+    first, again, other = (train_expert(task, expert_training(task.study), index)[0] for index in (0, 0, 1))
     of_other_seed, _ = train_expert(load(tiny_study, tiny_cache, seed=8), 0)
     assert torch.equal(torch.get_rng_state(), before)
     for epoch in range(3):
@@ -67,7 +69,7 @@ def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_
     changes = {"experts.batch_size": 200, "model.protocol": "full_image_encoder", **rates}
     task = load(tiny_study, tiny_cache, **changes)
     model = task.model
-    trajectory, metrics = train_expert(task, 0)
+    trajectory, metrics = train_expert(task, expert_training(task.study), 0)
 
     model.image_part.load_state_dict(model.image_layout.unflatten(trajectory[0].image))
     model.text_part.load_state_dict(model.text_layout.unflatten(trajectory[0].text))
@@ -90,7 +92,7 @@ def test_an_epoch_on_one_batch_is_one_step_of_plain_sgd(tiny_study: Study, tiny_
 
 def test_training_brings_the_loss_down_and_recall_up(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"experts.epochs": 12, "experts.lr_image": 0.3, "experts.lr_text": 0.3})
-    trajectory, metrics = train_expert(task, 0)
+    trajectory, metrics = train_expert(task, expert_training(task.study), 0)
     assert metrics[-1]["train_loss"] < 0.9 * metrics[0]["train_loss"]
     first, last = (score(task, trajectory[epoch], task.train).mean_recall for epoch in (0, 12))
     assert last > 1.3 * first
@@ -128,7 +130,7 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
 
     monkeypatch.setattr(RetrievalTask, "frozen_outputs", remember_images)
     monkeypatch.setattr(RetrievalTask, "texts", remember_captions)
-    train_expert(task, 0)
+    train_expert(task, expert_training(task.study), 0)
     batches = list(zip(asked["images"], asked["captions"], strict=True))
     epochs = [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
     for epoch in epochs:
@@ -146,15 +148,15 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
 def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"experts.lr_text": 1e38})
     with pytest.raises(DivergedError, match="(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\\+38.*Next: .*--set"):
-        train_expert(task, 0)
+        train_expert(task, expert_training(task.study), 0)
     assert not task.model.training
 
 
 def test_full_data_bound_is_trained_as_experts_are(task: RetrievalTask) -> None:
-    parameters = train_on_all(task, epochs=1, seed=4)
-    assert torch.equal(parameters.image, train_on_all(task, epochs=1, seed=4).image)
-    assert not torch.equal(parameters.image, train_on_all(task, epochs=1, seed=5).image)
-    assert not torch.equal(parameters.image, train_expert(task, 4)[0][1].image)
+    parameters = train_on_all(task, expert_training(task.study), epochs=1, seed=4)
+    assert torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=4).image)
+    assert not torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=5).image)
+    assert not torch.equal(parameters.image, train_expert(task, expert_training(task.study), 4)[0][1].image)
 
 
 # --- going on where training was cut off ---------------------------------------------------------------------------
@@ -165,11 +167,11 @@ def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
     tiny_study: Study, tiny_cache: Path, cut_after: int
 ) -> None:
     task = load(tiny_study, tiny_cache, **{"experts.epochs": 3, "model.dropout": 0.2})
-    states = list(train_epochs(task, 0))
+    states = list(train_epochs(task, expert_training(task.study), 0))
     assert [state.epoch for state in states] == [0, 1, 2, 3]
     kept = states[cut_after]
     after = ExpertState(kept.epoch, kept.parameters, kept.metrics, json.loads(json.dumps(kept.random_state)))
-    for state in train_epochs(task, 0, after):
+    for state in train_epochs(task, expert_training(task.study), 0, after):
         assert torch.equal(state.parameters.image, states[state.epoch].parameters.image)
         assert torch.equal(state.parameters.text, states[state.epoch].parameters.text)
         assert len(state.metrics) == state.epoch
@@ -286,7 +288,9 @@ def test_a_write_that_fails_leaves_nothing(
 def test_what_decides_a_trajectory_makes_other_experts(
     task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(task).key
+    assert (
+        expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(task.study, task.fingerprints).key
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +300,7 @@ def test_what_decides_a_trajectory_makes_other_experts(
         {"experts.num_experts": 9},
         {"experts.keep_epochs": "reached"},
         {"model.lora.rank": 2},  # the protocol is heads_only
-        {"distillation.syn_steps": 3, "distillation.lr_image": 1.0},
+        {"distillation.trajectory_matching.syn_steps": 3, "distillation.lr_image": 1.0},
         {"evaluation.epochs": 3},
         {"resources.cpus_per_expert": 2},
     ],
@@ -304,7 +308,9 @@ def test_what_decides_a_trajectory_makes_other_experts(
 def test_what_does_not_decide_a_trajectory_keeps_the_experts(
     task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(task).key
+    assert (
+        expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(task.study, task.fingerprints).key
+    )
 
 
 def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -> None:

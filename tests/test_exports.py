@@ -16,8 +16,8 @@ from tasks import load, random_trajectory
 from rayvldd.cli.main import main
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.distiller import Distiller
 from rayvldd.distillation.exports import FORMS, export
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import ConfigError, RayvlddError, StoreError
 
 
@@ -26,7 +26,7 @@ def distilled(tiny_study: Study, tiny_cache: Path) -> DistilledSet:
     """Four pairs with a learned similarity; pixels reach beyond black and white, and captions are known."""
     learned = {"distillation.similarity": "low_rank", "distillation.student_loss": "weighted_bce"}
     task = load(tiny_study, tiny_cache, **learned)
-    made = Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
+    made = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
     made.images = made.images * 1.5 - 0.25
     made.nearest_captions = [
         {"pair": pair, "start": start, "nearest": f"ein Bär, Nr. {pair}", "similarity": 0.5}

@@ -44,7 +44,7 @@ ONE_CPU = ResourceRequest(1, 0.0, "resources.cpus_per_expert")
 
 @pytest.fixture
 def tiny_problem(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
-    return load_task(tiny_study, ArrayCache(tiny_cache), device="cpu")
+    return load_task(tiny_study.data, tiny_study.model, ArrayCache(tiny_cache), device="cpu")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_an_expert_that_diverges_says_so_without_a_traceback(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
-    recipe = expert_recipe(load_task(study, ArrayCache(tiny_cache), device="cpu"))
+    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu"))
     with pytest.raises(DivergedError) as caught:
         make_experts(study, wanted(recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
     assert "experts.lr_image=1e+30" in str(caught.value)
@@ -364,7 +364,7 @@ from rayvldd.storage.folder import FolderStorage
 # What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
 wanted = ExpertRequest(recipe, tuple(range(study.experts.num_experts)), frozenset(range(study.experts.epochs + 1)))
 with start_ray(None, 1):
     make_experts(
@@ -402,13 +402,13 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at(LONG)
-    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path))
+    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     watch = kill_the_first_at_work(store, recipe)
     assert make_experts(study, wanted(recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
     assert len(watch.killed) == 1  # type: ignore[attr-defined]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(task, index)[0])
+        assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, 301))
 
 
@@ -427,7 +427,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.storage.folder import FolderStorage
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
 store = ExpertStore(FolderStorage(folder))
 options = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
@@ -460,11 +460,11 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
     told = (tmp_path / "output").read_text()
     assert "\nmade " in told and told.count("node goes") == 1, told
-    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path / "experts"))
+    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path / "experts"))
     assert store.finished(recipe, range(301)) == [0, 1]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(task, index)[0])
+        assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
 
 
 @pytest.mark.timeout(300)
@@ -472,8 +472,8 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({**LONG, "experts.num_experts": 1})
-    task = load_task(study, ArrayCache(tiny_cache), device="cpu")
-    recipe, store = expert_recipe(task), ExpertStore(FolderStorage(tmp_path))
+    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
@@ -484,7 +484,7 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     assert len(kept) > 5
     # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
     make_experts(study, wanted(recipe, 1, frozenset(range(301))), store, tiny_cache)
-    assert_same(store.load(recipe, 0), train_expert(task, 0)[0])
+    assert_same(store.load(recipe, 0), train_expert(task, expert_training(task.study), 0)[0])
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy

@@ -18,7 +18,7 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import StoreError
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import ExpertState, train_epochs, train_expert
 from rayvldd.experts.trajectory import Trajectory
@@ -36,7 +36,7 @@ def study(tiny_study: Study) -> Study:
 
 @pytest.fixture
 def task(study: Study, tiny_cache: Path) -> RetrievalTask:
-    return load_task(study, ArrayCache(tiny_cache), device="cpu")
+    return load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
 
     def watched(task: RetrievalTask, index: int, after: ExpertState | None = None) -> Any:
-        for state in train_epochs(task, index, after):
+        for state in train_epochs(task, expert_training(task.study), index, after):
             seen.append((index, state.epoch))
             yield state
 
@@ -59,7 +59,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def wanted(task: RetrievalTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
-    return ExpertRequest(expert_recipe(task), indexes, epochs)
+    return ExpertRequest(expert_recipe(task.study, task.fingerprints), expert_training(task.study), indexes, epochs)
 
 
 def assert_same(left: Trajectory, right: Trajectory) -> None:
@@ -78,7 +78,7 @@ def test_what_is_there_is_taken_and_only_what_is_asked_for_is_made(
     first, again = get_or_make(task, wanted(task, 0, 3), store, lambda *progress: told.append(progress))
     assert {index for index, _ in trained} == {0}
     assert_same(again, one)
-    assert_same(first, train_expert(task, 0)[0])
+    assert_same(first, train_expert(task, expert_training(task.study), 0)[0])
     assert told[0] == (1, 2)
 
 
@@ -108,11 +108,11 @@ from rayvldd.storage.folder import FolderStorage
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 threads, indexes, last_epoch = int(sys.argv[4]), range(int(sys.argv[5])), int(sys.argv[6])
 torch.set_num_threads(threads)
-task = load_task(study, ArrayCache(cache), device="cpu")
+task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
 train_epochs = room.train_epochs
 
 def watched(task, index, after=None):
-    for state in train_epochs(task, index, after):
+    for state in train_epochs(task, expert_training(task.study), index, after):
         if state.epoch > last_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         print(index, state.epoch, flush=True)
@@ -121,7 +121,7 @@ def watched(task, index, after=None):
 room.train_epochs = watched
 print("ready", flush=True)
 sys.stdin.readline()
-wanted = room.ExpertRequest(expert_recipe(task), tuple(indexes), frozenset(range(5)))
+wanted = room.ExpertRequest(expert_recipe(task.study, task.fingerprints), expert_training(task.study), tuple(indexes), frozenset(range(5)))
 room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
 """
 
@@ -149,7 +149,7 @@ def test_many_that_ask_at_once_make_each_expert_once(
     assert [process.returncode for process in makers] == [0, 0, 0], told
     trained = sorted(line for out, _ in told for line in out.splitlines())
     assert trained == [f"{index} {epoch}" for index in range(4) for epoch in range(EPOCHS + 1)]
-    assert store.finished(expert_recipe(task), range(EPOCHS + 1)) == [0, 1, 2, 3]
+    assert store.finished(expert_recipe(task.study, task.fingerprints), range(EPOCHS + 1)) == [0, 1, 2, 3]
 
 
 def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
@@ -163,7 +163,7 @@ def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
     process = maker(study, tiny_cache, tmp_path / "experts", num_experts=1, last_epoch=2)
     errors = process.communicate("go\n")[1]
     assert process.returncode == -9, errors
-    recipe = expert_recipe(task)
+    recipe = expert_recipe(task.study, task.fingerprints)
     assert store.finished(recipe) == []
     holder = store.holder(recipe, 0)
     assert holder is not None and holder.done == 2, "the lease of the dead is still there"
@@ -172,20 +172,20 @@ def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
     (made,) = get_or_make(task, wanted(task, 0), store)
     assert time.monotonic() - before < rayvldd.storage.lease.STALE_S, "the dead of this machine are not waited for"
     assert trained == [(0, 3), (0, 4)]
-    assert_same(made, train_expert(task, 0)[0])
+    assert_same(made, train_expert(task, expert_training(task.study), 0)[0])
     assert store.holder(recipe, 0) is None and store.kept_epochs(recipe, 0) == []
 
 
 def test_a_hole_among_the_kept_epochs_is_trained_again(
     task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
-    recipe = expert_recipe(task)
-    for state in train_epochs(task, 0):
+    recipe = expert_recipe(task.study, task.fingerprints)
+    for state in train_epochs(task, expert_training(task.study), 0):
         if state.epoch in (0, 1, 3):
             store.keep_epoch(recipe, 0, state, keep=range(5))
     (made,) = get_or_make(task, wanted(task, 0), store)
     assert trained == [(0, 2), (0, 3), (0, 4)]
-    assert_same(made, train_expert(task, 0)[0])
+    assert_same(made, train_expert(task, expert_training(task.study), 0)[0])
 
 
 def elsewhere(beat: int, done: int = 0) -> bytes:
@@ -200,7 +200,7 @@ def test_a_holder_far_away_is_waited_for_while_it_lives(
     monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 1.0)
     monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    name = f"{expert_recipe(task).key}/leases/expert_000.json"
+    name = f"{expert_recipe(task.study, task.fingerprints).key}/leases/expert_000.json"
     store.storage.write(name, elsewhere(0))
     last_beat = [0.0]
 
@@ -223,7 +223,9 @@ def test_a_claim_that_cannot_be_understood_goes_stale(
 ) -> None:
     monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 0.2)
     monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
-    store.storage.write(f"{expert_recipe(task).key}/leases/expert_000.json", json.dumps({"owner": 3}).encode())
+    store.storage.write(
+        f"{expert_recipe(task.study, task.fingerprints).key}/leases/expert_000.json", json.dumps({"owner": 3}).encode()
+    )
     assert len(get_or_make(task, wanted(task, 0), store)) == 1
 
 
@@ -231,7 +233,7 @@ def test_a_claim_beats_while_it_is_held(
     store: ExpertStore, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rayvldd.storage.lease, "BEAT_S", 0.05)
-    recipe = expert_recipe(task)
+    recipe = expert_recipe(task.study, task.fingerprints)
     lease = store.acquire(recipe, 0, LeaseHolder())
     assert lease is not None
     with lease:
@@ -256,7 +258,7 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
     monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
     with pytest.raises(StoreError, match="No space left on device.*\nNext: .*what is finished is kept"):
         get_or_make(task, wanted(task, 0), store)
-    recipe = expert_recipe(task)
+    recipe = expert_recipe(task.study, task.fingerprints)
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1]
     assert store.holder(recipe, 0) is None, "nobody waits for who gave up"
     trained.clear()
@@ -266,6 +268,6 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
 
 def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
     imported = study.at({"experts.imported": "0123456789abcdef"})
-    task = load_task(imported, ArrayCache(tiny_cache), device="cpu")
+    task = load_task(imported.data, imported.model, ArrayCache(tiny_cache), device="cpu")
     with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are not there.*\nNext: .*import"):
         get_or_make(task, wanted(task, 0), store)

@@ -24,13 +24,19 @@ from rayvldd.data.array_cache import ArrayCache
 def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
     tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = tiny_study.at({"distillation.lr_text": 0.1, "distillation.lr_lr": 1e-5, "distillation.max_drift": 1e6})
+    study = tiny_study.at(
+        {"distillation.lr_text": 0.1, "distillation.trajectory_matching.lr_lr": 1e-5, "distillation.max_drift": 1e6}
+    )
     (tmp_path / "study.yaml").write_text(dump_study(study))
-    task = load_task(study, ArrayCache(tmp_path / "cache"), device="cpu")
+    task = load_task(study.data, study.model, ArrayCache(tmp_path / "cache"), device="cpu")
     store = ExpertStore(FolderStorage(tmp_path / "experts"))
     for index in range(2):
         layouts = task.model.image_layout, task.model.text_layout
-        store.save(expert_recipe(task), index, MadeExpert(random_trajectory(task.model, index), [], *layouts))
+        store.save(
+            expert_recipe(task.study, task.fingerprints),
+            index,
+            MadeExpert(random_trajectory(task.model, index), [], *layouts),
+        )
 
     def compare(*more: str) -> dict[str, dict[str, float]]:
         command = ["gradients.py", str(tmp_path / "study.yaml"), "--workspace", str(tmp_path), "--json"]

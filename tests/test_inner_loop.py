@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import (
     CONVNET,
+    distillation_settings,
     encoder,
-    loss_of_unrolled_walk,
     random_inputs,
     random_segment,
     random_walk,
@@ -19,11 +19,13 @@ from tasks import (
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rayvldd.config.settings import DistillationSettings
-from rayvldd.distillation.matching import MatchingLoss, matching_loss
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
+from rayvldd.distillation.reference import unrolled_matching_loss
+from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.checkpoints import build_checkpoints
-from rayvldd.distillation.unroll.inner_loop import InnerLoop
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -73,7 +75,7 @@ def unrolled(
     leaves = StudentInputs(*(None if value is None else value.clone().requires_grad_() for value in inputs))
     model.train()
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be differentiated twice
-        loss = loss_of_unrolled_walk(model, segment, leaves, walk, options)
+        loss = unrolled_matching_loss(model, segment, leaves, walk, options)
         gradient = torch.autograd.grad(loss, present(leaves))
     model.train(False)
     return loss.detach(), list(gradient)
@@ -85,8 +87,16 @@ def present(inputs: StudentInputs) -> list[Tensor]:
 
 def matching_gradient(
     model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: InnerBatches, **options: Any
-) -> tuple[MatchingLoss, StudentInputs]:
-    return InnerLoop(model, DistillationSettings(**options)).gradient(segment, inputs, walk)
+) -> tuple[EndLoss, StudentInputs]:
+    """The matching loss and its gradient as the inner loop computes them."""
+    common = distillation_settings(**options)
+    settings = common.of(TrajectoryMatchingSettings)
+
+    def end_loss(student: Parameters) -> EndLoss:
+        loss = matching_loss(student, segment, settings.matched)
+        return EndLoss(loss.total, {"image": loss.image, "text": loss.text})
+
+    return InnerLoop(model, common, settings).gradient(segment.start, end_loss, inputs, walk)
 
 
 def assert_close(left: Tensor, right: Tensor, relative: float) -> None:
@@ -101,8 +111,8 @@ def assert_gradient_is_unrolled(
 ) -> None:
     segment = random_segment(model, seed=walk.seeds[0] % 1000)
     loss, gradient = matching_gradient(model, segment, inputs, walk, **options)
-    expected_loss, expected = unrolled(model, segment, inputs, walk, DistillationSettings(**options))
-    assert float(loss.total) == pytest.approx(float(expected_loss), rel=relative)
+    expected_loss, expected = unrolled(model, segment, inputs, walk, distillation_settings(**options))
+    assert float(loss.value) == pytest.approx(float(expected_loss), rel=relative)
     for left, right in zip(present(gradient), expected, strict=True):
         assert_close(left, right, relative)
 
@@ -183,7 +193,8 @@ def test_gradient_is_the_same_compiled(name: str, loss: str) -> None:
         assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, steps=3, batch_size=3), 1e-12, **options)
     assert len(vars(model)["compiled_steps"]) == 1
     compiled = dict(vars(model)["compiled_steps"])
-    InnerLoop(model, DistillationSettings(**options))  # another trial of the process
+    common = distillation_settings(**options)
+    InnerLoop(model, common, common.of(TrajectoryMatchingSettings))  # another trial of the process
     assert vars(model)["compiled_steps"] == compiled
 
 
@@ -208,7 +219,7 @@ def test_one_side_alone_is_matched(matched: str) -> None:
     other, gradient_of_other = matching_gradient(
         model, segment, inputs, walk, matched="text" if matched == "image" else "image"
     )
-    assert float(loss.total) == float(getattr(both, matched))
+    assert float(loss.value) == float(both.log[matched])
     for one, two, sum_of_them in zip(
         present(gradient), present(gradient_of_other), present(gradient_of_both), strict=True
     ):
@@ -317,7 +328,7 @@ class MatchingLossOfInputs(torch.autograd.Function):
     def forward(context: Any, model: RetrievalModel, segment: Segment, walk: InnerBatches, *inputs: Tensor) -> Tensor:
         with torch.enable_grad():  # which autograd turns off in here
             loss, context.gradient = matching_gradient(model, segment, StudentInputs(*inputs), walk)
-        return loss.total
+        return loss.value
 
     @staticmethod
     def backward(context: Any, *outgoing: Tensor) -> tuple[Tensor | None, ...]:
@@ -367,8 +378,8 @@ def test_student_steps_as_torch_sgd_does(name: str) -> None:
 
     arrived = Parameters(model.image_layout.flatten(model.image_part), model.text_layout.flatten(model.text_part))
     expected = matching_loss(arrived, segment)
-    assert float(loss.image) == pytest.approx(float(expected.image), rel=1e-10)
-    assert float(loss.text) == pytest.approx(float(expected.text), rel=1e-10)
+    assert float(loss.log["image"]) == pytest.approx(float(expected.image), rel=1e-10)
+    assert float(loss.log["text"]) == pytest.approx(float(expected.text), rel=1e-10)
 
 
 def test_loss_is_zero_at_the_target_and_two_at_the_start() -> None:
@@ -436,11 +447,14 @@ def test_stored_states_do_not_grow_with_the_steps() -> None:
 
 def test_fused_attention_is_switched_in_the_inner_loop_only_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     model = small_model(**MODELS["lora on attention"])
-    loop = InnerLoop(model, DistillationSettings())
+    common = DistillationSettings()
+    loop = InnerLoop(model, common, common.of(TrajectoryMatchingSettings))
     inputs, segment = random_inputs(model, seed=2), random_segment(model, seed=1)
     with caplog.at_level("INFO", logger="rayvldd"):
-        loop.gradient(segment, inputs, random_walk(seed=3))
-        loop.gradient(segment, inputs, random_walk(seed=4))
+        for seed in (3, 4):
+            loop.gradient(
+                segment.start, lambda end: EndLoss(matching_loss(end, segment).total, {}), inputs, random_walk(seed)
+            )
     assert [record.message for record in caplog.records] == [
         "attention runs unfused inside the inner loop: the fused kernels have no double backward"
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks import drawn_like, load
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.distillation.augmentation import Augmentation, augment, draw_augmentation
@@ -346,7 +346,7 @@ def test_real_starts_are_the_coreset_of_the_generators_first_number(
     task = load(tiny_study, tiny_cache)
     start = initial_set(problem, distillation(start_pairs=method), 6, np.random.default_rng(4))
     coreset = choose_coreset(problem, method, 6, int(np.random.default_rng(4).integers(2**31)))
-    pairs = coreset.pairs(task)
+    pairs = coreset.pairs(task, task.study.evaluation.lr_coreset)
     assert torch.equal(start.images, pairs.images)
     assert torch.equal(start.texts, pairs.texts)
     assert start.captions == coreset.captions(task)

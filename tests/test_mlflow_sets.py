@@ -22,7 +22,7 @@ from test_cli import run
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.distiller import Distiller
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.distillation.set_sources import GROUP
 from rayvldd.errors import StoreError
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
@@ -37,7 +37,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Distil
     from conftest import TINY_STUDY
 
     task = load(Study.model_validate(TINY_STUDY), tiny_cache)
-    return Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
+    return OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_every_point_arrives_at_a_server_that_goes_away(
     waited: list[float] = []
 
     def trial(tracker: MlflowTracker, number: int) -> None:
-        tracker.start_trial(f"trial_{number}", {"distillation.syn_steps": 1 + number})
+        tracker.start_trial(f"trial_{number}", {"distillation.trajectory_matching.syn_steps": 1 + number})
         for step in range(POINTS_A_TRIAL):
             if step == POINTS_A_TRIAL // 2:
                 half.wait(60)  # the server is killed now

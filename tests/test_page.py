@@ -41,7 +41,7 @@ from rayvldd.storage.json_files import write_json_whole
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-LR, STEPS = "distillation.lr_image", "distillation.syn_steps"
+LR, STEPS = "distillation.lr_image", "distillation.trajectory_matching.syn_steps"
 SPACE: dict[str, Domain] = {
     LR: FloatDomain(type="float", low=1, high=100, log=True),
     STEPS: IntDomain(type="int", low=2, high=8, step=2),

@@ -256,10 +256,10 @@ def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
     after = shards_with_times(workspace.experts)
     assert len(after) == 22 and before.items() <= after.items()
 
-    alone = load_task(tiny_study, ArrayCache(tmp_path / "alone"), device="cpu")
+    alone = load_task(tiny_study.data, tiny_study.model, ArrayCache(tmp_path / "alone"), device="cpu")
     with monkeypatch.context() as patched:
         forbid_making(patched)
-        taken = load_task(tiny_study, open_cache(workspace.cache), device="cpu")
+        taken = load_task(tiny_study.data, tiny_study.model, open_cache(workspace.cache), device="cpu")
     assert taken.fingerprints == alone.fingerprints
     files = sorted((tmp_path / "alone").glob("*.npy"))
     # Of each split pixels and their digest, what the scenes say, and the features of captions and of images.

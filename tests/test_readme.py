@@ -107,10 +107,10 @@ def test_a_model_of_ones_own_learns_as_the_readme_says(
     import torch
     from tasks import load, random_trajectory
 
-    from rayvldd.distillation.distiller import Distiller
+    from rayvldd.distillation.loop import OuterLoop
 
     task = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
-    distilled = Distiller(task, [random_trajectory(task.model)], seed=0).distilled_set()
+    distilled = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set()
     distilled.save(tmp_path / "rayvldd_workspace" / "studies" / "quickstart" / "best")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

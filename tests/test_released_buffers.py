@@ -17,7 +17,7 @@ from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.get_or_make import ExpertRequest, missing_of
-from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.recipe import ExpertRecipe, expert_training
 from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.inspection import verify
@@ -214,7 +214,7 @@ def released(tmp_path: Path, tiny_study: Study, tiny_cache: Path) -> BufferPair:
     from rayvldd.experts.training import train_expert
 
     task = load(tiny_study, tiny_cache)
-    trajectories = [train_expert(task, index)[0] for index in range(2)]
+    trajectories = [train_expert(task, expert_training(task.study), index)[0] for index in range(2)]
     pair = BufferPair(tmp_path / "img_replay_buffer_0.pt", tmp_path / "txt_replay_buffer_0.pt")
     for path, layout, side in (
         (pair.image, task.model.image_layout, "image"),

@@ -38,8 +38,8 @@ DOMAINS: dict[str, DrawnDomain] = {
 SAMPLERS = ["tpe", "random", "gp", "cmaes", "qmc"]
 SPACE = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
-    "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
-    "distillation.start_texts": {"type": "choice", "values": ["real", "noise"]},
+    "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
+    "distillation.initialisation.texts": {"type": "choice", "values": ["real", "noise"]},
 }
 
 
@@ -104,7 +104,7 @@ def run(study: Study, folder: Path, count: int, start: int = 0) -> list[dict[str
         config = searcher.suggest(f"tune-{number}")
         assert config is not None
         points.append(config)
-        value = float(config["distillation.syn_steps"])
+        value = float(config["distillation.trajectory_matching.syn_steps"])
         searcher.on_trial_complete(f"tune-{number}", {METRIC: value})
         point = point_of(config)
         trial = ledger.start(int(config[TRIAL_ID][-3:]), 1, point)
@@ -148,7 +148,11 @@ def test_the_same_seed_draws_the_same_points(searched: Study, tmp_path: Path) ->
 def test_trials_that_were_cut_off_come_first_under_their_names(searched: Study, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     full: list[dict[str, Any]] = [
-        {"distillation.lr_image": 10.0 * (n + 1), "distillation.syn_steps": 2, "distillation.start_texts": "noise"}
+        {
+            "distillation.lr_image": 10.0 * (n + 1),
+            "distillation.trajectory_matching.syn_steps": 2,
+            "distillation.initialisation.texts": "noise",
+        }
         for n in range(3)
     ]
     for number, point in enumerate(full):

@@ -54,7 +54,7 @@ from rayvldd.workspace import Workspace
 
 SPACE = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
-    "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
+    "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
 }
 
 
@@ -102,7 +102,7 @@ def row(step: int, value: float, seconds: float = 1.0) -> dict[str, float]:
 def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for number in range(3):
-        ledger.start(number, 10 + number, {"distillation.syn_steps": number})
+        ledger.start(number, 10 + number, {"distillation.trajectory_matching.syn_steps": number})
         ledger.add_evaluation(f"trial_00{number}", row(0, 5.0 - number, 7.0 + number))
     ledger.end("trial_000", "failed", "diverged")
     ledger.end("trial_001", "stopped")
@@ -291,7 +291,7 @@ def test_a_searched_length_gives_room_to_the_longest_trial(searched: Study, tmp_
 def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
     """What trials of the tiny study need, its experts included, made without Ray."""
     from rayvldd.data.array_cache import ArrayCache
-    from rayvldd.experts.recipe import expert_recipe
+    from rayvldd.experts.recipe import expert_recipe, expert_training
     from rayvldd.experts.training import train_expert
     from rayvldd.models.retrieval_task import load_task
 
@@ -300,7 +300,11 @@ def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
     task = load_task(study.at({}), ArrayCache(tiny_cache))
     for index in range(study.experts.num_experts):
         layouts = task.model.image_layout, task.model.text_layout
-        store.save(expert_recipe(task), index, MadeExpert(*train_expert(task, index), *layouts))
+        store.save(
+            expert_recipe(task.study, task.fingerprints),
+            index,
+            MadeExpert(*train_expert(task, expert_training(task.study), index), *layouts),
+        )
     return TrialJob(study, tmp_path / "trials", tiny_cache, store)
 
 
@@ -311,7 +315,11 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return told
 
 
-CONFIG: dict[str, Any] = {TRIAL_ID: "trial_003", "distillation.lr_image": 10.0, "distillation.syn_steps": 2}
+CONFIG: dict[str, Any] = {
+    TRIAL_ID: "trial_003",
+    "distillation.lr_image": 10.0,
+    "distillation.trajectory_matching.syn_steps": 2,
+}
 
 
 def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str, Any]]) -> None:
@@ -549,7 +557,7 @@ def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> 
     ledger = toy.run()
     number = len(ledger.trials)
     assert number < 500 and not ledger.running
-    ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.syn_steps": 1})
+    ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
     ledger.add_evaluation(f"trial_{number:03d}", row(2, 1.0, 10.5))
     best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
     best.mkdir(parents=True)
@@ -599,7 +607,7 @@ def test_every_rank_and_the_largest_number_of_experts_are_made(tiny_study: Study
     space = {
         "model.lora.rank": {"type": "choice", "values": [1, 4]},
         "experts.num_experts": {"type": "int", "low": 1, "high": 3},
-        "distillation.syn_steps": {"type": "int", "low": 1, "high": 4},
+        "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
     }
     points = expert_points(with_search(tiny_study, space=space))
     assert [point for point, _ in points] == [{"model.lora.rank": 1}, {"model.lora.rank": 4}]
@@ -617,7 +625,7 @@ def test_more_pairs_than_images_are_refused_before_any_trial(
 def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: ProgressDisplay) -> None:
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
     sets = load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
-    point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.syn_steps": 1}
+    point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.trajectory_matching.syn_steps": 1}
     assert sets.at(point).recipe.settings["experts"]["epochs"] == 2
     assert len({known.recipe.key for known in sets}) == 2
 
@@ -629,7 +637,10 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
     (only,) = sets_asked_for(searched, load_expert_sets(searched, tiny_cache, quiet))
     assert only.epochs == frozenset({0, 1, 2})
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
-    first = ({"experts.epochs": 2, "distillation.syn_steps": 1}, {"distillation.syn_steps": 2})
+    first = (
+        {"experts.epochs": 2, "distillation.trajectory_matching.syn_steps": 1},
+        {"distillation.trajectory_matching.syn_steps": 2},
+    )
     study = with_search(searched, space=space, initial_points=first)
     asked_for = sets_asked_for(study, load_expert_sets(study, tiny_cache, quiet))
     assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
@@ -754,7 +765,7 @@ def test_pictures_are_drawn_while_the_next_trial_begins(
 
 
 def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
-    space = {**SPACE, "distillation.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
+    space = {**SPACE, "distillation.trajectory_matching.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
     study = with_search(searched, space=space).model_copy(
         update={"experts": searched.experts.model_copy(update={"epochs": 9, "keep_epochs": "reached"})}
     )
@@ -834,7 +845,7 @@ def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Pat
 
 def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.start_images": "real"})
+    ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.initialisation.images": "real"})
     ledger.add_evaluation("trial_000", row(20, 17.256))
     ledger.end("trial_000", "failed", "diverged")
     line = line_of_trial(ledger.trials["trial_000"])
@@ -934,7 +945,7 @@ def test_a_study_whose_trials_all_failed_says_why(
     workspace = Workspace(tmp_path)
     ledger = StudyFolder(workspace.study("tiny")).ledger()
     for number in range(4):
-        ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.syn_steps": 1})
+        ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
         ledger.end(f"trial_00{number}", "failed", f"reason {number}")
     monkeypatch.setattr("rayvldd.search.sweep.make_missing_experts", lambda *_: 0)
     with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:

@@ -21,7 +21,7 @@ import search
 import search_replay
 from recorded_responses import Answers, Response, Table
 
-POINT = {"distillation.lr_image": 1.0, "distillation.syn_steps": 2}
+POINT = {"distillation.lr_image": 1.0, "distillation.trajectory_matching.syn_steps": 2}
 
 
 def record(study: Path, runs: int, *more: str) -> list[str]:
@@ -38,7 +38,10 @@ def record(study: Path, runs: int, *more: str) -> list[str]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study with two settings to search and one first point."""
     rate = {"type": "float", "low": 0.1, "high": 10, "log": True}
-    space = {"distillation.lr_image": rate, "distillation.syn_steps": {"type": "int", "low": 1, "high": 3}}
+    space = {
+        "distillation.lr_image": rate,
+        "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 3},
+    }
     study = Study.model_validate({**TINY_STUDY, "search": {"space": space, "initial_points": [POINT]}})
     file = tmp_path_factory.mktemp("recorded") / "study.yaml"
     file.write_text(dump_study(study))

@@ -128,8 +128,18 @@ def test_a_condition_without_a_sense(tmp_path: Path, when: dict[str, Any], expec
 
 def test_conditions_in_a_circle(tmp_path: Path) -> None:
     space = {
-        "distillation.syn_steps": {"type": "int", "low": 1, "high": 3, "when": {"distillation.sim_rank": 5}},
-        "distillation.sim_rank": {"type": "int", "low": 5, "high": 9, "when": {"distillation.syn_steps": 2}},
+        "distillation.trajectory_matching.syn_steps": {
+            "type": "int",
+            "low": 1,
+            "high": 3,
+            "when": {"distillation.sim_rank": 5},
+        },
+        "distillation.sim_rank": {
+            "type": "int",
+            "low": 5,
+            "high": 9,
+            "when": {"distillation.trajectory_matching.syn_steps": 2},
+        },
     }
     (fault,) = faults_of(write(tmp_path, search__space=space))
     assert fault.startswith("search.space: conditions go round in a circle: distillation.")
@@ -157,7 +167,7 @@ NUMBERS = {
     "distillation.lr_image": {"type": "float", "low": 1, "high": 3},
     "distillation.num_pairs": {"type": "int", "low": 10, "high": 30},
 }
-CHOICE = {"distillation.start_texts": {"type": "choice", "values": ["real", "noise"]}}
+CHOICE = {"distillation.initialisation.texts": {"type": "choice", "values": ["real", "noise"]}}
 BOTH = ["val_mean_recall", "num_pairs"]
 
 
@@ -165,9 +175,12 @@ BOTH = ["val_mean_recall", "num_pairs"]
     ("search", "expected"),
     [
         ({"sampler": "cmaes", "space": {**NUMBERS, **CHOICE}}, "sampler: cmaes would draw choices at random: distil"),
-        ({"sampler": "qmc", "space": CHOICE}, "sampler: qmc would draw choices at random: distillation.start_texts"),
         (
-            {"sampler": "cmaes", "space": {"distillation.lr_lr": NUMBERS["distillation.lr_image"]}},
+            {"sampler": "qmc", "space": CHOICE},
+            "sampler: qmc would draw choices at random: distillation.initialisation.texts",
+        ),
+        (
+            {"sampler": "cmaes", "space": {"distillation.trajectory_matching.lr_lr": NUMBERS["distillation.lr_image"]}},
             "sampler: cmaes wants",
         ),
         (
@@ -176,15 +189,15 @@ BOTH = ["val_mean_recall", "num_pairs"]
                 "space": {
                     **CHOICE,
                     "distillation.lr_text": {"type": "int", "low": 1, "high": 2, "when": {"model.protocol": "lora"}},
-                    "distillation.lr_lr": {
+                    "distillation.trajectory_matching.lr_lr": {
                         "type": "int",
                         "low": 1,
                         "high": 2,
-                        "when": {"distillation.start_texts": "real"},
+                        "when": {"distillation.initialisation.texts": "real"},
                     },
                 },
             },
-            "sampler: gp would draw conditional settings at random: distillation.lr_lr; allowed: tpe, random",
+            "sampler: gp would draw conditional settings at random: distillation.trajectory_matching.lr_lr; allowed: tpe, random",
         ),
         (
             {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},

@@ -23,7 +23,7 @@ from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.outbox import MOST_ROWS, Outbox
 from rayvldd.tracking.protocol import Tracker
 
-POINT = {"distillation.syn_steps": 4, "distillation.lr_lr": 0.02}
+POINT = {"distillation.trajectory_matching.syn_steps": 4, "distillation.trajectory_matching.lr_lr": 0.02}
 
 
 @dataclass
@@ -246,7 +246,7 @@ def test_mlflow_parameters_and_statuses(database: str, tmp_path: Path, tiny_stud
     assert study.data.params["model.lora.targets"] == '["qkv"]'
     assert "model.image_encoder.weights" not in study.data.params
     trial = runs["finished"].data.params
-    assert (trial["distillation.syn_steps"], trial["distillation.num_pairs"]) == ("4", "4")
+    assert (trial["distillation.trajectory_matching.syn_steps"], trial["distillation.num_pairs"]) == ("4", "4")
     assert "data.source" not in trial
 
 

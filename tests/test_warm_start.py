@@ -18,7 +18,11 @@ from rayvldd.tracking.earlier_trials import earlier_trials
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.protocol import EarlierTrial, Origins
 
-LR, STEPS, START = "distillation.lr_image", "distillation.syn_steps", "distillation.start_texts"
+LR, STEPS, START = (
+    "distillation.lr_image",
+    "distillation.trajectory_matching.syn_steps",
+    "distillation.initialisation.texts",
+)
 SPACE = {
     LR: {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
     STEPS: {"type": "int", "low": 1, "high": 4},

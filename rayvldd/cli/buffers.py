@@ -68,16 +68,16 @@ def import_command(
     (point,) = study.expert_points()
     with ProgressDisplay() as display, reachable(store):
         digest = digest_of_buffers(pairs, display.progress)
-        task = load_task(
-            point.at({"experts.imported": digest}), open_cache(workspace.cache), on_progress=display.progress
-        )
+        declared = point.at({"experts.imported": digest})
+        cache = open_cache(workspace.cache)
+        task = load_task(declared.data, declared.model, cache, on_progress=display.progress)
         layouts = task.model.image_layout, task.model.text_layout
         experts = read_buffers(pairs, *layouts, point.experts.epochs, display.progress)
-        recipe, num_experts = expert_recipe(task), len(experts)
+        recipe, num_experts = expert_recipe(declared, task.fingerprints), len(experts)
         taken = [f"experts.imported={digest}", f"experts.num_experts={num_experts}"]
         result: dict[str, Any] = {"store": store.uri, "key": recipe.key, "imported": digest, "num_experts": num_experts}
         if invocation.dry_run:
-            return dry_run(invocation, task.study, result)
+            return dry_run(invocation, declared, result)
         kept = import_experts(
             task,
             recipe,

@@ -128,14 +128,14 @@ def _choose_and_score(
     from rayvldd.runtime.cluster import start_ray
 
     with start_ray(None, None):
-        task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
-        seeds = seeds_of_students(task, work.split, work.students)
-        chosen = choose_coresets(task, workspace, work.methods, work.numbers, seeds, display)
+        task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
+        seeds = seeds_of_students(point, work.split, work.students)
+        chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)
         if work.out_folder:
-            _save(task, chosen, seeds[0], work.out_folder, display)
+            _save(point, task, chosen, seeds[0], work.out_folder, display)
         jobs = {ALL_PAIRS: full_data_jobs(seeds)} if work.full_data else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-        ranks = score_sets(task, workspace, jobs, work.split, display)
+        ranks = score_sets(point, task, workspace, jobs, work.split, display)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     return chosen, {name: [found.recalls() for found in ranks[name]] for name in rows}
 
@@ -169,10 +169,17 @@ def _check_out_folder(folder: Path | None) -> None:
         ) from None
 
 
-def _save(task: "RetrievalTask", chosen: Sequence[Chosen], seed: int, folder: Path, display: "ProgressDisplay") -> None:
+def _save(
+    point: Study,
+    task: "RetrievalTask",
+    chosen: Sequence[Chosen],
+    seed: int,
+    folder: Path,
+    display: "ProgressDisplay",
+) -> None:
     from rayvldd.distillation.coreset_set import coreset_as_set
 
     for coreset in chosen:
         place = folder / f"{coreset.method}_{coreset.num_pairs}"
-        coreset_as_set(task, coreset.coresets[0], coreset.method, seed).save(place)
+        coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed).save(place)
     display.line(f"{len(chosen)} sets written to {folder}")

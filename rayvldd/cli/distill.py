@@ -61,7 +61,7 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
         task, trajectories, key = _prepare(point, workspace, store, display)
         folder = workspace.study(study.name) / "distill" / key
         with _held(folder):
-            _distil(task, trajectories, folder, display)
+            _distil(point, task, trajectories, folder, display)
             summary = _hand_over(task, folder, out or folder / "distilled_set")
     invocation.say(f"\n{summary.pop('description')}\n")
     invocation.say(f"best val mean recall {summary['val_mean_recall']:.2f} at outer step {summary['outer_step']}")
@@ -93,7 +93,7 @@ def _prepare(
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(sets, store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
-    task = load_task(point, open_cache(workspace.cache), on_progress=display.progress)
+    task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
     trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
     settings = selected(point, lambda info: info.in_point)
     return task, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
@@ -115,23 +115,28 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _distil(
-    task: "RetrievalTask", trajectories: Sequence["Trajectory"], folder: Path, display: "ProgressDisplay"
+    point: Study,
+    task: "RetrievalTask",
+    trajectories: Sequence["Trajectory"],
+    folder: Path,
+    display: "ProgressDisplay",
 ) -> None:
     """Run to the last outer step, or continue to it, with the state kept in ``folder``."""
     import torch
 
-    from rayvldd.distillation.distiller import StepReport
-    from rayvldd.distillation.run import distill
+    from rayvldd.distillation.loop import StepReport, distill
 
-    torch.set_num_threads(task.study.resources.cpus_per_trial)
-    total = task.study.distillation.outer_steps
+    torch.set_num_threads(point.resources.cpus_per_trial)
+    total, last = point.distillation.outer_steps, [""]
 
     def on_step(report: StepReport) -> None:
-        display.progress("outer steps", report.outer_step, total, f"matching loss {report.matching_loss:.3f}")
+        last[0] = report.loss_name
+        note = f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}"
+        display.progress("outer steps", report.outer_step, total, note)
 
-    for evaluation in distill(task, trajectories, task.study.seed, folder / "checkpoint", on_step):
-        metrics = evaluation.metrics
-        loss = f"  matching loss {metrics['matching_loss']:.3f}" if "matching_loss" in metrics else ""
+    for evaluation in distill(point, task, trajectories, point.seed, folder / "checkpoint", on_step):
+        metrics, name = evaluation.metrics, last[0]
+        loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""
         display.line(
             f"outer step {evaluation.outer_step:5d}  val mean recall {metrics['val_mean_recall']:5.2f}{loss}{mark}"
@@ -142,7 +147,7 @@ def _distil(
 def _hand_over(task: "RetrievalTask", folder: Path, out: Path) -> dict[str, Any]:
     """Copy the best set to where it was asked for, and draw it."""
     from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.distillation.run import BEST
+    from rayvldd.distillation.evaluations import BEST
     from rayvldd.reports.illustrator import Pictures
 
     shutil.copytree(folder / "checkpoint" / BEST, out, dirs_exist_ok=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import Invocation
+from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class Chosen:
         return [EvaluationJob(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
-def seeds_of_students(task: "RetrievalTask", split: str, count: int | None) -> list[int]:
+def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
     """Seeds of the students; on test they are those of a sweep's own test, which this repeats."""
     from rayvldd.randomness import StudentPurpose, student_seeds
 
-    wanted = count or task.study.evaluation.num_test_students
+    wanted = count or study.evaluation.num_test_students
     purpose = StudentPurpose.TEST if split == "test" else StudentPurpose.VALIDATION
-    return student_seeds(task.study.seed, wanted, purpose)
+    return student_seeds(study.seed, wanted, purpose)
 
 
 def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
@@ -92,6 +93,7 @@ def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
 
 
 def choose_coresets(
+    study: Study,
     task: "RetrievalTask",
     workspace: "Workspace",
     methods: Sequence[str],
@@ -116,7 +118,7 @@ def choose_coresets(
     found = {key: choose_coreset(task, *key) for key in drawn}
     rest = [key for key in keys if key not in found]
     choices = [CoresetChoice(*key) for key in rest]
-    found |= zip(rest, choose_in_parallel(task.study, workspace.cache, choices, show), strict=True)
+    found |= zip(rest, choose_in_parallel(study, workspace.cache, choices, show), strict=True)
     display.done()
 
     def coresets(method: str, number: int) -> list["Coreset"]:
@@ -127,6 +129,7 @@ def choose_coresets(
 
 
 def score_sets(
+    study: Study,
     task: "RetrievalTask",
     workspace: "Workspace",
     sets: Mapping[str, Sequence["EvaluationJob"]],
@@ -141,8 +144,8 @@ def score_sets(
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]
-    with score_log(task, workspace, split, sets) as log:
-        found = iter(rank_in_parallel(task.study, workspace.cache, jobs, split, show))
+    with score_log(study, task, workspace, split, sets) as log:
+        found = iter(rank_in_parallel(study, workspace.cache, jobs, split, show))
         display.done()
         by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
         log({name: [ranks.recalls() for ranks in of_set] for name, of_set in by_set.items()})

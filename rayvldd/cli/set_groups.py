@@ -186,8 +186,9 @@ def score_group(
     from rayvldd.models.retrieval_task import load_task
     from rayvldd.runtime.evaluation import EvaluationJob
 
-    task = load_task(group.study, open_cache(workspace.cache), on_progress=display.progress)
-    seeds = seeds_of_students(task, split, students)
+    study, cache = group.study, open_cache(workspace.cache)
+    task = load_task(study.data, study.model, cache, on_progress=display.progress)
+    seeds = seeds_of_students(study, split, students)
     jobs = {ALL_PAIRS: full_data_jobs(seeds)} if full_data else {}  # the longest first
     for name, distilled in group.sets.items():
         for difference in _differences(name, group, task):
@@ -199,9 +200,9 @@ def score_group(
     chosen: list[Chosen] = []
     if methods:
         numbers = sorted({len(distilled) for distilled in group.sets.values()})
-        chosen = choose_coresets(task, workspace, methods, numbers, seeds, display)
+        chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-    ranks = score_sets(task, workspace, jobs, split, display)
+    ranks = score_sets(study, task, workspace, jobs, split, display)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     coresets = {coreset.name: coreset for coreset in chosen}
     return task, GroupScores({name: ranks[name] for name in rows}, coresets, task.fingerprints)

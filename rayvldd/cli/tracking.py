@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from rayvldd.config.study import Study
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.runtime.evaluation import EvaluationJob
@@ -51,7 +52,11 @@ def open_tracker(uri: str | None, study_name: str, workspace: "Workspace", *, or
 
 @contextmanager
 def score_log(
-    task: "RetrievalTask", workspace: "Workspace", split: str, sets: Mapping[str, Sequence["EvaluationJob"]]
+    study: "Study",
+    task: "RetrievalTask",
+    workspace: "Workspace",
+    split: str,
+    sets: Mapping[str, Sequence["EvaluationJob"]],
 ) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
     """Make ready to log what the running command finds out about sets of pairs: one run a set.
 
@@ -67,7 +72,7 @@ def score_log(
     from rayvldd.tracking.protocol import Origins, Scores
 
     context = click.get_current_context(silent=True)
-    tracker = open_tracker(os.environ.get(TRACKING_URI), task.study.name, workspace)
+    tracker = open_tracker(os.environ.get(TRACKING_URI), study.name, workspace)
     started = time.monotonic()
 
     def log(scores: Mapping[str, Sequence["RetrievalMetrics"]]) -> None:
@@ -77,7 +82,7 @@ def score_log(
             entry = Scores(
                 kind=kind,
                 name=name,
-                study=task.study,
+                study=study,
                 command=context.obj.line if context else "",
                 split=split,
                 students=tuple(score.as_dict() for score in found),

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
+from rayvldd.config.base import Settings
 from rayvldd.config.domains import FloatDomain, Scalar
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
 from rayvldd.config.setting import sections_in
@@ -228,7 +229,8 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
     match detail["type"]:
         case "extra_forbidden":
             known = _known_keys(detail["loc"][:-1])
-            return Fault(where, f"unknown key {location[-1]!r}{_near(location[-1], known)}", ", ".join(known))
+            hint = _near(location[-1], known) or _elsewhere(location[-1])
+            return Fault(where, f"unknown key {location[-1]!r}{hint}", ", ".join(known))
         case "missing":
             return Fault(where, "is missing", "a value: this key has no default")
         case "union_tag_not_found":
@@ -267,6 +269,12 @@ def _near(name: object, known: Iterable[str]) -> str:
     return did_you_mean(str(name), known)
 
 
+def _elsewhere(name: Any) -> str:
+    """Where the one setting of this name is, if there is just one."""
+    found = [key for key in all_settings() if key.rpartition(".")[2] == str(name)]
+    return f" (did you mean {found[0]!r}?)" if len(found) == 1 else ""
+
+
 def _unquoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
@@ -276,7 +284,8 @@ def _unquoted(text: str) -> list[str]:
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a location, which may name the member of a union that a section chose."""
-    keys = {name for model in _models_at(location) for name in model.model_fields}
+    models = _models_at(location)
+    keys = {name for model in models for name in [*model.model_fields, *_sections_of(model)]}
     return sorted(keys if location else {*keys, EXTENDS})
 
 
@@ -289,10 +298,16 @@ def _models_at(location: Sequence[int | str]) -> list[type[BaseModel]]:
     for part in location:
         models = [model for annotation in annotations for model in sections_in(annotation)]
         chosen = [model for model in models if part in _tags_of(model)]
-        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        fields: list[Any] = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        fields += [_sections_of(model)[part] for model in models if part in _sections_of(model)]
         values = [get_args(annotation)[1] for annotation in annotations if get_origin(annotation) is dict]
         annotations = fields or chosen or values
     return [model for annotation in annotations for model in sections_in(annotation)]
+
+
+def _sections_of(model: type[BaseModel]) -> dict[str, type[Settings]]:
+    """The sections that plug-ins add to a model, by key."""
+    return model.further_sections() if issubclass(model, Settings) else {}
 
 
 def _tags_of(model: type[BaseModel]) -> tuple[str, ...]:

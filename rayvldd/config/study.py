@@ -7,12 +7,16 @@ that are searched. A point is the study with those keys set: it has no space of 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rayvldd.config.base import Settings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.methods.declaration import MethodDeclaration
+from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.setting import (
     MayChange,
     SettingInfo,
@@ -21,16 +25,12 @@ from rayvldd.config.setting import (
     settings_below,
     value_at,
 )
-from rayvldd.config.settings import (
-    DataSettings,
-    DistillationSettings,
-    EvaluationSettings,
-    ExpertSettings,
-    ModelSettings,
-    ResourceSettings,
-)
+from rayvldd.config.settings import DataSettings, EvaluationSettings, ExpertSettings, ModelSettings, ResourceSettings
 from rayvldd.config.space import Space
 from rayvldd.randomness import trial_seed
+
+METHOD = "distillation.method"
+"""The setting that chooses the distillation method."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -148,30 +148,24 @@ class Study(Settings):
             raise ValueError(f"must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}")
         return name
 
-    @model_validator(mode="after")
-    def _within_the_experts(self) -> Self:
-        if not self.search.space and self.distillation.last_epoch_read > self.experts.epochs:
-            raise ValueError(
-                f"a segment reaches epoch {self.distillation.last_epoch_read} (max_start_epoch - 1 + expert_epochs), "
-                f"beyond the experts' last epoch {self.experts.epochs}: lower distillation.max_start_epoch or "
-                f"distillation.expert_epochs, or raise experts.epochs"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _with_searched_methods(cls, values: Any) -> Any:
+        """Add the section of every method that the search can choose, so that its constants are part of the study."""
+        space = value_at(values, "search.space")
+        domain = space.get(METHOD) if isinstance(space, dict) else None
+        searched = domain.get("values") if isinstance(domain, dict) else None
+        names = [name for name in searched if name in method_names()] if isinstance(searched, list) else []
+        given = values.get("distillation", {}) if isinstance(values, dict) else None
+        if not names or not isinstance(given, dict):
+            return values
+        return {**values, "distillation": {**dict.fromkeys(names, {}), **given}}
 
     @model_validator(mode="after")
-    def _method_fits_the_model(self) -> Self:
-        if self.search.space:  # then its points are what must fit
-            return self
-        if self.distillation.blending is not None and self.model.protocol != "heads_only":
-            raise ValueError(
-                f"distillation.blending mixes what enters the projection heads, which only protocol heads_only matches "
-                f"alone, got {self.model.protocol}: leave blending out, or set model.protocol to heads_only"
-            )
-        if self.distillation.engine.compile and self.model.dropout:
-            raise ValueError(
-                f"distillation.engine.compile wants model.dropout 0, got {self.model.dropout}: compiled code draws "
-                f"other masks on the way back than on the way there"
-            )
+    def _settings_fit_each_other(self) -> Self:
+        faults = [] if self.search.space else self.distillation.declaration.faults(self)  # else its points are checked
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     def at(self, point: Mapping[str, Scalar]) -> "Study":
@@ -240,16 +234,28 @@ class Study(Settings):
             found.setdefault(repr(part), (part, space.lowest(combination)))
         return list(found.values())
 
-    def reached_epochs(self) -> frozenset[int]:
-        """The expert epochs at which the segments of any point can begin or end, and epoch 0."""
-        first = min(self._values_of("min_start_epoch"))
-        starts = range(first, max(self._values_of("max_start_epoch")))
-        targets = (start + ahead for start in starts for ahead in self._values_of("expert_epochs"))
-        return frozenset({0, *starts, *targets})
+    def methods(self) -> list[MethodDeclaration]:
+        """The distillation methods that some point uses."""
+        domain = self.space.domains.get(METHOD)
+        names = [str(name) for name in _in_full(METHOD, domain)] if domain is not None else []
+        return [declaration_of(str(name)) for name in dict.fromkeys([*names, *self._constants_of(METHOD)])]
 
-    def _values_of(self, name: str) -> list[int]:
-        """Every value that a whole-numbered setting of the distillation can take."""
-        key = f"distillation.{name}"
+    @property
+    def requires_experts(self) -> bool:
+        """Whether some point of the study uses experts."""
+        return any(method.requires_experts for method in self.methods())
+
+    def reached_epochs(self) -> frozenset[int]:
+        """The expert epochs that the methods read at any point."""
+        reached: frozenset[int] = frozenset()
+        for method in self.methods():
+            if method.reached_epochs is not None:
+                reached |= method.reached_epochs(partial(self._values_of, method.name))
+        return reached
+
+    def _values_of(self, method: str, name: str) -> list[int]:
+        """Every value that a whole-numbered setting of a method can take."""
+        key = f"distillation.{method}.{name}"
         domain = self.space.domains.get(key)
         values = _in_full(key, domain) if domain is not None else []
         return [int(value) for value in [*values, *self._constants_of(key)]]

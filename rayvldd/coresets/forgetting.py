@@ -20,18 +20,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rayvldd.experts.training import train_expert
+from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 
 
 def by_forgetting(
-    task: RetrievalTask, captions: Int[np.ndarray, " image"], seed: int, generator: np.random.Generator
+    task: RetrievalTask,
+    training: ExpertTraining,
+    captions: Int[np.ndarray, " image"],
+    seed: int,
+    generator: np.random.Generator,
 ) -> Int[np.ndarray, " image"]:
     """Train an expert and order all training images, the least forgotten first.
 
     Args:
-        task: Model and data; the expert is trained by ``experts``.
+        task: Model and data.
+        training: How the expert is trained.
         captions: The one caption that stands for each image.
         seed: Number of the expert, which nobody else trains.
         generator: Draws the groups and the order of pairs with equal records.
@@ -39,8 +44,8 @@ def by_forgetting(
     Raises:
         DivergedError: when the expert's loss is not finite.
     """
-    trajectory, _ = train_expert(task, seed)
-    groups = _groups(generator.permutation(len(captions)), task.study.experts.batch_size)
+    trajectory, _ = train_expert(task, training, seed)
+    groups = _groups(generator.permutation(len(captions)), training.settings.batch_size)
     epochs = range(1, trajectory.num_epochs + 1)
     right = np.stack([_right(task, trajectory[epoch], captions, groups) for epoch in epochs])
     chance = generator.permutation(len(captions))

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from rayvldd.coresets.forgetting import by_forgetting
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
+from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import coreset_generator
 
@@ -32,9 +33,8 @@ class Coreset:
     image_index: Int[np.ndarray, " pair"]
     caption_index: Int[np.ndarray, " pair"]
 
-    def pairs(self, task: RetrievalTask) -> Pairs:
-        """The pairs themselves, with the student rates of ``evaluation.lr_coreset``."""
-        lr = task.study.evaluation.lr_coreset
+    def pairs(self, task: RetrievalTask, lr: float) -> Pairs:
+        """The pairs themselves, for students that train at this rate on both sides."""
         images = task.pixels(task.train, self.image_index)
         return Pairs(images, task.texts(task.train, self.caption_index), lr, lr)
 
@@ -47,8 +47,17 @@ class Coreset:
         return [task.train.split.captions[index] for index in self.caption_index]
 
 
-def choose_coreset(task: RetrievalTask, method: str, num_pairs: int, seed: int) -> Coreset:
+def choose_coreset(
+    task: RetrievalTask, method: str, num_pairs: int, seed: int, training: ExpertTraining | None = None
+) -> Coreset:
     """Choose ``num_pairs`` training pairs, each of another image; the caption is drawn among the image's own.
+
+    Args:
+        task: Model and data.
+        method: One of ``METHODS``.
+        num_pairs: How many.
+        seed: Of the choice.
+        training: How the expert is trained that ``forgetting`` and ``forgetting_most`` need; else not read.
 
     Raises:
         ConfigError: when the method is unknown or there are fewer training images than pairs.
@@ -63,7 +72,7 @@ def choose_coreset(task: RetrievalTask, method: str, num_pairs: int, seed: int) 
         raise ConfigError(faults, next_command="rayvldd coreset --help")
     generator = coreset_generator(seed)
     captions = _one_caption_an_image(task.train.split.caption_image, generator)
-    chosen = _choose(task, method, num_pairs, captions, seed, generator)
+    chosen = _choose(task, method, num_pairs, captions, seed, generator, training)
     return Coreset(chosen, captions[chosen])
 
 
@@ -74,12 +83,14 @@ def _choose(
     captions: Int[np.ndarray, " image"],
     seed: int,
     generator: np.random.Generator,
+    training: ExpertTraining | None,
 ) -> Int[np.ndarray, " chosen"]:
     """Choose images, of which each comes with the given caption."""
     if method == "random":
         return generator.permutation(len(captions))[:num_pairs]
     if method in ("forgetting", "forgetting_most"):
-        order = by_forgetting(task, captions, seed, generator)
+        assert training is not None, f"{method} trains an expert"
+        order = by_forgetting(task, training, captions, seed, generator)
         return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
     key = method, num_pairs, seed, tuple(task.fingerprints.values())  # the seed decides the captions too
     if key not in _chosen_before:

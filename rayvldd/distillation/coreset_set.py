@@ -1,42 +1,31 @@
-"""A coreset in the form of a distilled set, so that whatever reads the one reads the other."""
+"""A coreset in the form of a distilled set, so that the same code reads both."""
 
 from typing import Any
 
-import rayvldd
+from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.models.retrieval_task import RetrievalTask
 
 
-def coreset_as_set(task: RetrievalTask, coreset: Coreset, method: str, seed: int) -> DistilledSet:
+def coreset_as_set(study: Study, task: RetrievalTask, coreset: Coreset, method: str, seed: int) -> DistilledSet:
     """Real pairs with the step sizes of ``evaluation.lr_coreset``; they are their own start.
 
     The card names method, seed and images under ``coreset``. Whatever the study's method, students train on real pairs
     with the contrastive loss.
     """
-    model = task.model
-    pairs = coreset.pairs(task)
+    pairs = coreset.pairs(task, study.evaluation.lr_coreset)
     plain: dict[str, Any] = {
         "distillation.num_pairs": len(coreset.image_index),
-        "distillation.batch_size": None,
+        "distillation.trajectory_matching.batch_size": None,
         "distillation.student_loss": "info_nce",
         "distillation.similarity": "identity",
     }
-    images, texts = model.denormalise(pairs.images).cpu(), pairs.texts.cpu()
-    card = {
-        "study": task.study.at(plain).model_dump(mode="json"),
-        "fingerprints": task.fingerprints,
-        "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
-        "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
+    images, texts = task.model.denormalise(pairs.images).cpu(), pairs.texts.cpu()
+    origin = {
+        "method": method,
         "seed": seed,
-        "outer_step": 0,
-        "metrics": {},
-        "coreset": {
-            "method": method,
-            "seed": seed,
-            "images": [task.train.split.image_names[index] for index in coreset.image_index],
-        },
-        "rayvldd_version": rayvldd.__version__,
+        "images": [task.train.split.image_names[index] for index in coreset.image_index],
     }
     return DistilledSet(
         images=images,
@@ -46,5 +35,5 @@ def coreset_as_set(task: RetrievalTask, coreset: Coreset, method: str, seed: int
         start_captions=coreset.captions(task),
         lr_student_image=pairs.lr_image,
         lr_student_text=pairs.lr_text,
-        card=card,
+        card={**card_of(study.at(plain), task, seed), "outer_step": 0, "metrics": {}, "coreset": origin},
     )

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import rayvldd
+from rayvldd.config.study import Study
 from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
@@ -76,7 +78,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             StoreError: when the set's embeddings are not those of the task's text encoder, or images differ in size.
         """
         made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
-        size = task.study.data.image_size
+        size = task.image_size
         if made != now:
             raise StoreError(
                 f"the set's caption embeddings come from another text encoder (fingerprint {made}, this one has {now})",
@@ -210,6 +212,25 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     def _has_image_head(self) -> bool:
         model = self.card["study"]["model"]
         return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
+
+
+def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
+    """What a card says of the set's origin.
+
+    Args:
+        study: The study at the point of the set.
+        task: Its model and data.
+        seed: Of the distillation or choice.
+    """
+    model = task.model
+    return {
+        "study": study.model_dump(mode="json"),
+        "fingerprints": task.fingerprints,
+        "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
+        "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
+        "seed": seed,
+        "rayvldd_version": rayvldd.__version__,
+    }
 
 
 def _nearest_captions(file: Path, num_pairs: int) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.models.retrieval_model import RetrievalModel
 

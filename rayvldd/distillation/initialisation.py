@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import InitialisationSettings
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -30,26 +30,26 @@ class InitialSet:
 
 
 def initial_set(
-    task: RetrievalTask, settings: DistillationSettings, num_pairs: int, generator: np.random.Generator
+    task: RetrievalTask, settings: InitialisationSettings, num_pairs: int, generator: np.random.Generator
 ) -> InitialSet:
     """Choose or draw the start.
 
     Args:
         task: Where real pairs come from.
-        settings: ``start_pairs``, ``start_images`` and ``start_texts``; ``num_pairs`` is not read.
+        settings: Which pairs, and what of them is noise.
         num_pairs: Pairs to start, what a learned similarity costs already taken off.
         generator: Draws one seed for the coreset and one for the noise, whatever the settings.
 
     Raises:
         ConfigError: when there are fewer training images than pairs.
     """
-    coreset = choose_coreset(task, settings.start_pairs, num_pairs, int(generator.integers(2**31)))
-    pairs, captions = coreset.pairs(task), coreset.captions(task)
-    images, texts = pairs.images, pairs.texts
+    coreset = choose_coreset(task, settings.pairs, num_pairs, int(generator.integers(2**31)))
+    images, texts = task.pixels(task.train, coreset.image_index), task.texts(task.train, coreset.caption_index)
+    captions = coreset.captions(task)
     noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
-    if settings.start_images == "noise":
+    if settings.images == "noise":
         images = torch.randn(images.shape, generator=noise).to(images)
-    if settings.start_texts == "noise":
+    if settings.texts == "noise":
         texts = torch.randn(texts.shape, generator=noise).to(texts) * texts.std() + texts.mean()
         captions = [""] * num_pairs
     return InitialSet(images, texts, captions)

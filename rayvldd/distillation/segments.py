@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 
 
 def draw_segment(
     trajectories: Sequence[Trajectory],
-    settings: DistillationSettings,
+    settings: TrajectoryMatchingSettings,
     outer_step: int,
     generator: np.random.Generator,
 ) -> Segment:
@@ -44,7 +44,7 @@ def draw_segment(
     )
 
 
-def start_bound(settings: DistillationSettings, outer_step: int) -> int:
+def start_bound(settings: TrajectoryMatchingSettings, outer_step: int) -> int:
     """The epoch that starts stay below at this outer step.
 
     With ``widen_over`` it rises evenly from one above the first epoch, at outer step 0, to ``max_start_epoch``.

@@ -4,18 +4,21 @@ Source: Wu et al., section 4.1 and the released ``epoch.py`` (SGD, momentum 0.9,
 released code ignores the learned text step size here; each side takes its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.config.settings import EvaluationSettings
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.scoring import score
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.randomness import seeded
+from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 
 
 @dataclass(frozen=True)
@@ -37,44 +40,42 @@ class Pairs:
 
 
 def evaluate_pairs(
-    task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]
+    task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> list[RetrievalMetrics]:
-    """Train one fresh student a seed on ``pairs`` and score each on ``inputs``.
+    """Train one fresh student for each seed on ``pairs`` and score each on ``inputs``.
 
-    What the frozen part makes of the images is computed once for all students.
+    The output of the frozen part for the images is computed once for all students.
     """
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-    return [score(task, train_student(task, pairs, frozen_output, seed), inputs) for seed in seeds]
+    return [score(task, train_student(task, pairs, frozen_output, settings, seed), inputs) for seed in seeds]
 
 
-def train_student(task: RetrievalTask, pairs: Pairs, frozen_output: Float[Tensor, "pair ..."], seed: int) -> Parameters:
+def train_student(
+    task: RetrievalTask,
+    pairs: Pairs,
+    frozen_output: Float[Tensor, "pair ..."],
+    settings: EvaluationSettings,
+    seed: int,
+) -> Parameters:
     """Train a fresh student on a small set; ``seed`` decides its initialisation, batches and dropout."""
-    settings, model = task.study.evaluation, task.model
-    initial = model.initial_parameters(seed)
-    image, text = (side.to(task.device).clone().requires_grad_() for side in initial)
+    initial = task.model.initial_parameters(seed)
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
-    optimiser = torch.optim.SGD(
-        [{"params": [image], "lr": pairs.lr_image}, {"params": [text], "lr": pairs.lr_text}],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    model.train()
-    with seeded(seed):
+
+    def batches() -> Iterator[TrainingBatch]:
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(texts)).split(settings.batch_size):
-                if len(chosen) < 2:  # one pair has nothing to be told apart from
-                    continue
-                loss = model.loss(
-                    Parameters(image, text),
-                    frozen_output[chosen],
-                    texts[chosen],
-                    similarity=None if similarity is None else similarity[chosen][:, chosen],
-                    pair_loss=pairs.pair_loss,
-                )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-    model.train(False)
-    return Parameters(image.detach(), text.detach())
+                if len(chosen) > 1:  # a contrastive loss needs two pairs
+                    part = None if similarity is None else similarity[chosen][:, chosen]
+                    yield TrainingBatch(frozen_output[chosen], texts[chosen], part)
+
+    rates = SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay)
+    with seeded(seed):
+        trained, _ = train_on_batches(task.model, initial, batches(), rates, pairs.pair_loss)
+    return trained
+
+
+def mean_of(scores: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
+    """The mean of each recall over students."""
+    return RetrievalMetrics(*np.mean([list(vars(score).values()) for score in scores], axis=0).tolist())

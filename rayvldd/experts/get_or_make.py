@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from rayvldd.errors import StoreError
-from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
-from rayvldd.experts.training import ExpertState, train_epochs
+from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.lease import LeaseHolder
@@ -26,6 +26,7 @@ class ExpertRequest:
     """Experts of one set."""
 
     recipe: ExpertRecipe
+    training: ExpertTraining
     indexes: tuple[int, ...]
     epochs: frozenset[int]
     """Epochs that each must keep."""
@@ -119,8 +120,8 @@ def make_one(
         kept = _without_gaps(store.kept_epochs(recipe, index), wanted.epochs)
         snapshots = {state.epoch: state.parameters for state in kept if state.epoch in wanted.epochs}
         metrics = kept[-1].metrics if kept else []
-        for state in train_epochs(task, index, kept[-1] if kept else None):
-            if state.epoch < task.study.experts.epochs:  # the last one is saved with the whole at once
+        for state in train_epochs(task, wanted.training, index, kept[-1] if kept else None):
+            if state.epoch < wanted.training.settings.epochs:  # the last one is saved with the whole at once
                 store.keep_epoch(recipe, index, state, wanted.epochs)
             if state.epoch in wanted.epochs:
                 snapshots[state.epoch] = state.parameters
@@ -141,7 +142,7 @@ def _without_gaps(kept: list[ExpertState], epochs: Collection[int]) -> list[Expe
 
 
 def _refuse_changed(task: RetrievalTask, recipe: ExpertRecipe, index: int) -> None:
-    made = expert_recipe(task)
+    made = ExpertRecipe({**recipe.settings, "fingerprints": task.fingerprints})
     if made.key != recipe.key:
         raise StoreError(
             f"expert {index}: data or models have changed since the command began: its recipe is now "

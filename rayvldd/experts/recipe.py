@@ -1,5 +1,6 @@
 """What decides a trajectory, and nothing else: the identity of an expert set."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from rayvldd.config.setting import selected
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.experts.training import ExpertTraining
 
 _VERSION = 2
 """Raised when training changes what it computes from the same settings."""
@@ -36,10 +37,19 @@ class ExpertRecipe:
         return storage
 
 
-def expert_recipe(task: RetrievalTask) -> ExpertRecipe:
-    """Return the recipe of the experts that a study point needs."""
-    settings = expert_settings(task.study)
-    return ExpertRecipe({"version": _VERSION, **settings, "fingerprints": task.fingerprints})
+def expert_training(study: Study) -> ExpertTraining:
+    """What decides the training of a study's experts beside model and data."""
+    return ExpertTraining(study.experts, study.seed)
+
+
+def expert_recipe(study: Study, fingerprints: Mapping[str, str]) -> ExpertRecipe:
+    """The recipe of the experts of a study at one point.
+
+    Args:
+        study: The study at the point.
+        fingerprints: Of its data and encoders.
+    """
+    return ExpertRecipe({"version": _VERSION, **expert_settings(study), "fingerprints": dict(fingerprints)})
 
 
 def expert_settings(point: Study) -> dict[str, JsonValue]:

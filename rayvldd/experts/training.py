@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayvldd.config.settings import ExpertSettings
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.randomness import Stream, generator_of
+from rayvldd.randomness import SEED_END, Stream, generator_of, seeded
+from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -34,13 +36,23 @@ class ExpertState:
     """State of the generator of batches and dropout, as a JSON value."""
 
 
+@dataclass(frozen=True)
+class ExpertTraining:
+    """What decides the training of experts beside model and data."""
+
+    settings: ExpertSettings
+    seed: int
+    """The study's."""
+
+
 def train_expert(
-    task: RetrievalTask, index: int, on_epoch: OnEpoch | None = None
+    task: RetrievalTask, training: ExpertTraining, index: int, on_epoch: OnEpoch | None = None
 ) -> tuple[Trajectory, list[dict[str, float]]]:
     """Train the expert with the given number from its start to its end.
 
     Args:
         task: Model and data.
+        training: Settings and seed.
         index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
         on_epoch: Told the epoch and its metrics as soon as it is finished.
 
@@ -51,14 +63,16 @@ def train_expert(
         DivergedError: when the training loss is not finite.
     """
     states = []
-    for state in train_epochs(task, index):
+    for state in train_epochs(task, training, index):
         states.append(state)
         if on_epoch and state.epoch:
             on_epoch(state.epoch, state.metrics[-1])
     return Trajectory.of_every_epoch([state.parameters for state in states]), states[-1].metrics
 
 
-def train_epochs(task: RetrievalTask, index: int, after: ExpertState | None = None) -> Iterator[ExpertState]:
+def train_epochs(
+    task: RetrievalTask, training: ExpertTraining, index: int, after: ExpertState | None = None
+) -> Iterator[ExpertState]:
     """Train an expert and yield it after every epoch, its start first.
 
     On one machine with one number of threads, an expert that goes on from a state has the bits of one that was never
@@ -66,31 +80,37 @@ def train_epochs(task: RetrievalTask, index: int, after: ExpertState | None = No
 
     Args:
         task: Model and data.
+        training: Settings and seed.
         index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
         after: Go on after this state, which is not yielded again; default: from the start.
 
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    generator = generator_of(task.study.seed, Stream.EXPERT, index)
+    generator = generator_of(training.seed, Stream.EXPERT, index)
     if after is None:
-        parameters = task.model.initial_parameters(int(generator.integers(2**31)))
+        parameters = task.model.initial_parameters(int(generator.integers(SEED_END)))
         after = ExpertState(0, _on_cpu(parameters), [], generator.bit_generator.state)
         yield after
     else:
         generator.bit_generator.state = after.random_state
     state = after
-    for epoch in range(state.epoch + 1, task.study.experts.epochs + 1):
-        parameters, metrics = _trained_epoch(task, index, epoch, state.parameters, generator)
+    for epoch in range(state.epoch + 1, training.settings.epochs + 1):
+        parameters, metrics = _trained_epoch(task, training.settings, index, epoch, state.parameters, generator)
         state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state)
         yield state
 
 
 def _trained_epoch(
-    task: RetrievalTask, index: int, epoch: int, parameters: Parameters, generator: np.random.Generator
+    task: RetrievalTask,
+    settings: ExpertSettings,
+    index: int,
+    epoch: int,
+    parameters: Parameters,
+    generator: np.random.Generator,
 ) -> tuple[Parameters, dict[str, float]]:
-    settings, started = task.study.experts, time.perf_counter()
-    parameters, train_loss = _train_epoch(task, parameters, generator)
+    started = time.perf_counter()
+    parameters, train_loss = _train_epoch(task, settings, parameters, generator)
     if not np.isfinite(train_loss):
         raise DivergedError(
             f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
@@ -110,42 +130,28 @@ def _on_cpu(parameters: Parameters) -> Parameters:
     return Parameters(parameters.image.cpu(), parameters.text.cpu())
 
 
-def train_on_all(task: RetrievalTask, epochs: int, seed: int) -> Parameters:
+def train_on_all(task: RetrievalTask, training: ExpertTraining, epochs: int, seed: int) -> Parameters:
     """Train a fresh model on all real training pairs as experts are: the full-data bound of evaluation."""
-    generator = generator_of(task.study.seed, Stream.FULL_DATA, seed)
-    parameters = task.model.initial_parameters(int(generator.integers(2**31)))
+    generator = generator_of(training.seed, Stream.FULL_DATA, seed)
+    parameters = task.model.initial_parameters(int(generator.integers(SEED_END)))
     for _ in range(epochs):
-        parameters, _ = _train_epoch(task, parameters, generator)
+        parameters, _ = _train_epoch(task, training.settings, parameters, generator)
     return parameters
 
 
 def _train_epoch(
-    task: RetrievalTask, parameters: Parameters, generator: np.random.Generator
+    task: RetrievalTask, settings: ExpertSettings, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, float]:
     """One pass over the real pairs; returns new parameters and the mean loss."""
-    settings, model = task.study.experts, task.model
-    image, text = (side.to(task.device).clone().requires_grad_() for side in parameters)
-    optimiser = torch.optim.SGD(
-        [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}]
-    )
-    model.train()
-    losses = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(int(generator.integers(2**31)))  # dropout's stream
-        for images, captions in _batches(task, generator):
-            frozen_outputs = task.frozen_outputs(task.train, images)
-            loss = model.loss(Parameters(image, text), frozen_outputs, task.texts(task.train, captions))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())  # no .item(): it would wait for the device at every step
-    model.train(False)
-    return Parameters(image.detach(), text.detach()), float(torch.stack(losses).mean())
+    rates = SgdSettings(settings.lr_image, settings.lr_text)
+    with seeded(int(generator.integers(SEED_END))):  # dropout's stream
+        trained, losses = train_on_batches(task.model, parameters, _batches(task, settings, generator), rates)
+    return trained, float(torch.stack(losses).mean())
 
 
-def _batches(task: RetrievalTask, generator: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Image and caption indexes of an epoch's batches, in random order; a last batch of one pair is left out."""
-    settings, caption_image = task.study.experts, task.train.split.caption_image
+def _batches(task: RetrievalTask, settings: ExpertSettings, generator: np.random.Generator) -> Iterator[TrainingBatch]:
+    """The batches of an epoch, in random order; a last batch of one pair is left out."""
+    caption_image = task.train.split.caption_image
     used = caption_image < (settings.num_train_images or task.train.num_images)
     captions = generator.permutation(np.flatnonzero(used))
     if settings.captions_per_image == "one":
@@ -154,4 +160,5 @@ def _batches(task: RetrievalTask, generator: np.random.Generator) -> Iterator[tu
     for start in range(0, len(captions), settings.batch_size):
         chosen = captions[start : start + settings.batch_size]
         if len(chosen) > 1:
-            yield caption_image[chosen], chosen
+            images = task.frozen_outputs(task.train, caption_image[chosen])
+            yield TrainingBatch(images, task.texts(task.train, chosen))

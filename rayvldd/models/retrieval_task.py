@@ -1,4 +1,4 @@
-"""A study point made concrete: its model, and the real pairs in the form that model's trained part takes.
+"""A retrieval task: a model, and the real pairs in the form that its trained part takes.
 
 Whatever frozen parts compute is computed once and kept in the cache: caption embeddings always, image features when
 the image encoder is frozen. The keys hold the fingerprint of the data, of the weights and of the preprocessing, so
@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import ModelSettings
-from rayvldd.config.study import Study
+from rayvldd.config.settings import DataSettings, ModelSettings
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
@@ -54,9 +53,8 @@ class SplitInputs:
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Model and data of a study at one point; what experts, distillation and evaluation work on."""
+    """Model and data; what experts, distillation and evaluation work on."""
 
-    study: Study
     model: RetrievalModel
     train: SplitInputs
     val: SplitInputs
@@ -64,6 +62,11 @@ class RetrievalTask:
     fingerprints: dict[str, str]
     """What the data and both encoders are, by content."""
     device: torch.device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        return int(self.train.split.pixels.shape[-1])
 
     def frozen_outputs(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image ..."]:
         """The chosen images as the trained image part takes them, on the device."""
@@ -103,12 +106,18 @@ def _faults_in_building(build: Callable[[], object]) -> list[Fault]:
 
 
 def load_task(
-    study: Study, cache: ArrayCache, *, device: str = "auto", on_progress: OnProgress | None = None
+    data: DataSettings,
+    model: ModelSettings,
+    cache: ArrayCache,
+    *,
+    device: str = "auto",
+    on_progress: OnProgress | None = None,
 ) -> RetrievalTask:
-    """Load data and models of a study point and whatever of them is not in the cache yet.
+    """Load data and models, and compute whatever of them is not in the cache yet.
 
     Args:
-        study: The study at one point.
+        data: The real pairs.
+        model: The two-tower model and its protocol.
         cache: Where decoded images, caption embeddings and features are kept.
         device: ``cpu``, ``cuda``, …, or ``auto``: the GPU if this process has one.
         on_progress: Told of long work.
@@ -118,19 +127,19 @@ def load_task(
         DataError: when the dataset has faults.
     """
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    dataset = load_dataset(study.data, cache, on_progress)
-    text_encoder = build_text_encoder(study.model.text_encoder)
-    model = RetrievalModel(study.model, study.data.image_size, text_encoder.width).to(chosen)
+    dataset = load_dataset(data, cache, on_progress)
+    text_encoder = build_text_encoder(model.text_encoder)
+    towers = RetrievalModel(model, data.image_size, text_encoder.width).to(chosen)
     fingerprints = {
         "data": dataset.fingerprint,
-        "image_encoder": model.fingerprint,
+        "image_encoder": towers.fingerprint,
         "text_encoder": text_encoder.fingerprint,
     }
     train, val, test = (
-        _inputs(split, dataset, model, text_encoder, cache, chosen, on_progress)
+        _inputs(split, dataset, towers, text_encoder, cache, chosen, on_progress)
         for split in (dataset.train, dataset.val, dataset.test)
     )
-    return RetrievalTask(study, model, train, val, test, fingerprints, chosen)
+    return RetrievalTask(towers, train, val, test, fingerprints, chosen)
 
 
 def _inputs(

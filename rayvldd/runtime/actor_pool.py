@@ -221,15 +221,15 @@ class _Worker:
         self._cache = open_cache(cache_folder)
         self._num_threads = num_threads
         self._device = device
-        self._problem: RetrievalTask | None = None
+        self._task: RetrievalTask | None = None
         self._progress = 0
 
     def work(self, job: Job) -> Any:
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, not at the start: it counts for the calling thread alone
-        if self._problem is None:
-            self._problem = load_task(self._study, self._cache, device=self._device)
-        return job.do(self._problem, self._note)
+        if self._task is None:
+            self._task = load_task(self._study.data, self._study.model, self._cache, device=self._device)
+        return job.do(self._task, self._note)
 
     def progress(self) -> int:
         return self._progress

@@ -11,12 +11,14 @@ from typing import Any, Literal
 import ray
 import torch
 
+from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset, choose_coreset
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
 from rayvldd.evaluation.students import Pairs, train_student
-from rayvldd.experts.training import train_on_all
+from rayvldd.experts.recipe import expert_training
+from rayvldd.experts.training import ExpertTraining, train_on_all
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
 from rayvldd.runtime.cluster import start_ray
@@ -78,7 +80,8 @@ def rank_in_parallel(
     """
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
-        students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split) for job in jobs]
+        rules = study.evaluation, expert_training(study)
+        students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split, *rules) for job in jobs]
         return run_jobs(students, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
 
 
@@ -104,7 +107,7 @@ def choose_in_parallel(
         DivergedError: when the expert that ``forgetting`` trains diverges.
         RayvlddError: when no actor fits, or the process of one choice dies again and again.
     """
-    jobs = [_ChoiceJob(choice) for choice in choices]
+    jobs = [_ChoiceJob(choice, expert_training(study)) for choice in choices]
     with start_ray(None, None):
         return run_jobs(jobs, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
 
@@ -129,6 +132,8 @@ class _StudentJob:
     pairs: Any
     seed: int
     split: SplitName
+    settings: EvaluationSettings
+    training: ExpertTraining
 
     @property
     def title(self) -> str:
@@ -136,13 +141,13 @@ class _StudentJob:
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> RetrievalRanks:
         if self.pairs is None:
-            trained = train_on_all(task, task.study.evaluation.full_data_epochs, self.seed)
+            trained = train_on_all(task, self.training, self.settings.full_data_epochs, self.seed)
         else:
             real = isinstance(self.pairs, Coreset)
-            pairs: Pairs = self.pairs.pairs(task) if real else ray.get(self.pairs)
+            pairs: Pairs = self.pairs.pairs(task, self.settings.lr_coreset) if real else ray.get(self.pairs)
             with torch.no_grad():
                 frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-            trained = train_student(task, pairs, frozen_output, self.seed)
+            trained = train_student(task, pairs, frozen_output, self.settings, self.seed)
         return ranks(task, trained, getattr(task, self.split))
 
 
@@ -151,13 +156,15 @@ class _ChoiceJob:
     """Choose one coreset."""
 
     choice: CoresetChoice
+    training: ExpertTraining
 
     @property
     def title(self) -> str:
         return f"{self.choice.num_pairs} pairs by {self.choice.method} with seed {self.choice.seed}"
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Coreset:
-        return choose_coreset(task, self.choice.method, self.choice.num_pairs, self.choice.seed)
+        choice = self.choice
+        return choose_coreset(task, choice.method, choice.num_pairs, choice.seed, self.training)
 
 
 def _send(pairs: Pairs) -> Any:

@@ -4,18 +4,19 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.console import time_as_text
 from rayvldd.data.prepared_arrays import open_cache
-from rayvldd.distillation.distiller import Distiller
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.evaluation.students import evaluate_pairs
-from rayvldd.experts.training import train_expert
+from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
@@ -44,18 +45,18 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
 
     Nothing of it is kept but the cache of data and features.
     """
-    points = [study.space.lowest(), study.space.highest()]
+    points = [study.at(study.space.lowest()), study.at(study.space.highest())]
     torch.set_num_threads(study.resources.cpus_per_trial)
-    prepare, task = _timed(lambda: _load(study.at(points[0]), cache, on_progress))
+    prepare, task = _timed(lambda: _load(points[0], cache, on_progress))
     # Compiling and first touches are paid once in a process: what is timed is the second of each.
-    epoch, trajectory = _timed_epoch(task)
-    distiller = Distiller(_reaching_one_epoch(task), [trajectory], seed=0)
-    steps = [_timed_step(distiller)]
-    seeds = student_seeds(study.seed, 1)
-    student, _ = _timed(lambda: evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, seeds))
+    epoch, trajectory = _timed_epoch(points[0], task)
+    loop = _loop(points[0], task, trajectory)
+    steps = [_timed_step(loop)]
+    seeds, evaluation = student_seeds(study.seed, 1), points[0].evaluation
+    student, _ = _timed(lambda: evaluate_pairs(task, loop.distilled_set().pairs(task), task.val, evaluation, seeds))
     if points[1] != points[0]:
-        other = _load(study.at(points[1]), cache, on_progress)
-        steps.append(_timed_step(Distiller(_reaching_one_epoch(other), [_timed_epoch(other)[1]], seed=0)))
+        other = _load(points[1], cache, on_progress)
+        steps.append(_timed_step(_loop(points[1], other, _timed_epoch(points[1], other)[1])))
     return Probe(prepare, epoch, (min(steps), max(steps)), student)
 
 
@@ -126,33 +127,30 @@ def _range(seconds: list[float]) -> str:
 
 def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> RetrievalTask:
     device = "cuda" if point.resources.gpus_per_trial else "cpu"
-    return load_task(point, open_cache(cache), device=device, on_progress=on_progress)
+    return load_task(point.data, point.model, open_cache(cache), device=device, on_progress=on_progress)
 
 
-def _timed_epoch(task: RetrievalTask) -> tuple[float, Trajectory]:
+def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
     """Seconds of an epoch over all images, and a trajectory of two epochs over a part of them."""
-    used = task.study.experts.num_train_images or task.train.num_images
+    used = point.experts.num_train_images or task.train.num_images
     part = min(used, _EPOCH_IMAGES)
-    changes = {"experts.epochs": 2, "experts.num_train_images": part, "distillation.max_start_epoch": 1}
-    short = task.study.at({**changes, "distillation.min_start_epoch": 0, "distillation.expert_epochs": 1})
-    trajectory, metrics = train_expert(_with(task, short), 0)
+    short = point.experts.model_copy(update={"epochs": 2, "num_train_images": part})
+    trajectory, metrics = train_expert(task, ExpertTraining(short, point.seed), 0)
     return metrics[-1]["seconds"] * used / part, trajectory
 
 
-def _reaching_one_epoch(task: RetrievalTask) -> RetrievalTask:
-    """The task with segments that the short expert has, and rates too small to diverge: no step costs less of it."""
-    changes: dict[str, float] = dict.fromkeys(("lr_image", "lr_text", "lr_lr", "lr_sim"), 1e-9)
-    changes |= {"min_start_epoch": 0, "max_start_epoch": 1, "expert_epochs": 1}
-    return _with(task, task.study.at({f"distillation.{name}": value for name, value in changes.items()}))
+def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoop:
+    """An outer loop on the short expert, with rates too small to diverge: no step costs less of it."""
+    declaration = point.distillation.declaration
+    changes: dict[str, Scalar] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
+    changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
+    probed = point.at({f"distillation.{name}": value for name, value in changes.items()})
+    return OuterLoop(probed, task, [trajectory] if declaration.requires_experts else [], seed=0)
 
 
-def _with(task: RetrievalTask, study: Study) -> RetrievalTask:
-    return replace(task, study=study)
-
-
-def _timed_step(distiller: Distiller) -> float:
-    distiller.step()
-    seconds, _ = _timed(distiller.step)
+def _timed_step(loop: OuterLoop) -> float:
+    loop.step()
+    seconds, _ = _timed(loop.step)
     return seconds
 
 

@@ -7,20 +7,22 @@ validation; their mean chooses. It is also what an interval needs: over syntheti
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.run import BEST, distill, mean_of
+from rayvldd.distillation.evaluations import BEST
+from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import t_interval
-from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.runtime.actor_pool import run_jobs
@@ -134,9 +136,10 @@ def rerun_finalists(finalists: Sequence[Finalist], job: TrialJob, display: Progr
         notes = (f"{missing[index].name} step {step}" for index, step in sorted(running.items()))
         display.progress("finalists", len(asked) - len(missing) + finished, len(asked), ", ".join(notes))
 
+    first = job.study.at(missing[0].point)
     run_jobs(
-        [_Job(one, job) for one in missing],
-        job.study.at(missing[0].point),
+        [_Job(one, job, first.model) for one in missing],
+        first,
         job.cache,
         resources_of_trials(job.study),
         show,
@@ -168,6 +171,8 @@ class _Job:
 
     asked: FinalistRun
     job: TrialJob
+    loaded: ModelSettings
+    """The model of the task that the actor loads."""
 
     @property
     def title(self) -> str:
@@ -175,7 +180,7 @@ class _Job:
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> None:
         try:
-            values = self._distil(self._at_point(task), note)
+            values = self._distil(task, note)
         except DivergedError as error:
             values = {"state": "failed", "reason": reason_of(error)}
         finally:
@@ -187,22 +192,17 @@ class _Job:
     def _checkpoint(self) -> Path:
         return self.asked.folder / "checkpoint"
 
-    def _at_point(self, loaded: RetrievalTask) -> RetrievalTask:
-        """The task at this job's point: what the actor has loaded serves all points of the same model."""
+    def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
         study = self.job.study.at(self.asked.point)
-        if study.model == loaded.study.model:
-            return replace(loaded, study=study)
-        return task_at(study, self.job.cache)
-
-    def _distil(self, task: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
-        trajectories = trajectories_of(task, self.job)
-        for evaluation in distill(task, trajectories, self.asked.seed, self._checkpoint):
+        task = loaded if study.model == self.loaded else task_at(study, self.job.cache)
+        trajectories = trajectories_of(study, task, self.job)
+        for evaluation in distill(study, task, trajectories, self.asked.seed, self._checkpoint):
             note(evaluation.outer_step)
         best = DistilledSet.load(self._checkpoint / BEST)
-        count = task.study.evaluation.num_test_students
+        count = study.evaluation.num_test_students
         # The students of one set are no other set's: a lucky initialisation would else lift them all.
-        seeds = student_seeds(task.study.seed, (self.asked.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
-        scores = evaluate_pairs(task, best.pairs(task), task.val, seeds)
+        seeds = student_seeds(study.seed, (self.asked.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
+        scores = evaluate_pairs(task, best.pairs(task), task.val, study.evaluation, seeds)
         best.save(self.asked.distilled_set)
         return {
             "state": "finished",

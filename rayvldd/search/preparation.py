@@ -12,7 +12,7 @@ from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.get_or_make import ExpertRequest
-from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import SplitInputs, load_task
 from rayvldd.runtime.expert_training import ExpertProgress, make_experts
@@ -36,7 +36,8 @@ class ExpertSet:
     @property
     def wanted(self) -> ExpertRequest:
         """All experts that any trial at such a point may take."""
-        return ExpertRequest(self.recipe, tuple(range(self.study.experts.num_experts)), self.epochs)
+        indexes = tuple(range(self.study.experts.num_experts))
+        return ExpertRequest(self.recipe, expert_training(self.study), indexes, self.epochs)
 
 
 class ExpertSets:
@@ -73,8 +74,9 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
     """
     sets = []
     for point, at_point in expert_points(study):
-        task = load_task(at_point, open_cache(cache), on_progress=display.progress)
-        sets.append(ExpertSet(point, at_point, expert_recipe(task), epochs_of(study, at_point), task.train))
+        task = load_task(at_point.data, at_point.model, open_cache(cache), on_progress=display.progress)
+        recipe = expert_recipe(at_point, task.fingerprints)
+        sets.append(ExpertSet(point, at_point, recipe, epochs_of(study, at_point), task.train))
     display.done()
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)

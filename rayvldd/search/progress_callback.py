@@ -16,7 +16,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import CARD
-from rayvldd.distillation.run import BEST
+from rayvldd.distillation.evaluations import BEST
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
 from rayvldd.search.lines import line_of_trial

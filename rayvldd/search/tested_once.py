@@ -12,9 +12,9 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.run import mean_of
 from rayvldd.evaluation.intervals import nested_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.evaluation.students import mean_of
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
@@ -37,7 +37,8 @@ def evaluate_on_test(
     """
     if folder.test.is_file():
         return read_json(folder.test)
-    task = load_task(study.at(best.point), open_cache(cache), on_progress=display.progress)
+    point = study.at(best.point)
+    task = load_task(point.data, point.model, open_cache(cache), on_progress=display.progress)
     sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
     count = study.evaluation.num_test_students
     seeds = student_seeds(study.seed, len(sets) * count, StudentPurpose.TEST)  # the first ones are those of `evaluate`
@@ -51,7 +52,7 @@ def evaluate_on_test(
     def show(done: int, total: int) -> None:
         display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")
 
-    scores = evaluate_in_parallel(task.study, cache, jobs, "test", show)
+    scores = evaluate_in_parallel(point, cache, jobs, "test", show)
     display.done()
     found = iter(scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))

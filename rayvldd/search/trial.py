@@ -10,7 +10,7 @@ import ctypes
 import gc
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distilled_set import CARD
-from rayvldd.distillation.run import BEST, distill
+from rayvldd.distillation.evaluations import BEST
+from rayvldd.distillation.loop import distill
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
@@ -113,8 +114,9 @@ def number_of(trial_id: str) -> int:
 
 def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     trial_id = str(config[TRIAL_ID])
-    task = task_at(job.study.at(point_of(config)), job.cache)
-    trajectories = trajectories_of(task, job)
+    study = job.study.at(point_of(config))
+    task = task_at(study, job.cache)
+    trajectories = trajectories_of(study, task, job)
     seed = job.study.trial_seed(number_of(trial_id))
     checkpoint = job.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
@@ -122,18 +124,20 @@ def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
     if saved:
         yield _report(saved["outer_step"], saved["metrics"])
     finished = True
-    for evaluation in distill(task, trajectories, seed, checkpoint):
+    for evaluation in distill(study, task, trajectories, seed, checkpoint):
         finished = False
         yield _report(evaluation.outer_step, evaluation.metrics)
     if finished and saved:  # nothing was left to do: the last evaluation's own numbers are lost, if it was not the best
-        yield _report(task.study.distillation.outer_steps, saved["metrics"])
+        yield _report(study.distillation.outer_steps, saved["metrics"])
 
 
-def trajectories_of(task: RetrievalTask, job: TrialJob) -> list[Trajectory]:
+def trajectories_of(study: Study, task: RetrievalTask, job: TrialJob) -> list[Trajectory]:
     """The experts of a point; those that nobody has made yet are made here."""
     # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
-    indexes = tuple(range(task.study.experts.num_experts))
-    wanted = ExpertRequest(expert_recipe(task), indexes, epochs_of(job.study, task.study))
+    indexes = tuple(range(study.experts.num_experts))
+    wanted = ExpertRequest(
+        expert_recipe(study, task.fingerprints), expert_training(study), indexes, epochs_of(job.study, study)
+    )
     torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
     trajectories = get_or_make(task, wanted, job.store)
     torch.set_num_threads(job.study.resources.cpus_per_trial)
@@ -151,8 +155,8 @@ def task_at(point: Study, cache: Path) -> RetrievalTask:
     if key not in _loaded:
         _loaded.clear()
         device = "cuda" if point.resources.gpus_per_trial else "cpu"
-        _loaded[key] = load_task(point, open_cache(cache), device=device)
-    return replace(_loaded[key], study=point)
+        _loaded[key] = load_task(point.data, point.model, open_cache(cache), device=device)
+    return _loaded[key]
 
 
 _loaded: dict[str, RetrievalTask] = {}

@@ -67,7 +67,9 @@ def evaluation_time(conditions: Conditions) -> Iterator[Row]:
         recalls: dict[str, list[float]] = {}
 
         def ours() -> None:
-            recalls["ours"] = [each.mean_recall for each in evaluate_pairs(task, pairs, task.val, seeds)]
+            recalls["ours"] = [
+                each.mean_recall for each in evaluate_pairs(task, pairs, task.val, task.study.evaluation, seeds)
+            ]
 
         def released() -> None:
             recalls["released"] = released_students(task, pairs, task.val, seeds)
@@ -96,7 +98,7 @@ def _heads_only(cache: Path, tiny: bool) -> RetrievalTask:
             "evaluation": {"epochs": 3 if tiny else 100},
         }
     )
-    return load_task(study, ArrayCache(cache), device="cpu")
+    return load_task(study.data, study.model, ArrayCache(cache), device="cpu")
 
 
 def _real_pairs(task: RetrievalTask, number: int) -> Pairs:

@@ -25,10 +25,9 @@ from scipy.stats import t
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.distiller import Distiller
-from rayvldd.distillation.run import mean_of
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import DivergedError
-from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
@@ -82,8 +81,8 @@ class Bench:
         settings = self.point.distillation
         point = self.point.at(
             {
-                "distillation.gradient": cell.gradient,
-                "distillation.syn_steps": cell.syn_steps,
+                "distillation.trajectory_matching.gradient": cell.gradient,
+                "distillation.trajectory_matching.syn_steps": cell.syn_steps,
                 "distillation.lr_image": settings.lr_image * cell.factor,
                 "distillation.lr_text": settings.lr_text * cell.factor,
                 "distillation.lr_student_image": self.options.path / cell.syn_steps,
@@ -91,7 +90,7 @@ class Bench:
             }
         )
         task = replace(self.task, study=point)
-        distiller, steps = Distiller(task, self.trajectories, cell.seed), self.options.outer_steps
+        distiller, steps = OuterLoop(task.study, task, self.trajectories, cell.seed), self.options.outer_steps
         row: dict[str, Any] = {"recall_at_steps": None, "recall_at_seconds": None, "seconds": None}
         budget = None if cell.gradient == "exact" else self._seconds_of_exact(cell)
         seconds = 0.0
@@ -119,7 +118,9 @@ class Bench:
 
     def _recall(self, task: RetrievalTask, distiller: Distiller) -> float:
         seeds = student_seeds(task.study.seed, self.options.students)
-        return mean_of(evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, seeds)).mean_recall
+        return mean_of(
+            evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, task.study.evaluation, seeds)
+        ).mean_recall
 
     def chosen_factor(self, gradient: str, syn_steps: int) -> float:
         """The factor of the best recall on validation, with the search's own seed."""

@@ -31,10 +31,10 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.distiller import StepReport
-from rayvldd.distillation.run import Evaluation, distill, mean_of
+from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.loop import StepReport, distill
 from rayvldd.errors import DivergedError
-from rayvldd.evaluation.students import evaluate_pairs
+from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -156,7 +156,7 @@ class Recorder:
     ) -> Iterator[tuple[Evaluation, dict[str, float]]]:
         """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
         clock.go_on()
-        for evaluation in distill(task, self.trajectories, seed, on_step=clock.step_taken):
+        for evaluation in distill(task.study, task, self.trajectories, seed, on_step=clock.step_taken):
             clock.stop()
             timed = {
                 "outer_step": evaluation.outer_step,

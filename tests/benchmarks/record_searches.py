@@ -31,7 +31,7 @@ from search_replay import Replay
 from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
-from rayvldd.distillation.run import Evaluation
+from rayvldd.distillation.evaluations import Evaluation
 from rayvldd.errors import DivergedError
 
 _PACERS = 10

@@ -171,7 +171,7 @@ def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: fl
     """Let the crew make so many experts, each of so many seconds of sleep, in a store of their own."""
     study = study_of_size(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
     cache, told = folder / "cache", folder / f"experts_{num_nodes}"
-    recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
     wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
     store = ExpertStore(FolderStorage(told / "store"))
     job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()

@@ -20,7 +20,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.distillation import run
-from rayvldd.distillation.distiller import Distiller, StepReport
+from rayvldd.distillation.loop import StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.reports.illustrator import Pictures
@@ -152,7 +152,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
                 "space": {
                     "distillation.lr_image": rate,
                     "distillation.lr_text": rate,
-                    "distillation.lr_lr": slow,
+                    "distillation.trajectory_matching.lr_lr": slow,
                     "distillation.lr_student_image": step_size,
                     "distillation.lr_student_text": step_size,
                 },

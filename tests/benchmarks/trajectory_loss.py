@@ -10,12 +10,12 @@ import torch
 from tasks import encoder, random_walk
 from trajectory_cases import Layouts, save_expert
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.unroll.batches import StudentInputs
 from rayvldd.distillation.unroll.inner_loop import InnerLoop
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
@@ -79,8 +79,8 @@ def study_of(case: LossCase, tiny: bool) -> Study:
 def loss_errors(case: LossCase, folder: Path, tiny: bool) -> Iterator[LossError]:
     """Train an expert, keep it, and compare the matching losses of a student, segment by segment and step size."""
     task = load_task(study_of(case, tiny), ArrayCache(folder / "cache"), device="cpu")
-    trained, _ = train_expert(task, 0)
-    store, recipe = ExpertStore(FolderStorage(folder / "experts")), expert_recipe(task)
+    trained, _ = train_expert(task, expert_training(task.study), 0)
+    store, recipe = ExpertStore(FolderStorage(folder / "experts")), expert_recipe(task.study, task.fingerprints)
     save_expert(store, recipe, 0, trained, Layouts(task.model.image_layout, task.model.text_layout))
     kept = store.load(recipe, 0)
     rounded = Trajectory({epoch: _rounded(trained[epoch]) for epoch in trained.epochs})

@@ -138,7 +138,7 @@ def scaling(folder: Path, rounds: int, tiny: bool) -> dict[str, float]:
 def _fleet_seconds(study: Study, num_experts: int, folder: Path) -> tuple[float, list[float]]:
     """Make so many experts, each on an actor of its own: the wall clock, and every epoch's own."""
     cache, experts = folder / "cache", folder / "experts"
-    recipe = expert_recipe(load_task(study, ArrayCache(cache), device="cpu"))
+    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
     wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
     store = ExpertStore(FolderStorage(experts))
     begin = time.perf_counter()

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tasks import drawn_like, encoder, loss_of_unrolled_walk, random_walk
+from tasks import drawn_like, encoder, random_walk
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rayvldd.config.settings import DistillationSettings, ModelSettings
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.settings import ModelSettings
 from rayvldd.distillation.frozen_features import FrozenFeatures
+from rayvldd.distillation.reference import unrolled_matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.experts.trajectory import Segment
@@ -119,7 +121,7 @@ def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], 
         case.model.train()
         cast = torch.autocast(case.texts.device.type, dtype=torch.bfloat16, enabled=autocast)
         with sdpa_kernel(SDPBackend.MATH), cast:
-            loss = loss_of_unrolled_walk(case.model, case.segment, inputs, walk)
+            loss = unrolled_matching_loss(case.model, case.segment, inputs, walk)
         gradient = torch.autograd.grad(loss, values)
         case.model.train(False)
         return list(gradient)

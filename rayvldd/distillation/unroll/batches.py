@@ -1,4 +1,4 @@
-"""What a student walks on: the synthetic set as it stands, and which part of it each step uses.
+"""The inputs of the inner loop: the synthetic set as it is, and the pairs of each student step.
 
 Everything random inside a step follows from the step's seed, so that the way back can replay it: the augmentation,
 the blend, and dropout.
@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.distillation.blending import blend, draw_blend
+from rayvldd.randomness import SEED_END
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,29 @@ class InnerBatches:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def draw_batches(
+    settings: InnerLoopSettings, num_pairs: int, generator: np.random.Generator, device: torch.device
+) -> InnerBatches:
+    """Draw the pairs and the seed of each student step.
+
+    By epoch permutation, so that every pair is used once before any is again, or independently.
+
+    Args:
+        settings: Steps, and pairs in each.
+        num_pairs: Pairs of the synthetic set.
+        generator: Draws the pairs of all steps first, then the seeds.
+        device: Where the indexes are put.
+    """
+    batches: list[Tensor] = []
+    batch_size = min(settings.batch_size or num_pairs, num_pairs)
+    per_epoch = num_pairs // batch_size if settings.batches == "permuted" else 1
+    while len(batches) < settings.syn_steps:
+        order = torch.from_numpy(generator.permutation(num_pairs)).to(device)
+        batches += order[: per_epoch * batch_size].split(batch_size)
+    seeds = [int(seed) for seed in generator.integers(SEED_END, size=settings.syn_steps)]
+    return InnerBatches(batches[: settings.syn_steps], seeds)
 
 
 class StudentInputs(NamedTuple):
@@ -78,9 +104,9 @@ def pick(inputs: StudentInputs, pairs: Int[Tensor, " batch"]) -> Batch:
 class Preparation:
     """What happens to a step's pairs before the model sees them; differentiable, and decided by the step's seed."""
 
-    def __init__(self, settings: DistillationSettings, encoder_is_frozen: bool) -> None:
+    def __init__(self, common: DistillationSettings, settings: InnerLoopSettings, encoder_is_frozen: bool) -> None:
         # Features cannot be cropped: with a frozen encoder the images are augmented before it, once an outer step.
-        self._augmentations = () if encoder_is_frozen else settings.augmentation
+        self._augmentations = () if encoder_is_frozen else common.augmentation
         self._blending = settings.blending
 
     @property

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.unroll.batches import Batch
 from rayvldd.distillation.unroll.convolution import TwiceDifferentiableConvolutions
 from rayvldd.models.pair_losses import PAIR_LOSSES

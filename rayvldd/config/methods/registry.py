@@ -1,0 +1,62 @@
+"""The distillation methods that studies can name: built-in ones, and those of other packages by entry point."""
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from rayvldd.config.methods.declaration import MethodDeclaration
+
+GROUP = "rayvldd.distillation_methods"
+"""Entry points of this group name :class:`MethodDeclaration` objects."""
+
+_BUILT_IN = {
+    "trajectory_matching": "rayvldd.config.methods.trajectory_matching:DECLARATION",
+}
+
+_registered: dict[str, MethodDeclaration] = {}
+
+
+def register_method(declaration: MethodDeclaration) -> None:
+    """Add a method in this process alone, for a notebook or a test; a package uses an entry point instead.
+
+    Trials run in processes of their own and do not see it.
+    """
+    _registered[declaration.name] = declaration
+
+
+def unregister_method(name: str) -> None:
+    """Remove what :func:`register_method` added."""
+    _registered.pop(name, None)
+
+
+def method_names() -> list[str]:
+    """The names of all methods, built-in ones first."""
+    return list(dict.fromkeys([*_BUILT_IN, *_entry_points(), *_registered]))
+
+
+def declaration_of(name: str) -> MethodDeclaration:
+    """The declaration of a method.
+
+    Raises:
+        KeyError: when there is no method of this name.
+    """
+    if name in _registered:
+        return _registered[name]
+    return _loaded(name)
+
+
+@cache
+def _loaded(name: str) -> MethodDeclaration:
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found = getattr(import_module(module), attribute)
+    else:
+        found = _entry_points()[name].load()
+    if not isinstance(found, MethodDeclaration) or found.name != name:
+        raise TypeError(f"the entry point {name!r} of {GROUP} is no MethodDeclaration of that name: {found!r}")
+    return found
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}

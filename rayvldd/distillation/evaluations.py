@@ -1,0 +1,192 @@
+"""Evaluations of a distillation on validation, the best set so far, and the folder that a run continues from."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.setting import selected
+from rayvldd.config.settings import EvaluationSettings
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import DivergedError, StoreError
+from rayvldd.evaluation.students import evaluate_pairs, mean_of
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import student_seeds
+
+PROGRESS = "progress.json"
+BEST = "best"
+_COLLAPSED = 2
+"""Evaluations in a row far below the start after which a run is given up."""
+_KEPT = ("best_mean_recall", "start_mean_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
+"""What a run remembers between evaluations, by attribute."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The synthetic set at one outer step, scored on validation."""
+
+    outer_step: int
+    metrics: dict[str, float]
+    """Losses and step sizes (means since the last evaluation), validation recalls in percent, seconds."""
+    is_best: bool
+    """Whether validation recall is the highest so far."""
+    distilled_set: DistilledSet
+
+
+@runtime_checkable  # so that signatures that name it can be checked while testing
+class Checkpointed(Protocol):
+    """The part of the outer loop that evaluations need."""
+
+    outer_step: int
+
+    def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet: ...
+
+    def save(self, path: Path) -> None: ...
+
+    def restore(self, path: Path) -> None: ...
+
+
+class EvaluatedRun:
+    """What a run remembers between evaluations beside the state of the outer loop."""
+
+    def __init__(self, study: Study, task: RetrievalTask, loop: Checkpointed, seed: int, folder: Path | None) -> None:
+        self.study, self.task, self.loop, self.seed, self.folder = study, task, loop, seed, folder
+        self.best_mean_recall = self.start_mean_recall = -1.0
+        self.evaluations_below = 0
+        self.seconds_matching = self.seconds_evaluating = 0.0
+
+    @contextmanager
+    def timed_matching(self) -> Iterator[None]:
+        """Count the seconds of an outer step."""
+        started = time.perf_counter()
+        yield
+        self.seconds_matching += time.perf_counter() - started
+
+    def evaluate(self, steps: Sequence[Mapping[str, float]]) -> Evaluation:
+        """Score the set as it is now, and keep the state and the best set.
+
+        Args:
+            steps: The numbers of the outer steps since the last evaluation.
+        """
+        started = time.perf_counter()
+        recalls = self._validation_recalls()
+        self.seconds_evaluating += time.perf_counter() - started
+        mean_recall = recalls["val_mean_recall"]
+        is_best = mean_recall > self.best_mean_recall
+        if not self.loop.outer_step:
+            self.start_mean_recall = mean_recall
+        self.evaluations_below = self.evaluations_below + 1 if mean_recall < self._floor() else 0
+        self.best_mean_recall = max(self.best_mean_recall, mean_recall)
+        metrics = {
+            **_means(steps),
+            **recalls,
+            "best_val_mean_recall": self.best_mean_recall,
+            "seconds_matching": self.seconds_matching,
+            "seconds_evaluating": self.seconds_evaluating,
+        }
+        evaluation = Evaluation(self.loop.outer_step, metrics, is_best, self.loop.distilled_set(metrics))
+        self._save(evaluation)
+        return evaluation
+
+    def _floor(self) -> float:
+        """Half of the recall at the start; nothing where that was little more than chance, as from noise."""
+        chance = 100 * np.mean([1, 5, 10]) / self.task.val.num_images
+        return self.start_mean_recall / 2 if self.start_mean_recall > 3 * chance else 0.0
+
+    def raise_if_collapsed(self) -> None:
+        """Raise where two evaluations in a row were far below the start."""
+        if self.evaluations_below < _COLLAPSED:
+            return
+        raise DivergedError(
+            f"distillation diverged before outer step {self.loop.outer_step}: validation recall has stayed below "
+            f"half of the start's {self.start_mean_recall:.2f} for {self.evaluations_below} evaluations, with "
+            f"{rates_of(self.study.distillation)}",
+            next_command=SMALLER_RATES,
+        )
+
+    def _validation_recalls(self) -> dict[str, float]:
+        """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
+        evaluation = proxy_evaluation_at(self.study, self.loop.outer_step)
+        pairs = self.loop.distilled_set().pairs(self.task)
+        seeds = student_seeds(self.study.seed, evaluation.num_students)
+        return mean_of(evaluate_pairs(self.task, pairs, self.task.val, evaluation, seeds)).as_dict("val_")
+
+    def _save(self, evaluation: Evaluation) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if evaluation.is_best:
+            evaluation.distilled_set.save(self.folder / BEST)
+        state = f"state-{self.loop.outer_step:06d}.safetensors"
+        self.loop.save(self.folder / state)
+        progress = {
+            "state": state,  # of this very moment: whichever file is written last, the two belong together
+            "outer_step": self.loop.outer_step,
+            "settings": self._settings(),
+            **{name: getattr(self, name) for name in _KEPT},
+        }
+        temporary = self.folder / f".{PROGRESS}.tmp"
+        temporary.write_text(json.dumps(progress), encoding="utf-8")
+        os.replace(temporary, self.folder / PROGRESS)
+        for earlier in self.folder.glob("state-*.safetensors"):
+            if earlier.name != state:
+                earlier.unlink(missing_ok=True)
+
+    def resume(self) -> bool:
+        """Continue from the folder's state, if it holds one."""
+        if self.folder is None or not (self.folder / PROGRESS).is_file():
+            return False
+        progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        self._refuse_other_settings(progress.get("settings", {}))
+        self.loop.restore(self.folder / progress["state"])
+        for name in _KEPT:
+            setattr(self, name, progress[name])
+        return True
+
+    def _settings(self) -> dict[str, Any]:
+        """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
+        settings = selected(self.study.distillation, lambda info: info.in_state)
+        return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
+
+    def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:
+        others = [name for name, value in self._settings().items() if of_state.get(name) != value]
+        if others:
+            raise StoreError(
+                f"{self.folder} holds a run with other settings: "
+                + ", ".join(f"{name} was {of_state.get(name)}, is {self._settings()[name]}" for name in others),
+                next_command="the same command with the settings of that run, or with --set name=ANOTHER",
+            )
+
+
+SMALLER_RATES = "the same command with smaller --set distillation.lr_image=… or distillation.lr_text=…"
+
+
+def rates_of(settings: DistillationSettings) -> str:
+    """The settings that a diverged run should be looked at for, for people."""
+    section = settings.section()
+    own = [f"{name}={getattr(section, name):g}" for name in settings.declaration.decides_divergence]
+    return ", ".join([f"lr_image={settings.lr_image:g}", f"lr_text={settings.lr_text:g}", *own])
+
+
+def proxy_evaluation_at(study: Study, outer_step: int) -> EvaluationSettings:
+    """How an evaluation at this outer step trains students: fewer and shorter ones at the first rung.
+
+    The rung is a property of the study, so trials that are compared at a step are all scored alike.
+    """
+    evaluation, grace = study.evaluation, study.search.grace_evaluations * study.distillation.evaluate_every
+    if evaluation.proxy_epochs is None or outer_step > grace:
+        return evaluation
+    epochs = min(evaluation.proxy_epochs, evaluation.epochs)
+    return evaluation.model_copy(update={"num_students": 1, "epochs": epochs})
+
+
+def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]} if steps else {}

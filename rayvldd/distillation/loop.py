@@ -1,0 +1,213 @@
+"""The outer loop, the same for every method: step, roll back, checkpoint, evaluate, keep the best set.
+
+Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviations: a run that leaves its range goes back to its
+last good state with smaller rates, and raises after a few times instead of ending quietly; every random draw comes from
+the seed and is part of a checkpoint.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet, card_of
+from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, Evaluation, rates_of
+from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method
+from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
+from rayvldd.errors import DivergedError, StoreError
+from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import Stream, generator_of
+from rayvldd.storage.tensor_files import save_tensors
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one outer step computed."""
+
+    outer_step: int
+    loss_name: str
+    """What the method minimises, e.g. ``matching_loss``."""
+    numbers: dict[str, float]
+    """By name: what the method logs, ``lr_student_image``, ``lr_student_text``, ``drift`` and ``rollbacks`` so far."""
+
+    @property
+    def loss(self) -> float:
+        """What the method minimised."""
+        return self.numbers[self.loss_name]
+
+
+def distill(
+    study: Study,
+    task: RetrievalTask,
+    experts: Sequence[Trajectory],
+    seed: int,
+    checkpoint_folder: Path | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> Iterator[Evaluation]:
+    """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
+
+    Args:
+        study: The study at one point.
+        task: Its model and data.
+        experts: The trajectories that its method requires.
+        seed: Decides every draw of the run.
+        checkpoint_folder: Where the state is saved before each yield and continued from; its ``best`` folder has the
+            best set so far. A run continued from there gives the numbers of one that was never stopped.
+        on_step: Called after every outer step.
+
+    Raises:
+        DivergedError: when the run leaves its range for good (see :meth:`OuterLoop.step`), or when validation recall
+            stays below half of what the set began with: divergence that no loss shows.
+        StoreError: when the folder holds the state of a run with other settings.
+    """
+    loop = OuterLoop(study, task, experts, seed)
+    run = EvaluatedRun(study, task, loop, seed, checkpoint_folder)
+    settings = study.distillation
+    if not run.resume():
+        yield run.evaluate([])
+    while loop.outer_step < settings.outer_steps:
+        run.raise_if_collapsed()
+        goal = min(loop.outer_step + settings.evaluate_every, settings.outer_steps)
+        reports = []
+        while loop.outer_step < goal:
+            with run.timed_matching():
+                reports.append(loop.step())
+            if on_step:
+                on_step(reports[-1])
+        yield run.evaluate([report.numbers for report in reports])
+
+
+class OuterLoop:
+    """A synthetic set, the method that moves it, and everything needed to go on from here."""
+
+    def __init__(self, study: Study, task: RetrievalTask, experts: Sequence[Trajectory], seed: int) -> None:
+        """Start as the settings say; ``seed`` decides every draw.
+
+        Raises:
+            ConfigError: when a learned similarity leaves no pairs.
+        """
+        self.task, self.settings, self.seed = task, study.distillation, seed
+        self.outer_step = self.rollbacks = 0
+        self._generator = generator_of(study.seed, Stream.DISTILLATION, seed)
+        self.set = SyntheticSet(task, self.settings, self._generator, seed)
+        self._method: DistillationMethod = build_method(task, self.settings, experts)
+        self._card = card_of(study, task, seed)
+        self._good = self._state()
+
+    def step(self) -> StepReport:
+        """Take one outer step; where the run has left its range, go back to the last good state first.
+
+        The last good state is that of the last evaluation, or the start.
+
+        Raises:
+            DivergedError: when the run has left its range once more than ``max_rollbacks``.
+        """
+        while True:
+            step = self._method.gradient(self.set, self.outer_step, self._generator)
+            fault = _not_finite(step)
+            if fault is None:
+                self.set.descend(step.gradients, 0.5**self.rollbacks, self._method.lr_step_sizes)
+                fault = self.set.fault()
+            if fault is None:
+                break
+            self._roll_back(fault)
+        self.outer_step += 1
+        if self.outer_step % self.settings.evaluate_every == 0:
+            self._good = self._state()
+        return self._report(step)
+
+    def _report(self, step: MethodStep) -> StepReport:
+        numbers = {name: float(value) for name, value in step.log.items()}
+        numbers |= {
+            "lr_student_image": float(self.set.step_sizes["lr_image"]),
+            "lr_student_text": float(self.set.step_sizes["lr_text"]),
+            "drift": self.set.drift(),
+            "rollbacks": float(self.rollbacks),
+        }
+        return StepReport(self.outer_step, next(iter(step.log)), numbers)
+
+    def _roll_back(self, fault: str) -> None:
+        """Go back to the last good state with half the rates; the random stream goes on, so other steps follow."""
+        if self.rollbacks >= self.settings.max_rollbacks:
+            raise DivergedError(
+                f"distillation diverged at outer step {self.outer_step + 1}, after {self.rollbacks} rollbacks: "
+                f"{fault}, with {rates_of(self.settings)}",
+                next_command=SMALLER_RATES,
+            )
+        rollbacks = self.rollbacks + 1
+        self._adopt(self._good)
+        self.rollbacks = rollbacks
+
+    def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
+        """The set as it is now, or its moving average where there is one, with its card."""
+        model, initial, now = self.task.model, self.set.initial, self.set.averaged()
+        return DistilledSet(
+            images=model.denormalise(now["images"]).cpu(),
+            texts=now["texts"].cpu().clone(),
+            start_images=model.denormalise(initial.images).cpu(),
+            start_texts=initial.texts.cpu(),
+            start_captions=initial.captions,
+            lr_student_image=float(now["lr_image"]),
+            lr_student_text=float(now["lr_text"]),
+            similarity=self.set.similarity_of(now),
+            card={**self._card, "outer_step": self.outer_step, "rollbacks": self.rollbacks, "metrics": metrics or {}},
+        )
+
+    def _state(self) -> tuple[Tensors, int]:
+        """Copies of every tensor that decides further steps, and the outer step."""
+        method = {f"method.{name}": value.clone() for name, value in self._method.state_dict().items()}
+        return {**self.set.state_dict(), **method}, self.outer_step
+
+    def _adopt(self, state: tuple[Tensors, int]) -> None:
+        """Continue from a state; the inverse of ``_state``."""
+        tensors, self.outer_step = state
+        of_method = {name: value for name, value in tensors.items() if name.startswith("method.")}
+        self.set.load_state_dict({name: value for name, value in tensors.items() if name not in of_method})
+        self._method.load_state_dict({name.removeprefix("method."): value.clone() for name, value in of_method.items()})
+
+    def save(self, path: Path) -> None:
+        """Write everything that decides the next steps, whole or not at all."""
+        tensors, outer_step = self._state()
+        state = {
+            "outer_step": outer_step,
+            "rollbacks": self.rollbacks,
+            "generator": self._generator.bit_generator.state,
+            "good": self._good[1],
+        }
+        if self._good[1] != outer_step:  # between evaluations the last good state is another one
+            tensors |= {f"good.{name}": value for name, value in self._good[0].items()}
+        save_tensors(path, tensors, {"state": json.dumps(state)})
+
+    def restore(self, path: Path) -> None:
+        """Continue from a saved state of the same settings and seed, bit for bit.
+
+        Raises:
+            StoreError: when the state is not one of these settings.
+        """
+        with safe_open(path, framework="pt", device=str(self.task.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            state: dict[str, Any] = json.loads(file.metadata()["state"])
+        good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
+        shapes = {f"value.{name}": value.shape for name, value in self.set.values.items()}
+        if {name: value.shape for name, value in tensors.items() if name.startswith("value.")} != shapes:
+            raise StoreError(
+                f"{path} was written with other settings: its tensors are not those of this set",
+                next_command="the same command with another --out or --set name=ANOTHER",
+            )
+        self._adopt((tensors, state["outer_step"]))
+        self._good = (good or self._state()[0], state["good"])
+        self.rollbacks = state["rollbacks"]
+        self._generator.bit_generator.state = state["generator"]
+
+
+def _not_finite(step: MethodStep) -> str | None:
+    finite = torch.stack([step.loss.isfinite(), *(part.isfinite().all() for part in step.gradients.values())]).all()
+    if bool(finite):
+        return None
+    return f"{next(iter(step.log)).replace('_', ' ')} {float(step.loss):.4g} or its gradient is not finite"

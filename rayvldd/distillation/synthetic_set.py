@@ -1,0 +1,145 @@
+"""The synthetic set while it is optimised: pairs, similarity, step sizes, and how they follow a gradient.
+
+Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviation: learned step sizes are multiplied, not added
+to, so that they stay positive.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.distillation.ema import MovingAverage
+from rayvldd.distillation.initialisation import initial_set
+from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
+from rayvldd.distillation.similarity import SimilarityParameters, build_similarity, pairs_within_budget
+from rayvldd.models.retrieval_task import RetrievalTask
+
+Tensors = dict[str, Float[Tensor, "..."]]
+
+SIMILARITY = "similarity."
+"""Before the names of the similarity's values."""
+
+STEP_SIZE_RANGE = 100.0
+"""A learned step size this many times above or below its start has left its range: the student diverges, or stands
+still while the matching loss stays at 2."""
+
+
+class SyntheticSet:
+    """Values that a method's gradient moves: ``images``, ``texts``, those of the similarity, and the step sizes."""
+
+    def __init__(
+        self, task: RetrievalTask, settings: DistillationSettings, generator: np.random.Generator, seed: int
+    ) -> None:
+        """Start as the settings say.
+
+        Args:
+            task: Where real pairs come from.
+            settings: Of the distillation.
+            generator: The run's random stream, which draws the initial pairs and noise.
+            seed: Draws the start of a low-rank similarity.
+
+        Raises:
+            ConfigError: when a learned similarity leaves no pairs, or there are fewer training images than pairs.
+        """
+        self.settings = settings
+        numbers = 3 * task.image_size**2 + task.train.captions.shape[1]
+        self.num_pairs = pairs_within_budget(settings, numbers)
+        self.initial = initial_set(task, settings.initialisation, self.num_pairs, generator)
+        self._similarity = build_similarity(settings, self.num_pairs, torch.Generator().manual_seed(seed))
+        self.values: Tensors = {"images": self.initial.images.clone(), "texts": self.initial.texts.clone()}
+        for name, value in self._similarity.values.items():
+            self.values[SIMILARITY + name] = value.to(task.device)
+        self.step_sizes: Tensors = {
+            "lr_image": torch.tensor(settings.lr_student_image, device=task.device),
+            "lr_text": torch.tensor(settings.lr_student_text, device=task.device),
+        }
+        self._size_velocities = {name: torch.zeros_like(value) for name, value in self.step_sizes.items()}
+        self._optimiser = OUTER_OPTIMISERS[settings.outer_optimiser](settings.momentum)
+        self._average = MovingAverage(settings.ema_decay)
+
+    @property
+    def images(self) -> Float[Tensor, "pair 3 height width"]:
+        """Pixels on the encoder's normalised scale."""
+        return self.values["images"]
+
+    @property
+    def texts(self) -> Float[Tensor, "pair text_dim"]:
+        """Caption embeddings."""
+        return self.values["texts"]
+
+    def similarity_leaves(self) -> SimilarityParameters:
+        """The similarity with its values as leaves of a new graph."""
+        learned = {name: self.values[SIMILARITY + name].detach().requires_grad_() for name in self._similarity.values}
+        return self._similarity.with_values(learned)
+
+    def averaged(self) -> Tensors:
+        """Values and step sizes as they are evaluated and kept: their moving average where there is one."""
+        return {**self.values, **self.step_sizes, **self._average.values}
+
+    def similarity_of(self, values: Tensors) -> SimilarityParameters:
+        """The similarity of values such as :meth:`averaged` gives, on the CPU."""
+        learned = {name: values[SIMILARITY + name].cpu().clone() for name in self._similarity.values}
+        return self._similarity.with_values(learned)
+
+    def descend(self, gradients: Tensors, scale: float, lr_step_sizes: float | None) -> None:
+        """Follow a gradient: the outer optimiser on the values, momentum and a multiplication on the step sizes.
+
+        A step size a moves by a * exp(-rate v / a): to first order the published a - rate v, so that published rates
+        keep their meaning, and positive whatever v is. One step at most halves or doubles it.
+
+        Args:
+            gradients: By name; values and step sizes without one stay.
+            scale: Factor on all rates.
+            lr_step_sizes: Rate of the step sizes, where they have a gradient.
+        """
+        settings = self.settings
+        rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
+        moved = {name: part for name, part in gradients.items() if name in self.values}
+        self._optimiser.step(self.values, moved, {name: rates.get(name, settings.lr_sim * scale) for name in moved})
+        for name, size in self.step_sizes.items():
+            if lr_step_sizes is not None and name in gradients:
+                velocity = self._size_velocities[name].mul_(settings.momentum).add_(gradients[name])
+                size *= (-lr_step_sizes * scale * velocity / size).clamp(-math.log(2), math.log(2)).exp()
+        if settings.ema_decay:
+            self._average.update({**self.values, **self.step_sizes})
+
+    def drift(self) -> float:
+        """Root mean square of images or texts, whichever grew more, relative to the start."""
+        sides = (("images", self.initial.images), ("texts", self.initial.texts))
+        return max(float(self.values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides)
+
+    def fault(self) -> str | None:
+        """What has left its range; None where nothing has."""
+        drift, limit = self.drift(), self.settings.max_drift
+        if not drift <= limit:
+            return f"images or texts have grown to {drift:.3g} times their start (max_drift {limit:g})"
+        starts = {"lr_image": self.settings.lr_student_image, "lr_text": self.settings.lr_student_text}
+        for name, start in starts.items():
+            size = float(self.step_sizes[name])
+            if not 1 / STEP_SIZE_RANGE < size / start < STEP_SIZE_RANGE:
+                return f"the learned step size {name} went from {start:g} to {size:.3g}"
+        return None
+
+    def state_dict(self) -> Tensors:
+        """Copies of every tensor that decides further steps, by part and name."""
+        parts = {
+            "value": self.values,
+            "size": self.step_sizes,
+            "size_velocity": self._size_velocities,
+            "optimiser": self._optimiser.state,
+            "average": self._average.state,
+        }
+        return {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        parts: dict[str, Tensors] = {part: {} for part in ("value", "size", "size_velocity", "optimiser", "average")}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value.clone()
+        self.values, self.step_sizes, self._size_velocities = parts["value"], parts["size"], parts["size_velocity"]
+        self._optimiser.state, self._average.state = parts["optimiser"], parts["average"]

@@ -1,0 +1,113 @@
+"""Bi-trajectory matching: a student of the synthetic set should end where an expert went, on both sides.
+
+    L = |student_img - target_img|^2 / |start_img - target_img|^2  +  the same for text
+
+An outer step draws a segment of an expert, unrolls a student from its start on the synthetic set, and follows the
+gradient of L by pixels, embeddings, similarity and step sizes. :mod:`rayvldd.distillation.reference` has the same in
+thirty lines.
+
+Source: Wu et al., algorithm 1, equation 2 and the released ``distill.py``; the normalisation by the expert's own way is
+that of MTT (arXiv 2203.11932). Deviation: the gradient is exact at any number of steps (see ``unroll.inner_loop``).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
+from rayvldd.distillation.frozen_features import FrozenFeatures
+from rayvldd.distillation.method import MethodStep
+from rayvldd.distillation.segments import draw_segment
+from rayvldd.distillation.synthetic_set import SIMILARITY, SyntheticSet, Tensors
+from rayvldd.distillation.unroll.batches import StudentInputs, draw_batches
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
+from rayvldd.experts.trajectory import Segment, Trajectory
+from rayvldd.models.parameters import Parameters
+from rayvldd.models.retrieval_task import RetrievalTask
+
+
+class MatchingLoss(NamedTuple):
+    """Both parts of the loss; 1 is a student that did not move, or moved as far off."""
+
+    image: Float[Tensor, ""]
+    text: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+    """What is minimised: the sum, or the part that is matched alone."""
+
+
+def matching_loss(student: Parameters, segment: Segment, matched: str = "both") -> MatchingLoss:
+    """The loss of a student that started at ``segment.start`` and ended at ``student``.
+
+    Args:
+        student: Where the student ended.
+        segment: Where it started, and where the expert went from there.
+        matched: ``both`` sides, or the ``image`` or ``text`` side alone (Wu et al., ablation of single modalities).
+    """
+    image = _relative_distance(student.image, segment.start.image, segment.target.image)
+    text = _relative_distance(student.text, segment.start.text, segment.target.text)
+    return MatchingLoss(image, text, {"both": image + text, "image": image, "text": text}[matched])
+
+
+def _relative_distance(
+    end: Float[Tensor, " param"], start: Float[Tensor, " param"], target: Float[Tensor, " param"]
+) -> Float[Tensor, ""]:
+    return (end - target).square().sum() / (start - target).square().sum()
+
+
+class TrajectoryMatching:
+    """See the module."""
+
+    def __init__(self, task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]) -> None:
+        self._task, self._common, self._experts = task, settings, experts
+        self._settings = settings.of(TrajectoryMatchingSettings)
+        self._inner_loop = InnerLoop(task.model, settings, self._settings)
+        self.lr_step_sizes: float | None = self._settings.lr_lr
+
+    def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
+        """The matching loss on a segment drawn for this step, and its gradient."""
+        segment = self._on_device(draw_segment(self._experts, self._settings, outer_step, generator))
+        batches = draw_batches(self._settings, synthetic_set.num_pairs, generator, self._task.device)
+        features = FrozenFeatures(self._task.model, self._common, synthetic_set.images, batches.seeds[0])
+        similarity = synthetic_set.similarity_leaves()
+        matrix = similarity.matrix()
+        inputs = StudentInputs(
+            features.output,
+            synthetic_set.texts,
+            synthetic_set.step_sizes["lr_image"],
+            synthetic_set.step_sizes["lr_text"],
+            None if matrix is None else matrix.detach(),
+        )
+
+        def end_loss(student: Parameters) -> EndLoss:
+            loss = matching_loss(student, segment, self._settings.matched)
+            return EndLoss(loss.total, {"matching_loss_image": loss.image, "matching_loss_text": loss.text})
+
+        loss, by = self._inner_loop.gradient(segment.start, end_loss, inputs, batches)
+        gradients: Tensors = {"lr_image": by.lr_image, "lr_text": by.lr_text}
+        if self._settings.matched != "text":
+            gradients["images"] = features.back(by.frozen_output)
+        if self._settings.matched != "image":
+            gradients["texts"] = by.texts
+        if matrix is not None:
+            found = torch.autograd.grad(matrix, list(similarity.values.values()), by.similarity)
+            gradients |= {SIMILARITY + name: part for name, part in zip(similarity.values, found, strict=True)}
+        return MethodStep(loss.value, gradients, {"matching_loss": loss.value, **loss.log})
+
+    def state_dict(self) -> Tensors:
+        """Nothing: every step draws from the run's stream alone."""
+        return {}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Nothing to load."""
+
+    def _on_device(self, segment: Segment) -> Segment:
+        device = self._task.device
+        return Segment(
+            Parameters(*(side.to(device) for side in segment.start)),
+            Parameters(*(side.to(device) for side in segment.target)),
+        )
