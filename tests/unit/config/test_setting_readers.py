@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from rayvldd.config.domains import FloatDomain
-from rayvldd.config.setting import MayChange, flat_settings, sections_in
+from rayvldd.config.methods.registry import method_names
+from rayvldd.config.setting import MayChange, flat_settings
 from rayvldd.config.study import Study, about, all_settings
 from rayvldd.errors import ConfigError
 from rayvldd.experts.recipe import expert_settings
@@ -29,16 +30,16 @@ DATA: dict[str, dict[str, Any]] = {
 
 def study_on(source: str) -> Study:
     model = {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}}
-    return Study.model_validate({"name": "study", "data": DATA[source], "model": model})
+    methods: dict[str, Any] = {name: {} for name in method_names()}
+    return Study.model_validate({"name": "study", "data": DATA[source], "model": model, "distillation": methods})
 
 
 def keys_of(section: BaseModel, prefix: str = "") -> list[str]:
     keys: list[str] = []
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
+    for name, value in section:
         if isinstance(value, BaseModel):
             keys += keys_of(value, f"{prefix}{name}.")
-        elif not sections_in(field.annotation):
+        else:
             keys.append(f"{prefix}{name}")
     return keys
 
