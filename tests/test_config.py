@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rayvldd.config import settings
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, IntDomain
 from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import ChooseSettings, SearchSettings, Study, changes_experts, set_dotted
 from rayvldd.errors import ConfigError, DivergedError, Fault, InputError, RayvlddError, StoreError, did_you_mean
 
@@ -79,8 +80,8 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         "model.text_encoder: pooling 'cls' needs a name: a local folder or a hub name",
         "distillation.lr_imgs: unknown key 'lr_imgs' (did you mean 'lr_image'?); allowed: augmentation, ",
         "evaluation.num_students: input should be greater than or equal to 1, got 0",
-        "search.space.distillation.section().syn_steps: low <= high must hold, got (low=9, high=1)",
-        "search.space.distillation.syn_stps: no setting that can be searched (did you mean 'distillation.trajectory_matching.syn_steps'?)",
+        "search.space.distillation.trajectory_matching.syn_steps: low <= high must hold, got (low=9, high=1)",
+        "search.space.distillation.syn_stps: no setting that can be searched ",
         "search.space.experts.lr_image: a float domain would need endlessly many expert sets",
     ):
         assert expected in shown
@@ -114,12 +115,12 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         ({"search__reduction_factor": 1}, "search.reduction_factor: input should be greater than 1, got 1"),
         ({"experts__lr_image": math.inf}, "experts.lr_image: input should be a finite number, got inf"),
         (
-            {"distillation": {"min_start_epoch": 3, "max_start_epoch": 3}},
-            "distillation: min_start_epoch must be below max_start_epoch, got 3 and 3",
+            {"distillation__trajectory_matching": {"min_start_epoch": 3, "max_start_epoch": 3}},
+            "distillation.trajectory_matching: min_start_epoch must be below max_start_epoch, got 3 and 3",
         ),
         (
-            {"distillation": {"num_pairs": 10, "batch_size": 20}},
-            "distillation: batch_size must be at most num_pairs, got 20 and 10",
+            {"distillation": {"num_pairs": 10, "trajectory_matching": {"batch_size": 20}}},
+            "study: distillation.trajectory_matching.batch_size must be at most distillation.num_pairs, got 20 and 10",
         ),
         (
             {"model__protocol": "heads_only", "model__image_head": False},
@@ -135,12 +136,12 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
                     "distillation.trajectory_matching.lr_lr": {"type": "float", "low": 1, "hgh": 2, "high": 3}
                 }
             },
-            "search.space.distillation.section().lr_lr.hgh: unknown key 'hgh' (did you mean 'high'?); "
+            "search.space.distillation.trajectory_matching.lr_lr.hgh: unknown key 'hgh' (did you mean 'high'?); "
             "allowed: high, log, low, step, type, when",
         ),
         (
             {"search__space": {"distillation.trajectory_matching.lr_lr": {"low": 1, "high": 3}}},
-            "search.space.distillation.section().lr_lr.type: is missing; allowed: float, int, choice, fixed",
+            "search.space.distillation.trajectory_matching.lr_lr.type: is missing; allowed: float, int, choice, fixed",
         ),
         (
             {"search__space": {"data.seed": {"type": "int", "low": 1, "high": 3}}},
@@ -148,7 +149,8 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         ),
         (
             {"search__initial_points": [{"distillation.trajectory_matching.lr_lr": None}]},
-            "search.initial_points.0.distillation.section().lr_lr: holds None; allowed: a number, a text, true or false",
+            "search.initial_points.0.distillation.trajectory_matching.lr_lr: holds None; "
+            "allowed: a number, a text, true or false",
         ),
     ],
 )
@@ -198,12 +200,12 @@ def test_scientific_notation_is_a_number_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
         yaml.safe_dump(MINIMAL)
-        + "distillation: {lr_lr: 1e-2}\n"
+        + "distillation: {trajectory_matching: {lr_lr: 1e-2}}\n"
         + "search:\n  space:\n    distillation.lr_image: {type: choice, values: [1e2, 1E+3, .5e3]}\n"
         + "  initial_points: [{distillation.lr_image: 1e3}]\n"
     )
     study = load_study(path, ["experts.lr_text=2e-1"])
-    assert (study.distillation.section().lr_lr, study.experts.lr_text) == (0.01, 0.2)
+    assert (study.distillation.of(TrajectoryMatchingSettings).lr_lr, study.experts.lr_text) == (0.01, 0.2)
     domain = study.search.space["distillation.lr_image"]
     assert isinstance(domain, ChoiceDomain) and domain.values == (100.0, 1000.0, 500.0)
     assert study.first_point() == {"distillation.lr_image": 1000.0}
@@ -237,8 +239,8 @@ def test_an_override_replaces_a_missing_variable(tmp_path: Path, monkeypatch: py
         ("model.lora.targets=[a", "--set model.lora.targets=[a: the value is not YAML"),
         ("search.spce.x=3", "search.spce: unknown key 'spce' (did you mean 'space'?)"),
         (
-            "search.space.distillation.section().lr_lr.high=3",
-            "search.space.distillation.section().lr_lr.type: is missing",
+            "search.space.distillation.trajectory_matching.lr_lr.high=3",
+            "search.space.distillation.trajectory_matching.lr_lr.type: is missing",
         ),
     ],
 )
@@ -270,7 +272,7 @@ def test_overrides_change_domains(tmp_path: Path) -> None:
     study = load_study(
         write(tmp_path, search__space=SPACE),
         [
-            "search.space.distillation.section().syn_steps.high=4",
+            "search.space.distillation.trajectory_matching.syn_steps.high=4",
             "search.space.distillation.lr_image={type: choice, values: [10, 30]}",
         ],
     )
@@ -284,7 +286,7 @@ def test_an_override_of_a_searched_setting_pins_it(tmp_path: Path) -> None:
     points = [{"distillation.trajectory_matching.syn_steps": 4, "distillation.trajectory_matching.lr_lr": 0.01}]
     path = write(tmp_path, search={"space": SPACE, "initial_points": points})
     study = load_study(path, ["distillation.trajectory_matching.syn_steps=16"])
-    assert study.distillation.section().syn_steps == 16
+    assert study.distillation.trajectory_matching.syn_steps == 16
     assert list(study.search.space) == ["distillation.trajectory_matching.lr_lr"]
     assert study.search.initial_points == ({"distillation.trajectory_matching.lr_lr": 0.01},)
 
@@ -411,14 +413,18 @@ def study_with(space: dict[str, Any], **changes: Any) -> Study:
 def test_a_point_has_nothing_left_to_search() -> None:
     study = study_with(SPACE, search__initial_points=[{"distillation.trajectory_matching.syn_steps": 4}])
     point = study.at({**study.first_point(), "distillation.trajectory_matching.lr_lr": 0.05, "model.lora.rank": 2})
-    assert (point.distillation.section().syn_steps, point.distillation.section().lr_lr, point.model.lora.rank) == (
+    assert (
+        point.distillation.trajectory_matching.syn_steps,
+        point.distillation.trajectory_matching.lr_lr,
+        point.model.lora.rank,
+    ) == (
         4,
         0.05,
         2,
     )
     assert point.search.space == {} and point.search.initial_points == ()
     assert point.data == study.data and point.seed == study.seed
-    assert study.distillation.section().syn_steps == 8  # the study itself stays as it was
+    assert study.distillation.trajectory_matching.syn_steps == 8  # the study itself stays as it was
 
 
 def test_a_point_outside_its_setting_is_refused() -> None:
@@ -472,11 +478,11 @@ def test_corners_of_a_large_space_are_few() -> None:
     [
         (
             {"distillation__trajectory_matching__blending": 1.0},
-            "distillation.trajectory_matching.blending mixes what enters the projection heads",
+            "distillation.trajectory_matching.blending mixes the inputs of the projection heads",
         ),
         (
             {"distillation__engine__compile": True, "model__dropout": 0.1},
-            "distillation.engine.compile wants model.dropout 0, got 0.1",
+            "distillation.engine.compile needs model.dropout 0, got 0.1",
         ),
         (
             {"distillation__engine": {"compile": True, "micro_batch": 4}},
@@ -491,13 +497,18 @@ def test_methods_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_a_start_epoch_beyond_the_experts(tmp_path: Path) -> None:
-    (fault,) = faults_of(write(tmp_path, experts__epochs=4, distillation={"max_start_epoch": 4, "expert_epochs": 2}))
+    (fault,) = faults_of(
+        write(tmp_path, experts__epochs=4, distillation__trajectory_matching={"max_start_epoch": 4, "expert_epochs": 2})
+    )
     assert fault == (
         "study: a segment reaches epoch 5 (max_start_epoch - 1 + expert_epochs), beyond the experts' last epoch 4: "
-        "lower distillation.trajectory_matching.max_start_epoch or distillation.trajectory_matching.expert_epochs, or raise experts.epochs"
+        "lower distillation.trajectory_matching.max_start_epoch or distillation.trajectory_matching.expert_epochs, "
+        "or raise experts.epochs"
     )
-    study = load_study(write(tmp_path, experts__epochs=5, distillation={"max_start_epoch": 4, "expert_epochs": 2}))
-    assert study.distillation.last_epoch_read == 5
+    study = load_study(
+        write(tmp_path, experts__epochs=5, distillation__trajectory_matching={"max_start_epoch": 4, "expert_epochs": 2})
+    )
+    assert study.distillation.of(TrajectoryMatchingSettings).last_epoch_read == 5
 
 
 def test_a_space_that_reaches_beyond_the_experts(tmp_path: Path) -> None:
@@ -505,7 +516,8 @@ def test_a_space_that_reaches_beyond_the_experts(tmp_path: Path) -> None:
         "distillation.trajectory_matching.max_start_epoch": {"type": "int", "low": 1, "high": 9},
         "distillation.trajectory_matching.expert_epochs": {"type": "int", "low": 1, "high": 3},
     }
-    where = "search.space at distillation.trajectory_matching.max_start_epoch=9, distillation.trajectory_matching.expert_epochs=3: study"
+    method = "distillation.trajectory_matching"
+    where = f"search.space at {method}.max_start_epoch=9, {method}.expert_epochs=3: study"
     faults = faults_of(write(tmp_path, search__space=space))
     assert any(fault.startswith(f"{where}: a segment reaches epoch 11") for fault in faults)
     del space["distillation.trajectory_matching.expert_epochs"]

@@ -121,7 +121,8 @@ def watched(task, index, after=None):
 room.train_epochs = watched
 print("ready", flush=True)
 sys.stdin.readline()
-wanted = room.ExpertRequest(expert_recipe(task.study, task.fingerprints), expert_training(task.study), tuple(indexes), frozenset(range(5)))
+recipe, training = expert_recipe(task.study, task.fingerprints), expert_training(task.study)
+wanted = room.ExpertRequest(recipe, training, tuple(indexes), frozenset(range(5)))
 room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
 """
 

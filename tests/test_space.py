@@ -197,7 +197,8 @@ BOTH = ["val_mean_recall", "num_pairs"]
                     },
                 },
             },
-            "sampler: gp would draw conditional settings at random: distillation.trajectory_matching.lr_lr; allowed: tpe, random",
+            "sampler: gp would draw conditional settings at random: distillation.trajectory_matching.lr_lr; "
+            "allowed: tpe, random",
         ),
         (
             {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},
