@@ -22,6 +22,7 @@ ROWS = (
     ("distillation",),
     ("experts", "coresets"),
     ("evaluation",),
+    ("training",),
     ("models",),
     ("data",),
     ("storage", "workspace"),
@@ -30,7 +31,7 @@ ROWS = (
     ("errors",),
 )
 """Arrows point down these rows, or along one."""
-TENSOR_ROOMS = ("distillation", "experts", "evaluation", "coresets", "models", "data")
+TENSOR_ROOMS = ("distillation", "experts", "evaluation", "coresets", "training", "models", "data")
 KEPT_OUT = ("ray", "optuna", "mlflow", "boto3")
 
 HEIGHT = {room: -row for row, rooms in enumerate(ROWS) for room in rooms}
