@@ -19,8 +19,8 @@ from rayvldd.cli.tracking import open_tracker
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
-from rayvldd.distillation import run
-from rayvldd.distillation.loop import StepReport
+from rayvldd.distillation import evaluations
+from rayvldd.distillation.loop import OuterLoop, StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.reports.illustrator import Pictures
@@ -97,16 +97,18 @@ def run_sweep(study: Study, folder: Path, run_trial: RunTrial, tiny: bool) -> tu
 def asleep(sleep: Callable[[], None]) -> RunTrial:
     """A trial as it is, but for its outer steps, which are sleeps, and its evaluations, which say 10 %."""
 
-    def step(distiller: Distiller) -> StepReport:
+    def step(loop: OuterLoop) -> StepReport:
         sleep()
-        distiller.outer_step += 1
-        return StepReport(distiller.outer_step, 1.0, 0.5, 0.5, 0.1, 0.1, 1.0, 0)
+        loop.outer_step += 1
+        losses = {"matching_loss": 1.0, "matching_loss_image": 0.5, "matching_loss_text": 0.5}
+        numbers = {**losses, "lr_student_image": 0.1, "lr_student_text": 0.1, "drift": 1.0, "rollbacks": 0.0}
+        return StepReport(loop.outer_step, "matching_loss", numbers)
 
     def evaluate(*_: Any) -> list[RetrievalMetrics]:
         return [RetrievalMetrics(*[10.0] * 6)]
 
     def run_asleep(config: Mapping[str, Scalar], job: TrialJob) -> None:
-        with patch.object(Distiller, "step", step), patch.object(run, "evaluate_pairs", evaluate):
+        with patch.object(OuterLoop, "step", step), patch.object(evaluations, "evaluate_pairs", evaluate):
             trial.run_trial(config, job)
 
     return run_asleep
@@ -143,7 +145,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
             "experts": {"num_experts": 1, "epochs": 2, "batch_size": 32},
             "distillation": {
                 "num_pairs": pairs,
-                "syn_steps": 2 if tiny else 16,
+                "trajectory_matching": {"syn_steps": 2 if tiny else 16},
                 "outer_steps": OUTER_STEPS,
                 "evaluate_every": 3,
             },
