@@ -43,7 +43,7 @@ class EngineSettings(Settings):
 class InitialisationSettings(Settings):
     """What a synthetic set starts from."""
 
-    pairs: Literal["random", "herding", "k_center", "k_means"] = "random"
+    pairs: Literal["random", "herding", "k_center", "k_means"] = setting("random", source="k_means: MDM")
     """Which real pairs the set starts from; ``k_means``: the pairs nearest the centres of as many clusters (MDM)."""
     images: Literal["real", "noise"] = "real"
     """Where the images start: real training pairs, or standard normal noise."""
@@ -63,46 +63,52 @@ class DistillationSettings(Settings):
 
     method: str = "trajectory_matching"
     """How the set is moved: the name of a registered method, whose own settings are in the section of that name."""
-    num_pairs: int = setting(100, ge=2)
+    num_pairs: int = setting(100, ge=2, unit="pairs")
     """Pairs that the synthetic set may cost: where a similarity is learned as well, it has as many pairs fewer as its
     numbers would fill (LoRS, section 4.2)."""
     initialisation: InitialisationSettings = InitialisationSettings()
     """What the set starts from."""
-    student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = "info_nce"
+    student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = setting(
+        "info_nce", source="info_nce: Wu et al.; the others: LoRS"
+    )
     """What students minimise on the synthetic pairs; the last two are LoRS's, for a learned similarity."""
-    similarity: Literal["identity", "full", "low_rank"] = "identity"
+    similarity: Literal["identity", "full", "low_rank"] = setting(
+        "identity", source="identity: Wu et al.; the others: LoRS"
+    )
     """How much image i and text j belong together: only where i = j, or learned (LoRS, arXiv 2406.03793)."""
-    sim_rank: int = setting(10, ge=1)
+    sim_rank: int = setting(10, ge=1, source="LoRS: 5 to 40")
     """Rank of the learned part under ``low_rank``; LoRS uses 5 to 40."""
-    sim_alpha: float = setting(3.0, gt=0)
+    sim_alpha: float = setting(3.0, gt=0, source="LoRS: 0.01 to 3")
     """Scale of the learned low-rank part before division by the rank; LoRS uses 0.01 to 3."""
-    lr_sim: float = setting(10.0, gt=0)
+    lr_sim: float = setting(10.0, gt=0, source="LoRS: 5 to 500")
     """Outer rate of the learned similarity; LoRS uses 5 to 500."""
-    augmentation: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = ()
+    augmentation: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = setting(
+        (), source="DSA, arXiv 2102.08259"
+    )
     """Differentiable augmentations of the synthetic images (DSA, arXiv 2102.08259), one of them drawn in each step."""
     outer_optimiser: Literal["sgd", "normalised_sgd", "adam"] = "sgd"
     """``sgd``: with momentum, as published; ``normalised_sgd``: each modality's gradient scaled to a root mean square
     of 1e-3 first; ``adam``: with a thousandth of the rates, so that one range of rates serves all three."""
-    lr_image: float = setting(1000.0, gt=0)
+    lr_image: float = setting(1000.0, gt=0, source="Wu et al.: 1000; LoRS: 100 to 5000")
     """Outer rate of the pixels, in the encoder's normalised scale; Wu et al. use 1000, LoRS 100 to 5000."""
-    lr_text: float = setting(1000.0, gt=0)
+    lr_text: float = setting(1000.0, gt=0, source="Wu et al.: 1000; LoRS: 100 to 5000")
     """Outer rate of the text embeddings; Wu et al. use 1000."""
-    lr_student_image: float = setting(0.1, gt=0)
+    lr_student_image: float = setting(0.1, gt=0, source="Wu et al.: 0.1")
     """Image step size of students; where a method learns step sizes, their start. Wu et al. use 0.1."""
-    lr_student_text: float = setting(0.1, gt=0)
+    lr_student_text: float = setting(0.1, gt=0, source="Wu et al.: 0.1")
     """Text step size of students; where a method learns step sizes, their start. Wu et al. use 0.1."""
     momentum: float = setting(0.5, ge=0, lt=1)
     """Momentum of the outer optimiser, for pixels, embeddings and step sizes alike."""
-    ema_decay: float = setting(0.0, ge=0, lt=1)
+    ema_decay: float = setting(0.0, ge=0, lt=1, source="PTM-ST: 0.99")
     """Decay of the moving average of the set over outer steps, which is then what is evaluated and kept; PTM-ST uses
     0.99. 0 keeps the set itself."""
-    max_rollbacks: int = setting(3, ge=0)
+    max_rollbacks: int = setting(3, ge=0, unit="times")
     """Times a run that has left its range goes back to its last good state, with all rates halved, before it fails."""
-    max_drift: float = setting(10.0, gt=1)
+    max_drift: float = setting(10.0, gt=1, unit="times the start")
     """Root mean square of the images or embeddings, relative to their start, from which a run counts as diverged."""
     outer_steps: int = setting(500, ge=1, unit="steps", in_state=False)
     """Steps of the outer loop."""
-    evaluate_every: int = setting(50, ge=1)
+    evaluate_every: int = setting(50, ge=1, unit="steps", source="Wu et al.: 50")
     """Outer steps between evaluations on validation; Wu et al. use 50."""
     engine: EngineSettings = setting(EngineSettings(), changes_recall=False, in_state=False)
     """Memory and speed of the gradient."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.config.setting import selected
+from rayvldd.config.setting import flat_settings, selected
 from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -153,7 +153,7 @@ class EvaluatedRun:
 
     def _settings(self) -> dict[str, Any]:
         """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
-        settings = selected(self.study.distillation, lambda info: info.in_state)
+        settings = flat_settings(selected(self.study.distillation, lambda info: info.in_state))
         return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
 
     def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:

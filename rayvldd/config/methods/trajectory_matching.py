@@ -20,18 +20,18 @@ class TrajectoryMatchingSettings(InnerLoopSettings):
 
     method: ClassVar[str] = "trajectory_matching"
 
-    expert_epochs: int = setting(1, ge=1)
+    expert_epochs: int = setting(1, ge=1, unit="epochs", source="Wu et al.: 1")
     """Expert epochs from a segment's start to its target; Wu et al. use 1."""
-    min_start_epoch: int = setting(0, ge=0)
+    min_start_epoch: int = setting(0, ge=0, unit="epochs")
     """First epoch that a segment may start at, included."""
-    max_start_epoch: int = setting(2, ge=1)
+    max_start_epoch: int = setting(2, ge=1, unit="epochs", source="Wu et al.: 2")
     """Epoch that starts stay below, excluded as in MTT; Wu et al. use 2."""
-    separate_start_epochs: bool = False
+    separate_start_epochs: bool = setting(False, source="AMD")
     """Draw the start epochs of image and text side independently from the one range; AMD has a range for each side."""
-    widen_over: int | None = setting(None, ge=1)
+    widen_over: int | None = setting(None, ge=1, unit="steps", source="DATM, arXiv 2310.05773")
     """Outer steps over which starts open up from the first epoch to the whole range, as in DATM (arXiv 2310.05773);
     default: the whole range from the beginning."""
-    matched: Literal["both", "image", "text"] = "both"
+    matched: Literal["both", "image", "text"] = setting("both", source="both: Wu et al.")
     """Whose trajectory is matched, and whose half of the pairs moves: both, or one alone (Wu et al.'s ablation)."""
 
     @model_validator(mode="after")

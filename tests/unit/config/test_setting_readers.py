@@ -9,16 +9,21 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rayvldd.config.domains import FloatDomain
 from rayvldd.config.methods.registry import method_names
 from rayvldd.config.setting import MayChange, flat_settings
 from rayvldd.config.study import Study, about, all_settings
-from rayvldd.errors import ConfigError
+from rayvldd.distillation.evaluations import _KEPT as KEPT
+from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun
+from rayvldd.errors import ConfigError, StoreError
 from rayvldd.experts.recipe import expert_settings
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.search.study_folder import StudyFolder
+from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points
 from rayvldd.tracking.identity import study_identity
+from rayvldd.tracking.protocol import EarlierTrial
 
 DATA: dict[str, dict[str, Any]] = {
     "toy_scenes": {"source": "toy_scenes"},
@@ -168,3 +173,73 @@ def test_a_recipe_is_json() -> None:
     settings = expert_settings(STUDIES["toy_scenes"])
     assert json.loads(json.dumps(settings)) == settings
     assert TypeAdapter(dict[str, Any]).validate_python(settings)["data"] == {"image_size": 32}
+
+
+# --- the state of a distillation ----------------------------------------------------------------------------------
+
+
+class Loop:
+    """The part of the outer loop that restores a state."""
+
+    outer_step = 0
+
+    def restore(self, path: Path) -> None:
+        self.outer_step = 2
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def distilled_set(self, metrics: dict[str, float] | None = None) -> Any:
+        raise NotImplementedError
+
+
+def test_the_state_of_a_distillation(case: tuple[Study, Study, str], tmp_path: Path) -> None:
+    """A run goes on from a state under any change that the state does not depend on."""
+    before, after, key = case
+    info = about(key)
+    assert info is not None
+    task = object.__new__(RetrievalTask)  # of which the identity of a state has the fingerprints alone
+    object.__setattr__(task, "fingerprints", {"data": "0"})
+    first = EvaluatedRun(before, task, Loop(), 3, None)
+    progress = {"state": "state", "settings": first._settings(), **dict.fromkeys(KEPT, 0.0)}
+    (tmp_path / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+    loop = Loop()
+    second = EvaluatedRun(after, task, loop, 3, tmp_path)
+    if key.startswith("distillation.") and info.in_state:
+        with pytest.raises(StoreError, match=f"{key.removeprefix('distillation.')} was .*, is "):
+            second.resume()
+    else:
+        assert second.resume() and loop.outer_step == 2
+
+
+# --- trials of earlier studies ------------------------------------------------------------------------------------
+
+PRINTS = {"data": "0", "image_encoder": "1", "text_encoder": "2"}
+
+
+def test_trials_of_earlier_studies(case: tuple[Study, Study, str], tmp_path: Path) -> None:
+    """A trial counts under any change that its recall does not depend on, or that the fingerprints stand for."""
+    before, after, key = case
+    info, folder = about(key), StudyFolder(tmp_path)
+    assert info is not None
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(before).items()}
+    trial = EarlierTrial("other/trial_000", texts, PRINTS, "finished", 3.0)
+    keep_earlier_trials(before, folder, WarmStart("other", lambda: [trial]))
+    try:
+        Study.model_validate(after.model_dump(mode="json"))
+    except ValidationError:
+        pytest.skip("no study: what a trial of it would count for is no question")
+    found, left_out = known_points(after, folder, lambda point: PRINTS)
+    if info.changes_recall and not info.by_content:
+        assert f"{key} was " in left_out["other/trial_000"] or f"{key}=" in left_out["other/trial_000"]
+    elif key == "search.space":
+        assert left_out == {"other/trial_000": "distillation.lr_image=1000.0 is outside 1 to 2"}
+    elif key == "search.objectives":
+        assert "its seconds" in left_out["other/trial_000"]
+    else:
+        assert [one.trial_id for one in found] == ["other/trial_000"]
+
+
+def flat(study: Study) -> dict[str, Any]:
+    """The settings of a study as a tracker has them: those that have a value."""
+    return {key: value for key, value in flat_settings(study.model_dump(mode="json")).items() if value is not None}
