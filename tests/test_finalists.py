@@ -26,7 +26,7 @@ from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.objectives import ranked
 from rayvldd.search.study_folder import StudyFolder, study_of_set
 from rayvldd.search.sweep import _none_again
-from rayvldd.search.trial import TrialJob
+from rayvldd.search.trial import TrialContext
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.json_files import write_json_whole
 
@@ -158,13 +158,13 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
 
 
 @pytest.fixture
-def job(study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
-    return TrialJob(study, tmp_path / "trials", tiny_cache, ExpertStore(FolderStorage(tmp_path / "experts")))
+def job(study: Study, tiny_cache: Path, tmp_path: Path) -> TrialContext:
+    return TrialContext(study, tmp_path / "trials", tiny_cache, ExpertStore(FolderStorage(tmp_path / "experts")))
 
 
 @pytest.fixture
 def task(study: Study, tiny_cache: Path) -> RetrievalTask:
-    return load_task(study.at({}), ArrayCache(tiny_cache))
+    return load_task(study.data, study.model, ArrayCache(tiny_cache))
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch, task: RetrievalTask, note: Callable[[int], None]) -> list[str]:
@@ -184,7 +184,7 @@ QUIET = ProgressDisplay(Console(quiet=True))
 
 
 def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
-    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    two: list[Finalist], job: TrialContext, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done = in_this_process(monkeypatch, task, lambda step: None)
     rerun_finalists(two, job, QUIET)
@@ -214,20 +214,20 @@ def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
 
 
 def test_every_set_is_scored_by_students_of_its_own(
-    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
+    two: list[Finalist], job: TrialContext, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     evaluate = module.evaluate_pairs
 
-    def noted(task: Any, pairs: Any, inputs: Any, seeds: list[int]) -> Any:
+    def noted(task: Any, pairs: Any, inputs: Any, settings: Any, seeds: list[int]) -> Any:
         asked.extend(seeds)
         assert inputs is task.val
-        return evaluate(task, pairs, inputs, seeds)
+        return evaluate(task, pairs, inputs, settings, seeds)
 
     monkeypatch.setattr(module, "evaluate_pairs", noted)
     in_this_process(monkeypatch, task, lambda step: None)
     rerun_finalists(two[:1], job, QUIET)
-    of_trials, of_test = student_seeds(task.study.seed, 9), student_seeds(task.study.seed, 9, StudentPurpose.TEST)
+    of_trials, of_test = student_seeds(job.study.seed, 9), student_seeds(job.study.seed, 9, StudentPurpose.TEST)
     assert len(asked) == 3 * 2 and len({*asked, *of_trials, *of_test}) == 6 + 18
     one = two[0].sets[0]
     assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
@@ -235,7 +235,7 @@ def test_every_set_is_scored_by_students_of_its_own(
 
 
 def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
-    two: list[Finalist], job: TrialJob, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
+    two: list[Finalist], job: TrialContext, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverge(*_: Any) -> Any:
         raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")

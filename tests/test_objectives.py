@@ -1,4 +1,4 @@
-"""The Pareto front and what is chosen from it; rules that stop trials, and what they remember."""
+"""The Pareto front and what is chosen from it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_search import TuneTrial, decisions, results_of, row, with_search
+from test_search import with_search
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.ledger import Trial
 from rayvldd.search.objectives import (
     line_of_front,
     nothing_allowed,
@@ -19,7 +19,6 @@ from rayvldd.search.objectives import (
     row_of_front,
     values_of_trial,
 )
-from rayvldd.search.scheduler import OUTER_STEP, make_scheduler
 
 PAIRS = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 40}}
 BOTH = ["val_mean_recall", "num_pairs"]
@@ -106,86 +105,3 @@ def test_a_set_is_chosen_from_the_front(choose: dict[str, Any], expected: list[i
 
 def test_with_one_objective_all_are_ranked_by_recall(tiny_study: Study) -> None:
     assert names(ranked(TRIALS, study_for(tiny_study, objectives=["val_mean_recall"]))) == [0, 4, 1, 3, 2, 6]
-
-
-# --- rules --------------------------------------------------------------------------------------------------------
-
-
-def long(study: Study, scheduler: str) -> Study:
-    search = {"scheduler": scheduler, "grace_evaluations": 2, "reduction_factor": 3.0}
-    return with_search(study.at({"distillation.outer_steps": 40}), **search)
-
-
-def test_the_median_rule_is_rays(tiny_study: Study, tmp_path: Path) -> None:
-    from ray.tune.schedulers import MedianStoppingRule
-
-    study = long(tiny_study, "median")
-    rows = results_of(study, 9, 40)
-    options: dict[str, Any] = {"metric": "best_val_mean_recall", "mode": "max", "time_attr": OUTER_STEP}
-    ours = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
-    never: Any = float("inf")  # else it pauses trials for those that wait, of which it asks Tune's controller
-    theirs = decisions(MedianStoppingRule(grace_period=4, min_time_slice=never, **options), rows, 0, set())
-    assert len(ours) > 1 and min(step for _, step in ours) >= 4
-    assert ours == theirs
-
-
-def test_nothing_is_stopped_by_none(tiny_study: Study, tmp_path: Path) -> None:
-    study = long(tiny_study, "none")
-    assert decisions(make_scheduler(study, Ledger(tmp_path)), results_of(study, 9, 40), 0, set()) == []
-
-
-def test_brackets_of_hyperband_repeat_with_the_seed_and_differ_in_patience(tiny_study: Study, tmp_path: Path) -> None:
-    import numpy as np
-
-    study = long(tiny_study, "hyperband")
-    rows = results_of(study, 30, 40)
-    np.random.seed(1)
-    first = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
-    np.random.seed(2)
-    assert first == decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
-    other = study.model_copy(update={"seed": 8})
-    assert first != decisions(make_scheduler(other, Ledger(tmp_path)), rows, 0, set())
-    asha = decisions(make_scheduler(long(tiny_study, "asha"), Ledger(tmp_path)), rows, 0, set())
-    assert {step for _, step in first} >= {4, 12} and len(first) < len(asha)
-
-
-@pytest.mark.parametrize("scheduler", ["median", "hyperband", "asha"])
-def test_a_rule_that_goes_on_decides_as_if_never_stopped(scheduler: str, tiny_study: Study, tmp_path: Path) -> None:
-    study = long(tiny_study, scheduler)
-    rows = results_of(study, 9, 40)
-    whole = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows, 0, set())
-    stopped: set[int] = set()
-    first = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows[:67], 0, stopped)
-    ledger, stops = Ledger(tmp_path / "trials"), dict(first)
-    for number, result in rows[:67]:
-        if result[OUTER_STEP] <= stops.get(number, 41):
-            ledger.start(number, 1, {})
-            ledger.add_evaluation(f"trial_{number:03d}", result)
-    assert first + decisions(make_scheduler(study, ledger), rows[67:], 1, stopped) == whole
-
-
-@pytest.mark.parametrize("scheduler", ["median", "hyperband", "asha"])
-def test_a_trial_that_did_not_live_to_stop_is_told_again(scheduler: str, tiny_study: Study, tmp_path: Path) -> None:
-    study = long(tiny_study, scheduler)
-    rows = results_of(study, 9, 40)
-    (number, step), *_ = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows, 0, set())
-    ledger = Ledger(tmp_path / "trials")
-    stops = dict(decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows, 0, set()))
-    for other, result in rows:
-        if result[OUTER_STEP] <= min(step, stops.get(other, 41)):
-            ledger.start(other, 1, {})
-            ledger.add_evaluation(f"trial_{other:03d}", result)
-    scheduler_again = make_scheduler(study, ledger)
-    trial = TuneTrial(number, 1)
-    scheduler_again.on_trial_add(None, trial)
-    assert scheduler_again.on_trial_result(None, trial, row(0, 3.0)) == "STOP"
-
-
-def test_a_failed_trial_is_no_result(tiny_study: Study, tmp_path: Path) -> None:
-    for scheduler in ("median", "hyperband", "asha", "none"):
-        rule = make_scheduler(long(tiny_study, scheduler), Ledger(tmp_path))
-        rule.on_trial_add(None, TuneTrial(0, 0))
-        failed = {"best_val_mean_recall": 0.0, "failure": "diverged"}
-        assert rule.on_trial_result(None, TuneTrial(0, 0), failed) == "CONTINUE"
-        rule.on_trial_complete(None, TuneTrial(0, 0), failed)
-        assert rule.on_trial_result(None, TuneTrial(0, 0), row(4, 3.0)) == "CONTINUE"

@@ -13,16 +13,9 @@ from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.randomness import sampler_seed
 from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.search.optuna_samplers import OptunaSampler, suggest
 from rayvldd.search.optuna_trials import distribution_of
-from rayvldd.search.sampler import (
-    EVALUATION,
-    FAILURE,
-    TRIAL_ID,
-    StudySearcher,
-    make_sampler,
-    make_searcher,
-    suggest,
-)
+from rayvldd.search.strategy import SampledSearch, make_strategy
 
 DOMAINS: dict[str, DrawnDomain] = {
     "uniform": FloatDomain(type="float", low=-1, high=2),
@@ -96,21 +89,21 @@ def with_sampler(study: Study, sampler: str) -> Study:
     return with_search(study, sampler=sampler, space=space)
 
 
-def run(study: Study, folder: Path, count: int, start: int = 0) -> list[dict[str, Any]]:
-    """Draw points through ``OptunaSearch`` and tell it a value for each; the ledger keeps them."""
+def run(study: Study, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Propose points and enter a value for each into the ledger."""
     ledger = Ledger(folder)
-    searcher, points = make_searcher(study, ledger), []
-    for number in range(start, start + count):
-        config = searcher.suggest(f"tune-{number}")
-        assert config is not None
-        points.append(config)
-        value = float(config["distillation.trajectory_matching.syn_steps"])
-        searcher.on_trial_complete(f"tune-{number}", {METRIC: value})
-        point = point_of(config)
-        trial = ledger.start(int(config[TRIAL_ID][-3:]), 1, point)
+    strategy, points = make_strategy(study, ledger.trials.values()), []
+    for _ in range(count):
+        proposal = strategy.propose(ledger.trials.values())
+        points.append({**proposal.point, TRIAL_ID: proposal.trial_id})
+        trial = ledger.start(proposal.number, 1, proposal.point)
+        value = float(proposal.point["distillation.trajectory_matching.syn_steps"])
         ledger.add_evaluation(trial.trial_id, _row(0, value))
         ledger.end(trial.trial_id, "finished")
     return points
+
+
+TRIAL_ID = "trial_id"
 
 
 def point_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +115,7 @@ def _row(step: int, value: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_draws_inside_the_space_through_ray(sampler: str, searched: Study, tmp_path: Path) -> None:
+def test_every_sampler_draws_inside_the_space(sampler: str, searched: Study, tmp_path: Path) -> None:
     study = with_sampler(searched, sampler)
     points = run(study, tmp_path, 6)
     for point in points:
@@ -134,7 +127,7 @@ def test_every_sampler_draws_inside_the_space_through_ray(sampler: str, searched
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_goes_on_repeats_no_point(sampler: str, searched: Study, tmp_path: Path) -> None:
     study = with_sampler(searched, sampler)
-    first, second = run(study, tmp_path, 3), run(study, tmp_path, 3, start=3)
+    first, second = run(study, tmp_path, 3), run(study, tmp_path, 3)
     assert [point[TRIAL_ID] for point in second] == ["trial_003", "trial_004", "trial_005"]
     assert len({tuple(point_of(point).values()) for point in first + second}) == 6
 
@@ -158,31 +151,55 @@ def test_trials_that_were_cut_off_come_first_under_their_names(searched: Study, 
     for number, point in enumerate(full):
         ledger.start(number, 1, point)
     ledger.end("trial_000", "failed", "diverged")
-    searcher = make_searcher(searched, Ledger(tmp_path))
-    drawn = [searcher.suggest(f"tune-{number}") for number in range(3)]
-    assert drawn[:2] == [{**full[1], TRIAL_ID: "trial_001"}, {**full[2], TRIAL_ID: "trial_002"}]
-    assert drawn[2] is not None and drawn[2][TRIAL_ID] == "trial_003"
+    known = Ledger(tmp_path).trials.values()
+    strategy = make_strategy(searched, known)
+    drawn = [strategy.propose(known) for _ in range(3)]
+    assert [(one.trial_id, one.point) for one in drawn[:2]] == [("trial_001", full[1]), ("trial_002", full[2])]
+    assert drawn[2].trial_id == "trial_003"
 
 
-@pytest.mark.parametrize("ending", [{"result": {METRIC: 0.0, FAILURE: "diverged"}}, {"error": True}, {"result": None}])
-def test_a_failed_trial_is_told_to_the_sampler(ending: dict[str, Any], searched: Study, tmp_path: Path) -> None:
-    searcher = make_searcher(searched, Ledger(tmp_path))
-    searcher.suggest("tune-0")
-    searcher.on_trial_complete("tune-0", **ending)
-    (told,) = _optuna_trials(searcher)
-    assert (told.state, told.value) == (optuna.trial.TrialState.PRUNED, None)
+@pytest.mark.parametrize("rows", [[], [(0, 3.0)], [(0, 3.0), (2, 9.0)]])
+def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
+    rows: list[tuple[int, float]], searched: Study, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path)
+    strategy = make_strategy(searched)
+    proposal = strategy.propose(ledger.trials.values())
+    ledger.start(proposal.number, 1, proposal.point)
+    for step, value in rows:
+        ledger.add_evaluation(proposal.trial_id, _row(step, value))
+        strategy.propose(ledger.trials.values())
+    ledger.end(proposal.trial_id, "failed", "diverged")
+    strategy.propose(ledger.trials.values())
+    for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
+        ((state, value, intermediate),) = [(one.state, one.value, one.intermediate_values) for one in told]
+        assert (state, value, intermediate) == (optuna.trial.TrialState.PRUNED, None, {})
 
 
 def test_known_trials_are_told_with_their_values(searched: Study, tmp_path: Path) -> None:
     run(searched, tmp_path, 2)
-    told = _optuna_trials(make_searcher(searched, Ledger(tmp_path)))
+    told = _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))
     assert [trial.value for trial in told] == [t.best["val_mean_recall"] for t in Ledger(tmp_path).ended if t.best]
 
 
-def _optuna_trials(searcher: StudySearcher) -> list[optuna.trial.FrozenTrial]:
-    study = searcher._ot_study
-    assert study is not None
-    return list(study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)))
+def test_a_stopped_trial_is_told_with_its_best_recall_and_its_curve(searched: Study, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    strategy = make_strategy(searched)
+    proposal = strategy.propose(ledger.trials.values())
+    ledger.start(proposal.number, 1, proposal.point)
+    for step, value in ((0, 3.0), (2, 9.0), (4, 8.0)):
+        ledger.add_evaluation(proposal.trial_id, _row(step, value))
+    ledger.end(proposal.trial_id, "stopped")
+    strategy.propose(ledger.trials.values())
+    for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
+        ((value, curve),) = [(one.value, one.intermediate_values) for one in told]
+        assert (value, curve) == (9.0, {0: 3.0, 2: 9.0, 4: 9.0})
+
+
+def _optuna_trials(strategy: Any) -> list[optuna.trial.FrozenTrial]:
+    assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return [trial for trial in strategy.sampler.optuna_trials() if trial.state in ended]
 
 
 CONDITIONAL = {
@@ -216,7 +233,7 @@ def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
     assert all((point in similar) == (conditional <= point.keys()) for point in points)
     assert all(point in similar or not conditional & point.keys() for point in points)
     assert all(study.at(point).distillation.student_loss == "weighted_bce" for point in similar)
-    told = _optuna_trials(make_searcher(study, Ledger(tmp_path)))
+    told = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
     assert [set(trial.params) for trial in told] == [point.keys() - {"distillation.student_loss"} for point in points]
 
 
@@ -254,24 +271,21 @@ def test_several_objectives_are_told_to_the_sampler(sampler: str, searched: Stud
         initial_points=[],
     )
     ledger = Ledger(tmp_path)
-    searcher = make_searcher(study, ledger)
+    strategy = make_strategy(study)
     for number in range(7):
-        config = searcher.suggest(f"tune-{number}")
-        assert config is not None
-        trial = ledger.start(number, 1, point_of(config))
+        proposal = strategy.propose(ledger.trials.values())
+        trial = ledger.start(proposal.number, 1, proposal.point)
         for step, recall in enumerate((3.0, 9.0, 8.0)):
             row = {**_row(step, recall), "seconds_matching": 2.0 * step, "seconds_evaluating": 1.0}
             ledger.add_evaluation(trial.trial_id, row)
-            searcher.on_trial_result(f"tune-{number}", {EVALUATION: row, "outer_step": step})
-        failed = number == 3
-        searcher.on_trial_complete(f"tune-{number}", {FAILURE: "diverged"} if failed else {METRIC: 9.0})
-        ledger.end(trial.trial_id, "failed" if failed else "finished")
-    told = _optuna_trials(searcher)
+        ledger.end(trial.trial_id, "failed" if number == 3 else "finished")
+    strategy.propose(ledger.trials.values())
+    told = _optuna_trials(strategy)
     pairs = [trial.params["distillation.num_pairs"] for trial in told]
     assert [trial.values for trial in told] == [
         None if number == 3 else [9.0, float(count), 3.0] for number, count in enumerate(pairs)
     ]
-    again = _optuna_trials(make_searcher(study, Ledger(tmp_path)))
+    again = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
     assert [(trial.values, trial.params) for trial in again] == [(trial.values, trial.params) for trial in told]
 
 
@@ -279,7 +293,7 @@ def test_samplers_are_made_without_warnings(searched: Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for sampler in SAMPLERS:
-            make_sampler(with_sampler(searched, sampler), 0)
+            make_strategy(with_sampler(searched, sampler))
 
 
 def test_seeds_are_functions_of_study_and_number(searched: Study) -> None:

@@ -29,8 +29,9 @@ from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.search import tested_once, trial, tuning
-from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.search import final_evaluation, trial, tune_adapter
+from rayvldd.search.final_evaluation import summary
+from rayvldd.search.ledger import METRIC, OUTER_STEP, Ledger, Trial
 from rayvldd.search.lines import line_of_trial
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
@@ -40,13 +41,13 @@ from rayvldd.search.preparation import (
     load_expert_sets,
     sets_asked_for,
 )
-from rayvldd.search.progress_callback import StudyRun, TrialCallback
-from rayvldd.search.sampler import FAILURE, TRIAL_ID
-from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
+from rayvldd.search.recorder import Recorder, StudyRun
+from rayvldd.search.strategy import Proposal
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
-from rayvldd.search.tested_once import summary
-from rayvldd.search.trial import EVALUATION, TrialJob, run_trial
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.trial import run_trial as run_one
+from rayvldd.search.trial_report import EvaluationReport, FailureReport, Report
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
 from rayvldd.tracking.folder_tracker import FolderTracker
@@ -184,111 +185,11 @@ def test_phases_add_up_over_sessions(tmp_path: Path) -> None:
     assert folder.seconds()["search"] >= 0.2
 
 
-# --- scheduler ----------------------------------------------------------------------------------------------------
-
-
-def results_of(study: Study, trials: int, steps: int) -> list[tuple[int, dict[str, float]]]:
-    """Results of trials side by side, in the order in which they come in; seconds count up."""
-    generator = np.random.default_rng(3)
-    rows: list[tuple[int, dict[str, float]]] = []
-    quality = generator.uniform(5, 20, size=trials)
-    for step in range(0, steps + 1, study.distillation.evaluate_every):
-        for number in range(trials):
-            rows.append((number, row(step, float(quality[number] * (1 - np.exp(-step / 8))), float(len(rows)))))
-    return rows
-
-
-class TuneTrial:
-    """As much of a Tune trial as a scheduler looks at."""
-
-    def __init__(self, number: int, session: int) -> None:
-        self.trial_id, self.config = f"tune-{session}-{number}", {TRIAL_ID: f"trial_{number:03d}"}
-
-
-def decisions(
-    scheduler: Any, rows: list[tuple[int, dict[str, float]]], session: int, stopped: set[int]
-) -> list[tuple[int, float]]:
-    """Feed results to a scheduler and return (trial, step) of every stop; stopped trials give no more results."""
-    trials = {number: TuneTrial(number, session) for number, _ in rows}
-    for number in trials.keys() - stopped:
-        scheduler.on_trial_add(None, trials[number])
-    stops = []
-    for number, result in rows:
-        if number not in stopped and scheduler.on_trial_result(None, trials[number], result) == "STOP":
-            stopped.add(number)
-            stops.append((number, result[OUTER_STEP]))
-    return stops
-
-
-def test_the_scheduler_is_asha(searched: Study, tmp_path: Path) -> None:
-    from ray.tune.schedulers import ASHAScheduler
-
-    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2, reduction_factor=3.0)
-    rows = results_of(study, 9, 40)
-    options: dict[str, Any] = {"time_attr": OUTER_STEP, "metric": METRIC, "mode": "max", "reduction_factor": 3.0}
-    ours = decisions(make_scheduler(study, Ledger(tmp_path)), rows, 0, set())
-    theirs = decisions(ASHAScheduler(max_t=41, grace_period=4, **options), rows, 0, set())
-    assert ours == theirs and len(ours) > 3
-    assert min(step for _, step in ours) == 4, "not before the grace evaluations"
-
-
-def stops_at(study: Study, folder: Path, recalls: list[float]) -> list[int]:
-    """The outer steps at which the only trial of a study is told to stop; it reports every second step."""
-    scheduler = make_scheduler(study, Ledger(folder))
-    scheduler.on_trial_add(None, TuneTrial(0, 0))
-    rows = [row(2 * number, max(recalls[: number + 1])) for number in range(len(recalls))]
-    return [each[OUTER_STEP] for each in rows if scheduler.on_trial_result(None, TuneTrial(0, 0), each) == "STOP"]
-
-
-def test_a_trial_that_gains_nothing_is_stopped_though_it_is_the_first(searched: Study, tmp_path: Path) -> None:
-    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
-    assert stops_at(study, tmp_path, [5.0, 3.0, 2.0, 1.0]) == [4, 6], "told again until it has stopped"
-    assert stops_at(study, tmp_path, [5.0, 3.0, 5.1, 1.0]) == []
-    assert stops_at(with_search(study, stop_without_gain=False), tmp_path, [5.0, 3.0, 2.0, 1.0]) == []
-    assert stops_at(with_search(study, scheduler="none"), tmp_path, [5.0, 3.0, 2.0, 1.0]) == []
-    short = with_search(searched.at({"distillation.outer_steps": 4}), grace_evaluations=2)
-    assert stops_at(short, tmp_path, [5.0, 3.0, 2.0]) == [], "it has ended by itself"
-
-
-def test_what_a_trial_began_with_is_known_when_it_goes_on(searched: Study, tmp_path: Path) -> None:
-    study = with_search(searched.at({"distillation.outer_steps": 40}), grace_evaluations=2)
-    ledger = Ledger(tmp_path)
-    ledger.start(0, 1, {})
-    for step in (0, 2):
-        ledger.add_evaluation("trial_000", row(step, 5.0))
-    scheduler = make_scheduler(study, ledger)
-    scheduler.on_trial_add(None, TuneTrial(0, 1))
-    assert scheduler.on_trial_result(None, TuneTrial(0, 1), row(4, 5.0)) == "STOP"
-
-
-@pytest.mark.parametrize("cut", [10, 37, 80])
-def test_a_scheduler_that_goes_on_decides_as_if_never_stopped(cut: int, searched: Study, tmp_path: Path) -> None:
-    study = with_search(searched.at({"distillation.outer_steps": 40}))
-    rows = results_of(study, 9, 40)
-    whole = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows, 0, set())
-    stopped: set[int] = set()
-    first = decisions(make_scheduler(study, Ledger(tmp_path / "none")), rows[:cut], 0, stopped)
-    ledger, stops = Ledger(tmp_path / "trials"), dict(first)
-    for number, result in rows[:cut]:
-        if result[OUTER_STEP] <= stops.get(number, math.inf):
-            ledger.start(number, 1, {})
-            ledger.add_evaluation(f"trial_{number:03d}", result)
-    second = decisions(make_scheduler(study, ledger), rows[cut:], 1, stopped)
-    assert first + second == whole
-
-
-def test_a_searched_length_gives_room_to_the_longest_trial(searched: Study, tmp_path: Path) -> None:
-    space = {"distillation.outer_steps": {"type": "choice", "values": [10, 30]}}
-    scheduler: StudyScheduler = make_scheduler(with_search(searched, space=space), Ledger(tmp_path))
-    scheduler.on_trial_add(None, TuneTrial(0, 0))
-    assert scheduler.on_trial_result(None, TuneTrial(0, 0), row(30, 1.0)) == "CONTINUE"
-
-
 # --- one trial ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
+def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialContext:
     """What trials of the tiny study need, its experts included, made without Ray."""
     from rayvldd.data.array_cache import ArrayCache
     from rayvldd.experts.recipe import expert_recipe, expert_training
@@ -297,41 +198,40 @@ def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialJob:
 
     study = with_search(tiny_study)
     store = ExpertStore(FolderStorage(tmp_path / "experts"))
-    task = load_task(study.at({}), ArrayCache(tiny_cache))
+    task = load_task(study.data, study.model, ArrayCache(tiny_cache))
     for index in range(study.experts.num_experts):
         layouts = task.model.image_layout, task.model.text_layout
         store.save(
-            expert_recipe(task.study, task.fingerprints),
+            expert_recipe(study.at({}), task.fingerprints),
             index,
-            MadeExpert(*train_expert(task, expert_training(task.study), index), *layouts),
+            MadeExpert(*train_expert(task, expert_training(study.at({})), index), *layouts),
         )
-    return TrialJob(study, tmp_path / "trials", tiny_cache, store)
+    return TrialContext(study, tmp_path / "trials", tiny_cache, store)
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(trial.tune, "report", told.append)
-    return told
+def reports() -> list[Any]:
+    return []
 
 
-CONFIG: dict[str, Any] = {
-    TRIAL_ID: "trial_003",
-    "distillation.lr_image": 10.0,
-    "distillation.trajectory_matching.syn_steps": 2,
-}
+POINT: dict[str, Any] = {"distillation.lr_image": 10.0, "distillation.trajectory_matching.syn_steps": 2}
 
 
-def test_a_trial_reports_every_evaluation(job: TrialJob, reports: list[dict[str, Any]]) -> None:
-    run_trial(CONFIG, job)
-    assert [report[OUTER_STEP] for report in reports] == [0, 2, 4]
-    assert all(report[METRIC] == report[EVALUATION][METRIC] for report in reports)
+def run_trial(job: TrialContext, reports: list[Any], trial_id: str = "trial_003") -> None:
+    """Run a trial whose reports go into a list."""
+    run_one(trial_id, POINT, job, reports.append)
+
+
+def test_a_trial_reports_every_evaluation(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    assert [report.outer_step for report in reports] == [0, 2, 4]
+    assert all(report.metrics[METRIC] > 0 and report.memory for report in reports)
     card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").card
     assert card["study"]["distillation"]["lr_image"] == 10.0
 
 
-def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialJob, reports: list[dict[str, Any]]) -> None:
-    run_trial(CONFIG, job)
+def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
     assert gc.get_freeze_count() > 10_000
     made_by_a_trial = StringIO()
     made_by_a_trial.itself = made_by_a_trial  # type: ignore[attr-defined]
@@ -341,103 +241,91 @@ def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialJob,
     assert seen() is None
 
 
-def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialContext, reports: list[Any]) -> None:
     own = replace(job, study=with_search(job.study, trial_seeds="own"), trials=job.trials / "own")
-    run_trial(CONFIG, job)
-    run_trial({**CONFIG, TRIAL_ID: "trial_004"}, job)
-    run_trial(CONFIG, own)
-    run_trial({**CONFIG, TRIAL_ID: "trial_004"}, own)
-    run_trial(CONFIG, replace(own, trials=own.trials / "again"))
+    run_trial(job, reports)
+    run_trial(job, reports, "trial_004")
+    run_trial(own, reports)
+    run_trial(own, reports, "trial_004")
+    run_trial(replace(own, trials=own.trials / "again"), reports)
     curves = [[without_seconds(r) for r in reports[start : start + 3]] for start in range(0, 15, 3)]
     assert curves[0] == curves[1], "trials have their seed in common"
     assert curves[2] == curves[4] != curves[3]
 
 
-def without_seconds(report: dict[str, Any]) -> dict[str, float]:
+def without_seconds(report: EvaluationReport) -> dict[str, float]:
     """What a report says of the set, without what the machine spent on it."""
-    spent = ("seconds", "peak_memory")
-    return {name: value for name, value in report[EVALUATION].items() if not name.startswith(spent)}
+    return {name: value for name, value in report.metrics.items() if not name.startswith("seconds")}
 
 
-def test_a_trial_that_was_cut_off_goes_on(
-    job: TrialJob, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_trial(CONFIG, job)
+def test_a_trial_that_was_cut_off_goes_on(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
     whole = [without_seconds(report) for report in reports]
 
-    def die(report: dict[str, Any]) -> None:
+    def die(report: Report) -> None:
         reports.append(report)
-        if report[OUTER_STEP] == 2:
+        if isinstance(report, EvaluationReport) and report.outer_step == 2:
             raise SystemExit  # as Tune ends a trial's thread
 
     reports.clear()
-    monkeypatch.setattr(trial.tune, "report", die)
-    other = {**CONFIG, TRIAL_ID: "trial_003"}
-    from dataclasses import replace
-
     second = replace(job, trials=job.trials / "second")
     with pytest.raises(SystemExit):
-        run_trial(other, second)
-    monkeypatch.setattr(trial.tune, "report", reports.append)
-    run_trial(other, second)
-    curve = {report[OUTER_STEP]: without_seconds(report) for report in reports}
+        run_one("trial_003", POINT, second, die)
+    run_trial(second, reports)
+    curve = {report.outer_step: without_seconds(report) for report in reports}
     assert [curve[step] for step in sorted(curve)] == whole
 
 
-def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialJob, reports: list[dict[str, Any]]) -> None:
-    run_trial(CONFIG, job)
-    best = max(reports, key=lambda report: report[EVALUATION]["val_mean_recall"])
+def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    best = max(reports, key=lambda report: report.metrics["val_mean_recall"])
     reports.clear()
-    run_trial(CONFIG, job)
-    assert [report[OUTER_STEP] for report in reports] == [best[OUTER_STEP], 4]
-    assert {report[METRIC] for report in reports} == {best[METRIC]}
+    run_trial(job, reports)
+    assert [report.outer_step for report in reports] == [best.outer_step, 4]
+    assert {report.metrics[METRIC] for report in reports} == {best.metrics[METRIC]}
 
 
-def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialJob, reports: list[dict[str, Any]]) -> None:
-    run_trial(CONFIG, job)
+def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
     card = json.loads((job.trials / "trial_003" / "checkpoint" / "best" / "card.json").read_text())
     reports.clear()
-    run_trial(CONFIG, job)
-    told = {METRIC: card["metrics"][METRIC], OUTER_STEP: card["outer_step"], EVALUATION: card["metrics"]}
-    assert {name: reports[0][name] for name in told} == told
+    run_trial(job, reports)
+    assert (reports[0].outer_step, reports[0].metrics) == (card["outer_step"], card["metrics"])
 
 
-def test_a_trial_that_fails_reports_why(
-    job: TrialJob, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_fails_reports_why(job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*_: Any) -> Any:
         raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
 
     monkeypatch.setattr(trial, "distill", diverge)
-    run_trial(CONFIG, job)
-    assert reports == [{METRIC: 0.0, FAILURE: "distillation diverged at outer step 1"}]
+    run_trial(job, reports)
+    assert reports == [FailureReport("distillation diverged at outer step 1")]
     assert "DivergedError" in (job.trials / "trial_003" / "error.txt").read_text()
     monkeypatch.setattr(trial, "distill", lambda *_: 1 / 0)
-    run_trial(CONFIG, job)
-    assert reports[-1][FAILURE] == "ZeroDivisionError: division by zero"
+    run_trial(job, reports)
+    assert reports[-1] == FailureReport("ZeroDivisionError: division by zero")
 
 
 # --- the search, on a toy -----------------------------------------------------------------------------------------
 
 
-def make_toy(log: Path, behaviour: str = "") -> Callable[[dict[str, Any], Any], None]:
+def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
     """A trainable that climbs to a height set by its point, and keeps its own checkpoint as a distillation does.
 
     It is made inside a function so that Ray sends it by value: worker processes do not know this module, and import
     neither torch nor anything else that takes seconds.
     """
 
-    def toy(config: dict[str, Any], job: Any) -> None:
+    def toy(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
         try:
-            run(config, job)
+            run(name, point, job, report)
         finally:
             if behaviour == "slow to end":
                 time.sleep(3)
 
-    def run(config: dict[str, Any], job: Any) -> None:
-        from ray import tune
+    def run(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
+        from rayvldd.search.trial_report import EvaluationReport, FailureReport
 
-        name = config["trial_id"]
         number, folder = int(name[-3:]), job.trials / name / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
         state = folder / "state.json"
@@ -446,19 +334,19 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[[dict[str, Any], Any], 
             file.write(f"{name} from {step}\n")
         while step < 4:
             step += 2
-            value = 20 - abs(math.log(config["distillation.lr_image"] / 30)) + 0.01 * step
+            value = 20 - abs(math.log(point["distillation.lr_image"] / 30)) + 0.01 * step
             (folder / "best").mkdir(exist_ok=True)
             (folder / "best" / "card.json").write_text(json.dumps({"step": step}))
             state.write_text(json.dumps(step))
             time.sleep(0.05)
             if behaviour == "mixed" and number == 3 and step == 0:
-                return tune.report({"best_val_mean_recall": 0.0, "failure": "diverged at 0"})
+                return report(FailureReport("diverged at 0"))
             if behaviour == "mixed" and number == 1 and step == 0 and log.read_text().count("trial_001") < 2:
                 os._exit(1)
             if behaviour == "die":
                 os._exit(1)
             metrics = {"val_mean_recall": value, "best_val_mean_recall": value, "matching_loss": 1.0}
-            tune.report({"best_val_mean_recall": value, "outer_step": step, "evaluation": metrics})
+            report(EvaluationReport(step, metrics))
 
     return toy
 
@@ -472,7 +360,7 @@ class Toy:
         self.shown = StringIO()
 
     def run(self, behaviour: str = "", interrupted_at: int = -1) -> Ledger:
-        self.monkeypatch.setattr(tuning, "run_trial", make_toy(self.log, behaviour))
+        self.monkeypatch.setattr(tune_adapter, "run_trial", make_toy(self.log, behaviour))
         self.tracker = Tracker(self.root / "tracked", interrupted_at)
         ledger, display = self.folder.ledger(), ProgressDisplay(Console(file=self.shown))
         job: Any = SimpleNamespace(trials=self.folder.trials)
@@ -480,7 +368,7 @@ class Toy:
             self.tracker.start_study(self.study, "test")
             run = StudyRun(self.study, ledger, self.tracker, display, None, lambda point: None)  # type: ignore[arg-type]
             try:
-                tuning.search(run, job, self.folder)
+                tune_adapter.search(run, job, self.folder)
             except KeyboardInterrupt:
                 self.tracker.end_study("interrupted", {}, None)
         gc.collect()  # the actors of a search that was cut off live as long as Tune's controller
@@ -545,7 +433,7 @@ def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
 
 
 def test_a_trial_whose_process_dies_too_often_fails(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "_LIVES", 1)
+    monkeypatch.setattr(tune_adapter, "_LIVES", 1)
     toy.study = with_search(toy.study, num_trials=1)
     ledger = toy.run("die")
     assert ledger.trials["trial_000"].state == "failed"
@@ -665,8 +553,8 @@ def test_the_search_says_which_experts_its_trials_are_making(
         run: Any = SimpleNamespace(
             study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
         )
-        monkeypatch.setattr("rayvldd.search.progress_callback._LOOK_S", 0.0)
-        TrialCallback(run).on_step_begin(0, [])
+        monkeypatch.setattr("rayvldd.search.recorder._LOOK_S", 0.0)
+        Recorder(run).look()
         assert shown == told
 
 
@@ -681,17 +569,16 @@ def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
     tracker = FolderTracker(tmp_path / "tracking")
     tracker.start_study(study, "rayvldd sweep")
     ledger = StudyFolder(tmp_path / "study").ledger()
-    callback = TrialCallback(StudyRun(study, ledger, tracker, display, None, lambda _: None))  # type: ignore[arg-type]
-    trials = [SimpleNamespace(config={**CONFIG, TRIAL_ID: f"trial_{number:03d}"}) for number in range(20)]
-    for one in trials:
-        callback.on_trial_start(0, trials, one)
+    recorder = Recorder(StudyRun(study, ledger, tracker, display, None, lambda _: None))  # type: ignore[arg-type]
+    trials = [f"trial_{number:03d}" for number in range(20)]
+    for number, name in enumerate(trials):
+        recorder.start(Proposal(name, number, POINT))
     del shown[:], read[:]
-    row = {OUTER_STEP: 2, EVALUATION: {"val_mean_recall": 5.0}}
-    for one in trials:
-        callback.on_trial_result(0, trials, one, row)
+    for name in trials:
+        recorder.evaluation(name, EvaluationReport(2, {"val_mean_recall": 5.0}))
     assert len(shown) < 20 and len(ledger.running) == 20 and not read
-    monkeypatch.setattr("rayvldd.search.progress_callback._SHOW_S", 0.0)
-    callback.on_trial_result(0, trials, trials[19], {**row, OUTER_STEP: 4})
+    monkeypatch.setattr("rayvldd.search.recorder._SHOW_S", 0.0)
+    recorder.evaluation(trials[19], EvaluationReport(4, {"val_mean_recall": 5.0}))
     what, ended, total, note = shown[-1]
     assert (what, ended, total) == ("trials", 0, 100)
     assert note.startswith("#0 50%, #1 50%") and "#7 50%, 12 more, best 5.00" in note and "#8" not in note
@@ -706,7 +593,7 @@ def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_
         run: Any = SimpleNamespace(
             study=study, ledger=ledger, display=SimpleNamespace(progress=lambda *bar: shown.append(bar))
         )
-        TrialCallback(run)._show()
+        Recorder(run)._show()
         return str(shown[-1][-1])
 
     assert last_note(None).endswith("h 45 min left")
@@ -734,33 +621,33 @@ class SlowPictures:
 
 
 def test_pictures_are_drawn_while_the_next_trial_begins(
-    job: TrialJob, reports: list[dict[str, Any]], quiet: ProgressDisplay, tmp_path: Path
+    job: TrialContext, reports: list[Any], quiet: ProgressDisplay, tmp_path: Path
 ) -> None:
-    def callback_with(pictures: SlowPictures) -> TrialCallback:
+    def recorder_with(pictures: SlowPictures) -> Recorder:
         tracker = Tracker(tmp_path / "tracked")
         tracker.start_study(job.study, "rayvldd sweep")
         inputs: Any = lambda point: None  # noqa: E731 - SlowPictures does not look at it
-        return TrialCallback(StudyRun(job.study, Ledger(job.trials), tracker, quiet, pictures, inputs))
+        return Recorder(StudyRun(job.study, Ledger(job.trials), tracker, quiet, pictures, inputs))
 
-    run_trial(CONFIG, job)
+    run_trial(job, reports)
     pictures = SlowPictures(dies=True)
-    callback, ended = callback_with(pictures), SimpleNamespace(config=CONFIG)
-    callback.on_trial_start(0, [ended], ended)
-    callback.on_trial_complete(0, [ended], ended)
-    assert [one.trial_id for one in callback.run.ledger.ended] == ["trial_003"], "and no picture is there"
-    callback.on_trial_start(0, [], SimpleNamespace(config={**CONFIG, TRIAL_ID: "trial_004"}))
-    callback.on_step_begin(0, [])
+    recorder = recorder_with(pictures)
+    recorder.start(Proposal("trial_003", 3, POINT))
+    recorder.end("trial_003")
+    assert [one.trial_id for one in recorder.run.ledger.ended] == ["trial_003"], "and no picture is there"
+    recorder.start(Proposal("trial_004", 4, POINT))
+    recorder.look()
     record = tmp_path / "tracked" / "trials" / "trial_003.jsonl"
     assert '"end"' not in record.read_text(encoding="utf-8"), "it waits for the pictures"
     pictures.go_on.set()
-    callback.end_processes()
+    recorder.close_drawn(wait=True)
     assert '"end"' in record.read_text(encoding="utf-8")
 
     pictures = SlowPictures()
     pictures.go_on.set()
-    callback = callback_with(pictures)
-    callback.tell_again()
-    callback.end_rest()
+    recorder = recorder_with(pictures)
+    recorder.tell_again()
+    recorder.end_rest()
     assert pictures.drawn == ["trial_003"], "where the sweep died before they were there, the next one draws them"
 
 
@@ -775,16 +662,16 @@ def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None
     assert epochs_of(every, every.at({})) == frozenset(range(10))
 
 
-def test_a_trial_makes_the_experts_that_nobody_made(job: TrialJob, reports: list[dict[str, Any]]) -> None:
+def test_a_trial_makes_the_experts_that_nobody_made(job: TrialContext, reports: list[Any]) -> None:
     for file in Path(job.store.uri.removeprefix("file://")).rglob("*"):
         if file.is_file():
             file.unlink()
-    run_trial(CONFIG, job)
+    run_trial(job, reports)
     made = [without_seconds(report) for report in reports]
     ((key, _),) = job.store.sets()
     assert job.store.indexes(key) == [0, 1]
     assert not [name for name in job.store.storage.names(key) if "/leases/" in name or "/epochs/" in name]
-    run_trial(CONFIG, replace(job, trials=job.trials / "again"))
+    run_trial(replace(job, trials=job.trials / "again"), reports)
     assert [without_seconds(report) for report in reports[len(made) :]] == made
 
 
@@ -799,7 +686,7 @@ def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_pa
     json.dumps(planned)
 
 
-def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialJob, tmp_path: Path) -> None:
+def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialContext, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert plan(job.study, workspace, job.store)["expert_sets"][0]["existing"] == 2
     other = job.study.model_copy(update={"experts": job.study.experts.model_copy(update={"lr_text": 0.2})})
@@ -849,7 +736,7 @@ def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
     ledger.add_evaluation("trial_000", row(20, 17.256))
     ledger.end("trial_000", "failed", "diverged")
     line = line_of_trial(ledger.trials["trial_000"])
-    assert line == ("trial_000  failed    val mean recall 17.26 at step 20  lr_image=12.3, start_images=real; diverged")
+    assert line == ("trial_000  failed    val mean recall 17.26 at step 20  lr_image=12.3, images=real; diverged")
 
 
 # --- a real study -------------------------------------------------------------------------------------------------
@@ -867,13 +754,13 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
     looks: list[str] = []
-    evaluate = tested_once.evaluate_in_parallel
+    evaluate = final_evaluation.evaluate_in_parallel
 
     def counted(*args: Any) -> list[RetrievalMetrics]:
         looks.append(args[3])
         return evaluate(*args)
 
-    monkeypatch.setattr(tested_once, "evaluate_in_parallel", counted)
+    monkeypatch.setattr(final_evaluation, "evaluate_in_parallel", counted)
 
     def session(interrupted_at: int = -1) -> Any:
         tracker = Tracker(tmp_path / "tracked", interrupted_at)

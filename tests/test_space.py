@@ -181,7 +181,7 @@ BOTH = ["val_mean_recall", "num_pairs"]
         ),
         (
             {"sampler": "cmaes", "space": {"distillation.trajectory_matching.lr_lr": NUMBERS["distillation.lr_image"]}},
-            "sampler: cmaes wants",
+            "sampler: cmaes needs 2 settings or more",
         ),
         (
             {
@@ -202,7 +202,7 @@ BOTH = ["val_mean_recall", "num_pairs"]
         ),
         (
             {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},
-            "sampler: cmaes knows one objective alone; allowed: tpe, gp, qmc, random",
+            "sampler: cmaes supports a single objective only; allowed: tpe, gp, qmc, random",
         ),
         ({"scheduler": "pbt"}, "scheduler: pbt changes the settings of a distillation on its way: what comes out belo"),
         ({"scheduler": "ash"}, "scheduler: unknown 'ash' (did you mean 'asha'?)"),

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from rayvldd.cli.main import main
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, RayvlddError
-from rayvldd.search.ledger import Ledger, Trial
-from rayvldd.search.sampler import TRIAL_ID, make_searcher
+from rayvldd.search.ledger import Trial
+from rayvldd.search.strategy import make_strategy
 from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points, lines_of
+from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
 from rayvldd.tracking.earlier_trials import earlier_trials
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.protocol import EarlierTrial, Origins
@@ -152,7 +152,7 @@ def test_a_study_does_not_begin_with_its_own_trials(database: str, tmp_path: Pat
     assert not found and list(left_out) == ["other/trial_000"]
 
 
-def test_the_sampler_begins_where_earlier_trials_were_good(tmp_path: Path) -> None:
+def test_the_sampler_begins_where_earlier_trials_were_good() -> None:
     """First proposals of 30 studies lie near the best rate that others found, and are trial 0 all the same."""
     rates = np.geomspace(1, 1000, 30)
     earlier = []
@@ -163,9 +163,9 @@ def test_the_sampler_begins_where_earlier_trials_were_good(tmp_path: Path) -> No
 
     def distances(known: list[Trial]) -> list[float]:
         studies = [study_named("new").model_copy(update={"seed": seed}) for seed in range(30)]
-        drawn = [make_searcher(study, Ledger(tmp_path), known).suggest("tune") or {} for study in studies]
-        assert {config[TRIAL_ID] for config in drawn} == {"trial_000"}
-        return [abs(float(np.log(config[LR] / 30))) for config in drawn]
+        drawn = [make_strategy(study, earlier=known).propose(()) for study in studies]
+        assert {proposal.trial_id for proposal in drawn} == {"trial_000"}
+        return [abs(float(np.log(float(proposal.point[LR]) / 30))) for proposal in drawn]
 
     warm, cold = np.median(distances(earlier)), np.median(distances([]))
     assert warm < 0.5 * cold

@@ -15,7 +15,7 @@ from rayvldd.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from rayvldd.search.study_store import StudyStore
-    from rayvldd.search.warm_start import WarmStart
+    from rayvldd.search.transfer import WarmStart
     from rayvldd.workspace import Workspace
 
 
@@ -164,7 +164,7 @@ def _warm_start(
         fault = Fault("--warm-start", "needs MLflow, and the tracking URI is none", "a server or database")
         raise ConfigError([fault], next_command="the same command with --tracking-uri URI, or without --warm-start")
 
-    from rayvldd.search.warm_start import WarmStart
+    from rayvldd.search.transfer import WarmStart
     from rayvldd.tracking.earlier_trials import earlier_trials
 
     uri = tracking_uri or workspace.tracking_uri

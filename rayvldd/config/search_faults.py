@@ -1,20 +1,16 @@
 """What a search cannot do as it is asked: conditions without a sense, and settings that do not go together.
 
-Refused at load is above all what a sampler would change without a word: Optuna's Gaussian process, CMA-ES and Sobol
-sequence draw at random what they cannot model.
+Samplers and stopping rules declare what they can be combined with; combinations that a sampler would silently ignore
+are rejected.
 """
 
 from collections.abc import Callable, Mapping
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, Scalar, is_among
+from rayvldd.config.domains import Domain, FloatDomain, Scalar, is_among
+from rayvldd.config.search_plugins import RULES, SAMPLERS, Finding
 from rayvldd.config.space import Space
 from rayvldd.config.study import SearchSettings, Study
 from rayvldd.errors import Fault, did_you_mean
-
-_NUMBERS_ALONE = ("cmaes", "qmc")
-"""Samplers that know no order without numbers, and draw choices at random."""
-_ALL_AT_ONCE = ("gp", "cmaes", "qmc")
-"""Samplers of points that all have the same settings; they draw conditional ones at random."""
 
 
 def faults_of_conditions(space: Mapping[str, Domain], is_setting: Callable[[str], bool], file: str) -> list[Fault]:
@@ -56,55 +52,31 @@ def faults_of_dormant(study: Study, where: str, point: Mapping[str, Scalar]) -> 
 def faults_of_search(study: Study, file: str) -> list[Fault]:
     """Check that sampler, scheduler, objectives and choice go together with each other and with the space."""
     search, space = study.search, study.space
-    found = [*_faults_of_sampler(search, space), *_faults_of_objectives(search, space), *_faults_of_choice(search)]
-    return [Fault(f"{file}: search.{where}", problem, allowed) for where, problem, allowed in found]
+    found = SAMPLERS[search.sampler].findings(space, len(search.objectives))
+    found += [*_faults_of_objectives(search, space), *_faults_of_choice(search)]
+    return [Fault(f"{file}: search.{one.key}", one.problem, one.allowed) for one in found]
 
 
-_Finding = tuple[str, str, str]
-"""Key inside ``search``, what is wrong, what is allowed."""
-
-
-def _faults_of_sampler(search: SearchSettings, space: Space) -> list[_Finding]:
-    sampler = search.sampler
-    conditional = [key for key, domain in space.drawn.items() if domain.when]
-    choices = [k for k, domain in space.drawn.items() if isinstance(domain, ChoiceDomain) and len(domain.values) > 1]
-    found: list[_Finding] = []
-    if sampler in _ALL_AT_ONCE and conditional:
-        problem = f"{sampler} would draw conditional settings at random: {', '.join(conditional)}"
-        found.append(("sampler", problem, "tpe, random; or conditions on fixed values alone"))
-    if sampler in _NUMBERS_ALONE and choices:
-        problem = f"{sampler} would draw choices at random: {', '.join(choices)}"
-        found.append(("sampler", problem, "tpe, gp, random; or float and int domains alone"))
-    if sampler == "cmaes" and 0 < len(space.drawn) < 2:
-        found.append(("sampler", "cmaes wants two settings or more, and would draw one at random", "tpe, gp, random"))
-    if sampler == "cmaes" and len(search.objectives) > 1:
-        found.append(("sampler", "cmaes knows one objective alone", "tpe, gp, qmc, random"))
-    return found
-
-
-def _faults_of_objectives(search: SearchSettings, space: Space) -> list[_Finding]:
-    objectives, found = search.objectives, list[_Finding]()
+def _faults_of_objectives(search: SearchSettings, space: Space) -> list[Finding]:
+    objectives, found = search.objectives, list[Finding]()
     if len(set(objectives)) != len(objectives):
-        found.append(("objectives", f"each may stand once, got {', '.join(objectives)}", ""))
+        found.append(Finding("objectives", f"each may stand once, got {', '.join(objectives)}", ""))
     if "val_mean_recall" not in objectives:
         problem = f"without a recall the smallest set wins, got {', '.join(objectives)}"
-        found.append(("objectives", problem, "val_mean_recall, alone or with num_pairs and seconds"))
+        found.append(Finding("objectives", problem, "val_mean_recall, alone or with num_pairs and seconds"))
     if "num_pairs" in objectives and search.space and "distillation.num_pairs" not in space.domains:
         problem = "num_pairs is the same at every point"
-        found.append(("objectives", problem, "num_pairs where search.space has distillation.num_pairs"))
-    if len(objectives) > 1 and search.scheduler != "none":
-        problem = f"{search.scheduler} compares by recall alone, and would stop what is cheap"
-        found.append(("scheduler", problem, f"none, with the objectives {', '.join(objectives)}"))
-    return found
+        found.append(Finding("objectives", problem, "num_pairs where search.space has distillation.num_pairs"))
+    return found + RULES[search.scheduler].findings(objectives)
 
 
-def _faults_of_choice(search: SearchSettings) -> list[_Finding]:
+def _faults_of_choice(search: SearchSettings) -> list[Finding]:
     objectives, choose = search.objectives, search.choose
     named: dict[str, str] = {} if choose.by == "val_mean_recall" else {"by": choose.by}  # a recall is asked for already
     named |= {f"at_most.{key}": key for key in choose.at_most}
     named |= {f"at_least.{key}": key for key in choose.at_least}
     return [
-        (f"choose.{where}", f"{name} is no objective of this study", ", ".join(objectives))
+        Finding(f"choose.{where}", f"{name} is no objective of this study", ", ".join(objectives))
         for where, name in named.items()
         if name not in objectives
     ]

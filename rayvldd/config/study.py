@@ -6,17 +6,19 @@ that are searched. A point is the study with those keys set: it has no space of 
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from rayvldd.config.base import Settings
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.methods.declaration import MethodDeclaration
 from rayvldd.config.methods.registry import declaration_of, method_names
+from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.setting import (
     MayChange,
     SettingInfo,
@@ -38,10 +40,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Objective = Literal["val_mean_recall", "num_pairs", "seconds"]
 """What a search can look at: validation mean recall in percent, which rises; the pairs of the set, and the seconds of
 matching and evaluating until its best set was there, which fall."""
-
-Sampler = Literal["tpe", "gp", "cmaes", "qmc", "random"]
-
-Scheduler = Literal["asha", "hyperband", "median", "none"]
 
 _NO_PBT = (
     "pbt changes the settings of a distillation on its way: what comes out belongs to no point that `rayvldd distill` "
@@ -69,11 +67,11 @@ class SearchSettings(Settings):
     """What the search is for. With several, the answer is the Pareto front: the sets that no other one beats in all."""
     choose: ChooseSettings = setting(ChooseSettings(), may_change=MayChange.UNTIL_CHOSEN)
     """Which set of the front is chosen; may change until it is."""
-    sampler: Sampler = "tpe"
+    sampler: str = "tpe"
     """Optuna's sampler, what proposes the next point. ``tpe``: tree-structured Parzen estimators over all settings
     together, over each branch of conditional ones apart; ``gp``: a Gaussian process; ``cmaes``: for numbers alone;
     ``qmc``: a Sobol sequence; ``random``."""
-    scheduler: Scheduler = "asha"
+    scheduler: str = "asha"
     """What stops poor trials early. ``asha``: successive halving; ``hyperband``: the same in brackets of different
     patience; ``median``: who is below the median of the others; ``none``: nothing, which several objectives need, for
     what is cheap has less recall."""
@@ -109,12 +107,23 @@ class SearchSettings(Settings):
     initial_points: tuple[dict[str, Scalar], ...] = ()
     """Points to try first, e.g. published settings; keys left out are drawn by the sampler."""
 
-    @field_validator("scheduler", mode="before")
+    @field_validator("sampler")
     @classmethod
-    def _no_pbt(cls, scheduler: object) -> object:
-        if scheduler == "pbt":
+    def _is_sampler(cls, name: str) -> str:
+        return _registered(name, SAMPLERS)
+
+    @field_validator("scheduler")
+    @classmethod
+    def _is_rule(cls, name: str) -> str:
+        if name == "pbt" and name not in RULES:
             raise ValueError(f"{_NO_PBT}: use asha, hyperband, median or none")
-        return scheduler
+        return _registered(name, RULES)
+
+
+def _registered(name: str, known: Collection[str]) -> str:
+    if name not in known:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, known))})
+    return name
 
 
 class Study(Settings):

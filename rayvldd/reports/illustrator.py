@@ -47,6 +47,6 @@ class Pictures:
 
 
 if TYPE_CHECKING:
-    from rayvldd.search.progress_callback import Illustrator
+    from rayvldd.search.recorder import Illustrator
 
     _illustrator: Illustrator = Pictures()

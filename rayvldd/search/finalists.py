@@ -29,7 +29,7 @@ from rayvldd.runtime.actor_pool import run_jobs
 from rayvldd.runtime.evaluation import resources_of_trials
 from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import TrialJob, reason_of, release_memory, task_at, trajectories_of
+from rayvldd.search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.storage.json_files import write_json_whole
 
 
@@ -121,13 +121,13 @@ def distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [trial for place, trial in enumerate(trials) if trial.point not in points[:place]][:count]
 
 
-def rerun_finalists(finalists: Sequence[Finalist], job: TrialJob, display: ProgressDisplay) -> None:
+def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, display: ProgressDisplay) -> None:
     """Distil again what is missing, as many side by side as trials were; a set that was cut off goes on.
 
     Raises:
         RayvlddError: when the process of one distillation dies again and again, or not one fits.
     """
-    asked = [finalist.sets[number] for number in range(job.study.search.finalist_seeds) for finalist in finalists]
+    asked = [finalist.sets[number] for number in range(context.study.search.finalist_seeds) for finalist in finalists]
     missing = [one for one in asked if not one.record.is_file()]
     if not missing:
         return
@@ -136,14 +136,14 @@ def rerun_finalists(finalists: Sequence[Finalist], job: TrialJob, display: Progr
         notes = (f"{missing[index].name} step {step}" for index, step in sorted(running.items()))
         display.progress("finalists", len(asked) - len(missing) + finished, len(asked), ", ".join(notes))
 
-    first = job.study.at(missing[0].point)
+    first = context.study.at(missing[0].point)
     run_jobs(
-        [_Job(one, job, first.model) for one in missing],
+        [_Redistillation(one, context, first.model) for one in missing],
         first,
-        job.cache,
-        resources_of_trials(job.study),
+        context.cache,
+        resources_of_trials(context.study),
         show,
-        at_a_time=job.study.search.max_concurrent,
+        at_a_time=context.study.search.max_concurrent,
     )
     display.done()
 
@@ -166,11 +166,11 @@ def line_of_finalist(finalist: Finalist) -> str:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Redistillation:
     """Distil once more, and score what came out with students that nothing was chosen by."""
 
     asked: FinalistRun
-    job: TrialJob
+    context: TrialContext
     loaded: ModelSettings
     """The model of the task that the actor loads."""
 
@@ -193,9 +193,9 @@ class _Job:
         return self.asked.folder / "checkpoint"
 
     def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
-        study = self.job.study.at(self.asked.point)
-        task = loaded if study.model == self.loaded else task_at(study, self.job.cache)
-        trajectories = trajectories_of(study, task, self.job)
+        study = self.context.study.at(self.asked.point)
+        task = loaded if study.model == self.loaded else task_at(study, self.context.cache)
+        trajectories = trajectories_of(study, task, self.context)
         for evaluation in distill(study, task, trajectories, self.asked.seed, self._checkpoint):
             note(evaluation.outer_step)
         best = DistilledSet.load(self._checkpoint / BEST)

@@ -26,6 +26,10 @@ METRIC = "best_val_mean_recall"
 """What the search maximises: the highest validation recall of the trial so far."""
 
 
+OUTER_STEP = "outer_step"
+"""The time by which trials are compared."""
+
+
 @dataclass
 class Trial:
     """One point, and how far its distillation came."""

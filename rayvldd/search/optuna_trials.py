@@ -1,5 +1,7 @@
 """Trials of the ledger in Optuna's own types, for its samplers and for what it can say about a search afterwards."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +17,7 @@ from optuna.study import StudyDirection
 from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomain, FloatDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import Trial
+from rayvldd.search.ledger import OUTER_STEP, Trial
 from rayvldd.search.objectives import RISES, values_of_trial
 
 FEWEST_TRIALS = 4
@@ -60,20 +62,42 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
 
 
 def as_optuna_trial(trial: Trial, study: Study) -> optuna.trial.FrozenTrial:
-    """A trial of ours as Optuna sees it: a stopped one counts with its best set, a failed one ranks below all."""
-    values, drawn = values_of_trial(trial, study), study.space.drawn
+    """An ended trial as Optuna sees it: a stopped one counts with its best set, a failed one ranks below all."""
+    drawn = study.space.drawn
     point = {key: value for key, value in trial.point.items() if key in drawn}
-    return _with_values(point, drawn, list(values.values()) if values else None)
+    return _with_values(point, drawn, told_values(trial, study), intermediate_values(trial, study))
+
+
+def told_values(trial: Trial, study: Study) -> list[float] | None:
+    """What Optuna is told that a trial is worth, by objective; None for one that failed or has no evaluation."""
+    values = values_of_trial(trial, study)
+    return list(values.values()) if values and all(map(math.isfinite, values.values())) else None
+
+
+def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
+    """The best validation recall so far by outer step.
+
+    None with several objectives, which Optuna does not allow; and none of a failed trial, which TPE would rank by its
+    last one instead of below all others.
+    """
+    if len(study.search.objectives) > 1 or trial.state == "failed":
+        return {}
+    best = itertools.accumulate((row["val_mean_recall"] for row in trial.evaluations), max)
+    return {int(row[OUTER_STEP]): recall for row, recall in zip(trial.evaluations, best, strict=True)}
 
 
 def _with_values(
-    point: Mapping[str, Scalar], space: Mapping[str, DrawnDomain], values: Sequence[float] | None
+    point: Mapping[str, Scalar],
+    space: Mapping[str, DrawnDomain],
+    values: Sequence[float] | None,
+    intermediate: Mapping[int, float] | None = None,
 ) -> optuna.trial.FrozenTrial:
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED,
         values=values,
         params=typed_point(point, space),
         distributions={key: distribution_of(space[key]) for key in point},
+        intermediate_values=dict(intermediate or {}),
     )
 
 

@@ -21,6 +21,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.randomness import sampler_seed
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
+from rayvldd.search.final_evaluation import evaluate_on_test
 from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.lines import line_of_trial
@@ -35,13 +36,12 @@ from rayvldd.search.preparation import (
     origins_of,
     sets_asked_for,
 )
-from rayvldd.search.progress_callback import Illustrator, StudyRun
+from rayvldd.search.recorder import Illustrator, StudyRun
 from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.search.study_store import StudyStore
-from rayvldd.search.tested_once import evaluate_on_test
-from rayvldd.search.trial import TrialJob
-from rayvldd.search.tuning import search
-from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points, lines_of
+from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.tune_adapter import search
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
@@ -142,7 +142,7 @@ class _Sweep:
                 self.search(sets)
             if self.study.search.num_finalists:
                 with self.folder.phase("finalists"):
-                    rerun_finalists(self.finalists(), self.trial_job, self.display)
+                    rerun_finalists(self.finalists(), self.trial_context, self.display)
             self.choose(sets)
         best = self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
         with self.folder.phase("test"):
@@ -150,9 +150,9 @@ class _Sweep:
         return self.finish(best, tested)
 
     @property
-    def trial_job(self) -> TrialJob:
+    def trial_context(self) -> TrialContext:
         """What trials and finalists need."""
-        return TrialJob(self.study, self.folder.trials, self.workspace.cache, self.store)
+        return TrialContext(self.study, self.folder.trials, self.workspace.cache, self.store)
 
     def candidates(self) -> list[Trial]:
         """The trials that may be chosen, the choice first.
@@ -192,7 +192,7 @@ class _Sweep:
             (lambda: experts_in_training(sets, self.store)) if len(sets.sets) > 1 else None,
             self.earlier(sets),
         )
-        search(run, self.trial_job, self.folder)
+        search(run, self.trial_context, self.folder)
 
     def earlier(self, sets: ExpertSets) -> list[Trial]:
         """The trials of other studies that the sampler is told of."""

@@ -1,8 +1,7 @@
-"""One trial, in a process of its own: a distillation at one point, reported to Ray Tune after every evaluation.
+"""One trial, in a process of its own: a distillation at one point, which reports every evaluation.
 
-One report is one evaluation, so Tune's ``training_iteration`` counts evaluations since this process took the trial
-up, and ``outer_step`` is the time that means the same everywhere. Tune keeps no checkpoints: the distillation saves its
-own in the trial's folder before it reports, and goes on from there whoever died.
+The distillation saves its own checkpoint in the trial's folder before it reports, and continues from there after its
+process died.
 """
 
 import atexit
@@ -10,13 +9,11 @@ import ctypes
 import gc
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from ray import tune
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
@@ -31,21 +28,14 @@ from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
-from rayvldd.search.ledger import METRIC
 from rayvldd.search.preparation import epochs_of
-from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
-from rayvldd.search.scheduler import OUTER_STEP
 from rayvldd.search.study_folder import read_json
+from rayvldd.search.trial_report import EvaluationReport, FailureReport, Reporter
 from rayvldd.tracking.machine_use import PeakMemory
-
-Report = dict[str, Any]
-
-MEMORY = "memory"
-"""Key of a report under which stands what the trial has taken of memory, which no two runs repeat."""
 
 
 @dataclass(frozen=True)
-class TrialJob:
+class TrialContext:
     """What all trials of a study share; it travels to their processes once."""
 
     study: Study
@@ -55,23 +45,22 @@ class TrialJob:
     store: ExpertStore
 
 
-def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
-    """Distil at the point of ``config`` and report to Tune. What goes wrong is reported too, never raised.
+def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+    """Distil at a point and report every evaluation. An error is reported too, never raised.
 
     An exception would cost the process, and with it the seconds that the next trial needs to start one.
     """
     _pass_over_imports()
     try:
         memory = PeakMemory()
-        for report in _evaluations(dict(config), job):
-            report[MEMORY] = memory.metrics()
-            tune.report(report)
+        for evaluation in _evaluations(trial_id, point, context):
+            report(replace(evaluation, memory=memory.metrics()))
     except Exception as error:
-        folder = job.trials / str(config[TRIAL_ID])
+        folder = context.trials / trial_id
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        tune.report({METRIC: 0.0, FAILURE: reason_of(error)})
-    finally:  # also where Tune stops the trial: it raises SystemExit out of its report
+        report(FailureReport(reason_of(error)))
+    finally:  # also where the trial is stopped, by a SystemExit out of its report
         release_memory()
 
 
@@ -102,51 +91,40 @@ def reason_of(error: BaseException) -> str:
     return message if message == type(error).__name__ else f"{type(error).__name__}: {message}"
 
 
-def point_of(config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The searched settings in a Tune config."""
-    return {key: value for key, value in config.items() if key != TRIAL_ID}
-
-
 def number_of(trial_id: str) -> int:
     """The number in a trial's name."""
     return int(trial_id.rpartition("_")[2])
 
 
-def _evaluations(config: dict[str, Scalar], job: TrialJob) -> Iterator[Report]:
-    trial_id = str(config[TRIAL_ID])
-    study = job.study.at(point_of(config))
-    task = task_at(study, job.cache)
-    trajectories = trajectories_of(study, task, job)
-    seed = job.study.trial_seed(number_of(trial_id))
-    checkpoint = job.trials / trial_id / "checkpoint"
+def _evaluations(trial_id: str, point: Mapping[str, Scalar], context: TrialContext) -> Iterator[EvaluationReport]:
+    study = context.study.at(point)
+    task = task_at(study, context.cache)
+    trajectories = trajectories_of(study, task, context)
+    seed = context.study.trial_seed(number_of(trial_id))
+    checkpoint = context.trials / trial_id / "checkpoint"
     # A trial that was cut off may have saved its best set and not lived to report it. The driver drops what it knows.
     saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None
     if saved:
-        yield _report(saved["outer_step"], saved["metrics"])
+        yield EvaluationReport(saved["outer_step"], saved["metrics"])
     finished = True
     for evaluation in distill(study, task, trajectories, seed, checkpoint):
         finished = False
-        yield _report(evaluation.outer_step, evaluation.metrics)
+        yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing was left to do: the last evaluation's own numbers are lost, if it was not the best
-        yield _report(study.distillation.outer_steps, saved["metrics"])
+        yield EvaluationReport(study.distillation.outer_steps, saved["metrics"])
 
 
-def trajectories_of(study: Study, task: RetrievalTask, job: TrialJob) -> list[Trajectory]:
+def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:
     """The experts of a point; those that nobody has made yet are made here."""
     # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
     indexes = tuple(range(study.experts.num_experts))
     wanted = ExpertRequest(
-        expert_recipe(study, task.fingerprints), expert_training(study), indexes, epochs_of(job.study, study)
+        expert_recipe(study, task.fingerprints), expert_training(study), indexes, epochs_of(context.study, study)
     )
-    torch.set_num_threads(job.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
-    trajectories = get_or_make(task, wanted, job.store)
-    torch.set_num_threads(job.study.resources.cpus_per_trial)
+    torch.set_num_threads(context.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
+    trajectories = get_or_make(task, wanted, context.store)
+    torch.set_num_threads(context.study.resources.cpus_per_trial)
     return trajectories
-
-
-def _report(outer_step: int, metrics: Mapping[str, float]) -> Report:
-    """What Tune is told: the metrics together, so that they are not mixed with those that Tune adds."""
-    return {METRIC: metrics[METRIC], OUTER_STEP: outer_step, EVALUATION: dict(metrics)}
 
 
 def task_at(point: Study, cache: Path) -> RetrievalTask:

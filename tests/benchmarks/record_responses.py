@@ -18,6 +18,7 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +41,10 @@ from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
-from rayvldd.randomness import student_seeds
+from rayvldd.randomness import sampler_seed, student_seeds
+from rayvldd.search.optuna_samplers import suggest
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.preparation import epochs_of
-from rayvldd.search.sampler import make_sampler, suggest
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.folder import FolderStorage
 
@@ -64,7 +65,11 @@ def spread_points(study: Study, number: int) -> list[dict[str, Scalar]]:
     space = study.space
     points = [typed_point(point, space.domains) for point in study.initial_points()]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = make_sampler(study.model_copy(update={"search": study.search.model_copy(update={"sampler": "qmc"})}), 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.QMCSampler(
+            seed=sampler_seed(study.seed, 0), scramble=True, warn_independent_sampling=False
+        )
     sequence = optuna.create_study(sampler=sampler)
     while len(points) < number:
         trial = sequence.ask()

@@ -22,7 +22,7 @@ import psutil
 import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
-from search_overhead import OUTER_STEPS, asleep, run_sweep, study_of_size
+from search_overhead import OUTER_STEPS, RunTrial, asleep, run_sweep, study_of_size
 
 from rayvldd.config.domains import Scalar
 from rayvldd.data.array_cache import ArrayCache
@@ -35,9 +35,9 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.runtime import expert_training
 from rayvldd.runtime.expert_training import ExpertJob, make_experts
-from rayvldd.search import sweep, trial, tuning
-from rayvldd.search.sampler import TRIAL_ID
-from rayvldd.search.trial import TrialJob
+from rayvldd.search import sweep, trial, tune_adapter
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.trial_report import Reporter
 from rayvldd.storage.folder import FolderStorage
 
 _OBJECT_STORE_BYTES = 80 * 2**20
@@ -191,7 +191,7 @@ def sleeping_trials(folder: Path, num_nodes: int, num_trials: int, seconds: floa
 
     def search(*arguments: Any) -> None:
         with meter:
-            tuning.search(*arguments)
+            tune_adapter.search(*arguments)
 
     with patch.object(sweep, "search", search):
         run_sweep(study, folder, _sleeping_trial(told, seconds), tiny)
@@ -245,14 +245,14 @@ class _SleepingExpert(ExpertJob):
         return made
 
 
-def _sleeping_trial(told: Path, seconds: float) -> Callable[[Mapping[str, Scalar], TrialJob], None]:
+def _sleeping_trial(told: Path, seconds: float) -> RunTrial:
     """A trial of that benchmark of searches, which tells of its sleep."""
 
-    def run_trial(config: Mapping[str, Scalar], job: TrialJob) -> None:
-        trial.task_at(job.study.at(trial.point_of(config)), job.cache)  # kept by the process for its next trials
+    def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+        trial.task_at(context.study.at(point), context.cache)  # kept by the process for its next trials
         sleep = _Sleep(seconds / OUTER_STEPS)
-        asleep(sleep)(config, job)
-        sleep.tell(told, str(config[TRIAL_ID]))
+        asleep(sleep)(trial_id, point, context, report)
+        sleep.tell(told, trial_id)
 
     return run_trial
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,10 +16,10 @@ from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search.ledger import METRIC, Ledger, Trial, trial_id_of
-from rayvldd.search.progress_callback import StudyRun, TrialCallback
-from rayvldd.search.sampler import EVALUATION, TRIAL_ID, make_searcher
-from rayvldd.search.scheduler import OUTER_STEP
+from rayvldd.search.ledger import METRIC, OUTER_STEP, Ledger, Trial, trial_id_of
+from rayvldd.search.recorder import Recorder, StudyRun
+from rayvldd.search.strategy import make_strategy
+from rayvldd.search.trial_report import EvaluationReport
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
@@ -36,18 +35,20 @@ def report_seconds(folder: Path, num_trials: int) -> float:
     study, points = _points(num_trials)
     tracker, ledger = FolderTracker(folder / "tracking"), Ledger(folder / "trials")
     tracker.start_study(study, "rayvldd sweep")
-    callback = TrialCallback(StudyRun(study, ledger, tracker, ProgressDisplay(Console(quiet=True)), None, _no_inputs))
-    trials = [SimpleNamespace(config={**point, TRIAL_ID: trial_id_of(n)}) for n, point in enumerate(points)]
+    recorder = Recorder(StudyRun(study, ledger, tracker, ProgressDisplay(Console(quiet=True)), None, _no_inputs))
+    trials = [trial_id_of(number) for number in range(num_trials)]
     for number, trial in enumerate(trials):
-        # As on_trial_start does it, without a look at all the others each time.
+        # As Recorder.start does it, without a look at all the others each time.
         ledger.start(number, 0, points[number])
-        tracker.start_trial(trial.config[TRIAL_ID], points[number])
-        ledger.add_evaluation(trial.config[TRIAL_ID], {OUTER_STEP: 0, "val_mean_recall": 1.0, "search_seconds": 1.0})
-    result = {METRIC: 10.0, OUTER_STEP: 3, EVALUATION: _metrics()}
+        tracker.start_trial(trial, points[number])
+        row = {OUTER_STEP: 0, "val_mean_recall": 1.0, METRIC: 1.0, "search_seconds": 1.0}
+        ledger.add_evaluation(trial, row)
+    strategy = make_strategy(study, recorder.history)
     timed = [trials[number % num_trials] for number in range(_TIMED_REPORTS)]
     began = time.process_time()
     for number, trial in enumerate(timed):
-        callback.on_trial_result(number, trials, trial, {**result, OUTER_STEP: 3 * (1 + number // num_trials)})
+        report = EvaluationReport(3 * (1 + number // num_trials), _metrics())
+        strategy.decide(recorder.evaluation(trial, report), recorder.history)
     return (time.process_time() - began) / len(timed)
 
 
@@ -59,11 +60,11 @@ def suggest_seconds(known_trials: int) -> float:
         row = {OUTER_STEP: 18.0, "val_mean_recall": float(rng.uniform(0, 10)), "search_seconds": 1.0}
         name = trial_id_of(number)
         ledger.trials[name] = Trial(name, number, 0, point, Path(), "finished", evaluations=[row])
-    searcher = make_searcher(study, ledger)
-    searcher.suggest("first")  # it also opens Optuna's study
+    strategy = make_strategy(study, ledger.trials.values())
+    strategy.propose(ledger.trials.values())  # the first one also prepares
     began = time.process_time()
-    for number in range(3):
-        searcher.suggest(f"next {number}")
+    for _ in range(3):
+        strategy.propose(ledger.trials.values())
     return (time.process_time() - began) / 3
 
 

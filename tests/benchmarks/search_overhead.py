@@ -24,15 +24,16 @@ from rayvldd.distillation.loop import OuterLoop, StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search import trial, tuning
+from rayvldd.search import trial, tune_adapter
 from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
-from rayvldd.search.trial import TrialJob
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.trial_report import Reporter
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.workspace import Workspace
 
-RunTrial = Callable[[Mapping[str, Scalar], TrialJob], None]
+RunTrial = Callable[[str, Mapping[str, Scalar], TrialContext, Reporter], None]
 
 OUTER_STEPS = 18
 _AT_A_TIME = 2
@@ -85,7 +86,7 @@ def run_sweep(study: Study, folder: Path, run_trial: RunTrial, tiny: bool) -> tu
     workspace = Workspace(folder)
     tracker = open_tracker("none" if tiny else None, study.name, workspace)
     display = ProgressDisplay(Console(quiet=True))
-    with patch.object(tuning, "run_trial", run_trial):
+    with patch.object(tune_adapter, "run_trial", run_trial):
         store = ExpertStore(FolderStorage(workspace.experts))
         result = sweep(study, workspace, store, tracker, display=display, illustrator=Pictures())
     faults = [f"{each.trial_id}: {each.reason}" for each in result.trials if each.outer_step < OUTER_STEPS]
@@ -107,9 +108,9 @@ def asleep(sleep: Callable[[], None]) -> RunTrial:
     def evaluate(*_: Any) -> list[RetrievalMetrics]:
         return [RetrievalMetrics(*[10.0] * 6)]
 
-    def run_asleep(config: Mapping[str, Scalar], job: TrialJob) -> None:
+    def run_asleep(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
         with patch.object(OuterLoop, "step", step), patch.object(evaluations, "evaluate_pairs", evaluate):
-            trial.run_trial(config, job)
+            trial.run_trial(trial_id, point, context, report)
 
     return run_asleep
 

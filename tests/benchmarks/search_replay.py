@@ -1,7 +1,7 @@
 """Searches in simulated time: the sampler and the scheduler of a study, over recorded responses in place of trials.
 
-What proposes is the study's ``StudySearcher`` and what stops is its ``StudyScheduler``, made and told as Ray Tune does
-it; trials take the recorded seconds and report the recorded recalls.
+The study's own strategy proposes and stops, on records that are kept as in a real search; trials take the recorded
+seconds and report the recorded recalls.
 """
 
 import heapq
@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,10 +16,8 @@ from recorded_responses import Answers, Response, SearchAnswers, Table
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC, Ledger
-from rayvldd.search.sampler import FAILURE, StudySearcher, make_searcher
-from rayvldd.search.scheduler import OUTER_STEP, StudyScheduler, make_scheduler
-from rayvldd.search.trial import point_of
+from rayvldd.search.ledger import METRIC, OUTER_STEP, Trial
+from rayvldd.search.strategy import Decision, Proposal, make_strategy
 
 _VALUES_BY_HAND = 5
 """Values of a rate that hand tuning tries, evenly over its domain."""
@@ -61,14 +58,8 @@ def seconds_of_mean(curves: Sequence[Curve], recall: float) -> float | None:
 def random_search(table: Table, study: Study, num_trials: int) -> Curve:
     """Points of the study's random sampler, every trial to its end, from no setting that anyone knew before."""
     without = _searched(study, sampler="random", initial_points=(), num_trials=num_trials)
-    searcher = make_searcher(without, Ledger(Path("nowhere")))
-    answers, responses = Answers(table), []
-    for number in range(num_trials):
-        proposed = searcher.suggest(str(number))
-        assert proposed is not None
-        responses.append(answers.nearest(point_of(proposed)))
-        searcher.on_trial_complete(str(number), {METRIC: responses[-1].best})
-    return _in_full(responses)
+    strategy, answers = make_strategy(without), Answers(table)
+    return _in_full([answers.nearest(strategy.propose(()).point) for _ in range(num_trials)])
 
 
 def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
@@ -158,13 +149,10 @@ class Answering(Protocol):
 class _Running:
     """A trial on one of the workers."""
 
-    tune_id: str
-    trial: Any
-    """As much of a Tune trial as the scheduler looks at."""
+    record: Trial
     response: Answer
     began: float
     reports: Iterator[int] = field(default_factory=itertools.count)
-    last: dict[str, Any] = field(default_factory=dict)
 
 
 class Replay:
@@ -172,10 +160,8 @@ class Replay:
 
     def __init__(self, answers: Answering, study: Study) -> None:
         self.answers, self.workers = answers, study.search.max_concurrent
-        ledger = Ledger(Path("nowhere"))
-        self.searcher: StudySearcher = make_searcher(study, ledger)
-        self.scheduler: StudyScheduler = make_scheduler(study, ledger)
-        self._numbers = itertools.count()
+        self.strategy = make_strategy(study)
+        self._records: list[Trial] = []
         self._queue: list[tuple[float, int, _Running, int | None]] = []
         self._points: list[tuple[Answer, float, float]] = []
         self._stopped = 0
@@ -192,40 +178,35 @@ class Replay:
             elif self._report(running, report, now):
                 self._await_next(running)
         made_sets = [(spent, recall) for answer, spent, recall in self._points if not answer.failed]
-        return Curve(_rises(made_sets), trial_seconds, self._stopped, next(self._numbers) - self.workers)
+        return Curve(_rises(made_sets), trial_seconds, self._stopped, len(self._records) - self.workers)
 
     def _start(self, now: float) -> None:
-        tune_id = str(next(self._numbers))
-        config = self.searcher.suggest(tune_id)
-        assert config is not None
-        trial = SimpleNamespace(trial_id=tune_id, config=config)
-        self.scheduler.on_trial_add(None, trial)
-        self._await_next(_Running(tune_id, trial, self.answers.nearest(point_of(config)), now))
+        proposal: Proposal = self.strategy.propose(self._records)
+        self._records.append(Trial(proposal.trial_id, proposal.number, 0, proposal.point, Path("nowhere")))
+        self._await_next(_Running(self._records[-1], self.answers.nearest(proposal.point), now))
 
     def _await_next(self, running: _Running) -> None:
         """Queue the trial's next report, or its end."""
         number, response = next(running.reports), running.response
         report = number if response.has(number) else None
         takes = response.seconds_in_all if report is None else response.seconds[report]
-        heapq.heappush(self._queue, (running.began + takes, int(running.tune_id), running, report))
+        heapq.heappush(self._queue, (running.began + takes, running.record.number, running, report))
 
     def _report(self, running: _Running, number: int, now: float) -> bool:
-        """Tell the scheduler of an evaluation; returns whether the trial goes on."""
-        response = running.response
+        """Enter an evaluation; returns whether the trial goes on."""
+        response, record = running.response, running.record
         best = max(response.val_mean_recalls[: number + 1])
-        running.last = {METRIC: best, OUTER_STEP: response.outer_steps[number]}
+        recall, step = response.val_mean_recalls[number], response.outer_steps[number]
+        record.evaluations.append({OUTER_STEP: step, "val_mean_recall": recall, METRIC: best, "search_seconds": now})
         self._points.append((response, self.workers * now, best))
-        if self.scheduler.on_trial_result(None, running.trial, running.last) == StudyScheduler.CONTINUE:
+        if self.strategy.decide(record, self._records) is Decision.CONTINUE:
             return True
         self._stopped += 1
-        self.searcher.on_trial_complete(running.tune_id, running.last)
+        record.state = "stopped"
         self._start(now)
         return False
 
     def _end(self, running: _Running, now: float) -> None:
         """A trial has reached its last step, or was given up."""
-        if running.response.failed:
-            running.last = {METRIC: 0.0, FAILURE: running.response.failed}
-        self.scheduler.on_trial_complete(None, running.trial, running.last)
-        self.searcher.on_trial_complete(running.tune_id, running.last)
+        running.record.state = "failed" if running.response.failed else "finished"
         self._start(now)

@@ -21,7 +21,7 @@ from rayvldd.errors import ConfigError, StoreError
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.warm_start import WarmStart, keep_earlier_trials, known_points
+from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.protocol import EarlierTrial
 

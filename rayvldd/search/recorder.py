@@ -1,16 +1,13 @@
-"""What happens in the driver when a trial starts, reports and ends: ledger first, then tracker and display."""
+"""What the driver does when a trial starts, reports and ends: ledger first, then tracker, display and pictures."""
 
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import ray
-from ray import tune
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
@@ -18,12 +15,11 @@ from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.search.ledger import METRIC, Ended, Ledger, Trial
+from rayvldd.search.ledger import METRIC, OUTER_STEP, Ended, Ledger, Trial
 from rayvldd.search.lines import line_of_trial
-from rayvldd.search.sampler import EVALUATION, FAILURE, TRIAL_ID
-from rayvldd.search.scheduler import OUTER_STEP
+from rayvldd.search.strategy import Proposal
 from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import MEMORY, number_of, point_of
+from rayvldd.search.trial_report import EvaluationReport
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -75,38 +71,38 @@ class StudyRun:
     """Trials of other studies that the sampler begins with."""
 
 
-class TrialCallback(tune.Callback):
-    """Told by Tune of every trial; the only place that writes to ledger and tracker while a search runs."""
+class Recorder:
+    """The only place that writes to ledger and tracker while a search runs."""
 
     def __init__(self, run: StudyRun) -> None:
         self.run = run
         self._failures: dict[str, str] = {}
-        self._tune_trials: list[Any] = []
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
         self._looked = self._started
         self._experts: list[str] = []
         self._last_shown = self._started
         self._last_steps: dict[str, int] = {}
-        """The outer steps that a trial's point asks for, by its name: to read them off a study is dear."""
+        """The outer steps that a trial's point asks for, by its name: to read them off a study is slow."""
         self._draughtsman = ThreadPoolExecutor(1, "pictures")
         self._being_drawn: deque[tuple[Trial, Future[None]]] = deque()
         """Ended trials whose records wait for their pictures: the next trial need not."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks to restore an experiment; studies continue from their ledger instead."""
-        return {}
+    @property
+    def history(self) -> Collection[Trial]:
+        """All trials of the study so far."""
+        return self.run.ledger.trials.values()
 
     @property
     def search_seconds(self) -> float:
         """Seconds of search so far, with those of earlier sessions."""
         return self._earlier_seconds + time.monotonic() - self._started
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def look(self) -> None:
         """Close records whose pictures are there, and look, now and then, which experts trials are making.
 
         Until these are there a trial has nothing to report.
         """
-        self._close_drawn()
+        self.close_drawn()
         if self.run.experts_in_training is None or time.monotonic() - self._looked < _LOOK_S:
             return
         before, self._experts = self._experts, self.run.experts_in_training()
@@ -114,53 +110,36 @@ class TrialCallback(tune.Callback):
         if self._experts != before:
             self._show()
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Enter the trial, or find it again."""
-        self._tune_trials = trials
-        number = number_of(trial.config[TRIAL_ID])
-        seed = self.run.study.trial_seed(number)
-        self._open_record(self.run.ledger.start(number, seed, point_of(trial.config)))
+    def start(self, trial: Proposal) -> None:
+        """Enter a trial that begins, or find it again."""
+        seed = self.run.study.trial_seed(trial.number)
+        self._open_record(self.run.ledger.start(trial.number, seed, trial.point))
         self._show()
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Enter an evaluation, or why there will be none."""
-        trial_id = trial.config[TRIAL_ID]
-        if FAILURE in result:
-            self._failures[trial_id] = result[FAILURE]
-            return
-        row = {OUTER_STEP: result[OUTER_STEP], **result[EVALUATION], **result.get(MEMORY, {})}
+    def evaluation(self, trial_id: str, report: EvaluationReport) -> Trial:
+        """Enter an evaluation, and return the trial with it."""
+        row = {OUTER_STEP: report.outer_step, **report.metrics, **report.memory}
         row["search_seconds"] = round(self.search_seconds, 2)
         if self.run.ledger.add_evaluation(trial_id, row):
             self._log(trial_id, row)
         if time.monotonic() - self._last_shown >= _SHOW_S:
             self._show()
+        return self.run.ledger.trials[trial_id]
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial's process died and another one takes it up."""
-        self.run.display.line(f"{trial.config[TRIAL_ID]}: its process died; another continues from its last evaluation")
+    def failure(self, trial_id: str, reason: str) -> None:
+        """Note why a trial will have no further evaluation; the first reason stays."""
+        self._failures.setdefault(trial_id, reason)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Give up a trial whose process died too often."""
-        trial_id = trial.config[TRIAL_ID]
-        self._failures.setdefault(trial_id, _reason_in(trial))
-        self._end(trial_id)
+    def process_died(self, trial_id: str) -> None:
+        """Say that a trial's process died and another one continues it."""
+        self.run.display.line(f"{trial_id}: its process died; another continues from its last evaluation")
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep what a trial that ended has made."""
-        self._end(trial.config[TRIAL_ID])
-
-    def end_processes(self) -> None:
-        """End the trials' processes at once, after Ctrl-C: on a Ray that lives on they would go on for nobody.
-
-        Pictures that are being drawn are waited for: the records of their trials are closed as ended.
-        """
-        for trial in self._tune_trials:
-            actor = trial.temporary_state.ray_actor
-            if actor is not None:
-                ray.kill(actor)
-        self._close_drawn(wait=True)
+    def end(self, trial_id: str) -> None:
+        """Keep the set of a trial that ended, and close its record."""
+        trial = self.run.ledger.trials.get(trial_id)
+        if trial is None:  # proposed, but the time was up before it started
+            return
+        self._end(trial)
 
     def tell_again(self) -> None:
         """Tell the tracker of the trials that ended in earlier sessions: one that was killed told not all of it."""
@@ -172,8 +151,8 @@ class TrialCallback(tune.Callback):
         """Close the trials of earlier sessions for which no time was left; their best sets count."""
         for trial in self.run.ledger.running:
             self._open_record(trial)
-            self._end(trial.trial_id)
-        self._close_drawn(wait=True)
+            self._end(trial)
+        self.close_drawn(wait=True)
 
     def _open_record(self, trial: Trial) -> None:
         """Open the tracker's record; what the ledger has and a killed driver did not pass on is written now."""
@@ -187,15 +166,12 @@ class TrialCallback(tune.Callback):
         metrics = {name: value for name, value in row.items() if name != OUTER_STEP}
         self.run.tracker.log_metrics(trial_id, metrics, int(row[OUTER_STEP]))
 
-    def _end(self, trial_id: str) -> None:
-        trial = self.run.ledger.trials.get(trial_id)
-        if trial is None:  # proposed, but the time was up before it started
-            return
-        reason = self._failures.get(trial_id, "")
+    def _end(self, trial: Trial) -> None:
+        reason = self._failures.get(trial.trial_id, "")
         self._catch_up(trial)
         state = self._state_of(trial, reason)
         keep_best(trial, self.run)
-        self.run.ledger.end(trial_id, state, reason)
+        self.run.ledger.end(trial.trial_id, state, reason)
         self._draw_and_close(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
         self.run.display.line(line_of_trial(trial))
@@ -211,8 +187,8 @@ class TrialCallback(tune.Callback):
         train = self.run.train_inputs(trial.point)
         self._being_drawn.append((trial, self._draughtsman.submit(illustrator.draw_set, folder, train)))
 
-    def _close_drawn(self, wait: bool = False) -> None:
-        """Close the records whose pictures are there; the tracker is only ever told from this thread."""
+    def close_drawn(self, wait: bool = False) -> None:
+        """Close the records whose pictures are there; only this thread calls the tracker."""
         while self._being_drawn and (wait or self._being_drawn[0][1].done()):
             trial, drawn = self._being_drawn.popleft()
             drawn.result()
@@ -287,10 +263,3 @@ def keep_best(trial: Trial, run: StudyRun) -> None:
     shutil.rmtree(trial.artifacts, ignore_errors=True)
     shutil.copytree(trial.checkpoint / BEST, trial.distilled_set)
     write_json_whole(trial.artifacts / "study.json", run.study.at(trial.point).model_dump(mode="json"))
-
-
-def _reason_in(trial: Any) -> str:
-    """Why Tune gave up a trial: the error itself is gone by then, and its text stands in a file."""
-    file = Path(trial.error_file) if trial.error_file else None
-    lines = file.read_text(encoding="utf-8").strip().splitlines() if file and file.is_file() else []
-    return f"its process died: {lines[-1]}" if lines else "its process died"

@@ -1,0 +1,184 @@
+"""The samplers and stopping rules that a study can name: built-in ones, and those of other packages by entry point.
+
+A declaration says what a sampler or rule can be combined with, which is checked when a study is loaded, and where its
+implementation is, which is imported when a search begins.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from rayvldd.config.domains import ChoiceDomain
+from rayvldd.config.space import Space
+
+SAMPLER_GROUP = "rayvldd.samplers"
+"""Entry points of this group name :class:`SamplerDeclaration` objects."""
+RULE_GROUP = "rayvldd.stopping_rules"
+"""Entry points of this group name :class:`StoppingRuleDeclaration` objects."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A combination of search settings that cannot work."""
+
+    key: str
+    """Key inside ``search``."""
+    problem: str
+    allowed: str
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What samplers and stopping rules have in common."""
+
+    name: str
+    """How a study names it."""
+    implementation: str
+    """``module:attribute`` of the function that makes it; see :mod:`rayvldd.search.strategy`."""
+    several_objectives: bool
+    """Whether it can be used with more than one objective."""
+
+    def implemented(self) -> object:
+        """Import the function that makes it."""
+        module, _, attribute = self.implementation.partition(":")
+        found: object = getattr(import_module(module), attribute)
+        return found
+
+
+@dataclass(frozen=True)
+class SamplerDeclaration(Declaration):
+    """A sampler, and the spaces that it models. What it does not model it would silently draw at random."""
+
+    several_objectives: bool = True
+    models_choices: bool = True
+    """Whether it models settings without an order."""
+    models_conditions: bool = True
+    """Whether it models points that do not all have the same settings."""
+    fewest_settings: int = 1
+    """Searched settings below which it would draw at random."""
+
+    def findings(self, space: Space, num_objectives: int) -> list[Finding]:
+        """What this sampler cannot do of a search over ``space``."""
+        found = []
+        conditional = [key for key, domain in space.drawn.items() if domain.when]
+        choices = [
+            k for k, domain in space.drawn.items() if isinstance(domain, ChoiceDomain) and len(domain.values) > 1
+        ]
+        if conditional and not self.models_conditions:
+            problem = f"{self.name} would draw conditional settings at random: {', '.join(conditional)}"
+            others = _names(one for one in _samplers() if one.models_conditions)
+            found.append(Finding("sampler", problem, f"{others}; or conditions on fixed values alone"))
+        if choices and not self.models_choices:
+            problem = f"{self.name} would draw choices at random: {', '.join(choices)}"
+            others = _names(one for one in _samplers() if one.models_choices)
+            found.append(Finding("sampler", problem, f"{others}; or float and int domains alone"))
+        if 0 < len(space.drawn) < self.fewest_settings:
+            problem = f"{self.name} needs {self.fewest_settings} settings or more, and would draw fewer at random"
+            others = _names(one for one in _samplers() if len(space.drawn) >= one.fewest_settings)
+            found.append(Finding("sampler", problem, others))
+        if num_objectives > 1 and not self.several_objectives:
+            others = _names(one for one in _samplers() if one.several_objectives)
+            found.append(Finding("sampler", f"{self.name} supports a single objective only", others))
+        return found
+
+
+@dataclass(frozen=True)
+class StoppingRuleDeclaration(Declaration):
+    """A rule that stops poor trials early."""
+
+    several_objectives: bool = False
+    stops: bool = True
+    """Whether it stops any trial; otherwise ``search.stop_without_gain`` stops none either."""
+
+    def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
+        """What this rule cannot do of a search for ``objectives``."""
+        if len(objectives) < 2 or self.several_objectives:
+            return []
+        problem = f"{self.name} compares by recall alone, and would stop what is cheap"
+        others = _names(one for one in (RULES[name] for name in RULES) if one.several_objectives)
+        return [Finding("scheduler", problem, f"{others}, with the objectives {', '.join(objectives)}")]
+
+
+D = TypeVar("D", bound=Declaration)
+
+
+class Registry(Mapping[str, D], Generic[D]):
+    """Declarations by name; those of other packages are imported when they are looked up."""
+
+    def __init__(self, group: str, kind: type[D], built_in: Iterable[D]) -> None:
+        self.group, self._kind = group, kind
+        self._known = {declaration.name: declaration for declaration in built_in}
+
+    def __getitem__(self, name: str) -> D:
+        if name not in self._known:
+            found = _entry_points(self.group)[name].load()
+            if not isinstance(found, self._kind) or found.name != name:
+                raise TypeError(f"the entry point {name!r} of {self.group} is no {self._kind.__name__} of that name")
+            self._known[name] = found
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._known, *_entry_points(self.group)]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def add(self, declaration: D) -> None:
+        """Add a declaration in this process alone, for a notebook or a test; a package uses an entry point."""
+        self._known[declaration.name] = declaration
+
+    def remove(self, name: str) -> None:
+        """Remove what :meth:`add` added."""
+        del self._known[name]
+
+
+_OPTUNA = "rayvldd.search.optuna_samplers"
+_STOPPING = "rayvldd.search.stopping"
+
+SAMPLERS = Registry(
+    SAMPLER_GROUP,
+    SamplerDeclaration,
+    (
+        SamplerDeclaration("tpe", f"{_OPTUNA}:make_tpe"),
+        SamplerDeclaration("gp", f"{_OPTUNA}:make_gp", models_conditions=False),
+        SamplerDeclaration(
+            "cmaes",
+            f"{_OPTUNA}:make_cmaes",
+            several_objectives=False,
+            models_choices=False,
+            models_conditions=False,
+            fewest_settings=2,
+        ),
+        SamplerDeclaration("qmc", f"{_OPTUNA}:make_qmc", models_choices=False, models_conditions=False),
+        SamplerDeclaration("random", f"{_OPTUNA}:make_random"),
+    ),
+)
+"""All samplers."""
+
+RULES = Registry(
+    RULE_GROUP,
+    StoppingRuleDeclaration,
+    (
+        StoppingRuleDeclaration("asha", f"{_STOPPING}:make_asha"),
+        StoppingRuleDeclaration("hyperband", f"{_STOPPING}:make_hyperband"),
+        StoppingRuleDeclaration("median", f"{_STOPPING}:make_median"),
+        StoppingRuleDeclaration("none", f"{_STOPPING}:make_none", several_objectives=True, stops=False),
+    ),
+)
+"""All stopping rules."""
+
+
+def _samplers() -> list[SamplerDeclaration]:
+    return [SAMPLERS[name] for name in SAMPLERS]
+
+
+def _names(declarations: Iterable[Declaration]) -> str:
+    return ", ".join(declaration.name for declaration in declarations)
+
+
+@cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
