@@ -110,7 +110,10 @@ class SyntheticSet:
     def drift(self) -> float:
         """Root mean square of images or texts, whichever grew more, relative to the start."""
         sides = (("images", self.initial.images), ("texts", self.initial.texts))
-        return max(float(self.values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides)
+        growth: list[float] = [
+            float(self.values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides
+        ]
+        return max(growth)
 
     def fault(self) -> str | None:
         """What has left its range; None where nothing has."""

@@ -43,7 +43,8 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Float[Tensor, "item in_dim"]) -> Float[Tensor, "item dim"]:
         """Project each row to the shared space."""
         projected = self.projection(features)
-        return self.layer_norm(projected + self.dropout(self.fc(F.gelu(projected))))
+        output: Tensor = self.layer_norm(projected + self.dropout(self.fc(F.gelu(projected))))
+        return output
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew from the global stream."""

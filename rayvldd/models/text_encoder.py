@@ -77,7 +77,8 @@ class HashedNgrams:
         from sklearn.feature_extraction.text import HashingVectorizer  # 2 s, which a full cache does not need
 
         vectorizer = HashingVectorizer(n_features=self.width, ngram_range=(1, 3), norm="l2", alternate_sign=True)
-        return torch.from_numpy(vectorizer.transform(captions).toarray()).float() * self.width**0.5
+        counts: Tensor = torch.from_numpy(vectorizer.transform(captions).toarray()).float()
+        return counts * float(self.width**0.5)
 
 
 class TransformerTextEncoder:
@@ -128,4 +129,5 @@ class TransformerTextEncoder:
         if self._pooling == "cls":
             return hidden[:, 0]
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+        mean: Tensor = (hidden * mask).sum(1) / mask.sum(1)
+        return mean

@@ -39,7 +39,8 @@ class Geometry(NamedTuple):
 
     def by_input(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
         """X(gradient, weight); of ``images`` only the shape is read."""
-        return self._backward(gradient, images, weight, [True, False, False])[0]
+        by_input: Tensor = self._backward(gradient, images, weight, [True, False, False])[0]
+        return by_input
 
     def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor, torchs_bits: bool = False) -> Tensor:
         """W(images, gradient); of ``weight`` only the shape is read."""
@@ -49,7 +50,8 @@ class Geometry(NamedTuple):
             columns = F.unfold(images, kernel, self.dilation, self.padding, self.stride)
             rows = gradient.flatten(2).transpose(0, 1).flatten(1)
             return (rows @ columns.transpose(1, 2).flatten(0, 1)).view_as(weight)
-        return self._backward(gradient, images, weight, [False, True, False])[1]
+        by_weight: Tensor = self._backward(gradient, images, weight, [False, True, False])[1]
+        return by_weight
 
     def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Any, ...]:
         gradients: tuple[Any, ...] = torch.ops.aten.convolution_backward(
@@ -168,7 +170,8 @@ class TwiceDifferentiableConvolutions(TorchFunctionMode):
         kind = input.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
         values = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        return Convolution.apply(*values, geometry, input is self._images)
+        output: Tensor = Convolution.apply(*values, geometry, input is self._images)
+        return output
 
 
 def _both(value: int | Iterable[int]) -> tuple[int, int]:
