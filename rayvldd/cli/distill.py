@@ -88,15 +88,20 @@ def _prepare(
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.search.preparation import load_expert_sets, make_missing_experts, sets_asked_for
 
     sets = load_expert_sets(point, workspace.cache, display)
-    make_missing_experts(sets, store, workspace.cache, display)
+    make_missing_experts(sets_asked_for(point, sets), store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
     task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
-    trajectories = [store.load(recipe, index) for index in range(point.experts.num_experts)]
+    indexes = range(point.experts.num_experts if point.requires_experts else 0)
+    trajectories = [store.load(recipe, index) for index in indexes]
     settings = selected(point, lambda info: info.in_point)
-    return task, trajectories, fingerprint({"settings": settings, "experts": recipe.key})
+    return (
+        task,
+        trajectories,
+        fingerprint({"settings": settings, "experts": recipe.key if point.requires_experts else ""}),
+    )
 
 
 @contextmanager

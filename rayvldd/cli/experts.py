@@ -77,6 +77,10 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
     if invocation.dry_run:
         return dry_run(invocation, study, plan_of_experts(study, store.uri))
 
+    if not study.requires_experts:
+        invocation.say(f"experts: {no_experts(study)}")
+        return invocation.finish({"study": study.name, "made": 0, "sets": []})
+
     from rayvldd.console import ProgressDisplay
     from rayvldd.search.preparation import load_expert_sets, make_missing_experts
 
@@ -94,8 +98,15 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
     invocation.finish({"study": study.name, "made": made, "sets": summaries})
 
 
+def no_experts(study: Study) -> str:
+    """That the methods of a study use no experts."""
+    return f"none, {' and '.join(method.name for method in study.methods())} needs none"
+
+
 def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
     """What training the experts of a study would take."""
+    if not study.requires_experts:
+        return {"expert_sets": 0, "experts": no_experts(study)}
     points = study.expert_points()
     epochs = " or ".join(str(number) for number in sorted({point.experts.epochs for point in points}))
     return {

@@ -109,8 +109,7 @@ def describe_cost(cost: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "cost, from a probe on this machine (cache filled in " + time_as_text(probed["prepare"]) + "):",
-            f"  experts: {cost['expert_epochs']} epochs x {probed['expert_epoch']:.3g} s / {side['experts']} at a time "
-            f"= {time_as_text(seconds['experts'])}",
+            f"  experts: {_experts(cost)}",
             f"  a trial: {cost['outer_steps']} outer steps x {each} s + {cost['evaluations']} evaluations x "
             f"{cost['num_students']} students x {probed['student']:.3g} s = {_range(seconds['a_trial'])}",
             f"  search:  {cost['trials']} trials / {side['trials']} at a time = {_range(seconds['search'])}, less what "
@@ -119,6 +118,14 @@ def describe_cost(cost: Mapping[str, Any]) -> str:
             f"  in all:  {_range(total)}; work side by side on shared cores takes longer",
         ]
     )
+
+
+def _experts(cost: Mapping[str, Any]) -> str:
+    if not cost["expert_epochs"]:
+        return "none to make"
+    arithmetic = f"{cost['expert_epochs']} epochs x {cost['probe']['expert_epoch']:.3g} s"
+    at_a_time, total = cost["at_a_time"]["experts"], time_as_text(cost["seconds"]["experts"])
+    return f"{arithmetic} / {at_a_time} at a time = {total}"
 
 
 def _range(seconds: list[float]) -> str:

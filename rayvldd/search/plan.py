@@ -36,8 +36,9 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
                 "existing": min(_existing(at_point, recipes), at_point.experts.num_experts),
                 "epochs": at_point.experts.epochs,
             }
-            for point, at_point in expert_points(study)
+            for point, at_point in (expert_points(study) if study.requires_experts else [])
         ],
+        "methods": [method.name for method in study.methods()],
         "trials": {
             "total": study.search.num_trials,
             "ended": len(ledger.ended),
@@ -82,8 +83,11 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"study {planned['study']} in {planned['storage']['study']}",
+            f"  method:  {', '.join(planned['methods'])}",
             f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
-            f"{wanted} in all, {wanted - existing} to make",
+            f"{wanted} in all, {wanted - existing} to make"
+            if sets
+            else f"  experts: none, {' and '.join(planned['methods'])} needs none",
             f"  trials:  {trials['total']}, {trials['at_a_time']} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
             + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",

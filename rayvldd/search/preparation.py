@@ -21,7 +21,7 @@ from rayvldd.tracking.protocol import Origins
 
 @dataclass(frozen=True)
 class ExpertSet:
-    """The experts that a part of the study's points shares."""
+    """Data and model that a part of the study's points shares, and the experts where a method requires them."""
 
     point: dict[str, Scalar]
     """The searched settings that tell this set from the study's other ones; empty where there is one set."""
@@ -86,7 +86,8 @@ def origins_of(sets: Sequence[ExpertSet]) -> Origins:
     """What trials that take one of these sets are computed from; where the sets differ, what they share."""
     first, *others = (known.recipe.settings["fingerprints"] for known in sets)
     shared = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
-    return Origins(shared, sets[0].recipe.key if len(sets) == 1 else "")
+    uses_experts = len(sets) == 1 and sets[0].study.requires_experts
+    return Origins(shared, sets[0].recipe.key if uses_experts else "")
 
 
 def epochs_of(study: Study, at_point: Study) -> frozenset[int]:
@@ -116,6 +117,8 @@ def sets_asked_for(study: Study, sets: ExpertSets) -> list[ExpertSet]:
 
     The others are made by the first trial that asks for one, for the sampler may never come to them.
     """
+    if not study.requires_experts:
+        return []
     if len(sets.sets) == 1:
         return sets.sets
     keys = set(sets.sets[0].point)

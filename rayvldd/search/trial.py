@@ -115,7 +115,9 @@ def _evaluations(trial_id: str, point: Mapping[str, Scalar], context: TrialConte
 
 
 def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:
-    """The experts of a point; those that nobody has made yet are made here."""
+    """The experts that the method of a point requires; those that nobody has made yet are made here."""
+    if not study.distillation.declaration.requires_experts:
+        return []
     # The first so many, though there may be more: a trial's numbers must not depend on what other studies made.
     indexes = tuple(range(study.experts.num_experts))
     wanted = ExpertRequest(
