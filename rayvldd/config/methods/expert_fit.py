@@ -1,0 +1,69 @@
+"""Settings of expert-fit (MDM, arXiv 2605.23482)."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, ValuesOf
+from rayvldd.config.setting import setting
+
+if TYPE_CHECKING:
+    from rayvldd.config.study import Study
+
+
+class ExpertFitSettings(MethodSettings):
+    """Synthetic pairs should be matched by a trained expert, and distributed as the real pairs are for it.
+
+    The loss of MDM with one expert snapshot as teacher in each outer step.
+    """
+
+    method: ClassVar[str] = "expert_fit"
+
+    min_epoch: int = setting(1, ge=0, unit="epochs", source="MDM: 1")
+    """First expert epoch that a teacher may be, included; epoch 0 is an untrained head."""
+    max_epoch: int = setting(6, ge=1, unit="epochs")
+    """Last expert epoch that a teacher may be, included."""
+    real_batch_size: int = setting(256, ge=4, unit="pairs", source="MDM: 256")
+    """Real pairs of an outer step."""
+    batch_size: int | None = setting(64, ge=4, unit="pairs", source="MDM: 64")
+    """Synthetic pairs of an outer step, at most the set; null: all of them."""
+    bandwidth: float = setting(0.5, gt=0, unit="radians", source="MDM: 0.5")
+    """Bandwidth of the geodesic kernel."""
+    weight_joint: float = setting(0.8, ge=0, source="MDM: 0.8")
+    """Weight of the distribution of normalised sums of image and text embeddings."""
+    weight_gap: float = setting(0.8, ge=0, source="MDM: 0.8")
+    """Weight of the distribution of normalised differences of image and text embeddings."""
+    max_gradient_norm: float = setting(1.0, gt=0, source="MDM: 1, of both modalities together")
+    """Norm to which the gradient of each modality is clipped."""
+
+
+def _reached_epochs(values_of: ValuesOf) -> frozenset[int]:
+    """Epoch 0, which stored differences begin with, and every epoch that may be a teacher."""
+    return frozenset({0, *range(min(values_of("min_epoch")), max(values_of("max_epoch")) + 1)})
+
+
+def _faults(study: "Study") -> list[str]:
+    settings, faults = study.distillation.of(ExpertFitSettings), []
+    if settings.min_epoch > settings.max_epoch:
+        faults.append(
+            f"distillation.expert_fit.min_epoch must be at most max_epoch, got {settings.min_epoch} and "
+            f"{settings.max_epoch}"
+        )
+    if settings.max_epoch > study.experts.epochs:
+        faults.append(
+            f"distillation.expert_fit.max_epoch {settings.max_epoch} is beyond the experts' last epoch "
+            f"{study.experts.epochs}: lower it, or raise experts.epochs"
+        )
+    if study.distillation.similarity != "identity":
+        faults.append(
+            f"distillation.method expert_fit learns no similarity, got distillation.similarity "
+            f"{study.distillation.similarity}: use identity"
+        )
+    return faults
+
+
+DECLARATION = MethodDeclaration(
+    ExpertFitSettings,
+    "rayvldd.distillation.expert_fit:ExpertFit",
+    reached_epochs=_reached_epochs,
+    for_probe={"min_epoch": 1, "max_epoch": 1},
+    faults=_faults,
+)
