@@ -128,7 +128,7 @@ def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_ca
         history.append([all(s[i, i] > s[i, j] and s[i, i] > s[j, i] for j in company[i]) for i in range(40)])
     events = forgetting_events(np.array(history))
     assert len(set(events.tolist())) > 2  # else any order would do
-    order = by_forgetting(task, captions, 4, np.random.default_rng(0))
+    order = by_forgetting(task, expert_training(task.study), captions, 4, np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(40))
     assert events[order].tolist() == sorted(events)
 

@@ -27,10 +27,10 @@ def test_the_epoch_of_a_part_is_scaled_to_all_images(
     epochs = {"epoch": 1.0, "train_loss": 1.0, "val_mean_recall": 1.0, "seconds": 3.0}
     asked = []
 
-    def train(task: Any, index: int) -> Any:
+    def train(task: Any, training: Any, index: int) -> Any:
         from tasks import random_trajectory
 
-        asked.append(task.study.experts.num_train_images)
+        asked.append(training.settings.num_train_images)
         return random_trajectory(task.model), [epochs, epochs]
 
     monkeypatch.setattr("rayvldd.search.cost.train_expert", train)

@@ -7,13 +7,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from tasks import load, random_trajectory
+from tasks import StudyTask, load, random_trajectory
 from torch import nn
 
 from rayvldd.config.study import Study
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.scoring import score
-from rayvldd.experts.recipe import expert_recipe, expert_training
+from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.training import ExpertState, train_epochs, train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
@@ -23,6 +23,10 @@ from rayvldd.storage import tensor_files
 from rayvldd.storage.tensor_files import MappedTensors
 
 # --- training -----------------------------------------------------------------------------------------------------
+
+
+def recipe_of(task: StudyTask) -> ExpertRecipe:
+    return expert_recipe(task.study, task.fingerprints)
 
 
 @pytest.fixture
@@ -56,7 +60,8 @@ def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
 def test_study_seed_and_number_decide_an_expert(task: RetrievalTask, tiny_study: Study, tiny_cache: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (train_expert(task, expert_training(task.study), index)[0] for index in (0, 0, 1))
-    of_other_seed, _ = train_expert(load(tiny_study, tiny_cache, seed=8), 0)
+    other_task = load(tiny_study, tiny_cache, seed=8)
+    of_other_seed, _ = train_expert(other_task, expert_training(other_task.study), 0)
     assert torch.equal(torch.get_rng_state(), before)
     for epoch in range(3):
         assert torch.equal(first[epoch].image, again[epoch].image) and torch.equal(first[epoch].text, again[epoch].text)
@@ -288,9 +293,7 @@ def test_a_write_that_fails_leaves_nothing(
 def test_what_decides_a_trajectory_makes_other_experts(
     task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert (
-        expert_recipe(load(tiny_study, tiny_cache, **changes)).key != expert_recipe(task.study, task.fingerprints).key
-    )
+    assert recipe_of(load(tiny_study, tiny_cache, **changes)).key != recipe_of(task).key
 
 
 @pytest.mark.parametrize(
@@ -308,14 +311,12 @@ def test_what_decides_a_trajectory_makes_other_experts(
 def test_what_does_not_decide_a_trajectory_keeps_the_experts(
     task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
-    assert (
-        expert_recipe(load(tiny_study, tiny_cache, **changes)).key == expert_recipe(task.study, task.fingerprints).key
-    )
+    assert recipe_of(load(tiny_study, tiny_cache, **changes)).key == recipe_of(task).key
 
 
 def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -> None:
     lora = {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"]}
-    keys = {expert_recipe(load(tiny_study, tiny_cache, **lora, **{"model.lora.rank": r})).key for r in (1, 2, 2, 4)}
+    keys = {recipe_of(load(tiny_study, tiny_cache, **lora, **{"model.lora.rank": r})).key for r in (1, 2, 2, 4)}
     assert len(keys) == 3
 
 
@@ -325,7 +326,7 @@ def test_weights_count_by_content_not_by_path(
     def key_with(path: Path, seed: int) -> str:
         path.parent.mkdir(exist_ok=True)
         torch.save(build_image_encoder(tiny_study.model.image_encoder, seed).state_dict(), path)
-        return expert_recipe(load(tiny_study, tiny_cache, **{"model.image_encoder.weights": str(path)})).key
+        return recipe_of(load(tiny_study, tiny_cache, **{"model.image_encoder.weights": str(path)})).key
 
     here, there = key_with(tmp_path / "a" / "weights.pth", 5), key_with(tmp_path / "b" / "other.pth", 5)
     assert here == there

@@ -26,11 +26,9 @@ STUDY = Study.model_validate(
         "experts": {"epochs": 3},
         "distillation": {
             "num_pairs": 20,
-            "syn_steps": 4,
-            "max_start_epoch": 2,
+            "trajectory_matching": {"syn_steps": 4, "max_start_epoch": 2, "lr_lr": 1e-4},
             "lr_image": 300.0,
             "lr_text": 300.0,
-            "lr_lr": 1e-4,
             "lr_student_image": 0.05,
             "lr_student_text": 0.05,
             "outer_steps": 30,

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks import drawn_like, load
+from tasks import distillation_settings, drawn_like, load
 from torch import Tensor
 
-from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.distillation import DistillationSettings, InitialisationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.distillation.augmentation import Augmentation, augment, draw_augmentation
@@ -35,7 +36,11 @@ def doubles(*shape: int, seed: int = 0) -> Tensor:
 
 
 def distillation(**changes: Any) -> DistillationSettings:
-    return DistillationSettings.model_validate(changes)
+    return distillation_settings(**changes)
+
+
+def segments(**changes: Any) -> TrajectoryMatchingSettings:
+    return TrajectoryMatchingSettings.model_validate(changes)
 
 
 def learned(form: str, **changes: Any) -> DistillationSettings:
@@ -295,7 +300,7 @@ def drawn_segments(count: int, outer_step: int = 0, **changes: Any) -> list[tupl
     """Expert, epoch and side of image start, text start, image target and text target."""
     generator, found = np.random.default_rng(0), []
     for _ in range(count):
-        segment = draw_segment(EXPERTS, distillation(**changes), outer_step, generator)
+        segment = draw_segment(EXPERTS, segments(**changes), outer_step, generator)
         found.append(tuple(side.tolist() for end in (segment.start, segment.target) for side in end))
     return found
 
@@ -328,12 +333,12 @@ def test_sides_with_epochs_apart_keep_expert_and_length() -> None:
 
 def test_a_widening_range_opens_evenly_from_the_first_epoch() -> None:
     widening = {"min_start_epoch": 1, "max_start_epoch": 6, "widen_over": 10}
-    bounds = [start_bound(distillation(**widening), step) for step in range(15)]
+    bounds = [start_bound(segments(**widening), step) for step in range(15)]
     assert bounds == [2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 6, 6]
     for step in (0, 5, 10):
         starts = {image[1] for image, *_ in drawn_segments(200, outer_step=step, **widening)}
         assert starts == set(range(1, bounds[step]))
-    assert start_bound(distillation(max_start_epoch=6), 0) == 6
+    assert start_bound(segments(max_start_epoch=6), 0) == 6
 
 
 # --- starts -------------------------------------------------------------------------------------------------------
@@ -344,8 +349,9 @@ def test_real_starts_are_the_coreset_of_the_generators_first_number(
     tiny_study: Study, tiny_cache: Path, method: str
 ) -> None:
     task = load(tiny_study, tiny_cache)
-    start = initial_set(problem, distillation(start_pairs=method), 6, np.random.default_rng(4))
-    coreset = choose_coreset(problem, method, 6, int(np.random.default_rng(4).integers(2**31)))
+    settings = InitialisationSettings.model_validate({"pairs": method})
+    start = initial_set(task, settings, 6, np.random.default_rng(4))
+    coreset = choose_coreset(task, method, 6, int(np.random.default_rng(4).integers(2**31)))
     pairs = coreset.pairs(task, task.study.evaluation.lr_coreset)
     assert torch.equal(start.images, pairs.images)
     assert torch.equal(start.texts, pairs.texts)
@@ -358,7 +364,7 @@ def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Stud
     task = replace(task, train=texts_elsewhere)
 
     def begun(images: str, texts: str, seed: int = 4) -> Any:
-        chosen = distillation(start_images=images, start_texts=texts)
+        chosen = InitialisationSettings.model_validate({"images": images, "texts": texts})
         return initial_set(task, chosen, 20, np.random.default_rng(seed))
 
     real, noisy = begun("real", "real"), begun("noise", "noise")
