@@ -7,38 +7,14 @@ from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
 import pytest
+from helpers.studies import TINY_STUDY
 
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
-    from s3_server import S3Server
+    from helpers.s3_server import S3Server
 
-    from rayvldd.storage.ray_store import RayStorage
     from rayvldd.storage.storage import Storage
-
-TINY_STUDY = {
-    "name": "tiny",
-    "seed": 7,
-    "data": {"source": "toy_scenes", "image_size": 16, "num_train": 40, "num_val": 12, "num_test": 12},
-    "model": {
-        "protocol": "heads_only",
-        "image_encoder": {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 8}},
-        "text_encoder": {"pooling": "hashed_ngrams", "width": 32},
-        "width": 16,
-    },
-    "experts": {"num_experts": 2, "epochs": 2, "batch_size": 32},
-    "distillation": {
-        "num_pairs": 4,
-        "lr_image": 10.0,
-        "lr_text": 10.0,
-        "outer_steps": 4,
-        "evaluate_every": 2,
-        "trajectory_matching": {"syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 1},
-    },
-    "evaluation": {"num_students": 1, "epochs": 2, "num_test_students": 2, "full_data_epochs": 1},
-}
-"""The smallest study that runs every part, in seconds on one core."""
-
 
 LONGEST = ("test_three_hosts", "test_killed_study", "test_trajectories_benchmark")
 """Modules with tests of minutes."""
@@ -89,7 +65,7 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_of_the_session() -> Iterator["S3Server"]:
     """An S3 over HTTP on this machine, started once."""
-    from s3_server import running_s3
+    from helpers.s3_server import running_s3
 
     with running_s3() as server:
         yield server
@@ -129,14 +105,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> "Storage":
         server: S3Server = request.getfixturevalue("s3")
         return S3Storage("experts", "sets", tmp_path / "local", endpoint_url=server.url)
     request.getfixturevalue("local_ray")
+    from helpers.storages import empty_object_store
+
     return empty_object_store()
-
-
-def empty_object_store() -> "RayStorage":
-    """One storage in the object store for all tests: its process takes seconds to start."""
-    from rayvldd.storage.ray_store import RayStorage
-
-    storage = RayStorage("tests")
-    for name in storage.names():
-        storage.delete(name)
-    return storage

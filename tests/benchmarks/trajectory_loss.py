@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tasks import encoder, random_walk
+from helpers.tasks import encoder, random_walk
 from trajectory_cases import Layouts, save_expert
 
 from rayvldd.config.distillation import DistillationSettings

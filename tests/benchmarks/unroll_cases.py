@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tasks import drawn_like, encoder, random_walk
+from helpers.tasks import drawn_like, encoder, random_walk
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

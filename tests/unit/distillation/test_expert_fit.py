@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tasks import StudyTask, load, random_trajectory
+from helpers.tasks import StudyTask, load, random_trajectory
 from torch import Tensor
 
 from rayvldd.config.methods.expert_fit import ExpertFitSettings

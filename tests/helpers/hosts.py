@@ -1,0 +1,230 @@
+"""Several hosts on this machine, reached by ssh: what `ray up` is tried on.
+
+Each is a set of Linux namespaces with an address, a process table, a host name, a home folder, /dev/shm and /tmp/ray of
+its own, in which sshd runs. They share the disk, as hosts with a shared file system do, and this machine's CPUs.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from helpers.paths import ROOT
+
+TOOLS = {"ip": "iproute2", "unshare": "util-linux", "sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync"}
+"""What is needed, and the package of Debian that has it."""
+
+_SBIN = "/usr/sbin:/sbin"
+_UP_S = 20.0
+_SCRIPTS = ("ray", "mlflow")
+"""Programs of this environment that a host's own environment has too."""
+_CONSTRAINTS = ROOT / "constraints.txt"
+
+
+def why_not() -> str:
+    """Why hosts cannot be made here; empty where they can."""
+    if os.geteuid() != 0:
+        return "hosts need root"
+    missing = [package for tool, package in TOOLS.items() if not _path_of(tool)]
+    if missing:
+        return f"hosts need Debian's {', '.join(missing)}"
+    name = f"try{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return f"no network namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def fetch_wheels(folder: Path) -> str:
+    """Put into a folder what nodes of a cluster have and this environment has not; why that failed, or nothing.
+
+    From the registry, which the hosts themselves cannot reach.
+    """
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    wanted = [f"ray[default]=={version('ray')}", "-c", str(_CONSTRAINTS)]
+    report = subprocess.run([*pip, "install", "--dry-run", "--report", "-", *wanted], capture_output=True, text=True)
+    if report.returncode:
+        return f"hosts need what ray[default] has from a package registry: {report.stderr.strip()[-300:]}"
+    missing = [package["metadata"] for package in json.loads(report.stdout)["install"]]
+    names = [f"{found['name']}=={found['version']}" for found in missing]
+    folder.mkdir()
+    done = subprocess.run([*pip, "download", "--no-deps", "-d", str(folder), *names], capture_output=True, text=True)
+    return f"{', '.join(names)}: {done.stderr.strip()[-300:]}" if names and done.returncode else ""
+
+
+@dataclass
+class Host:
+    """One of them."""
+
+    number: int
+    address: str
+    home: Path
+    namespace: str
+    interface: str
+    """This machine's end of its cable."""
+    process: "subprocess.Popen[bytes]"
+
+    def cut(self) -> None:
+        """Take it off the network."""
+        _ip("link", "set", self.interface, "down")
+
+    def mend(self) -> None:
+        """Put it back."""
+        _ip("link", "set", self.interface, "up")
+
+    def kill(self) -> None:
+        """End it and all its processes at once, as a power cut does: nothing answers at its address any more."""
+        self.cut()
+        self.process.kill()
+        self.process.wait()
+
+    def commands(self) -> list[str]:
+        """The command lines of its processes, but for sshd's."""
+        with_pids = Path(f"/proc/{self.process.pid}/ns/pid_for_children")
+        mine = os.readlink(with_pids) if with_pids.exists() else ""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(folder / "ns" / "pid") == mine:
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+            except OSError:  # it ended
+                continue
+        return [command for command in found if command and not command.startswith(("sshd", _path_of("sshd")))]
+
+
+@dataclass
+class Hosts:
+    """All of them, by number from 0, and the key that opens each."""
+
+    folder: Path
+    key: Path
+    hosts: list[Host] = field(default_factory=list)
+
+    def __getitem__(self, number: int) -> Host:
+        return self.hosts[number]
+
+    def __len__(self) -> int:
+        return len(self.hosts)
+
+    def ssh(self, number: int, *options: str) -> list[str]:
+        """The beginning of a command that is run on a host."""
+        unasked = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
+        return ["ssh", *unasked, "-i", str(self.key), *options, f"root@{self.hosts[number].address}"]
+
+
+@contextmanager
+def running_hosts(count: int, folder: Path) -> Iterator[Hosts]:
+    """Hosts that live as long as the block.
+
+    Args:
+        count: How many.
+        folder: For their homes, keys and logs; what they install lies in ``wheels`` there.
+    """
+    net, bridge = f"10.78.{os.getpid() % 250 + 1}", f"rv{os.getpid()}"
+    hosts = Hosts(folder, folder / "key")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("key", "hostkey"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("addr", "add", f"{net}.1/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for number in range(count):
+            hosts.hosts.append(_started(number, f"{net}.{number + 2}", f"{net}.1", bridge, folder))
+        for number in range(count):
+            _await_ssh(hosts, number)
+        yield hosts
+    finally:
+        for host in hosts.hosts:
+            host.process.send_signal(signal.SIGKILL)
+            host.process.wait()
+            subprocess.run(["ip", "netns", "del", host.namespace], capture_output=True)
+        subprocess.run(["ip", "link", "del", bridge], capture_output=True)
+
+
+_BOOT = """
+hostname {name}
+mount -t tmpfs tmpfs /dev/shm
+mkdir -p /tmp/ray
+mount -t tmpfs tmpfs /tmp/ray
+mount --bind {folder}/passwd{number} /etc/passwd
+exec {sshd} -D -e -o ListenAddress={address} -o HostKey={folder}/hostkey -o AuthorizedKeysFile={folder}/key.pub \
+    -o PidFile=none -o StrictModes=no -o PermitRootLogin=yes -o UsePAM=no -o SetEnv=OMP_WAIT_POLICY=PASSIVE
+"""
+"""The hosts share the CPUs: threads that wait for each other by counting would take them from each other."""
+
+
+def _started(number: int, address: str, gateway: str, bridge: str, folder: Path) -> Host:
+    name, interface, home = f"{bridge}h{number}", f"{bridge}v{number}", folder / f"home{number}"
+    _make_home(home, folder / "wheels")
+    lines = Path("/etc/passwd").read_text().splitlines()
+    roots = f"root:x:0:0:root:{home}:/bin/bash"
+    passwd = folder / f"passwd{number}"
+    passwd.write_text("\n".join(roots if line.startswith("root:") else line for line in lines) + "\n")
+    _ip("netns", "add", name)
+    _ip("link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", name)
+    _ip("link", "set", interface, "master", bridge, "up")
+    _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+    for device in ("eth0", "lo"):
+        _ip("-n", name, "link", "set", device, "up")
+    _ip("-n", name, "route", "add", "default", "via", gateway)
+    boot = _BOOT.format(
+        name=f"host{number}", number=number, folder=shlex.quote(str(folder)), sshd=_path_of("sshd"), address=address
+    )
+    apart = ["unshare", "--pid", "--fork", "--mount", "--uts", "--mount-proc", "--kill-child", "bash", "-euc", boot]
+    with (folder / f"host{number}.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", name, *apart],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={"PATH": f"{os.environ['PATH']}:{_SBIN}"},
+        )
+    return Host(number, address, home, name, interface, process)
+
+
+def _make_home(home: Path, wheels: Path) -> None:
+    """A home with an environment that finds the packages of this one and downloads nothing.
+
+    It is one of its own all the same: what `ray up` installs goes there, and its programs run there.
+    """
+    environment = home / ".rayvldd" / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    library = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    (environment / "lib" / library / "site-packages" / "of_the_tests.pth").write_text("\n".join(packages) + "\n")
+    python = environment / "bin" / "python"
+    for script in _SCRIPTS:
+        lines = Path(sys.executable).with_name(script).read_text().splitlines()
+        copy = environment / "bin" / script
+        copy.write_text("\n".join([f"#!{python}", *lines[1:]]) + "\n")
+        copy.chmod(0o755)
+    (home / ".config" / "pip").mkdir(parents=True)
+    (home / ".config" / "pip" / "pip.conf").write_text(
+        f"[global]\nno-index = true\nno-build-isolation = false\nfind-links = {wheels}\n"
+    )
+
+
+def _await_ssh(hosts: Hosts, number: int) -> None:
+    deadline = time.monotonic() + _UP_S
+    while subprocess.run([*hosts.ssh(number, "-o", "ConnectTimeout=1"), "true"], capture_output=True).returncode:
+        if time.monotonic() > deadline:
+            raise RuntimeError((hosts.folder / f"host{number}.log").read_text())
+        time.sleep(0.1)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def _path_of(tool: str) -> str:
+    return shutil.which(tool, path=f"{os.environ['PATH']}:{_SBIN}") or ""

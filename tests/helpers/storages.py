@@ -1,0 +1,11 @@
+"""Storages that several tests use."""
+
+from rayvldd.storage.ray_store import RayStorage
+
+
+def empty_object_store() -> RayStorage:
+    """One storage in the object store for all tests: its process takes seconds to start."""
+    storage = RayStorage("tests")
+    for name in storage.names():
+        storage.delete(name)
+    return storage

@@ -1,0 +1,284 @@
+"""``rayvldd evaluate`` and ``coreset``: which sets share a crew, which encoder is meant, faults before work."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.cli import last_object, run
+from helpers.studies import TINY_STUDY
+from helpers.tasks import load
+
+from rayvldd.cli.encoder_options import read_encoders
+from rayvldd.cli.invocation import EXIT_USER_ERROR, Invocation
+from rayvldd.cli.scoring import summary_of_students
+from rayvldd.cli.set_groups import group_sets, load_sets
+from rayvldd.config.study import Study
+from rayvldd.coresets.selection import METHODS, NESTED_METHODS, choose_coreset
+from rayvldd.distillation.coreset_set import coreset_as_set
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import InputError
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.experts.recipe import expert_training
+from rayvldd.models.retrieval_task import RetrievalTask
+
+OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
+"""An encoder of another width, on a scale of its own."""
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
+    return load(Study.model_validate(TINY_STUDY), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def set_folder(task: RetrievalTask, tmp_path: Path) -> Path:
+    """Six real pairs in the form of a distilled set."""
+    folder = tmp_path / "six"
+    coreset_as_set(
+        task, choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study)), "herding", 1
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture
+def invocation(tmp_path: Path) -> Invocation:
+    return Invocation("rayvldd evaluate SET", (), tmp_path / "workspace", False, False, False, None)  # type: ignore[arg-type]
+
+
+def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
+    """The set with dotted settings of its card changed."""
+    study = Study.model_validate(distilled.card["study"]).at(changes).model_dump(mode="json")
+    return dataclasses.replace(distilled, card={**distilled.card, "study": study})
+
+
+# --- coresets as sets ---------------------------------------------------------------------------------------------
+
+
+def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_folder: Path) -> None:
+    coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
+    saved = DistilledSet.load(set_folder)
+    again, pairs = saved.pairs(task), coreset.pairs(task, task.study.evaluation.lr_coreset)
+    assert torch.allclose(again.images, pairs.images, atol=1e-6) and torch.equal(again.texts, pairs.texts)
+    assert (again.lr_image, again.lr_text) == (pairs.lr_image, pairs.lr_text)
+    assert again.similarity is None and again.pair_loss == "info_nce"
+    assert saved.start_captions == coreset.captions(task)
+    names = [task.train.split.image_names[index] for index in coreset.image_index]
+    assert saved.card["coreset"] == {"method": "herding", "seed": 1, "images": names}
+    assert "6 pairs, 16 px images" in saved.describe()
+
+
+def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task: RetrievalTask, tmp_path: Path) -> None:
+    lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
+    changed = dataclasses.replace(task, study=task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4}))
+    saved = coreset_as_set(
+        changed, choose_coreset(task, "random", 3, seed=0, training=expert_training(task.study)), "random", 0
+    )
+    assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
+
+
+@pytest.mark.parametrize("method", NESTED_METHODS)
+def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: RetrievalTask, method: str) -> None:
+    small, large = (
+        choose_coreset(task, method, number, seed=3, training=expert_training(task.study)) for number in (5, 11)
+    )
+    assert large.first(5).image_index.tolist() == small.image_index.tolist()
+    assert large.first(5).caption_index.tolist() == small.caption_index.tolist()
+
+
+def test_every_method_but_k_means_is_nested() -> None:
+    assert set(METHODS) - set(NESTED_METHODS) == {"k_means"}
+
+
+# --- intervals ----------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_says_interval_and_share_by_hand() -> None:
+    students = [RetrievalMetrics(*[value] * 6) for value in (10.0, 11.0, 12.0)]
+    found = summary_of_students(students, [RetrievalMetrics(*[44.0] * 6)])
+    assert found["mean"]["mean_recall"] == pytest.approx(11)
+    half = 4.302653 / np.sqrt(3)  # the 97.5 % point of Student's t with two degrees of freedom, a deviation of 1
+    assert found["interval"]["mean_recall"] == pytest.approx([11 - half, 11 + half], abs=1e-5)
+    assert found["share_of_full_data"] == pytest.approx(0.25)
+
+
+def test_one_student_has_no_interval_and_no_bound_no_share() -> None:
+    found = summary_of_students([RetrievalMetrics(*[0.0] * 6)])
+    assert found["interval"]["text_to_image_r1"] is found["std"]["mean_recall"] is found["share_of_full_data"] is None
+
+
+# --- which encoder is meant ---------------------------------------------------------------------------------------
+
+
+def test_encoders_are_read_in_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump(OTHER))
+    encoders, faults = read_encoders(["resnet18", "resnet18=a.safetensors", str(file)], "--transfer")
+    assert not faults
+    assert list(encoders) == ["resnet18", "resnet18=a.safetensors", "convnet_d3"]
+    assert encoders["resnet18=a.safetensors"].weights == "a.safetensors"
+    assert encoders["convnet_d3"].options == OTHER["options"]
+
+
+def test_encoders_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
+    wrong, text = tmp_path / "wrong.yaml", tmp_path / "text.yaml"
+    wrong.write_text("nmae: resnet18")
+    text.write_text("resnet18")
+    _, faults = read_encoders([str(wrong), str(text), str(tmp_path / "none.yaml")], "--transfer")
+    told = [fault.problem for fault in faults]
+    assert len(told) == 3 and "nmae" in told[0] and "holds no keys" in told[1] and "No such file" in told[2]
+
+
+def test_sets_of_the_same_settings_share_a_group(set_folder: Path, invocation: Invocation) -> None:
+    one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
+    other_method = with_card(one, **{"distillation.lr_image": 3.0})
+    other_model = with_card(one, **{"model.width": 24})
+    groups = group_sets({"one": one, "method": other_method, "model": other_model}, {}, invocation)
+    assert [list(group.sets) for group in groups] == [["one", "method"], ["model"]]
+
+
+def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(
+    set_folder: Path, invocation: Invocation
+) -> None:
+    one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
+    named = {**OTHER, "name": "test_byobnet"}
+    other = with_card(one, **{"model.image_encoder": {**named, "options": {}}})
+    encoders, _ = read_encoders(["convnet_d3", "test_byobnet"], "--transfer")
+    groups = group_sets({"one": one, "other": other}, encoders, invocation)
+    assert {(group.encoder, *group.sets) for group in groups} == {
+        ("convnet_d3", "one", "other"),
+        ("test_byobnet", "one", "other"),
+    }
+    assert len({group.base for group in groups}) == 1  # one matrix
+    by_encoder = {group.encoder: group for group in groups}
+    assert by_encoder["convnet_d3"].study.model.image_encoder.options == {"img_size": 16, "width": 8}
+    assert not by_encoder["test_byobnet"].study.model.image_encoder.pretrained
+    assert by_encoder["convnet_d3"].made_with == {"one": "convnet_d3", "other": "test_byobnet"}
+
+
+def test_pixels_arrive_on_the_other_encoders_scale(task: RetrievalTask, set_folder: Path, tmp_path: Path) -> None:
+    saved = DistilledSet.load(set_folder)
+    scale = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    other = load(task.study, tmp_path, **{"model.image_encoder": {**OTHER, **scale}})
+    expected = (saved.images - torch.tensor(scale["mean"]).view(3, 1, 1)) / torch.tensor(scale["std"]).view(3, 1, 1)
+    assert torch.allclose(saved.pairs(other).images, expected, atol=1e-6)
+
+
+# --- faults before work -------------------------------------------------------------------------------------------
+
+
+def test_sets_that_are_none_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="(?s)2 faults found.*one is not a distilled set.*two is not a distilled set"):
+        load_sets([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path)
+
+
+def test_evaluate_tells_wrong_options_and_wrong_models_at_once(set_folder: Path, tmp_path: Path) -> None:
+    wrong = ["--coresets", "herdin", "--lr-student", "0.1", "--transfer", "convnet_d4,convnet_d3=nowhere.safetensors"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *wrong)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "4 faults found" in result.stderr
+    assert "no coreset method 'herdin' (did you mean 'herding'?)" in result.stderr
+    assert "--lr-student: got '0.1'; allowed: two numbers above 0" in result.stderr
+    assert "no timm model is called 'convnet_d4' (did you mean 'convnet_d3'?)" in result.stderr
+    assert "no such file: nowhere.safetensors" in result.stderr
+
+
+@pytest.mark.parametrize("given", ["0,1", "-1,1", "nan,1", "inf,1", "1,2,3", "", "a,b"])
+def test_rates_of_students_are_two_positive_numbers(set_folder: Path, tmp_path: Path, given: str) -> None:
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", "--lr-student", given)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert f"--lr-student: got {given!r}" in result.stderr
+
+
+def test_evaluate_on_one_encoder_and_on_several_exclude_each_other(set_folder: Path, tmp_path: Path) -> None:
+    both = ["--image-encoder", "convnet_d3", "--transfer", "convnet_d3"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *both)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "--image-encoder: given beside --transfer" in result.stderr
+
+
+def test_a_breakdown_is_of_one_encoder(set_folder: Path, tmp_path: Path) -> None:
+    both = ["--breakdown", "--transfer", "convnet_d3"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *both)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "--breakdown: given beside --transfer" in result.stderr
+
+
+def test_coreset_tells_wrong_words_and_a_wrong_study_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY))
+    wrong = ["--method", "herdin", "--pairs", "1,400,x", "--set", "model.image_encoder.name=convnet_d4"]
+    result = run("coreset", file, "--workspace", tmp_path / "workspace", *wrong)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "5 faults found" in result.stderr
+    for told in ("'herdin'", "got '1'", "got 'x'", "got 400; allowed: 2 to 40", "'convnet_d4'"):
+        assert told in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--method", "--pairs"])
+def test_coreset_refuses_an_empty_list(tmp_path: Path, option: str) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY))
+    result = run("coreset", file, "--workspace", tmp_path / "workspace", option, " , ")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert f"{option}: no " in result.stderr
+
+
+# --- the commands at work -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)  # it starts Ray
+def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+    file = tmp_path / "narrow.yaml"
+    file.write_text(yaml.safe_dump({**OTHER, "name": "test_byobnet", "options": {}}))
+    asked = ["--transfer", f"convnet_d3,{file}", "--coresets", "random", "--students", "2", "--split", "val"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *asked, "--json")
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    for kind in ("sets", "coresets", "full_data"):
+        assert [row["image_encoder"] for row in found[kind]] == ["convnet_d3", "test_byobnet"]
+        assert all(row["num_students"] == 2 and row["interval"]["mean_recall"] for row in found[kind])
+        assert [row["measured_on"][2] for row in found[kind]] == ["convnet_d3", "test_byobnet"]
+        assert len({row["base"] for row in found[kind]}) == 1 and all(row["fingerprints"] for row in found[kind])
+    assert all(row["made_with"] == "convnet_d3" and row["num_pairs"] == 6 for row in found["sets"])
+    assert [(row["method"], row["num_pairs"]) for row in found["coresets"]] == [("random", 6)] * 2
+    assert found["command"].startswith("rayvldd evaluate ") and found["sets"][1]["trained_with"] == "test_byobnet"
+    assert [row["share_of_full_data"] for row in found["full_data"]] == [1, 1]
+    assert "6 pairs, random" in result.stderr and "all pairs" in result.stderr and "made with" in result.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+    asked = ["--breakdown", "--reference", "--no-full-data", "--students", "1", "--split", "val", "--json"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *asked)
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    assert found["full_data"] == [] and found["sets"][0]["share_of_full_data"] is None
+    (lost,) = found["breakdown"]
+    assert lost["measured_on"] == found["sets"][0]["measured_on"]
+    by_length = [row for row in lost["recalls"] if row["by"] == "length"]
+    assert sum(row["num_captions"] for row in by_length) == 60  # 12 images, five captions each
+    weighted = sum(row["num_captions"] * row["recall"][str(set_folder)] for row in by_length) / 60
+    recalls = found["sets"][0]["mean"]
+    assert weighted == pytest.approx(np.mean([recalls[f"text_to_image_r{k}"] for k in (1, 5, 10)]))
+    assert {share["name"] for share in lost["subjects"][str(set_folder)]} >= {"female only", "male only", "neither"}
+    assert {row["source"] for row in found["published"]} == {"Wu et al.", "LoRS", "RepBlend"}
+    assert "In print, not measured here" in result.stderr
+
+
+@pytest.mark.timeout(600)
+def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY))
+    asked = ["--method", "k_means,forgetting", "--pairs", "4,6", "--students", "1", "--out", tmp_path / "sets"]
+    result = run("coreset", file, "--workspace", tmp_path / "workspace", *asked, "--split", "val", "--json")
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    keys = [(row["num_pairs"], row["method"]) for row in found["coresets"]]
+    assert keys == [(4, "k_means"), (4, "forgetting"), (6, "k_means"), (6, "forgetting")]
+    assert found["full_data"]["share_of_full_data"] == 1
+    assert {path.name for path in (tmp_path / "sets").iterdir()} == {f"{m}_{n}" for n, m in keys}
+    assert len(DistilledSet.load(tmp_path / "sets" / "forgetting_6")) == 6

@@ -1,0 +1,107 @@
+"""The Pareto front and what is chosen from it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.searches import with_search
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+from rayvldd.search.ledger import Trial
+from rayvldd.search.objectives import (
+    line_of_front,
+    nothing_allowed,
+    pareto_front,
+    ranked,
+    row_of_front,
+    values_of_trial,
+)
+
+PAIRS = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 40}}
+BOTH = ["val_mean_recall", "num_pairs"]
+
+
+def study_for(tiny_study: Study, **search: Any) -> Study:
+    return with_search(tiny_study, **{"space": PAIRS, "objectives": BOTH, "scheduler": "none", **search})
+
+
+def trial_of(number: int, recall: float, pairs: int, seconds: float = 1.0, state: Any = "finished") -> Trial:
+    rows = [{"outer_step": 2, "val_mean_recall": recall, "seconds_matching": seconds, "seconds_evaluating": 0.5}]
+    return Trial(f"trial_{number:03d}", number, 1, {"distillation.num_pairs": pairs}, Path(), state, evaluations=rows)
+
+
+TRIALS = [
+    trial_of(0, 20.0, 40),
+    trial_of(1, 15.0, 10),
+    trial_of(2, 14.0, 12),
+    trial_of(3, 15.0, 10),
+    trial_of(4, 18.0, 30),
+    trial_of(5, 99.0, 2, state="failed"),
+    trial_of(6, 2.0, 2),
+]
+
+
+def names(trials: list[Trial]) -> list[int]:
+    return [trial.number for trial in trials]
+
+
+def test_the_front_is_what_no_other_beats(tiny_study: Study) -> None:
+    study = study_for(tiny_study)
+    assert names(pareto_front(TRIALS, study)) == [0, 4, 1, 6], "2 is beaten by 1, 3 is equal to it, 5 has failed"
+    assert names(pareto_front([], study)) == []
+    one = study_for(tiny_study, objectives=["val_mean_recall"])
+    assert names(pareto_front(TRIALS, one)) == [0]
+    assert row_of_front(TRIALS[1], study) == {
+        "trial_id": "trial_001",
+        "config": {"distillation.num_pairs": 10},
+        "val_mean_recall": 15.0,
+        "num_pairs": 10.0,
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(2, 6), st.integers(0, 4)), min_size=1, max_size=12))
+def test_the_front_of_three_objectives_is_its_definition(points: list[tuple[int, int, int]]) -> None:
+    from helpers.studies import TINY_STUDY
+
+    study = study_for(Study.model_validate(TINY_STUDY), objectives=[*BOTH, "seconds"])
+    trials = [trial_of(i, float(recall), pairs, float(seconds)) for i, (recall, pairs, seconds) in enumerate(points)]
+    heights = [(recall, -pairs, -seconds) for recall, pairs, seconds in points]
+
+    def beaten(i: int) -> bool:
+        others = [(j, h) for j, h in enumerate(heights) if all(a >= b for a, b in zip(h, heights[i], strict=True))]
+        return any(h != heights[i] or j < i for j, h in others if j != i)
+
+    assert sorted(names(pareto_front(trials, study))) == [i for i in range(len(points)) if not beaten(i)]
+
+
+def test_seconds_are_those_until_the_best_set(tiny_study: Study) -> None:
+    study = study_for(tiny_study, objectives=["val_mean_recall", "seconds"])
+    trial = trial_of(0, 9.0, 10, seconds=4.0)
+    trial.evaluations.append({"outer_step": 4, "val_mean_recall": 8.0, "seconds_matching": 50.0})
+    assert values_of_trial(trial, study) == {"val_mean_recall": 9.0, "seconds": 4.5}
+    assert line_of_front(trial, study) == "trial_000: val_mean_recall 9, seconds 4.5"
+
+
+@pytest.mark.parametrize(
+    ("choose", "expected"),
+    [
+        ({}, [0, 4, 1, 6]),
+        ({"by": "num_pairs"}, [6, 1, 4, 0]),
+        ({"at_most": {"num_pairs": 30}}, [4, 1, 6]),
+        ({"by": "num_pairs", "at_least": {"val_mean_recall": 16}}, [4, 0]),
+        ({"at_most": {"num_pairs": 9}, "at_least": {"val_mean_recall": 3}}, []),
+    ],
+)
+def test_a_set_is_chosen_from_the_front(choose: dict[str, Any], expected: list[int], tiny_study: Study) -> None:
+    study = study_for(tiny_study, choose=choose)
+    assert names(ranked(TRIALS, study)) == expected
+    error = nothing_allowed(TRIALS, study)
+    assert isinstance(error, RayvlddError) and "trial_004: val_mean_recall 18, num_pairs 30" in str(error)
+    assert "search.choose" in error.next_command
+
+
+def test_with_one_objective_all_are_ranked_by_recall(tiny_study: Study) -> None:
+    assert names(ranked(TRIALS, study_for(tiny_study, objectives=["val_mean_recall"]))) == [0, 4, 1, 3, 2, 6]

@@ -1,0 +1,833 @@
+"""The search on a toy that costs nothing, cut off in every way; one real study from end to end."""
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import ROOT
+from helpers.searches import SPACE, row, with_search
+from rich.console import Console
+
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay, time_as_text
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
+from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.search import final_evaluation, trial, tune_adapter
+from rayvldd.search.final_evaluation import summary
+from rayvldd.search.ledger import METRIC, OUTER_STEP, Ledger, Trial
+from rayvldd.search.lines import line_of_trial
+from rayvldd.search.plan import describe_plan, plan
+from rayvldd.search.preparation import (
+    epochs_of,
+    expert_points,
+    experts_in_training,
+    load_expert_sets,
+    sets_asked_for,
+)
+from rayvldd.search.recorder import Recorder, StudyRun
+from rayvldd.search.strategy import Proposal
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.search.sweep import sweep
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.trial import run_trial as run_one
+from rayvldd.search.trial_report import EvaluationReport, FailureReport, Report
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.lease import LeaseHolder
+from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.workspace import Workspace
+
+
+@pytest.fixture
+def searched(tiny_study: Study) -> Study:
+    return with_search(tiny_study)
+
+
+@pytest.fixture
+def quiet() -> ProgressDisplay:
+    return ProgressDisplay(Console(quiet=True))
+
+
+class Tracker(FolderTracker):
+    """The tracker of files; Ctrl-C is pressed when it is told of the given number of evaluations."""
+
+    def __init__(self, folder: Path, interrupted_at: int = -1) -> None:
+        super().__init__(folder)
+        self.interrupted_at = interrupted_at
+
+    def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
+        super().log_metrics(trial_id, metrics, step)
+        self.interrupted_at -= trial_id is not None
+        if self.interrupted_at == 0:
+            raise KeyboardInterrupt
+
+    def steps_of(self, trial_id: str) -> list[int]:
+        lines = self._file(trial_id).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["step"] for line in lines if json.loads(line)["event"] == "metrics"]
+
+
+# --- ledger -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(3):
+        ledger.start(number, 10 + number, {"distillation.trajectory_matching.syn_steps": number})
+        ledger.add_evaluation(f"trial_00{number}", row(0, 5.0 - number, 7.0 + number))
+    ledger.end("trial_000", "failed", "diverged")
+    ledger.end("trial_001", "stopped")
+    again = Ledger(tmp_path)
+    assert again.trials == ledger.trials
+    assert [t.trial_id for t in again.ended] == ["trial_000", "trial_001"]
+    assert [t.trial_id for t in again.running] == ["trial_002"]
+    assert (again.next_number, again.search_seconds) == (3, 9.0)
+    best = again.best_trial()
+    assert best is not None and best.trial_id == "trial_001", "the failed one does not count"
+    assert again.states() == {"finished": 0, "stopped": 1, "failed": 1, "running": 1}
+
+
+def test_an_evaluation_is_entered_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {})
+    assert [ledger.add_evaluation("trial_000", row(step, 1.0)) for step in (0, 2, 2, 0, 4)] == [1, 1, 0, 0, 1]
+    assert [r[OUTER_STEP] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [0, 2, 4]
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {})
+    ledger.add_evaluation("trial_000", row(0, 1.0))
+    file = tmp_path / "trial_000" / "evaluations.jsonl"
+    file.write_text(file.read_text() + '{"outer_step": 2, "val_me')
+    again = Ledger(tmp_path)
+    again.add_evaluation("trial_000", row(2, 3.0))
+    assert [r["val_mean_recall"] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [1.0, 3.0]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    Ledger(tmp_path).start(0, 1, {})
+    (tmp_path / "trial_000" / "trial.json").write_text("{}")
+    with pytest.raises(StoreError, match="trial_000/trial.json: not readable as the record of a trial"):
+        Ledger(tmp_path)
+
+
+# --- the folder of a study ----------------------------------------------------------------------------------------
+
+
+def test_another_study_of_the_same_name_is_refused(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    with folder.opened(searched):
+        pass
+    other = searched.at({}).model_copy(update={"seed": 8})
+    with pytest.raises(ConfigError, match=r"seed: is 7 there, 8 here") as caught, folder.opened(other):
+        pass
+    assert "--set name=" in str(caught.value)
+    assert any("search.space" in fault.where for fault in caught.value.faults)
+
+
+def test_budget_and_resources_may_change_until_the_study_is_finished(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    longer = with_search(searched, num_trials=9, max_concurrent=1, time_budget_s=60)
+    for study in (searched, longer):
+        with folder.opened(study):
+            pass
+    folder.result_file.write_text("{}")
+    with folder.opened(longer):
+        pass
+    with pytest.raises(ConfigError, match="search.num_trials: is 9 there, 4 here"), folder.opened(searched):
+        pass
+
+
+def test_a_study_runs_once_at_a_time(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    with folder.opened(searched):
+        with pytest.raises(RayvlddError, match="another process is running it"), folder.opened(searched):
+            pass
+
+
+def test_phases_add_up_over_sessions(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), folder.phase("search"):
+            time.sleep(0.1)
+            raise KeyboardInterrupt
+    assert folder.seconds()["search"] >= 0.2
+
+
+# --- one trial ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> TrialContext:
+    """What trials of the tiny study need, its experts included, made without Ray."""
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.experts.recipe import expert_recipe, expert_training
+    from rayvldd.experts.training import train_expert
+    from rayvldd.models.retrieval_task import load_task
+
+    study = with_search(tiny_study)
+    store = ExpertStore(FolderStorage(tmp_path / "experts"))
+    task = load_task(study.data, study.model, ArrayCache(tiny_cache))
+    for index in range(study.experts.num_experts):
+        layouts = task.model.image_layout, task.model.text_layout
+        store.save(
+            expert_recipe(study.at({}), task.fingerprints),
+            index,
+            MadeExpert(*train_expert(task, expert_training(study.at({})), index), *layouts),
+        )
+    return TrialContext(study, tmp_path / "trials", tiny_cache, store)
+
+
+@pytest.fixture
+def reports() -> list[Any]:
+    return []
+
+
+POINT: dict[str, Any] = {"distillation.lr_image": 10.0, "distillation.trajectory_matching.syn_steps": 2}
+
+
+def run_trial(job: TrialContext, reports: list[Any], trial_id: str = "trial_003") -> None:
+    """Run a trial whose reports go into a list."""
+    run_one(trial_id, POINT, job, reports.append)
+
+
+def test_a_trial_reports_every_evaluation(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    assert [report.outer_step for report in reports] == [0, 2, 4]
+    assert all(report.metrics[METRIC] > 0 and report.memory for report in reports)
+    card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").card
+    assert card["study"]["distillation"]["lr_image"] == 10.0
+
+
+def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    assert gc.get_freeze_count() > 10_000
+    made_by_a_trial = StringIO()
+    made_by_a_trial.itself = made_by_a_trial  # type: ignore[attr-defined]
+    seen = weakref.ref(made_by_a_trial)
+    del made_by_a_trial
+    trial.release_memory()
+    assert seen() is None
+
+
+def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialContext, reports: list[Any]) -> None:
+    own = replace(job, study=with_search(job.study, trial_seeds="own"), trials=job.trials / "own")
+    run_trial(job, reports)
+    run_trial(job, reports, "trial_004")
+    run_trial(own, reports)
+    run_trial(own, reports, "trial_004")
+    run_trial(replace(own, trials=own.trials / "again"), reports)
+    curves = [[without_seconds(r) for r in reports[start : start + 3]] for start in range(0, 15, 3)]
+    assert curves[0] == curves[1], "trials have their seed in common"
+    assert curves[2] == curves[4] != curves[3]
+
+
+def without_seconds(report: EvaluationReport) -> dict[str, float]:
+    """What a report says of the set, without what the machine spent on it."""
+    return {name: value for name, value in report.metrics.items() if not name.startswith("seconds")}
+
+
+def test_a_trial_that_was_cut_off_goes_on(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    whole = [without_seconds(report) for report in reports]
+
+    def die(report: Report) -> None:
+        reports.append(report)
+        if isinstance(report, EvaluationReport) and report.outer_step == 2:
+            raise SystemExit  # as Tune ends a trial's thread
+
+    reports.clear()
+    second = replace(job, trials=job.trials / "second")
+    with pytest.raises(SystemExit):
+        run_one("trial_003", POINT, second, die)
+    run_trial(second, reports)
+    curve = {report.outer_step: without_seconds(report) for report in reports}
+    assert [curve[step] for step in sorted(curve)] == whole
+
+
+def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    best = max(reports, key=lambda report: report.metrics["val_mean_recall"])
+    reports.clear()
+    run_trial(job, reports)
+    assert [report.outer_step for report in reports] == [best.outer_step, 4]
+    assert {report.metrics[METRIC] for report in reports} == {best.metrics[METRIC]}
+
+
+def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    card = json.loads((job.trials / "trial_003" / "checkpoint" / "best" / "card.json").read_text())
+    reports.clear()
+    run_trial(job, reports)
+    assert (reports[0].outer_step, reports[0].metrics) == (card["outer_step"], card["metrics"])
+
+
+def test_a_trial_that_fails_reports_why(job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any) -> Any:
+        raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
+
+    monkeypatch.setattr(trial, "distill", diverge)
+    run_trial(job, reports)
+    assert reports == [FailureReport("distillation diverged at outer step 1")]
+    assert "DivergedError" in (job.trials / "trial_003" / "error.txt").read_text()
+    monkeypatch.setattr(trial, "distill", lambda *_: 1 / 0)
+    run_trial(job, reports)
+    assert reports[-1] == FailureReport("ZeroDivisionError: division by zero")
+
+
+# --- the search, on a toy -----------------------------------------------------------------------------------------
+
+
+def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
+    """A trainable that climbs to a height set by its point, and keeps its own checkpoint as a distillation does.
+
+    It is made inside a function so that Ray sends it by value: worker processes do not know this module, and import
+    neither torch nor anything else that takes seconds.
+    """
+
+    def toy(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
+        try:
+            run(name, point, job, report)
+        finally:
+            if behaviour == "slow to end":
+                time.sleep(3)
+
+    def run(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
+        from rayvldd.search.trial_report import EvaluationReport, FailureReport
+
+        number, folder = int(name[-3:]), job.trials / name / "checkpoint"
+        folder.mkdir(parents=True, exist_ok=True)
+        state = folder / "state.json"
+        step = json.loads(state.read_text()) if state.is_file() else -2
+        with log.open("a") as file:
+            file.write(f"{name} from {step}\n")
+        while step < 4:
+            step += 2
+            value = 20 - abs(math.log(point["distillation.lr_image"] / 30)) + 0.01 * step
+            (folder / "best").mkdir(exist_ok=True)
+            (folder / "best" / "card.json").write_text(json.dumps({"step": step}))
+            state.write_text(json.dumps(step))
+            time.sleep(0.05)
+            if behaviour == "mixed" and number == 3 and step == 0:
+                return report(FailureReport("diverged at 0"))
+            if behaviour == "mixed" and number == 1 and step == 0 and log.read_text().count("trial_001") < 2:
+                os._exit(1)
+            if behaviour == "die":
+                os._exit(1)
+            metrics = {"val_mean_recall": value, "best_val_mean_recall": value, "matching_loss": 1.0}
+            report(EvaluationReport(step, metrics))
+
+    return toy
+
+
+class Toy:
+    """A search on the toy in a folder, to be run again and again."""
+
+    def __init__(self, study: Study, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.study, self.root, self.monkeypatch = study, root, monkeypatch
+        self.folder, self.log = StudyFolder(root / "study"), root / "log.txt"
+        self.shown = StringIO()
+
+    def run(self, behaviour: str = "", interrupted_at: int = -1) -> Ledger:
+        self.monkeypatch.setattr(tune_adapter, "run_trial", make_toy(self.log, behaviour))
+        self.tracker = Tracker(self.root / "tracked", interrupted_at)
+        ledger, display = self.folder.ledger(), ProgressDisplay(Console(file=self.shown))
+        job: Any = SimpleNamespace(trials=self.folder.trials)
+        with self.folder.opened(self.study):
+            self.tracker.start_study(self.study, "test")
+            run = StudyRun(self.study, ledger, self.tracker, display, None, lambda point: None)  # type: ignore[arg-type]
+            try:
+                tune_adapter.search(run, job, self.folder)
+            except KeyboardInterrupt:
+                self.tracker.end_study("interrupted", {}, None)
+        gc.collect()  # the actors of a search that was cut off live as long as Tune's controller
+        return self.folder.ledger()
+
+    def starts(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def toy(searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None) -> Toy:
+    return Toy(with_search(searched, num_trials=8), tmp_path, monkeypatch)
+
+
+def test_a_search_waits_for_trials_that_are_slow_to_end(toy: Toy) -> None:
+    """Tune would wait for two seconds, drop the trial that comes next, and never end."""
+    states = toy.run("slow to end").states()
+    assert states["finished"] + states["stopped"] == 8 and states["stopped"] > 0
+
+
+def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
+    ledger = toy.run("mixed")
+    shown = toy.shown.getvalue()
+    assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)]
+    assert {t.trial_id: t.reason for t in ledger.ended if t.state == "failed"} == {"trial_003": "diverged at 0"}
+    assert "diverged at 0" in shown
+    assert toy.starts().count("trial_001 from 0") == 1, "the process that died is followed by one that goes on"
+    assert "trial_001: its process died" in shown
+    assert ledger.states()["finished"] >= 1 and ledger.states()["stopped"] >= 1
+    for known in [known for known in ledger.ended if known.state != "failed"]:
+        assert (known.distilled_set / "card.json").is_file() and not known.checkpoint.exists()
+        assert toy.tracker.steps_of(known.trial_id) == [row[OUTER_STEP] for row in known.evaluations]
+        assert (known.state == "finished") == (known.outer_step == 4)
+        assert known.trial_id in shown
+    assert not toy.folder.tune.exists()
+    assert not list(Path.home().glob("ray_results/tune*"))
+
+
+def test_a_search_that_was_interrupted_goes_on(toy: Toy) -> None:
+    cut = toy.run(interrupted_at=7)
+    ended = {known.trial_id for known in cut.ended}
+    assert cut.running and len(cut.trials) < 8
+    ledger = toy.run()
+    assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)] and not ledger.running
+    check_continued(toy, cut, ledger)
+    starts = toy.starts()
+    toy.run()
+    assert ended and toy.starts() == starts, "a search that is complete starts nothing"
+
+
+def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
+    """Ended trials did not run again, others went on where they were, and nothing is missing or told twice."""
+    starts = toy.starts()
+    for known in cut.ended:
+        assert sum(line.startswith(known.trial_id) for line in starts) == 1
+    for known in cut.running:
+        assert ledger.trials[known.trial_id].point == known.point
+        assert sum(line == f"{known.trial_id} from -2" for line in starts) == 1 or known.outer_step < 0
+    for known in ledger.ended:
+        steps = [row[OUTER_STEP] for row in known.evaluations]
+        assert toy.tracker.steps_of(known.trial_id) == steps
+
+
+def test_a_trial_whose_process_dies_too_often_fails(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_adapter, "_LIVES", 1)
+    toy.study = with_search(toy.study, num_trials=1)
+    ledger = toy.run("die")
+    assert ledger.trials["trial_000"].state == "failed"
+    assert ledger.trials["trial_000"].reason.startswith("its process died: ")
+
+
+def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> None:
+    toy.study = with_search(toy.study, num_trials=500, time_budget_s=10.0)
+    ledger = toy.run()
+    number = len(ledger.trials)
+    assert number < 500 and not ledger.running
+    ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
+    ledger.add_evaluation(f"trial_{number:03d}", row(2, 1.0, 10.5))
+    best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
+    best.mkdir(parents=True)
+    (best / "card.json").write_text('{"outer_step": 2}')
+    ledger = toy.run()
+    assert len(ledger.trials) == number + 1 and not ledger.running
+    cut_off = ledger.trials[f"trial_{number:03d}"]
+    assert cut_off.state == "stopped" and (cut_off.distilled_set / "card.json").is_file()
+
+
+_DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import pytest
+from rayvldd.config.study import Study
+from rayvldd.runtime.cluster import start_ray
+from test_search import Toy
+if __name__ == "__main__":
+    with start_ray(None, 2):
+        Toy(Study.model_validate_json({study!r}), Path({root!r}), pytest.MonkeyPatch()).run()
+"""
+
+
+@pytest.mark.long  # test_killed_study.py kills a whole study three times
+@pytest.mark.timeout(240)
+def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
+    toy.study = with_search(toy.study, num_trials=12)
+    source = _DRIVER.format(tests=str(ROOT / "tests"), study=toy.study.model_dump_json(), root=str(toy.root))
+    with (toy.root / "driver.txt").open("w") as out:
+        driver = subprocess.Popen([sys.executable, "-c", source], stdout=out, stderr=out)
+        while driver.poll() is None and len(toy.folder.ledger().ended) < 3:
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+    cut = toy.folder.ledger()
+    assert 3 <= len(cut.ended) < 12, (toy.root / "driver.txt").read_text()
+    ledger = toy.run()
+    assert list(ledger.trials) == [f"trial_{n:03d}" for n in range(12)] and not ledger.running
+    check_continued(toy, cut, ledger)
+
+
+# --- preparation, plan, test --------------------------------------------------------------------------------------
+
+
+def test_every_rank_and_the_largest_number_of_experts_are_made(tiny_study: Study) -> None:
+    space = {
+        "model.lora.rank": {"type": "choice", "values": [1, 4]},
+        "experts.num_experts": {"type": "int", "low": 1, "high": 3},
+        "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
+    }
+    points = expert_points(with_search(tiny_study, space=space))
+    assert [point for point, _ in points] == [{"model.lora.rank": 1}, {"model.lora.rank": 4}]
+    assert {study.experts.num_experts for _, study in points} == {3}
+
+
+def test_more_pairs_than_images_are_refused_before_any_trial(
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay
+) -> None:
+    space = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 41}}
+    with pytest.raises(ConfigError, match="num_pairs: asks for 41 pairs; allowed: 2 to 40"):
+        load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
+
+
+def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: ProgressDisplay) -> None:
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    sets = load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
+    point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.trajectory_matching.syn_steps": 1}
+    assert sets.at(point).recipe.settings["experts"]["epochs"] == 2
+    assert len({known.recipe.key for known in sets}) == 2
+
+
+def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay
+) -> None:
+    """One set is every trial's; of several, those of the first points: the sampler may never come to the others."""
+    (only,) = sets_asked_for(searched, load_expert_sets(searched, tiny_cache, quiet))
+    assert only.epochs == frozenset({0, 1, 2})
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    first = (
+        {"experts.epochs": 2, "distillation.trajectory_matching.syn_steps": 1},
+        {"distillation.trajectory_matching.syn_steps": 2},
+    )
+    study = with_search(searched, space=space, initial_points=first)
+    asked_for = sets_asked_for(study, load_expert_sets(study, tiny_cache, quiet))
+    assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
+
+
+def test_the_search_says_which_experts_its_trials_are_making(
+    searched: Study, tiny_cache: Path, quiet: ProgressDisplay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
+    study, store = with_search(searched, space=space), store_in(Workspace(tmp_path))
+    sets = load_expert_sets(study, tiny_cache, quiet)
+    assert experts_in_training(sets, store) == []
+    lease = store.acquire(sets.at({"experts.epochs": 2}).recipe, 1, LeaseHolder("a trial"))
+    assert lease is not None
+    with lease:
+        lease.tell(1)
+        told = ["expert 1 of epochs=2 at epoch 1 of 2"]
+        assert experts_in_training(sets, store) == told
+        shown: list[str] = []
+        display = SimpleNamespace(progress=lambda *notes: shown.append(notes[-1]))
+        ledger = StudyFolder(tmp_path / "study").ledger()
+        run: Any = SimpleNamespace(
+            study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
+        )
+        monkeypatch.setattr("rayvldd.search.recorder._LOOK_S", 0.0)
+        Recorder(run).look()
+        assert shown == told
+
+
+def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
+    searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, read = with_search(searched, num_trials=100), []
+    at = Study.at
+    monkeypatch.setattr(Study, "at", lambda self, point: read.append(point) or at(self, point))
+    shown: list[tuple[Any, ...]] = []
+    display: Any = SimpleNamespace(progress=lambda *bar: shown.append(bar))
+    tracker = FolderTracker(tmp_path / "tracking")
+    tracker.start_study(study, "rayvldd sweep")
+    ledger = StudyFolder(tmp_path / "study").ledger()
+    recorder = Recorder(StudyRun(study, ledger, tracker, display, None, lambda _: None))  # type: ignore[arg-type]
+    trials = [f"trial_{number:03d}" for number in range(20)]
+    for number, name in enumerate(trials):
+        recorder.start(Proposal(name, number, POINT))
+    del shown[:], read[:]
+    for name in trials:
+        recorder.evaluation(name, EvaluationReport(2, {"val_mean_recall": 5.0}))
+    assert len(shown) < 20 and len(ledger.running) == 20 and not read
+    monkeypatch.setattr("rayvldd.search.recorder._SHOW_S", 0.0)
+    recorder.evaluation(trials[19], EvaluationReport(4, {"val_mean_recall": 5.0}))
+    what, ended, total, note = shown[-1]
+    assert (what, ended, total) == ("trials", 0, 100)
+    assert note.startswith("#0 50%, #1 50%") and "#7 50%, 12 more, best 5.00" in note and "#8" not in note
+
+
+def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_path: Path) -> None:
+    def last_note(budget: float | None) -> str:
+        study = with_search(searched, num_trials=100, time_budget_s=budget)
+        ledger, shown = StudyFolder(tmp_path / str(budget)).ledger(), list[tuple[Any, ...]]()
+        ledger.start(0, 1, {})
+        ledger.add_evaluation("trial_000", row(2, 5.0, seconds=900.0))
+        run: Any = SimpleNamespace(
+            study=study, ledger=ledger, display=SimpleNamespace(progress=lambda *bar: shown.append(bar))
+        )
+        Recorder(run)._show()
+        return str(shown[-1][-1])
+
+    assert last_note(None).endswith("h 45 min left")
+    assert last_note(940.5).endswith(", 40 s left")
+    assert last_note(800).endswith(", 0 s left")
+
+
+class SlowPictures:
+    """Draws once it is told to go on, unless it dies before."""
+
+    def __init__(self, dies: bool = False) -> None:
+        self.dies, self.go_on, self.drawn = dies, threading.Event(), list[str]()
+
+    def draw_set(self, folder: Path, train: SplitInputs) -> None:
+        self.go_on.wait()
+        if not self.dies:
+            self.drawn.append(folder.parents[1].name)
+            (folder / "picture").touch()
+
+    def has_drawn_set(self, folder: Path) -> bool:
+        return (folder / "picture").is_file()
+
+    def draw_study(self, folder: Path, trials: list[Trial]) -> None:
+        raise AssertionError("no study has ended")
+
+
+def test_pictures_are_drawn_while_the_next_trial_begins(
+    job: TrialContext, reports: list[Any], quiet: ProgressDisplay, tmp_path: Path
+) -> None:
+    def recorder_with(pictures: SlowPictures) -> Recorder:
+        tracker = Tracker(tmp_path / "tracked")
+        tracker.start_study(job.study, "rayvldd sweep")
+        inputs: Any = lambda point: None  # noqa: E731 - SlowPictures does not look at it
+        return Recorder(StudyRun(job.study, Ledger(job.trials), tracker, quiet, pictures, inputs))
+
+    run_trial(job, reports)
+    pictures = SlowPictures(dies=True)
+    recorder = recorder_with(pictures)
+    recorder.start(Proposal("trial_003", 3, POINT))
+    recorder.end("trial_003")
+    assert [one.trial_id for one in recorder.run.ledger.ended] == ["trial_003"], "and no picture is there"
+    recorder.start(Proposal("trial_004", 4, POINT))
+    recorder.look()
+    record = tmp_path / "tracked" / "trials" / "trial_003.jsonl"
+    assert '"end"' not in record.read_text(encoding="utf-8"), "it waits for the pictures"
+    pictures.go_on.set()
+    recorder.close_drawn(wait=True)
+    assert '"end"' in record.read_text(encoding="utf-8")
+
+    pictures = SlowPictures()
+    pictures.go_on.set()
+    recorder = recorder_with(pictures)
+    recorder.tell_again()
+    recorder.end_rest()
+    assert pictures.drawn == ["trial_003"], "where the sweep died before they were there, the next one draws them"
+
+
+def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None:
+    space = {**SPACE, "distillation.trajectory_matching.max_start_epoch": {"type": "int", "low": 1, "high": 3}}
+    study = with_search(searched, space=space).model_copy(
+        update={"experts": searched.experts.model_copy(update={"epochs": 9, "keep_epochs": "reached"})}
+    )
+    assert epochs_of(study, study.at({})) == frozenset({0, 1, 2, 3})
+    assert epochs_of(study, study.at({"experts.epochs": 2})) == frozenset({0, 1, 2})
+    every = study.model_copy(update={"experts": study.experts.model_copy(update={"keep_epochs": "all"})})
+    assert epochs_of(every, every.at({})) == frozenset(range(10))
+
+
+def test_a_trial_makes_the_experts_that_nobody_made(job: TrialContext, reports: list[Any]) -> None:
+    for file in Path(job.store.uri.removeprefix("file://")).rglob("*"):
+        if file.is_file():
+            file.unlink()
+    run_trial(job, reports)
+    made = [without_seconds(report) for report in reports]
+    ((key, _),) = job.store.sets()
+    assert job.store.indexes(key) == [0, 1]
+    assert not [name for name in job.store.storage.names(key) if "/leases/" in name or "/epochs/" in name]
+    run_trial(replace(job, trials=job.trials / "again"), reports)
+    assert [without_seconds(report) for report in reports[len(made) :]] == made
+
+
+def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_path: Path) -> None:
+    planned = plan(searched, Workspace(tmp_path), store_in(Workspace(tmp_path)))
+    assert planned["expert_sets"] == [{"point": {}, "experts": 2, "existing": 0, "epochs": 2}]
+    assert planned["trials"]["total"] == 4 and planned["trials"]["ended"] == 0
+    assert planned["storage"]["study"] == str(tmp_path / "studies" / "tiny")
+    assert not list(tmp_path.iterdir()), "a plan writes nothing"
+    text = describe_plan(planned)
+    assert "1 set, 2 in all, 2 to make" in text and "4, 2 at a time" in text
+    json.dumps(planned)
+
+
+def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialContext, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert plan(job.study, workspace, job.store)["expert_sets"][0]["existing"] == 2
+    other = job.study.model_copy(update={"experts": job.study.experts.model_copy(update={"lr_text": 0.2})})
+    assert plan(other, workspace, job.store)["expert_sets"][0]["existing"] == 0
+
+
+def test_the_interval_is_students(tmp_path: Path) -> None:
+    low, high = t_interval([10.0, 12.0, 14.0])
+    half = 4.302652729911275 * 2 / np.sqrt(3)  # t for two degrees of freedom, from a printed table
+    assert (low, high) == pytest.approx((12 - half, 12 + half))
+
+
+def test_the_summary_of_a_test() -> None:
+    def student(value: float) -> RetrievalMetrics:
+        return RetrievalMetrics(*[value] * 6)
+
+    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)])
+    assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
+    assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
+    assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
+    assert tuple(found["interval"]) == t_interval([15.0, 17.0]) and found["interval_over"] == "students"
+    sets = [[student(15.0), student(17.0)], [student(21.0), student(19.0)]]
+    several = summary(sets, [student(5.0)], [student(20.0)])
+    assert several["mean_recall"] == pytest.approx(18)
+    assert tuple(several["interval"]) == t_interval([16.0, 20.0]) and several["interval_over"] == "sets"
+    assert (several["num_sets"], several["num_students"]) == (2, 2)
+    assert [of_set["mean_recall"] for of_set in several["sets"]] == pytest.approx([16.0, 20.0])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7500, "2 h 05 min")])
+def test_times_as_people_say_them(seconds: float, text: str) -> None:
+    assert time_as_text(seconds) == text
+
+
+def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("w") as out, ProgressDisplay(Console(file=out, width=40)) as display:
+        display.progress("trials", 1, 4, "best [1]")
+        display.line("a line that is longer than the console is wide, [kept] as it is")
+        display.done()
+    text = (tmp_path / "out.txt").read_text()
+    assert text == "a line that is longer than the console is wide, [kept] as it is\n"
+
+
+def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.initialisation.images": "real"})
+    ledger.add_evaluation("trial_000", row(20, 17.256))
+    ledger.end("trial_000", "failed", "diverged")
+    line = line_of_trial(ledger.trials["trial_000"])
+    assert line == ("trial_000  failed    val mean recall 17.26 at step 20  lr_image=12.3, images=real; diverged")
+
+
+# --- a real study -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_a_study_from_end_to_end_in_two_sessions(
+    tiny_study: Study,
+    tmp_path: Path,
+    local_ray: None,
+    quiet: ProgressDisplay,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rayvldd.reports.illustrator import Pictures
+
+    study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
+    looks: list[str] = []
+    evaluate = final_evaluation.evaluate_in_parallel
+
+    def counted(*args: Any) -> list[RetrievalMetrics]:
+        looks.append(args[3])
+        return evaluate(*args)
+
+    monkeypatch.setattr(final_evaluation, "evaluate_in_parallel", counted)
+
+    def session(interrupted_at: int = -1) -> Any:
+        tracker = Tracker(tmp_path / "tracked", interrupted_at)
+        return sweep(
+            study,
+            workspace,
+            ExpertStore(FolderStorage(workspace.experts)),
+            tracker,
+            display=quiet,
+            illustrator=Pictures(),
+        )
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session(interrupted_at=3)
+    del caught
+    gc.collect()
+    made = {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
+    result = session()
+    assert made and made == {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
+    check_result(result.values, workspace, study)
+    assert result.is_new and len(result.trials) == 3 and looks == ["test"]
+
+    again = session()
+    assert not again.is_new and again.values == result.values and looks == ["test"], "test is looked at once"
+    StudyFolder(workspace.study("tiny")).result_file.unlink()
+    third = session()
+    assert third.values["test"] == result.values["test"] and looks == ["test"]
+
+
+def store_in(workspace: Workspace) -> ExpertStore:
+    return ExpertStore(FolderStorage(workspace.experts))
+
+
+def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> None:
+    best, tested = values["best"], values["test"]
+    assert sum(values["trials"].values()) == 3 and values["trials"]["failed"] == 0
+    assert set(best["config"]) == set(SPACE)
+    folder = StudyFolder(workspace.study(study.name))
+    check_finalists(values, folder)
+    assert tested["num_students"] == 2 and tested["interval"][0] <= tested["mean_recall"] <= tested["interval"][1]
+    assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])
+    assert set(values["seconds"]) == {"prepare", "experts", "search", "finalists", "test", "total"}
+    files = {file.name for file in Path(values["distilled_set"]).iterdir()}
+    assert {"before_after.jpg", "nearest_captions.jsonl", "recall_by_outer_step.png", "result.json"} <= files
+    json.dumps(values)
+
+
+def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
+    best, ledger = values["best"], folder.ledger()
+    first, second = values["finalists"]
+    shown = sorted((t.best["val_mean_recall"] for t in ledger.ended if t.best), reverse=True)
+    assert [row["search_val_mean_recall"] for row in (first, second)] == shown[:2]
+    winner = max(first, second, key=lambda row: row["val_mean_recall"])
+    assert (best["trial_id"], best["val_mean_recall"]) == (winner["trial_id"], winner["val_mean_recall"])
+    assert len({one["seed"] for row in (first, second) for one in row["sets"]}) == 4
+    delivered = max(winner["sets"], key=lambda one: one["val_mean_recall"])
+    chosen = DistilledSet.load(values["distilled_set"])
+    assert torch.equal(chosen.images, DistilledSet.load(folder.finalists / delivered["name"] / "distilled_set").images)
+    assert best["outer_step"] == delivered["outer_step"] == chosen.card["outer_step"]
+    assert values["test"]["num_sets"] == 2 and values["test_evaluations"] == 1
+    means = [one["mean_recall"] for one in values["test"]["sets"]]
+    assert tuple(values["test"]["interval"]) == t_interval(means)
+    assert not list(folder.finalists.rglob("checkpoint"))
+
+
+def test_a_study_whose_trials_all_failed_says_why(
+    searched: Study, tmp_path: Path, local_ray: None, quiet: ProgressDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    ledger = StudyFolder(workspace.study("tiny")).ledger()
+    for number in range(4):
+        ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
+        ledger.end(f"trial_00{number}", "failed", f"reason {number}")
+    monkeypatch.setattr("rayvldd.search.sweep.make_missing_experts", lambda *_: 0)
+    with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:
+        sweep(
+            searched,
+            workspace,
+            ExpertStore(FolderStorage(workspace.experts)),
+            Tracker(tmp_path / "tracked"),
+            display=quiet,
+        )
+    assert all(f"trial_00{number}: reason {number}" in str(caught.value) for number in range(4))

@@ -1,0 +1,755 @@
+"""The page that compares studies: what is read, what is drawn and said, and the page itself in headless Chromium."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.cli import last_object, run
+from helpers.studies import TINY_STUDY
+from PIL import Image
+
+from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.similarity import SimilarityParameters
+from rayvldd.errors import ConfigError
+from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
+from rayvldd.reports.page.data_tables import shown
+from rayvldd.reports.page.drawings import short
+from rayvldd.reports.page.evaluated_sets import evaluated_sets
+from rayvldd.reports.page.evaluations import Evaluation, read_scores, short_names
+from rayvldd.reports.page.marginals import expected_recalls, height_in
+from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
+from rayvldd.reports.page.sections import Comparison, compare
+from rayvldd.reports.page.set_drawings import recall_by_group
+from rayvldd.reports.page.study_report import read_study
+from rayvldd.reports.page.svg import to_svg
+from rayvldd.reports.page.writing import write_comparison
+from rayvldd.reports.published import published_rows
+from rayvldd.search.ledger import Ledger, Trial, read_trials
+from rayvldd.search.optuna_trials import importance_of_settings
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.storage.json_files import write_json_whole
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+LR, STEPS = "distillation.lr_image", "distillation.trajectory_matching.syn_steps"
+SPACE: dict[str, Domain] = {
+    LR: FloatDomain(type="float", low=1, high=100, log=True),
+    STEPS: IntDomain(type="int", low=2, high=8, step=2),
+}
+EVIL = "<script>document.title = 'broken'</script> a \"dog\" & $x^2$"
+"""A caption that would run, if it were not text."""
+
+# --- studies on disk ----------------------------------------------------------------------------------------------
+
+
+def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int = 9, pairs: int = 6) -> StudyFolder:
+    """A finished study of trials whose recall grows with the rate; one failed, one was stopped."""
+    folder = StudyFolder(root / name)
+    search = {"space": {key: domain.model_dump() for key, domain in SPACE.items()}, "num_trials": num_trials}
+    study = Study.model_validate({**TINY_STUDY, "name": name, "search": search})
+    write_json_whole(folder.settings, study.model_dump(mode="json"))
+    folder.add_command(f"rayvldd sweep {name}.yaml")
+    ledger = folder.ledger()
+    for number in range(num_trials):
+        lr = float(np.geomspace(1, 100, num_trials)[number])
+        trial = ledger.start(number, 1, {LR: lr, STEPS: 2 + 2 * (number % 4)})
+        for evaluation in range(2 if number == 1 else 4):
+            value = 5.0 + 0.1 * number * evaluation + evaluation
+            row = {"outer_step": 10 * evaluation, "val_mean_recall": value, "search_seconds": 1.0 * evaluation}
+            ledger.add_evaluation(
+                trial.trial_id, row | {"seconds_matching": number + evaluation, "seconds_evaluating": 1}
+            )
+        ledger.end(trial.trial_id, {0: "failed", 1: "stopped"}.get(number, "finished"))  # type: ignore[arg-type]
+    best = ledger.best_trial()
+    assert best is not None and best.best is not None
+    write_set(folder.best, study, pairs)
+    chosen = {"config": best.point, "trial_id": best.trial_id, "val_mean_recall": best.best["val_mean_recall"]}
+    write_json_whole(
+        folder.result_file,
+        {
+            "study": name,
+            "protocol": "heads_only",
+            "num_pairs": pairs,
+            "trials": ledger.states(),
+            "best": chosen | {"outer_step": 30},
+            "test": scores_on_test(recall),
+            "seconds": {"total": 12.0},
+        },
+    )
+    return folder
+
+
+def scores_on_test(recall: float) -> dict[str, Any]:
+    recalls = {f"{way}_r{k}": recall for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    students = {"distilled": [recall, recall + 1], "random": [4.0, 6.0], "full_data": [30.0, 32.0]}
+    return {
+        **recalls,
+        "mean_recall": recall,
+        "interval": [recall - 1, recall + 1],
+        "num_students": 2,
+        "random_mean_recall": 5.0,
+        "full_data_mean_recall": 31.0,
+        "share_of_full_data": recall / 31,
+        "students": students,
+        "recalls": {"random": recalls, "full_data": recalls},
+    }
+
+
+def write_set(folder: Path, study: Study, pairs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(pairs, 3, 16, 16, generator=generator)
+    texts = torch.randn(pairs, 8, generator=generator)
+    similarity = SimilarityParameters(
+        {"matrix": torch.eye(pairs) + 0.1 * torch.randn(pairs, pairs, generator=generator)}
+    )
+    card = {"study": study.model_dump(mode="json"), "fingerprints": {"data": "abc"}}
+    captions = [f"caption {n}" for n in range(pairs)]
+    DistilledSet(images + 0.1, texts + 0.1, images, texts, captions, 0.1, 0.1, card, similarity).save(folder)
+    nearest = [EVIL if n == 0 else f"{'a red boat' if n % 2 else 'a green tree'} {n}" for n in range(pairs)]
+    rows = [{"pair": n, "start": captions[n], "nearest": text, "similarity": 0.5} for n, text in enumerate(nearest)]
+    (folder / "nearest_captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished studies, one that is half done, and one whose files are rubbish."""
+    root = tmp_path_factory.mktemp("studies")
+    write_study(root, "strong", recall=25.0, pairs=30)
+    write_study(root, "weak", recall=5.5)
+    half = write_study(root, "half_done", num_trials=3)
+    half.result_file.unlink()
+    shutil.rmtree(half.best)
+    rubbish = write_study(root, "rubbish", num_trials=3)
+    rubbish.result_file.write_text('{"study": "rubbish", "test": {"mean_recall": "high"}}')
+    rubbish.settings.write_text("{")
+    (rubbish.best / "card.json").write_text("[]")
+    (rubbish.trials / "trial_001" / "trial.json").write_text("{}")
+    (rubbish.trials / "trial_002" / "evaluations.jsonl").write_text('{"outer_step": 0}\n')
+    return root
+
+
+RECALLS = [f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+OTHER_ENCODER = "test_byobnet"
+
+
+def evaluated(mean: float, encoder: str = "convnet_d3", **own: Any) -> dict[str, Any]:
+    """A row of what ``rayvldd evaluate --json`` ends with, measured as the studies above."""
+    return {
+        "num_students": 3,
+        "mean": {**dict.fromkeys(RECALLS, mean), "mean_recall": mean},
+        "interval": {"mean_recall": [mean - 1, mean + 1]},
+        "share_of_full_data": mean / 40,
+        "image_encoder": encoder,
+        "trained_with": encoder,
+        "measured_on": ["40 drawn scenes", "16 px", encoder, "hashed_ngrams", "heads_only"],
+        "base": "0123456789abcdef",
+        "fingerprints": {"data": "abc"},
+        **own,
+    }
+
+
+def evaluation(sets: Path) -> dict[str, Any]:
+    """Two sets, of which one is no longer there, coresets beside them, another encoder, and what is lost."""
+    one, gone = str(sets / "one"), str(sets / "gone")
+    about = {key: value for key, value in evaluated(0.0).items() if key in ("measured_on", "trained_with", "base")}
+    shares = {"data": 0.5, "start": None, "kept": 0.2, "interval": [0.1, 0.4], "differs": True}
+    groups = [("length", "1 to 5 words"), ("length", "6 words"), ("gender", "neither"), ("noun", "dog")]
+    recall = {one: 20.0, gone: 15.5, "all pairs": 30.0}
+    return {
+        "command": "rayvldd evaluate one gone --json",
+        "split": "test",
+        "sets": [
+            evaluated(28.0, distilled_set=one, num_pairs=100, made_with="convnet_d3"),
+            evaluated(30.0, distilled_set=gone, num_pairs=200, made_with="convnet_d3"),
+            evaluated(12.0, OTHER_ENCODER, distilled_set=one, num_pairs=100, made_with="convnet_d3"),
+        ],
+        "coresets": [
+            evaluated(20.0, method="herding", num_pairs=100),
+            evaluated(29.5, method="herding", num_pairs=200),
+            evaluated(19.0, method="k_means", num_pairs=100),
+        ],
+        "full_data": [evaluated(40.0, sets=[one, gone])],
+        "breakdown": [
+            {
+                **about,
+                "recalls": [{"by": by, "group": group, "num_captions": 30, "recall": recall} for by, group in groups],
+                "subjects": {one: [{"name": "dog", **shares}]},
+            }
+        ],
+    }
+
+
+def write_evaluation(file: Path, values: dict[str, Any]) -> Path:
+    file.write_text("what stood before\n" + json.dumps(values) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[Evaluation]:
+    folder = tmp_path_factory.mktemp("sets")
+    write_set(folder / "one", Study.model_validate(TINY_STUDY), 6)
+    return read_scores([], [write_evaluation(folder / "evaluated.json", evaluation(folder))])[1]
+
+
+@pytest.fixture(scope="module")
+def comparison(studies: Path, evaluations: list[Evaluation]) -> Comparison:
+    reports = [read_study(path) for path in sorted(studies.iterdir())]
+    sets = evaluated_sets(evaluations, reports, studies)
+    return compare(reports, [], evaluations, sets, published_rows())
+
+
+@pytest.fixture(scope="module")
+def written(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with page, plots and tables."""
+    folder = tmp_path_factory.mktemp("comparison")
+    write_comparison(comparison, folder, "rayvldd compare")
+    return folder
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_read_whole(studies: Path) -> None:
+    report = read_study(studies / "strong")
+    assert (report.state, report.faults) == ("finished", [])
+    assert report.commands == ["rayvldd sweep strong.yaml"]
+    assert len(report.trials) == 9 and report.best_trial is report.trials[8]
+    assert report.distilled is not None and len(report.captions) == len(report.distilled) == 30
+    assert report.measured_on == ("40 drawn scenes", "16 px", "convnet_d3", "hashed_ngrams", "heads_only")
+
+
+def test_what_is_not_finished_or_damaged_is_said_to_be_so(studies: Path) -> None:
+    half, rubbish = read_study(studies / "half_done"), read_study(studies / "rubbish")
+    assert (half.state, half.faults) == ("unfinished", [])
+    assert half.best_trial is not None and half.best_trial.trial_id == "trial_002"
+    assert rubbish.state == "damaged"
+    assert [trial.trial_id for trial in rubbish.trials] == ["trial_000"]
+    told = " | ".join(rubbish.faults)
+    for word in ("study.json", "result.json", "trial_001", "trial_002", "best"):
+        assert word in told
+
+
+def test_an_empty_folder_is_a_damaged_study(tmp_path: Path) -> None:
+    report = read_study(tmp_path)
+    assert report.state == "damaged" and report.faults
+    assert compare([report]).studies.rows[0][1] == "damaged"
+
+
+def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "odd", num_trials=5)
+    changes: list[dict[str, Any]] = [
+        {"number": "one"},
+        {"state": "lost"},
+        {"point": {LR: "fast", STEPS: 2}},
+        {"point": [1]},
+    ]
+    for number, change in enumerate(changes):
+        file = folder.trials / f"trial_00{number}" / "trial.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    card = folder.best / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"fingerprints": [], "study": {"data": "here"}}))
+    report = read_study(folder.root)
+    assert [trial.trial_id for trial in report.trials] == ["trial_002", "trial_004"]
+    assert len(report.faults) == 3
+    (section,) = compare([report]).sections
+    assert "parallel_coordinates" in [drawing.name for drawing in section.drawings]
+
+
+def test_choices_are_drawn_in_their_order(tmp_path: Path) -> None:
+    space: dict[str, Domain] = {"a.words": ChoiceDomain(type="choice", values=("$x", "y_1", True))}
+    trials = trials_of(lambda lr, steps: lr, 6)
+    for trial, value in zip(trials, ("$x", "y_1", True) * 2, strict=True):
+        trial.point = {"a.words": value}
+    for drawing in (parallel_coordinates(trials, space, ""), marginals(trials, space, "", {})):
+        svg = to_svg(drawing, "x")
+        assert svg.index(">$x<") > 0 and "mathdefault" not in svg
+    positions = [svg.index(f">{value}</text>") for value in ("$x", "y_1", "True")]
+    assert positions == sorted(positions)
+
+
+def test_reading_leaves_a_running_study_as_it_is(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "running", num_trials=2)
+    file = folder.trials / "trial_001" / "evaluations.jsonl"
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write('{"outer_step": 40, "val_')  # the driver is in the middle of a line
+    before = file.read_bytes()
+    trials, faults = read_trials(folder.trials)
+    assert (len(trials), faults) == (2, [])
+    assert len(trials[1].evaluations) == 2
+    assert file.read_bytes() == before
+    assert len(Ledger(folder.trials).trials) == 2
+    assert file.read_bytes() != before  # the sweep itself mends it
+
+
+def test_the_commands_of_a_study_are_kept_in_order(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    assert folder.commands() == []
+    for command in ("rayvldd sweep a.yaml", "rayvldd sweep a.yaml", "rayvldd sweep a.yaml --set x=1"):
+        folder.add_command(command)
+    assert folder.commands() == ["rayvldd sweep a.yaml", "rayvldd sweep a.yaml --set x=1"]
+
+
+# --- what is said of the search -----------------------------------------------------------------------------------
+
+
+def trials_of(recall: Any, number: int = 24) -> list[Trial]:
+    """Finished trials at random points, with the recall that ``recall`` gives for rate and steps."""
+    generator = np.random.default_rng(0)
+    trials = []
+    for index in range(number):
+        point = {LR: float(10 ** generator.uniform(0, 2)), STEPS: int(generator.choice([2, 4, 6, 8]))}
+        rows = [{"outer_step": 10.0, "val_mean_recall": float(recall(point[LR], point[STEPS]))}]
+        trials.append(Trial(f"trial_{index:03d}", index, 1, point, Path(), "finished", "", rows))
+    return trials
+
+
+def test_importance_and_marginals_find_the_setting_that_matters() -> None:
+    trials = trials_of(lambda lr, steps: 10 * np.log10(lr) + 0.01 * steps)
+    shares = importance_of_settings(trials, SPACE)
+    assert list(shares)[0] == LR and shares[LR] > 0.9
+    curves = expected_recalls(trials, SPACE)
+    values, recalls = curves[LR]
+    assert values[0] == pytest.approx(1) and values[-1] == pytest.approx(100)
+    assert recalls[-1] - recalls[0] > 12  # the truth: 20, which a forest flattens at both ends
+    assert curves[STEPS][0] == [2, 4, 6, 8]
+    assert np.ptp(curves[STEPS][1]) < 3
+
+
+def test_nothing_is_read_out_of_too_few_or_equal_trials() -> None:
+    trials = trials_of(lambda lr, steps: lr)
+    assert importance_of_settings(trials[:3], SPACE) == {} and expected_recalls(trials[:7], SPACE) == {}
+    assert importance_of_settings(trials_of(lambda lr, steps: 3.0), SPACE) == {}
+
+
+def test_heights_lie_between_the_ends_of_a_domain() -> None:
+    choice = ChoiceDomain(type="choice", values=("a", "b", "c"))
+    assert [height_in(choice, value) for value in "abc"] == [0, 0.5, 1]
+    assert height_in(SPACE[LR], 10.0) == pytest.approx(0.5)
+    assert height_in(SPACE[STEPS], 8) == 1
+    assert height_in(FloatDomain(type="float", low=3, high=3), 3.0) == 0.5
+
+
+def test_the_front_equals_a_plain_comparison_of_all_pairs() -> None:
+    generator = np.random.default_rng(0)
+    points = [(float(cost), float(value)) for cost, value in generator.integers(0, 12, (40, 2))]
+    points = list(dict.fromkeys(points))
+    dominated = {
+        i
+        for i, (cost, value) in enumerate(points)
+        if any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
+    }
+    assert front_of(points) == set(range(len(points))) - dominated
+
+
+def test_numbers_are_short() -> None:
+    assert [short(value) for value in (None, 4, 0.123456, 2332.5, 1e-5, "k_means", True)] == [
+        "–",
+        "4",
+        "0.123",
+        "2332",
+        "1e-05",
+        "k_means",
+        "True",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rival", "verdict"),
+    [
+        ((5.0, (4.0, 6.0)), "is better: the intervals do not overlap"),
+        ((19.0, (17.0, 21.0)), "is ahead, but the intervals overlap"),
+        ((21.0, (20.0, 22.0)), "is not better"),
+        ((5.0, None), "a single student gives no interval"),
+    ],
+)
+def test_verdicts_say_plainly_whether_a_set_is_better(rival: tuple[float, Any], verdict: str) -> None:
+    points = [
+        SizePoint("distilled", 100, "one", 20.0, (18.5, 21.5)),
+        SizePoint("random", 100, "one", 3.0, (2.0, 4.0)),
+        SizePoint("herding", 100, "one", *rival),
+        SizePoint("herding", 500, "one", 90.0, None),  # another number of pairs is no rival
+    ]
+    (sentence,) = verdicts(points)
+    assert verdict in sentence and "herding pairs, the best of 2 coresets" in sentence
+
+
+def coreset_file(path: Path, split: str = "test", study: str = "weak") -> Path:
+    row = {"num_pairs": 12, "num_students": 3, "mean": {"mean_recall": 9.0}, "interval": {"mean_recall": [8.0, 10.0]}}
+    path.write_text(json.dumps({"study": study, "split": split, "coresets": [row | {"method": "herding"}]}))
+    return path
+
+
+def test_coresets_join_the_sets_of_their_study(studies: Path, tmp_path: Path) -> None:
+    scores, _ = read_scores([coreset_file(tmp_path / "coresets.json")])
+    (group,) = compare([read_study(studies / "weak")], scores).groups
+    rows = {(row[1], row[0]): row[3:] for row in group.drawing.rows}
+    assert rows.keys() == {("distilled", 6), ("random", 6), ("herding", 12)}
+    assert rows["herding", 12] == (9.0, 8.0, 10.0)
+
+
+def test_evaluated_sets_stand_beside_the_studies_of_the_same_data(comparison: Comparison) -> None:
+    (group,) = comparison.groups
+    columns = group.sets.columns
+    rows = {(row[0], row[2]): dict(zip(columns, row, strict=True)) for row in group.sets.rows}
+    assert rows.keys() == {
+        ("6 distilled pairs", "weak"),
+        ("6 random pairs", "weak"),
+        ("30 distilled pairs", "strong"),
+        ("30 random pairs", "strong"),
+        ("100 distilled pairs", "one"),
+        ("100 herding pairs", ""),
+        ("100 k_means pairs", ""),
+        ("200 distilled pairs", "gone"),
+        ("200 herding pairs", ""),
+        ("full data", ""),
+    }
+    one = rows["100 distilled pairs", "one"]
+    assert (one["mean"], one["95 % low"], one["TR R@5"], one["students"]) == (28.0, 27.0, 28.0, 3)
+    assert one["share of full data (%)"] == pytest.approx(100 * 28 / 31)  # of the studies' own models
+    assert {group.sets.rows[place][0] for place in group.sets.best} == {
+        "6 distilled pairs",
+        "30 distilled pairs",
+        "100 distilled pairs",
+        "200 distilled pairs",
+    }
+    assert "one, 100 distilled pairs: 28.0 (27.0 to 29.0); herding pairs, the best of 2 coresets: 20.0" in "".join(
+        group.verdicts
+    )
+    assert group.verdict == (
+        "The distilled set does not beat real pairs at every number of pairs: at 6 and 200 pairs it is ahead of the "
+        "best of them, but the intervals overlap; at 30 and 100 pairs it is better than the best of them, and the "
+        "intervals do not overlap."
+    )
+
+
+def test_a_set_that_wins_at_every_number_is_said_to() -> None:
+    points = [SizePoint("distilled", size, "one", 20.0, (18.5, 21.5)) for size in (100, 200, 500)]
+    points += [SizePoint("random", size, "", 10.0, (9.0, 11.0)) for size in (100, 200, 500)]
+    assert verdict_over_sizes(points[:1] + points[3:]) == ""  # one number needs no summary
+    assert verdict_over_sizes(points) == (
+        "At every number of pairs (100, 200 and 500) the distilled set is better than the best real pairs: "
+        "the intervals do not overlap."
+    )
+    worse = SizePoint("distilled", 200, "other", 5.0, (4.0, 6.0))
+    assert verdict_over_sizes([*points, worse]) == verdict_over_sizes(points), "the best set of a number counts"
+    lost = verdict_over_sizes([*points, SizePoint("herding", 500, "", 20.0, None)])
+    assert "at 100 and 200 pairs it is better" in lost and "at 500 pairs it is not better" in lost
+
+
+def test_sets_on_other_encoders_are_a_matrix(comparison: Comparison) -> None:
+    (transfer,) = comparison.transfers
+    assert transfer.measured_on == "40 drawn scenes, 16 px, hashed_ngrams, heads_only"
+    assert transfer.table.columns == ("trained on", "made with", "convnet_d3", OTHER_ENCODER)
+    rows = {row[0]: row[1:] for row in transfer.table.rows}
+    assert list(rows) == ["one", "all pairs"], "what met one encoder alone stands elsewhere"
+    made_with, own, other = rows["one"]
+    assert (made_with, own.words, own.is_own) == ("convnet_d3", "28.0 ± 1.0 (70 %)", True)
+    assert (other.words, other.is_own) == ("12.0 ± 1.0 (30 %)", False)
+    assert ("one", "convnet_d3", OTHER_ENCODER, 12.0, 11.0, 13.0, 30.0) in transfer.drawing.rows
+
+
+def test_what_is_lost_is_drawn(comparison: Comparison) -> None:
+    (loss,) = comparison.losses
+    names = [drawing.name for drawing in loss.drawings]
+    assert names == ["recall_by_length_1", "recall_by_gender_1", "recall_by_noun_1", "subjects_1_1"]
+    assert loss.drawings[0].columns == ("group", "captions", "one", "gone", "all pairs")
+    assert loss.drawings[0].rows[0] == ("1 to 5 words", 30, 20.0, 15.5, 30.0)
+    assert loss.drawings[3].rows == [("dog", 50.0, None, 20.0, 10.0, 40.0, "yes")]
+
+
+def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: list[Evaluation]) -> None:
+    (row, *_) = evaluations[0].breakdown[0].recalls
+    many = row.model_copy(update={"recall": {**row.recall, **{f"9 pairs, {n}": float(n) for n in range(5)}}})
+    place = next(iter(row.recall))
+    drawing = recall_by_group([many], "length", {place: "one"}, "x")
+    assert [mark.words.split(": ")[0] for mark in drawing.marks] == ["1 to 5 words, one", "1 to 5 words, all pairs"]
+    assert "Real pairs stand in the numbers only" in drawing.words and len(drawing.rows[0]) == 2 + 8
+
+
+def test_evaluated_sets_are_shown_once_and_one_that_is_gone_is_said_to_be(
+    studies: Path, evaluations: list[Evaluation], tmp_path: Path
+) -> None:
+    reports = [read_study(studies / "weak")]
+    one, gone = evaluated_sets(evaluations, reports, tmp_path)
+    assert one.distilled is not None and len(one.captions) == 6 and one.commands == [evaluations[0].command]
+    assert gone.distilled is None and "gone is not a distilled set" in gone.fault
+    best = str(studies / "weak" / "best")
+    again = {**evaluation(tmp_path), "sets": [evaluated(5.5, distilled_set=best, num_pairs=6, made_with="convnet_d3")]}
+    files = [write_evaluation(tmp_path / "again.json", again)]
+    assert evaluated_sets(read_scores([], files)[1], reports, tmp_path) == [], "the study shows it"
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["/a/one", "/a/two"], ["one", "two"]),
+        (["/a/quickstart/best"], ["quickstart/best"]),
+        (["/a/x/one", "/b/x/one"], ["a/x/one", "b/x/one"]),
+        (["models:/quickstart@best"], ["quickstart@best"]),
+    ],
+)
+def test_sets_are_called_by_the_end_of_their_places(places: list[str], names: list[str]) -> None:
+    assert list(short_names(places).values()) == names
+
+
+def test_wrong_evaluations_are_told_together_with_wrong_coresets(tmp_path: Path) -> None:
+    values = evaluation(tmp_path)
+    del values["sets"][1]["made_with"]
+    wrong = write_evaluation(tmp_path / "wrong.json", values)
+    val = write_evaluation(tmp_path / "val.json", {**evaluation(tmp_path), "split": "val"})
+    empty = tmp_path / "empty.json"
+    empty.touch()
+    with pytest.raises(ConfigError) as told:
+        read_scores([empty], [wrong, val])
+    for word in ("3 faults", "empty.json: not readable: it is empty", "sets.1.made_with: Field required", "on val"):
+        assert word in str(told.value)
+
+
+def test_rows_in_print_stand_apart_and_say_what_they_were_chosen_on(comparison: Comparison) -> None:
+    table = comparison.published
+    assert table is not None and len(table.rows) == len(published_rows())
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (wu,) = [
+        r
+        for r in rows
+        if (r["source"], r["dataset"], r["trained on"]) == ("Wu et al.", "flickr30k", "100 distilled pairs")
+    ]
+    assert (wu["TR R@1"], wu["IR R@10"], wu["chosen on"]) == (9.9, 24.6, "test")
+    assert table.best == frozenset() and shown(wu["TR R@1"], "TR R@1", table.digits) == "9.9"
+    assert not {row["source"] for row in rows} & {row[2] for row in comparison.groups[0].sets.rows}
+
+
+def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> None:
+    write_set(tmp_path / "one", Study.model_validate(TINY_STUDY), 3)
+    file = write_evaluation(tmp_path / "evaluated.json", evaluation(tmp_path))
+    (tmp_path / "workspace" / "studies" / "tiny" / "distill").mkdir(parents=True)  # one distillation is no study
+    asked = ["compare", "--workspace", tmp_path / "workspace", "--evaluations", file, "--reference"]
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    assert "does not beat real pairs" in last_object(result)["verdicts"][0]
+    assert "In print, not measured here" in result.stderr and "gone is not a distilled set" in result.stderr
+    page = Path(last_object(result)["page"])
+    assert {path.name for path in (page.parent / "tables").glob("*.tex")} == {
+        "published.tex",
+        "sets_1.tex",
+        "transfer_1.tex",
+    }
+    with (page.parent / "tables" / "transfer_1.csv").open(encoding="utf-8") as table:
+        assert float(next(csv.DictReader(table))[OTHER_ENCODER]) == 12.0
+
+
+def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
+    wrong = tmp_path / "text.json"
+    wrong.write_text("no object")
+    with pytest.raises(ConfigError, match="(?s)2 faults.*text.json: not readable.*scored on val"):
+        read_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
+
+
+# --- what is put together -----------------------------------------------------------------------------------------
+
+
+def test_studies_stand_by_recall_with_the_best_of_those_that_compare_marked(comparison: Comparison) -> None:
+    table = comparison.studies
+    assert [row[0] for row in table.rows] == ["strong", "weak", "half_done", "rubbish"]
+    assert [row[1] for row in table.rows] == ["finished", "finished", "unfinished", "damaged"]
+    assert table.best == {0}
+    assert table.rows[2][table.columns.index("test")] is None
+
+
+def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:
+    for name, recall in (("one", 20.0), ("other", 10.0)):
+        write_study(tmp_path, name, recall=recall, num_trials=2)
+    card = tmp_path / "other" / "best" / "card.json"
+    card.write_text(card.read_text().replace('"abc"', '"xyz"'))
+    together = compare([read_study(tmp_path / "one"), read_study(tmp_path / "other")])
+    assert len(together.groups) == 2 and together.studies.best == {0, 1}
+
+
+def test_every_study_gets_the_drawings_that_it_can_have(comparison: Comparison) -> None:
+    drawn = {section.report.name: [drawing.name for drawing in section.drawings] for section in comparison.sections}
+    everything = ["convergence", "pareto", "parallel_coordinates", "marginals", "importance", "similarity"]
+    assert drawn["strong"] == everything
+    assert drawn["half_done"] == everything[:4]
+    assert drawn["rubbish"] == ["convergence", "pareto"]
+    assert all(drawing.words for section in comparison.sections for drawing in section.drawings)
+
+
+def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(comparison: Comparison) -> None:
+    trials = comparison.sections[0].report.trials
+    svg = to_svg(convergence(trials, "trial_008"), "x", "strong")
+    assert svg.startswith('<svg role="img" aria-label="Convergence of the trials. ')
+    assert set(re.findall(r'\bid="([^"]+)"', svg)) and all(
+        i.startswith("x-") for i in re.findall(r'\bid="([^"]+)"', svg)
+    )
+    assert svg.count('data-trial="strong/') == len(trials)
+    assert "var(--best)" in svg and "#0072b2" not in svg
+    referred = set(re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', svg))
+    assert referred <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_the_files_beside_the_page(written: Path) -> None:
+    plots = sorted(path.relative_to(written).as_posix() for path in written.rglob("*.png"))
+    assert "plots/recall_by_pairs_1.png" in plots and "plots/strong/similarity.png" in plots
+    for path in plots:
+        with Image.open(written / path) as picture:
+            assert picture.width == 1560  # 5.2 inches at 300 dpi
+    with (written / "tables" / "studies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["study"] for row in rows] == ["strong", "weak", "half_done", "rubbish"]
+    assert (float(rows[0]["test"]), rows[2]["test"]) == (25.0, "")
+    latex = (written / "tables" / "studies.tex").read_text(encoding="utf-8")
+    assert r"half\_done" in latex and r"95 \% low" in latex and r"\toprule" in latex
+    assert (written / "tables" / "strong" / "trials.tex").is_file()
+
+
+def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Path) -> None:
+    page = (written / "compare.html").read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page.replace('xlink:href="data:', 'xlink:href="data:'))
+    assert EVIL not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser_page(written: Path) -> Iterator["Page"]:
+    """The page in Chromium without a network; whatever the console says fails the test that ends it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])  # root has no sandbox
+        page = browser.new_context(offline=True, viewport={"width": 1400, "height": 900}).new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto((written / "compare.html").as_uri())
+        yield page
+        browser.close()
+        assert said == []
+
+
+def first_cells(table: "Locator") -> list[str]:
+    return [text.replace("★", "").replace("(best)", "").strip() for text in table.locator("tbody th").all_inner_texts()]
+
+
+def test_the_page_renders(browser_page: "Page") -> None:
+    assert browser_page.title() == "Distilled sets compared"
+    assert browser_page.locator("section.study").count() == 4 + 2
+    boxes = [svg.bounding_box() for svg in browser_page.locator(".plot svg").all()]
+    assert len(boxes) == 1 + 1 + 4 + 2 * 6 + 4 + 2 + 1  # pairs, transfer, loss, the studies, an evaluated set
+    assert all(box and box["width"] > 300 and box["height"] > 80 for box in boxes)
+
+
+def test_every_picture_is_shown(browser_page: "Page") -> None:
+    browser_page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    sizes = browser_page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.naturalHeight])")
+    assert len(sizes) == 2 * (30 + 6 + 6) and all(size == [16, 16] for size in sizes)
+
+
+def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") -> None:
+    table = browser_page.locator("#studies")
+    header = table.locator("thead th", has_text=re.compile("^test"))
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert first_cells(table)[:2] == ["strong", "weak"]
+    header.locator("button").press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert first_cells(table)[:2] == ["weak", "strong"]
+    table.locator("thead th", has_text="study").locator("button").click()
+    assert first_cells(table) == ["half_done", "rubbish", "strong", "weak"]
+
+
+def test_a_transfer_matrix_sorts_by_its_numbers_and_says_which_encoder_is_the_sets_own(browser_page: "Page") -> None:
+    table = browser_page.locator("#transfer-1")
+    header = table.locator("thead th", has_text="convnet_d3").locator("button")
+    header.click()
+    assert first_cells(table) == ["all pairs", "one"]
+    header.click()
+    assert first_cells(table) == ["one", "all pairs"]
+    own = table.locator("td.own")
+    assert own.count() == 1
+    assert "28.0 ± 1.0 (70 %)" in own.first.inner_text() and "its own encoder" in own.first.inner_text()
+    assert own.first.evaluate("cell => getComputedStyle(cell).fontWeight") == "700"
+
+
+def test_evaluated_sets_filter_and_the_keyboard_reaches_every_part(browser_page: "Page") -> None:
+    browser_page.locator('input[data-filters="sets-1"]').fill("100 herding")
+    assert browser_page.locator("#sets-1 tbody tr:visible").count() == 1
+    browser_page.locator('input[data-filters="sets-1"]').fill("")
+    browser_page.locator('input[data-filters="published"]').fill("wu distilled flickr30k")
+    assert browser_page.locator("#published tbody tr:visible").count() == 4
+    browser_page.locator('input[data-filters="published"]').fill("")
+    for link in browser_page.locator("nav a").all():
+        link.focus()
+        browser_page.keyboard.press("Enter")
+        target = browser_page.locator(str(link.get_attribute("href")))
+        assert target.count() == 1 and target.is_visible()
+    assert "does not beat real pairs" in browser_page.locator("p.verdict").inner_text()
+    assert "is not a distilled set" in browser_page.locator("#set-2 .faults").inner_text()
+
+
+def test_tables_filter_by_words(browser_page: "Page") -> None:
+    table, box = browser_page.locator("#studies"), browser_page.get_by_label("Filter").first
+    box.fill("heads_only FINISHED weak")
+    assert table.locator("tbody tr:visible").count() == 1
+    assert browser_page.locator('[data-count="studies"]').inner_text() == "1 of 4"
+    box.fill("")
+    assert table.locator("tbody tr:visible").count() == 4
+
+
+def test_the_gallery_is_searched_and_opens_in_full(browser_page: "Page") -> None:
+    pairs = browser_page.locator("#study-1-gallery li:visible")
+    assert pairs.count() == 24
+    box = browser_page.get_by_label("Search captions").first
+    box.fill("boat")
+    assert pairs.count() == 15
+    box.fill("")
+    browser_page.get_by_role("button", name="Show all 30 pairs").click()
+    assert pairs.count() == 30
+    assert EVIL in pairs.first.inner_text()
+
+
+def test_a_trial_lights_up_in_all_plots_from_the_keyboard(browser_page: "Page") -> None:
+    row = browser_page.locator('tr[data-trial="strong/trial_008"]')
+    row.focus()
+    assert browser_page.locator('.mark.lit[data-trial="strong/trial_008"]').count() == 5  # two panels of marginals
+    assert browser_page.locator(".mark.lit").count() == 5
+    assert "trial_008, finished" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+    browser_page.keyboard.press("Escape")
+    assert browser_page.locator(".mark.lit").count() == 0
+
+
+def test_pointing_at_a_mark_says_what_it_is(browser_page: "Page") -> None:
+    mark = browser_page.locator("#study-1 .mark[data-trial='strong/trial_001'] path").last
+    mark.dispatch_event("pointerenter")
+    mark.locator("..").dispatch_event("pointerenter")
+    assert "trial_001, stopped" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_in_light_and_dark(browser_page: "Page", scheme: Any) -> None:
+    browser_page.emulate_media(color_scheme=scheme)
+    browser_page.set_viewport_size({"width": 390, "height": 844})
+    assert browser_page.evaluate("document.documentElement.scrollWidth") <= 390
+    paper, ink = browser_page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    brightness = {name: sum(map(int, re.findall(r"\d+", colour)[:3])) for name, colour in (("p", paper), ("i", ink))}
+    assert (brightness["p"] > brightness["i"]) == (scheme == "light")

@@ -1,0 +1,271 @@
+"""Conditions between settings: order, points, corners, and what constants decide; what cannot be is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.study_files import faults_of, study_with, write
+
+from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.study import Study
+
+RANK = {"type": "int", "low": 5, "high": 40, "when": {"distillation.similarity": "low_rank"}}
+SIMILAR: dict[str, Any] = {
+    "distillation.sim_rank": RANK,
+    "distillation.sim_alpha": {"type": "float", "low": 0.1, "high": 3, "when": {"distillation.sim_rank": [5, 40]}},
+    "distillation.similarity": {"type": "choice", "values": ["identity", "low_rank"]},
+    "distillation.student_loss": {
+        "type": "fixed",
+        "value": "weighted_bce",
+        "when": {"distillation.similarity": ["low_rank", "full"]},
+    },
+}
+"""Given before what they depend on: order in the file does not matter."""
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: domain for name, domain in SIMILAR.items() if name != key}
+
+
+def similar(**changes: Any) -> Study:
+    space = {**SIMILAR, "distillation.student_loss": {**SIMILAR["distillation.student_loss"]}}
+    space["distillation.student_loss"]["when"] = {"distillation.similarity": "low_rank"}
+    return study_with({**space, **changes})
+
+
+def in_order(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(points, key=lambda point: str(sorted(point.items())))
+
+
+def last_parts(point: dict[str, Any]) -> dict[str, Any]:
+    return {key.rpartition(".")[2]: value for key, value in point.items()}
+
+
+def test_points_hold_what_is_searched_there() -> None:
+    points = [last_parts(point) for point in similar().corners()]
+    low_rank = {"similarity": "low_rank", "student_loss": "weighted_bce"}
+    branches = [{**low_rank, "sim_rank": rank, "sim_alpha": alpha} for rank in (5, 40) for alpha in (0.1, 3.0)]
+    assert in_order(points) == in_order([{"similarity": "identity"}, *branches])
+
+
+def test_a_condition_is_about_the_constant_where_its_setting_is_not_searched() -> None:
+    space = without("distillation.similarity")
+    space["distillation.student_loss"]["when"] = {"distillation.similarity": "low_rank"}
+    assert study_with(space).space.domains == {}
+    similar = study_with(space, distillation__similarity="low_rank", distillation__student_loss="weighted_bce")
+    assert similar.space.domains["distillation.sim_rank"].when == {}
+    assert set(similar.space.unconditional) == {"distillation.sim_rank"}
+    assert set(similar.space.drawn) == {"distillation.sim_rank", "distillation.sim_alpha"}
+
+
+def test_a_large_space_is_checked_at_every_end_of_every_branch() -> None:
+    names = ("lr_image", "lr_text", "lr_lr", "momentum", "lr_student_image", "lr_student_text", "ema_decay")
+    floats = {f"distillation.{name}": {"type": "float", "low": 0.1, "high": 0.2} for name in names}
+    corners = list(similar(**floats).corners())
+    assert len(corners) < 40
+    assert {corner.get("distillation.sim_alpha") for corner in corners} == {None, 0.1, 3.0}
+    assert {corner["distillation.ema_decay"] for corner in corners} == {0.1, 0.2}
+
+
+def test_experts_of_conditional_settings() -> None:
+    space = {
+        "model.protocol": {"type": "choice", "values": ["heads_only", "lora"]},
+        "model.lora.rank": {"type": "choice", "values": [2, 8], "when": {"model.protocol": "lora"}},
+    }
+    study = study_with(space)
+    parts = [last_parts(part) for part, _ in study.expert_combinations()]
+    assert parts == [
+        {"protocol": "heads_only"},
+        {"protocol": "lora", "rank": 2},
+        {"protocol": "lora", "rank": 8},
+    ]
+    assert [p.model.lora.rank for p in study.expert_points()] == [4, 2, 8], "heads_only keeps the constant"
+
+
+def test_the_largest_value_counts_the_constant_where_some_point_keeps_it() -> None:
+    rank = {"type": "choice", "values": [2, 3], "when": {"model.protocol": "lora"}}
+    protocols = {"type": "choice", "values": ["heads_only", "lora"]}
+    assert study_with({"model.lora.rank": rank, "model.protocol": protocols}).largest("model.lora.rank") == 4
+    assert study_with({"model.lora.rank": rank}).largest("model.lora.rank") == 3
+    assert study_with({}).largest("distillation.outer_steps") == 500
+
+
+def test_conditions_survive_writing_and_reading(tmp_path: Path) -> None:
+    study = similar()
+    (tmp_path / "again.yaml").write_text(dump_study(study), encoding="utf-8")
+    assert load_study(tmp_path / "again.yaml") == study
+
+
+def test_an_override_of_a_condition_decides_it(tmp_path: Path) -> None:
+    space = similar().model_dump(mode="json")["search"]["space"]
+    points = [{"distillation.similarity": "low_rank", "distillation.sim_rank": 5}]
+    path = write(tmp_path, search={"space": space, "initial_points": points})
+    pinned = load_study(path, ["distillation.similarity=identity"])
+    assert pinned.space.domains == {} and pinned.initial_points() == [{}]
+    assert load_study(path).initial_points() == [{**points[0], "distillation.student_loss": "weighted_bce"}]
+    changed = load_study(path, ["search.space.distillation.sim_rank.when={distillation.student_loss: weighted_bce}"])
+    assert changed.search.space["distillation.sim_rank"].when == {"distillation.student_loss": ("weighted_bce",)}
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"distillation.similarty": "full"}, "'distillation.similarty' is no setting (did you mean 'distillation.simi"),
+        ({"distillation.similarity": []}, "distillation.similarity has no value to be compared with"),
+        ({"distillation.similarity": "full"}, "distillation.similarity never is 'full'; allowed: identity, low_rank"),
+        ({"distillation.lr_text": 3.0}, "distillation.lr_text is drawn from the reals and meets no value"),
+    ],
+)
+def test_a_condition_without_a_sense(tmp_path: Path, when: dict[str, Any], expected: str) -> None:
+    space = {
+        "distillation.similarity": SIMILAR["distillation.similarity"],
+        "distillation.lr_text": {"type": "float", "low": 1, "high": 3},
+        "distillation.sim_rank": {**RANK, "when": when},
+    }
+    (fault,) = faults_of(write(tmp_path, search__space=space))
+    assert fault.startswith(f"search.space.distillation.sim_rank.when: {expected}")
+
+
+def test_conditions_in_a_circle(tmp_path: Path) -> None:
+    space = {
+        "distillation.trajectory_matching.syn_steps": {
+            "type": "int",
+            "low": 1,
+            "high": 3,
+            "when": {"distillation.sim_rank": 5},
+        },
+        "distillation.sim_rank": {
+            "type": "int",
+            "low": 5,
+            "high": 9,
+            "when": {"distillation.trajectory_matching.syn_steps": 2},
+        },
+    }
+    (fault,) = faults_of(write(tmp_path, search__space=space))
+    assert fault.startswith("search.space: conditions go round in a circle: distillation.")
+
+
+def test_a_point_with_a_setting_that_is_not_searched_there(tmp_path: Path) -> None:
+    space = similar().model_dump(mode="json")["search"]["space"]
+    points = [{"distillation.similarity": "identity", "distillation.sim_rank": 5}]
+    (fault,) = faults_of(write(tmp_path, search={"space": space, "initial_points": points}))
+    assert fault == (
+        "search.initial_points[0]: distillation.sim_rank is not searched where distillation.similarity is identity; "
+        "allowed: with distillation.similarity=low_rank"
+    )
+
+
+def test_a_branch_that_is_not_valid_is_found(tmp_path: Path) -> None:
+    space = without("distillation.student_loss")
+    faults = faults_of(write(tmp_path, search__space=space))
+    assert any("similarity 'low_rank' needs a student_loss that reads it" in fault for fault in faults)
+
+
+# --- samplers, schedulers, objectives -----------------------------------------------------------------------------
+
+NUMBERS = {
+    "distillation.lr_image": {"type": "float", "low": 1, "high": 3},
+    "distillation.num_pairs": {"type": "int", "low": 10, "high": 30},
+}
+CHOICE = {"distillation.initialisation.texts": {"type": "choice", "values": ["real", "noise"]}}
+BOTH = ["val_mean_recall", "num_pairs"]
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ({"sampler": "cmaes", "space": {**NUMBERS, **CHOICE}}, "sampler: cmaes would draw choices at random: distil"),
+        (
+            {"sampler": "qmc", "space": CHOICE},
+            "sampler: qmc would draw choices at random: distillation.initialisation.texts",
+        ),
+        (
+            {"sampler": "cmaes", "space": {"distillation.trajectory_matching.lr_lr": NUMBERS["distillation.lr_image"]}},
+            "sampler: cmaes needs 2 settings or more",
+        ),
+        (
+            {
+                "sampler": "gp",
+                "space": {
+                    **CHOICE,
+                    "distillation.lr_text": {"type": "int", "low": 1, "high": 2, "when": {"model.protocol": "lora"}},
+                    "distillation.trajectory_matching.lr_lr": {
+                        "type": "int",
+                        "low": 1,
+                        "high": 2,
+                        "when": {"distillation.initialisation.texts": "real"},
+                    },
+                },
+            },
+            "sampler: gp would draw conditional settings at random: distillation.trajectory_matching.lr_lr; "
+            "allowed: tpe, random",
+        ),
+        (
+            {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},
+            "sampler: cmaes supports a single objective only; allowed: tpe, gp, qmc, random",
+        ),
+        ({"scheduler": "pbt"}, "scheduler: pbt changes the settings of a distillation on its way: what comes out belo"),
+        ({"scheduler": "ash"}, "scheduler: unknown 'ash' (did you mean 'asha'?)"),
+        (
+            {"space": NUMBERS, "objectives": BOTH},
+            "scheduler: asha compares by recall alone, and would stop what is cheap; allowed: none, with the obj",
+        ),
+        (
+            {"objectives": ["val_mean_recall", "num_pair"]},
+            "objectives.1: unknown 'num_pair' (did you mean 'num_pairs'?)",
+        ),
+        ({"objectives": ["seconds"]}, "objectives: without a recall the smallest set wins, got seconds"),
+        ({"objectives": []}, "objectives: tuple should have at least 1 item"),
+        (
+            {"objectives": ["val_mean_recall"] * 2, "scheduler": "none"},
+            "objectives: each may stand once, got val_mean_recall, val_mean_recall",
+        ),
+        (
+            {"space": CHOICE, "objectives": BOTH, "scheduler": "none"},
+            "objectives: num_pairs is the same at every point",
+        ),
+        (
+            {"choose": {"at_most": {"num_pairs": 100}}},
+            "choose.at_most.num_pairs: num_pairs is no objective of this study; allowed: val_mean_recall",
+        ),
+        ({"choose": {"by": "seconds"}}, "choose.by: seconds is no objective of this study; allowed: val_mean_recall"),
+        ({"choose": {"at_most": {"pairs": 100}}}, "choose.at_most.pairs: unknown 'pairs' (did you mean 'num_pairs'?)"),
+        ({"choose": {"at_least": {"val_mean_recall": 200}}}, "choose.at_least.val_mean_recall: input should be less"),
+    ],
+)
+def test_a_search_that_cannot_be_as_it_is_asked(tmp_path: Path, search: dict[str, Any], expected: str) -> None:
+    (fault,) = faults_of(write(tmp_path, search=search))
+    assert fault.startswith(f"search.{expected}")
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {
+            "space": NUMBERS,
+            "objectives": [*BOTH, "seconds"],
+            "scheduler": "none",
+            "choose": {"at_most": {"seconds": 9}},
+        },
+        {"space": NUMBERS, "sampler": "cmaes", "scheduler": "hyperband"},
+        {"space": {**NUMBERS, **CHOICE}, "sampler": "gp", "scheduler": "median"},
+    ],
+)
+def test_searches_that_can_be(tmp_path: Path, search: dict[str, Any]) -> None:
+    study = load_study(write(tmp_path, search=search))
+    (tmp_path / "again.yaml").write_text(dump_study(study), encoding="utf-8")
+    assert load_study(tmp_path / "again.yaml") == study
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        (1.5, "must be a share of one GPU, or a whole number of them, got 1.5"),
+        (1e-5, "the smallest share of a GPU is 0.0001, got 1e-05"),
+    ],
+)
+def test_shares_of_a_gpu_that_ray_would_refuse(tmp_path: Path, gpus: float, expected: str) -> None:
+    (fault,) = faults_of(write(tmp_path, resources__gpus_per_trial=gpus))
+    assert fault == f"resources.gpus_per_trial: {expected}"
+    for allowed in (0.25, 1, 2):
+        assert load_study(write(tmp_path, resources__gpus_per_trial=allowed)).resources.gpus_per_trial == allowed

@@ -1,0 +1,184 @@
+"""A distilled set on disk and in a DataLoader, and what is refused when it does not fit or is damaged."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tasks import load, random_trajectory
+from torch.utils.data import DataLoader
+
+import rayvldd.distillation.distilled_set
+from rayvldd.config.study import Study
+from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
+from rayvldd.distillation.loop import OuterLoop
+from rayvldd.errors import StoreError
+from rayvldd.models.retrieval_task import RetrievalTask
+
+
+@pytest.fixture
+def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
+    own_scale = {"model.image_encoder.mean": [0.4, 0.5, 0.6], "model.image_encoder.std": [0.2, 0.25, 0.5]}
+    return load(tiny_study, tiny_cache, **own_scale)
+
+
+@pytest.fixture
+def distilled(task: RetrievalTask) -> DistilledSet:
+    distiller = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0)
+    distiller.step()
+    return distiller.distilled_set({"val_mean_recall": 12.5})
+
+
+def assert_same(left: DistilledSet, right: DistilledSet) -> None:
+    for name in ("images", "texts", "start_images", "start_texts"):
+        assert torch.equal(getattr(left, name), getattr(right, name))
+    for name in ("start_captions", "lr_student_image", "lr_student_text"):
+        assert getattr(left, name) == getattr(right, name)
+
+
+def test_a_set_is_read_as_it_was_written(tmp_path: Path, distilled: DistilledSet) -> None:
+    folder = tmp_path / "made" / "on demand"
+    distilled.save(folder)
+    loaded = DistilledSet.load(folder)
+    assert_same(loaded, distilled)
+    assert {name: loaded.card[name] for name in distilled.card} == distilled.card
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, TENSORS]
+    loaded.save(folder)  # over itself
+    assert DistilledSet.load(str(folder)).card == loaded.card
+
+
+def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: RetrievalTask) -> None:
+    card = distilled.card
+    assert Study.model_validate(card["study"]) == task.study
+    assert card["fingerprints"] == task.fingerprints
+    assert card["normalisation"]["std"] == pytest.approx([0.2, 0.25, 0.5])
+    layouts = task.model.image_layout, task.model.text_layout
+    assert card["matched_parameters"] == {"image": layouts[0].size, "text": layouts[1].size}
+    assert (card["seed"], card["outer_step"], card["metrics"]) == (0, 1, {"val_mean_recall": 12.5})
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_a_data_loader_gives_normalised_images_and_their_embeddings(
+    tmp_path: Path, distilled: DistilledSet, task: RetrievalTask
+) -> None:
+    distilled.save(tmp_path)
+    loaded = DistilledSet.load(tmp_path)
+    assert len(loaded) == 4
+    images, texts = next(iter(DataLoader(loaded, batch_size=3)))
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
+    assert torch.equal(texts, distilled.texts[:3])
+    assert torch.allclose(images, task.model.normalise(distilled.images[:3]), atol=1e-5)
+    assert len(list(DataLoader(loaded, batch_size=3, shuffle=True))) == 2
+
+
+def test_the_description_names_what_to_train(distilled: DistilledSet) -> None:
+    text = distilled.describe()
+    for part in ("4 pairs", "16 px", "32 wide", "convnet_d3", "hashed_ngrams", "heads_only", "0.07", "16 wide on each"):
+        assert part in text
+    assert distilled.card["fingerprints"]["image_encoder"] in text
+    assert distilled.card["fingerprints"]["text_encoder"] in text
+    assert f"{distilled.lr_student_image:.4g}" in text
+    distilled.card["study"]["model"]["protocol"] = "full_image_encoder"
+    assert "a text head" in distilled.describe()
+
+
+def test_pairs_are_on_the_scale_of_the_model(distilled: DistilledSet, task: RetrievalTask) -> None:
+    pairs = distilled.pairs(task)
+    assert torch.equal(pairs.images, task.model.normalise(distilled.images))
+    assert torch.equal(pairs.texts, distilled.texts)
+    assert (pairs.lr_image, pairs.lr_text) == (distilled.lr_student_image, distilled.lr_student_text)
+
+
+def test_embeddings_of_another_text_encoder_are_refused(
+    distilled: DistilledSet, tiny_study: Study, tiny_cache: Path
+) -> None:
+    other = load(tiny_study, tiny_cache, **{"model.text_encoder.width": 64})
+    with pytest.raises(StoreError, match="(?s)another text encoder.*ngrams-32.*ngrams-64.*Next: rayvldd evaluate"):
+        distilled.pairs(other)
+
+
+def test_images_of_another_size_are_refused(distilled: DistilledSet, tiny_study: Study, tiny_cache: Path) -> None:
+    size = {"data.image_size": 24, "model.image_encoder.options": {"img_size": 24, "width": 8}}
+    message = "(?s)images are 16 px, data.image_size is 24.*Next: rayvldd evaluate SET --set data.image_size=16"
+    with pytest.raises(StoreError, match=message):
+        distilled.pairs(load(tiny_study, tiny_cache, **size))
+
+
+@pytest.mark.parametrize("name", [CARD, TENSORS])
+def test_a_folder_without_both_files_is_not_a_set(tmp_path: Path, distilled: DistilledSet, name: str) -> None:
+    distilled.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(StoreError, match=f"(?s){tmp_path} is not a distilled set: it has no {name}.*Next: rayvldd"):
+        DistilledSet.load(tmp_path)
+
+
+def test_a_missing_folder_is_not_a_set(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nowhere is not a distilled set"):
+        DistilledSet.load(tmp_path / "nowhere")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without(key: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        card = json.loads(path.read_text())
+        del card[key]
+        path.write_text(json.dumps(card))
+
+    return change
+
+
+def other_tensors(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"pixels": torch.zeros(2)}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (TENSORS, cut),
+        (TENSORS, lambda path: path.write_bytes(b"")),
+        (TENSORS, other_tensors),
+        (CARD, cut),
+        (CARD, lambda path: path.write_text("[]")),
+        (CARD, lambda path: path.write_bytes(b"\xff\xfe")),
+        (CARD, without("start_captions")),
+        (CARD, without("lr_student_text")),
+    ],
+)
+def test_a_damaged_set_is_refused(
+    tmp_path: Path, distilled: DistilledSet, name: str, damage: Callable[[Path], Any]
+) -> None:
+    distilled.save(tmp_path)
+    damage(tmp_path / name)
+    with pytest.raises(StoreError, match=f"(?s){tmp_path} is damaged: .*Next: rayvldd distill"):
+        DistilledSet.load(tmp_path)
+
+
+@pytest.mark.parametrize("broken_at", [CARD, TENSORS])
+def test_a_write_cut_short_never_mixes_two_sets(
+    tmp_path: Path, distilled: DistilledSet, monkeypatch: pytest.MonkeyPatch, broken_at: str
+) -> None:
+    distilled.save(tmp_path)
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == broken_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(rayvldd.distillation.distilled_set.os, "replace", killed)
+    distilled.texts, distilled.lr_student_text = distilled.texts + 1, 0.5
+    with pytest.raises(KeyboardInterrupt):
+        distilled.save(tmp_path)
+    with pytest.raises(StoreError, match="is not a distilled set"):
+        DistilledSet.load(tmp_path)
+    monkeypatch.setattr(rayvldd.distillation.distilled_set.os, "replace", replace)
+    distilled.save(tmp_path)
+    assert_same(DistilledSet.load(tmp_path), distilled)

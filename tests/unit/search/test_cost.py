@@ -1,0 +1,56 @@
+"""What a sweep would take: every kind of work is timed, and the sums are those that are shown."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.searches import with_search
+
+from rayvldd.config.study import Study
+from rayvldd.search.cost import Probe, describe_cost, estimate, probe
+
+PLANNED: dict[str, Any] = {
+    "expert_sets": [{"experts": 6, "existing": 2, "epochs": 5}, {"experts": 6, "existing": 6, "epochs": 5}],
+    "trials": {"total": 12, "ended": 2},
+}
+
+
+def test_a_probe_times_every_kind_of_work_and_keeps_nothing_but_the_cache(tiny_study: Study, tmp_path: Path) -> None:
+    probed = probe(with_search(tiny_study), tmp_path / "cache")
+    assert min(probed.prepare, probed.expert_epoch, *probed.outer_step, probed.student) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_the_epoch_of_a_part_is_scaled_to_all_images(
+    tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = {"epoch": 1.0, "train_loss": 1.0, "val_mean_recall": 1.0, "seconds": 3.0}
+    asked = []
+
+    def train(task: Any, training: Any, index: int) -> Any:
+        from helpers.tasks import random_trajectory
+
+        asked.append(training.settings.num_train_images)
+        return random_trajectory(task.model), [epochs, epochs]
+
+    monkeypatch.setattr("rayvldd.search.cost.train_expert", train)
+    monkeypatch.setattr("rayvldd.search.cost._EPOCH_IMAGES", 10)
+    probed = probe(tiny_study, tiny_cache)
+    assert asked == [10] and probed.expert_epoch == pytest.approx(3.0 * 40 / 10)
+    assert probed.outer_step[0] == probed.outer_step[1], "one point alone where nothing is searched"
+
+
+def test_the_arithmetic(tiny_study: Study) -> None:
+    study = with_search(tiny_study, max_concurrent=4)
+    cost = estimate(study, PLANNED, Probe(9.0, 30.0, (2.0, 5.0), 10.0), num_cpus=2)
+    assert cost["at_a_time"] == {"experts": 2, "trials": 2}
+    assert cost["seconds"] == {
+        "experts": 4 * 5 * 30.0 / 2,
+        "a_trial": [4 * 2.0 + 3 * 10.0, 4 * 5.0 + 3 * 10.0],
+        "search": [10 * 38.0 / 2, 10 * 50.0 / 2],
+        "test": (2 * 2 * 10.0 + 2 * 1 * 30.0) / 2,
+    }
+    shown = describe_cost(cost)
+    assert "experts: 20 epochs x 30 s / 2 at a time = 5 min" in shown
+    assert "a trial: 4 outer steps x 2 to 5 s + 3 evaluations x 1 students x 10 s = 38 s to 50 s" in shown
+    assert "in all:  9 min to 10 min" in shown

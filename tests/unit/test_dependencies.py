@@ -1,0 +1,76 @@
+"""pyproject.toml says what the code imports, and which module wants it; constraints.txt pins all of it."""
+
+import ast
+import re
+import sys
+import tomllib
+
+import pytest
+from helpers.paths import ROOT
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(PYPROJECT)["project"]
+EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if extra != "dev" for line in lines]
+"""What some functions of the package import; who does not call them needs not install it."""
+REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS]
+
+IMPORTED_AS = {"nvidia-ml-py": "pynvml", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORTED_BY_OTHERS = {"cmaes", "google-api-python-client", "torchvision"}
+"""Wanted by a package that we import, not by us: the comment names that package."""
+
+IMPORTED_BY_MYPY = {"mypy_boto3_s3"}
+"""Types that boto3 itself does not have, from the stubs of the extra `dev`."""
+
+
+def name_of(requirement: str) -> str:
+    """The distribution's name, without extras and versions."""
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0].lower()
+
+
+def imports() -> dict[str, set[str]]:
+    """Top-level package to the modules of rayvldd that import it."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "rayvldd").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.split(".")[0], set()).add(str(file.relative_to(ROOT / "rayvldd")))
+    return {name: files for name, files in found.items() if name not in sys.stdlib_module_names | {"rayvldd"}}
+
+
+def test_every_import_is_a_dependency() -> None:
+    wanted = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in REQUIREMENTS}
+    assert imports().keys() - wanted - IMPORTED_BY_MYPY == set()
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS)
+def test_dependency_is_imported_where_its_comment_says(requirement: str) -> None:
+    line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
+    comment = line.partition("  # ")[2]
+    assert comment, f"{requirement}: say which module wants it"
+    name = name_of(requirement)
+    if name in IMPORTED_BY_OTHERS:
+        return
+    files = imports().get(IMPORTED_AS.get(name, name), set())
+    assert files, f"{name} is imported nowhere"
+    for place in re.findall(r"\b[\w/]+(?:/|\.py)(?=\W|$)", comment):
+        assert any(file == place or file.startswith(place) for file in files), f"{place} does not import {name}"
+
+
+def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in lines)
+    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
+    wanted = {name_of(line) for line in [*REQUIREMENTS, *PROJECT["optional-dependencies"]["dev"]]}
+    assert wanted - pinned == set()
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    """An editable installation sees all files; only an ordinary one shows what is missing."""
+    patterns = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["rayvldd"]
+    package = ROOT / "rayvldd"
+    installed = {file for pattern in patterns for file in package.glob(pattern)}
+    others = {file for file in package.rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert others - installed == set()

@@ -1,0 +1,128 @@
+"""What the documents say can be done: their commands parse, their links lead somewhere, CI runs the README's line."""
+
+import contextlib
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from helpers.paths import ROOT
+
+from rayvldd.cli.main import COMMANDS, main
+from rayvldd.config.study import Study
+
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`(rayvldd [^`]+)`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return [text for found, text in _BLOCK.findall(document.read_text(encoding="utf-8")) if found == language]
+
+
+def shell_commands(document: Path) -> Iterator[list[str]]:
+    """Every single command of the shell blocks, as words; the parts of an ``&&`` chain are commands of their own."""
+    for block in blocks(document, "bash"):
+        for line in block.splitlines():
+            yield from (shlex.split(part) for part in line.split(" && "))
+
+
+def commands_of(document: Path) -> list[str]:
+    """The ``rayvldd`` commands that a reader is asked to run."""
+    return [shlex.join(words) for words in shell_commands(document) if words[0].endswith("rayvldd")]
+
+
+def mentions_in(document: Path) -> list[str]:
+    """The ``rayvldd`` commands in running text, often without their arguments."""
+    return [line for line in _INLINE.findall(document.read_text(encoding="utf-8")) if "|" not in line]
+
+
+def parse(line: str) -> None:
+    """Let click parse a command line as if it were to run."""
+    _, name, *arguments = shlex.split(line)
+    if name in ("--help", "--version"):
+        return
+    command = main.get_command(click.Context(main), name)
+    assert command is not None, f"no command {name!r}"
+    if arguments != ["--help"]:
+        command.make_context(name, arguments)
+    for argument in arguments:
+        assert not argument.startswith("search_spaces/") or (ROOT / argument).is_file()
+
+
+COMMANDS_TO_RUN = list(dict.fromkeys(line for document in DOCUMENTS for line in commands_of(document)))
+MENTIONS = list(dict.fromkeys(line for document in DOCUMENTS for line in mentions_in(document)))
+
+
+def test_commands_are_found() -> None:
+    assert COMMANDS_TO_RUN
+    assert {line.split()[1] for line in MENTIONS} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", COMMANDS_TO_RUN)
+def test_command_parses(line: str) -> None:
+    parse(line)
+
+
+@pytest.mark.parametrize("line", MENTIONS)
+def test_mentioned_command_and_options_exist(line: str) -> None:
+    with contextlib.suppress(click.MissingParameter):
+        parse(line)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_to_files_resolve(document: Path) -> None:
+    links = [link for link in _LINK.findall(document.read_text(encoding="utf-8")) if not link.startswith("http")]
+    assert [link for link in links if not (document.parent / link.split("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_tools_of_the_environment_are_what_the_project_installs(document: Path) -> None:
+    known = {"pip", "python", "rayvldd", "mlflow", "pytest", "mypy", "ruff", "pre-commit"}
+    used = {Path(words[0]).name for words in shell_commands(document) if words[0].startswith(".venv/bin/")}
+    assert used <= known
+
+
+def test_ci_runs_the_test_line_of_the_readme() -> None:
+    lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
+    start = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt "
+    assert [line.rpartition(" && ")[2] for line in lines if line.startswith(start)] == [
+        ".venv/bin/rayvldd sweep search_spaces/quickstart.yaml",
+        ".venv/bin/pytest -q -n 3 --dist loadfile",
+    ]
+    assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_a_model_of_ones_own_learns_as_the_readme_says(
+    tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from helpers.tasks import load, random_trajectory
+
+    from rayvldd.distillation.loop import OuterLoop
+
+    task = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
+    distilled = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set()
+    distilled.save(tmp_path / "rayvldd_workspace" / "studies" / "quickstart" / "best")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (example,) = blocks(ROOT / "README.md", "python")
+    assert len([line for line in example.splitlines() if line]) <= 12
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["loss"].item() < 2 * math.log(8) / 2, "half of what guessing gives"
+
+
+def test_sections_of_a_study_in_the_readme_are_valid(tiny_study: Study) -> None:
+    sections = [yaml.safe_load(block) for block in blocks(ROOT / "README.md", "yaml")]
+    assert {key for section in sections for key in section} == {"data", "search"}
+    for section in sections:
+        Study.model_validate(tiny_study.model_dump(mode="json") | section)
