@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
+from rayvldd.clusters.checking import check_cluster
 from rayvldd.errors import ConfigError
 
 CLUSTERS = ROOT / "clusters"

@@ -108,7 +108,7 @@ def kill_and_go_on(root: Path) -> None:
 
 _DRIVER = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from pathlib import Path
 from test_killed_study import kill_and_go_on
 if __name__ == "__main__":
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 
 @pytest.mark.timeout(600)  # four sessions with a Ray each
 def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    source = _DRIVER.format(tests=str(ROOT / "tests"), root=str(tmp_path))
+    source = _DRIVER.format(tests=[str(Path(__file__).parent), str(ROOT / "tests")], root=str(tmp_path))
     driver = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     *cuts, last = map(json.loads, driver.stdout.splitlines())
     assert [cut["signal"] for cut in cuts] == [signal.SIGKILL] * KILLS and last["signal"] == 0, driver.stderr

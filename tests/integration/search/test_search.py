@@ -445,7 +445,7 @@ def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> 
 
 _DRIVER = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from pathlib import Path
 import pytest
 from rayvldd.config.study import Study
@@ -461,7 +461,9 @@ if __name__ == "__main__":
 @pytest.mark.timeout(240)
 def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
     toy.study = with_search(toy.study, num_trials=12)
-    source = _DRIVER.format(tests=str(ROOT / "tests"), study=toy.study.model_dump_json(), root=str(toy.root))
+    folders = [str(Path(__file__).parent), str(ROOT / "tests")]
+    source = _DRIVER.format(tests=folders, study=toy.study.model_dump_json(), root=str(toy.root))
+    )
     with (toy.root / "driver.txt").open("w") as out:
         driver = subprocess.Popen([sys.executable, "-c", source], stdout=out, stderr=out)
         while driver.poll() is None and len(toy.folder.ledger().ended) < 3:

@@ -92,7 +92,7 @@ grid = {
 
 @pytest.fixture(scope="module")
 def base() -> Study:
-    from conftest import TINY_STUDY
+    from helpers.studies import TINY_STUDY
 
     return Study.model_validate(TINY_STUDY)
 

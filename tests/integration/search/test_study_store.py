@@ -76,7 +76,7 @@ def test_another_machine_goes_on_and_hands_back(storage: Storage, tmp_path: Path
     with StudyStore(storage, first).held(QUIET):
         expected = {**content(second), "tune/x": "Ray's"}
         assert content(first) == expected, "also what is no longer there has gone"
-    files = [name for name in place.names("tiny") if "/files/" in name]
+    files = [name for name in storage.names("tiny") if "/files/" in name]
     assert len(files) == len(set(content(second).values())), "nothing is left of earlier snapshots"
     assert sorted(set(storage.names("tiny")) - set(files)) == ["tiny/snapshot.json"], "the lease is given back"
 

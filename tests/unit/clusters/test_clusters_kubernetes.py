@@ -10,7 +10,7 @@ import kubernetes.client as published
 import pytest
 import yaml
 from click.testing import CliRunner
-from helpers.cluster_files import CLUSTERS, ROOT, Change, _set, changed, faults_of
+from helpers.cluster_files import CLUSTERS, Change, _set, changed, faults_of
 from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
 

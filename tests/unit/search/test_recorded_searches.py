@@ -49,7 +49,7 @@ def approximately(point: dict[str, Scalar]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_search_proposes_and_stops_as_recorded(case: str, tmp_path: Path) -> None:
-    from conftest import TINY_STUDY
+    from helpers.studies import TINY_STUDY
 
     study, clock = study_of(TINY_STUDY, case), itertools.count()
     proposals = study.search.num_trials + 2
