@@ -463,7 +463,6 @@ def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
     toy.study = with_search(toy.study, num_trials=12)
     folders = [str(Path(__file__).parent), str(ROOT / "tests")]
     source = _DRIVER.format(tests=folders, study=toy.study.model_dump_json(), root=str(toy.root))
-    )
     with (toy.root / "driver.txt").open("w") as out:
         driver = subprocess.Popen([sys.executable, "-c", source], stdout=out, stderr=out)
         while driver.poll() is None and len(toy.folder.ledger().ended) < 3:
