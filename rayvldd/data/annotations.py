@@ -2,13 +2,16 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rayvldd.config.settings import BlipData, FolderData, KarpathyData
-from rayvldd.errors import DataError, Fault, did_you_mean
+from rayvldd.data.annotation_formats import Source, foreign_format
+from rayvldd.data.missing_files import MissingFiles
+from rayvldd.errors import DataError, Fault, did_you_mean, message_of
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -46,6 +49,7 @@ def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]
     else:
         _read_blip(settings, reader)
     reader.check_whole()
+    reader.faults = reader.missing.gathered(reader.faults)
     if reader.faults:
         raise _data_error(reader.faults)
     return list(reader.records.values())
@@ -61,9 +65,12 @@ class _Reader:
     def __init__(self, root: Path, images: str) -> None:
         self.root = root
         self.images = root / images
+        self.missing = MissingFiles(root, self.images)
         self.records: dict[str, Record] = {}
         self.faults: list[Fault] = []
         self.first_seen: dict[str, str] = {}
+        self._files: dict[tuple[int, int], tuple[Path, str]] = {}
+        """Every image file by its device and number, where it is named first."""
         self.has_lost_entries = False
 
     def fault(self, where: str, problem: str, allowed: str = "") -> None:
@@ -72,7 +79,7 @@ class _Reader:
     def add(self, where: str, image: Any, captions: Any, split: Any) -> None:
         """Keep one entry as a record, or its faults."""
         before = len(self.faults)
-        known_image = isinstance(image, str) and image.strip() != ""
+        known_image = isinstance(image, str) and image.strip() != "" and _lone_surrogate(image) is None
         if not known_image:
             self.fault(where, f"image is {_shown(image)}", "the name of an image file")
         if split not in SPLITS:
@@ -83,13 +90,40 @@ class _Reader:
             self.fault(where, f"image {image!r} comes again; first at {self.first_seen[image]}", "each image once")
         elif known_image:
             self.first_seen[image] = where
-            if not os.path.isfile(self.images / image):
-                self.fault(where, f"no such image file: {self.images / image}")
+            self._check_file(where, image)
         if len(self.faults) == before:
             stripped = tuple(caption.strip() for caption in captions)
             self.records[image] = Record(image, self.images / image, stripped, split)
         else:
             self.has_lost_entries = True
+
+    def _check_file(self, where: str, image: str) -> None:
+        """Look whether an image file is there, in the folder, and is not one that was named before by another name."""
+        path = self.images / image
+        if self._is_outside(image):
+            self.fault(where, f"image {image!r} lies outside of {self.images}", "a data.images that holds all images")
+            return
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):  # ValueError: a null character
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            self.missing.note(len(self.faults), image)
+            self.fault(where, f"no such image file: {path}{self.missing.hint(image)}")
+            return
+        # Asked for the whole way only where two names have one file number: 30,000 ways would take a second.
+        known, first = self._files.setdefault((status.st_dev, status.st_ino), (path, where))
+        if known is not path and os.path.realpath(known) == os.path.realpath(path):
+            self.fault(
+                where, f"image {image!r} comes again under another name; first at {first}", "each image file once"
+            )
+
+    def _is_outside(self, image: str) -> bool:
+        """Whether a name leads out of the folder; a link in the folder may lead anywhere."""
+        name = os.path.normpath(image)
+        if os.path.isabs(name):
+            return not Path(name).is_relative_to(os.path.normpath(self.images))
+        return name.split(os.sep)[0] == os.pardir
 
     def _check_captions(self, where: str, captions: Any) -> None:
         if not isinstance(captions, list) or not captions:
@@ -101,6 +135,16 @@ class _Reader:
                 self.fault(f"{where}: captions[{number}]", f"is {_shown(caption)}", "a text")
             elif not caption.strip():
                 self.fault(f"{where}: captions[{number}]", "is empty", "a text with at least one word")
+            elif (half := _lone_surrogate(caption)) is not None:
+                problem = f"has half a character, \\u{ord(caption[half]):04x}, at position {half}"
+                self.fault(f"{where}: captions[{number}]", problem, "text that was not cut inside an emoji")
+
+    def is_foreign(self, path: Path, text: str, source: Source, content: Any = None) -> bool:
+        """Whether a file is of another known format, which is then the one fault that is told of it."""
+        known = foreign_format(text, source, content)
+        if known:
+            self.fault("data.annotations", f"{path} is {known.name}", known.read_by)
+        return known is not None
 
     def check_whole(self) -> None:
         """Add a fault for every split with nothing in it, unless the faults above may be the reason."""
@@ -111,6 +155,15 @@ class _Reader:
             if split not in filled:
                 counts = f"{len(self.records)} images in {', '.join(sorted(filled)) or 'no split at all'}"
                 self.fault(str(self.root), f"the split {split!r} is empty ({counts})", "at least one image a split")
+
+
+def _lone_surrogate(text: str) -> int | None:
+    """Where a text has half of a UTF-16 pair, which JSON can write and no encoder or file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def _shown(value: Any) -> str:
@@ -124,14 +177,17 @@ def _shown(value: Any) -> str:
 def _read_folder(settings: FolderData, reader: _Reader) -> None:
     path = reader.root / settings.annotations
     text = _read_text(path, "data.annotations", reader)
-    for number, line in enumerate(text.splitlines() if text else [], start=1):
+    if text is None or reader.is_foreign(path, text, "folder"):
+        return
+    # Not by str.splitlines, which also ends lines at characters that a JSON text may have in it, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            reader.fault(where, f"not JSON: {error.msg} at column {error.colno}", _FOLDER_LINE)
+        except (ValueError, RecursionError) as error:
+            reader.fault(where, f"not JSON: {_json_problem(error)}", _FOLDER_LINE)
             continue
         if isinstance(entry, dict):
             reader.add(where, entry.get("image"), entry.get("captions"), entry.get("split"))
@@ -147,7 +203,7 @@ _FOLDER_LINE = '{"image": "NAME.jpg", "captions": ["..."], "split": "train"}'
 
 def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
     path = reader.root / settings.annotations
-    content = _read_json(path, "data.annotations", reader)
+    content = _read_json(path, "data.annotations", reader, "karpathy")
     if content is None:
         return
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -184,7 +240,7 @@ def _read_blip(settings: BlipData, reader: _Reader) -> None:
 
 def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, Any, Any]]:
     """Yield each image of one file once: training files have an entry a caption, the others a list of captions."""
-    content = _read_json(path, "data.annotations", reader)
+    content = _read_json(path, "data.annotations", reader, "blip")
     if content is not None and not isinstance(content, list):
         reader.fault(str(path), f"holds {_shown(content)}", 'a list of {"image": ..., "caption": ...}')
         return
@@ -214,18 +270,39 @@ def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
         reader.fault(setting, f"no such file: {path}{near}", "the annotation file, relative to data.root")
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # with or without the mark that some editors put in front
     except (OSError, UnicodeDecodeError) as error:
-        reader.fault(setting, f"{path} cannot be read: {error}", "a UTF-8 text file")
+        reader.fault(setting, f"{path} cannot be read: {error}{_other_encoding(path)}", "a UTF-8 text file")
         return None
 
 
-def _read_json(path: Path, setting: str, reader: _Reader) -> Any:
+def _other_encoding(path: Path) -> str:
+    """Name the encoding of a file that begins with the byte order mark of another one than UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError:
+        return ""
+    return " (it begins with the byte order mark of UTF-16)" if start in (b"\xff\xfe", b"\xfe\xff") else ""
+
+
+def _read_json(path: Path, setting: str, reader: _Reader, source: Source) -> Any:
     text = _read_text(path, setting, reader)
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        reader.fault(f"{path} line {error.lineno}", f"not JSON: {error.msg} at column {error.colno}")
+        content = json.loads(text)
+        return None if reader.is_foreign(path, text, source, content) else content
+    except (ValueError, RecursionError) as error:
+        if reader.is_foreign(path, text, source):
+            return None
+        line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reader.fault(f"{path}{line}", f"not JSON: {_json_problem(error)}")
         return None
+
+
+def _json_problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that is to be JSON; not always syntax: also numbers of 5,000 digits, and depth."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else message_of(error)

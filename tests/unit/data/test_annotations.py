@@ -111,6 +111,7 @@ def test_a_missing_annotation_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_many_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
+    touch(tmp_path / "images", "other.jpg")
     settings = write_lines(tmp_path, *[entry(f"{number}.jpg", "train") for number in range(500)])
     with pytest.raises(DataError) as caught:
         read_records(settings)

@@ -1,0 +1,108 @@
+"""Annotation files of other formats than the one that was asked for, known by how they begin.
+
+A file of another format has a fault on every line. One sentence that names the format, and what reads it, is of use.
+"""
+
+import json
+import re
+from typing import Any, Literal, NamedTuple
+
+Source = Literal["folder", "karpathy", "blip"]
+
+
+class KnownFormat(NamedTuple):
+    """What a file is, in words for people."""
+
+    name: str
+    read_by: str
+    """The setting that reads it, or the file that has the same captions in a form that is read."""
+
+
+_READ: dict[Source, KnownFormat] = {
+    "folder": KnownFormat("a file with one JSON object a line", "data.source: folder, which reads it"),
+    "karpathy": KnownFormat("a file of Karpathy's splits", "data.source: karpathy, which reads it"),
+    "blip": KnownFormat("a file as BLIP reads them, of one split", "data.source: blip, with {split} in the name"),
+}
+_COCO = KnownFormat(
+    "COCO's own captions file, of one split",
+    "dataset_coco.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
+)
+_FLICKR30K = KnownFormat(
+    "Flickr30k's own captions file, without splits",
+    "dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
+)
+_FLICKR8K = KnownFormat(
+    "Flickr8k's own captions file, without splits",
+    "dataset_flickr8k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
+)
+_TOKENS = KnownFormat(
+    "Flickr's own file of captions (NAME.jpg#0, a tab, the caption), without splits",
+    "dataset_flickr8k.json or dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy",
+)
+_IMAGEFOLDER = KnownFormat(
+    "the metadata of a Hugging Face image folder (file_name and a text), without splits",
+    'a line an image: {"image": "NAME.jpg", "captions": ["..."], "split": "train"}',
+)
+_ONE_LIST = KnownFormat(
+    "one JSON list",
+    'a line an image, without brackets and commas between: {"image": "NAME.jpg", "captions": ["..."], ...}',
+)
+
+
+def foreign_format(text: str, source: Source, content: Any = None) -> KnownFormat | None:
+    """What a file is that another reader is meant for; None where it is of the source's own form, or of none known.
+
+    Args:
+        text: The whole file.
+        source: Whose reader it was given to.
+        content: The JSON value that it is as a whole, where it was read already; COCO's takes seconds.
+    """
+    start = text.lstrip()
+    first_line = start.partition("\n")[0].rstrip()
+    if not start.startswith(("{", "[")):
+        return _of_columns(first_line)
+    line = _parsed(first_line) if content is None else None
+    if content is None:
+        content = line if line is not None and "\n" not in start.rstrip() else _parsed(start)
+    found = _of_line(content) or _of_content(content) if content is not None else _of_line(line)
+    return None if found is _READ[source] else found
+
+
+def _of_columns(first_line: str) -> KnownFormat | None:
+    if re.match(r"image_name\s*\|", first_line) or re.match(r"\S+\.jpg\s*\|\s*\d+\s*\|", first_line):
+        return _FLICKR30K
+    if re.match(r"image,\s*caption", first_line):
+        return _FLICKR8K
+    return _TOKENS if re.match(r"\S+#\d+\t", first_line) else None
+
+
+def _of_content(content: Any) -> KnownFormat | None:
+    """What a file that is one JSON value is."""
+    if isinstance(content, dict):
+        images = content.get("images")
+        first = images[0] if isinstance(images, list) and images else None
+        if isinstance(first, dict) and "sentences" in first:
+            return _READ["karpathy"]
+        return _COCO if isinstance(content.get("annotations"), list) else None
+    first = content[0] if isinstance(content, list) and content else None
+    if not isinstance(first, dict) or "image" not in first:
+        return None
+    return _READ["blip"] if "caption" in first else _ONE_LIST if "captions" in first else None
+
+
+def _of_line(line: Any) -> KnownFormat | None:
+    """What a file with a JSON object a line is, by its first one."""
+    if not _is_line(line):
+        return None
+    return _READ["folder"] if "captions" in line else _IMAGEFOLDER
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, dict) and ({"image", "captions"} <= set(value) or "file_name" in value)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
