@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import PIL
-from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Int64, UInt8
+from PIL import ExifTags, Image
 
 from rayvldd.config.settings import DataSettings, ToyScenesData
 from rayvldd.data.annotations import SPLITS, Record, read_records
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
+from rayvldd.data.decoded_images import DecodedImages
 from rayvldd.data.toy_scenes import (
     CAPTIONS_PER_SCENE,
     LONGEST_CAPTION,
@@ -24,13 +25,29 @@ from rayvldd.data.toy_scenes import (
     iterate_scenes,
     num_scenes,
 )
-from rayvldd.errors import DataError, Fault
+from rayvldd.errors import DataError, Fault, message_of
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 
 _DECODING_VERSION = 1
 """Counts changes of what decoding does to an image, so that caches of earlier versions are not read."""
+_DECODING = {
+    "resampling": "bicubic",
+    "decoding_version": _DECODING_VERSION,
+    "pillow": PIL.__version__,  # decoders differ by a grey level between releases
+}
+"""Everything besides file and size that decides an image's pixels."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientations, and what makes them upright."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +188,18 @@ def _decoded_split(
     array = decoded_pixels_array(name, records, size)
 
     def decode(pixels: np.ndarray) -> None:
-        for done in decode_into(pixels, records):
-            if on_progress:
-                on_progress(f"decoding {name} images", done, len(records))
+        kept = DecodedImages(cache.folder, {"split": name, "size": size, **_DECODING})
+        files = [(str(record.path), *_size_and_time(record.path)) for record in records]
+        decoded = kept.fill(pixels, files)
+        try:
+            for done in decode_into(pixels, records, decoded=decoded):
+                if on_progress:
+                    on_progress(f"decoding {name} images", done, len(records))
+        except BaseException:  # a damaged file, or Ctrl-C
+            if isinstance(pixels, np.memmap):
+                kept.keep(pixels, files, decoded)
+            raise
+        kept.drop()
 
     pixels, digest = _cached_pixels(cache, array, decode, name, on_progress)
     return _split(name, [record.image for record in records], pixels, [record.captions for record in records]), digest
@@ -186,9 +212,7 @@ def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayD
         "files": fingerprint(files),
         "split": split,
         "size": size,
-        "resampling": "bicubic",
-        "decoding_version": _DECODING_VERSION,
-        "pillow": PIL.__version__,  # decoders differ by a grey level between releases
+        **_DECODING,
     }
     return pixels_array(key, len(records), size)
 
@@ -199,7 +223,10 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def decode_into(
-    pixels: UInt8[np.ndarray, "image 3 height width"], records: Sequence[Record], num_threads: int | None = None
+    pixels: UInt8[np.ndarray, "image 3 height width"],
+    records: Sequence[Record],
+    num_threads: int | None = None,
+    decoded: Bool[np.ndarray, " image"] | None = None,
 ) -> Iterator[int]:
     """Decode every image and yield how many are done; in threads, as Pillow decodes outside the interpreter lock.
 
@@ -207,24 +234,30 @@ def decode_into(
         pixels: Where they are put.
         records: The images, as many as there is room for.
         num_threads: Default: one for each CPU that this process may use.
+        decoded: Which images are there already; those that are decoded are marked in it.
 
     Raises:
         DataError: after all, listing every image that cannot be decoded.
     """
     size = pixels.shape[-1]
+    marks = np.zeros(len(records), dtype=bool) if decoded is None else decoded
 
     def decode_one(index: int) -> Fault | None:
         try:
             pixels[index] = decode_image(records[index].path, size)
+            marks[index] = True
         except Exception as error:  # Pillow's decoders raise what they like on damaged files
-            return Fault(str(records[index].path), f"cannot be decoded: {error}", "an image that Pillow can open")
+            return Fault(
+                str(records[index].path), f"cannot be decoded: {message_of(error)}", "an image that Pillow can open"
+            )
         return None
 
     faults = []
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(num_threads or num_cpus)
     try:
-        for done, fault in enumerate(pool.map(decode_one, range(len(records))), start=1):
+        missing = np.flatnonzero(~marks).tolist()
+        for done, fault in enumerate(pool.map(decode_one, missing), start=1 + len(records) - len(missing)):
             if fault:
                 faults.append(fault)
             yield done
@@ -239,9 +272,19 @@ def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
     with Image.open(path) as opened:
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"mode {opened.mode}: more than 8 bits a channel")
-        image = ImageOps.exif_transpose(opened)
+        image = _upright(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(resized).transpose(2, 0, 1)
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    """A copy of an image as its EXIF says to hold it. Of the EXIF nothing else is read, as viewers do."""
+    opened.load()
+    try:
+        turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # an EXIF block that cannot be read says nothing about how to hold the image
+        turn = None
+    return opened.copy() if turn is None else opened.transpose(turn)

@@ -120,7 +120,7 @@ def test_every_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_dataset(settings, cache)
     assert [fault.where for fault in caught.value.faults] == [str(images / "1.png"), str(images / "3.png")]
     assert all("cannot be decoded" in fault.problem for fault in caught.value.faults)
-    assert not list((tmp_path / "cache").glob("*.npy"))
+    assert not list((tmp_path / "cache").glob("pixels-*.npy"))
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
