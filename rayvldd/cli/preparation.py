@@ -1,7 +1,8 @@
 """The checks that come before any work: the study file, then the workspace, then models and data together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from rayvldd.errors import DataError, Fault, InputError, ModelError
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.workspace import Workspace
+
+_SCENES = 32
+"""Drawn scenes whose captions are tried: they are all alike."""
 
 study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
 """The study file; whether it exists is told by the loader, which knows the nearest name."""
@@ -95,7 +99,9 @@ def check_models_and_data(study: Study, file: str, next_command: str, num_pairs:
         num_pairs: The most pairs that ``--pairs`` asks for; default: what the study does.
     """
     errors: dict[type[InputError], list[Fault]] = {}
-    for error in [*_model_errors(study), *_data_errors(study, num_pairs)]:
+    num_train, captions, data_errors = _read_data(study)
+    data_errors = data_errors or _pair_errors(study, num_pairs, num_train)
+    for error in [*_model_errors(study, captions), *data_errors]:
         known = errors.setdefault(type(error), [])
         known += [fault for fault in error.faults if fault not in known]
     if errors:
@@ -125,29 +131,36 @@ def show_plan(invocation: Invocation, plan: dict[str, Any]) -> None:
         invocation.say(f"{name.replace('_', ' '):{width}}  {value}")
 
 
-def _model_errors(study: Study) -> list[InputError]:
+def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
     from rayvldd.models.retrieval_task import check_models
 
     models = {point.model.model_dump_json(): point.model for point in study.expert_points()}
     errors: list[InputError] = []
     for model in models.values():
         try:
-            check_models(model, study.data.image_size)
+            check_models(model, study.data.image_size, captions)
         except ModelError as error:
             errors.append(error)
     return errors
 
 
-def _data_errors(study: Study, num_pairs: int | None) -> list[InputError]:
+def _read_data(study: Study) -> tuple[int, list[str], list[InputError]]:
+    """The number of training images, all captions, and what is wrong with the annotations."""
     from rayvldd.data.annotations import read_records
+    from rayvldd.data.toy_scenes import iterate_scenes
 
     if study.data.source == "toy_scenes":
-        num_train = study.data.num_train
-    else:
-        try:
-            num_train = sum(record.split == "train" for record in read_records(study.data))
-        except DataError as error:
-            return [error]
+        scenes = islice(iterate_scenes(study.data, "train"), _SCENES)
+        return study.data.num_train, [caption for scene in scenes for caption in scene.captions], []
+    try:
+        records = read_records(study.data)
+    except DataError as error:
+        return 0, [], [error]
+    num_train = sum(record.split == "train" for record in records)
+    return num_train, [caption for record in records for caption in record.captions], []
+
+
+def _pair_errors(study: Study, num_pairs: int | None, num_train: int) -> list[InputError]:
     key = "distillation.num_pairs"
     where, most = ("--pairs", num_pairs) if num_pairs else (key, study.largest(key))
     if most <= num_train:

@@ -68,7 +68,7 @@ class DecodedImages:
                 os.link(str(pixels.filename), self._folder / name)
             except OSError:  # a file system without links
                 shutil.copyfile(str(pixels.filename), self._folder / name)
-            rows = [[*files[row], int(row)] for row in np.flatnonzero(decoded)]
+            rows = [[*files[row], row] for row in np.flatnonzero(decoded).tolist()]
             write_json_whole(self._index, {"pixels": name, "files": rows})
             _remove(before)
 

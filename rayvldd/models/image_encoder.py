@@ -1,12 +1,16 @@
 """Any timm model as an image encoder, with its weights, its normalisation and a fingerprint of both."""
 
 import hashlib
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data import resolve_model_data_config
-from torch import nn
+from timm.models import load_checkpoint, load_state_dict
+from torch import Tensor, nn
 
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
@@ -20,13 +24,13 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
     Raises:
         ModelError: when timm cannot build the model or load the weights.
     """
-    arguments: dict[str, Any] = dict(settings.options)
-    if settings.weights:
-        arguments["checkpoint_path"] = settings.weights
     from_hub = settings.pretrained and not settings.weights
+    options: dict[str, Any] = dict(settings.options)
     try:
         with seeded(seed):
-            encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **arguments)
+            encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
+        if settings.weights:
+            _load(encoder, str(Path(settings.weights).expanduser()))
     except Exception as error:  # timm and the hub raise whatever their own libraries raise
         raise ModelError([_fault(settings, error)], next_command=_NEXT) from error
     return encoder
@@ -40,7 +44,7 @@ def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
         faults.append(
             Fault("model.image_encoder.name", f"no timm model is called {settings.name!r}{hint}", "timm.list_models()")
         )
-    if settings.weights and not Path(settings.weights).is_file():
+    if settings.weights and not Path(settings.weights).expanduser().is_file():
         faults.append(Fault("model.image_encoder.weights", f"no such file: {settings.weights}", "a checkpoint file"))
     return faults
 
@@ -51,13 +55,60 @@ def normalisation(settings: ImageEncoderSettings, encoder: nn.Module) -> tuple[t
     return settings.mean or tuple(known["mean"]), settings.std or tuple(known["std"])
 
 
-def fingerprint_of_weights(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
-    """16 hex digits over the values of all weights: a retrained checkpoint of the same name is another encoder."""
-    digest = hashlib.sha256(settings.name.encode())
+def image_identity(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
+    """16 hex digits over everything that decides a feature.
+
+    That is the model, its options, the scale of pixels that it expects, and the values of its weights: a retrained
+    checkpoint of the same name is another encoder, and the same weights from another file are the same one.
+    """
+    stated = [settings.name, settings.options, *map(list, normalisation(settings, encoder))]
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for name, value in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _load(encoder: nn.Module, file: str) -> None:
+    """Load a checkpoint: one of exactly this model, or one as timm's hub has it, with a classifier or at another size.
+
+    Raises:
+        RuntimeError: naming what does not fit.
+    """
+    if file.lower().endswith((".npz", ".npy")):
+        load_checkpoint(encoder, file)
+        return
+    values = load_state_dict(file)
+    if set(values) != set(encoder.state_dict()) or any(
+        values[name].shape != value.shape for name, value in encoder.state_dict().items()
+    ):
+        values = _adapted(values, encoder)
+    fit = encoder.load_state_dict(values, strict=False)
+    if fit.missing_keys or fit.unexpected_keys:
+        told = [
+            f"{len(names)} {what}: {_few(names)}"
+            for names, what in (
+                (fit.missing_keys, "of the model's weights are not in the file"),
+                (fit.unexpected_keys, "in the file are none of the model's"),
+            )
+            if names
+        ]
+        raise RuntimeError("; ".join(told))
+
+
+def _adapted(values: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Weights without the classifier, and in the form and at the size of the model, as timm makes them for its hub."""
+    adapt = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
+    classifiers = (getattr(encoder, "pretrained_cfg", None) or {}).get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    kept = {
+        name: value for name, value in values.items() if not name.startswith(tuple(f"{one}." for one in classifiers))
+    }
+    return dict(adapt(kept, encoder)) if adapt else kept
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 _NEXT = "rayvldd check STUDY.yaml after mending model.image_encoder"

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayvldd.config.settings import LoraSettings, ModelSettings
 from rayvldd.errors import Fault, ModelError
-from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights, normalisation
+from rayvldd.models.image_encoder import build_image_encoder, image_identity, normalisation
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.randomness import seeded
@@ -65,7 +65,7 @@ class RetrievalModel(nn.Module):
         super().__init__()
         self.settings = settings
         encoder = build_image_encoder(settings.image_encoder, _FROZEN_SEED)
-        self.fingerprint = fingerprint_of_weights(settings.image_encoder, encoder)
+        self.fingerprint = image_identity(settings.image_encoder, encoder)
         mean, std = normalisation(settings.image_encoder, encoder)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))

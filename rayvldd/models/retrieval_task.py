@@ -5,7 +5,7 @@ the image encoder is frozen. The keys hold the fingerprint of the data, of the w
 nothing stale is read; the arrays are memory-mapped, so every process of a machine shares one copy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DataSettings, ModelSettings
+from rayvldd.config.settings import DataSettings, ModelSettings, TextEncoderSettings
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
 from rayvldd.models.image_encoder import faults_of_image_encoder
 from rayvldd.models.retrieval_model import RetrievalModel
-from rayvldd.models.text_encoder import TextEncoder, build_text_encoder, faults_of_text_encoder
+from rayvldd.models.text_encoder import (
+    TextEncoder,
+    build_text_encoder,
+    faults_of_embedding,
+    faults_of_text_encoder,
+)
 
 OnProgress = Callable[[str, int, int], None]
 """Told (what is being done, items done, items in all)."""
@@ -83,8 +88,13 @@ class RetrievalTask:
         return torch.from_numpy(np.ascontiguousarray(inputs.captions[index])).to(self.device)
 
 
-def check_models(model: ModelSettings, image_size: int) -> None:
-    """Build both encoders once, to fail before any work starts.
+def check_models(model: ModelSettings, image_size: int, captions: Sequence[str] = ()) -> None:
+    """Build both encoders once and embed some captions, to fail before any work starts.
+
+    Args:
+        model: What is built.
+        image_size: Side of the images, in pixels.
+        captions: Those of the data; their shortest and longest are embedded.
 
     Raises:
         ModelError: naming every setting that does not fit.
@@ -92,9 +102,16 @@ def check_models(model: ModelSettings, image_size: int) -> None:
     faults = faults_of_image_encoder(model.image_encoder)
     faults = faults or _faults_in_building(lambda: RetrievalModel(model, image_size, text_width=1))  # any width will do
     faults_of_text = faults_of_text_encoder(model.text_encoder)
-    faults += faults_of_text or _faults_in_building(lambda: build_text_encoder(model.text_encoder))
+    faults += faults_of_text or _faults_of_text_tower(model.text_encoder, captions)
     if faults:
         raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
+
+
+def _faults_of_text_tower(settings: TextEncoderSettings, captions: Sequence[str]) -> list[Fault]:
+    try:
+        return faults_of_embedding(build_text_encoder(settings), captions)
+    except ModelError as error:
+        return error.faults
 
 
 def _faults_in_building(build: Callable[[], object]) -> list[Fault]:

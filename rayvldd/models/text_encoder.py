@@ -4,7 +4,7 @@ Wu et al. take BERT's [CLS] vector or CLIP's text projection; sentence encoders 
 two in size. ``hashed_ngrams`` has no weights at all: the offline default, and a floor to compare with.
 """
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +14,16 @@ from torch import Tensor
 
 from rayvldd.config.settings import TextEncoderSettings
 from rayvldd.errors import Fault, ModelError, message_of
+from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
 
+_MOST_BY_PADDING = 0.02
+"""Relative difference of an embedding from that beside a longer caption."""
+_PROBE = "a photograph"
+"""Embedded when an encoder is loaded; every tokenizer has something for it."""
+_MOST_TOKENS = 512
+"""Captions are never longer, and tokenizers that state no limit have one of 10^30."""
+_POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+"""What models call their learned positions, of which they have so many and no more."""
 _BATCH = 256
 """Captions embedded at a time: 256 x 64 tokens x 768 wide in float32 is 50 MB of activations a layer."""
 
@@ -37,26 +46,65 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
     """Return the encoder that the settings describe.
 
     Raises:
-        ModelError: when transformers cannot load it from the folder or hub name.
+        ModelError: when transformers cannot load it from the folder or hub name, when weights that it reads are not
+            there, or when it does not embed captions.
     """
     if settings.pooling == "hashed_ngrams":
         return HashedNgrams(settings.width)
     try:
         return TransformerTextEncoder(settings)
+    except ModelError:
+        raise
     except Exception as error:  # transformers and the hub raise whatever their own libraries raise
-        fault = Fault(
-            "model.text_encoder.name",
-            f"transformers could not load {settings.name!r}: {message_of(error)}",
-            "a local folder with config, weights and tokenizer, or a hub name (needs network)",
-        )
-        raise ModelError([fault], next_command="rayvldd check STUDY.yaml after mending it") from error
+        problem = f"transformers could not load {settings.name!r}: {message_of(error)}"
+        allowed = "a local folder with config, weights and tokenizer, or a hub name (needs network)"
+        if "trust_remote_code" in str(error):
+            problem = f"{settings.name!r} brings code of its own, which is never run"
+            allowed = "an encoder of an architecture that the installed transformers has itself"
+        raise _model_error(problem, allowed) from error
+
+
+def _model_error(problem: str, allowed: str) -> ModelError:
+    fault = Fault("model.text_encoder.name", problem, allowed)
+    return ModelError([fault], next_command="rayvldd check STUDY.yaml after mending it")
 
 
 def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
     """What can be told to be wrong without loading the model: a path that does not exist."""
     looks_like_path = settings.name.startswith(("/", ".", "~")) or settings.name.count("/") > 1
-    if settings.pooling != "hashed_ngrams" and looks_like_path and not Path(settings.name).is_dir():
+    if settings.pooling != "hashed_ngrams" and looks_like_path and not Path(settings.name).expanduser().is_dir():
         return [Fault("model.text_encoder.name", f"no such folder: {settings.name}", "a folder or a hub name")]
+    return []
+
+
+def faults_of_embedding(encoder: TextEncoder, captions: Sequence[str]) -> list[Fault]:
+    """What is wrong with how an encoder embeds the captions that it is for; their shortest and longest are embedded.
+
+    Args:
+        encoder: The encoder.
+        captions: Of the data, all of them.
+    """
+    if not isinstance(encoder, TransformerTextEncoder) or not captions:
+        return []
+    where, allowed = "model.text_encoder", "a tokenizer and a model that belong together"
+    unknown = encoder.unknown_tokens(list(captions))
+    if unknown:
+        problem = f"the tokenizer has more words than the model: {len(unknown)} captions have such, e.g. {unknown[0]!r}"
+        return [Fault(where, problem, allowed)]
+    ends = [max(captions, key=len), min(captions, key=len)]
+    try:
+        alone = torch.cat([encoder.embed([caption]) for caption in ends])
+        together = encoder.embed(ends)
+    except Exception as error:  # whatever a tokenizer or a model raises
+        problem = f"cannot embed the longest caption ({len(ends[0])} characters) beside the shortest"
+        return [Fault(where, f"{problem}: {message_of(error)}", "a tokenizer that can pad captions to one length")]
+    if not alone.isfinite().all() or not together.isfinite().all():
+        return [Fault(where, f"embeddings of {ends[0][:60]!r} are not finite", "weights that are finite in float32")]
+    # Rounding makes a millionth, and on a GPU a thousandth. A model that sees its padding makes a few tenths.
+    off = ((alone - together).norm(dim=1) / alone.norm(dim=1).clamp_min(1e-12)).max()
+    if off > _MOST_BY_PADDING:
+        problem = f"a caption beside a longer one is embedded otherwise than alone, by {off:.0%} of its length"
+        return [Fault(where, problem, "a model that takes an attention mask, and with pooling cls pads on the right")]
     return []
 
 
@@ -82,24 +130,46 @@ class HashedNgrams:
 
 
 class TransformerTextEncoder:
-    """A transformers model with the pooling that the settings name."""
+    """A transformers model with the pooling that the settings name; in float32, whatever its file has."""
 
     def __init__(self, settings: TextEncoderSettings) -> None:
-        from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
-        from transformers.utils import logging
+        """Load the encoder and embed one caption, which shows the width and the weights that are read.
 
-        logging.disable_progress_bar()  # a bar of its own for each process that loads the model tells nobody anything
+        Raises:
+            ModelError: when weights that are read are not in the file, or the model does not embed the caption.
+        """
+        from transformers import AutoTokenizer
 
+        folder = Path(settings.name).expanduser()
+        source = str(folder) if folder.is_dir() else settings.name
         self._pooling = settings.pooling
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.name)
-        loader: Any = CLIPTextModelWithProjection if settings.pooling == "clip" else AutoModel
-        self._model: Any = loader.from_pretrained(settings.name).eval()
-        config = self._model.config
-        self.width: int = config.projection_dim if settings.pooling == "clip" else config.hidden_size
-        digest = hashlib.sha256(f"{settings.pooling} {type(self._model).__name__}".encode())
-        for name, value in self._model.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
+        # Without a word about it, transformers would ask on the terminal whether to run code that the folder brings.
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        self._model, not_loaded, unexpected = _loaded(source, settings.pooling)
+        self._longest = _longest_input(self._model, self._tokenizer)
+        try:
+            probe = self._tokens([_PROBE])
+            # A tokenizer with more words than the model serves captions without these: see ``unknown_tokens``.
+            probe["input_ids"].clamp_(max=self._model.get_input_embeddings().num_embeddings - 1)
+            pooled = self._pool(probe)
+        except Exception as error:  # whatever a model raises that wants other input than captions
+            problem = (
+                f"{settings.name!r} with pooling {settings.pooling!r} does not embed a caption: {message_of(error)}"
+            )
+            raise _model_error(problem, "an encoder of texts that fits its tokenizer and the pooling") from error
+        self.width: int = pooled.shape[1]
+        read = weights_read(pooled)
+        named = dict(self._model.named_parameters(remove_duplicate=False))
+        lacking = sorted(name for name in not_loaded if name in named and id(named[name]) in read)
+        if lacking:
+            raise _model_error(
+                f"{settings.name!r}: {len(lacking)} of the weights that pooling {settings.pooling!r} reads are not in "
+                f"its file, and would be drawn at random: {_few(lacking)}"
+                + (f"; the file has others instead: {_few(sorted(unexpected))}" if unexpected else ""),
+                "a file with the weights of this architecture, under their own names",
+            )
+        counting = weights_that_count(self._model, read, not_loaded)
+        self.fingerprint = text_identity(self._model, counting, self._tokenizer, settings.pooling, self._longest)
 
     @torch.no_grad()
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
@@ -110,15 +180,26 @@ class TransformerTextEncoder:
         embeddings = torch.empty(len(captions), self.width)
         for start in range(0, len(captions), _BATCH):
             chosen = longest_first[start : start + _BATCH]
-            tokens = self._tokenizer(
-                [captions[i] for i in chosen],
-                padding=True,
-                truncation=True,
-                max_length=min(self._tokenizer.model_max_length, 512),
-                return_tensors="pt",
-            ).to(device)
+            tokens = self._tokens([captions[i] for i in chosen]).to(device)
             embeddings[chosen] = self._pool(tokens).float().cpu()
         return embeddings
+
+    def unknown_tokens(self, captions: list[str]) -> list[str]:
+        """The captions with a token that the model has no embedding for, where its tokenizer has more than it has."""
+        table = self._model.get_input_embeddings()
+        if max(self._tokenizer.get_vocab().values(), default=0) < table.num_embeddings:
+            return []
+        ids = self._tokenizer(captions, truncation=True, max_length=self._longest)["input_ids"]
+        return [caption for caption, of in zip(captions, ids, strict=True) if max(of) >= table.num_embeddings]
+
+    def _tokens(self, captions: list[str]) -> Any:
+        return self._tokenizer(
+            captions,
+            padding=len(captions) > 1,
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+        )
 
     def _pool(self, tokens: Any) -> Float[Tensor, "caption text_dim"]:
         output = self._model(**tokens)
@@ -131,3 +212,37 @@ class TransformerTextEncoder:
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         mean: Tensor = (hidden * mask).sum(1) / mask.sum(1)
         return mean
+
+
+def _loaded(source: str, pooling: str) -> tuple[Any, set[str], set[str]]:
+    """The model in float32, the names of its weights that the file lacks, and the names of those that it does not want.
+
+    transformers tells of both on the terminal and goes on with weights that it draws.
+    """
+    from transformers import AutoModel, CLIPTextModelWithProjection
+    from transformers.utils import logging
+
+    loader: Any = CLIPTextModelWithProjection if pooling == "clip" else AutoModel
+    logging.disable_progress_bar()  # a bar of its own for each process that loads the model tells nobody anything
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, told = loader.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
+    finally:
+        logging.set_verbosity(before)
+    return model.float().eval(), set(told["missing_keys"]), set(told["unexpected_keys"])
+
+
+def _longest_input(model: Any, tokenizer: Any) -> int:
+    """Tokens that a caption is cut at: as the tokenizer says, and no more than the model has positions for."""
+    longest = min(tokenizer.model_max_length, _MOST_TOKENS)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
+            # RoBERTa and its kin count positions from behind the padding's index, OPT from an offset.
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            longest = min(longest, module.num_embeddings - skipped - int(getattr(module, "offset", 0)))
+    return int(longest)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

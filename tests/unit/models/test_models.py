@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rayvldd.config.settings import ImageEncoderSettings, ModelSettings, TextEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ModelError
-from rayvldd.models.image_encoder import build_image_encoder, fingerprint_of_weights
+from rayvldd.models.image_encoder import build_image_encoder, image_identity
 from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_model import ProjectionHead, RetrievalModel
@@ -197,9 +197,9 @@ def test_pixels_are_normalised_as_the_weights_expect() -> None:
 def test_weights_are_named_by_their_values(tmp_path: Path) -> None:
     encoder_settings = ImageEncoderSettings.model_validate(CONVNET)
     first, other = build_image_encoder(encoder_settings, 0), build_image_encoder(encoder_settings, 1)
-    name = fingerprint_of_weights(encoder_settings, first)
-    assert name == fingerprint_of_weights(encoder_settings, build_image_encoder(encoder_settings, 0))
-    assert name != fingerprint_of_weights(encoder_settings, other)
+    name = image_identity(encoder_settings, first)
+    assert name == image_identity(encoder_settings, build_image_encoder(encoder_settings, 0))
+    assert name != image_identity(encoder_settings, other)
 
 
 # --- the task --------------------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""Checkpoints of image encoders: with a classifier, at another size, and what does not fit; and their fingerprints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from rayvldd.config.settings import ImageEncoderSettings
+from rayvldd.errors import ModelError
+from rayvldd.models.image_encoder import build_image_encoder, faults_of_image_encoder, image_identity
+
+VIT = {"name": "test_vit", "options": {"img_size": 32}}
+
+
+def settings(file: Path | None, **values: Any) -> ImageEncoderSettings:
+    weights = str(file) if file else None
+    return ImageEncoderSettings.model_validate({"name": "resnet10t", "pretrained": False, "weights": weights, **values})
+
+
+def kept(folder: Path, values: dict[str, torch.Tensor]) -> Path:
+    torch.save(values, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def weights_of(name: str, seed: int = 3, **options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return dict(timm.create_model(name, **options).state_dict())
+
+
+def test_a_checkpoint_with_its_classifier_gives_the_features_of_one_without(tmp_path: Path) -> None:
+    whole = weights_of("resnet10t")
+    assert "fc.weight" in whole
+    encoder = build_image_encoder(settings(kept(tmp_path, whole)))
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_a_checkpoint_at_another_size_is_resized_as_the_hub_would(tmp_path: Path) -> None:
+    """What ``pretrained: true`` does with the same file."""
+    file = kept(tmp_path, weights_of("test_vit"))
+    encoder = build_image_encoder(settings(file, **VIT))
+    overlay = {"file": str(file), "hf_hub_id": None, "url": ""}
+    expected = timm.create_model(
+        "test_vit", pretrained=True, num_classes=0, img_size=32, pretrained_cfg_overlay=overlay
+    )
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name]), name
+    assert encoder.state_dict()["pos_embed"].shape != weights_of("test_vit")["pos_embed"].shape
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda values: {f"backbone.{name}": value for name, value in values.items()}, "backbone.conv1.0.weight"),
+        (
+            lambda values: {name: value for name, value in values.items() if "layer4" not in name},
+            "layer4.0.conv1.weight",
+        ),
+        (lambda values: {**values, "layer9.weight": torch.zeros(1)}, "layer9.weight"),
+        (lambda values: {**values, "layer1.0.conv1.weight": torch.zeros(2)}, "size mismatch for layer1.0.conv1.weight"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(tmp_path: Path, change: Any, told: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_image_encoder(settings(kept(tmp_path, change(weights_of("resnet10t")))))
+    (fault,) = caught.value.faults
+    assert fault.where == "model.image_encoder" and told in fault.problem
+
+
+def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path, weights_of("resnet10t"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    short = settings(Path("~/weights.pth"))
+    assert faults_of_image_encoder(short) == []
+    assert image_identity(short, build_image_encoder(short)) == image_identity(
+        settings(None), build_image_encoder(settings(tmp_path / "weights.pth"))
+    )
+
+
+def test_the_fingerprint_holds_what_decides_a_feature_and_nothing_else(tmp_path: Path) -> None:
+    file = kept(tmp_path, weights_of("test_vit", img_size=32))
+
+    def identity(**values: Any) -> str:
+        chosen = settings(file, **{**VIT, **values})
+        return image_identity(chosen, build_image_encoder(chosen))
+
+    before = identity()
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(file.read_bytes())
+    assert identity() == identity(weights=str(moved)) == before
+    assert identity(mean=(0.1, 0.5, 0.5)) != before
+    assert identity(std=(0.1, 0.5, 0.5)) != before
+    assert identity(options={"img_size": 32, "act_layer": "relu"}) != before
+    kept(tmp_path, weights_of("test_vit", seed=4, img_size=32))
+    assert identity() != before
