@@ -11,6 +11,7 @@ import click
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 
@@ -64,7 +65,7 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
             _distil(point, task, trajectories, folder, display)
             summary = _hand_over(task, folder, out or folder / "distilled_set")
     invocation.say(f"\n{summary.pop('description')}\n")
-    invocation.say(f"best val mean recall {summary['val_mean_recall']:.2f} at outer step {summary['outer_step']}")
+    invocation.say(f"best val mean recall {summary[VAL_MEAN_RECALL]:.2f} at outer step {summary['outer_step']}")
     invocation.say(f"distilled set: {summary['distilled_set']}")
     invocation.say(f"next: rayvldd evaluate {summary['distilled_set']}")
     invocation.finish({"study": study.name, **summary})
@@ -144,7 +145,7 @@ def _distil(
         loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""
         display.line(
-            f"outer step {evaluation.outer_step:5d}  val mean recall {metrics['val_mean_recall']:5.2f}{loss}{mark}"
+            f"outer step {evaluation.outer_step:5d}  val mean recall {metrics[VAL_MEAN_RECALL]:5.2f}{loss}{mark}"
         )
     display.done()
 
@@ -161,7 +162,7 @@ def _hand_over(task: "RetrievalTask", folder: Path, out: Path) -> dict[str, Any]
     return {
         "distilled_set": str(out.absolute()),
         "outer_step": best.card["outer_step"],
-        "val_mean_recall": best.card["metrics"]["val_mean_recall"],
+        VAL_MEAN_RECALL: best.card["metrics"][VAL_MEAN_RECALL],
         "metrics": best.card["metrics"],
         "description": best.describe(),
     }

@@ -10,6 +10,7 @@ from rayvldd.cli.buffers import import_command
 from rayvldd.cli.expert_sets import COMMANDS_ON_SETS
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
 
@@ -89,7 +90,7 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
         made = make_missing_experts(sets, store, workspace.cache, display)
         summaries = [_summary(known, store) for known in sets]
     for summary in summaries:
-        recall = summary["val_mean_recall"]
+        recall = summary[VAL_MEAN_RECALL]
         said = "val mean recall not known" if recall is None else f"val mean recall {recall:.1f} at the last"
         invocation.say(
             f"{summary['num_experts']} experts of {summary['epochs']} epochs, {said}, "
@@ -121,12 +122,12 @@ def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
 def _summary(known: "ExpertSet", store: "ExpertStore") -> dict[str, Any]:
     finished = store.finished(known.recipe)
     metrics = [store.metrics(known.recipe, index) for index in finished]
-    last = [by_epoch[-1]["val_mean_recall"] for by_epoch in metrics if by_epoch]  # imported ones have none
+    last = [by_epoch[-1][VAL_MEAN_RECALL] for by_epoch in metrics if by_epoch]  # imported ones have none
     return {
         "point": known.point,
         "key": known.recipe.key,
         "store": store.uri,
         "num_experts": len(finished),
         "epochs": known.study.experts.epochs,
-        "val_mean_recall": sum(last) / len(last) if last else None,
+        VAL_MEAN_RECALL: sum(last) / len(last) if last else None,
     }

@@ -7,6 +7,7 @@ are rejected.
 from collections.abc import Callable, Mapping
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar, is_among
+from rayvldd.config.metrics import NUM_PAIRS, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS, Finding
 from rayvldd.config.space import Space
 from rayvldd.config.study import SearchSettings, Study
@@ -61,10 +62,10 @@ def _faults_of_objectives(search: SearchSettings, space: Space) -> list[Finding]
     objectives, found = search.objectives, list[Finding]()
     if len(set(objectives)) != len(objectives):
         found.append(Finding("objectives", f"each may stand once, got {', '.join(objectives)}", ""))
-    if "val_mean_recall" not in objectives:
+    if VAL_MEAN_RECALL not in objectives:
         problem = f"without a recall the smallest set wins, got {', '.join(objectives)}"
-        found.append(Finding("objectives", problem, "val_mean_recall, alone or with num_pairs and seconds"))
-    if "num_pairs" in objectives and search.space and "distillation.num_pairs" not in space.domains:
+        found.append(Finding("objectives", problem, f"{VAL_MEAN_RECALL}, alone or with num_pairs and seconds"))
+    if NUM_PAIRS.name in objectives and search.space and "distillation.num_pairs" not in space.domains:
         problem = "num_pairs is the same at every point"
         found.append(Finding("objectives", problem, "num_pairs where search.space has distillation.num_pairs"))
     return found + RULES[search.scheduler].findings(objectives)
@@ -72,7 +73,7 @@ def _faults_of_objectives(search: SearchSettings, space: Space) -> list[Finding]
 
 def _faults_of_choice(search: SearchSettings) -> list[Finding]:
     objectives, choose = search.objectives, search.choose
-    named: dict[str, str] = {} if choose.by == "val_mean_recall" else {"by": choose.by}  # a recall is asked for already
+    named: dict[str, str] = {} if choose.by == VAL_MEAN_RECALL else {"by": choose.by}  # a recall is asked for already
     named |= {f"at_most.{key}": key for key in choose.at_most}
     named |= {f"at_least.{key}": key for key in choose.at_least}
     return [

@@ -227,6 +227,8 @@ class EvaluationSettings(Settings):
     num_test_students: int = setting(5, ge=2, unit="students", source="Wu et al.: 5", changes_recall=False)
     """Students, each with its own seed, trained on each chosen set for the one look at test, and on each set of a
     finalist for the choice on validation."""
+    further_metrics: tuple[str, ...] = ()
+    """Metrics beside recall, by their registered names, computed on the students of every evaluation on validation."""
     full_data_epochs: int = setting(10, ge=1, unit="epochs", changes_recall=False)
     """Epochs of the full-data bound, trained as the experts are."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
 from rayvldd.config.base import Settings
@@ -18,6 +18,7 @@ from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.methods.declaration import MethodDeclaration
 from rayvldd.config.methods.registry import declaration_of, method_names
+from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.setting import (
     MayChange,
@@ -29,6 +30,7 @@ from rayvldd.config.setting import (
 )
 from rayvldd.config.settings import DataSettings, EvaluationSettings, ExpertSettings, ModelSettings, ResourceSettings
 from rayvldd.config.space import Space
+from rayvldd.errors import did_you_mean
 from rayvldd.randomness import trial_seed
 
 METHOD = "distillation.method"
@@ -37,9 +39,15 @@ METHOD = "distillation.method"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-Objective = Literal["val_mean_recall", "num_pairs", "seconds"]
-"""What a search can look at: validation mean recall in percent, which rises; the pairs of the set, and the seconds of
-matching and evaluating until its best set was there, which fall."""
+def _known_objective(name: str) -> str:
+    if name not in OBJECTIVES:
+        allowed = ", ".join(map(repr, OBJECTIVES))
+        raise ValueError(f"unknown {name!r}{did_you_mean(name, OBJECTIVES)}; allowed: {allowed}")
+    return name
+
+
+Objective = Annotated[str, AfterValidator(_known_objective)]
+"""What a search can optimise: a name of ``rayvldd.config.metrics.OBJECTIVES``."""
 
 _NO_PBT = (
     "pbt changes the settings of a distillation on its way: what comes out belongs to no point that `rayvldd distill` "
@@ -50,12 +58,20 @@ _NO_PBT = (
 class ChooseSettings(Settings):
     """Which set of the Pareto front is chosen, tested and kept as the best, where there are several objectives."""
 
-    by: Objective = "val_mean_recall"
+    by: Objective = VAL_MEAN_RECALL
     """The objective that the chosen set is best in, of those within the bounds; the others decide a tie."""
-    at_most: dict[Literal["num_pairs", "seconds"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    at_most: dict[Objective, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Upper bounds by objective, e.g. ``{num_pairs: 200}``."""
-    at_least: dict[Literal["val_mean_recall"], Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    at_least: dict[Objective, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
     """Lower bound of the recall in percent, e.g. ``{val_mean_recall: 20}``."""
+
+    @model_validator(mode="after")
+    def _bounds_point_the_right_way(self) -> Self:
+        wrong = [f"at_most.{name}" for name in self.at_most if OBJECTIVES[name].rises]
+        wrong += [f"at_least.{name}" for name in self.at_least if not OBJECTIVES[name].rises]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: at_most bounds what should be low, at_least what should be high")
+        return self
 
 
 class SearchSettings(Settings):
@@ -63,7 +79,7 @@ class SearchSettings(Settings):
 
     space: dict[str, Domain] = setting({})
     """Dotted key of a setting to the domain it is drawn from; bounds included."""
-    objectives: tuple[Objective, ...] = setting(("val_mean_recall",), min_length=1)
+    objectives: tuple[Objective, ...] = setting((VAL_MEAN_RECALL,), min_length=1)
     """What the search is for. With several, the answer is the Pareto front: the sets that no other one beats in all."""
     choose: ChooseSettings = setting(ChooseSettings(), may_change=MayChange.UNTIL_CHOSEN)
     """Which set of the front is chosen; may change until it is."""

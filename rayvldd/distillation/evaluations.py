@@ -12,12 +12,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.setting import flat_settings, selected
 from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import DivergedError, StoreError
-from rayvldd.evaluation.students import evaluate_pairs, mean_of
+from rayvldd.evaluation.metric import mean_over_students, metrics_by_name
+from rayvldd.evaluation.scoring import score
+from rayvldd.evaluation.students import evaluate_pairs, mean_of, train_students
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 
@@ -25,7 +28,7 @@ PROGRESS = "progress.json"
 BEST = "best"
 _COLLAPSED = 2
 """Evaluations in a row far below the start after which a run is given up."""
-_KEPT = ("best_mean_recall", "start_mean_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
+_KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
 """What a run remembers between evaluations, by attribute."""
 
 
@@ -59,9 +62,10 @@ class EvaluatedRun:
 
     def __init__(self, study: Study, task: RetrievalTask, loop: Checkpointed, seed: int, folder: Path | None) -> None:
         self.study, self.task, self.loop, self.seed, self.folder = study, task, loop, seed, folder
-        self.best_mean_recall = self.start_mean_recall = -1.0
+        self.best_recall = self.start_recall = -1.0
         self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
+        self._further_metrics = metrics_by_name(study.evaluation.further_metrics)
 
     @contextmanager
     def timed_matching(self) -> Iterator[None]:
@@ -79,16 +83,16 @@ class EvaluatedRun:
         started = time.perf_counter()
         recalls = self._validation_recalls()
         self.seconds_evaluating += time.perf_counter() - started
-        mean_recall = recalls["val_mean_recall"]
-        is_best = mean_recall > self.best_mean_recall
+        mean_recall = recalls[VAL_MEAN_RECALL]
+        is_best = mean_recall > self.best_recall
         if not self.loop.outer_step:
-            self.start_mean_recall = mean_recall
+            self.start_recall = mean_recall
         self.evaluations_below = self.evaluations_below + 1 if mean_recall < self._floor() else 0
-        self.best_mean_recall = max(self.best_mean_recall, mean_recall)
+        self.best_recall = max(self.best_recall, mean_recall)
         metrics = {
             **_means(steps),
             **recalls,
-            "best_val_mean_recall": self.best_mean_recall,
+            BEST_VAL_MEAN_RECALL: self.best_recall,
             "seconds_matching": self.seconds_matching,
             "seconds_evaluating": self.seconds_evaluating,
         }
@@ -99,7 +103,7 @@ class EvaluatedRun:
     def _floor(self) -> float:
         """Half of the recall at the start; nothing where that was little more than chance, as from noise."""
         chance = 100 * np.mean([1, 5, 10]) / self.task.val.num_images
-        return self.start_mean_recall / 2 if self.start_mean_recall > 3 * chance else 0.0
+        return self.start_recall / 2 if self.start_recall > 3 * chance else 0.0
 
     def raise_if_collapsed(self) -> None:
         """Raise where two evaluations in a row were far below the start."""
@@ -107,7 +111,7 @@ class EvaluatedRun:
             return
         raise DivergedError(
             f"distillation diverged before outer step {self.loop.outer_step}: validation recall has stayed below "
-            f"half of the start's {self.start_mean_recall:.2f} for {self.evaluations_below} evaluations, with "
+            f"half of the start's {self.start_recall:.2f} for {self.evaluations_below} evaluations, with "
             f"{rates_of(self.study.distillation)}",
             next_command=SMALLER_RATES,
         )
@@ -117,7 +121,12 @@ class EvaluatedRun:
         evaluation = proxy_evaluation_at(self.study, self.loop.outer_step)
         pairs = self.loop.distilled_set().pairs(self.task)
         seeds = student_seeds(self.study.seed, evaluation.num_students)
-        return mean_of(evaluate_pairs(self.task, pairs, self.task.val, evaluation, seeds)).as_dict("val_")
+        if not self._further_metrics:
+            return mean_of(evaluate_pairs(self.task, pairs, self.task.val, evaluation, seeds)).as_dict("val_")
+        students = list(train_students(self.task, pairs, evaluation, seeds))
+        recalls = mean_of([score(self.task, student, self.task.val) for student in students])
+        further = mean_over_students(self._further_metrics, self.task, students, self.task.val)
+        return {**{f"val_{name}": value for name, value in further.items()}, **recalls.as_dict("val_")}
 
     def _save(self, evaluation: Evaluation) -> None:
         if self.folder is None:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rayvldd.config.metrics import MEAN_RECALL
+
 _CHUNK = 256
 """Rows scored at a time: 256 x 25,000 scores in float32 are 26 MB."""
 
@@ -33,7 +35,7 @@ class RetrievalMetrics:
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:
         """The six recalls and their mean, each name after ``prefix``, e.g. ``val_``."""
-        values = {**asdict(self), "mean_recall": self.mean_recall}
+        values = {**asdict(self), MEAN_RECALL.name: self.mean_recall}
         return {f"{prefix}{name}": value for name, value in values.items()}
 
 

@@ -46,9 +46,17 @@ def evaluate_pairs(
 
     The output of the frozen part for the images is computed once for all students.
     """
+    return [score(task, student, inputs) for student in train_students(task, pairs, settings, seeds)]
+
+
+def train_students(
+    task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seeds: Sequence[int]
+) -> Iterator[Parameters]:
+    """Train one fresh student for each seed on ``pairs``, one when it is asked for."""
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-    return [score(task, train_student(task, pairs, frozen_output, settings, seed), inputs) for seed in seeds]
+    for seed in seeds:
+        yield train_student(task, pairs, frozen_output, settings, seed)
 
 
 def train_student(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.settings import ExpertSettings
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.scoring import score
@@ -120,7 +121,7 @@ def _trained_epoch(
     metrics = {
         "epoch": float(epoch),
         "train_loss": train_loss,
-        "val_mean_recall": score(task, parameters, task.val).mean_recall,
+        VAL_MEAN_RECALL: score(task, parameters, task.val).mean_recall,
         "seconds": time.perf_counter() - started,
     }
     return _on_cpu(parameters), metrics

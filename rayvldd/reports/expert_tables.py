@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.experts.store.inspection import Damage, ExpertInTraining, SetSummary
 from rayvldd.experts.store.pruning import Leftover
 from rayvldd.reports.tables import plain_table
@@ -24,7 +25,7 @@ def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:
     table.add_column("in training", overflow="fold")
     for known in sets:
         values = values_of_set(known)
-        recall = values["val_mean_recall"]
+        recall = values[VAL_MEAN_RECALL]
         complete = f"{values['complete']}" + (f" ({len(known.incomplete)} damaged)" if known.incomplete else "")
         cells = [values["protocol"], values["encoder"], values["epochs"]]
         row = [
@@ -43,7 +44,7 @@ def values_of_set(known: SetSummary) -> dict[str, Any]:
     """What the table says, for programs."""
     settings = known.recipe.settings
     model, experts = settings.get("model", {}), settings.get("experts", {})
-    recalls = [record["metrics"][-1]["val_mean_recall"] for record in known.records.values() if record["metrics"]]
+    recalls = [record["metrics"][-1][VAL_MEAN_RECALL] for record in known.records.values() if record["metrics"]]
     finite = [recall for recall in recalls if recall is not None and math.isfinite(recall)]
     return {
         "key": known.key,
@@ -59,7 +60,7 @@ def values_of_set(known: SetSummary) -> dict[str, Any]:
         ],
         "bytes": known.num_bytes,
         "storage": known.recipe.storage if settings else None,
-        "val_mean_recall": sum(finite) / len(finite) if finite else None,
+        VAL_MEAN_RECALL: sum(finite) / len(finite) if finite else None,
         "fault": known.fault,
     }
 
@@ -81,7 +82,7 @@ def experts_table(known: SetSummary) -> Table:
         table.add_column(column, justify="right")
     table.add_column("made by rayvldd")
     for index, record in known.records.items():
-        recall = record["metrics"][-1]["val_mean_recall"] if record["metrics"] else None
+        recall = record["metrics"][-1][VAL_MEAN_RECALL] if record["metrics"] else None
         table.add_row(
             str(index),
             epochs_as_text(record["epochs"]),
@@ -103,7 +104,7 @@ def epochs_table(known: SetSummary) -> Table:
         for metrics in record["metrics"]:
             rows.setdefault(int(metrics["epoch"]), []).append(metrics)
     for epoch, found in sorted(rows.items()):
-        figures = [[metrics[name] for metrics in found] for name in ("train_loss", "val_mean_recall")]
+        figures = [[metrics[name] for metrics in found] for name in ("train_loss", VAL_MEAN_RECALL)]
         table.add_row(str(epoch), str(len(found)), *(_mean_and_range(values) for values in figures))
     return table
 

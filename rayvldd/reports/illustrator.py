@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.reports.nearest import nearest_captions
@@ -42,7 +43,7 @@ class Pictures:
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
         """Write the curves of all trials into ``folder``."""
         candidates = [trial for trial in trials if trial.best and trial.state != "failed"]
-        best = max(candidates, key=lambda trial: trial.best["val_mean_recall"], default=None)  # type: ignore[index]
+        best = max(candidates, key=lambda trial: trial.best[VAL_MEAN_RECALL], default=None)  # type: ignore[index]
         convergence(trials, best.trial_id if best else "").save(folder / CURVES)
 
 

@@ -9,6 +9,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.reports.tables import plain_table
 
 _FILE = "published.yaml"
@@ -31,7 +32,12 @@ def published_rows() -> list[dict[str, Any]]:
         computed = fmean(recalls) if len(recalls) == 6 else None
         about = {"source": source["name"], **{key: source.get(key) for key in ("link", "protocol", "encoders")}}
         rows.append(
-            {**row, **about, "pool": file["pools"][row["dataset"]], "mean_recall": row.get("mean_recall", computed)}
+            {
+                **row,
+                **about,
+                "pool": file["pools"][row["dataset"]],
+                MEAN_RECALL.name: row.get(MEAN_RECALL.name, computed),
+            }
         )
     return rows
 
@@ -48,7 +54,7 @@ def published_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         cells = [row["dataset"], row["source"], row["protocol"], row["trained_on"], str(row["pairs"] or "all")]
         cells += [_recalls(row, way) for way in ("image_to_text", "text_to_image")]
-        cells += ["–" if row["mean_recall"] is None else f"{row['mean_recall']:.1f}", row["chosen_on"]]
+        cells += ["–" if row[MEAN_RECALL.name] is None else f"{row[MEAN_RECALL.name]:.1f}", row["chosen_on"]]
         table.add_row(*map(Text, cells), style="bold" if row["trained_on"] == "distilled" else None)
     return table
 

@@ -8,6 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import (
+    FULL_DATA_MEAN_RECALL,
+    MEAN_RECALL,
+    RANDOM_MEAN_RECALL,
+    SEARCH_VAL_MEAN_RECALL,
+    VAL_MEAN_RECALL,
+)
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
@@ -26,7 +33,7 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
         table.add_column(key.rpartition(".")[2], justify="right")
     for trial in sorted(trials, key=_recall_of, reverse=True):
         best, is_best = trial.best, trial.trial_id == best_id
-        scores = [f"{best['val_mean_recall']:.2f}", f"{best['outer_step']:.0f}"] if best else ["–", "–"]
+        scores = [f"{best[VAL_MEAN_RECALL]:.2f}", f"{best['outer_step']:.0f}"] if best else ["–", "–"]
         cells = [trial.trial_id + (" *" if is_best else ""), trial.state, *scores]
         cells += [_short(trial.point.get(key)) for key in keys]
         table.add_row(*map(Text, cells), style="bold" if is_best else None)
@@ -124,13 +131,13 @@ def result_table(result: Mapping[str, Any]) -> Table:
     """What a finished study found, beside random pairs and the full data."""
     tested = result["test"]
     low, high = tested["interval"]
-    full = tested["full_data_mean_recall"]
+    full = tested[FULL_DATA_MEAN_RECALL]
     table = plain_table(f"{result['study']}: mean recall on test (%)")
     for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
         table.add_column(name, justify="left" if name == "trained on" else "right")
     rows = [
-        (f"distilled pairs ({_sets_and_students(tested)})", tested["mean_recall"], f"{low:.2f} to {high:.2f}"),
-        ("as many random pairs", tested["random_mean_recall"], ""),
+        (f"distilled pairs ({_sets_and_students(tested)})", tested[MEAN_RECALL.name], f"{low:.2f} to {high:.2f}"),
+        ("as many random pairs", tested[RANDOM_MEAN_RECALL], ""),
         ("the full data", full, ""),
     ]
     for name, recall, interval in rows:
@@ -144,13 +151,13 @@ def finalists_table(result: Mapping[str, Any]) -> Table:
     table = plain_table("Finalists, by mean recall on validation of sets of fresh seeds (%)")
     for name in ("trial", "mean", "95 % interval", "sets", "failed", "in the search"):
         table.add_column(name, justify="left" if name == "trial" else "right")
-    for row in sorted(result["finalists"], key=lambda row: row["val_mean_recall"], reverse=True):
+    for row in sorted(result["finalists"], key=lambda row: row[VAL_MEAN_RECALL], reverse=True):
         chosen = row["trial_id"] == result["best"]["trial_id"]
         low, high = row["val_interval"]
-        cells = [row["trial_id"] + (" *" if chosen else ""), f"{row['val_mean_recall']:.2f}"]
+        cells = [row["trial_id"] + (" *" if chosen else ""), f"{row[VAL_MEAN_RECALL]:.2f}"]
         cells += [f"{low:.2f} to {high:.2f}"]
         cells += [str(len(row["sets"])), str(sum(one["state"] == "failed" for one in row["sets"]))]
-        table.add_row(*cells, f"{row['search_val_mean_recall']:.2f}", style="bold" if chosen else None)
+        table.add_row(*cells, f"{row[SEARCH_VAL_MEAN_RECALL]:.2f}", style="bold" if chosen else None)
     return table
 
 
@@ -161,7 +168,7 @@ def trust_of(result: Mapping[str, Any]) -> str:
     over = tested.get("interval_over", "students")
     times = "once" if looks == 1 else f"{looks} times"
     return (
-        f"{tested['mean_recall']:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {over}, "
+        f"{tested[MEAN_RECALL.name]:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {over}, "
         f"{_sets_and_students(tested)}, protocol {result['protocol']}; test was looked at {times}"
     )
 
@@ -178,7 +185,7 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "n", "random", "full", "share")
     for name in columns:
         table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
-    for place, result in enumerate(sorted(results, key=lambda row: row["test"]["mean_recall"], reverse=True)):
+    for place, result in enumerate(sorted(results, key=lambda row: row["test"][MEAN_RECALL.name], reverse=True)):
         tested = result["test"]
         low, high = tested["interval"]
         cells = [
@@ -186,12 +193,12 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
             str(result.get("protocol", "")),
             str(result.get("num_pairs", "")),
             str(sum(result["trials"].values())),
-            f"{result['best']['val_mean_recall']:.2f}",
-            f"{tested['mean_recall']:.2f}",
+            f"{result['best'][VAL_MEAN_RECALL]:.2f}",
+            f"{tested[MEAN_RECALL.name]:.2f}",
             f"{low:.2f} to {high:.2f}",
             f"{tested.get('num_sets', 1)} × {tested['num_students']}",
-            f"{tested['random_mean_recall']:.2f}",
-            f"{tested['full_data_mean_recall']:.2f}",
+            f"{tested[RANDOM_MEAN_RECALL]:.2f}",
+            f"{tested[FULL_DATA_MEAN_RECALL]:.2f}",
             f"{100 * tested['share_of_full_data']:.0f} %",
         ]
         table.add_row(*map(Text, cells), style="bold" if place == 0 else None)
@@ -224,7 +231,7 @@ def _sets_and_students(tested: Mapping[str, Any]) -> str:
 
 
 def _recall_of(trial: Trial) -> float:
-    return trial.best["val_mean_recall"] if trial.best else -1.0
+    return trial.best[VAL_MEAN_RECALL] if trial.best else -1.0
 
 
 def _short(value: Scalar | None) -> str:

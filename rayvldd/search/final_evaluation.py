@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rayvldd.config.metrics import FULL_DATA_MEAN_RECALL, MEAN_RECALL, RANDOM_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.coresets.selection import choose_coreset
@@ -84,11 +85,11 @@ def summary(
         "interval_over": "sets" if len(recalls) > 1 else "students",
         "num_sets": len(recalls),
         "num_students": len(recalls[0]),
-        "random_mean_recall": mean_of(random).mean_recall,
-        "full_data_mean_recall": bound,
+        RANDOM_MEAN_RECALL: mean_of(random).mean_recall,
+        FULL_DATA_MEAN_RECALL: bound,
         "num_full_data_models": len(full),
         "share_of_full_data": mean_recall / bound if bound > 0 else 0.0,
-        "sets": [{"mean_recall": float(np.mean(of_set)), "students": of_set} for of_set in recalls],
+        "sets": [{MEAN_RECALL.name: float(np.mean(of_set)), "students": of_set} for of_set in recalls],
         "students": {
             "distilled": [recall for of_set in recalls for recall in of_set],
             "random": [score.mean_recall for score in random],

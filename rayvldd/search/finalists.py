@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -71,7 +72,7 @@ class Finalist:
     @property
     def recalls(self) -> list[float]:
         """Validation recall of each set, the mean over its students; 0 where the distillation failed."""
-        return [float(one.scores().get("val_mean_recall", 0.0)) for one in self.sets]
+        return [float(one.scores().get(VAL_MEAN_RECALL, 0.0)) for one in self.sets]
 
     @property
     def val_mean_recall(self) -> float:
@@ -81,7 +82,7 @@ class Finalist:
     def made(self) -> list[FinalistRun]:
         """The sets that came out, best on validation first; of equal ones the earlier."""
         made = [one for one in self.sets if one.scores()["state"] == "finished"]
-        return sorted(made, key=lambda one: -one.scores()["val_mean_recall"])
+        return sorted(made, key=lambda one: -one.scores()[VAL_MEAN_RECALL])
 
     def as_dict(self) -> dict[str, Any]:
         """The finalist for the result."""
@@ -90,8 +91,8 @@ class Finalist:
         return {
             "trial_id": self.trial.trial_id,
             "config": self.trial.point,
-            "search_val_mean_recall": best["val_mean_recall"],
-            "val_mean_recall": self.val_mean_recall,
+            SEARCH_VAL_MEAN_RECALL: best[VAL_MEAN_RECALL],
+            VAL_MEAN_RECALL: self.val_mean_recall,
             "val_interval": list(t_interval(self.recalls)),
             "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],
         }
@@ -159,7 +160,7 @@ def line_of_finalist(finalist: Finalist) -> str:
     low, high = values["val_interval"]
     failed = len(finalist.sets) - len(finalist.made())
     return (
-        f"{finalist.trial.trial_id}  val mean recall {values['search_val_mean_recall']:5.2f} in the search, "
+        f"{finalist.trial.trial_id}  val mean recall {values[SEARCH_VAL_MEAN_RECALL]:5.2f} in the search, "
         f"{finalist.val_mean_recall:5.2f} again ({low:.2f} to {high:.2f}, {len(finalist.sets)} sets"
         + (f", {failed} failed)" if failed else ")")
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.errors import StoreError
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.json_files import write_json_whole
@@ -22,7 +23,7 @@ Ended = Literal["finished", "stopped", "failed"]
 
 TrialState = Literal["running"] | Ended
 
-METRIC = "best_val_mean_recall"
+METRIC = BEST_VAL_MEAN_RECALL
 """What the search maximises: the highest validation recall of the trial so far."""
 
 
@@ -65,7 +66,7 @@ class Trial:
     @property
     def best(self) -> dict[str, float] | None:
         """The evaluation with the highest validation recall, the earliest if several are equal."""
-        return max(self.evaluations, key=lambda row: row["val_mean_recall"], default=None)
+        return max(self.evaluations, key=lambda row: row[VAL_MEAN_RECALL], default=None)
 
     @property
     def outer_step(self) -> int:
@@ -107,7 +108,7 @@ class Ledger:
     def best_trial(self) -> Trial | None:
         """The ended trial with the highest validation recall; failed ones do not count, the earlier wins a tie."""
         candidates = [trial for trial in self.ended if trial.state != "failed" and trial.best]
-        return max(candidates, key=lambda trial: trial.best["val_mean_recall"], default=None)  # type: ignore[index]
+        return max(candidates, key=lambda trial: trial.best[VAL_MEAN_RECALL], default=None)  # type: ignore[index]
 
     def states(self) -> dict[str, int]:
         """Number of trials by state."""

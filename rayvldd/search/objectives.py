@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import NUM_PAIRS, OBJECTIVES, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.study import Objective, Study
 from rayvldd.errors import RayvlddError
 from rayvldd.search.ledger import Trial
-
-RISES: dict[Objective, bool] = {"val_mean_recall": True, "num_pairs": False, "seconds": False}
-"""Whether more of an objective is better."""
 
 
 def values_of(row: Mapping[str, float], point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
@@ -20,9 +18,9 @@ def values_of(row: Mapping[str, float], point: Mapping[str, Scalar], study: Stud
     """
     seconds = row.get("seconds_matching", 0.0) + row.get("seconds_evaluating", 0.0)
     known: dict[Objective, float] = {
-        "val_mean_recall": row["val_mean_recall"],
-        "num_pairs": float(point.get("distillation.num_pairs", study.distillation.num_pairs)),
-        "seconds": seconds,
+        VAL_MEAN_RECALL: row[VAL_MEAN_RECALL],
+        NUM_PAIRS.name: float(point.get("distillation.num_pairs", study.distillation.num_pairs)),
+        SECONDS.name: seconds,
     }
     return {name: known[name] for name in study.search.objectives}
 
@@ -42,7 +40,7 @@ def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
     for trial, heights in sorted(known, key=lambda one: ([-height for height in one[1]], one[0].number)):
         if not any(all(a >= b for a, b in zip(other, heights, strict=True)) for _, other in front):
             front.append((trial, heights))
-    return sorted((trial for trial, _ in front), key=lambda trial: (-trial.best["val_mean_recall"], trial.number))  # type: ignore[index]
+    return sorted((trial for trial, _ in front), key=lambda trial: (-trial.best[VAL_MEAN_RECALL], trial.number))  # type: ignore[index]
 
 
 def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
@@ -59,7 +57,7 @@ def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
     def place(trial: Trial) -> list[float]:
         values = values_of_trial(trial, study)
         assert values is not None
-        return [-values[name] if RISES[name] else values[name] for name in order] + [trial.number]
+        return [-values[name] if OBJECTIVES[name].rises else values[name] for name in order] + [trial.number]
 
     return sorted(known, key=place)
 
@@ -98,4 +96,4 @@ def _is_allowed(trial: Trial, study: Study) -> bool:
 
 def _heights(values: Mapping[Objective, float]) -> list[float]:
     """The values turned so that more is better in each."""
-    return [value if RISES[name] else -value for name, value in values.items()]
+    return [value if OBJECTIVES[name].rises else -value for name, value in values.items()]

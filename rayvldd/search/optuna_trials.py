@@ -15,10 +15,11 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 
 from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomain, FloatDomain, Scalar
+from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.search.ledger import OUTER_STEP, Trial
-from rayvldd.search.objectives import RISES, values_of_trial
+from rayvldd.search.objectives import values_of_trial
 
 FEWEST_TRIALS = 4
 """Trials with a recall below which importances would be read out of nothing."""
@@ -27,7 +28,7 @@ FEWEST_TRIALS = 4
 def directions_of(study: Study) -> list[StudyDirection]:
     """Which way each objective of a study is better."""
     up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    return [up if RISES[name] else down for name in study.search.objectives]
+    return [up if OBJECTIVES[name].rises else down for name in study.search.objectives]
 
 
 def distribution_of(domain: DrawnDomain) -> BaseDistribution:
@@ -48,7 +49,7 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
     shared = Space(space, {}).unconditional
     known = [trial for trial in trials if trial.state not in ("failed", "running") and trial.best]
     known = [trial for trial in known if shared.keys() <= trial.point.keys() <= space.keys()]
-    recalls = [trial.best["val_mean_recall"] for trial in known if trial.best]
+    recalls = [trial.best[VAL_MEAN_RECALL] for trial in known if trial.best]
     if not shared or len(known) < FEWEST_TRIALS or len(set(recalls)) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -82,7 +83,7 @@ def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
     """
     if len(study.search.objectives) > 1 or trial.state == "failed":
         return {}
-    best = itertools.accumulate((row["val_mean_recall"] for row in trial.evaluations), max)
+    best = itertools.accumulate((row[VAL_MEAN_RECALL] for row in trial.evaluations), max)
     return {int(row[OUTER_STEP]): recall for row, recall in zip(trial.evaluations, best, strict=True)}
 
 

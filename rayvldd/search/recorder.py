@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import CARD
@@ -216,12 +217,12 @@ class Recorder:
     def _log_study(self) -> None:
         best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
         if best and best.best:
-            self.run.tracker.log_metrics(None, {METRIC: best.best["val_mean_recall"]}, ended)
+            self.run.tracker.log_metrics(None, {METRIC: best.best[VAL_MEAN_RECALL]}, ended)
 
     def _show(self) -> None:
         ledger, total = self.run.ledger, self.run.study.search.num_trials
         ended, running = len(ledger.ended), {trial.number: self._share_done(trial) for trial in ledger.running}
-        rows = [trial.best["val_mean_recall"] for trial in ledger.trials.values() if trial.best]
+        rows = [trial.best[VAL_MEAN_RECALL] for trial in ledger.trials.values() if trial.best]
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
         notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
         notes += [f"best {max(rows):.2f}"] if rows else []

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -259,8 +260,8 @@ class _Sweep:
             "trials": self.ledger.states(),
             "best": {
                 "config": best.point,
-                "val_mean_recall": again["val_mean_recall"],
-                "search_val_mean_recall": choice["best"]["val_mean_recall"],
+                VAL_MEAN_RECALL: again[VAL_MEAN_RECALL],
+                SEARCH_VAL_MEAN_RECALL: choice["best"][VAL_MEAN_RECALL],
                 "trial_id": best.trial_id,
                 "outer_step": int(card["outer_step"]),
             },
@@ -312,7 +313,7 @@ def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
     tested = result["test"]
     names = [name for name, value in tested.items() if isinstance(value, int | float)]
     return {
-        "best_val_mean_recall": result["best"]["val_mean_recall"],
+        BEST_VAL_MEAN_RECALL: result["best"][VAL_MEAN_RECALL],
         "test_evaluations": result["test_evaluations"],
         **{f"test_{name}": tested[name] for name in names},
         "test_interval_low": tested["interval"][0],

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.metrics import SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
@@ -92,7 +93,7 @@ def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> 
 
 
 def _row(recall: float) -> dict[str, float]:
-    return {"outer_step": 0, "val_mean_recall": recall, METRIC: recall, "search_seconds": 0.0}
+    return {"outer_step": 0, VAL_MEAN_RECALL: recall, METRIC: recall, "search_seconds": 0.0}
 
 
 def _fit(
@@ -101,7 +102,7 @@ def _fit(
     """Why a trial says nothing about the study, or nothing and its point in the study's space."""
     if trial.state not in ("finished", "stopped", "failed"):
         return f"has not ended ({trial.state})", {}
-    if "seconds" in study.search.objectives:
+    if SECONDS.name in study.search.objectives:
         return "its seconds, an objective here, are those of another run", {}
     if trial.state != "failed" and trial.best_val_mean_recall is None:
         return "has no recall on validation", {}

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean, message_of
 from rayvldd.tracking.protocol import EarlierTrial
 from rayvldd.workspace import database_file
@@ -74,7 +75,7 @@ def _trial(run: Run, parent: Run | None) -> EarlierTrial:
         settings={**of_study, **run.data.params},
         fingerprints={name: tags[prefix + name] for name in names if prefix + name in tags},
         state=tags.get(f"{prefix}state", "running"),
-        best_val_mean_recall=run.data.metrics.get("best_val_mean_recall"),
+        best_val_mean_recall=run.data.metrics.get(BEST_VAL_MEAN_RECALL),
     )
 
 

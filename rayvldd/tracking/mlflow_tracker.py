@@ -26,6 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.errors import RayvlddError, message_of
@@ -273,7 +274,7 @@ def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
     now = int(time.time() * 1000)
     names = {key: f"details/{key}" if _DETAIL.fullmatch(key) else key for key in metrics}
     # MLflow's compare view opens with the metric that a run had first.
-    ordered = sorted(metrics, key=lambda key: not key.endswith("mean_recall"))
+    ordered = sorted(metrics, key=lambda key: not key.endswith(MEAN_RECALL.name))
     return [Metric(names[key], float(metrics[key]), now, step) for key in ordered]
 
 
@@ -284,7 +285,7 @@ def _entries_of_scores(scores: Scores) -> list[Metric]:
     means = {f"{prefix}{key}": sum(row[key] for row in scores.students) / count for key in scores.students[0]}
     entries = _entries({**means, **scores.figures}, count)
     for number, row in enumerate(scores.students, start=1):
-        entries += _entries({f"student_{prefix}mean_recall": row["mean_recall"]}, number)
+        entries += _entries({f"student_{prefix}{MEAN_RECALL.name}": row[MEAN_RECALL.name]}, number)
     return entries
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.reports.page.evaluations import CoresetScores, Evaluation, Scored, short_names
 from rayvldd.reports.page.study_report import StudyReport
@@ -121,7 +122,7 @@ def _evaluated_points(evaluations: Sequence[Evaluation]) -> tuple[dict[Key, list
         for real in evaluation.coresets:
             points.setdefault(real.comparable, []).append(_point(real.method, real.num_pairs, "", real))
         for full in evaluation.full_data:
-            recalls = {key: value for key, value in full.mean.items() if key != "mean_recall"}
+            recalls = {key: value for key, value in full.mean.items() if key != MEAN_RECALL.name}
             bounds[full.comparable] = Bound(full.mean_recall, full.mean_interval, full.num_students, recalls)
     return points, bounds
 
@@ -132,7 +133,7 @@ def names_of_sets(evaluations: Sequence[Evaluation]) -> dict[str, str]:
 
 
 def _point(kind: str, num_pairs: int, name: str, row: Scored) -> SizePoint:
-    recalls = {key: value for key, value in row.mean.items() if key != "mean_recall"}
+    recalls = {key: value for key, value in row.mean.items() if key != MEAN_RECALL.name}
     return SizePoint(kind, num_pairs, name, row.mean_recall, row.mean_interval, row.num_students, recalls)
 
 

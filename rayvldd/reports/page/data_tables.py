@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayvldd.config.metrics import IMAGE_TO_TEXT, MEAN_RECALL, RECALLS, TEXT_TO_IMAGE
 from rayvldd.reports.page.baselines import SameStick
 from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.study_report import StudyReport, recall_of, seconds_of
@@ -24,7 +25,7 @@ class DataTable:
     """Of recalls, behind the point."""
 
 
-_RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+_RECALLS = tuple(info.name for info in RECALLS)
 _RECALL_COLUMNS = ("TR R@1", "TR R@5", "TR R@10", "IR R@1", "IR R@5", "IR R@10")
 _PERCENT = {"val", "test", "95 % low", "95 % high", "random", "full data", "mean", "mean recall", "low", "high"}
 
@@ -163,9 +164,9 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
             row["pairs"],
             row["dataset"],
             row["source"],
-            *three(row, "image_to_text"),
-            *three(row, "text_to_image"),
-            row["mean_recall"],
+            *three(row, IMAGE_TO_TEXT),
+            *three(row, TEXT_TO_IMAGE),
+            row[MEAN_RECALL.name],
             row["chosen_on"],
             row["protocol"],
         )

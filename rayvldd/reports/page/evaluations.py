@@ -8,6 +8,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
 
 Interval = tuple[float, float] | None
@@ -15,8 +16,8 @@ Interval = tuple[float, float] | None
 
 
 def _with_mean_recall(mean: dict[str, float]) -> dict[str, float]:
-    if "mean_recall" not in mean:
-        raise ValueError("no mean_recall")
+    if MEAN_RECALL.name not in mean:
+        raise ValueError(f"no {MEAN_RECALL.name}")
     return mean
 
 
@@ -36,12 +37,12 @@ class Scored(_Read):
     @property
     def mean_recall(self) -> float:
         """The mean of the six, in percent."""
-        return self.mean["mean_recall"]
+        return self.mean[MEAN_RECALL.name]
 
     @property
     def mean_interval(self) -> Interval:
         """The interval of that mean."""
-        return self.interval.get("mean_recall")
+        return self.interval.get(MEAN_RECALL.name)
 
 
 class ScoredCoreset(Scored):

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
 from rayvldd.reports.page.marginals import Curve, height_in
 from rayvldd.reports.page.study_report import recall_of, seconds_of
@@ -34,18 +35,14 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
         "ones end in a cross; the best is thick.",
         figure,
         ("trial", "state", "outer step", "val mean recall"),
-        [
-            (t.trial_id, t.state, int(row["outer_step"]), row["val_mean_recall"])
-            for t in trials
-            for row in t.evaluations
-        ],
+        [(t.trial_id, t.state, int(row["outer_step"]), row[VAL_MEAN_RECALL]) for t in trials for row in t.evaluations],
     )
     seen: set[str] = set()
     for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
         if not trial.evaluations:
             continue
         steps = [row["outer_step"] for row in trial.evaluations]
-        recalls = [row["val_mean_recall"] for row in trial.evaluations]
+        recalls = [row[VAL_MEAN_RECALL] for row in trial.evaluations]
         line = _draw_trial(axes, steps, recalls, trial, best_id, seen)
         drawing.mark(line, words_of(trial), trial.trial_id)
     axes.set_xlabel("outer step", color=INK)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
@@ -146,7 +147,7 @@ class StudyReport:
 
 def recall_of(trial: Trial) -> float:
     """The trial's best validation recall in percent, -1 before its first evaluation."""
-    return trial.best["val_mean_recall"] if trial.best else -1.0
+    return trial.best[VAL_MEAN_RECALL] if trial.best else -1.0
 
 
 def seconds_of(trial: Trial) -> float | None:
@@ -197,7 +198,7 @@ def _is_whole(trial: Trial) -> bool:
     if not isinstance(trial.point, dict) or trial.state not in ("running", *get_args(Ended)):
         return False
     return all(
-        isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("outer_step", "val_mean_recall"))
+        isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("outer_step", VAL_MEAN_RECALL))
         for row in trial.evaluations
     )
 

@@ -306,9 +306,7 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
         monkeypatch.setattr(
             rayvldd.distillation.evaluations, "evaluate_pairs", lambda *_: [RetrievalMetrics(*[next(served)] * 6)]
         )
-        monkeypatch.setattr(
-            rayvldd.distillation.evaluations.EvaluatedRun, "_floor", lambda self: self.start_mean_recall / 2
-        )
+        monkeypatch.setattr(rayvldd.distillation.evaluations.EvaluatedRun, "_floor", lambda self: self.start_recall / 2)
         for evaluation in distill(task.study, task, experts(task), 0, folder):
             steps.append(evaluation.outer_step)
         return steps
@@ -327,9 +325,9 @@ def test_a_start_near_guessing_has_no_floor(make_task: MakeTask) -> None:
         task.study, task, OuterLoop(task.study, task, experts(task), 0), 0, None
     )
     guessing = 100 * 16 / 3 / task.val.num_images
-    run.start_mean_recall = 2.9 * guessing
+    run.start_recall = 2.9 * guessing
     assert run._floor() == 0
-    run.start_mean_recall = 3.1 * guessing
+    run.start_recall = 3.1 * guessing
     assert run._floor() == pytest.approx(1.55 * guessing)
 
 
@@ -593,7 +591,7 @@ def test_the_folder_holds_one_state_and_the_best_set(
     assert best.card["outer_step"] == 2
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == ["best", "progress.json", "state-000006.safetensors"]
-    assert json.loads((tmp_path / "run" / "progress.json").read_text())["best_mean_recall"] == 30
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["best_recall"] == 30
 
 
 def test_students_of_validation_and_test_are_others(make_task: MakeTask) -> None:
