@@ -1,11 +1,12 @@
 """``rayvldd check``: everything that can be told before any work."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         "rayvldd check search_spaces/quickstart.yaml",
         "rayvldd check search_spaces/quickstart.yaml --set distillation.num_pairs=100 --json",
         "rayvldd check search_spaces/quickstart.yaml --probe",
+        "rayvldd check search_spaces/quickstart.yaml --deep",
         "rayvldd check --cluster clusters/aws_gpu.yaml",
         "rayvldd check search_spaces/quickstart.yaml --cluster clusters/kuberay.yaml --json",
     ],
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Time an expert epoch, an outer step and a student here, and say what a sweep would take. Fills the cache.",
 )
+@click.option(
+    "--deep",
+    "decodes",
+    is_flag=True,
+    help="Decode every image too, which names the damaged ones. Fills the cache.",
+)
 @store_option
 @click.pass_context
 def command(
@@ -45,12 +53,14 @@ def command(
     study_file: Path | None,
     cluster_file: Path | None,
     with_probe: bool,
+    decodes: bool,
     store_uri: str | None,
 ) -> None:
     """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
-    Nothing is trained, nothing is cached and no cloud is asked, without `--probe`; `--dry-run` only adds the resolved
-    settings. All faults are told at once, each with file, key, value and what is allowed.
+    Nothing is cached and no cloud is asked, without `--probe` or `--deep`; `--dry-run` only adds the resolved settings.
+    All faults are told at once, each with file, key, value and what is allowed. Encoders are tried on the shortest and
+    longest caption, and with one step of the study's method on blank images.
 
     With a file of Kubernetes manifests and a STUDY, `--json` has a RayJob that runs it, for `kubectl create -f -`.
     """
@@ -59,6 +69,8 @@ def command(
         raise click.UsageError("Nothing to check: give a STUDY, or --cluster FILE, or both.", context)
     if with_probe and study_file is None:
         raise click.UsageError("--probe times the work of a study: give a STUDY as well.", context)
+    if decodes and study_file is None:
+        raise click.UsageError("--deep decodes the images of a study: give a STUDY as well.", context)
     report = _checked_cluster(invocation, cluster_file) if cluster_file else None
     found: dict[str, Any] = {"cluster": report.as_object()} if report else {}
     if study_file is None:
@@ -66,19 +78,33 @@ def command(
         invocation.say(f"No faults. Next: {report.next_command}")
         invocation.finish(report.as_object())
         return
-    study, planned = _checked_plan(invocation, study_file, store_uri)
+    study, planned = _checked_plan(invocation, study_file, store_uri, on_this_machine=cluster_file is None)
+    if decodes and not invocation.dry_run:
+        _decode(study, Path(planned["storage"]["cache"]))
     if with_probe and not invocation.dry_run:
         found["cost"] = _probed(invocation, study, planned)
     if report and report.file.kind == "kubernetes":
         from rayvldd.clusters.ray_job import render_ray_job
 
         found["ray_job"] = render_ray_job(report.file, study)
-    invocation.say(f"No faults. Next: {report.next_command if report else f'rayvldd sweep {study_file}'}")
+    following = report.next_command if report else _next_sweep(invocation, study_file, store_uri)
+    invocation.say(f"No faults. Next: {following}")
     invocation.finish({**planned, **found})
 
 
-def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | None) -> tuple["Study", dict[str, Any]]:
-    study, workspace = checked_study(invocation, study_file)
+def _next_sweep(invocation: Invocation, study_file: Path, store_uri: str | None) -> str:
+    """The sweep of what was checked: with the options of the check."""
+    words = ["rayvldd", "sweep", str(study_file)]
+    words += [word for override in invocation.overrides for word in ("--set", override)]
+    if invocation.workspace_folder != DEFAULT_WORKSPACE:
+        words += ["--workspace", str(invocation.workspace_folder)]
+    return shlex.join([*words, *(["--store", store_uri] if store_uri else [])])
+
+
+def _checked_plan(
+    invocation: Invocation, study_file: Path, store_uri: str | None, on_this_machine: bool
+) -> tuple["Study", dict[str, Any]]:
+    study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
     from rayvldd.experts.store.addresses import open_store
     from rayvldd.search.plan import describe_plan, plan
@@ -88,6 +114,22 @@ def _checked_plan(invocation: Invocation, study_file: Path, store_uri: str | Non
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))
     return study, dict(planned)
+
+
+def _decode(study: "Study", cache: Path) -> None:
+    """Decode every image of every point; the images that can be decoded are kept, so that no command does it again.
+
+    Raises:
+        DataError: listing every image that cannot be decoded.
+    """
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.data.dataset import load_dataset
+    from rayvldd.data.prepared_arrays import open_cache
+
+    with ProgressDisplay() as display:
+        for data in {point.data.model_dump_json(): point.data for point in study.expert_points()}.values():
+            load_dataset(data, open_cache(cache), display.progress)
+        display.done()
 
 
 def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from rayvldd.errors import InputError, RayvlddError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+DEFAULT_WORKSPACE = Path("rayvldd_workspace")
+"""The workspace of commands without ``--workspace``."""
+
 EXIT_USER_ERROR = 2
 """Exit code of input that cannot be used; the same as click's own for a wrong option."""
 EXIT_INTERRUPTED = 130
@@ -127,7 +130,7 @@ def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parame
     workspace = click.Option(
         ["--workspace", "workspace_folder"],
         type=click.Path(path_type=Path),
-        default=Path("rayvldd_workspace"),
+        default=DEFAULT_WORKSPACE,
         envvar="RAYVLDD_WORKSPACE",
         show_default=True,
         show_envvar=True,

@@ -11,7 +11,7 @@ import click
 from rayvldd.cli.invocation import Invocation
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.study import Study
-from rayvldd.errors import DataError, Fault, InputError, ModelError
+from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError
 
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
@@ -53,7 +53,12 @@ def reachable(store: "ExpertStore") -> Iterator[None]:
 
 
 def checked_study(
-    invocation: Invocation, file: Path, *extra_overrides: str, num_pairs: int | None = None
+    invocation: Invocation,
+    file: Path,
+    *extra_overrides: str,
+    num_pairs: int | None = None,
+    distils: bool = False,
+    on_this_machine: bool = False,
 ) -> tuple[Study, "Workspace"]:
     """Load a study and check all that a run needs, without doing any of it.
 
@@ -62,9 +67,11 @@ def checked_study(
         file: The study file.
         extra_overrides: ``KEY=VALUE`` of the command's own options, which win over ``--set``.
         num_pairs: The most pairs that the command's own ``--pairs`` asks for, instead of the study's.
+        distils: Whether the model must be differentiable as the study's method does it.
+        on_this_machine: Whether a Ray of the command's own must have the study's resources.
 
     Raises:
-        ConfigError: when the file has faults.
+        ConfigError: when the file has faults, or asks for more than this machine has.
         StoreError: when the workspace cannot be written.
         ModelError: when a model does not exist or does not fit.
         DataError: when the dataset has faults.
@@ -72,8 +79,30 @@ def checked_study(
     """
     study = load_study(file, [*invocation.overrides, *extra_overrides])
     workspace = writable_workspace(invocation)
+    if on_this_machine:
+        _check_resources(study, str(file), invocation.line)
     check_models_and_data(study, str(file), invocation.line, num_pairs)
+    if distils:
+        _check_step(study, str(file), invocation.line)
     return study, workspace
+
+
+def _check_resources(study: Study, file: str, next_command: str) -> None:
+    from rayvldd.runtime.machine import faults_of_resources
+
+    faults = [_in_file(fault, file) for fault in faults_of_resources(study.resources)]
+    if faults:
+        raise ConfigError(faults, next_command=f"mend them, then: {next_command}")
+
+
+def _check_step(study: Study, file: str, next_command: str) -> None:
+    """Take a step of the study's method on blank images, for every model that it has."""
+    from rayvldd.distillation.trial_step import faults_of_step
+
+    points = {point.model.model_dump_json(): point for point in study.expert_points()}
+    faults = [_in_file(fault, file) for point in points.values() for fault in faults_of_step(point)]
+    if faults:
+        raise ModelError(faults, next_command=f"mend them, then: {next_command}")
 
 
 def writable_workspace(invocation: Invocation) -> "Workspace":

@@ -1,0 +1,41 @@
+"""What a study asks of a machine of its own, of experts and trials alike."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from rayvldd.config.settings import ResourceSettings
+from rayvldd.runtime.machine import faults_of_resources
+
+
+@pytest.fixture(autouse=True)
+def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four CPUs and one GPU."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+@pytest.mark.parametrize("who", ["expert", "trial"])
+@pytest.mark.parametrize(("what", "has", "lacks"), [("cpus", 4, 5), ("gpus", 1.0, 2.0), ("gpus", 0.5, 2.0)])
+def test_what_the_machine_has_passes_and_more_does_not(who: str, what: str, has: float, lacks: float) -> None:
+    assert faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": has})) == []
+    (fault,) = faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": lacks}))
+    assert fault.where == f"resources.{what}_per_{who}" and f"asks for {lacks:g}" in fault.problem
+    assert "at most what this machine has" in fault.allowed and "--address" in fault.allowed
+
+
+def test_all_are_told_at_once() -> None:
+    asked: dict[str, Any] = {
+        "cpus_per_trial": 9,
+        "gpus_per_trial": 3,
+        "gpus_per_expert": 2,
+        "custom_per_expert": {"spot": 1},
+    }
+    assert [fault.where.partition(".")[2] for fault in faults_of_resources(ResourceSettings.model_validate(asked))] == [
+        "gpus_per_expert",
+        "cpus_per_trial",
+        "gpus_per_trial",
+        "custom_per_expert",
+    ]
