@@ -24,8 +24,8 @@ from rayvldd.search import finalists as module
 from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
 from rayvldd.search.ledger import Ledger, Trial
 from rayvldd.search.objectives import ranked
+from rayvldd.search.stages import _none_again
 from rayvldd.search.study_folder import StudyFolder, study_of_set
-from rayvldd.search.sweep import _none_again
 from rayvldd.search.trial import TrialContext
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.json_files import write_json_whole

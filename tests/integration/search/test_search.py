@@ -822,7 +822,7 @@ def test_a_study_whose_trials_all_failed_says_why(
     for number in range(4):
         ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
         ledger.end(f"trial_00{number}", "failed", f"reason {number}")
-    monkeypatch.setattr("rayvldd.search.sweep.make_missing_experts", lambda *_: 0)
+    monkeypatch.setattr("rayvldd.search.stages.make_missing_experts", lambda *_: 0)
     with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:
         sweep(
             searched,

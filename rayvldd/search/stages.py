@@ -1,0 +1,323 @@
+"""The stages of a study, in order: prepare, experts, search, finalists, test.
+
+Each stage continues where it was. One that has nothing to do is skipped: a study whose methods need no experts makes
+none.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.errors import RayvlddError
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.search.final_evaluation import evaluate_on_test
+from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
+from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.lines import line_of_trial
+from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
+from rayvldd.search.preparation import (
+    ExpertSets,
+    experts_in_training,
+    load_expert_sets,
+    make_missing_experts,
+    origins_of,
+    sets_asked_for,
+)
+from rayvldd.search.recorder import Illustrator, StudyRun
+from rayvldd.search.study_folder import StudyFolder, read_json
+from rayvldd.search.transfer import known_points, lines_of
+from rayvldd.search.trial import TrialContext
+from rayvldd.search.tune_adapter import search
+from rayvldd.storage.json_files import write_json_whole
+from rayvldd.tracking.protocol import Tracker
+from rayvldd.workspace import Workspace
+
+
+@dataclass
+class StudySession:
+    """A study in one process: what its stages read, write to and show on."""
+
+    study: Study
+    workspace: Workspace
+    store: ExpertStore
+    folder: StudyFolder
+    tracker: Tracker
+    display: ProgressDisplay
+    illustrator: Illustrator | None
+    command: str
+    """What the user typed."""
+    ledger: Ledger = field(init=False)
+    expert_sets: ExpertSets | None = None
+    """The expert sets of the study, once they are prepared."""
+
+    def __post_init__(self) -> None:
+        self.ledger = self.folder.ledger()
+
+    @property
+    def sets(self) -> ExpertSets:
+        """The expert sets of the study, which the first stage has prepared."""
+        assert self.expert_sets is not None
+        return self.expert_sets
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the best trial is chosen: what leads to the choice is done then."""
+        return self.folder.choice.is_file()
+
+    @property
+    def best(self) -> Trial:
+        """The chosen trial."""
+        return self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
+
+    @property
+    def trial_context(self) -> TrialContext:
+        """What trials and finalists need."""
+        return TrialContext(self.study, self.folder.trials, self.workspace.cache, self.store)
+
+
+class Stage(Protocol):
+    """A part of a study that continues where it was."""
+
+    name: ClassVar[str]
+    """Its key among the seconds of the result."""
+
+    def __init__(self, session: StudySession) -> None: ...
+
+    def is_done(self) -> bool:
+        """Whether there is nothing to do, because of an earlier session or of the study's settings."""
+        ...
+
+    def run(self) -> None:
+        """Do what is missing."""
+        ...
+
+
+class Prepare:
+    """Data and features in the cache, and which experts each point needs."""
+
+    name: ClassVar[str] = "prepare"
+
+    def __init__(self, session: StudySession) -> None:
+        self._session = session
+
+    def is_done(self) -> bool:
+        """Once the best is chosen; until then every session needs the sets."""
+        return self._session.is_chosen
+
+    def run(self) -> None:
+        """Fill the cache."""
+        session = self._session
+        session.expert_sets = load_expert_sets(session.study, session.workspace.cache, session.display)
+        session.tracker.log_origins(None, origins_of(session.sets.sets))
+
+
+class Experts:
+    """The experts that some trial is certain to take."""
+
+    name: ClassVar[str] = "experts"
+
+    def __init__(self, session: StudySession) -> None:
+        self._session = session
+
+    def is_done(self) -> bool:
+        """Empty where no method of the study needs experts."""
+        return self._session.is_chosen or not self._session.study.requires_experts
+
+    def run(self) -> None:
+        """Train those that are not in the store."""
+        session = self._session
+        asked_for = sets_asked_for(session.study, session.sets)
+        make_missing_experts(asked_for, session.store, session.workspace.cache, session.display)
+
+
+class Search:
+    """The trials."""
+
+    name: ClassVar[str] = "search"
+
+    def __init__(self, session: StudySession) -> None:
+        self._session = session
+
+    def is_done(self) -> bool:
+        """Once the best is chosen."""
+        return self._session.is_chosen
+
+    def run(self) -> None:
+        """Run the trials that are missing."""
+        session, sets = self._session, self._session.sets
+        for trial in session.ledger.ended:
+            session.display.line(line_of_trial(trial) + "  (earlier)")
+        run = StudyRun(
+            session.study,
+            session.ledger,
+            session.tracker,
+            session.display,
+            session.illustrator,
+            lambda point: sets.at(point).train,
+            lambda point: origins_of([sets.at(point)]),
+            # A single set was made before the search.
+            (lambda: experts_in_training(sets, session.store)) if len(sets.sets) > 1 else None,
+            self._earlier(),
+        )
+        search(run, session.trial_context, session.folder)
+
+    def _earlier(self) -> list[Trial]:
+        """The trials of other studies that the sampler knows from the start."""
+        folder, sets = self._session.folder, self._session.sets
+        if not folder.earlier_trials.is_file():
+            return []
+        found, left_out = known_points(
+            self._session.study, folder, lambda point: origins_of([sets.at(point)]).fingerprints
+        )
+        for line in lines_of(read_json(folder.earlier_trials)["name"], found, left_out):
+            self._session.display.line(line)
+        return found
+
+
+class Finalists:
+    """The best points distilled again, as many as the study asks for, and the choice on validation."""
+
+    name: ClassVar[str] = "finalists"
+
+    def __init__(self, session: StudySession) -> None:
+        self._session = session
+
+    def is_done(self) -> bool:
+        """Once the best is chosen."""
+        return self._session.is_chosen
+
+    def run(self) -> None:
+        """Distil again what is missing, and choose.
+
+        Raises:
+            RayvlddError: when no trial has made a set, none may be chosen, or no finalist made one of other seeds.
+        """
+        if self._session.study.search.num_finalists:
+            rerun_finalists(self._finalists(), self._session.trial_context, self._session.display)
+        self._choose()
+
+    def _candidates(self) -> list[Trial]:
+        """The trials that may be chosen, the choice first.
+
+        Raises:
+            RayvlddError: when no trial has made a set, or none of the front is allowed to be chosen.
+        """
+        if self._session.ledger.best_trial() is None:
+            raise _nothing_made(self._session.study, self._session.ledger)
+        allowed = ranked(self._session.ledger.ended, self._session.study)
+        if not allowed:
+            raise nothing_allowed(self._session.ledger.ended, self._session.study)
+        return allowed
+
+    def _finalists(self) -> list[Finalist]:
+        """The trials whose points are distilled again; with several objectives that is the choice alone.
+
+        Raises:
+            RayvlddError: as :meth:`_candidates` does.
+        """
+        count = self._session.study.search.num_finalists if len(self._session.study.search.objectives) == 1 else 1
+        return finalists_of(self._session.study, distinct(self._candidates(), count), self._session.folder.finalists)
+
+    def _choose(self) -> None:
+        """Choose on validation, and keep the choice, so that nothing learnt from test can change it.
+
+        With several objectives it is the one that ``search.choose`` takes from the Pareto front, which is kept too.
+
+        Raises:
+            RayvlddError: when no trial has made a set, none may be chosen, or no finalist made one of other seeds.
+        """
+        if self._session.study.search.num_finalists:
+            finalists = self._finalists()
+            winner = winner_of(finalists)
+            if winner is None:
+                raise _none_again(self._session.study, finalists)
+            self._show(finalists)
+            best, place = winner.trial, winner.made()[0].distilled_set
+            if self._session.illustrator:
+                self._session.illustrator.draw_set(place, self._session.sets.at(best.point).train)
+            choice = {"finalists": [one.as_dict() for one in finalists], "sets": [one.name for one in winner.made()]}
+        else:
+            best = self._candidates()[0]
+            place, choice = best.distilled_set, {"finalists": [], "sets": [best.trial_id]}
+        shutil.rmtree(self._session.folder.best, ignore_errors=True)
+        shutil.copytree(place, self._session.folder.best)
+        values = {"trial_id": best.trial_id, "point": best.point, "best": best.best}
+        write_json_whole(self._session.folder.choice, {**values, **choice, **self._front()})
+
+    def _show(self, finalists: Sequence[Finalist]) -> None:
+        """Show the finalists, and hand each of their sets to the tracker as a record of its own."""
+        for finalist in finalists:
+            self._session.display.line(line_of_finalist(finalist))
+            for one in finalist.sets:
+                scores = one.scores()
+                self._session.tracker.start_trial(one.name, one.point)
+                numbers = {name: value for name, value in scores.items() if name.startswith("val_")}
+                self._session.tracker.log_metrics(one.name, numbers, int(scores.get("outer_step", 0)))
+                tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores["reason"]} if not numbers else {})
+                self._session.tracker.end_trial(one.name, scores["state"], None, tags)
+
+    def _front(self) -> dict[str, list[dict[str, Any]]]:
+        """The Pareto front, the answer of a study with several objectives; nothing for one objective."""
+        study, ended = self._session.study, self._session.ledger.ended
+        if len(study.search.objectives) < 2:
+            return {}
+        return {"front": [row_of_front(trial, study) for trial in pareto_front(ended, study)]}
+
+
+class FinalEvaluation:
+    """The one evaluation on the test split."""
+
+    name: ClassVar[str] = "test"
+
+    def __init__(self, session: StudySession) -> None:
+        self._session = session
+
+    def is_done(self) -> bool:
+        """Once its result is on disk: a study is tested once."""
+        return self._session.folder.test.is_file()
+
+    def run(self) -> None:
+        """Evaluate the chosen sets on test."""
+        session = self._session
+        evaluate_on_test(
+            session.study, session.best, session.folder, session.workspace.cache, session.display, session.command
+        )
+
+
+STAGES: tuple[type[Stage], ...] = (Prepare, Experts, Search, Finalists, FinalEvaluation)
+"""In order."""
+
+
+def run_stages(session: StudySession) -> None:
+    """Run what is missing of each stage, and note how long it took."""
+    for make in STAGES:
+        stage = make(session)
+        if not stage.is_done():
+            with session.folder.phase(stage.name):
+                stage.run()
+
+
+def _none_again(study: Study, finalists: Sequence[Finalist]) -> RayvlddError:
+    sets = [one for finalist in finalists for one in finalist.sets]
+    reasons = [f"  {one.name}: {one.scores()['reason']}" for one in sets]
+    return RayvlddError(
+        "\n".join([f"study {study.name}: none of its {len(finalists)} finalists could be distilled again:", *reasons]),
+        next_command=f"the same command with --set search.num_finalists={2 * len(finalists)}, to distil more points, "
+        f"or with =0, to test the best trial's own set",
+    )
+
+
+def _nothing_made(study: Study, ledger: Ledger) -> RayvlddError:
+    reasons = [f"  {trial.trial_id}: {trial.reason or 'stopped before its first evaluation'}" for trial in ledger.ended]
+    if not reasons:
+        return RayvlddError(
+            f"study {study.name}: the time budget of {study.search.time_budget_s} s ended before the first evaluation",
+            next_command="the same command with a larger --set search.time_budget_s=…",
+        )
+    return RayvlddError(
+        "\n".join([f"study {study.name}: none of its {len(reasons)} trials made a distilled set:", *reasons]),
+        next_command="rayvldd check STUDY.yaml, then the same command with other settings and --set name=ANOTHER",
+    )

@@ -1,0 +1,76 @@
+"""Which stages of a study run, and in which order."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from rich.console import Console
+
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.search import stages
+from rayvldd.search.stages import STAGES, StudySession, run_stages
+from rayvldd.search.study_folder import StudyFolder
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.workspace import Workspace
+
+
+@pytest.fixture
+def session(tiny_study: Study, tmp_path: Path) -> StudySession:
+    workspace, folder = Workspace(tmp_path), StudyFolder(tmp_path / "study")
+    folder.root.mkdir()
+    store, tracker = ExpertStore(FolderStorage(workspace.experts)), FolderTracker(tmp_path / "tracked")
+    display = ProgressDisplay(Console(quiet=True))
+    return StudySession(tiny_study, workspace, store, folder, tracker, display, None, "rayvldd sweep")
+
+
+def missing(session: StudySession) -> list[str]:
+    return [stage.name for stage in (make(session) for make in STAGES) if not stage.is_done()]
+
+
+def test_a_new_study_runs_every_stage(session: StudySession) -> None:
+    assert missing(session) == ["prepare", "experts", "search", "finalists", "test"]
+
+
+def test_a_study_whose_methods_need_no_experts_skips_that_stage(
+    session: StudySession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Study, "requires_experts", False)
+    assert missing(session) == ["prepare", "search", "finalists", "test"]
+
+
+def test_a_chosen_study_is_tested_and_a_tested_one_runs_nothing(session: StudySession) -> None:
+    session.folder.choice.write_text("{}")
+    assert missing(session) == ["test"]
+    session.folder.test.write_text("{}")
+    assert missing(session) == []
+
+
+def test_stages_run_in_order_and_their_seconds_are_noted(
+    session: StudySession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def stage(title: str, done: bool = False, fails: bool = False) -> Any:
+        class Made:
+            name: ClassVar[str] = title
+
+            def __init__(self, session: StudySession) -> None:
+                pass
+
+            def is_done(self) -> bool:
+                return done
+
+            def run(self) -> None:
+                ran.append(title)
+                if fails:
+                    raise KeyboardInterrupt
+
+        return Made
+
+    monkeypatch.setattr(stages, "STAGES", (stage("a"), stage("b", done=True), stage("c", fails=True), stage("d")))
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(session)
+    assert ran == ["a", "c"] and set(session.folder.seconds()) == {"a", "c"}
