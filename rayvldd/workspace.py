@@ -37,6 +37,11 @@ class Workspace:
         return self.studies / name
 
     @property
+    def scores(self) -> Path:
+        """Scores of evaluated sets and coresets, one file for each evaluation."""
+        return self.root / "scores"
+
+    @property
     def tracking_uri(self) -> str:
         """The embedded MLflow database: one SQLite file, no server to start."""
         return database_uri(self.root / "mlflow.db")

@@ -7,12 +7,10 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.scoring import show_published
-from rayvldd.errors import StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
-    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -75,33 +73,36 @@ def command(
     Recalls of different datasets, protocols or numbers of pairs are not comparable; shares of the full-data bound come
     nearer to it.
     """
-    from rayvldd.reports.page.evaluations import read_scores
+    from rayvldd.library.comparing import chosen_studies
+    from rayvldd.library.comparing import compare as compare_studies
+    from rayvldd.records.set_scores import kept_scores, read_scores
     from rayvldd.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
-    coresets, evaluations = read_scores(coreset_files, evaluation_files)
-    folders = _chosen(workspace, study_names, may_be_none=bool(evaluations))
-    folder = out_folder or workspace.root / "comparison"
     if invocation.dry_run:
-        files = [*folders, *coreset_files, *evaluation_files]
-        invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {folder / 'compare.html'}"]))
-        return invocation.finish({"studies": folders, "page": folder / "compare.html"})
+        _, evaluations = read_scores(coreset_files, evaluation_files)
+        there = bool(evaluations or kept_scores(workspace.scores)[1])
+        folders = chosen_studies(workspace, study_names, may_be_none=there)
+        page = (out_folder or workspace.root / "comparison") / "compare.html"
+        files = [*folders, *coreset_files, *evaluation_files, *sorted(workspace.scores.glob("*.json"))]
+        invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {page}"]))
+        return invocation.finish({"studies": folders, "page": page})
 
-    from rayvldd.reports.page.evaluated_sets import evaluated_sets
-    from rayvldd.reports.page.sections import compare
-    from rayvldd.reports.page.study_report import read_study
-    from rayvldd.reports.page.writing import write_comparison
-
-    reports = [read_study(path) for path in folders]
-    sets = evaluated_sets(evaluations, reports, workspace.root)
-    results = _show(invocation, reports)
     published = show_published(invocation) if reference else []
-    comparison = compare(reports, coresets, evaluations, sets, published)
+    compared = compare_studies(
+        *study_names,
+        workspace=workspace.root,
+        out=out_folder,
+        coreset_files=coreset_files,
+        evaluation_files=evaluation_files,
+        published=published,
+        command=invocation.line,
+    )
+    reports, comparison, page = compared.reports, compared.comparison, compared.page
+    results = _show(invocation, reports)
     _show_verdicts(invocation, comparison)
-    try:
-        page = write_comparison(comparison, folder, invocation.line)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error}", next_command="rayvldd compare --out FOLDER") from None
+    for sentence in compared.unread:
+        invocation.say(f"not shown: {sentence}")
     invocation.say(f"page  {page}")
     states = {report.name: {"state": report.state, "faults": report.faults} for report in reports}
     said = [group.verdict for group in comparison.groups if group.verdict]
@@ -136,25 +137,3 @@ def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str
         for fault in report.faults:
             invocation.say(f"  not readable: {fault}")
     return results
-
-
-def _chosen(workspace: "Workspace", names: tuple[str, ...], *, may_be_none: bool) -> list[Path]:
-    """The folders of the named studies, or of all; what `rayvldd distill` alone has made is no study.
-
-    Raises:
-        StoreError: naming every study that is not there.
-    """
-    found = (path for path in sorted(workspace.studies.glob("*")) if path.is_dir())
-    folders = {path.name: path for path in found if {one.name for one in path.iterdir()} != {"distill"}}
-    if not folders and may_be_none and not names:
-        return []
-    if not folders:
-        raise StoreError(
-            f"{workspace.studies}: no study",
-            next_command="rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER",
-        )
-    wrong = [f"no study {name!r}{did_you_mean(name, folders)}" for name in names if name not in folders]
-    if wrong:
-        told = f"{workspace.studies}: {'; '.join(wrong)}; there are: {', '.join(folders)}"
-        raise StoreError(told, next_command="rayvldd compare")
-    return [folders[name] for name in dict.fromkeys(names or folders)]

@@ -9,22 +9,19 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
-from rayvldd.cli.scoring import (
-    ALL_PAIRS,
-    Chosen,
-    choose_coresets,
-    full_data_jobs,
-    read_methods,
-    score_sets,
-    scoring_options,
-    seeds_of_students,
-    show_published,
-    summary_of_students,
-    together_with,
-    words,
-)
+from rayvldd.cli.scoring import read_methods, scoring_options, show_published, together_with, words
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, StoreError
+from rayvldd.library.evaluating import keep_coresets
+from rayvldd.library.scoring import (
+    ALL_PAIRS,
+    Chosen,
+    Split,
+    choose_coresets,
+    full_data_jobs,
+    score_sets,
+    seeds_of_students,
+)
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -63,7 +60,7 @@ def command(
     method_list: str,
     pairs_list: str | None,
     students: int | None,
-    split: str,
+    split: Split,
     full_data: bool,
     reference: bool,
     out_folder: Path | None,
@@ -96,15 +93,11 @@ def command(
     _check_out_folder(out_folder)
     with ProgressDisplay() as display:
         work = _Work(methods, numbers, students, split, full_data, out_folder)
-        chosen, scores = _choose_and_score(point, workspace, work, display)
-    bound = scores.get(ALL_PAIRS)
+        chosen, scores = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
-    results = [
-        {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
-    ]
-    full = summary_of_students(bound, bound) if bound else None
+    kept = keep_coresets(study.name, split, chosen, scores, workspace)
     published = {"published": show_published(invocation)} if reference else {}
-    invocation.finish({"study": study.name, "split": split, "coresets": results, "full_data": full, **published})
+    invocation.finish({**kept.model_dump(mode="json"), **published})
 
 
 @dataclass(frozen=True)
@@ -114,13 +107,13 @@ class _Work:
     methods: list[str]
     numbers: list[int]
     students: int | None
-    split: str
+    split: Split
     full_data: bool
     out_folder: Path | None
 
 
 def _choose_and_score(
-    point: Study, workspace: "Workspace", work: _Work, display: "ProgressDisplay"
+    point: Study, workspace: "Workspace", work: _Work, display: "ProgressDisplay", command: str
 ) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
     """Return the coresets, and the recalls by the rows of the table, of which the full data is the last."""
     from rayvldd.data.prepared_arrays import open_cache
@@ -135,7 +128,7 @@ def _choose_and_score(
             _save(point, task, chosen, seeds[0], work.out_folder, display)
         jobs = {ALL_PAIRS: full_data_jobs(seeds)} if work.full_data else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-        ranks = score_sets(point, task, workspace, jobs, work.split, display)
+        ranks = score_sets(point, task, workspace, jobs, work.split, display, command)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     return chosen, {name: [found.recalls() for found in ranks[name]] for name in rows}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,23 +9,17 @@ import click
 from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import show_plan, show_settings, writable_workspace
-from rayvldd.cli.scoring import (
-    ALL_PAIRS,
-    read_methods,
-    scoring_options,
-    show_published,
-    summary_of_students,
-    together_with,
-    words,
-)
-from rayvldd.cli.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
+from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
+from rayvldd.cli.scoring import read_methods, scoring_options, show_published, together_with, words
+from rayvldd.config.study import Study
 from rayvldd.errors import Fault
+from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
+from rayvldd.library.scoring import ALL_PAIRS, Split
+from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
 
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
-    from rayvldd.workspace import Workspace
 
 
 @click.command(
@@ -53,7 +46,7 @@ def command(
     invocation: Invocation,
     places: tuple[str, ...],
     students: int | None,
-    split: str,
+    split: Split,
     full_data: bool,
     reference: bool,
     coresets: str | None,
@@ -69,6 +62,10 @@ def command(
     NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. Another encoder gets the set's pixels on its
     own scale, and the step sizes that the set has learned for its own encoder; `--lr-student` sets others.
     """
+
+    def check(study: Study, file: str) -> None:
+        check_models_and_data(study, file, invocation.line)
+
     asked, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     if breakdown and transfer is not None:
         faults.append(
@@ -77,7 +74,7 @@ def command(
     workspace = writable_workspace(invocation)
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
-        groups = group_sets(sets, asked.encoders, invocation)
+        groups = group_sets(sets, asked.encoders, invocation.overrides, check, invocation.line)
     if invocation.dry_run:
         return _dry_run(invocation, groups, students, split)
 
@@ -89,12 +86,9 @@ def command(
     with ProgressDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
+        options = EvaluationOptions(students, split, full_data, asked.methods, asked.rates)
         for group in groups:
-            score = (students, split, full_data, asked.methods, asked.rates, display)
-            task, scored[group] = score_group(group, workspace, *score)
-            if split == "test":
-                counts = {name: len(scored[group].ranks[name]) for name in group.sets}
-                _count_looks(group, workspace, counts, invocation.line)
+            task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
             if breakdown:
@@ -102,10 +96,11 @@ def command(
                 lost.append({**group.measured_on, **found})
     if transfer:
         _show_matrix(invocation, scored, split)
-    extra = {"breakdown": lost} if breakdown else {}
     published = {"published": show_published(invocation)} if reference else {}
-    results = {"command": invocation.line, "split": split, **_results(scored, asked.rates)}
-    invocation.finish({**results, **extra, **published})
+    kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
+    invocation.say(f"scores kept in {kept.file}")
+    values = kept.scores.model_dump(mode="json", exclude=set() if breakdown else {"breakdown"})
+    invocation.finish({**values, "scores": kept.file, **published})
 
 
 @dataclass(frozen=True)
@@ -140,19 +135,6 @@ def _read_options(
     return _Asked(methods, encoders, (rates[0], rates[1]) if rates else None), faults
 
 
-def _count_looks(group: SetGroup, workspace: "Workspace", students: Mapping[str, int], command: str) -> None:
-    """Note in the folders of the studies that the sets are of, before anything is shown, that test was looked at."""
-    from rayvldd.search.study_folder import StudyFolder, study_of_set
-
-    names_by_study: dict[Path, list[str]] = {}
-    for name, distilled in group.sets.items():
-        root = study_of_set(name, distilled.card["study"]["name"], workspace.studies)
-        if root is not None:
-            names_by_study.setdefault(root, []).append(name)
-    for root, names in names_by_study.items():
-        StudyFolder(root).add_test_evaluation(command, len(names), sum(students[name] for name in names))
-
-
 def _show_group(
     invocation: Invocation, group: SetGroup, scores: Mapping[str, Sequence["RetrievalMetrics"]], split: str
 ) -> None:
@@ -176,30 +158,6 @@ def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores],
                 made_with |= group.made_with
         title = f"Mean recall on {split} (%) of students on each image encoder, and its share of that of all pairs"
         invocation.show(transfer_table(columns, made_with, title, full_data=ALL_PAIRS))
-
-
-def _results(
-    scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of all tables; those that are measured with the same stick say so by ``measured_on`` and ``base``."""
-    results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
-    for group, scores in scored.items():
-        model, rows = group.study.model, scores.recalls
-        about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol, **group.measured_on}
-        about["fingerprints"] = dict(scores.fingerprints)
-        for name, found in rows.items():
-            values = {**about, **summary_of_students(found, rows.get(ALL_PAIRS))}
-            if name in group.sets:
-                lr_image, lr_text = rates or group.learned_rates(name)
-                own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
-                results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
-            elif name in scores.coresets:
-                coreset = scores.coresets[name]
-                own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
-                results["coresets"].append({**own, **values})
-            else:
-                results["full_data"].append({"sets": list(group.sets), **values})
-    return results
 
 
 def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], students: int | None, split: str) -> None:

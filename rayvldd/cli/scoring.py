@@ -1,26 +1,13 @@
-"""What ``evaluate`` and ``coreset`` share: several sets and coresets, several students each, one split."""
+"""Options that ``evaluate`` and ``coreset`` share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rayvldd.cli.invocation import Invocation
-from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from rayvldd.console import ProgressDisplay
-    from rayvldd.coresets.selection import Coreset
-    from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
-    from rayvldd.models.retrieval_task import RetrievalTask
-    from rayvldd.runtime.evaluation import EvaluationJob
-    from rayvldd.workspace import Workspace
-
-ALL_PAIRS = "all pairs"
-"""The row of the full-data bound."""
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
@@ -53,132 +40,6 @@ def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Real pairs of one number, chosen by one method, once for every student."""
-
-    method: str
-    num_pairs: int
-    coresets: Sequence["Coreset"]
-
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        return f"{self.num_pairs} pairs, {self.method}"
-
-    def jobs(self, seeds: Sequence[int]) -> list["EvaluationJob"]:
-        """One student for each choice."""
-        from rayvldd.runtime.evaluation import EvaluationJob
-
-        return [EvaluationJob(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
-
-
-def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
-    """Seeds of the students; on test they are those of a sweep's own test, which this repeats."""
-    from rayvldd.randomness import StudentPurpose, student_seeds
-
-    wanted = count or study.evaluation.num_test_students
-    purpose = StudentPurpose.TEST if split == "test" else StudentPurpose.VALIDATION
-    return student_seeds(study.seed, wanted, purpose)
-
-
-def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
-    """The students on all pairs: the first seeds, as in a sweep's own test."""
-    from rayvldd.runtime.evaluation import EvaluationJob
-    from rayvldd.search.final_evaluation import MAX_FULL_DATA
-
-    return [EvaluationJob(None, seed) for seed in seeds[:MAX_FULL_DATA]]
-
-
-def choose_coresets(
-    study: Study,
-    task: "RetrievalTask",
-    workspace: "Workspace",
-    methods: Sequence[str],
-    numbers: Sequence[int],
-    seeds: Sequence[int],
-    display: "ProgressDisplay",
-) -> list[Chosen]:
-    """Choose by every method and in every number, once a seed; methods that go on from fewer pairs choose once.
-
-    Random pairs are drawn here, the others are chosen side by side.
-    """
-    from rayvldd.coresets.selection import NESTED_METHODS, choose_coreset
-    from rayvldd.runtime.evaluation import CoresetChoice, choose_in_parallel
-
-    def show(done: int, total: int) -> None:
-        display.progress("choices of real pairs", done, total)
-
-    asked = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
-    keys = [(method, number, seed) for method in methods for number in asked[method] for seed in seeds]
-    keys.sort(key=lambda key: not key[0].startswith("forgetting"))  # the longest first: they train experts
-    drawn = [key for key in keys if key[0] == "random"]
-    found = {key: choose_coreset(task, *key) for key in drawn}
-    rest = [key for key in keys if key not in found]
-    choices = [CoresetChoice(*key) for key in rest]
-    found |= zip(rest, choose_in_parallel(study, workspace.cache, choices, show), strict=True)
-    display.done()
-
-    def coresets(method: str, number: int) -> list["Coreset"]:
-        size = number if number in asked[method] else max(numbers)
-        return [found[method, size, seed].first(number) for seed in seeds]
-
-    return [Chosen(method, number, coresets(method, number)) for number in numbers for method in methods]
-
-
-def score_sets(
-    study: Study,
-    task: "RetrievalTask",
-    workspace: "Workspace",
-    sets: Mapping[str, Sequence["EvaluationJob"]],
-    split: Any,
-    display: "ProgressDisplay",
-) -> dict[str, list["RetrievalRanks"]]:
-    """Train and score all students of all sets side by side, log each set, and return the ranks by the set's name."""
-    from rayvldd.cli.tracking import score_log
-    from rayvldd.runtime.evaluation import rank_in_parallel
-
-    def show(done: int, total: int) -> None:
-        display.progress(f"students scored on {split}", done, total)
-
-    jobs = [job for group in sets.values() for job in group]
-    with score_log(study, task, workspace, split, sets) as log:
-        found = iter(rank_in_parallel(study, workspace.cache, jobs, split, show))
-        display.done()
-        by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
-        log({name: [ranks.recalls() for ranks in of_set] for name, of_set in by_set.items()})
-    return by_set
-
-
-def mean_recall_of(scores: Sequence["RetrievalMetrics"]) -> float:
-    """Mean over students of the mean recall, in percent."""
-    return sum(score.mean_recall for score in scores) / len(scores)
-
-
-def summary_of_students(
-    scores: Sequence["RetrievalMetrics"], full_data: Sequence["RetrievalMetrics"] | None = None
-) -> dict[str, Any]:
-    """Mean, standard deviation and 95 % t-interval of each recall over students, in percent.
-
-    A single student has neither deviation nor interval. With ``full_data``, also the share of its mean recall.
-    """
-    from statistics import fmean, stdev
-
-    from rayvldd.evaluation.intervals import t_interval
-
-    rows = [score.as_dict() for score in scores]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    several = len(rows) > 1
-    bound = mean_recall_of(full_data) if full_data else 0.0
-    return {
-        "num_students": len(rows),
-        "mean": {name: fmean(values) for name, values in columns.items()},
-        "std": {name: stdev(values) if several else None for name, values in columns.items()},
-        "interval": {name: list(t_interval(values)) if several else None for name, values in columns.items()},
-        "share_of_full_data": mean_recall_of(scores) / bound if bound > 0 else None,
-    }
 
 
 def show_published(invocation: Invocation) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
-from rayvldd.cli.tracking import open_tracker, tracking_option
+from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.tracking.opening import open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.search.study_store import StudyStore

@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,16 @@ from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.tensor_files import save_tensors
 
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 TENSORS = "distilled_set.safetensors"
 CARD = "card.json"
 NEAREST = "nearest_captions.jsonl"
 """One line a pair, where it was worked out: the real caption nearest to the embedding."""
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Synthetic image-caption pairs that a retrieval model is trained on instead of the real data.
 
@@ -64,6 +67,55 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        study, size = self.card.get("study", {}).get("name", "no study"), self.images.shape[-1]
+        return f"DistilledSet({study!r}, {len(self)} pairs, {size} px, embeddings {self.texts.shape[1]} wide)"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all tensors, step sizes and the card are equal."""
+        if not isinstance(other, DistilledSet):
+            return NotImplemented
+        ours, theirs = self._tensors(), other._tensors()
+        same_tensors = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        return same_tensors and self.card_values() == other.card_values()
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed, as other mutable values
+
+    def plot(self, pairs: int = 8) -> "matplotlib.figure.Figure":
+        """Draw the first pairs, before and after distillation, with the captions they started from.
+
+        Args:
+            pairs: How many.
+        """
+        from matplotlib.figure import Figure
+
+        count = min(pairs, len(self))
+        figure = Figure(figsize=(1.6 * count, 3.6), layout="constrained")
+        axes = figure.subplots(2, count, squeeze=False)
+        for column in range(count):
+            rows = (("start", self.start_images[column]), ("distilled", self.images[column]))
+            for row, (name, image) in enumerate(rows):
+                axes[row][column].imshow(image.clamp(0, 1).permute(1, 2, 0).numpy())
+                axes[row][column].set_axis_off()
+                if not column:
+                    axes[row][column].set_title(name, loc="left", fontsize="small")
+            axes[1][column].text(
+                0.5,
+                -0.05,
+                self.start_captions[column],
+                ha="center",
+                va="top",
+                wrap=True,
+                fontsize=6,
+                transform=axes[1][column].transAxes,
+            )
+        return figure
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names under which they are saved."""
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _TENSOR_FIELDS}
+        return tensors | {f"{_SIMILARITY}{name}": value for name, value in self.similarity.values.items()}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return (self.images[index] - self._scale("mean")) / self._scale("std"), self.texts[index]
@@ -102,8 +154,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Write the set whole: the card comes last, and a folder without a card is not a set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(self, name) for name in _TENSOR_FIELDS}
-        tensors |= {f"{_SIMILARITY}{name}": value for name, value in self.similarity.values.items()}
+        tensors = self._tensors()
         new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
         save_tensors(new_tensors, tensors)
         new_card.write_text(json.dumps(self.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")

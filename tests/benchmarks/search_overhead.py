@@ -15,7 +15,6 @@ import numpy as np
 from ray import cloudpickle
 from rich.console import Console
 
-from rayvldd.cli.tracking import open_tracker
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -31,6 +30,7 @@ from rayvldd.search.sweep import sweep
 from rayvldd.search.trial import TrialContext
 from rayvldd.search.trial_report import Reporter
 from rayvldd.storage.folder import FolderStorage
+from rayvldd.tracking.opening import open_tracker
 from rayvldd.workspace import Workspace
 
 RunTrial = Callable[[str, Mapping[str, Scalar], TrialContext, Reporter], None]

@@ -20,11 +20,11 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
+from rayvldd.records.set_scores import read_scores, short_names
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import shown
 from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.evaluated_sets import evaluated_sets
-from rayvldd.reports.page.evaluations import Evaluation, read_scores, short_names
 from rayvldd.reports.page.marginals import expected_recalls, height_in
 from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
 from rayvldd.reports.page.sections import Comparison, compare

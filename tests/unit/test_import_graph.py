@@ -16,6 +16,7 @@ PACKAGE = ROOT / "rayvldd"
 
 ROWS = (
     ("cli",),
+    ("library", "testing"),
     ("reports",),
     ("search",),
     ("runtime",),
@@ -26,6 +27,7 @@ ROWS = (
     ("training",),
     ("models",),
     ("data",),
+    ("records",),
     ("storage", "workspace"),
     ("config",),
     ("console", "randomness"),

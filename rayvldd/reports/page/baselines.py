@@ -6,7 +6,7 @@ from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.evaluation.intervals import t_interval
-from rayvldd.reports.page.evaluations import CoresetScores, Evaluation, Scored, short_names
+from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_names
 from rayvldd.reports.page.study_report import StudyReport
 
 Key = tuple[str, ...]
@@ -70,7 +70,7 @@ class SameStick:
 
 
 def measured_alike(
-    studies: Sequence[StudyReport], coresets: Sequence[CoresetScores] = (), evaluations: Sequence[Evaluation] = ()
+    studies: Sequence[StudyReport], coresets: Sequence[CoresetScores] = (), evaluations: Sequence[SetScores] = ()
 ) -> list[SameStick]:
     """All sets by what they were measured on, as far as there is a distilled one among them."""
     by_study: dict[Key, list[StudyReport]] = {}
@@ -109,7 +109,7 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
     return points
 
 
-def _evaluated_points(evaluations: Sequence[Evaluation]) -> tuple[dict[Key, list[SizePoint]], dict[Key, Bound]]:
+def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[SizePoint]], dict[Key, Bound]]:
     """Sets on the encoder they were made with, and what stands beside them; the rest is for the transfer matrix."""
     names = names_of_sets(evaluations)
     points: dict[Key, list[SizePoint]] = {}
@@ -127,7 +127,7 @@ def _evaluated_points(evaluations: Sequence[Evaluation]) -> tuple[dict[Key, list
     return points, bounds
 
 
-def names_of_sets(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
     """What to call each evaluated set, by its place."""
     return short_names(list(dict.fromkeys(row.distilled_set for found in evaluations for row in found.sets)))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError
+from rayvldd.records.set_scores import SetScores
 from rayvldd.reports.page.baselines import names_of_sets
-from rayvldd.reports.page.evaluations import Evaluation
 from rayvldd.reports.page.study_report import PairCaptions, StudyReport
 
 
@@ -34,7 +34,7 @@ class EvaluatedSetReport:
 
 
 def evaluated_sets(
-    evaluations: Sequence[Evaluation], studies: Sequence[StudyReport], workspace: Path
+    evaluations: Sequence[SetScores], studies: Sequence[StudyReport], workspace: Path
 ) -> list[EvaluatedSetReport]:
     """Open every evaluated set once, but for those that are the chosen set of one of the studies.
 

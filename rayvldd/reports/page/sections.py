@@ -11,6 +11,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.records.set_scores import CoresetScores, SetScores
 from rayvldd.reports.page.baselines import SameStick, measured_alike, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
     DataTable,
@@ -23,7 +24,6 @@ from rayvldd.reports.page.data_tables import (
 )
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
-from rayvldd.reports.page.evaluations import CoresetScores, Evaluation
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
 from rayvldd.reports.page.marginals import expected_recalls
 from rayvldd.reports.page.search_drawings import (
@@ -112,7 +112,7 @@ class Comparison:
 def compare(
     reports: Sequence[StudyReport],
     coresets: Sequence[CoresetScores] = (),
-    evaluations: Sequence[Evaluation] = (),
+    evaluations: Sequence[SetScores] = (),
     sets: Sequence[EvaluatedSetReport] = (),
     published: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
@@ -163,7 +163,7 @@ def _transfer(number: int, matrix: TransferMatrix) -> Transfer:
     return Transfer(", ".join(matrix.measured_on), transfer_table(matrix, name), transfer(matrix, name))
 
 
-def _losses(evaluations: Sequence[Evaluation]) -> list[Loss]:
+def _losses(evaluations: Sequence[SetScores]) -> list[Loss]:
     names = names_of_sets(evaluations)
     losses: list[Loss] = []
     for found in (breakdown for evaluation in evaluations for breakdown in evaluation.breakdown):

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
+from rayvldd.records.set_scores import GroupRecall, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
-from rayvldd.reports.page.evaluations import GroupRecall, SubjectKept
 from rayvldd.reports.page.transfer import ALL_PAIRS, TransferMatrix
 
 _SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))

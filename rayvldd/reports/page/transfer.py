@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rayvldd.records.set_scores import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, Interval, SetScores
 from rayvldd.reports.page.baselines import names_of_sets
-from rayvldd.reports.page.evaluations import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, Evaluation, Interval
 
 Row = EvaluatedSet | EvaluatedCoreset | EvaluatedBound
 
@@ -60,7 +60,7 @@ class TransferMatrix:
                 self.made_with.pop(name, None)
 
 
-def matrices_of(evaluations: Sequence[Evaluation]) -> list[TransferMatrix]:
+def matrices_of(evaluations: Sequence[SetScores]) -> list[TransferMatrix]:
     """One matrix for all rows that differ in nothing but encoder and set, where a set met an encoder not its own."""
     names = names_of_sets(evaluations)
     bases = {row.base for found in evaluations for row in found.sets if row.is_transferred}

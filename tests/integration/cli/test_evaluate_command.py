@@ -14,8 +14,6 @@ from helpers.tasks import load
 
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import EXIT_USER_ERROR, Invocation
-from rayvldd.cli.scoring import summary_of_students
-from rayvldd.cli.set_groups import group_sets, load_sets
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import METHODS, NESTED_METHODS, choose_coreset
 from rayvldd.distillation.coreset_set import coreset_as_set
@@ -23,6 +21,8 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import InputError
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.recipe import expert_training
+from rayvldd.library.scoring import summary_of_students
+from rayvldd.library.set_groups import group_sets, load_sets
 from rayvldd.models.retrieval_task import RetrievalTask
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}

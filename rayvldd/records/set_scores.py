@@ -1,15 +1,24 @@
-"""What ``rayvldd evaluate`` and ``rayvldd coreset`` ended their output with, as the page reads it from files."""
+"""Scores of distilled sets and coresets: the object of ``rayvldd evaluate --json`` and ``rayvldd coreset --json``.
 
+Both commands keep it in the workspace too, under a name made of what was evaluated, so that the same evaluation again
+replaces itself and ``rayvldd compare`` finds it.
+"""
+
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.storage.json_files import write_json_whole
+
+VERSION = 1
+"""Raised when the form changes; a newer one is refused."""
 
 Interval = tuple[float, float] | None
 """95 % of a mean over students; None where there was one student."""
@@ -31,8 +40,11 @@ class Scored(_Read):
     num_students: int
     mean: Annotated[dict[str, float], AfterValidator(_with_mean_recall)]
     """By recall, such as ``text_to_image_r5``, and ``mean_recall``."""
+    std: dict[str, float | None] = Field(default_factory=dict)
+    """Over students; None where there was one."""
     interval: dict[str, Interval]
     share_of_full_data: float | None = None
+    """Mean recall divided by that of models trained on all pairs."""
 
     @property
     def mean_recall(self) -> float:
@@ -64,6 +76,7 @@ class _Measured(_Read):
 
 class _Evaluated(Scored, _Measured):
     image_encoder: str
+    protocol: str = ""
     fingerprints: dict[str, str]
 
     @property
@@ -80,6 +93,8 @@ class EvaluatedSet(_Evaluated):
     num_pairs: int
     made_with: str
     """The image encoder that it was made with."""
+    lr_student_image: float | None = None
+    lr_student_text: float | None = None
 
     @property
     def is_transferred(self) -> bool:
@@ -90,9 +105,15 @@ class EvaluatedSet(_Evaluated):
 class EvaluatedCoreset(_Evaluated, ScoredCoreset):
     """Real pairs of as many."""
 
+    coreset: str = ""
+    """The row of the table."""
+
 
 class EvaluatedBound(_Evaluated):
     """All pairs."""
+
+    sets: list[str] = Field(default_factory=list)
+    """The sets that it is the bound of."""
 
 
 class GroupRecall(_Read):
@@ -123,9 +144,11 @@ class Breakdown(_Measured):
     """By set."""
 
 
-class Evaluation(_Read):
-    """What ``rayvldd evaluate SET... --json`` ends with."""
+class SetScores(_Read):
+    """The scores of an evaluation of distilled sets."""
 
+    kind: ClassVar[str] = "evaluation"
+    version: int = VERSION
     command: str
     split: str
     sets: list[EvaluatedSet] = Field(min_length=1)
@@ -133,16 +156,32 @@ class Evaluation(_Read):
     full_data: list[EvaluatedBound]
     breakdown: list[Breakdown] = Field(default_factory=list)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was evaluated, without what came out."""
+        rows = [(row.distilled_set, row.trained_with, row.num_students) for row in self.sets]
+        rows += [(row.coreset, row.trained_with, row.num_students) for row in self.coresets]
+        return {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
+
 
 class CoresetScores(_Read):
-    """What ``rayvldd coreset STUDY --json`` ends with."""
+    """The scores of coresets of a study."""
 
+    kind: ClassVar[str] = "coresets"
+    version: int = VERSION
     study: str
     split: str
     coresets: list[ScoredCoreset]
+    full_data: Scored | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was evaluated, without what came out."""
+        rows = [(row.method, row.num_pairs, row.num_students) for row in self.coresets]
+        return {"study": self.study, "split": self.split, "rows": rows}
 
 
-Scores = TypeVar("Scores", CoresetScores, Evaluation)
+Scores = TypeVar("Scores", CoresetScores, SetScores)
 
 
 class _Form(Generic[Scores]):
@@ -152,14 +191,20 @@ class _Form(Generic[Scores]):
         self.model: type[Scores] = model
         self.command = command
 
-    def read(self, files: Iterable[Path]) -> tuple[list[Scores], list[Fault]]:
-        """What the files hold, and a fault for every one that holds something else, or scores on validation."""
+    def read(self, files: Iterable[Path], *, whole: bool = False) -> tuple[list[Scores], list[Fault]]:
+        """What the files hold, and a fault for every one that holds something else, or scores on validation.
+
+        Args:
+            files: To read.
+            whole: Whether the object is the whole file, not its last line.
+        """
         allowed = f"what `{self.command} --json` prints"
         read: list[Scores] = []
         faults: list[Fault] = []
         for file in files:
             try:
-                found = self.model.model_validate(json.loads(file.read_text(encoding="utf-8").strip().splitlines()[-1]))
+                text = file.read_text(encoding="utf-8").strip()
+                found = self.model.model_validate(json.loads(text if whole else text.splitlines()[-1]))
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -168,6 +213,8 @@ class _Form(Generic[Scores]):
                 reason = "it is empty" if isinstance(error, IndexError) else str(error)
                 faults.append(Fault(str(file), f"not readable: {reason}", allowed))
             else:
+                if found.version > VERSION:
+                    faults.append(Fault(str(file), f"has version {found.version}", f"up to {VERSION}, of this release"))
                 if found.split != "test":
                     faults.append(
                         Fault(str(file), f"scored on {found.split}", "scores on test, which the studies have")
@@ -177,12 +224,12 @@ class _Form(Generic[Scores]):
 
 
 _CORESETS = _Form(CoresetScores, "rayvldd coreset STUDY")
-_EVALUATIONS = _Form(Evaluation, "rayvldd evaluate SET...")
+_EVALUATIONS = _Form(SetScores, "rayvldd evaluate SET...")
 
 
 def read_scores(
     coreset_files: Iterable[Path] = (), evaluation_files: Iterable[Path] = ()
-) -> tuple[list[CoresetScores], list[Evaluation]]:
+) -> tuple[list[CoresetScores], list[SetScores]]:
     """Read what was kept of ``rayvldd coreset --json`` and ``rayvldd evaluate --json``.
 
     Raises:
@@ -194,6 +241,24 @@ def read_scores(
         command = _CORESETS.command if faults else _EVALUATIONS.command
         raise ConfigError([*faults, *more], next_command=f"{command} --split test --json > FILE")
     return coresets, evaluations
+
+
+def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
+    """Write scores to the workspace's folder of scores; those of the same evaluation are replaced."""
+    name = hashlib.sha256(json.dumps(scores.identity, sort_keys=True).encode()).hexdigest()[:12]
+    file = folder / f"{scores.kind}-{name}.json"
+    write_json_whole(file, scores.model_dump(mode="json"))
+    return file
+
+
+def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], list[str]]:
+    """The scores on test that :func:`keep_scores` wrote, and what cannot be read of them, a sentence each."""
+    coresets, faults = _CORESETS.read(sorted(folder.glob(f"{CoresetScores.kind}-*.json")), whole=True)
+    evaluations, more = _EVALUATIONS.read(sorted(folder.glob(f"{SetScores.kind}-*.json")), whole=True)
+    on_test = [found for found in coresets if found.split == "test"]
+    evaluated = [found for found in evaluations if found.split == "test"]
+    unread = [str(fault) for fault in (*faults, *more) if not fault.problem.startswith("scored on")]
+    return on_test, evaluated, unread
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:

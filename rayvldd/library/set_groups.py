@@ -2,18 +2,24 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayvldd.cli.invocation import Invocation
-from rayvldd.cli.preparation import check_models_and_data
-from rayvldd.cli.scoring import ALL_PAIRS, Chosen, choose_coresets, full_data_jobs, score_sets, seeds_of_students
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError
+from rayvldd.library.scoring import (
+    ALL_PAIRS,
+    Chosen,
+    Split,
+    choose_coresets,
+    full_data_jobs,
+    score_sets,
+    seeds_of_students,
+)
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -102,7 +108,11 @@ def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet
 
 
 def group_sets(
-    sets: Mapping[str, "DistilledSet"], encoders: Mapping[str, ImageEncoderSettings], invocation: Invocation
+    sets: Mapping[str, "DistilledSet"],
+    encoders: Mapping[str, ImageEncoderSettings],
+    overrides: Sequence[str] = (),
+    check: Callable[[Study, str], None] | None = None,
+    next_command: str = "",
 ) -> list[SetGroup]:
     """Group the sets, once for every encoder, and look at all models and data without any work.
 
@@ -110,12 +120,14 @@ def group_sets(
         sets: The sets by their folders.
         encoders: To train on in place of the sets' own; none: each set's own. A bare name that is the name of the
             encoder of one of the sets means that one, with its weights and all other settings.
-        invocation: Holds the overrides.
+        overrides: ``KEY=VALUE`` over the settings of the cards.
+        check: Called with every study and the file it comes from; raises its faults.
+        next_command: What to run once the faults are mended.
 
     Raises:
         InputError: with the faults of all cards, models and data.
     """
-    studies, faults = _studies_of(sets, invocation)
+    studies, faults = _studies_of(sets, overrides)
     known = {study.model.image_encoder.name: study.model.image_encoder for study in studies.values()}
     groups: dict[tuple[str, str], SetGroup] = {}
     for name, study in studies.items():
@@ -129,25 +141,26 @@ def group_sets(
             groups[key] = replace(group, sets={**group.sets, name: sets[name]})
     for group in groups.values():
         try:
-            check_models_and_data(group.study, f"{next(iter(group.sets))}/card.json", invocation.line)
+            if check:
+                check(group.study, f"{next(iter(group.sets))}/card.json")
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
-        raise InputError(faults, next_command=f"mend them, then: {invocation.line}")
+        raise InputError(faults, next_command=f"mend them, then: {next_command}")
     return list(groups.values())
 
 
-def _studies_of(sets: Mapping[str, "DistilledSet"], invocation: Invocation) -> tuple[dict[str, Study], list[Fault]]:
+def _studies_of(sets: Mapping[str, "DistilledSet"], overrides: Sequence[str]) -> tuple[dict[str, Study], list[Fault]]:
     studies, faults = {}, []
     for name, distilled in sets.items():
         try:
-            studies[name] = study_of_card(name, distilled.card, invocation)
+            studies[name] = study_of_card(name, distilled.card, overrides)
         except ConfigError as error:
             faults += error.faults
     return studies, faults
 
 
-def study_of_card(folder: str, card: Mapping[str, Any], invocation: Invocation) -> Study:
+def study_of_card(folder: str, card: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
     """The settings that a set was made with, after ``--set``.
 
     Raises:
@@ -158,7 +171,7 @@ def study_of_card(folder: str, card: Mapping[str, Any], invocation: Invocation) 
         file = Path(place, "study.yaml")
         file.write_text(dump_study(Study.model_validate(card["study"])), encoding="utf-8")
         try:
-            return load_study(file, invocation.overrides)
+            return load_study(file, overrides)
         except ConfigError as error:
             faults = [Fault(f.where.replace(str(file), card_file), f.problem, f.allowed) for f in error.faults]
             raise ConfigError(faults, next_command="rayvldd evaluate --help") from None
@@ -168,11 +181,12 @@ def score_group(
     group: SetGroup,
     workspace: "Workspace",
     students: int | None,
-    split: str,
+    split: Split,
     full_data: bool,
     methods: Sequence[str],
     rates: tuple[float, float] | None,
     display: "ProgressDisplay",
+    command: str,
 ) -> tuple["RetrievalTask", GroupScores]:
     """Train and score the students of all sets of a group, and what stands beside them, at once.
 
@@ -202,7 +216,7 @@ def score_group(
         numbers = sorted({len(distilled) for distilled in group.sets.values()})
         chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-    ranks = score_sets(study, task, workspace, jobs, split, display)
+    ranks = score_sets(study, task, workspace, jobs, split, display, command)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     coresets = {coreset.name: coreset for coreset in chosen}
     return task, GroupScores({name: ranks[name] for name in rows}, coresets, task.fingerprints)

@@ -1,0 +1,143 @@
+"""Distil once, at one point of a study."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayvldd.config.metrics import VAL_MEAN_RECALL
+from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
+from rayvldd.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.experts.trajectory import Trajectory
+    from rayvldd.models.retrieval_task import RetrievalTask
+
+
+def distill(
+    study: Study,
+    *,
+    workspace: str | Path = "rayvldd_workspace",
+    store: str | None = None,
+    out: str | Path | None = None,
+) -> "DistilledSet":
+    """Distil at the study's first point, and return the set that is best on validation.
+
+    Experts that are missing are trained first. The same call continues a distillation that was interrupted.
+
+    Args:
+        study: The study; its first initial point is used.
+        workspace: Folder of caches, experts and results.
+        store: Where experts are kept: a folder, ``s3://BUCKET/PREFIX``; default: in the workspace.
+        out: Folder for the set and its pictures; default: in the study's folder of the workspace.
+
+    Raises:
+        RayvlddError: when data, models or settings do not fit, or the run diverges.
+    """
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.experts.store.addresses import open_store
+
+    place = Workspace(workspace)
+    place.check_writable()
+    point = study.at(study.first_point())
+    with ProgressDisplay() as display:
+        folder = distill_point(point, place, open_store(store, place), display, Path(out) if out else None)
+    return DistilledSet.load(folder)
+
+
+def distill_point(
+    point: Study, workspace: Workspace, store: "ExpertStore", display: "ProgressDisplay", out: Path | None
+) -> Path:
+    """Distil at a point, and return the folder of the best set with its pictures.
+
+    Raises:
+        RayvlddError: when another process distils with these settings, or the run diverges.
+    """
+    task, trajectories, key = _prepare(point, workspace, store, display)
+    folder = workspace.study(point.name) / "distill" / key
+    with _held(folder):
+        _run(point, task, trajectories, folder, display)
+        return _hand_over(task, folder, out or folder / "distilled_set")
+
+
+def _prepare(
+    point: Study, workspace: Workspace, store: "ExpertStore", display: "ProgressDisplay"
+) -> tuple["RetrievalTask", list["Trajectory"], str]:
+    """Load the task, make the experts that are missing, and name the run by everything that decides it."""
+    from rayvldd.config.setting import selected
+    from rayvldd.data.array_cache import fingerprint
+    from rayvldd.data.prepared_arrays import open_cache
+    from rayvldd.models.retrieval_task import load_task
+    from rayvldd.search.preparation import load_expert_sets, make_missing_experts, sets_asked_for
+
+    sets = load_expert_sets(point, workspace.cache, display)
+    make_missing_experts(sets_asked_for(point, sets), store, workspace.cache, display)
+    recipe = next(iter(sets)).recipe
+    task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
+    indexes = range(point.experts.num_experts if point.requires_experts else 0)
+    trajectories = [store.load(recipe, index) for index in indexes]
+    settings = selected(point, lambda info: info.in_point)
+    experts = recipe.key if point.requires_experts else ""
+    return task, trajectories, fingerprint({"settings": settings, "experts": experts})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a distillation's folder against other processes."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RayvlddError(
+            f"{folder}: another process is distilling with these settings", next_command="wait for it to end"
+        ) from None
+
+
+def _run(
+    point: Study,
+    task: "RetrievalTask",
+    trajectories: Sequence["Trajectory"],
+    folder: Path,
+    display: "ProgressDisplay",
+) -> None:
+    """Run to the last outer step, or continue to it, with the state kept in ``folder``."""
+    import torch
+
+    from rayvldd.distillation.loop import StepReport
+    from rayvldd.distillation.loop import distill as distil
+
+    torch.set_num_threads(point.resources.cpus_per_trial)
+    total, last = point.distillation.outer_steps, [""]
+
+    def on_step(report: StepReport) -> None:
+        last[0] = report.loss_name
+        note = f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}"
+        display.progress("outer steps", report.outer_step, total, note)
+
+    for evaluation in distil(point, task, trajectories, point.seed, folder / "checkpoint", on_step):
+        metrics, name = evaluation.metrics, last[0]
+        loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
+        mark = "  best so far" if evaluation.is_best else ""
+        display.line(
+            f"outer step {evaluation.outer_step:5d}  val mean recall {metrics[VAL_MEAN_RECALL]:5.2f}{loss}{mark}"
+        )
+    display.done()
+
+
+def _hand_over(task: "RetrievalTask", folder: Path, out: Path) -> Path:
+    """Copy the best set to ``out``, and draw it."""
+    from rayvldd.distillation.evaluations import BEST
+    from rayvldd.reports.illustrator import Pictures
+
+    shutil.copytree(folder / "checkpoint" / BEST, out, dirs_exist_ok=True)
+    Pictures().draw_set(out, task.train)
+    return out

@@ -1,0 +1,174 @@
+"""Evaluate distilled sets: fresh students, baselines beside them, scores that are kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.library.scoring import ALL_PAIRS, Chosen, Split, summary_of_students
+from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
+from rayvldd.records.set_scores import CoresetScores, SetScores, keep_scores
+from rayvldd.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.models.retrieval_task import RetrievalTask
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How sets are evaluated."""
+
+    students: int | None = None
+    """Students for each set; default: ``evaluation.num_test_students``."""
+    split: Split = "val"
+    full_data: bool = True
+    """Whether up to three models are trained on all pairs too: the bound that shares are of."""
+    coresets: Sequence[str] = ()
+    """Coreset methods to evaluate beside the sets, in the same numbers of pairs."""
+    lr_student: tuple[float, float] | None = None
+    """Student rates of image and text side in place of those that the sets have learned."""
+
+
+@dataclass(frozen=True)
+class EvaluatedSets:
+    """What an evaluation found."""
+
+    scores: SetScores
+    file: Path
+    """Where the scores are kept."""
+    by_group: Mapping[SetGroup, GroupScores] = field(default_factory=dict)
+    """The ranks of every student, by the group that shares data and model."""
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """One row for each set and coreset, with recalls in percent."""
+        import pandas as pd
+
+        rows = [{"set": row.distilled_set, "num_pairs": row.num_pairs, **row.mean} for row in self.scores.sets]
+        rows += [{"set": row.coreset, "num_pairs": row.num_pairs, **row.mean} for row in self.scores.coresets]
+        rows += [{"set": ALL_PAIRS, "num_pairs": None, **row.mean} for row in self.scores.full_data]
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        html: str = self.frame.to_html(index=False, float_format="{:.1f}".format)
+        return html
+
+
+def evaluate(
+    *sets: str | Path,
+    workspace: str | Path = "rayvldd_workspace",
+    students: int | None = None,
+    split: Split = "val",
+    full_data: bool = True,
+    coresets: Sequence[str] = (),
+) -> EvaluatedSets:
+    """Train fresh students on distilled sets and score them.
+
+    Args:
+        sets: Folders, or ``models:/STUDY@best`` and ``runs:/…`` of MLflow.
+        workspace: Folder of caches and scores.
+        students: Students for each set; default: what the sets' cards say.
+        split: What students are scored on. Choose on ``val``; ``test`` is for what was chosen, and is counted.
+        full_data: Also train models on all pairs, for the bound.
+        coresets: Coreset methods to evaluate beside the sets, e.g. ``("random", "k_means")``.
+
+    Raises:
+        StoreError: when a set cannot be read.
+        InputError: when models or data do not fit.
+    """
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.runtime.cluster import start_ray
+
+    place = Workspace(workspace)
+    place.check_writable()
+    groups = group_sets(load_sets([str(name) for name in sets], place.root), {}, next_command="rv.evaluate(…)")
+    options = EvaluationOptions(students, split, full_data, coresets)
+    scored: dict[SetGroup, GroupScores] = {}
+    with ProgressDisplay() as display, start_ray(None, None):
+        for group in groups:
+            _, scored[group] = evaluate_group(group, place, options, display, "rv.evaluate")
+    return keep_evaluation(scored, options, place, "rv.evaluate")
+
+
+def evaluate_group(
+    group: SetGroup, workspace: Workspace, options: EvaluationOptions, display: "ProgressDisplay", command: str
+) -> tuple["RetrievalTask", GroupScores]:
+    """Evaluate the sets of a group; an evaluation on test is counted before anything is shown."""
+    rules = (options.students, options.split, options.full_data, options.coresets, options.lr_student)
+    task, scores = score_group(group, workspace, *rules, display, command)
+    if options.split == "test":
+        counts = {name: len(scores.ranks[name]) for name in group.sets}
+        _count_test_evaluations(group, workspace, counts, command)
+    return task, scores
+
+
+def keep_evaluation(
+    scored: Mapping[SetGroup, GroupScores],
+    options: EvaluationOptions,
+    workspace: Workspace,
+    command: str,
+    breakdown: Sequence[Mapping[str, Any]] = (),
+) -> EvaluatedSets:
+    """Put the scores of all groups together and keep them in the workspace."""
+    rows = _rows(scored, options.lr_student)
+    values = {"command": command, "split": options.split, **rows, "breakdown": list(breakdown)}
+    scores = SetScores.model_validate(values)
+    return EvaluatedSets(scores, keep_scores(scores, workspace.scores), scored)
+
+
+def keep_coresets(
+    study: str,
+    split: Split,
+    chosen: Sequence[Chosen],
+    scores: Mapping[str, Sequence["RetrievalMetrics"]],
+    workspace: Workspace,
+) -> CoresetScores:
+    """Put the scores of coresets together and keep them in the workspace."""
+    bound = scores.get(ALL_PAIRS)
+    rows = [
+        {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
+    ]
+    full = summary_of_students(bound, bound) if bound else None
+    kept = CoresetScores.model_validate({"study": study, "split": split, "coresets": rows, "full_data": full})
+    keep_scores(kept, workspace.scores)
+    return kept
+
+
+def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None) -> dict[str, list[dict[str, Any]]]:
+    """The rows of all tables; ``measured_on`` and ``base`` say which of them are comparable."""
+    results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
+    for group, scores in scored.items():
+        model, rows = group.study.model, scores.recalls
+        about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol, **group.measured_on}
+        about["fingerprints"] = dict(scores.fingerprints)
+        for name, found in rows.items():
+            values = {**about, **summary_of_students(found, rows.get(ALL_PAIRS))}
+            if name in group.sets:
+                lr_image, lr_text = rates or group.learned_rates(name)
+                own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
+                results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
+            elif name in scores.coresets:
+                coreset = scores.coresets[name]
+                own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
+                results["coresets"].append({**own, **values})
+            else:
+                results["full_data"].append({"sets": list(group.sets), **values})
+    return results
+
+
+def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:
+    """Note a test evaluation in the folder of every study that one of the sets belongs to."""
+    from rayvldd.search.study_folder import StudyFolder, study_of_set
+
+    names_by_study: dict[Path, list[str]] = {}
+    for name, distilled in group.sets.items():
+        root = study_of_set(name, distilled.card["study"]["name"], workspace.studies)
+        if root is not None:
+            names_by_study.setdefault(root, []).append(name)
+    for root, names in names_by_study.items():
+        StudyFolder(root).add_test_evaluation(command, len(names), sum(students[name] for name in names))

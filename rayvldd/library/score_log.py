@@ -1,0 +1,75 @@
+"""Scores of sets in the tracker, one run for each set."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from rayvldd.tracking.opening import TRACKING_URI, open_tracker
+
+if TYPE_CHECKING:
+    from rayvldd.config.study import Study
+    from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.workspace import Workspace
+
+
+@contextmanager
+def score_log(
+    study: "Study",
+    task: "RetrievalTask",
+    workspace: "Workspace",
+    split: str,
+    sets: Mapping[str, Sequence["EvaluationJob"]],
+    command: str,
+) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
+    """Make ready to log the scores of sets of pairs: one run for each set.
+
+    The tracker is opened before the work, so that one that cannot be used is told before it.
+
+    Yields:
+        What takes the recalls of each student by the name of the set.
+
+    Raises:
+        RayvlddError: when the tracker cannot be used.
+    """
+    from rayvldd.tracking.machine_use import MachineEnergy
+    from rayvldd.tracking.protocol import Origins, Scores
+
+    tracker = open_tracker(os.environ.get(TRACKING_URI), study.name, workspace)
+    started = time.monotonic()
+
+    def log(scores: Mapping[str, Sequence["RetrievalMetrics"]]) -> None:
+        used = {"seconds": time.monotonic() - started, **energy.metrics()}
+        for name, found in scores.items():
+            kind, num_pairs = _kind_and_pairs(sets[name], task)
+            entry = Scores(
+                kind=kind,
+                name=name,
+                study=study,
+                command=command,
+                split=split,
+                students=tuple(score.as_dict() for score in found),
+                settings={"trained_on": name, "num_pairs": num_pairs, "num_students": len(found)},
+                origins=Origins(task.fingerprints),
+                figures={f"{figure}_of_all_sets": value for figure, value in used.items()},
+            )
+            tracker.log_scores(entry)
+
+    with MachineEnergy().reading() as energy:
+        yield log
+
+
+def _kind_and_pairs(
+    jobs: Sequence["EvaluationJob"], task: "RetrievalTask"
+) -> tuple[Literal["coreset", "evaluation", "full_data"], int]:
+    from rayvldd.coresets.selection import Coreset
+
+    trained_on = jobs[0].pairs
+    if trained_on is None:
+        return "full_data", task.train.num_images
+    if isinstance(trained_on, Coreset):
+        return "coreset", len(trained_on.image_index)
+    return "evaluation", len(trained_on.images)

@@ -1,0 +1,121 @@
+"""Search the settings of a study."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.config.metrics import MEAN_RECALL, VAL_MEAN_RECALL
+from rayvldd.config.study import Study
+from rayvldd.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rayvldd.config.domains import Scalar
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.search.ledger import Trial
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What came out of a study."""
+
+    values: dict[str, Any]
+    """The object of ``rayvldd sweep --json``."""
+    records: "list[Trial]"
+    """All trials, by number."""
+
+    @property
+    def trials(self) -> "pd.DataFrame":
+        """One row for each trial: its name, state, best validation recall in percent, and searched settings."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "trial": trial.trial_id,
+                    "state": trial.state,
+                    VAL_MEAN_RECALL: trial.best[VAL_MEAN_RECALL] if trial.best else None,
+                    "outer_step": trial.best["outer_step"] if trial.best else None,
+                    **trial.point,
+                }
+                for trial in self.records
+            ]
+        )
+
+    @property
+    def best(self) -> "dict[str, Scalar]":
+        """The searched settings of the chosen trial."""
+        return dict(self.values["best"]["config"])
+
+    @property
+    def val_mean_recall(self) -> float:
+        """Of the chosen point on validation, in percent."""
+        return float(self.values["best"][VAL_MEAN_RECALL])
+
+    @property
+    def test_mean_recall(self) -> float:
+        """Of the chosen sets on test, in percent."""
+        return float(self.values["test"][MEAN_RECALL.name])
+
+    def distilled_set(self) -> "DistilledSet":
+        """The chosen set."""
+        from rayvldd.distillation.distilled_set import DistilledSet
+
+        return DistilledSet.load(self.values["distilled_set"])
+
+    def __repr__(self) -> str:
+        return (
+            f"StudyResult({self.values['study']!r}, {len(self.records)} trials, "
+            f"val {self.val_mean_recall:.2f}, test {self.test_mean_recall:.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The answer and the trials, for notebooks."""
+        from html import escape
+
+        html: str = self.trials.to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{escape(repr(self))}</p>{html}"
+
+
+def search(
+    study: Study,
+    *,
+    workspace: str | Path = "rayvldd_workspace",
+    store: str | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+) -> StudyResult:
+    """Run a study to its end, or continue it, or return the result it already has.
+
+    Args:
+        study: What to search.
+        workspace: Folder of caches, experts, studies and MLflow's database.
+        store: Where experts are kept; default: in the workspace.
+        tracking_uri: MLflow server or database, or ``none``; default: ``mlflow.db`` in the workspace.
+        address: The Ray cluster to run on; default: this machine.
+
+    Raises:
+        RayvlddError: when data, models or settings do not fit, or every trial failed.
+    """
+    from rayvldd.console import ProgressDisplay
+    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.reports.illustrator import Pictures
+    from rayvldd.search.sweep import sweep
+    from rayvldd.tracking.opening import open_tracker
+
+    place = Workspace(workspace)
+    place.check_writable()
+    tracker = open_tracker(tracking_uri, study.name, place)
+    with ProgressDisplay() as display:
+        result = sweep(
+            study,
+            place,
+            open_store(store, place),
+            tracker,
+            command="rv.search",
+            address=address,
+            display=display,
+            illustrator=Pictures(),
+        )
+    return StudyResult(result.values, result.trials)

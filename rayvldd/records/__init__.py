@@ -1,0 +1,1 @@
+"""Results in files: typed, versioned, each written and read by one class."""

@@ -1,0 +1,59 @@
+"""The contract of distillation methods."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.loop import OuterLoop, distill
+from rayvldd.testing.toy import PROTOCOLS, toy_study, toy_task
+
+
+def check_method(
+    name: str,
+    folder: Path,
+    *,
+    settings: dict[str, Any] | None = None,
+    protocols: Iterable[str] = ("heads_only", "full_image_encoder", "lora"),
+) -> None:
+    """A registered method: the loss is finite, the set moves, a seed repeats, a run that was stopped continues.
+
+    Args:
+        name: Of the method.
+        folder: Empty, for the cache and checkpoints.
+        settings: Of the method's section on the toy study; default: those of its declaration's probe.
+        protocols: Those that the method supports.
+    """
+    for protocol in protocols:
+        study = toy_study(name, settings, **PROTOCOLS[protocol])
+        task, experts = toy_task(study, folder / "cache")
+        where = f"{name} under {protocol}"
+
+        report = OuterLoop(study, task, experts, seed=3).step()
+        assert report.loss == report.loss, f"{where}: the loss is not a number"
+        assert report.loss_name in report.numbers, f"{where}: the first number of the log is the loss"
+
+        whole = list(distill(study, task, experts, 3, folder / protocol / "whole"))
+        first, last = whole[0].distilled_set, whole[-1].distilled_set
+        moved = not torch.equal(first.images, last.images) or not torch.equal(first.texts, last.texts)
+        assert moved, f"{where}: neither images nor texts moved in {study.distillation.outer_steps} outer steps"
+        assert torch.equal(last.start_images, first.start_images), f"{where}: the initial set changed"
+
+        again = list(distill(study, task, experts, 3))
+        _same(again, whole, f"{where}: a second run of the same seed differs")
+
+        parts = distill(study, task, experts, 3, folder / protocol / "parts")
+        begun = [next(parts), next(parts)]  # and no further: the run is left where it saved its state
+        rest = list(distill(study, task, experts, 3, folder / protocol / "parts"))
+        _same([*begun, *rest], whole, f"{where}: a run that was stopped and continued differs")
+
+
+def _same(left: list[Evaluation], right: list[Evaluation], message: str) -> None:
+    assert [one.outer_step for one in left] == [one.outer_step for one in right], message
+    for one, other in zip(left, right, strict=True):
+        assert torch.equal(one.distilled_set.images, other.distilled_set.images), message
+        assert torch.equal(one.distilled_set.texts, other.distilled_set.texts), message
+        numbers = [{k: v for k, v in each.metrics.items() if not k.startswith("seconds")} for each in (one, other)]
+        assert numbers[0] == numbers[1], message

@@ -1,0 +1,60 @@
+"""The toy study: 40 drawn images of 16 px, a small ConvNet, projection heads; seconds on one core, no download."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayvldd.config.study import Study
+
+if TYPE_CHECKING:
+    from rayvldd.experts.trajectory import Trajectory
+    from rayvldd.models.retrieval_task import RetrievalTask
+
+TOY_STUDY: dict[str, Any] = {
+    "name": "toy",
+    "seed": 7,
+    "data": {"source": "toy_scenes", "image_size": 16, "num_train": 40, "num_val": 12, "num_test": 12},
+    "model": {
+        "protocol": "heads_only",
+        "image_encoder": {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 8}},
+        "text_encoder": {"pooling": "hashed_ngrams", "width": 32},
+        "width": 16,
+    },
+    "experts": {"num_experts": 2, "epochs": 2, "batch_size": 32},
+    "distillation": {"num_pairs": 4, "lr_image": 10.0, "lr_text": 10.0, "outer_steps": 4, "evaluate_every": 2},
+    "evaluation": {"num_students": 1, "epochs": 2, "num_test_students": 2, "full_data_epochs": 1},
+}
+"""The settings, without a method's own."""
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "heads_only": {},
+    "full_image_encoder": {"model.protocol": "full_image_encoder"},
+    "lora": {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"], "model.lora.rank": 2},
+}
+"""The changes that make each protocol of the toy study."""
+
+
+def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | None = None, **changes: Any) -> Study:
+    """The toy study with a method.
+
+    Args:
+        method: Name of a registered method.
+        settings: Of the method's section; default: those of its declaration's probe, which read the first epochs.
+        changes: Dotted keys to set.
+    """
+    from rayvldd.config.methods.registry import declaration_of
+
+    section = dict(declaration_of(method).for_probe) if settings is None else settings
+    distillation = {**TOY_STUDY["distillation"], "method": method, method: section}
+    return Study.model_validate({**TOY_STUDY, "distillation": distillation}).at(changes)
+
+
+def toy_task(study: Study, cache: Path) -> "tuple[RetrievalTask, list[Trajectory]]":
+    """The task of a toy study, and two experts where its method requires some."""
+    from rayvldd.data.array_cache import ArrayCache
+    from rayvldd.experts.recipe import expert_training
+    from rayvldd.experts.training import train_expert
+    from rayvldd.models.retrieval_task import load_task
+
+    task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
+    count = study.experts.num_experts if study.requires_experts else 0
+    return task, [train_expert(task, expert_training(study), index)[0] for index in range(count)]

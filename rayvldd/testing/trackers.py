@@ -1,0 +1,42 @@
+"""The contract of trackers."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rayvldd.testing.toy import toy_study
+from rayvldd.tracking.protocol import Origins, Tracker
+
+Written = Callable[[], Mapping[str, Mapping[int, float]]]
+"""Reads back what a tracker wrote: for every trial the values of the metric ``val_mean_recall`` by step."""
+
+
+def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -> None:
+    """A study with two trials is written once, though its driver tells the first part of it twice.
+
+    Args:
+        make: Returns the tracker; called twice, as by a command that was interrupted and repeated.
+        written: Reads what is there afterwards.
+        folder: Empty, for artifacts.
+    """
+    study = toy_study()
+    artifacts = folder / "artifacts"
+    artifacts.mkdir(parents=True)
+    (artifacts / "note.txt").write_text("kept", encoding="utf-8")
+    for session in range(2):
+        tracker = make()
+        assert tracker.uri, "a tracker says where it writes"
+        tracker.start_study(study, "sweep toy.yaml")
+        tracker.log_origins(None, Origins({"data": "d" * 16}))
+        tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
+        tracker.log_metrics("trial_000", {"val_mean_recall": 1.5}, 0)
+        if session == 0:
+            tracker.end_study("interrupted", {}, None)
+            continue
+        tracker.log_metrics("trial_000", {"val_mean_recall": 2.5}, 2)
+        tracker.end_trial("trial_000", "finished", artifacts, {})
+        tracker.start_trial("trial_001", {"distillation.lr_image": 20.0})
+        tracker.end_trial("trial_001", "failed", None, {"reason": "diverged"})
+        tracker.end_study("finished", {"test_mean_recall": 2.0}, None)
+    found = written()
+    assert dict(found["trial_000"]) == {0: 1.5, 2: 2.5}, f"of trial_000 was written {dict(found['trial_000'])}"
+    assert not found.get("trial_001"), "a trial without an evaluation has values"
