@@ -8,16 +8,15 @@ machine whose process is gone is not waited for.
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import psutil
 
-from rayvldd.errors import StoreError
+from rayvldd.background import RepeatedCall
+from rayvldd.storage.machine_identity import machine_identity
 from rayvldd.storage.storage import Storage
 
 BEAT_S = 5.0
@@ -33,6 +32,7 @@ class LeaseState:
     owner: str
     """The holder; another process with the same owner continues its work."""
     machine: str
+    """Its machine, as :func:`machine_identity` names it."""
     process: int
     beat: int
     """Goes up while the holder lives."""
@@ -57,38 +57,39 @@ class Lease:
 
     def __init__(self, storage: Storage, name: str, state: LeaseState) -> None:
         self._storage, self._name, self._state = storage, name, state
-        self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._beat_on, name=f"lease {name}", daemon=True)
-        self._thread.start()
+        self._beats = RepeatedCall(
+            f"lease {name} of {storage.uri}", BEAT_S, self._beat_again, "not renewed, others may take the work over"
+        ).start()
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the last beat of the thread failed; None where it got through."""
+        return self._beats.error
 
     def tell(self, done: int) -> None:
-        """Let those who wait know how far the work is."""
-        with self._lock:
+        """Let those who wait know how far the work is; a write that fails is no fault of the work."""
+        with suppress(Exception), self._lock:  # the thread's own beats report what keeps failing
             self._beat(done)
 
     def __enter__(self) -> "Lease":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        with suppress(StoreError):  # then it goes stale
+        self._beats.stop()
+        with suppress(Exception):  # then it goes stale, and the work that it was for is done all the same
             if self._storage.read(self._name) == self._state.as_bytes():
                 self._storage.delete(self._name)
 
     def _beat(self, done: int) -> None:
         """Count up. Where another took the lease over, both go on: an expert is the same whoever makes it."""
         after = replace(self._state, beat=self._state.beat + 1, done=done)
-        # A storage out of reach for a moment: the next beat may get through, and what is lost is only the lease.
-        with suppress(StoreError):
-            if self._storage.swap(self._name, self._state.as_bytes(), after.as_bytes()):
-                self._state = after
+        if self._storage.swap(self._name, self._state.as_bytes(), after.as_bytes()):
+            self._state = after
 
-    def _beat_on(self) -> None:
-        while not self._ended.wait(BEAT_S):
-            with self._lock:
-                self._beat(self._state.done)
+    def _beat_again(self) -> None:
+        with self._lock:
+            self._beat(self._state.done)
 
 
 class LeaseHolder:
@@ -104,7 +105,7 @@ class LeaseHolder:
         content = storage.read(name)
         if not self.may_take(name, content):
             return None
-        state = LeaseState(self.owner, _machine(), os.getpid(), beat=0, done=0)
+        state = LeaseState(self.owner, machine_identity(), os.getpid(), beat=0, done=0)
         return Lease(storage, name, state) if storage.swap(name, content, state.as_bytes()) else None
 
     def may_take(self, name: str, content: bytes | None) -> bool:
@@ -135,12 +136,4 @@ def state_of(storage: Storage, name: str) -> LeaseState | None:
 
 def is_dead_here(state: LeaseState) -> bool:
     """Whether the holder was a process of this machine and is gone."""
-    return state.machine == _machine() and not psutil.pid_exists(state.process)
-
-
-def _machine() -> str:
-    """This machine as processes that see each other's numbers know it: containers have process numbers of their own."""
-    space: Any = ""
-    with suppress(OSError):
-        space = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {space}".strip()
+    return state.machine == machine_identity() and not psutil.pid_exists(state.process)

@@ -30,7 +30,7 @@ ROWS = (
     ("records",),
     ("storage", "workspace"),
     ("config",),
-    ("console", "randomness"),
+    ("console", "randomness", "background"),
     ("errors",),
 )
 """Arrows point down these rows, or along one."""

@@ -247,8 +247,7 @@ def test_the_study_of_a_machine_that_died_is_taken_over(tmp_path: Path, monkeypa
     store.push()
     lease = LeaseHolder().acquire(storage, "tiny/holder.json")
     assert lease is not None
-    lease._ended.set()  # its thread ends as that of a machine that is gone
-    lease._thread.join()
+    lease._beats.stop()  # as on a machine that is gone
     elsewhere(monkeypatch)
     monkeypatch.setattr("rayvldd.storage.lease.STALE_S", 0.2)
     monkeypatch.setattr(module, "_POLL_S", 0.02)
