@@ -16,7 +16,8 @@ from helpers.paths import ROOT
 from rayvldd.cli.main import COMMANDS, main
 from rayvldd.config.study import Study
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(rayvldd [^`]+)`")
@@ -94,10 +95,12 @@ def test_tools_of_the_environment_are_what_the_project_installs(document: Path) 
 def test_ci_runs_the_test_line_of_the_readme() -> None:
     lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
     start = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt "
-    assert [line.rpartition(" && ")[2] for line in lines if line.startswith(start)] == [
-        ".venv/bin/rayvldd sweep search_spaces/quickstart.yaml",
-        ".venv/bin/pytest -q -n 3 --dist loadfile",
-    ]
+    search, tests = [line.split(" && ") for line in lines if line.startswith(start)]
+    assert search[-1] == ".venv/bin/rayvldd sweep search_spaces/quickstart.yaml"
+    assert tests[-2:] == [
+        ".venv/bin/pytest -q -n 2 tests/unit",
+        ".venv/bin/pytest -q -n 3 --dist loadfile tests/integration tests/system",
+    ], "the fast tier first"
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
@@ -121,8 +124,19 @@ def test_a_model_of_ones_own_learns_as_the_readme_says(
     assert names["loss"].item() < 2 * math.log(8) / 2, "half of what guessing gives"
 
 
-def test_sections_of_a_study_in_the_readme_are_valid(tiny_study: Study) -> None:
-    sections = [yaml.safe_load(block) for block in blocks(ROOT / "README.md", "yaml")]
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9 * 1024
+
+
+def test_recipes_name_folders_that_are_there() -> None:
+    recipes = (ROOT / "justfile").read_text(encoding="utf-8")
+    folders = set(re.findall(r"tests/\w+", recipes))
+    assert folders >= {"tests/unit", "tests/integration", "tests/system"}
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_sections_of_a_study_in_the_documents_are_valid(tiny_study: Study) -> None:
+    sections = [yaml.safe_load(block) for document in DOCUMENTS for block in blocks(document, "yaml")]
     assert {key for section in sections for key in section} == {"data", "search"}
     for section in sections:
         Study.model_validate(tiny_study.model_dump(mode="json") | section)
