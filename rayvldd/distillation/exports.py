@@ -30,7 +30,7 @@ SPLIT = "train"
 
 
 def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Path:
-    """Write a set for other programs, whole or not at all.
+    """Write a set for other programs, completely or not at all.
 
     Args:
         distilled: The set.

@@ -172,7 +172,7 @@ class OuterLoop:
         self._method.load_state_dict({name.removeprefix("method."): value.clone() for name, value in of_method.items()})
 
     def save(self, path: Path) -> None:
-        """Write everything that decides the next steps, whole or not at all."""
+        """Write everything that decides the next steps, completely or not at all."""
         tensors, outer_step = self._state()
         state = {
             "outer_step": outer_step,

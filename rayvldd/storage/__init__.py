@@ -1,1 +1,1 @@
-"""Bytes under names: a folder, a bucket, Ray's object store; leases and atomic writes."""
+"""Storage backends (folder, S3 bucket, Ray object store), leases and atomic file writes."""

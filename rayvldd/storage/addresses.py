@@ -1,4 +1,4 @@
-"""Storages by address: ``file://`` (or a plain path), ``s3://`` and ``object-store://``."""
+"""Open the storage at an address: ``file://`` (or a plain path), ``s3://`` or ``object-store://``."""
 
 import re
 from urllib.parse import unquote, urlsplit
@@ -13,20 +13,20 @@ _ALLOWED = f"{_OUTLIVING}, object-store://NAME"
 
 _SCHEMES = ("file", "s3", "object-store")
 _SCHEME = re.compile(rf"(?:{'|'.join(_SCHEMES)}):|[A-Za-z][A-Za-z0-9+.-]+:/")
-"""How an address begins that is no folder: by a scheme that is known, or by any with a slash behind it, even one."""
+"""Start of an address that is not a folder: a supported scheme, or any scheme followed by at least one slash."""
 
 
 def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
-    """Return the storage at an address; nothing is read or written yet.
+    """Return the storage at an address without reading or writing anything.
 
     Args:
         uri: ``file:///FOLDER`` or a path, ``s3://BUCKET/PREFIX`` (any endpoint that boto3 is set up for), or, for a
             store of experts, ``object-store://NAME`` in the Ray cluster of the command.
-        workspace: Where copies of remote files are kept on this machine.
-        option: What the user gave the address with, for the message.
+        workspace: Where copies of remote files are stored on this machine.
+        option: Command-line option that holds the address, for the error message.
 
     Raises:
-        InputError: when the address cannot be understood.
+        InputError: when the address is invalid.
     """
     if not _SCHEME.match(uri):
         return FolderStorage(uri)
@@ -34,7 +34,7 @@ def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
     if parts.scheme == "file" and uri.startswith("file:///") and _is_path_alone(uri):
         return FolderStorage(unquote(parts.path))
     if parts.scheme == "s3" and parts.netloc and _is_path_alone(uri):
-        from rayvldd.storage.s3 import S3Storage  # boto3 takes its time to import
+        from rayvldd.storage.s3 import S3Storage  # boto3 is slow to import
 
         return S3Storage(parts.netloc, parts.path.strip("/"), workspace.cache / "trajectories")
     if parts.scheme == "object-store" and parts.netloc and parts.path in ("", "/") and option == "--store":
@@ -52,5 +52,5 @@ def open_storage(uri: str, workspace: Workspace, option: str) -> Storage:
 
 
 def _is_path_alone(uri: str) -> bool:
-    """Whether an address has no ``?`` or ``#``: what follows one is no part of the path, and would be dropped."""
+    """Whether an address has no query (``?``) and no fragment (``#``), which would silently be dropped."""
     return "?" not in uri and "#" not in uri

@@ -1,4 +1,4 @@
-"""Files that readers see whole or not at all, whatever dies while they are written."""
+"""Atomic file writes: readers see the complete old file or the complete new one, even after a crash."""
 
 import os
 import secrets
@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file that readers see whole or not at all, whatever dies in between."""
+    """Write a text file atomically; after a crash the path holds the old file or the new one."""
     write_bytes_whole(path, text.encode())
 
 
 def write_bytes_whole(path: Path, content: bytes) -> None:
-    """Write a file that readers see whole or not at all, whatever dies in between."""
+    """Write a file atomically; after a crash the path holds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+            os.fsync(file.fileno())  # otherwise a power failure may leave an empty file under the new name
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

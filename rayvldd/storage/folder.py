@@ -1,4 +1,4 @@
-"""A storage for experts below one folder of a local or shared file system."""
+"""Storage in one folder of a local or shared file system."""
 
 import os
 import re
@@ -17,33 +17,33 @@ from rayvldd.storage.storage import KeepsParts, Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
 
 _LEFTOVER_AGE_S = 3600.0
-"""A part file this old belongs to a process that died: no write takes that long."""
+"""Age at which a part file is considered abandoned; no write takes that long."""
 
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\d+\.tmp)?")
-"""Name of a file that is being written."""
+"""Name of an unfinished file."""
 
 
 class FolderStorage:
-    """Files below a folder; a folder that several hosts see serves them all."""
+    """Files in a folder; a folder on a shared file system serves several hosts."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().absolute()
 
     @property
     def uri(self) -> str:
-        """Its address, as users write it."""
+        """Address, as users write it."""
         return self.folder.as_uri()
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of all finished files below a folder, in full and sorted."""
+        """Full names of all finished files below a folder, sorted."""
         with self.translating_errors(f"{folder or '.'} could not be listed"):
             found = [Path(storage) / file for storage, _, files in os.walk(self.folder / folder) for file in files]
         names = [path.relative_to(self.folder).as_posix() for path in found if not path.name.startswith(".")]
         return sorted(names)
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where it is not there."""
+        """Size of a file in bytes; None if it does not exist."""
         with self.translating_errors(f"{name} could not be read"):
             try:
                 return (self.folder / name).stat().st_size
@@ -51,7 +51,7 @@ class FolderStorage:
                 return None
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where it is not there."""
+        """Read a small file; None if it does not exist."""
         with self.translating_errors(f"{name} could not be read"):
             try:
                 return (self.folder / name).read_bytes()
@@ -59,12 +59,12 @@ class FolderStorage:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file whole, in the place of any that is there."""
+        """Write a small file atomically, replacing any earlier one."""
         with self.translating_errors(f"{name} could not be written"):
             write_bytes_whole(self.folder / name, content)
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
-        """Write a small file if it still holds ``old`` (None: if it is not there), and return whether it did."""
+        """Write a small file if it still holds ``old`` (None: if it does not exist); return whether it was written."""
         with self.translating_errors(f"{name} could not be written"):
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class FolderStorage:
                 return True
 
     def delete(self, name: str) -> None:
-        """Remove a file, and the folders that this leaves empty."""
+        """Remove a file and the folders that become empty."""
         path = self.folder / name
         with self.translating_errors(f"{name} could not be removed"):
             path.unlink(missing_ok=True)
@@ -84,12 +84,12 @@ class FolderStorage:
                     return
                 try:
                     parent.rmdir()
-                except OSError:  # not empty, or no longer there
+                except OSError:  # not empty, or already removed
                     return
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """Give a path beside the file's own to write to; it gets its name when the block ends without an error."""
+        """Yield a temporary path beside the target; the file is renamed when the block ends without an error."""
         path = self.folder / name
         part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part")
         with self.translating_errors(f"{name} could not be written"):
@@ -99,30 +99,30 @@ class FolderStorage:
                 yield part
                 os.replace(part, path)
             finally:
-                with suppress(OSError):  # where it could not even be made
+                with suppress(OSError):  # if it could not be created
                     part.unlink()
 
     def open_tensors(self, name: str) -> TensorSource:
-        """Open a safetensors file, memory-mapped: processes of a machine share its pages."""
+        """Open a safetensors file with memory mapping, so that processes on a machine share its pages."""
         with self.translating_errors(f"{name} could not be read"):
             return MappedTensors(self.folder / name)
 
     def forget_local_copy(self, name: str) -> bool:
-        """There is none: the file itself is read."""
+        """Return False: this storage reads the file itself and has no local copies."""
         return False
 
     def abandoned_parts(self) -> dict[str, int]:
-        """Part files that nobody has written to for an hour, with their bytes."""
+        """Part files not written to for an hour, with their sizes in bytes."""
         old: dict[str, int] = {}
         with self.translating_errors("could not be listed"):
             for part in self.folder.rglob(".*.part*"):
-                with suppress(FileNotFoundError):  # its writer was done
+                with suppress(FileNotFoundError):  # its writer finished
                     if _PART.fullmatch(part.name) and time.time() - part.stat().st_mtime > _LEFTOVER_AGE_S:
                         old[part.relative_to(self.folder).as_posix()] = part.stat().st_size
         return dict(sorted(old.items()))
 
     def drop_parts(self, parts: Iterable[str]) -> None:
-        """Remove some of them."""
+        """Remove the given part files."""
         for part in parts:
             self.delete(part)
 
@@ -140,7 +140,7 @@ class FolderStorage:
 
 def _drop_leftovers(folder: Path) -> None:
     for part in folder.glob(".*.part*"):
-        with suppress(FileNotFoundError):  # another process was quicker
+        with suppress(FileNotFoundError):  # another process removed it first
             if time.time() - part.stat().st_mtime > _LEFTOVER_AGE_S:
                 part.unlink()
 

@@ -1,4 +1,4 @@
-"""JSON in files: strict, and written whole or not at all."""
+"""Read JSON files, and write them atomically as strict JSON."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from rayvldd.storage.atomic import write_bytes_whole
 
 
 def write_json_whole(path: Path, value: Any) -> None:
-    """Write strict JSON as :func:`write_text_whole` does; a number that is not finite becomes null."""
+    """Write strict JSON atomically; a number that is not finite becomes null."""
     write_bytes_whole(path, json_text(value))
 
 
 def json_text(value: Any) -> bytes:
-    """Strict JSON for a file; a number that is not finite becomes null."""
+    """Encode a value as strict JSON; a number that is not finite becomes null."""
     return (json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -30,7 +30,7 @@ def _strict(value: Any) -> Any:
 
 
 def parsed(content: bytes | None) -> dict[str, Any] | None:
-    """The object in a file of JSON; None where there is none."""
+    """Parse the object in a JSON file; None if the content is missing or not a valid object."""
     try:
         value = json.loads(content) if content is not None else None
     except ValueError:

@@ -1,8 +1,8 @@
-"""Who makes what: a lease that one process holds while it works, and that others may take over when it is dead.
+"""Leases: one process holds a lease while it works, and another may take it over after the holder dies.
 
-No clock of another machine is trusted. A holder counts up a number in its lease; whoever wants the lease watches that
-number with a clock of its own, and takes over what has stood still for :data:`STALE_S`. A holder on the watcher's own
-machine whose process is gone is not waited for.
+Clocks of different machines are never compared. The holder increments a counter in its lease (the heartbeat). A process
+that needs the lease watches the counter with its own clock and takes over when the counter has not changed for
+:data:`STALE_S`. If the holder ran on the same machine and its process has ended, the lease is taken over at once.
 """
 
 import json
@@ -20,32 +20,32 @@ from rayvldd.storage.machine_identity import machine_identity
 from rayvldd.storage.storage import Storage
 
 BEAT_S = 5.0
-"""Seconds between two beats of a holder."""
+"""Seconds between two heartbeats of a holder."""
 STALE_S = 30.0
-"""Seconds without a beat after which a holder counts as dead."""
+"""Seconds without a heartbeat after which a holder counts as dead."""
 
 
 @dataclass(frozen=True)
 class LeaseState:
-    """What stands in the file of a lease."""
+    """Content of a lease file."""
 
     owner: str
-    """The holder; another process with the same owner continues its work."""
+    """Identity of the holder; another process with the same owner continues its work."""
     machine: str
-    """Its machine, as :func:`machine_identity` names it."""
+    """Machine of the holder, from :func:`machine_identity`."""
     process: int
     beat: int
-    """Goes up while the holder lives."""
+    """Heartbeat counter; increases while the holder is alive."""
     done: int
-    """How far the work is."""
+    """Progress of the work."""
 
     def as_bytes(self) -> bytes:
-        """The content of the file."""
+        """Encode the state for its file."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def read(cls, content: bytes) -> "LeaseState | None":
-        """The state in a file; None where it cannot be understood, so that it goes stale like a dead holder's."""
+        """Parse a lease file; None if it is invalid, in which case it goes stale like the lease of a dead holder."""
         try:
             return cls(**json.loads(content))
         except (ValueError, TypeError):
@@ -53,7 +53,7 @@ class LeaseState:
 
 
 class Lease:
-    """A lease that this process holds, beating in a thread until it is released."""
+    """A lease held by this process; a thread writes heartbeats until it is released."""
 
     def __init__(self, storage: Storage, name: str, state: LeaseState) -> None:
         self._storage, self._name, self._state = storage, name, state
@@ -64,12 +64,12 @@ class Lease:
 
     @property
     def error(self) -> Exception | None:
-        """Why the last beat of the thread failed; None where it got through."""
+        """Error of the last heartbeat of the thread; None if it succeeded."""
         return self._beats.error
 
     def tell(self, done: int) -> None:
-        """Let those who wait know how far the work is; a write that fails is no fault of the work."""
-        with suppress(Exception), self._lock:  # the thread's own beats report what keeps failing
+        """Publish the progress of the work to waiting processes; a failed write does not affect the work."""
+        with suppress(Exception), self._lock:  # the heartbeat thread reports persistent failures
             self._beat(done)
 
     def __enter__(self) -> "Lease":
@@ -77,12 +77,12 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._beats.stop()
-        with suppress(Exception):  # then it goes stale, and the work that it was for is done all the same
+        with suppress(Exception):  # the lease then goes stale; the work itself is done
             if self._storage.read(self._name) == self._state.as_bytes():
                 self._storage.delete(self._name)
 
     def _beat(self, done: int) -> None:
-        """Count up. Where another took the lease over, both go on: an expert is the same whoever makes it."""
+        """Write a heartbeat. If another process took the lease over, both continue: they produce the same expert."""
         after = replace(self._state, beat=self._state.beat + 1, done=done)
         if self._storage.swap(self._name, self._state.as_bytes(), after.as_bytes()):
             self._state = after
@@ -93,15 +93,15 @@ class Lease:
 
 
 class LeaseHolder:
-    """Takes leases for one owner, and watches those of others."""
+    """Acquires leases for one owner and watches the leases of others."""
 
     def __init__(self, owner: str | None = None) -> None:
         self.owner = owner or secrets.token_hex(8)
         self._watched: dict[str, tuple[bytes, float]] = {}
-        """The content of a lease, and when this process first saw it."""
+        """By lease name: its last content, and when this process first saw that content."""
 
     def acquire(self, storage: Storage, name: str) -> Lease | None:
-        """Take a lease that is free, dead or this owner's own; None where somebody alive holds it."""
+        """Acquire a lease that is free, stale or held by this owner; None if a live process holds it."""
         content = storage.read(name)
         if not self.may_take(name, content):
             return None
@@ -109,11 +109,11 @@ class LeaseHolder:
         return Lease(storage, name, state) if storage.swap(name, content, state.as_bytes()) else None
 
     def may_take(self, name: str, content: bytes | None) -> bool:
-        """Whether a lease is free, dead or this owner's own, by all that has been seen of it so far.
+        """Whether a lease is free, stale or held by this owner, judged by the observations so far.
 
         Args:
-            name: Its file.
-            content: What the file holds now; None where it is not there.
+            name: Lease file.
+            content: Current content of the file; None if it does not exist.
         """
         if content is None:
             return True
@@ -129,11 +129,11 @@ class LeaseHolder:
 
 
 def state_of(storage: Storage, name: str) -> LeaseState | None:
-    """The holder of a lease; None where there is none."""
+    """Read the state of a lease; None if there is none."""
     content = storage.read(name)
     return LeaseState.read(content) if content is not None else None
 
 
 def is_dead_here(state: LeaseState) -> bool:
-    """Whether the holder was a process of this machine and is gone."""
+    """Whether the holder was a process on this machine and has ended."""
     return state.machine == machine_identity() and not psutil.pid_exists(state.process)

@@ -1,4 +1,4 @@
-"""Local files on their way to a storage that is not a folder, and what killed processes left of them."""
+"""Temporary local files for storages that upload them; leftovers of killed processes are removed."""
 
 import secrets
 import shutil
@@ -14,19 +14,19 @@ from rayvldd.errors import StoreError
 
 @contextmanager
 def unfinished_file(folder: Path, name: str) -> Iterator[Path]:
-    """Give a local path to write a file to, and remove it when the block ends, however it ends.
+    """Yield a local path to write a file to, and always remove the file when the block ends.
 
     Args:
-        folder: On a disk of this machine; made if it is not there.
-        name: The file's name in its storage; the last part becomes the local file's name.
+        folder: Folder on a disk of this machine; created if it does not exist.
+        name: Name of the file in its storage; the last component becomes the local file's name.
 
     Raises:
         StoreError: when the folder cannot be written or is full.
     """
     token = secrets.token_hex(8)
     room = folder / token
-    # The lock says that its process lives, whatever the clock says. The room is made under it, so that nobody finds a
-    # room that has no lock yet.
+    # A held lock shows that its process is alive, independent of any clock. The folder is created under the lock, so
+    # that no other process sees a folder without a lock.
     lock = FileLock(folder / f"{token}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def unfinished_file(folder: Path, name: str) -> Iterator[Path]:
 
 
 def local_fault(folder: Path, error: Exception) -> StoreError:
-    """The error for a folder of this machine that cannot be used."""
+    """Build the error for a local folder that cannot be written."""
     reason = getattr(error, "strerror", None) or error
     return StoreError(
         f"{folder}: cannot be written: {reason}; allowed: a folder on a disk of this machine with room for the file",
@@ -57,6 +57,6 @@ def _drop_leftovers(folder: Path) -> None:
         if not room.is_dir():
             continue
         lock = FileLock(folder / f"{room.name}.lock", timeout=0)
-        with suppress(Timeout, OSError), lock:  # held: its process lives; gone: somebody else was quicker
+        with suppress(Timeout, OSError), lock:  # timeout: its process is alive; missing: another process removed it
             shutil.rmtree(room, ignore_errors=True)
             Path(lock.lock_file).unlink()

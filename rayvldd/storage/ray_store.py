@@ -1,12 +1,12 @@
-"""Files in Ray's object store: put once, read by every process of a node without a copy.
+"""Storage in Ray's object store: a file is stored once and read by all processes of a node without copying.
 
-What lies here lives as long as the Ray cluster, and no longer: it suits a sweep whose experts are read by many trials
-at once and are not needed after it. ``rayvldd experts copy`` brings them to a folder or a bucket.
+The content lives only as long as the Ray cluster. It suits a sweep whose experts are read by many trials at once and
+are not needed afterwards. ``rayvldd experts copy`` copies them to a folder or a bucket.
 
-One actor without a CPU, named and detached, is the directory. It holds small files itself, answers one call after the
-other, and owns every object, so a set survives the process that made it. Ray places it on the head node, and with it
-the first copy of every object: losing any other node loses nothing. Readers of another node get one copy for all of
-them. Where the head's object store is full, Ray spills to its disk.
+A named, detached actor that reserves no CPU is the directory. It holds small files itself and owns every object, so a
+set survives the process that created it. Ray places the actor on the head node, together with the first copy of every
+object, so losing any other node loses no data. The processes of another node share one copy. When the object store of
+the head node is full, Ray spills to its disk.
 """
 
 import os
@@ -33,19 +33,19 @@ from rayvldd.storage.tensor_files import DamagedFileError, TensorSource
 _NAMESPACE = "rayvldd"
 
 _HEAD_NODE = "node:__internal_head__"
-"""A resource that Ray gives to the head node alone."""
+"""Resource that only the head node has."""
 
 _TIMEOUT_S = 120.0
-"""Patience with the directory: on a busy machine a new process takes tens of seconds to start."""
+"""Time limit for a directory call: on a busy machine a new process takes tens of seconds to start."""
 
 _CALLS_AT_ONCE = 16
-"""Threads of the directory, so that a large object on its way in holds up no small file."""
+"""Threads of the directory, so that storing a large object does not block small files."""
 
 _AGAIN = "the same command again makes what is missing"
 
 
 class _StoredTensor(NamedTuple):
-    """A tensor as bytes: numpy, whose arrays Ray shares without a copy, does not know bfloat16."""
+    """A tensor as bytes: Ray shares numpy arrays without copying, but numpy has no bfloat16."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class _StoredFile(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A file of tensors in the directory: its object, in a list so that Ray does not fetch it, and its bytes."""
+    """Directory entry of a tensor file: its object (in a list, so that Ray does not fetch it) and its size in bytes."""
 
     version: str
     objects: list[Any]
@@ -66,7 +66,7 @@ class _Entry(NamedTuple):
 
 
 class _Directory:
-    """The actor's side."""
+    """The directory actor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,10 +105,10 @@ class _Directory:
             self._large.pop(name, None)
 
     def keep(self, name: str, objects: list[Any], size: int) -> None:
-        """Take over a file: whoever calls ``ray.put`` owns the object, and what it owns dies with it."""
+        """Copy a file into an object owned by this actor: an object is lost when the process that put it ends."""
         own = ray.put(ray.get(objects[0]))
         with self._lock:
-            # Random, as a directory that takes the place of a dead one must not count from the start again.
+            # Random: a directory that replaces a dead one must not reuse its versions.
             self._large[name] = _Entry(secrets.token_hex(8), [own], size)
             self._small.pop(name, None)
 
@@ -117,14 +117,14 @@ class _Directory:
             return self._large.get(name)
 
     def drop(self, name: str, version: str) -> None:
-        """Forget a file whose object is lost, unless it was made anew."""
+        """Remove the entry of a lost object, unless the file has been written again."""
         with self._lock:
             if name in self._large and self._large[name].version == version:
                 del self._large[name]
 
 
 class RayStorage:
-    """Files of one name in the Ray cluster that the process is connected to."""
+    """Files under one storage name in the connected Ray cluster."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -139,17 +139,17 @@ class RayStorage:
         return f"object-store://{self._name}"
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of all files below a folder, sorted."""
+        """Names of all files below a folder, sorted."""
         found: list[str] = self._ask("names")
         return [name for name in found if not folder or name.startswith(f"{folder}/")]
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where it is not there."""
+        """Size of a file in bytes; None if it does not exist."""
         size: int | None = self._ask("size", name)
         return size
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where it is not there."""
+        """Read a small file; None if it does not exist."""
         content: bytes | None = self._ask("read", name)
         return content
 
@@ -162,26 +162,26 @@ class RayStorage:
         return bool(self._ask("swap", name, old, new))
 
     def delete(self, name: str) -> None:
-        """Remove a file; memory that somebody still reads is freed when they are done."""
+        """Remove a file; its memory is freed after the last reader releases it."""
         self._ask("delete", name)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """Give a path in the machine's folder for temporary files; what was written goes into the object store."""
+        """Yield a path in the system's temporary folder; the written file is then moved into the object store."""
         folder = Path(tempfile.gettempdir()) / f"rayvldd-object-store-{os.getuid()}"
         with self.translating_errors(name):
-            self._directory()  # no hour of training for a storage that is not there
+            self._directory()  # fail before training when the storage is not available
         with unfinished_file(folder, name) as path:
             yield path
             size, stored = path.stat().st_size, _read(path)
             with self.translating_errors(name):
                 mine = ray.put(stored)
                 del stored
-            # The directory copies it into an object of its own, from another node over the network: no time limit.
+            # The directory copies it into an object of its own, possibly over the network: no time limit.
             self._ask("keep", name, [mine], size, timeout_s=None)
 
     def open_tensors(self, name: str) -> TensorSource:
-        """Open a file in the memory of this node, where Ray brings it if it is not there."""
+        """Open a file in the memory of this node; Ray transfers it first if necessary."""
         entry: _Entry | None = self._ask("entry", name)
         if entry is None:
             raise StoreError(
@@ -197,7 +197,7 @@ class RayStorage:
                 raise
 
     def forget_local_copy(self, name: str) -> bool:
-        """There is none: Ray's own copies are checked by Ray."""
+        """Return False: Ray manages and checks its own copies."""
         return False
 
     def _ask(self, method: str, *values: Any, timeout_s: float | None = _TIMEOUT_S) -> Any:
@@ -206,7 +206,7 @@ class RayStorage:
             return ray.get(getattr(self._directory(), method).remote(*values), timeout=timeout_s)
 
     def _directory(self) -> Any:
-        """The one actor of this name: of many processes that make it at the same time, all get the same."""
+        """Return the directory actor; processes that create it at the same time all get the same actor."""
         if not ray.is_initialized():
             raise StoreError(
                 f"{self.uri}: no Ray is connected, and this storage is part of a Ray cluster; "
@@ -214,7 +214,7 @@ class RayStorage:
                 next_command="ray status, to see whether a cluster runs; the same command with its address",
             )
         cluster = ray.get_runtime_context().gcs_address
-        # A connection of another cluster, or of an earlier one of this process, is of no use here.
+        # A handle from another cluster, or from an earlier connection of this process, is not valid.
         if self._found is None or self._found[0] != cluster:
             self._found = cluster, _find_or_make(f"object-store:{self._name}")
         return self._found[1]
@@ -224,7 +224,7 @@ class RayStorage:
 
     @contextmanager
     def translating_errors(self, name: str) -> Iterator[None]:
-        """Turn whatever Ray raises into an error that says address, reason and way out."""
+        """Translate errors of Ray into a ``StoreError`` with address, reason and next command."""
         try:
             yield
         except (RayError, ConnectionError) as error:
@@ -238,7 +238,7 @@ class RayStorage:
 
 
 class SharedTensors:
-    """A file of tensors in memory that all processes of the node share."""
+    """A tensor file in memory shared by all processes of the node."""
 
     def __init__(self, identity: str, stored: _StoredFile) -> None:
         self.identity = identity
@@ -247,19 +247,19 @@ class SharedTensors:
         self._tensors = stored.tensors
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, in the shared memory itself: never to be written to."""
+        """Return one tensor as a view of the shared memory; it must not be modified."""
         if name not in self._tensors:
             raise DamagedFileError(f"{name} is not in it")
         dtype, shape, data = self._tensors[name]
-        # Arrays from the object store are read-only. `torch.from_numpy` warns about such, and a warning can only be
-        # silenced for all threads of a process at once; DLPack takes them as they are.
+        # Arrays from the object store are read-only. `torch.from_numpy` warns about them, and a warning can only be
+        # silenced for all threads of a process at once; DLPack accepts them without a warning.
         return torch.from_dlpack(data).view(dtype).reshape(shape)
 
 
 def _find_or_make(name: str) -> Any:
     try:
         return ray.get_actor(name, namespace=_NAMESPACE)
-    except ValueError:  # there is none
+    except ValueError:  # it does not exist yet
         options: dict[str, Any] = {
             "name": name,
             "namespace": _NAMESPACE,
@@ -273,7 +273,7 @@ def _find_or_make(name: str) -> Any:
 
 
 def _read(path: Path) -> _StoredFile:
-    """The content of a safetensors file, memory-mapped."""
+    """Read a safetensors file with memory mapping."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         metadata: dict[str, str] = file.metadata() or {}
@@ -285,7 +285,7 @@ def _read(path: Path) -> _StoredFile:
 
 
 def _explained(error: Exception) -> tuple[str, str]:
-    """What an error of Ray means here, and what to do."""
+    """Return the reason behind an error of Ray, and the next command."""
     if isinstance(error, RayActorError):
         return f"its directory died, and all that it held with it ({message_of(error)})", _AGAIN
     if isinstance(error, GetTimeoutError):

@@ -1,14 +1,14 @@
-"""Files in a bucket of S3, or of anything that speaks its protocol.
+"""Storage in a bucket of S3 or of an S3-compatible service.
 
-Address and credentials are boto3's own business: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``AWS_MAX_ATTEMPTS``,
-``~/.aws/config`` and the roles of machines work as everywhere else, and no key enters a file of ours.
+Address and credentials come from boto3: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``AWS_MAX_ATTEMPTS``,
+``~/.aws/config`` and instance roles work as usual. This package writes no keys to its files.
 
-Large files go both ways in parts, in parallel, each part with a CRC32 that S3 compares. A file appears in the bucket
-when its last part is there. Readers map a local copy, which is downloaded once a machine and carries the ETag of its
-version in its name, so a file that was replaced is never mistaken for the one before.
+Large files are transferred in parallel parts in both directions; S3 verifies the CRC32 of each part. A file appears in
+the bucket after its last part has arrived. Readers map a local copy, which is downloaded once per machine. Its name
+contains the ETag of its version, so a replaced file is never confused with an earlier one.
 
-``swap`` rests on conditional writes (``If-Match`` and ``If-None-Match`` of PutObject). S3 has them since 2024; an
-endpoint that answers that it does not know them is refused.
+``swap`` uses conditional writes (``If-Match`` and ``If-None-Match`` of PutObject), which S3 supports since 2024. An
+endpoint that reports them as unsupported is refused.
 """
 
 import functools
@@ -49,45 +49,45 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ATTEMPTS = 6
-"""Tries for one request, unless boto3's own configuration says otherwise; the waits between them double up to 20 s."""
+"""Attempts per request, unless boto3's configuration sets another number; the delay doubles up to 20 s."""
 
 _CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 60.0
-"""Silence on a connection after which a request is tried again."""
+"""Time without data on a connection after which a request is retried."""
 
 _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 8
-"""A fast network needs several connections; 8 parts of 16 MiB are 128 MiB of memory at most."""
+"""Parallel parts of a transfer, to use a fast network; 8 parts of 16 MiB need at most 128 MiB of memory."""
 
 _ABANDONED_AFTER = timedelta(days=1)
-"""An upload in parts that began this long ago, by the clock of S3, belongs to a process that died."""
+"""Age, by the clock of S3, at which an unfinished multipart upload is considered abandoned."""
 
 _WRITER = "rayvldd-writer"
-"""Metadata of an object: a token of the call that wrote it."""
+"""Metadata key of an object: a token that identifies the call that wrote it."""
 
 _CUT_OFF = (ConnectionError, FlexibleChecksumError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-"""What a body that ends too early, or damaged, raises: it comes after the answer's head, so boto3 does not retry."""
+"""Errors of a truncated or damaged response body; boto3 does not retry after it has received the headers."""
 
 _MISSING = ("404", "NoSuchKey", "NotFound")
 _LOST_RACE = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", *_MISSING)
-"""Answers to a conditional write: somebody else wrote, is writing, or deleted."""
+"""Response codes of a conditional write that lost against another writer or a deletion."""
 
 
 class S3Storage:
-    """Files below a prefix of a bucket."""
+    """Files under a prefix of a bucket."""
 
     def __init__(self, bucket: str, prefix: str, local_folder: str | Path, *, endpoint_url: str | None = None) -> None:
-        """Name a storage; nothing is connected before it is used.
+        """Describe the storage; connections are opened on first use.
 
         Args:
-            bucket: The bucket; it has to exist.
-            prefix: The part of the keys before the names; may be empty.
-            local_folder: On a disk of this machine: holds the local copies, shared by its processes.
-            endpoint_url: ``http(s)://HOST:PORT`` of the service; default: what boto3 finds in its configuration.
+            bucket: Name of an existing bucket.
+            prefix: Prefix of all keys; may be empty.
+            local_folder: Folder on a local disk for the local copies, shared by the processes of this machine.
+            endpoint_url: ``http(s)://HOST:PORT`` of the service; default: boto3's configuration.
         """
         self._bucket, self._prefix = bucket, prefix.strip("/")
         self._endpoint_url = endpoint_url
-        # Two endpoints may have buckets of one name.
+        # Two endpoints may have buckets with the same name.
         service = sha256((endpoint_url or os.environ.get("AWS_ENDPOINT_URL", "")).encode()).hexdigest()[:8]
         self._copies = Path(local_folder).expanduser().absolute() / service / bucket / self._prefix
         self._made: tuple[int, S3Client] | None = None
@@ -105,7 +105,7 @@ class S3Storage:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of all files below a folder, sorted."""
+        """Names of all files below a folder, sorted."""
         top = self._key("")
         with self.translating_errors(folder, "listed"):
             pages = self._client().get_paginator("list_objects_v2")
@@ -114,15 +114,15 @@ class S3Storage:
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._key(f"{folder}/" if folder else ""))
                 for entry in page.get("Contents", [])
             ]
-        return sorted(name for name in found if not name.endswith("/"))  # some tools mark folders by empty objects
+        return sorted(name for name in found if not name.endswith("/"))  # some tools create empty objects for folders
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where it is not there."""
+        """Size of a file in bytes; None if it does not exist."""
         head = self._head(name)
         return None if head is None else int(head["ContentLength"])
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where it is not there."""
+        """Read a small file; None if it does not exist."""
         return self._get(name)[0]
 
     def write(self, name: str, content: bytes) -> None:
@@ -133,7 +133,7 @@ class S3Storage:
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         """Write a small file if it still holds ``old``."""
         writer = secrets.token_hex(8)
-        # More than one round only where others write at the same time and ``old`` is there again after it.
+        # Repeated only if others write at the same time and the content is ``old`` again afterwards.
         for _ in range(_ATTEMPTS):
             content, etag = self._get(name) if old is not None else (None, "")
             if content != old:
@@ -142,7 +142,7 @@ class S3Storage:
             with self.translating_errors(name, "written"):
                 if self._put(name, new, writer, **condition):
                     return True
-            # A write whose answer was lost is sent again by boto3, and then refused because of itself.
+            # boto3 repeats a write whose response was lost; the repetition then fails because the first one succeeded.
             head = self._head(name)
             if head is not None and head["Metadata"].get(_WRITER) == writer:
                 return True
@@ -151,14 +151,14 @@ class S3Storage:
         return False
 
     def delete(self, name: str) -> None:
-        """Remove a file, and the copy that this machine keeps of it."""
+        """Remove a file and its local copy."""
         with self.translating_errors(name, "deleted"):
             self._client().delete_object(Bucket=self._bucket, Key=self._key(name))
         self.forget_local_copy(name)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """Give a local path to write to; the file is uploaded when the block ends, and kept as the local copy."""
+        """Yield a local path to write to; the file is uploaded when the block ends and becomes the local copy."""
         with unfinished_file(self._copies / ".new", name) as path:
             yield path
             writer = secrets.token_hex(8)
@@ -172,12 +172,12 @@ class S3Storage:
                     Config=_transfer_config(),
                 )
             head = self._head(name)
-            # Where another process was quicker to replace it, the version in the bucket is not the one in our hands.
+            # If another process has replaced it meanwhile, the bucket holds a different version from this file.
             if head is not None and head["Metadata"].get(_WRITER) == writer:
                 self._keep_copy(name, head["ETag"], path)
 
     def open_tensors(self, name: str) -> TensorSource:
-        """Map a safetensors file from its local copy, which is downloaded if this machine has none."""
+        """Map the local copy of a safetensors file, after downloading it if necessary."""
         while True:
             head = self._head(name)
             if head is None:
@@ -194,7 +194,7 @@ class S3Storage:
                     self._download(name, copy, head["ETag"])
 
     def forget_local_copy(self, name: str) -> bool:
-        """Drop the copies that this machine keeps of a file; return whether there were any."""
+        """Delete the local copies of a file; return whether there were any."""
         folder = self._copy_folder(name)
         copies = list(folder.glob("*.safetensors"))
         if folder.is_dir():
@@ -206,7 +206,7 @@ class S3Storage:
     # -- requests
 
     def _client(self) -> "S3Client":
-        """The connections of this process: a forked one must not talk on those of its parent."""
+        """Return the client of this process; a forked process must not use the connections of its parent."""
         with self._making:
             if self._made is None or self._made[0] != os.getpid():
                 core = botocore.session.Session()
@@ -240,7 +240,7 @@ class S3Storage:
         raise AssertionError("the last try returns or raises")
 
     def _put(self, name: str, content: bytes, writer: str, **condition: str) -> bool:
-        """Write a small file; return False where the condition does not hold."""
+        """Write a small file; return False if the condition does not hold."""
         try:
             self._client().put_object(
                 Bucket=self._bucket,
@@ -257,7 +257,7 @@ class S3Storage:
         return True
 
     def _head(self, name: str) -> Any:
-        """What S3 knows of a file; None where it is not there."""
+        """Return the metadata of an object; None if it does not exist."""
         with self.translating_errors(name, "read"):
             try:
                 return self._client().head_object(Bucket=self._bucket, Key=self._key(name))
@@ -270,7 +270,7 @@ class S3Storage:
         return None
 
     def _download(self, name: str, copy: Path, etag: str) -> None:
-        """Write the copy of one version, whole or not at all; the caller holds its lock."""
+        """Write the copy of one version, completely or not at all; the caller holds its lock."""
         part = copy.with_name(f".{copy.name}.part")
         for left in copy.parent.glob(f"{part.name}*"):  # boto3 appends letters of its own until it is done
             left.unlink(missing_ok=True)
@@ -283,7 +283,7 @@ class S3Storage:
                     ExtraArgs={"ChecksumMode": "ENABLED"},
                     Config=_transfer_config(),
                 )
-            # boto3 sees to it that all parts are of one version. Which one it was, S3 says.
+            # boto3 ensures that all parts belong to one version; a second request shows whether it is the expected one.
             head = self._head(name)
             if head is not None and head["ETag"] == etag:
                 os.replace(part, copy)
@@ -291,9 +291,9 @@ class S3Storage:
             part.unlink(missing_ok=True)
 
     def _abort_abandoned(self, name: str) -> None:
-        """Abort uploads of this file that died half-way: S3 shows them to nobody and bills them for ever."""
+        """Abort abandoned uploads of this file: S3 does not list them as objects, but bills them until aborted."""
         client = self._client()
-        # Some services do not know these calls and some credentials may not make them; the upload does not need them.
+        # Some services lack these calls and some credentials do not permit them; the upload works without them.
         with suppress(ClientError, KeyError):
             answer = client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._key(name))
             now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -317,11 +317,11 @@ class S3Storage:
 
     @staticmethod
     def _is_whole(copy: Path, head: Any) -> bool:
-        """Whether a copy is there in full: a power cut may leave a name on a file that is not."""
+        """Whether a copy is complete: a power failure may leave an incomplete file under its final name."""
         return copy.is_file() and copy.stat().st_size == head["ContentLength"]
 
     def _keep_copy(self, name: str, etag: str, path: Path) -> None:
-        """Let what was uploaded be the local copy, in the place of the version before."""
+        """Move the uploaded file to the local copies, replacing the previous version."""
         copy = self._copy(name, etag)
         with self._locked(name):
             for file in copy.parent.glob("*.safetensors"):
@@ -330,7 +330,7 @@ class S3Storage:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """One process of the machine at a time downloads a file or drops its copies."""
+        """Lock a file so that one process of the machine at a time downloads it or deletes its copies."""
         folder = self._copy_folder(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -341,25 +341,25 @@ class S3Storage:
 
     @contextmanager
     def translating_errors(self, name: str, done: str) -> Iterator[None]:
-        """Turn whatever boto3 raises into an error that says address, reason and way out."""
+        """Translate errors of boto3 into a ``StoreError`` with address, reason and next command."""
         try:
             yield
         except (BotoCoreError, ClientError, Boto3Error, ConnectionError, TimeoutError, ValueError) as error:
             self._refuse(name, done, error)
 
     def _refuse(self, name: str, done: str, error: Exception) -> NoReturn:
-        # boto3 packs the error that it got at the end of a transfer into one of its own.
+        # boto3 wraps the last error of a transfer in an exception of its own.
         cause = getattr(error, "last_exception", error)
         if isinstance(cause, Boto3Error) and isinstance(cause.__context__, Exception):
             cause = cause.__context__
         if is_about_credentials(cause):
-            self._made = None  # so that renewed ones are found by the next call
+            self._made = None  # so that the next call picks up renewed credentials
         raise store_error(self._address(name), done, cause, self._endpoint_url) from error
 
 
 @functools.cache
 def _api_descriptions() -> Loader:
-    """boto3's descriptions of S3, parsed once a process: most of the 100 ms that a client takes to make."""
+    """Load boto3's API descriptions once per process: parsing them is most of the cost of creating a client."""
     return create_loader()
 
 

@@ -1,4 +1,4 @@
-"""What a failure of S3 means to the person at the keyboard."""
+"""Translate errors of S3 into messages with a reason and a next command."""
 
 import os
 
@@ -56,7 +56,7 @@ _BY_CODE = {
         "export AWS_REGION=REGION, then the same command",
     ),
 }
-"""What is allowed and what to do next, by the code of an answer."""
+"""By error code of a response: the allowed value and the next command."""
 
 
 def store_error(address: str, done: str, error: BaseException, endpoint_url: str | None) -> StoreError:
@@ -64,9 +64,9 @@ def store_error(address: str, done: str, error: BaseException, endpoint_url: str
 
     Args:
         address: The file or folder, as users write it.
-        done: What could not be done to it: ``read``, ``uploaded``.
-        error: What boto3 or the operating system raised.
-        endpoint_url: The address of the service, where the user gave one.
+        done: Past participle of the failed operation: ``read``, ``uploaded``.
+        error: Exception from boto3 or the operating system.
+        endpoint_url: Address of the service, if the user gave one.
     """
     allowed, next_command = _way_out(error, endpoint_url)
     return StoreError(
@@ -75,7 +75,7 @@ def store_error(address: str, done: str, error: BaseException, endpoint_url: str
 
 
 def is_about_credentials(error: BaseException) -> bool:
-    """Whether other credentials, or renewed ones, would mend it."""
+    """Whether an error is caused by missing, invalid or expired credentials."""
     return isinstance(error, _NO_CREDENTIALS) or _code(error) in _CREDENTIAL_CODES
 
 
@@ -91,7 +91,7 @@ def _way_out(error: BaseException, endpoint_url: str | None) -> tuple[str, str]:
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ValueError):
         endpoint = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return (
-            f"a service that answers; asked was {endpoint or 'the one of AWS'}",
+            f"a service that answers; the endpoint was {endpoint or 'the one of AWS'}",
             "curl -I ENDPOINT, to see whether it does; AWS_ENDPOINT_URL names another",
         )
     if isinstance(error, ParamValidationError):

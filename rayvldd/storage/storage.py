@@ -1,7 +1,7 @@
-"""Where files of a store lie: what a folder, a bucket and Ray's object store can all do.
+"""Interface of a storage: the operations that a folder, a bucket and Ray's object store have in common.
 
-Everything that makes an expert store trustworthy (manifests, checksums, leases, checkpoints) is written once, over
-these few operations, in :mod:`rayvldd.experts.store.expert_store`.
+Manifests, checksums, leases and checkpoints of the expert store use only these operations; see
+:mod:`rayvldd.experts.store.expert_store`.
 """
 
 from collections.abc import Iterable
@@ -12,71 +12,71 @@ from typing import Protocol, runtime_checkable
 from rayvldd.storage.tensor_files import TensorSource
 
 
-@runtime_checkable  # so that signatures that name it can be checked while testing
+@runtime_checkable  # for runtime type checks of signatures in tests
 class Storage(Protocol):
-    """Named files, each there whole or not at all, used by many processes and hosts at the same time.
+    """Named files, written atomically and used by many processes and hosts at the same time.
 
-    Names are relative paths with ``/``. A storage travels to actors and trials by pickle, so it holds addresses and no
-    open files or connections. Every method raises ``StoreError``, with the address, the reason and the next command,
+    Names are relative paths with ``/``. A storage is pickled and sent to actors and trials, so it holds addresses and
+    no open files or connections. Every method raises ``StoreError``, with the address, the reason and the next command,
     when the storage cannot be read or written.
     """
 
     @property
     def uri(self) -> str:
-        """Its address, as users write it."""
+        """Address, as users write it."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of all finished files below a folder, in full and sorted."""
+        """Full names of all finished files below a folder, sorted."""
         ...
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where it is not there."""
+        """Size of a file in bytes; None if it does not exist."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where it is not there."""
+        """Read a small file; None if it does not exist."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file whole, in the place of any that is there."""
+        """Write a small file atomically, replacing any earlier one."""
         ...
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
-        """Write a small file if it still holds ``old`` (None: if it is not there), and return whether it did.
+        """Write a small file if it still holds ``old`` (None: if it does not exist); return whether it was written.
 
-        Of many that try at once, exactly one succeeds.
+        When several processes try at the same time, exactly one succeeds.
         """
         ...
 
     def delete(self, name: str) -> None:
-        """Remove a file; one that is not there is no fault."""
+        """Remove a file; a missing file is not an error."""
         ...
 
     def new_file(self, name: str) -> AbstractContextManager[Path]:
-        """Give a local path to write a safetensors file to; it gets its name when the block ends without an error.
+        """Yield a local path to write a safetensors file to; the file is stored when the block ends without an error.
 
-        What a killed process leaves behind never counts, and is cleared away later.
+        Incomplete files of a killed process are never visible, and are removed later.
         """
         ...
 
     def open_tensors(self, name: str) -> TensorSource:
-        """Open a safetensors file for reading tensor by tensor, without reading them all."""
+        """Open a safetensors file for reading single tensors without loading the whole file."""
         ...
 
     def forget_local_copy(self, name: str) -> bool:
-        """Drop what this machine keeps of a remote file; return whether there was something, which may be damaged."""
+        """Delete the local copies of a remote file, which may be damaged; return whether there were any."""
         ...
 
 
 @runtime_checkable
 class KeepsParts(Protocol):
-    """A storage in which a killed process can leave parts of files, seen by nobody and taking up room."""
+    """A storage in which a killed process can leave partial files, which are invisible but use space."""
 
     def abandoned_parts(self) -> dict[str, int]:
-        """Parts so old that their writer is dead, with their bytes."""
+        """Partial files old enough that their writer must have ended, with their sizes in bytes."""
         ...
 
     def drop_parts(self, parts: Iterable[str]) -> None:
-        """Remove some of them."""
+        """Remove the given partial files."""
         ...

@@ -1,4 +1,4 @@
-"""Tensors as safetensors files: written whole or not at all, read by memory mapping."""
+"""Safetensors files, written atomically and read by memory mapping."""
 
 import os
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write ``tensors`` to ``path``; whatever dies in the middle, the path holds the old file or the new one."""
+    """Write ``tensors`` to ``path`` atomically; after a crash the path holds the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-        # safetensors makes files for their owner alone; experts on a shared folder are for the team
+        # safetensors creates files that only their owner can read; experts in a shared folder are for the team
         os.umask(mask := os.umask(0))
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
@@ -24,30 +24,30 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 class DamagedFileError(Exception):
-    """A tensor whose content is not what was written; the argument says which."""
+    """A tensor differs from the one that was written; the message names it."""
 
 
 @runtime_checkable
 class TensorSource(Protocol):
-    """A file of named tensors, open for reading; processes of a machine share what they read."""
+    """A file of named tensors, open for reading; processes of a machine share its memory."""
 
     @property
     def names(self) -> list[str]:
-        """The names of the tensors."""
+        """Names of the tensors."""
         ...
 
     @property
     def identity(self) -> str:
-        """Another text whenever the file is another one."""
+        """String that identifies the file; it changes when the file is replaced."""
         ...
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What was written beside the tensors."""
+        """Metadata stored with the tensors."""
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor; a view of mapped or shared memory where that is possible, never to be written to."""
+        """Return one tensor, if possible as a view of mapped or shared memory; it must not be modified."""
         ...
 
 
@@ -65,7 +65,7 @@ class MappedTensors:
             raise DamagedFileError(f"its header cannot be read ({error})") from None
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, mapped: nothing is read before it is used."""
+        """Return one tensor, memory-mapped: its data is read on first use."""
         with safe_open(self._path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor

@@ -7,12 +7,12 @@ from rayvldd.workspace import Workspace
 
 
 def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
-    """Return the expert store at an address; nothing is read or written yet.
+    """Return the expert store at an address without reading or writing anything.
 
     Args:
         uri: ``file:///FOLDER`` or a path, ``s3://BUCKET/PREFIX`` (any endpoint that boto3 is set up for), or
             ``object-store://NAME`` in the Ray cluster of the command, gone with it. Default: the workspace's folder.
-        workspace: Where copies of remote files are kept on this machine.
+        workspace: Where copies of remote files are stored on this machine.
 
     Raises:
         InputError: when the address cannot be understood.

@@ -1,4 +1,4 @@
-"""Copy expert sets from one store to another: tensors as they are, an expert whole or not at all."""
+"""Copy expert sets from one store to another: tensors as they are, an expert completely or not at all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

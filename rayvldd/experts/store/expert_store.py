@@ -67,7 +67,7 @@ class MadeExpert:
 class ExpertStore:
     """Keeps expert sets, each under the recipe that made it, for many processes and hosts at the same time.
 
-    It travels to actors and trials by pickle. An expert is there whole or not at all.
+    It travels to actors and trials by pickle. An expert is there completely or not at all.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -45,7 +45,7 @@ class SetSummary:
 
     key: str
     manifest: dict[str, Any] | None
-    """None where there is none, as before the first expert is finished, or none that can be read."""
+    """None if there is none, as before the first expert is finished, or none that can be read."""
     fault: str
     """Why the set cannot be used; empty where it can."""
     records: dict[int, dict[str, Any]]
