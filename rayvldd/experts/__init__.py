@@ -1,1 +1,1 @@
-"""Experts: models trained on the real pairs, kept as trajectories of their parameters."""
+"""Experts: models trained on the real pairs and stored as parameter trajectories."""

@@ -1,8 +1,8 @@
-"""Experts by what they are: those in the store are taken, the others made, each by one process of all that ask.
+"""Load the experts of a recipe from the store, and train the missing ones.
 
-Whoever needs an expert leases it and trains it where it stands, so one CPU is enough and nothing is made that nobody
-asked for; who finds it leased takes on another, or waits and takes over where the maker dies. Every epoch is kept, so
-a death costs one epoch at most.
+A process that needs an expert acquires its lease and trains the expert itself, so one CPU is enough and only requested
+experts are trained. If another process holds the lease, it tries the next expert, or waits and takes over when the
+holder dies. Every epoch is stored, so a crash costs at most one epoch.
 """
 
 import time
@@ -18,69 +18,69 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.lease import LeaseHolder
 
 _POLL_S = 0.5
-"""Seconds between two looks at what others make."""
+"""Seconds between two checks of experts that other processes train."""
 
 
 @dataclass(frozen=True)
 class ExpertRequest:
-    """Experts of one set."""
+    """Request for experts of one set."""
 
     recipe: ExpertRecipe
     training: ExpertTraining
     indexes: tuple[int, ...]
     epochs: frozenset[int]
-    """Epochs that each must keep."""
+    """Epochs that each expert must provide."""
 
 
 def get_or_make(
     task: RetrievalTask,
-    wanted: ExpertRequest,
+    request: ExpertRequest,
     store: ExpertStore,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Trajectory]:
-    """Return trajectories of the store, after making in this process those that nobody else makes.
+    """Return the requested trajectories; missing experts are trained in this process unless another one trains them.
 
     Args:
         task: Model and data at a point of the set.
-        wanted: Which experts; their order is the order of what is returned.
-        store: Where they are, and are put.
-        on_progress: Told the experts there and wanted, now and then.
+        request: The experts, in the order in which they are returned.
+        store: Store that is read and written.
+        on_progress: Called repeatedly with (experts available, experts requested).
 
     Raises:
-        StoreError: when the store holds other experts in this place, cannot be used, or the set was imported and is
-            not there.
+        StoreError: when the store holds other experts under this key, cannot be used, or lacks experts of an imported
+            set.
         DivergedError: when an expert's training loss is not finite.
     """
     lease_holder = LeaseHolder()
-    while missing := missing_of(wanted, store):
+    while missing := missing_of(request, store):
         if on_progress:
-            on_progress(len(wanted.indexes) - len(missing), len(wanted.indexes))
-        if not any(make_one(task, wanted, index, store, lease_holder) for index in missing):
+            on_progress(len(request.indexes) - len(missing), len(request.indexes))
+        if not any(make_one(task, request, index, store, lease_holder) for index in missing):
             time.sleep(_POLL_S)
-    return [store.load(wanted.recipe, index) for index in wanted.indexes]
+    return [store.load(request.recipe, index) for index in request.indexes]
 
 
-def missing_of(wanted: ExpertRequest, store: ExpertStore) -> list[int]:
-    """The wanted experts that the store does not have.
+def missing_of(request: ExpertRequest, store: ExpertStore) -> list[int]:
+    """Return the indexes of the requested experts that the store does not have.
 
     Raises:
-        StoreError: when the store cannot be used, or what is missing was imported and cannot be made.
+        StoreError: when the store cannot be used, or when imported experts are missing, which cannot be trained.
     """
-    present = set(store.finished(wanted.recipe, wanted.epochs))
-    missing = [index for index in wanted.indexes if index not in present]
-    imported = wanted.recipe.settings.get("experts", {}).get("imported")
+    present = set(store.finished(request.recipe, request.epochs))
+    missing = [index for index in request.indexes if index not in present]
+    imported = request.recipe.settings.get("experts", {}).get("imported")
     if missing and imported:
         raise StoreError(
-            f"{store.uri}: {wanted.recipe.key}: {len(missing)} of {len(wanted.indexes)} experts imported as "
+            f"{store.uri}: {request.recipe.key}: {len(missing)} of {len(request.indexes)} experts imported as "
             f"{imported} are not there or do not keep the epochs asked for; allowed: what was imported for this study",
-            next_command=_next_after_import(missing, wanted),
+            next_command=_next_after_import(missing, request),
         )
     return missing
 
 
-def _next_after_import(missing: list[int], wanted: ExpertRequest) -> str:
-    there = len(wanted.indexes) - len(missing)
-    if there and missing == list(wanted.indexes[there:]):
+def _next_after_import(missing: list[int], request: ExpertRequest) -> str:
+    there = len(request.indexes) - len(missing)
+    if there and missing == list(request.indexes[there:]):
         return f"the same command with --set experts.num_experts={there}"
     return (
         "rayvldd experts import STUDY.yaml --image-buffer img_replay_buffer_0.pt --text-buffer txt_replay_buffer_0.pt"
@@ -89,41 +89,41 @@ def _next_after_import(missing: list[int], wanted: ExpertRequest) -> str:
 
 def make_one(
     task: RetrievalTask,
-    wanted: ExpertRequest,
+    request: ExpertRequest,
     index: int,
     store: ExpertStore,
     lease_holder: LeaseHolder,
     note: Callable[[int], None] | None = None,
 ) -> bool:
-    """Make one expert unless another process is at it; return whether it is there now by this process's doing.
+    """Train one expert unless another process does; return whether this process finished it.
 
     Args:
         task: Model and data.
-        wanted: The set, and the epochs to keep.
+        request: The set, and the epochs to keep.
         index: Number of the expert.
-        store: Where it is put.
-        lease_holder: Who makes it.
-        note: Told every finished epoch.
+        store: Store for the expert.
+        lease_holder: Holder of the lease during training.
+        note: Called with every finished epoch.
 
     Raises:
-        StoreError: when data or models are no longer those of the recipe, or the store cannot be written.
+        StoreError: when data or models no longer match the recipe, or the store cannot be written.
         DivergedError: when the training loss is not finite.
     """
-    recipe = wanted.recipe
+    recipe = request.recipe
     lease = store.acquire(recipe, index, lease_holder)
     if lease is None:
         return False
     with lease:
-        if store.has(recipe, index, wanted.epochs):  # made between the look and the lease
+        if store.has(recipe, index, request.epochs):  # finished by another process before the lease was acquired
             return False
         _refuse_changed(task, recipe, index)
-        kept = _without_gaps(store.kept_epochs(recipe, index), wanted.epochs)
-        snapshots = {state.epoch: state.parameters for state in kept if state.epoch in wanted.epochs}
+        kept = _without_gaps(store.kept_epochs(recipe, index), request.epochs)
+        snapshots = {state.epoch: state.parameters for state in kept if state.epoch in request.epochs}
         metrics = kept[-1].metrics if kept else []
-        for state in train_epochs(task, wanted.training, index, kept[-1] if kept else None):
-            if state.epoch < wanted.training.settings.epochs:  # the last one is saved with the whole at once
-                store.keep_epoch(recipe, index, state, wanted.epochs)
-            if state.epoch in wanted.epochs:
+        for state in train_epochs(task, request.training, index, kept[-1] if kept else None):
+            if state.epoch < request.training.settings.epochs:  # the last epoch is stored with the finished expert
+                store.keep_epoch(recipe, index, state, request.epochs)
+            if state.epoch in request.epochs:
                 snapshots[state.epoch] = state.parameters
             metrics = state.metrics
             lease.tell(state.epoch)
@@ -135,7 +135,7 @@ def make_one(
 
 
 def _without_gaps(kept: list[ExpertState], epochs: Collection[int]) -> list[ExpertState]:
-    """The kept states up to the last one before which no epoch is missing that must be kept."""
+    """Return the stored states up to the last one before which no required epoch is missing."""
     there = {state.epoch for state in kept}
     whole = [state for state in kept if {epoch for epoch in epochs if epoch <= state.epoch} <= there]
     return [state for state in kept if whole and state.epoch <= whole[-1].epoch]

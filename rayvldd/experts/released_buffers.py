@@ -1,9 +1,9 @@
-"""Trajectories that the released code of Wu et al. wrote: ``img_replay_buffer_N.pt`` and ``txt_replay_buffer_N.pt``.
+"""Read trajectories of the released code of Wu et al.: ``img_replay_buffer_N.pt`` and ``txt_replay_buffer_N.pt``.
 
-Each file is a list of experts, of epochs from the start on, of the tensors of one side in the order of
-``nn.Module.parameters()``. Nothing in it says which settings made it: the user declares them, and what can be compared
-with the model at hand is compared. Such a file is a pickle, which may hold any code: only tensors and lists of them are
-let in, whatever else it holds is refused unread.
+Each file is a list of experts; an expert is a list of epochs, beginning with the initial state; an epoch is a list of
+the tensors of one side in the order of ``nn.Module.parameters()``. The file does not record its settings: the user
+declares them, and numbers and shapes are compared with the study's model. The files are pickles, which may contain
+arbitrary code: only tensors and lists of tensors are accepted, and any other content is refused without unpickling it.
 """
 
 import pickle
@@ -27,7 +27,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 
 _BLOCK = 2**22
-"""Bytes that are read at a time for a digest."""
+"""Block size in bytes for computing a digest."""
 
 _SAVE_AGAIN = (
     "in the code that wrote it: torch.save([[[p.detach().cpu() for p in epoch] for epoch in expert] for expert in "
@@ -38,12 +38,12 @@ _SET_OTHERWISE = (
 )
 
 OnFile = Callable[[str, int, int], None]
-"""Told (what is being done, files done, files in all)."""
+"""Called with (description of the step, files done, files in total)."""
 
 
 @dataclass(frozen=True)
 class BufferPair:
-    """The two files that the released code wrote for the same experts."""
+    """Image and text file of the released code for the same experts."""
 
     image: Path
     text: Path
@@ -51,26 +51,26 @@ class BufferPair:
 
 @dataclass(frozen=True)
 class ReleasedExpert:
-    """An expert as it lies in a pair of files, mapped from them: read when it is asked for."""
+    """One expert in a pair of files, memory-mapped and read on demand."""
 
     pair: BufferPair
     position: int
-    """Its number in the files."""
+    """Number of the expert in the files."""
     image_epochs: Sequence[Sequence[Tensor]] = field(repr=False)
-    """By epoch, the parameters of the image side."""
+    """Parameters of the image side by epoch."""
     text_epochs: Sequence[Sequence[Tensor]] = field(repr=False)
-    """The same for the text side."""
+    """Parameters of the text side by epoch."""
 
     @property
     def origin(self) -> str:
-        """Where it comes from, for its record."""
+        """Description of its origin for the record."""
         return f"{self.pair.image.name} and {self.pair.text.name}, number {self.position}"
 
     def trajectory(self, epochs: Sequence[int]) -> Trajectory:
-        """Its parameters at some epochs, flat and in float32.
+        """Return the flat float32 parameters at the given epochs.
 
         Args:
-            epochs: Those to keep.
+            epochs: Epochs to include.
         """
         return Trajectory(
             {epoch: Parameters(_flat(self.image_epochs[epoch]), _flat(self.text_epochs[epoch])) for epoch in epochs}
@@ -78,7 +78,7 @@ class ReleasedExpert:
 
 
 def digest_of_buffers(pairs: Sequence[BufferPair], on_file: OnFile | None = None) -> str:
-    """16 hex digits that name the files by their content and order, wherever they lie.
+    """Return 16 hex digits that identify the files by content and order, independent of their location.
 
     Raises:
         InputError: when a file cannot be read.
@@ -110,17 +110,17 @@ def read_buffers(
     epochs: int,
     on_file: OnFile | None = None,
 ) -> list[ReleasedExpert]:
-    """Open the experts of all pairs, in order, once everything in them fits.
+    """Open the experts of all pairs, in order, after checking them against the model.
 
     Args:
         pairs: The files.
-        image_layout: Parameters of the image side as the model at hand has them.
-        text_layout: The same for the text side.
-        epochs: Epochs of each expert, its start not counted.
-        on_file: Told of every file before it is read.
+        image_layout: Parameters of the image side of the study's model.
+        text_layout: Parameters of the text side of the study's model.
+        epochs: Epochs of each expert, not counting the initial state.
+        on_file: Called before each file is read.
 
     Raises:
-        InputError: naming every expert, epoch and parameter that does not fit, all files at once.
+        InputError: naming every expert, epoch and parameter in all files that does not match.
     """
     experts: list[ReleasedExpert] = []
     faults: list[Fault] = []
@@ -147,16 +147,16 @@ def read_buffers(
 
 
 def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
-    """The lists in a file, or None and a fault."""
+    """Load the lists in a file; on failure, add a fault and return None."""
     allowed = "lists of experts, of epochs, of tensors, as torch.save wrote them"
     try:
         with warnings.catch_warnings():
-            # That a pickle has another protocol than torch's own: what torch does not know of it, it refuses.
+            # Other pickle protocols are acceptable: torch refuses opcodes that it does not support.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             # Files of torch.save are zip files since torch 1.6; only those can be mapped.
             content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        # torch's own message goes on to say how to run what is in the file all the same.
+        # Only this part of torch's message is shown: the rest suggests disabling the protection.
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = f" ({found[1]} is in it)" if found else ""
         faults.append(Fault(str(path), f"holds more than tensors, or is damaged, and was not read{reason}", allowed))
@@ -173,7 +173,7 @@ def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
 
 
 def _not_lists(content: Any) -> str:
-    """Where it is not lists of lists of lists of tensors."""
+    """Describe the first place that breaks the nesting of lists of tensors; empty if there is none."""
     if not isinstance(content, list | tuple) or not content:
         return f"holds {_kind(content)}"
     for position, expert in enumerate(content):
@@ -193,7 +193,7 @@ def _kind(value: Any) -> str:
 
 
 def _faults_of(path: Path, experts: list[Any], layout: ParameterLayout, epochs: int) -> list[Fault]:
-    """What does not fit, each thing where it is first, with the number of places where it is again."""
+    """Return each kind of mismatch once, at its first place, with the number of further places."""
     places: dict[tuple[str, str], list[str]] = {}
     for where, problem, allowed in _misfits(experts, layout, epochs):
         places.setdefault((problem, allowed), []).append(where)
@@ -232,5 +232,5 @@ def _shapes_as_text(layout: ParameterLayout) -> str:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " param"]:
-    """A copy in memory: what is mapped goes away with its file."""
+    """Concatenate the tensors into memory, independent of the mapped file."""
     return torch.cat([tensor.detach().reshape(-1).to(torch.float32) for tensor in tensors])

@@ -1,4 +1,4 @@
-"""Train one expert: plain SGD on the real pairs, its parameters kept after every epoch.
+"""Train one expert with plain SGD on the real pairs, keeping its parameters after every epoch.
 
 Source: Wu et al., section 3.2 and the released ``buffer.py`` (no momentum, no weight decay, rate 0.1 on both sides,
 batch 128). Deviations: BatchNorm statistics stay frozen; an epoch may take one caption an image instead of all five.
@@ -27,35 +27,35 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class ExpertState:
-    """An expert after an epoch: all that is needed to train on as if nothing had happened."""
+    """State of an expert after an epoch, sufficient to resume training with the same result."""
 
     epoch: int
     parameters: Parameters
     metrics: list[dict[str, float]]
-    """For every epoch so far ``epoch, train_loss, val_mean_recall, seconds``."""
+    """``epoch, train_loss, val_mean_recall, seconds`` for every epoch so far."""
     random_state: Mapping[str, Any]
     """State of the generator of batches and dropout, as a JSON value."""
 
 
 @dataclass(frozen=True)
 class ExpertTraining:
-    """What decides the training of experts beside model and data."""
+    """Training settings of experts, apart from model and data."""
 
     settings: ExpertSettings
     seed: int
-    """The study's."""
+    """Seed of the study."""
 
 
 def train_expert(
     task: RetrievalTask, training: ExpertTraining, index: int, on_epoch: OnEpoch | None = None
 ) -> tuple[Trajectory, list[dict[str, float]]]:
-    """Train the expert with the given number from its start to its end.
+    """Train the expert with the given number through all epochs.
 
     Args:
         task: Model and data.
         training: Settings and seed.
-        index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
-        on_epoch: Told the epoch and its metrics as soon as it is finished.
+        index: Number of the expert in its set; with the study's seed it determines initialisation and batch order.
+        on_epoch: Called with each finished epoch and its metrics.
 
     Returns:
         The trajectory and, for every epoch, ``epoch, train_loss, val_mean_recall, seconds``.
@@ -74,16 +74,15 @@ def train_expert(
 def train_epochs(
     task: RetrievalTask, training: ExpertTraining, index: int, after: ExpertState | None = None
 ) -> Iterator[ExpertState]:
-    """Train an expert and yield it after every epoch, its start first.
+    """Train an expert and yield its initial state and its state after every epoch.
 
-    On one machine with one number of threads, an expert that goes on from a state has the bits of one that was never
-    stopped.
+    On the same machine with the same number of threads, a resumed expert is bitwise equal to an uninterrupted one.
 
     Args:
         task: Model and data.
         training: Settings and seed.
-        index: Number of the expert in its set; with the study's seed it decides initialisation and batch order.
-        after: Go on after this state, which is not yielded again; default: from the start.
+        index: Number of the expert in its set; with the study's seed it determines initialisation and batch order.
+        after: State to resume from, which is not yielded again; default: a new initialisation.
 
     Raises:
         DivergedError: when the training loss is not finite.
@@ -132,7 +131,7 @@ def _on_cpu(parameters: Parameters) -> Parameters:
 
 
 def train_on_all(task: RetrievalTask, training: ExpertTraining, epochs: int, seed: int) -> Parameters:
-    """Train a fresh model on all real training pairs as experts are: the full-data bound of evaluation."""
+    """Train a fresh model on all real training pairs, with the experts' settings: the full-data bound of evaluation."""
     generator = generator_of(training.seed, Stream.FULL_DATA, seed)
     parameters = task.model.initial_parameters(int(generator.integers(SEED_END)))
     for _ in range(epochs):
@@ -151,12 +150,12 @@ def _train_epoch(
 
 
 def _batches(task: RetrievalTask, settings: ExpertSettings, generator: np.random.Generator) -> Iterator[TrainingBatch]:
-    """The batches of an epoch, in random order; a last batch of one pair is left out."""
+    """Yield the batches of an epoch in random order; a final batch of a single pair is dropped."""
     caption_image = task.train.split.caption_image
     used = caption_image < (settings.num_train_images or task.train.num_images)
     captions = generator.permutation(np.flatnonzero(used))
     if settings.captions_per_image == "one":
-        _, first = np.unique(caption_image[captions], return_index=True)  # the first in random order: a random one
+        _, first = np.unique(caption_image[captions], return_index=True)  # first after shuffling, so a random one
         captions = captions[np.sort(first)]
     for start in range(0, len(captions), settings.batch_size):
         chosen = captions[start : start + settings.batch_size]

@@ -1,4 +1,4 @@
-"""A trajectory: the flat parameters of both sides after the epochs of one expert."""
+"""Trajectory of an expert: the flat parameters of both sides, by epoch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rayvldd.models.parameters import Parameters
 
 @dataclass(frozen=True)
 class Segment:
-    """Where a student starts and what it should reach."""
+    """Start parameters of a student and the target parameters to match."""
 
     start: Parameters
     target: Parameters
@@ -18,7 +18,7 @@ class Segment:
 
 @runtime_checkable
 class Snapshots(Protocol):
-    """Parameters by epoch, perhaps read when asked for: so it is no ``Mapping``, whose content checkers look at."""
+    """Parameters by epoch, possibly read on demand; not a ``Mapping``, whose values type checkers would read."""
 
     def __getitem__(self, epoch: int, /) -> Parameters: ...
 
@@ -26,9 +26,9 @@ class Snapshots(Protocol):
 
 
 class Trajectory:
-    """Snapshots of one expert by epoch, 0 being its start; in memory, or in a store that is read as needed.
+    """Snapshots of one expert by epoch, in memory or read from a store on demand; epoch 0 is the initial state.
 
-    A store may keep only the epochs that a study can reach.
+    A store may hold only the epochs that a study can use.
     """
 
     def __init__(self, snapshots: Snapshots) -> None:
@@ -36,28 +36,28 @@ class Trajectory:
 
     @classmethod
     def of_every_epoch(cls, snapshots: Sequence[Parameters]) -> "Trajectory":
-        """The trajectory of snapshots 0, 1, 2 and so on."""
+        """Create a trajectory from the snapshots of epochs 0, 1, 2 and so on."""
         return cls(dict(enumerate(snapshots)))
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs that there are snapshots of, sorted."""
+        """Epochs with a snapshot, sorted."""
         return sorted(self._snapshots)
 
     @property
     def num_epochs(self) -> int:
-        """The last epoch that there is a snapshot of."""
+        """Last epoch with a snapshot."""
         return max(self.epochs)
 
     def __getitem__(self, epoch: int) -> Parameters:
-        """The parameters after ``epoch`` epochs; 0 is the start."""
+        """Return the parameters after ``epoch`` epochs; 0 is the initial state."""
         return self._snapshots[epoch]
 
     def segment(self, start: int, target: int) -> Segment:
-        """The parameters at two epochs.
+        """Return the segment between two epochs.
 
         Raises:
-            StoreError: when one of them is not there.
+            StoreError: when a snapshot of one of them is missing.
         """
         if not 0 <= start < target or not {start, target} <= set(self._snapshots):
             raise StoreError(

@@ -1,10 +1,10 @@
-"""Trajectories as safetensors files: one tensor an epoch and side, so a segment reads two epochs and nothing else.
+"""Trajectories as safetensors files, one tensor per epoch and side, so that a segment reads only two epochs.
 
-``float32`` keeps snapshots as they are. ``float16_deltas`` keeps the start in float32 and every later epoch as its
-difference, in 16 bits, from the epoch kept before it *as that is read back*: what is rounded is the move of an epoch,
-which is what a segment is made of, and errors do not add up as they do in differences from the start. The image side of
-the start, which the experts of a set share where the encoder is pretrained, goes into a file of its own, named by its
-content and kept once.
+``float32`` stores snapshots unchanged. ``float16_deltas`` stores the initial state in float32 and every later epoch as
+a float16 difference from the previous stored epoch *as it is read back*. Rounding therefore affects the parameter
+change of an epoch, and the errors do not accumulate as they would in differences from the initial state. The image side
+of the initial state, which experts with a pretrained encoder share, is stored once in its own file, named by its
+content.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,33 +22,33 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.storage.tensor_files import DamagedFileError, TensorSource, save_tensors
 
 SHARED_START = "start"
-"""Name of the one tensor in a file of a shared start."""
+"""Name of the single tensor in the file of a shared initial state."""
 
 
 class CheckedTensors:
-    """A file whose tensors are compared with their checksums, each once a process."""
+    """A tensor file that verifies the checksum of each tensor once per process."""
 
     _seen: set[tuple[str, str, str]] = set()
-    """What this process has compared: identity of the file, tensor, checksum."""
+    """Verified in this process: (identity of the file, tensor, checksum)."""
 
     def __init__(
         self, open_file: Callable[[], TensorSource], checksums: Mapping[str, str], refuse: Callable[[str], NoReturn]
     ) -> None:
-        """Take a file that is opened when it is first needed.
+        """Wrap a file that is opened on first use.
 
         Args:
-            open_file: Opens it; may raise ``DamagedFileError``.
-            checksums: Of every tensor, by name.
-            refuse: Told what is wrong with a damaged file; raises the error for users.
+            open_file: Opens the file; may raise ``DamagedFileError``.
+            checksums: Checksum of every tensor by name.
+            refuse: Called with the description of the damage; raises the error for users.
         """
         self._open_file, self._checksums, self._refuse = open_file, checksums, refuse
         self._source: TensorSource | None = None
 
     def tensor(self, name: str) -> Float[Tensor, " param"]:
-        """One tensor, as it was written.
+        """Return one tensor after verifying its checksum.
 
         Raises:
-            StoreError: when it is missing or not what was written.
+            StoreError: when the tensor is missing or damaged.
         """
         try:
             if self._source is None:
@@ -68,15 +68,15 @@ class CheckedTensors:
 
 
 class StoredSnapshots:
-    """Snapshots that are read when asked for."""
+    """Snapshots that are read from files on demand."""
 
     def __init__(self, file: CheckedTensors, start: CheckedTensors | None, epochs: list[int]) -> None:
         """Open a trajectory.
 
         Args:
-            file: The expert's own tensors.
-            start: The shared start of the image side, where later epochs are kept as differences.
-            epochs: The epochs kept.
+            file: File with the expert's own tensors.
+            start: Shared initial state of the image side, if later epochs are stored as differences.
+            epochs: Stored epochs.
         """
         self._file, self._start, self._epochs = file, start, epochs
 
@@ -98,11 +98,11 @@ class StoredSnapshots:
 
 
 def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The tensors of an expert's own file, and the image side of its start where that is kept apart.
+    """Return the tensors of the expert's own file and, if stored separately, the image side of its initial state.
 
     Args:
-        trajectory: With its epoch 0 where ``storage`` keeps differences.
-        storage: How numbers are kept.
+        trajectory: The trajectory; must include epoch 0 if ``storage`` is ``float16_deltas``.
+        storage: Number format.
     """
     if storage == "float32":
         named = {}
@@ -120,7 +120,7 @@ def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple
 
 
 def _moved(start: Parameters, move: Parameters) -> Parameters:
-    """``start`` and a difference; writing and reading add in the same order, so that they arrive at the same bits."""
+    """Add a difference to ``start``; writing and reading use the same order, so the results are bitwise equal."""
     return Parameters(start.image + move.image, start.text + move.text)
 
 
@@ -131,8 +131,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def checksum(tensor: Float[Tensor, " param"]) -> str:
-    """32 hex digits that name a tensor's bytes: against damage, not against somebody who wants to deceive.
+    """Return a checksum of 32 hex digits that detects damage, but not deliberate manipulation.
 
-    xxh3 reads about ten times as fast as SHA-256, which would be most of the time a segment takes.
+    xxh3 is about ten times as fast as SHA-256, which would dominate the time to read a segment.
     """
     return xxhash.xxh3_128_hexdigest(tensor.detach().cpu().contiguous().numpy().data)

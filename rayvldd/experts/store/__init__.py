@@ -1,1 +1,1 @@
-"""Expert sets in any storage: kept, inspected, copied and pruned."""
+"""Store, inspect, copy and prune expert sets in any storage."""

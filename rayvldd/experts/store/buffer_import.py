@@ -1,4 +1,4 @@
-"""Put trajectories of the released code into a store, under a recipe that says where they come from."""
+"""Import trajectories of the released code into a store, under a recipe that records their origin."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -18,15 +18,15 @@ def import_experts(
     store: ExpertStore,
     on_expert: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Keep experts that are not in the store yet, and return how many these were.
+    """Store the experts that the store does not have yet, and return their number.
 
     Args:
-        task: The model that they are parameters of.
-        recipe: What the user declares to have made them; ``experts.imported`` is among it.
-        experts: In the order of their numbers.
-        epochs: The epochs to keep.
-        store: Where they are put.
-        on_expert: Told (experts done, experts in all).
+        task: Task with the model of the experts.
+        recipe: Recipe that the user declares for them, including ``experts.imported``.
+        experts: The experts in the order of their numbers.
+        epochs: Epochs to store.
+        store: Destination.
+        on_expert: Called with (experts done, experts in total).
 
     Raises:
         StoreError: when the store cannot be written, or another command is importing the same.

@@ -1,4 +1,4 @@
-"""Copy expert sets from one store to another: tensors as they are, an expert completely or not at all."""
+"""Copy expert sets between stores, tensors unchanged and each expert atomically."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ from rayvldd.storage.tensor_files import DamagedFileError, MappedTensors
 
 @dataclass
 class Copied:
-    """What became of the experts that were to be copied."""
+    """Result of copying experts."""
 
     copied: int = 0
     there: int = 0
-    """Experts that the destination had, with all epochs of the source."""
+    """Experts already at the destination, with all epochs of the source."""
     held: list[str] = field(default_factory=list)
-    """Experts that another command makes at the destination, by the name of their file."""
+    """Experts that another command is training at the destination, by file name."""
     faults: list[str] = field(default_factory=list)
     """Sets and experts that cannot be copied, with the reason."""
     num_bytes: int = 0
 
 
 OnExpert = Callable[[int, int, str], None]
-"""Told (experts done, experts in all, the file at hand)."""
+"""Called with (experts done, experts in total, current file)."""
 
 
 def copy_sets(
@@ -37,74 +37,74 @@ def copy_sets(
     keys: list[str] | tuple[str, ...] = (),
     on_expert: OnExpert | None = None,
 ) -> Copied:
-    """Copy the complete experts of sets; what the destination has already stays as it is.
+    """Copy the complete experts of sets; experts already at the destination are not changed.
 
-    Every tensor is compared with its checksum as it is read, and again as it was written, before the expert counts.
-    An interruption costs the one expert at hand.
+    The checksum of every tensor is verified after reading and again after writing, before the expert becomes visible.
+    An interruption costs only the expert being copied.
 
     Args:
-        source: Where the sets are.
-        destination: Where they are put.
-        keys: The sets; default: all that can be used.
-        on_expert: Told of every expert before it is copied.
+        source: Store to read.
+        destination: Store to write.
+        keys: Keys of the sets; default: all usable sets.
+        on_expert: Called before each expert is copied.
 
     Raises:
-        InputError: when there is no set of one of the keys, or both stores are one.
+        InputError: when a key does not exist, or both stores are the same.
         StoreError: when a storage cannot be read or written, or the destination holds other experts under a key.
     """
     if source.uri == destination.uri:
         raise InputError([Fault("DST", f"got {destination.uri}, which is SRC", "another store")])
     check_keys(source, keys)
-    chosen = [known for known in summaries(source) if not keys or known.key in keys]
-    jobs = [(known, index) for known in chosen for index in known.records]
+    chosen = [summary for summary in summaries(source) if not keys or summary.key in keys]
+    jobs = [(summary, index) for summary in chosen for index in summary.records]
     result, lease_holder = Copied(), LeaseHolder()
-    result.faults += [f"{known.key}: {known.fault}" for known in chosen if known.fault]
-    for known in chosen:
-        if known.records:
-            destination.finished(known.recipe)  # refuses what was made for another recipe, before anything is copied
-    for done, (known, index) in enumerate(jobs):
-        name = data_file(known.key, index)
+    result.faults += [f"{summary.key}: {summary.fault}" for summary in chosen if summary.fault]
+    for summary in chosen:
+        if summary.records:
+            destination.finished(summary.recipe)  # refuses a set of another recipe before copying starts
+    for done, (summary, index) in enumerate(jobs):
+        name = data_file(summary.key, index)
         if on_expert:
             on_expert(done, len(jobs), name)
-        there = destination.record(known.recipe, index)
-        ours, theirs = set(known.records[index]["epochs"]), set(there["epochs"] if there else ())
+        there = destination.record(summary.recipe, index)
+        ours, theirs = set(summary.records[index]["epochs"]), set(there["epochs"] if there else ())
         if ours <= theirs:
             result.there += 1
             continue
         if not theirs <= ours:
             result.faults.append(f"{name}: SRC keeps epochs {_listed(ours)}, DST {_listed(theirs)}: neither has all")
             continue
-        lease = destination.acquire(known.recipe, index, lease_holder)
+        lease = destination.acquire(summary.recipe, index, lease_holder)
         if lease is None:
             result.held.append(name)
             continue
         try:
             with lease:
-                _copy_expert(source, destination, known, index)
+                _copy_expert(source, destination, summary, index)
         except DamagedFileError as error:
             result.faults.append(str(error))
             continue
         result.copied += 1
-        result.num_bytes += known.records[index]["bytes"]
+        result.num_bytes += summary.records[index]["bytes"]
     return result
 
 
-def _copy_expert(source: ExpertStore, destination: ExpertStore, known: SetSummary, index: int) -> None:
-    record, name = known.records[index], data_file(known.key, index)
+def _copy_expert(source: ExpertStore, destination: ExpertStore, summary: SetSummary, index: int) -> None:
+    record, name = summary.records[index], data_file(summary.key, index)
     storage = destination.storage
     start = record["start"]
     if start and fault_of_tensors(storage, start["name"], start["checksums"]):
         _copy_file(source, destination, start["name"], start["checksums"])
-    storage.swap(manifest_file(known.key), None, json_text(known.manifest))
-    # As where an expert is made again with more epochs: its record goes before the file that it describes.
-    storage.delete(record_file(known.key, index))
+    storage.swap(manifest_file(summary.key), None, json_text(summary.manifest))
+    # As when an expert is replaced by one with more epochs: delete the record before the file that it describes.
+    storage.delete(record_file(summary.key, index))
     size = _copy_file(source, destination, name, record["checksums"])
-    storage.write(record_file(known.key, index), json_text({**record, "bytes": size}))
-    destination.drop_epochs(known.recipe, index)
+    storage.write(record_file(summary.key, index), json_text({**record, "bytes": size}))
+    destination.drop_epochs(summary.recipe, index)
 
 
 def _copy_file(source: ExpertStore, destination: ExpertStore, name: str, checksums: dict[str, str]) -> int:
-    """Copy one file of tensors and return its bytes at the destination, where it appears only if it is right."""
+    """Copy one tensor file and return its size in bytes; it appears at the destination only if it is correct."""
     why = fault_of_tensors(source.storage, name, checksums)
     if why:
         raise DamagedFileError(f"{source.uri}: {name}: {why}")

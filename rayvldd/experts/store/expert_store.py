@@ -1,10 +1,10 @@
-"""Expert sets in any storage: one folder a recipe, one memory-mappable file an expert, nothing that could be mistaken.
+"""Store of expert sets in any storage: one folder per recipe, one memory-mappable file per expert.
 
-``<key>/manifest.json`` says what made the set: the recipe in full, the code version, dtypes and parameter layout.
-``<key>/expert_000.safetensors`` holds a trajectory; ``<key>/expert_000.json``, written last, makes it count: its
-metrics by epoch, the epochs kept, and the checksum of every tensor, which is compared before the tensor is first used.
-While an expert is in training, ``<key>/epochs/expert_000/`` holds its finished epochs and ``<key>/leases/`` says who
-trains it.
+``<key>/manifest.json`` records the origin of the set: the full recipe, the code version, number format and parameter
+layout. ``<key>/expert_000.safetensors`` holds a trajectory. ``<key>/expert_000.json`` is its record, written last, with
+the metrics by epoch, the stored epochs and the checksum of every tensor; an expert without a record is incomplete.
+Checksums are verified before a tensor is first used. During the training of an expert, ``<key>/epochs/expert_000/``
+holds its finished epochs and ``<key>/leases/`` its lease.
 """
 
 import json
@@ -44,30 +44,30 @@ from rayvldd.storage.storage import Storage
 from rayvldd.storage.tensor_files import DamagedFileError
 
 FORMAT = 2
-"""Version of the layout of a set; a set of another version is refused."""
+"""Format version of a set; sets of other versions are refused."""
 
 _REMAKE = "rayvldd experts STUDY.yaml"
 
 
 @dataclass(frozen=True)
 class MadeExpert:
-    """An expert with what its record says of it."""
+    """A finished expert with the data for its record."""
 
     trajectory: Trajectory
     metrics: list[dict[str, float]]
-    """By epoch: ``epoch, train_loss, val_mean_recall, seconds``; empty where that is not known."""
+    """By epoch: ``epoch, train_loss, val_mean_recall, seconds``; empty if unavailable."""
     image_layout: ParameterLayout
     """Names and shapes in the flat vector of the image side."""
     text_layout: ParameterLayout
     """Names and shapes in the flat vector of the text side."""
     origin: str = ""
-    """The files it was imported from; empty where it was trained here."""
+    """Files it was imported from; empty if it was trained by this package."""
 
 
 class ExpertStore:
-    """Keeps expert sets, each under the recipe that made it, for many processes and hosts at the same time.
+    """Expert sets by recipe, used by many processes and hosts at the same time.
 
-    It travels to actors and trials by pickle. An expert is there completely or not at all.
+    A store is pickled and sent to actors and trials. Experts are written atomically.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -75,7 +75,7 @@ class ExpertStore:
 
     @property
     def uri(self) -> str:
-        """Where it is, as users write it."""
+        """Address, as users write it."""
         return self.storage.uri
 
     # --- finished experts ---
@@ -85,10 +85,10 @@ class ExpertStore:
 
         Args:
             recipe: The set.
-            epochs: Count only experts that keep all of these.
+            epochs: Return only experts that have all of these epochs.
 
         Raises:
-            StoreError: when what is stored under this recipe was made for another one or cannot be read.
+            StoreError: when the set under this key belongs to another recipe or cannot be read.
         """
         self._check_manifest(recipe)
         present = set(self.storage.names(recipe.key))
@@ -97,15 +97,15 @@ class ExpertStore:
         return [index for index in there if self.has(recipe, index, epochs)]
 
     def has(self, recipe: ExpertRecipe, index: int, epochs: Collection[int] = ()) -> bool:
-        """Whether one expert is complete and keeps all of the epochs."""
+        """Whether an expert is complete and has all of the given epochs."""
         record = self.record(recipe, index)
         return record is not None and set(epochs) <= set(record["epochs"])
 
     def save(self, recipe: ExpertRecipe, index: int, expert: MadeExpert) -> None:
-        """Keep one expert; one that is complete already, with these epochs or more, stays as it is.
+        """Store one expert, unless a complete one with at least these epochs exists.
 
         Raises:
-            StoreError: when it cannot be written, or the storage holds experts of another recipe.
+            StoreError: when it cannot be written, or the storage holds experts of another recipe under this key.
         """
         self._check_manifest(recipe)
         before = self.record(recipe, index)
@@ -125,8 +125,8 @@ class ExpertStore:
             "start": self._keep_start(recipe, image_start, metadata) if image_start is not None else None,
         }
         name = data_file(recipe.key, index)
-        # Readers may hold the file that is replaced, whose record stands until the new one does: its checksums would
-        # be compared with the new file. So an expert that is made again with more epochs loses its record first.
+        # When an expert is replaced by one with more epochs, its record is deleted first: otherwise readers would
+        # compare the old checksums with the new file until the new record is written.
         if before:
             self.storage.delete(record_file(recipe.key, index))
         with self.storage.new_file(name) as path:
@@ -136,11 +136,11 @@ class ExpertStore:
         self.drop_epochs(recipe, index)
 
     def load(self, recipe: ExpertRecipe, index: int) -> Trajectory:
-        """Open one expert; its tensors are read, and compared with their checksums, when they are first used.
+        """Open one expert; its tensors are read and verified on first use.
 
         Raises:
-            StoreError: when it is not complete, or belongs to another recipe; and from the trajectory when a tensor is
-                damaged, in which case the expert no longer counts as there.
+            StoreError: when it is incomplete or belongs to another recipe. The trajectory raises it later when a tensor
+                is damaged; the expert then counts as missing.
         """
         self._check_manifest(recipe)
         record = self.record(recipe, index)
@@ -154,7 +154,7 @@ class ExpertStore:
         return Trajectory(StoredSnapshots(own, start or None, record["epochs"]))
 
     def record(self, recipe: ExpertRecipe, index: int) -> dict[str, Any] | None:
-        """The record of a complete expert, if its file is there in the recorded size."""
+        """Return the record of an expert; None unless it is complete and its file has the recorded size."""
         record = parsed(self.storage.read(record_file(recipe.key, index)))
         if record is None or record.get("recipe") != recipe.key or "checksums" not in record:
             return None
@@ -163,48 +163,48 @@ class ExpertStore:
         return record if self.storage.size(data_file(recipe.key, index)) == record.get("bytes") else None
 
     def metrics(self, recipe: ExpertRecipe, index: int) -> list[dict[str, float]]:
-        """Return the metrics by epoch of a complete expert, or nothing where there is none."""
+        """Return the metrics by epoch of an expert; empty unless it is complete."""
         record = self.record(recipe, index)
         return record["metrics"] if record else []
 
     # --- experts in training ---
 
     def acquire(self, recipe: ExpertRecipe, index: int, lease_holder: LeaseHolder) -> Lease | None:
-        """Take on the making of an expert; None where another process is at it."""
+        """Acquire the lease for training an expert; None if another process holds it."""
         return lease_holder.acquire(self.storage, lease_file(recipe.key, index))
 
     def leased(self, recipe: ExpertRecipe) -> list[int]:
-        """The indexes of the experts that somebody has leased, sorted."""
+        """Return the sorted indexes of the experts with a lease."""
         return sorted(index_of(name) for name in self.storage.names(f"{recipe.key}/leases"))
 
     def holder(self, recipe: ExpertRecipe, index: int) -> LeaseState | None:
-        """Who makes an expert at the moment, and how far that is; None where nobody does."""
+        """Return the lease state of an expert in training, with its progress; None if it has no lease."""
         return state_of(self.storage, lease_file(recipe.key, index))
 
     def keep_epoch(self, recipe: ExpertRecipe, index: int, state: ExpertState, keep: Collection[int]) -> None:
-        """Keep an expert in training after an epoch; of earlier epochs only those in ``keep`` are kept on.
+        """Store an expert in training after an epoch; the previous epoch is deleted unless it is in ``keep``.
 
         Raises:
             StoreError: when it cannot be written.
         """
         self._check_manifest(recipe, without_records=True)
         names = {"image": state.parameters.image, "text": state.parameters.text}
-        said = {"metrics": state.metrics, "random_state": state.random_state}
+        content = {"metrics": state.metrics, "random_state": state.random_state}
         checksums = {name: checksum(value) for name, value in names.items()}
-        metadata = {"state": json.dumps(said), "checksums": json.dumps(checksums)}
+        metadata = {"state": json.dumps(content), "checksums": json.dumps(checksums)}
         with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
             write_tensors(path, names, metadata)
         if state.epoch - 1 not in keep:
             self.storage.delete(epoch_file(recipe.key, index, state.epoch - 1))
 
     def kept_epochs(self, recipe: ExpertRecipe, index: int) -> list[ExpertState]:
-        """The epochs of an expert in training, sorted; a damaged one counts as not there."""
+        """Return the stored epochs of an expert in training, sorted; damaged ones are skipped."""
         names = self.storage.names(epochs_folder(recipe.key, index))
         states = [self._state(name) for name in names]
         return sorted((state for state in states if state), key=lambda state: state.epoch)
 
     def drop_epochs(self, recipe: ExpertRecipe, index: int) -> None:
-        """Forget an expert in training."""
+        """Delete the stored epochs of an expert in training."""
         for name in self.storage.names(epochs_folder(recipe.key, index)):
             self.storage.delete(name)
 
@@ -212,32 +212,31 @@ class ExpertStore:
         self.storage.forget_local_copy(name)
         try:
             source = self.storage.open_tensors(name)
-            checksums, said = json.loads(source.metadata["checksums"]), json.loads(source.metadata["state"])
-            # Copies: the file goes away with the last epoch, and training must not depend on what is mapped.
+            checksums, content = json.loads(source.metadata["checksums"]), json.loads(source.metadata["state"])
+            # Cloned, because the file is deleted later and training must not depend on its mapping.
             parameters = Parameters(source.tensor("image").clone(), source.tensor("text").clone())
             if checksums != {"image": checksum(parameters.image), "text": checksum(parameters.text)}:
                 return None
         except (DamagedFileError, KeyError, ValueError):
             return None
-        return ExpertState(epoch_of(name), parameters, said["metrics"], said["random_state"])
+        return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"])
 
     # --- what a set is ---
 
     def sets(self) -> list[tuple[str, dict[str, Any]]]:
-        """Key and manifest of every set whose manifest can be read."""
+        """Return key and manifest of every set with a readable manifest."""
         keys = sorted({name.partition("/")[0] for name in self.storage.names() if "/" in name})
         manifests = [(key, parsed(self.storage.read(manifest_file(key)))) for key in keys]
         return [(key, manifest) for key, manifest in manifests if manifest and isinstance(manifest.get("recipe"), dict)]
 
     def indexes(self, key: str) -> list[int]:
-        """The indexes of the experts under a key that have a record, sorted."""
+        """Return the sorted indexes of the experts with a record under a key."""
         return sorted(index_of(name) for name in self.storage.names(key) if is_record(name))
 
     def _check_manifest(self, recipe: ExpertRecipe, *, without_records: bool = False) -> None:
-        """Refuse a set that was made for anything but this recipe.
+        """Refuse a set that was made for another recipe.
 
-        No manifest is a fault where there are records; ``without_records`` does not look for them, which takes a list
-        of all files.
+        Records without a manifest are an error as well. ``without_records`` skips this check, which lists all files.
         """
         content = self.storage.read(manifest_file(recipe.key))
         if content is None and (without_records or not any(map(is_record, self.storage.names(recipe.key)))):
@@ -272,7 +271,7 @@ class ExpertStore:
         self.storage.swap(manifest_file(recipe.key), None, json_text(manifest))
 
     def _keep_start(self, recipe: ExpertRecipe, start: Any, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """Keep the image side of a start under its content, once for all experts that share it."""
+        """Store the image side of an initial state by content, once for all experts that share it."""
         digest = checksum(start)
         name = start_file(recipe.key, digest)
         if self.storage.size(name) is None:
@@ -287,9 +286,9 @@ class ExpertStore:
         return CheckedTensors(lambda: self.storage.open_tensors(name), checksums, refuse)
 
     def _refuse(self, recipe: ExpertRecipe, index: int, name: str, why: str) -> NoReturn:
-        """Make a damaged expert count as missing, so that the next command makes it anew, and say so.
+        """Mark a damaged expert as missing, so that the next command trains it again, and raise the error.
 
-        What is only a damaged copy on this machine is dropped, and the expert stays.
+        If only the local copy of this machine is damaged, the copy is deleted and the expert stays.
         """
         if self.storage.forget_local_copy(name):
             raise StoreError(
@@ -298,7 +297,7 @@ class ExpertStore:
             )
         self.storage.delete(record_file(recipe.key, index))
         if name != data_file(recipe.key, index):
-            self.storage.delete(name)  # a shared start: without it no expert counts that needs it
+            self.storage.delete(name)  # a shared initial state: experts that need it become incomplete
         raise StoreError(
             f"{self.uri}: {name}: damaged: {why}; it will not be used",
             next_command=f"{_REMAKE} (makes this expert again)",
@@ -313,13 +312,13 @@ def _not_reused(where: str, why: str) -> StoreError:
     return StoreError(f"{where}: {why}", next_command=f"move that set away, then: {_REMAKE}")
 
 
-def _differences(stored: Any, asked: Any, key: str = "") -> list[str]:
-    """Name every setting in which two recipes differ, with both values."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        names = sorted({*stored, *asked})
+def _differences(stored: Any, requested: Any, key: str = "") -> list[str]:
+    """List every setting in which two recipes differ, with both values."""
+    if isinstance(stored, dict) and isinstance(requested, dict):
+        names = sorted({*stored, *requested})
         return [
             difference
             for name in names
-            for difference in _differences(stored.get(name), asked.get(name), f"{key}.{name}" if key else name)
+            for difference in _differences(stored.get(name), requested.get(name), f"{key}.{name}" if key else name)
         ]
-    return [] if stored == asked else [f"{key or 'recipe'} is {stored!r} there, {asked!r} here"]
+    return [] if stored == requested else [f"{key or 'recipe'} is {stored!r} there, {requested!r} here"]

@@ -1,4 +1,4 @@
-"""What is in a store of experts, and whether it is what was written: for every storage alike."""
+"""Summarise and verify the content of an expert store in any storage."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,44 +30,44 @@ from rayvldd.storage.tensor_files import DamagedFileError
 
 @dataclass(frozen=True)
 class ExpertInTraining:
-    """An expert of which there are epochs or a lease, and no whole yet."""
+    """An unfinished expert with stored epochs or a lease."""
 
     index: int
     epoch: int
-    """The last finished one that is known of."""
+    """Last finished epoch, as far as recorded."""
     holder: LeaseState | None
-    """Who trains it; None where nobody does, as far as can be seen at once."""
+    """Lease of the process that trains it; None if there is none or its process has visibly ended."""
 
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What a store holds under one key."""
+    """Content of a store under one key."""
 
     key: str
     manifest: dict[str, Any] | None
-    """None if there is none, as before the first expert is finished, or none that can be read."""
+    """None if unreadable or missing, as before the first expert is finished."""
     fault: str
-    """Why the set cannot be used; empty where it can."""
+    """Reason why the set cannot be used; empty if it can."""
     records: dict[int, dict[str, Any]]
-    """Of the complete experts, by index."""
+    """Records of the complete experts by index."""
     incomplete: list[int]
-    """Experts with a record whose files are not there as recorded."""
+    """Experts whose files are missing or differ from their record."""
     in_training: list[ExpertInTraining]
     num_bytes: int
 
     @property
     def recipe(self) -> ExpertRecipe:
-        """What made it; empty where that is not known."""
+        """Recipe of the set; empty if unknown."""
         return ExpertRecipe((self.manifest or {}).get("recipe", {}))
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether experts are there and nothing says what made them."""
+        """Whether the set has experts but no readable manifest."""
         return bool(self.fault) and self.manifest is None
 
 
 def summaries(store: ExpertStore) -> list[SetSummary]:
-    """All sets of a store, by key.
+    """Summarise all sets of a store, by key.
 
     Raises:
         StoreError: when the storage cannot be read.
@@ -76,10 +76,10 @@ def summaries(store: ExpertStore) -> list[SetSummary]:
 
 
 def summary_of(store: ExpertStore, key: str) -> SetSummary:
-    """One set.
+    """Summarise one set.
 
     Raises:
-        InputError: when there is no such key.
+        InputError: when the key does not exist.
         StoreError: when the storage cannot be read.
     """
     check_keys(store, [key])
@@ -87,10 +87,10 @@ def summary_of(store: ExpertStore, key: str) -> SetSummary:
 
 
 def check_keys(store: ExpertStore, keys: list[str] | tuple[str, ...]) -> None:
-    """Refuse keys that the store has no set under, all at once.
+    """Refuse keys that do not exist in the store.
 
     Raises:
-        InputError: with the nearest key for each.
+        InputError: naming every missing key with the nearest existing one.
     """
     known = list(by_key(store.storage.names()))
     faults = [
@@ -146,36 +146,36 @@ def _in_training(storage: Storage, key: str, names: list[str]) -> Iterator[Exper
         yield ExpertInTraining(index, max(epoch, holder.done if holder else 0), holder)
 
 
-# --- whether it is what was written --------------------------------------------------------------------------------
+# --- verification --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what was written."""
+    """A file that differs from its record."""
 
     name: str
-    """Its name in the storage."""
+    """Name of the file in the storage."""
     why: str
     records: tuple[str, ...]
     """Records of the experts that cannot be used because of it."""
 
 
 OnFile = Callable[[int, int, str], None]
-"""Told (files done, files in all, the one at hand)."""
+"""Called with (files done, files in total, current file)."""
 
 
 def verify(store: ExpertStore, keys: list[str] | tuple[str, ...] = (), on_file: OnFile | None = None) -> list[Damage]:
-    """Read every tensor of the finished experts and compare it with its checksum.
+    """Read every tensor of the finished experts and verify its checksum.
 
-    A storage that keeps local copies is read anew: the copies on this machine are dropped.
+    Local copies on this machine are deleted first, so that the storage itself is read.
 
     Args:
         store: The store.
-        keys: Sets to look at; default: all of them.
-        on_file: Told of every file before it is read.
+        keys: Sets to verify; default: all of them.
+        on_file: Called before each file is read.
 
     Raises:
-        InputError: when there is no set of one of the keys.
+        InputError: when a key does not exist.
         StoreError: when the storage cannot be read.
     """
     check_keys(store, keys)
@@ -199,10 +199,10 @@ def verify(store: ExpertStore, keys: list[str] | tuple[str, ...] = (), on_file: 
 
 
 def _gather(storage: Storage, key: str, index: int, files: dict[str, dict[str, Any]]) -> list[Damage]:
-    """Add the files of an expert to those that are to be read; what is wrong with its record is told at once."""
+    """Add the files of an expert to the files to verify; return damage of its record."""
     name = record_file(key, index)
     content = storage.read(name)
-    if content is None:  # its expert is being made again with more epochs
+    if content is None:  # the expert is being replaced by one with more epochs
         return []
     record = parsed(content)
     if record is None or record.get("recipe") != key or not {"checksums", "bytes", "start"} <= set(record):
@@ -216,7 +216,7 @@ def _gather(storage: Storage, key: str, index: int, files: dict[str, dict[str, A
 
 
 def fault_of_tensors(storage: Storage, name: str, checksums: Mapping[str, str], num_bytes: int | None = None) -> str:
-    """Say what is wrong with a file of tensors, all of which are read; nothing where it is what was written."""
+    """Read a tensor file and describe its first mismatch with the record; empty if it is intact."""
     size = storage.size(name)
     if size is None:
         return "is not there"
@@ -236,7 +236,7 @@ def fault_of_tensors(storage: Storage, name: str, checksums: Mapping[str, str], 
 
 
 def drop(store: ExpertStore, damages: list[Damage]) -> int:
-    """Make damaged experts count as missing, so that the next command makes them again; returns how many there are."""
+    """Mark damaged experts as missing, so that the next command trains them again; return their number."""
     records = {record for damage in damages for record in damage.records}
     for record in sorted(records):
         store.storage.delete(record)

@@ -1,7 +1,7 @@
-"""Clear away what dead commands left in a store of experts, and nothing that a living one holds.
+"""Remove leftovers of dead commands from an expert store, and nothing that a live command uses.
 
-Files go under the lease of their expert, taken for the purpose, so whoever wants that expert waits for the moment it
-takes. A lease of another machine counts as dead only after it was watched for as long as any other command would.
+Files are removed while holding the lease of their expert, so other commands wait meanwhile. A lease of another machine
+counts as stale only after it has been watched for the full time limit of a lease.
 """
 
 import time
@@ -28,38 +28,38 @@ from rayvldd.storage.lease import STALE_S, LeaseHolder
 from rayvldd.storage.storage import KeepsParts, Storage
 
 _LOOK_S = 0.5
-"""Seconds between two looks at leases that may be alive."""
+"""Seconds between two checks of leases that may be alive."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Files that no command will use again, or that nothing says what made them."""
+    """Files that no command will use again, or whose origin is unknown."""
 
     key: str
-    """The set; empty for parts of files, which belong to the storage."""
+    """Key of the set; empty for partial files of the storage."""
     index: int | None
-    """The expert whose lease has to be free; None where all leases of the set have to be."""
+    """Expert whose lease must be free; None if all leases of the set must be free."""
     what: str
     names: tuple[str, ...]
     num_bytes: int
 
 
 OnWait = Callable[[int, float], None]
-"""Told (leases that may be alive, seconds they will still be watched)."""
+"""Called with (leases that may be alive, seconds of watching left)."""
 
 
 class Pruning:
-    """One look at a store and the clearing after it, which share what was seen of leases."""
+    """Find and remove leftovers of a store; both steps share the observed leases."""
 
     def __init__(self, store: ExpertStore) -> None:
         self._store, self._storage, self._lease_holder = store, store.storage, LeaseHolder()
 
     def find(self, *, unreadable: bool = False, on_wait: OnWait | None = None) -> list[Leftover]:
-        """What could be cleared away; nothing is changed.
+        """List the files that can be removed, without changing anything.
 
         Args:
-            unreadable: Also sets of which nothing says what made them.
-            on_wait: Told while leases are watched, which takes as long as a lease may stand still.
+            unreadable: Include sets without a readable manifest.
+            on_wait: Called while leases are watched, for up to the time after which a lease is stale.
 
         Raises:
             StoreError: when the storage cannot be read.
@@ -68,7 +68,7 @@ class Pruning:
         leftovers: list[Leftover] = []
         for key, names in by_key(self._storage.names()).items():
             summary = summary_of(self._store, key)
-            if summary.fault:  # of another version, whose files we do not know, or unreadable
+            if summary.fault:  # unreadable, or of another version with unknown files
                 if unreadable and summary.is_unreadable and not held & set(names):
                     leftovers.append(self._leftover(key, None, "a set without a readable manifest", names))
                 continue
@@ -82,7 +82,7 @@ class Pruning:
         return leftovers
 
     def remove(self, leftover: Leftover) -> bool:
-        """Clear one away; return False, with nothing removed, where a command has come to hold it.
+        """Remove one leftover; return False, with nothing removed, if a command has acquired it meanwhile.
 
         Raises:
             StoreError: when the storage cannot be written.
@@ -118,9 +118,9 @@ class Pruning:
         lease = self._lease_holder.acquire(self._storage, lease_file(key, index))
         if lease is None:
             return False
-        with lease:  # what it held is seen again: its command may have come to an end since
+        with lease:  # list the files again: the command may have finished since
             for name in _left_of_expert(key, index, self._storage.names(key)):
-                if not is_lease(name):  # this process's own by now, given back in the end
+                if not is_lease(name):  # now held by this process, and released at the end
                     self._storage.delete(name)
         return True
 
@@ -129,7 +129,7 @@ class Pruning:
         return Leftover(key, index, what, tuple(sizes), sum(sizes.values()))
 
     def _held(self, leases: list[str], on_wait: OnWait | None) -> set[str]:
-        """The leases that somebody alive holds, after watching each until it beats or stands still for too long."""
+        """Return the leases held by live processes, after watching each for a heartbeat or until it is stale."""
         first = {name: self._storage.read(name) for name in leases}
         undecided, held = set(leases), set()
         until = time.monotonic() + STALE_S + _LOOK_S
@@ -150,7 +150,7 @@ class Pruning:
 
 
 def _left_of_expert(key: str, index: int, names: list[str]) -> list[str]:
-    """What lies there of an expert that is not finished, or is beside one that is."""
+    """Return the files of an unfinished expert, or leftovers beside a finished one."""
     there = set(names)
     found = [name for name in names if name.startswith(f"{epochs_folder(key, index)}/")]
     if lease_file(key, index) in there:
@@ -161,7 +161,7 @@ def _left_of_expert(key: str, index: int, names: list[str]) -> list[str]:
 
 
 def _unused_starts(storage: Storage, names: list[str]) -> list[str]:
-    """Starts that no record names; none where a record cannot be read, for it may name any."""
+    """Return shared initial states that no record names; empty if a record is unreadable, as it may name any."""
     records = [parsed(storage.read(name)) for name in names if is_record(name)]
     if any(record is None for record in records):
         return []
