@@ -1,1 +1,1 @@
-"""Ray: the cluster, actor pools, jobs and data pipelines."""
+"""Ray runtime: clusters, actor pools, jobs and data pipelines."""

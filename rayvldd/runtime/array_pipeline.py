@@ -1,8 +1,8 @@
-"""Images decoded and captions embedded by every machine of a cluster, shard by shard, as pipelines of Ray Data.
+"""Decode images and embed captions on all machines of a cluster with Ray Data, shard by shard.
 
-A shard is made and written where it is made: what travels is the few kilobytes that say which images or captions it
-is of, and on the way back that it is done. So neither the driver's memory nor that of a worker grows with the dataset,
-and whatever is interrupted has every finished shard in the store.
+Each worker computes and stores a whole shard. Only the description of the shard (a few kilobytes) and its completion
+are sent over the network. The memory of driver and workers therefore does not grow with the dataset, and all finished
+shards survive an interruption.
 """
 
 import logging
@@ -27,7 +27,7 @@ from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.runtime.actor_pool import ResourceRequest, does_not_fit
 
 OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
+"""Called with (description of the step, rows done, rows in total)."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,36 @@ class ArrayRequest:
     """An array that a study needs."""
 
     title: str
-    """What people call it, e.g. ``train images``."""
+    """Name for messages, e.g. ``train images``."""
     array: ArrayDescription
     part: Callable[[int, int], ImagePart | CaptionPart]
-    """What the rows from one index to before another are made from."""
+    """Return the source data of the rows from a start index to an exclusive end index."""
     text_encoder: TextEncoderSettings | None = None
-    """What embeds captions; None for images."""
+    """Encoder of the captions; None for images."""
 
     @property
     def unit(self) -> int:
-        """Rows that are made together."""
+        """Number of rows computed together."""
         return CAPTIONS_AT_A_TIME if self.text_encoder else 1
 
 
 @dataclass
 class PreparedArray:
-    """What became of an array."""
+    """Result of preparing an array."""
 
     title: str
     name: str
     rows: int
     shards: int
     made: int = 0
-    """Shards that were not there."""
+    """Number of shards computed now."""
     made_by_node: Counter[str] = field(default_factory=Counter)
-    """Of these, how many each node made, by its address and the start of its id."""
+    """Number of computed shards per node, by its address and the start of its id."""
 
 
 @dataclass(frozen=True)
 class _ShardJob:
-    """One shard to be made; it travels by pickle."""
+    """One shard to compute; it is pickled and sent to a worker."""
 
     array: ArrayDescription
     number: int
@@ -73,7 +73,7 @@ class _ShardJob:
 
 
 def requested_arrays(study: Study) -> list[ArrayRequest]:
-    """Every array of decoded images and of caption embeddings that some point of a study needs.
+    """Return every array of decoded images and caption embeddings that any point of a study needs.
 
     Raises:
         DataError: listing every fault of the annotations.
@@ -93,28 +93,29 @@ def requested_arrays(study: Study) -> list[ArrayRequest]:
 
 
 def prepare_arrays(
-    wanted: list[ArrayRequest], resources: ResourceSettings, shards: ArrayShards, on_progress: OnProgress
+    requests: list[ArrayRequest], resources: ResourceSettings, shards: ArrayShards, on_progress: OnProgress
 ) -> list[PreparedArray]:
-    """Make the shards that are missing, on all machines of the connected Ray.
+    """Compute the missing shards on all machines of the connected Ray cluster.
 
     Args:
-        wanted: The arrays.
-        resources: What embedding takes: as much as an expert. An image is decoded by one CPU.
-        shards: Where they are kept; a storage that every machine reaches.
-        on_progress: Told of every finished shard.
+        requests: The arrays.
+        resources: Resources for embedding, the same as for an expert; decoding uses one CPU per image.
+        shards: Storage of the shards, which every machine must be able to reach.
+        on_progress: Called for every finished shard.
 
     Raises:
-        DataError: listing every image that cannot be decoded, once all others are done.
+        DataError: listing every image that cannot be decoded, after all other shards are finished.
         RayvlddError: when embedding does not fit on any machine, or the storage cannot be written.
     """
     result: list[PreparedArray] = []
     jobs: dict[TextEncoderSettings | None, list[_ShardJob]] = {}
-    for one in wanted:
-        rows = shards.begin(one.array, one.unit)
-        missing = shards.missing(one.array)
-        result.append(PreparedArray(one.title, one.array.name, one.array.shape[0], num_shards(one.array, rows)))
-        jobs.setdefault(one.text_encoder, []).extend(_jobs(one, rows, missing))
-    by_name = {one.name: one for one in result}
+    for request in requests:
+        array = request.array
+        rows = shards.begin(array, request.unit)
+        missing = shards.missing(array)
+        result.append(PreparedArray(request.title, array.name, array.shape[0], num_shards(array, rows)))
+        jobs.setdefault(request.text_encoder, []).extend(_jobs(request, rows, missing))
+    by_name = {prepared.name: prepared for prepared in result}
     faults: dict[tuple[int, int], list[Fault]] = {}
     for encoder, of_stage in jobs.items():
         for row in _results(of_stage, encoder, resources, shards, on_progress):
@@ -132,10 +133,10 @@ def prepare_arrays(
     return result
 
 
-def _jobs(wanted: ArrayRequest, rows: int, missing: list[int]) -> Iterator[_ShardJob]:
+def _jobs(request: ArrayRequest, rows: int, missing: list[int]) -> Iterator[_ShardJob]:
     for number in missing:
-        start, stop = number * rows, min((number + 1) * rows, wanted.array.shape[0])
-        yield _ShardJob(wanted.array, number, stop - start, wanted.part(start, stop))
+        start, stop = number * rows, min((number + 1) * rows, request.array.shape[0])
+        yield _ShardJob(request.array, number, stop - start, request.part(start, stop))
 
 
 def _results(
@@ -145,29 +146,29 @@ def _results(
     shards: ArrayShards,
     on_progress: OnProgress,
 ) -> Iterator[dict[str, Any]]:
-    """Run one pipeline; what comes out of it is a row a shard."""
+    """Run one pipeline and yield one row per finished shard."""
     if not jobs:
         return
-    import ray.data  # with pyarrow and pandas, seconds that a finished dataset does not need
+    import ray.data  # slow import (pyarrow, pandas) that is not needed for a finished dataset
 
     _silence()
-    # A block a shard: Ray Data hands out blocks, and one that is finished is told of at once.
+    # One block per shard: Ray Data distributes blocks and returns each finished block immediately.
     rows = ray.data.from_items([{"job": pickle.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
     if encoder is None:
         results = rows.map(_ImageShards(shards), num_cpus=1)
     else:
-        share = _share_of_embedding(encoder, resources)
-        fit = share.actors_that_fit(ray.cluster_resources())
+        request = _embedding_resources(encoder, resources)
+        fit = request.actors_that_fit(ray.cluster_resources())
         if fit < 1:
-            raise does_not_fit(share, ray.cluster_resources())
-        # Actors, for each loads the encoder once. More of them where nodes come while it runs.
+            raise does_not_fit(request, ray.cluster_resources())
+        # Actors, so that each loads the encoder once; their number grows when nodes join.
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(jobs), initial_size=min(fit, len(jobs)))
         results = rows.map(
-            _CaptionShards,  # type: ignore[arg-type]  # each actor makes one
-            fn_constructor_args=(shards, encoder, share.num_cpus),
+            _CaptionShards,  # type: ignore[arg-type]  # each actor creates one instance
+            fn_constructor_args=(shards, encoder, request.num_cpus),
             compute=pool,
-            num_cpus=share.num_cpus,
-            num_gpus=share.num_gpus,
+            num_cpus=request.num_cpus,
+            num_gpus=request.num_gpus,
         )
     what = "decoding images" if encoder is None else "embedding captions"
     done, total = 0, sum(job.num_rows for job in jobs)
@@ -180,14 +181,14 @@ def _results(
             yield row
 
 
-def _share_of_embedding(encoder: TextEncoderSettings, resources: ResourceSettings) -> ResourceRequest:
-    if encoder.pooling == "hashed_ngrams":  # one thread, and nothing for a GPU to do
+def _embedding_resources(encoder: TextEncoderSettings, resources: ResourceSettings) -> ResourceRequest:
+    if encoder.pooling == "hashed_ngrams":  # uses one thread and no GPU
         return ResourceRequest(1, 0.0, "resources.cpus_per_expert")
     return ResourceRequest(resources.cpus_per_expert, resources.gpus_per_expert, "resources.cpus_per_expert")
 
 
 class _ImageShards:
-    """The stage that decodes or draws; without a state of its own, so Ray runs it as tasks."""
+    """Pipeline stage that decodes or draws images; it has no state, so Ray runs it as tasks."""
 
     def __init__(self, shards: ArrayShards) -> None:
         self._shards = shards
@@ -197,14 +198,14 @@ class _ImageShards:
 
 
 class _CaptionShards:
-    """The stage that embeds: an actor with an encoder."""
+    """Pipeline stage that embeds captions: an actor with an encoder."""
 
     def __init__(self, shards: ArrayShards, settings: TextEncoderSettings, num_threads: int) -> None:
         self._shards, self._num_threads = shards, num_threads
         self._encoder = build_text_encoder(settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        torch.set_num_threads(self._num_threads)  # here, not at the start: it counts for the calling thread alone
+        torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         return _written(pickle.loads(row["job"]), self._shards, self._embeddings)
 
     def _embeddings(self, job: _ShardJob, out: np.ndarray) -> None:
@@ -223,20 +224,20 @@ def _images(job: _ShardJob, out: np.ndarray) -> None:
 def _written(
     job: _ShardJob, shards: ArrayShards, make: Callable[[_ShardJob, np.ndarray], None]
 ) -> dict[str, str | int | bytes]:
-    """Make one shard and keep it. Errors for users come out as values: Ray would wrap them in its own tracebacks."""
+    """Compute and store one shard. User errors are returned as values, because Ray would wrap them in tracebacks."""
     error = b""
     try:
         rows = np.empty((job.num_rows, *job.array.shape[1:]), dtype=job.array.dtype)
         make(job, rows)
         shards.write(job.array, job.number, rows)
-    except RayvlddError as told:
-        error = pickle.dumps(told)
+    except RayvlddError as user_error:
+        error = pickle.dumps(user_error)
     node = f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:6]})"
     return {"array": job.array.name, "number": job.number, "rows": job.num_rows, "node": node, "error": error}
 
 
 def _silence() -> None:
-    """Leave the terminal to our own bar."""
+    """Disable the progress output of Ray Data in favour of our own progress bar."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

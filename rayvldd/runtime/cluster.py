@@ -1,4 +1,4 @@
-"""Ray itself: a small, quiet one on this machine, or the cluster that the user names."""
+"""Start a local Ray instance, or connect to the user's cluster."""
 
 import logging
 import os
@@ -15,23 +15,23 @@ import rayvldd
 from rayvldd.errors import RayvlddError, message_of
 
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Room for what actors hand each other, on a Ray of our own: settings, scores and small sets, never trajectories."""
+"""Object store size of a local Ray: actors exchange only settings, scores and small sets, never trajectories."""
 
 _ANSWER_S = 10.0
-"""Seconds that the port of a cluster's head has to answer in."""
+"""Time limit in seconds for connecting to the port of a cluster's head."""
 
 _TRIES = 3
 _TOO_SLOW = "timed out during startup"
-"""Part of what Ray says when its processes were not up within 30 seconds."""
+"""Part of Ray's message when its processes did not start within 30 seconds."""
 
 
 @contextmanager
 def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
-    """Have a Ray inside the block: the one that is connected already, or a new connection that ends with the block.
+    """Provide a Ray connection for the block: the existing one, or a new one that is closed at the end.
 
     Args:
-        address: A cluster, ``auto`` or ``HOST:PORT``; default: a Ray on this machine that lives as long as the block.
-        num_cpus: CPUs of the Ray on this machine; default: all of them.
+        address: A cluster, ``auto`` or ``HOST:PORT``; default: a local Ray instance for the duration of the block.
+        num_cpus: CPUs of the local Ray instance; default: all of them.
 
     Raises:
         RayvlddError: when no Ray answers at ``address``.
@@ -59,9 +59,9 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
 
 
 def _refuse_silence(address: str) -> None:
-    """Raise where nothing listens at an address, on which Ray itself would go on trying for ten minutes.
+    """Raise if nothing listens at an address; Ray itself would keep trying for ten minutes.
 
-    So it does with ``auto`` after a cluster that was killed, whose address is still noted in Ray's folder.
+    The same happens with ``auto`` after a cluster was killed, because Ray's folder still holds its address.
     """
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     if address == "auto":
@@ -75,13 +75,13 @@ def _refuse_silence(address: str) -> None:
 
 
 def _init(options: dict[str, Any]) -> None:
-    """Start or join Ray; a machine so busy that a Ray of our own does not come up in time gets further tries.
+    """Start or join Ray; retry if a local Ray instance does not start in time on a busy machine.
 
-    Ray gives its processes 30 seconds, which no setting changes.
+    Ray's own limit of 30 seconds cannot be configured.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
-            # Errors reach the driver as exceptions; what workers print stays in Ray's log folder.
+            # Errors reach the driver as exceptions; output of workers stays in Ray's log folder.
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:  # Ray raises a bare Exception here
@@ -91,7 +91,7 @@ def _init(options: dict[str, Any]) -> None:
 
 
 def _local_options(num_cpus: int | None) -> dict[str, Any]:
-    # "local", because no address at all means any Ray that already runs on this machine, somebody else's included.
+    # "local", because without an address Ray would join any instance on this machine, even one of another user.
     return {
         "address": "local",
         "num_cpus": num_cpus,
@@ -107,9 +107,9 @@ def _cluster_options(address: str) -> dict[str, Any]:
 
 
 def _prepare_environment() -> None:
-    """Set what Ray's own processes inherit; what the user has set stays."""
+    """Set environment variables that Ray's processes inherit; values set by the user are kept."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Without it Ray hides all GPUs from who asks for none, and warns that it will stop doing so.
+    # Otherwise Ray hides all GPUs from workers that request none, and warns that this will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     checkout = _checkout()
     if checkout:
@@ -117,7 +117,7 @@ def _prepare_environment() -> None:
 
 
 def _checkout() -> str | None:
-    """The folder that workers must have on their path to import this very package; nothing where it is installed."""
+    """Return the folder that workers need on their path to import this package; None if it is installed."""
     folder = str(Path(rayvldd.__file__).parents[1])
     return None if folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else folder
 

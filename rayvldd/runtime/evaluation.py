@@ -1,6 +1,6 @@
-"""Students trained and scored side by side: several sets, several seeds, and the full-data bound.
+"""Train and score students in parallel, for several sets and seeds and for the full-data bound.
 
-Coresets are chosen the same way beforehand: herding or k-centre take a pass over all features, forgetting an expert.
+Coresets are selected in parallel as well: herding and k-centre need a pass over all features, forgetting an expert.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,16 +28,16 @@ SplitName = Literal["val", "test"]
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One student: what it is trained on, and its seed."""
+    """One student: its training set and its seed."""
 
     pairs: Pairs | Coreset | None
-    """The set to train on, real pairs by their indexes; None for all real training pairs."""
+    """Training set, or indexes of real pairs; None for all real training pairs."""
     seed: int
 
 
 @dataclass(frozen=True)
 class CoresetChoice:
-    """Real pairs to be chosen."""
+    """Request for a coreset."""
 
     method: str
     """One of ``METHODS``."""
@@ -52,7 +52,7 @@ def evaluate_in_parallel(
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalMetrics]:
-    """Train one fresh student a job and return the recalls; see :func:`rank_in_parallel`."""
+    """Train one fresh student per job and return the recalls; see :func:`rank_in_parallel`."""
     return [found.recalls() for found in rank_in_parallel(study, cache_folder, jobs, split, on_progress)]
 
 
@@ -63,26 +63,26 @@ def rank_in_parallel(
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalRanks]:
-    """Train one fresh student a job, as many side by side as ``resources.cpus_per_trial`` allows, and rank with each.
+    """Train one fresh student per job, in parallel as ``resources.cpus_per_trial`` allows, and rank with each.
 
     Args:
         study: The study at one point.
-        cache_folder: Where decoded images and embeddings are kept.
-        jobs: The students; those on the same set should share one ``Pairs``, which then travels once.
-        split: What they are scored on.
-        on_progress: Told the number of finished jobs and of all, about twice a second.
+        cache_folder: Folder of decoded images and embeddings.
+        jobs: The students; jobs with the same set should share one ``Pairs`` object, which is then sent once.
+        split: Split on which they are scored.
+        on_progress: Called with (jobs finished, jobs in total), about twice a second.
 
     Returns:
-        The place of every right answer, in the order of the jobs.
+        The rank of every correct answer, in the order of the jobs.
 
     Raises:
-        RayvlddError: when no actor fits, or the process of one student dies again and again.
+        RayvlddError: when no actor fits, or the process of a student dies repeatedly.
     """
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
         rules = study.evaluation, expert_training(study)
         students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split, *rules) for job in jobs]
-        return run_jobs(students, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
+        return run_jobs(students, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
 
 
 def choose_in_parallel(
@@ -91,13 +91,13 @@ def choose_in_parallel(
     choices: Sequence[CoresetChoice],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Coreset]:
-    """Choose real pairs, as many choices side by side as ``resources.cpus_per_trial`` allows.
+    """Select coresets, in parallel as ``resources.cpus_per_trial`` allows.
 
     Args:
         study: The study at one point.
-        cache_folder: Where decoded images and embeddings are kept.
-        choices: What to choose.
-        on_progress: Told the number of finished choices and of all, about twice a second.
+        cache_folder: Folder of decoded images and embeddings.
+        choices: Requested coresets.
+        on_progress: Called with (choices finished, choices in total), about twice a second.
 
     Returns:
         The coresets, in the order of the choices.
@@ -105,29 +105,29 @@ def choose_in_parallel(
     Raises:
         ConfigError: when a method is unknown or there are fewer training images than pairs.
         DivergedError: when the expert that ``forgetting`` trains diverges.
-        RayvlddError: when no actor fits, or the process of one choice dies again and again.
+        RayvlddError: when no actor fits, or the process of a choice dies repeatedly.
     """
     jobs = [_ChoiceJob(choice, expert_training(study)) for choice in choices]
     with start_ray(None, None):
-        return run_jobs(jobs, study, cache_folder, resources_of_trials(study), _teller(on_progress, len(jobs)))
+        return run_jobs(jobs, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
 
 
 def resources_of_trials(study: Study) -> ResourceRequest:
-    """What one distillation or evaluation takes of the machines."""
+    """Return the resources of one distillation or evaluation."""
     return ResourceRequest(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
 
 
-def _teller(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[int, dict[int, int]], None]:
-    def tell(finished: int, _: dict[int, int]) -> None:
+def _callback(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[int, dict[int, int]], None]:
+    def report(finished: int, _: dict[int, int]) -> None:
         if on_progress:
             on_progress(finished, total)
 
-    return tell
+    return report
 
 
 @dataclass(frozen=True)
 class _StudentJob:
-    """Train one student and rank with it; synthetic pairs lie in Ray's object store, real ones where the data is."""
+    """Train one student and rank with it; synthetic pairs come from Ray's object store, real pairs from the data."""
 
     pairs: Any
     seed: int
@@ -153,7 +153,7 @@ class _StudentJob:
 
 @dataclass(frozen=True)
 class _ChoiceJob:
-    """Choose one coreset."""
+    """Select one coreset."""
 
     choice: CoresetChoice
     training: ExpertTraining

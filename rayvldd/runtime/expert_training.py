@@ -1,4 +1,4 @@
-"""Experts trained side by side by Ray actors, each kept in the store as soon as it is finished."""
+"""Train experts in parallel with Ray actors; each finished expert is stored immediately."""
 
 import secrets
 import time
@@ -15,57 +15,57 @@ from rayvldd.runtime.cluster import start_ray
 from rayvldd.storage.lease import LeaseHolder
 
 _POLL_S = 0.5
-"""Seconds between two looks at experts that another command makes."""
+"""Seconds between two checks of experts that another command trains."""
 
 
 @dataclass(frozen=True)
 class ExpertProgress:
-    """How far an expert set is."""
+    """Progress of an expert set."""
 
     finished: int
-    """Experts that are complete, with those that were there before."""
+    """Number of complete experts, including those that existed before."""
     total: int
-    """Experts wanted."""
+    """Number of requested experts."""
     running: dict[int, int] = field(default_factory=dict)
-    """Number of an expert in training to its last finished epoch."""
+    """By expert in training: its last finished epoch."""
     elsewhere: dict[int, int] = field(default_factory=dict)
-    """The same for experts that another command trains, which is waited for."""
+    """By expert that another command trains: its last finished epoch."""
     seconds_left: float | None = None
-    """An estimate from the epochs trained so far; None while there are none."""
+    """Estimate from the epochs trained so far; None before the first epochs."""
 
 
-OnFleetProgress = Callable[[ExpertProgress], None]
+OnExpertProgress = Callable[[ExpertProgress], None]
 
 
 def make_experts(
     study: Study,
-    wanted: ExpertRequest,
+    request: ExpertRequest,
     store: ExpertStore,
     cache_folder: Path,
-    on_progress: OnFleetProgress | None = None,
+    on_progress: OnExpertProgress | None = None,
 ) -> int:
-    """Train the experts of a set that the store does not have, and return how many of them were made here.
+    """Train the missing experts of a set, and return the number of experts trained by this call.
 
-    An expert depends on its number and on nothing else of what happens here: not on the actor that trains it, nor on
-    how often it was interrupted. Ctrl-C keeps every finished epoch, and the next call trains the rest. Experts that
-    another command is training are waited for, and taken over where that command dies.
+    The parameters of an expert depend on its number, not on the actor that trains it or on interruptions. Ctrl-C keeps
+    every finished epoch, and the next call trains the rest. The call waits for experts that another command trains, and
+    takes them over if that command dies.
 
     Args:
         study: The study at one point.
-        wanted: The experts.
-        store: Where they are kept; it must be one that every actor can reach.
-        cache_folder: Where decoded images and embeddings are kept.
-        on_progress: Told how far the set is, about twice a second.
+        request: The experts.
+        store: Store of the experts, which every actor must be able to reach.
+        cache_folder: Folder of decoded images and embeddings.
+        on_progress: Called with the progress of the set, about twice a second.
 
     Raises:
-        StoreError: when the store holds other experts in this place, or cannot be used.
+        StoreError: when the store holds other experts under this key, or cannot be used.
         DivergedError: when an expert's training loss is not finite.
-        RayvlddError: when no actor fits, or the process of one expert dies again and again.
+        RayvlddError: when no actor fits, or the process of an expert dies repeatedly.
     """
-    total, missing = len(wanted.indexes), missing_of(wanted, store)
+    total, missing = len(request.indexes), missing_of(request, store)
     clock = _Clock(total, study.experts.epochs, on_progress)
     resources = study.resources
-    share = ResourceRequest(
+    per_actor = ResourceRequest(
         resources.cpus_per_expert,
         resources.gpus_per_expert,
         "resources.cpus_per_expert",
@@ -74,12 +74,12 @@ def make_experts(
     made, command = 0, secrets.token_hex(8)
     while missing:
         with start_ray(None, None):
-            jobs = [ExpertJob(replace(wanted, indexes=(index,)), store, f"{command} {index}") for index in missing]
+            jobs = [ExpertJob(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
             clock.begin(missing)
-            made_here = sum(run_jobs(jobs, study, cache_folder, share, clock.tell))
-        made, missing = made + made_here, missing_of(wanted, store)
+            made_here = sum(run_jobs(jobs, study, cache_folder, per_actor, clock.tell))
+        made, missing = made + made_here, missing_of(request, store)
         if missing and not made_here:
-            states = {index: store.holder(wanted.recipe, index) for index in missing}
+            states = {index: store.holder(request.recipe, index) for index in missing}
             clock.wait({index: state.done for index, state in states.items() if state}, len(missing))
             time.sleep(_POLL_S)
     clock.begin([])
@@ -89,46 +89,46 @@ def make_experts(
 
 @dataclass(frozen=True)
 class ExpertJob:
-    """Train one expert and keep it, unless another command is at it."""
+    """Train and store one expert, unless another command is training it."""
 
-    wanted: ExpertRequest
-    """The one expert."""
+    request: ExpertRequest
+    """Request for the one expert."""
     store: ExpertStore
     owner: str
-    """The lease's owner: an actor that takes the job up again continues at once what the dead one began."""
+    """Owner of the lease, so that a restarted job continues immediately after its actor died."""
 
     @property
     def title(self) -> str:
-        """What people call it."""
-        return f"expert {self.wanted.indexes[0]}"
+        """Name for messages."""
+        return f"expert {self.request.indexes[0]}"
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
-        """Train the expert under the recipe of the task at hand and no other; whether it was made here."""
-        (index,) = self.wanted.indexes
-        return make_one(task, self.wanted, index, self.store, LeaseHolder(self.owner), note)
+        """Train the expert if the task still matches its recipe; return whether this job finished it."""
+        (index,) = self.request.indexes
+        return make_one(task, self.request, index, self.store, LeaseHolder(self.owner), note)
 
 
 class _Clock:
-    """Turns the crew's news into a set's progress, with an estimate of the time left."""
+    """Converts the progress of the actor pool into the progress of the set, with an estimate of the time left."""
 
-    def __init__(self, total: int, epochs: int, on_progress: OnFleetProgress | None) -> None:
+    def __init__(self, total: int, epochs: int, on_progress: OnExpertProgress | None) -> None:
         self._total, self._epochs = total, epochs
         self._on_progress = on_progress
         self._missing: list[int] = []
         self._first: tuple[float, int] | None = None
-        """When the first epoch was seen to be finished, and how many there were by then."""
+        """Time of the first observed progress, and the number of finished epochs at that time."""
 
     def begin(self, missing: list[int]) -> None:
-        """A round of jobs, one for each missing expert, begins."""
+        """Begin a round of jobs, one for each missing expert."""
         self._missing, self._first = missing, None
 
     def wait(self, elsewhere: dict[int, int], num_missing: int) -> None:
-        """Tell of experts that other commands make."""
+        """Report experts that other commands train."""
         if self._on_progress:
             self._on_progress(ExpertProgress(self._total - num_missing, self._total, elsewhere=elsewhere))
 
     def tell(self, finished: int, running: dict[int, int]) -> None:
-        """Pass on what the crew tells: the number of finished jobs, and each running one's epoch."""
+        """Report the number of finished jobs and the epoch of each running one."""
         if self._on_progress is None:
             return
         done = finished * self._epochs + sum(running.values())
@@ -139,12 +139,12 @@ class _Clock:
         )
 
     def _seconds_left(self, done: int) -> float | None:
-        now, wanted = time.monotonic(), len(self._missing) * self._epochs
-        if done == wanted:
+        now, total = time.monotonic(), len(self._missing) * self._epochs
+        if done == total:
             return 0.0
         if self._first is None and done:
             self._first = (now, done)
         if self._first is None or done <= self._first[1]:
             return None
         started, before = self._first
-        return (now - started) / (done - before) * (wanted - done)
+        return (now - started) / (done - before) * (total - done)

@@ -1,8 +1,8 @@
-"""Sweeps as jobs of a cluster: sent there, found again, ended. A thin layer over Ray's job API.
+"""Submit, list, follow and stop sweeps as jobs of a cluster, over Ray's job API.
 
-A job runs on the head and outlives the terminal that sent it. What it makes lies in its workspace, a folder that all
-machines see, so that the same command on a new cluster goes on where the old one ended; the list of jobs is the
-cluster's own and goes with it.
+A job runs on the head node and continues after the submitting terminal is closed. Its results are in its workspace, a
+folder shared by all machines, so the same command on a new cluster continues the work. The list of jobs belongs to the
+cluster and ends with it.
 """
 
 import asyncio
@@ -32,43 +32,43 @@ from rayvldd.errors import RayvlddError, did_you_mean, message_of
 from rayvldd.runtime.versions import EXIT_MISMATCH, mismatch
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-"""Where Ray's dashboard is on the head, and here while ssh forwards its port."""
+"""Address of Ray's dashboard on the head node, and locally while ssh forwards its port."""
 
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
-"""States that a job does not leave."""
+"""Final job states."""
 
 _ANSWER_S = 10.0
 _START_S = 180.0
-"""Seconds that a job has to tell what runs on the cluster; a head that is busy takes its time to start a process."""
+"""Time limit in seconds for a job to report the cluster's versions; a busy head node starts processes slowly."""
 _STOP_S = 60
-"""Seconds that a sweep has to end its trials and tell the tracker, before it is killed."""
+"""Time limit in seconds for a stopped sweep to end its trials and update the tracker before it is killed."""
 _POLL_S = 0.5
 _LOUD = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
-"""Modules of Ray that print a line for every upload."""
+"""Modules of Ray that log a line for every upload."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job, as the cluster tells of it."""
+    """State of a job as reported by the cluster."""
 
     job_id: str
     state: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     study: str
-    """Name of the study; empty where the job is something else."""
+    """Name of the study; empty if the job is not a sweep."""
     workspace: str
     entrypoint: str
-    """The command that it runs."""
+    """Command of the job."""
     started: float
     """Seconds since 1970."""
     ended: float | None
     message: str
-    """One line on how it is or ended."""
+    """One line about its state or end."""
     exit_code: int | None
 
     @property
     def seconds(self) -> float:
-        """How long it has run."""
+        """Run time so far."""
         return (self.ended or time.time()) - self.started
 
 
@@ -79,7 +79,7 @@ class ClusterJobs:
         address: ``http://HOST:PORT`` of the cluster's dashboard, or ``auto`` on one of its nodes.
 
     Raises:
-        RayvlddError: when no cluster answers there, or it wants another token.
+        RayvlddError: when no cluster answers at the address, or it requires another token.
     """
 
     def __init__(self, address: str) -> None:
@@ -92,15 +92,15 @@ class ClusterJobs:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def submit(self, study: Study, workspace: Path, options: Mapping[str, str]) -> Job:
-        """Send a sweep, and return once the cluster has taken it: it runs there what is installed here.
+        """Submit a sweep, and return when the cluster has started it with the same versions as installed here.
 
         Args:
-            study: With its settings resolved; paths in it are paths on the cluster's machines.
-            workspace: A folder that all machines see.
+            study: The study with resolved settings; its paths are paths on the cluster's machines.
+            workspace: Folder shared by all machines.
             options: Further options of ``rayvldd sweep`` by name.
 
         Raises:
-            RayvlddError: when the study runs there already, the releases differ, or the job ended at once.
+            RayvlddError: when the study is already running there, the releases differ, or the job ended immediately.
         """
         running = [job for job in self.jobs() if job.state not in ENDED]
         for job in running:
@@ -118,7 +118,7 @@ class ClusterJobs:
                 submission_id=f"{study.name}-{secrets.token_hex(3)}",
                 runtime_env={
                     "working_dir": folder,
-                    # Ctrl-C, on which a sweep keeps what is finished; Ray's own choice would be SIGTERM and 3 seconds.
+                    # SIGINT, as Ctrl-C, so that a sweep keeps finished work; Ray's default is SIGTERM and 3 seconds.
                     "env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)},
                 },
                 metadata={"study": study.name, "workspace": str(workspace), "rayvldd": here.rayvldd},
@@ -132,7 +132,7 @@ class ClusterJobs:
         return sorted(found, key=lambda job: job.started, reverse=True)
 
     def find(self, job_id: str | None) -> Job:
-        """The job of this id, or the latest sweep.
+        """Return the job with this id, or the latest sweep.
 
         Raises:
             RayvlddError: when there is none.
@@ -154,15 +154,15 @@ class ClusterJobs:
         )
 
     def log(self, job: Job) -> str:
-        """All that a job has printed."""
+        """Return the complete log of a job."""
         with self.translating_errors():
             return str(self._client.get_job_logs(job.job_id))
 
     def follow(self, job: Job, write: Callable[[str], None]) -> Job:
-        """Pass on what a job has printed and prints, until it ends; return how it ended.
+        """Write the log of a job, past and new lines, until it ends; return its final state.
 
         Raises:
-            RayvlddError: when the connection is lost; the job goes on.
+            RayvlddError: when the connection is lost; the job continues.
         """
 
         async def pass_on() -> None:
@@ -174,13 +174,13 @@ class ClusterJobs:
         return self._awaited(job.job_id, _ANSWER_S)
 
     def stop(self, job: Job) -> Job:
-        """End a job as Ctrl-C would, and return what became of it."""
+        """Stop a job as Ctrl-C would, and return its state."""
         with self.translating_errors():
             self._client.stop_job(job.job_id)
         return self._awaited(job.job_id, _STOP_S + _ANSWER_S)
 
     def _awaited(self, job_id: str, seconds: float) -> Job:
-        """The job once it has ended, or as it is when the time is up."""
+        """Wait for a job to end; return its state then, or when the time limit is reached."""
         deadline = time.monotonic() + seconds
         while True:
             job = self.find(job_id)
@@ -189,16 +189,16 @@ class ClusterJobs:
             time.sleep(_POLL_S)
 
     def _taken(self, job_id: str, here: Versions) -> Job:
-        """Wait until a job has told what runs on the cluster, and refuse what is not the same here."""
+        """Wait until a job has reported the cluster's versions; raise if they differ from the local ones."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             job = self.find(job_id)
             there = Versions.in_log(self.log(job)) if job.state != "PENDING" else None
             if job.state == "FAILED" and (there is None or job.exit_code == EXIT_MISMATCH):
-                said = self.log(job).strip().splitlines()
+                lines = self.log(job).strip().splitlines()
                 with self.translating_errors():
                     self._client.delete_job(job_id)
-                faults = here.faults_against(there) if there else [said[-1] if said else job.message]
+                faults = here.faults_against(there) if there else [lines[-1] if lines else job.message]
                 raise mismatch(f"cluster at {self.address}", faults)
             if there:
                 return job
@@ -207,7 +207,7 @@ class ClusterJobs:
 
     @contextmanager
     def translating_errors(self) -> Iterator[None]:
-        """Tell what the connection does in our words."""
+        """Translate errors of the connection into a ``RayvlddError``."""
         try:
             yield
         except AuthenticationError as error:
@@ -227,7 +227,7 @@ class ClusterJobs:
 def _entrypoint(here: Versions, file: str, workspace: Path, options: Mapping[str, str]) -> str:
     sweep = ["rayvldd", "sweep", file, "--address", "auto", "--workspace", str(workspace)]
     sweep += [word for name, value in options.items() for word in (name, value)]
-    # exec: the signal of a stop reaches the sweep itself, and its exit code is the job's.
+    # exec, so that a stop signal reaches the sweep itself and its exit code becomes the exit code of the job.
     return f"python -m rayvldd.runtime.versions {shlex.quote(here.as_argument())} && exec {shlex.join(sweep)}"
 
 
@@ -248,7 +248,7 @@ def _as_job(details: Any) -> Job:
 
 
 def _token_header() -> dict[str, str] | None:
-    """The token that Ray itself would send, had RAY_AUTH_MODE been set: who has one means it."""
+    """Return the header with the user's token, which Ray itself sends only if RAY_AUTH_MODE is set."""
     if os.environ.get("RAY_AUTH_MODE"):
         return None
     token = os.environ.get("RAY_AUTH_TOKEN")
@@ -260,7 +260,7 @@ def _token_header() -> dict[str, str] | None:
 
 @contextmanager
 def _no_other_address() -> Iterator[None]:
-    """Hide the variables that Ray would follow rather than the address it is given."""
+    """Hide the environment variables that would override the given address."""
     hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
         yield
@@ -269,10 +269,10 @@ def _no_other_address() -> Iterator[None]:
 
 
 def _refuse_silence(address: str) -> None:
-    """Raise where nothing listens, before Ray waits for an answer without end.
+    """Raise if nothing listens at the address; Ray itself would wait without a time limit.
 
     Raises:
-        ValueError: when it is no address of a dashboard.
+        ValueError: when it is not the address of a dashboard.
         OSError: when nothing answers.
     """
     if address == "auto":

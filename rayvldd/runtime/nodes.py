@@ -1,4 +1,4 @@
-"""What must be true of every node of a cluster before a study begins on it."""
+"""Check every node of a cluster before a study starts: versions and access to the workspace."""
 
 import secrets
 from contextlib import suppress
@@ -12,20 +12,20 @@ from rayvldd.errors import RayvlddError, message_of
 from rayvldd.runtime.versions import mismatch
 
 _ANSWER_S = 120.0
-"""Seconds that a node has to start a process and look."""
+"""Time limit in seconds for a node to start a process and report."""
 
 
 def refuse_unfit_nodes(folder: Path) -> None:
-    """Look from every node of the connected cluster whether it has this rayvldd and sees a folder, all at once.
+    """Check on all nodes of the connected cluster in parallel that they have this rayvldd and access to a folder.
 
-    A node that does not answer in time is not held against the cluster: it may be about to go, and its work is done
-    elsewhere then. Nodes that come later are not looked at.
+    A node that does not answer in time is ignored: it may be shutting down, and then its work is done elsewhere. Nodes
+    that join later are not checked.
 
     Args:
-        folder: Must be the same folder on all machines; it is there on this one.
+        folder: Folder that must be the same on all machines; it exists on this one.
 
     Raises:
-        RayvlddError: naming every node that has other releases, or does not see the folder.
+        RayvlddError: naming every node with other releases or without access to the folder.
     """
     mark = folder / f".seen-{secrets.token_hex(4)}"
     mark.touch()
@@ -51,25 +51,25 @@ def refuse_unfit_nodes(folder: Path) -> None:
 
 
 def _looked_from_every_node(mark: Path) -> dict[str, tuple[Versions | str, bool]]:
-    """By address: the releases, or why they cannot be told, and whether the mark is seen."""
-    look, asked = ray.remote(_look), {}
+    """By node address: its releases, or the reason why they are unknown, and whether it sees the marker file."""
+    look, addresses = ray.remote(_look), {}
     for node in ray.nodes():
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             options = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-            asked[options.remote(mark)] = node["NodeManagerAddress"]
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+            addresses[options.remote(mark)] = node["NodeManagerAddress"]
+    answered, late = ray.wait(list(addresses), num_returns=len(addresses), timeout=_ANSWER_S)
     for ref in late:
         ray.cancel(ref, force=True)
     seen: dict[str, tuple[Versions | str, bool]] = {}
     for ref in answered:
         try:
-            seen[asked[ref]] = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:  # the function could not even be imported
-            seen[asked[ref]] = (f"has no such rayvldd: {message_of(error)}", False)
+            seen[addresses[ref]] = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:  # the function could not be imported
+            seen[addresses[ref]] = (f"has no such rayvldd: {message_of(error)}", False)
         except ray.exceptions.RayError:
             with suppress(KeyError):  # the node is gone
-                del seen[asked[ref]]
+                del seen[addresses[ref]]
     return seen
 
 

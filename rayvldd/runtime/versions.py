@@ -1,6 +1,7 @@
-"""That both ends of a cluster run the same Ray, the same Python, the same rayvldd.
+"""Compare the versions of Ray, Python and rayvldd on both ends of a cluster connection.
 
-Run as a module on the cluster, it prints what is there, and its exit code says whether that is what was asked for.
+Run as a module on the cluster, it prints the installed versions; its exit code shows whether they are the expected
+ones.
 """
 
 import sys
@@ -9,14 +10,14 @@ from rayvldd.clusters.versions import Versions
 from rayvldd.errors import RayvlddError
 
 EXIT_MISMATCH = 3
-"""Exit code of this module where the versions are not those asked for."""
+"""Exit code of this module if the versions differ from the expected ones."""
 
 
 def mismatch(where: str, faults: list[str]) -> RayvlddError:
-    """The refusal of a cluster that runs other releases.
+    """Build the error for a cluster that runs other releases.
 
     Args:
-        where: The cluster or node, at the beginning of the sentence.
+        where: Name of the cluster or node, at the beginning of the sentence.
         faults: From :meth:`Versions.faults_against`.
     """
     return RayvlddError(
@@ -26,7 +27,7 @@ def mismatch(where: str, faults: list[str]) -> RayvlddError:
 
 
 def main(arguments: list[str]) -> int:
-    """Print what runs here, and compare it with what the one argument asks for."""
+    """Print the installed versions and compare them with the argument."""
     here = Versions.here()
     print(here.as_line, flush=True)
     return 0 if here.as_argument() == arguments[0] else EXIT_MISMATCH

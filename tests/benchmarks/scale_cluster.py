@@ -241,7 +241,7 @@ class _SleepingExpert(ExpertJob):
 
         with patch.object(training, "_train_epoch", train), patch.object(training, "score", score):
             made = super().do(task, note)
-        sleep.tell(self.told, str(self.wanted.indexes[0]))
+        sleep.tell(self.told, str(self.request.indexes[0]))
         return made
 
 
