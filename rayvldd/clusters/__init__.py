@@ -1,1 +1,1 @@
-"""Cluster files: what they say, whether Ray would take them, whether they are safe, and what they cost."""
+"""Read cluster files, validate them against Ray's schema and security rules, and estimate their cost."""

@@ -1,4 +1,4 @@
-"""What the CloudFormation template of an account may open and allow: ssh from one address, one prefix of a bucket."""
+"""Rules for an account's CloudFormation template: ssh from one address only, access to one bucket prefix only."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _NAMES = {
 
 
 def account_faults(template: ClusterFile) -> list[Fault]:
-    """What in a template opens more than ssh to one address, or allows more than one prefix of a bucket."""
+    """Return the parts of a template that open more than ssh to one address, or allow more than one bucket prefix."""
     resources = template.config["Resources"]
     faults = []
     for name, resource in resources.items():
@@ -43,7 +43,7 @@ def account_faults(template: ClusterFile) -> list[Fault]:
 
 
 def names_of(template: ClusterFile, kind: str) -> set[str]:
-    """The names that a template gives to its resources of one kind."""
+    """Return the names of a template's resources of one kind."""
     resources = template.config["Resources"].values()
     named = [resource.get("Properties", {}) for resource in resources if resource.get("Type") == kind]
     return {str(properties[_NAMES[kind]]) for properties in named if _NAMES[kind] in properties}
@@ -55,14 +55,14 @@ def _launch_faults(properties: dict[str, Any], where: str) -> list[Fault]:
     if not data.get("SecurityGroupIds"):
         faults.append(Fault(where, "carries no security group; Ray would make an open one", "SecurityGroupIds: […]"))
     if "MetadataOptions" in data:
-        # Ray copies what AWS answers into its own request, and AWS answers with a key that it does not take.
+        # Ray copies the response of AWS into its own request, but the response has a key that AWS does not accept.
         faults.append(Fault(where, "has MetadataOptions, with which Ray 2.60 cannot launch", "them in the node_config"))
     return faults
 
 
 def _ingress_faults(rule: dict[str, Any], template: ClusterFile, where: str) -> list[Fault]:
     if "SourceSecurityGroupId" in rule:
-        return []  # from node to node
+        return []  # between nodes
     faults = []
     if (rule.get("FromPort"), rule.get("ToPort"), rule.get("IpProtocol")) != (22, 22, "tcp"):
         ports = f"{rule.get('IpProtocol')} {rule.get('FromPort')} to {rule.get('ToPort')}"
@@ -76,7 +76,7 @@ def _ingress_faults(rule: dict[str, Any], template: ClusterFile, where: str) -> 
 
 
 def _is_one_address(cidr: Any, parameters: dict[str, Any]) -> bool:
-    """Whether an address range holds one address: as it stands, or by the pattern of the parameter that fills it."""
+    """Whether an address range is a single address, directly or by the pattern of its template parameter."""
     if isinstance(cidr, dict) and cidr.get("Ref") in parameters:
         parameter = parameters[cidr["Ref"]]
         pattern = parameter.get("AllowedPattern")
@@ -118,7 +118,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_limited(statement: dict[str, Any]) -> bool:
-    """Whether a statement leaves S3 alone, or names objects below a prefix, or lists a bucket below a prefix."""
+    """Whether a statement does not concern S3, or is limited to objects or listings under a prefix."""
     actions = [str(action).lower() for action in _listed(statement.get("Action"))]
     if "*" in actions or "NotAction" in statement:
         return False

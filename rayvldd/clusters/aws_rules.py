@@ -1,9 +1,9 @@
-"""What a file for `ray up` on AWS must say to be safe, given what Ray 2.60 does where it says nothing.
+"""Security rules for `ray up` files on AWS, given the defaults of Ray 2.60.
 
-Left alone, ray/autoscaler/_private/aws/config.py makes a security group whose port 22 is open to 0.0.0.0/0 (whatever
-`provider.security_group` adds), and an instance profile with full rights to all of EC2 and S3. So the files take both
-from a CloudFormation template: its launch template carries the security group, and Ray looks that up before it makes
-anything, so that `ray up` without the stack fails instead of opening a port.
+By default, ray/autoscaler/_private/aws/config.py creates a security group with port 22 open to 0.0.0.0/0 (regardless of
+`provider.security_group`), and an instance profile with full access to EC2 and S3. The files therefore use both from a
+CloudFormation template. Its launch template contains the security group. Ray looks it up before it creates anything, so
+`ray up` without the stack fails instead of opening a port.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from rayvldd.clusters.cluster_file import read_cluster_file
 from rayvldd.errors import Fault
 
 ACCOUNT = "account"
-"""Key of `metadata`: the file that prepares the account, beside the cluster file."""
+"""Key in `metadata` for the file that prepares the account, relative to the cluster file."""
 
 
 def aws_faults(config: dict[str, Any], path: Path) -> list[Fault]:
-    """What would open a port or give away rights, in the file and in the template of the account that it names."""
+    """Return settings that open ports or grant too many rights, in the file and in its account template."""
     faults = []
     if "security_group" in config["provider"]:
         faults.append(
@@ -58,10 +58,10 @@ def _node_faults(node: dict[str, Any], where: str) -> list[Fault]:
 
 
 def _faults_of_account(config: dict[str, Any], path: Path) -> list[Fault]:
-    """The faults of the template, and the names that the cluster file expects of it in vain."""
+    """Return the faults of the template, and names used by the cluster file that the template does not define."""
     nodes = {name: node_type["node_config"] for name, node_type in config["available_node_types"].items()}
     if not any("LaunchTemplateName" in node.get("LaunchTemplate", {}) for node in nodes.values()):
-        return []  # the security group is named by its id: what it opens, only AWS knows
+        return []  # the security group is given by its id, so its rules are known only to AWS
     named = (config.get("metadata") or {}).get(ACCOUNT)
     if not named or not (path.parent / str(named)).is_file():
         got = f"there is no {path.parent / str(named)}" if named else "missing"

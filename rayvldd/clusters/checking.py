@@ -1,4 +1,4 @@
-"""Hold a cluster file to Ray's schema and to our rules, and say what it is."""
+"""Validate a cluster file against Ray's schema and our security rules, and describe it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from rayvldd.clusters.versions import Versions
 from rayvldd.errors import ConfigError, Fault
 
 PROVIDERS = ("local", "aws", "gcp")
-"""The providers whose files are understood; what Ray does for others was not looked at."""
+"""Supported providers; Ray's defaults for others have not been reviewed."""
 
 _START = {
     "ray": "RAY_AUTH_MODE=token ray up -y {file}",
@@ -34,7 +34,7 @@ _START = {
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """A cluster file without faults."""
+    """Description of a valid cluster file."""
 
     file: ClusterFile
     provider: str
@@ -42,21 +42,21 @@ class ClusterReport:
     prices: Prices
     versions: Versions
     has_token: bool
-    """Whether the user's machine has a token already; ``ray get-auth-token --generate`` makes it."""
+    """Whether the user's machine has a token; ``ray get-auth-token --generate`` creates one."""
 
     @property
     def unedited(self) -> list[Edit]:
-        """The marked values that nobody has filled in."""
+        """Marked values that still have to be edited."""
         return self.file.unedited
 
     @property
     def usd_per_hour(self) -> tuple[float, float] | None:
-        """Least and most an hour at on-demand prices."""
+        """Minimum and maximum cost per hour at on-demand prices."""
         return usd_per_hour(self.groups)
 
     @property
     def next_command(self) -> str:
-        """What to run after this."""
+        """The next command for the user."""
         if self.unedited:
             return f"edit {self.file.path}, then: rayvldd check --cluster {self.file.path}"
         start = _START[self.file.kind].format(file=self.file.path)
@@ -65,7 +65,7 @@ class ClusterReport:
         return start
 
     def as_object(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """Return the output of ``--json``."""
         usd = self.usd_per_hour
         return {
             "file": str(self.file.path),
@@ -80,10 +80,10 @@ class ClusterReport:
 
 
 def check_cluster(path: str | Path) -> ClusterReport:
-    """Read a cluster file and check all of it; nothing is started and no cloud is asked.
+    """Read and validate a cluster file, without starting anything or contacting a cloud.
 
     Raises:
-        ConfigError: listing every fault of the file, and of the file of the account that it names.
+        ConfigError: listing every fault of the file and of its account file.
     """
     file, driver = read_cluster_file(path), Versions.here()
     config: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def check_cluster(path: str | Path) -> ClusterReport:
 
 
 def _checked_by_ray(file: ClusterFile) -> tuple[dict[str, Any], list[Fault]]:
-    """The file with Ray's defaults, and what Ray would refuse."""
+    """Return the file with Ray's defaults, and the faults that Ray would report."""
     provider = file.config["provider"].get("type")
     if provider not in PROVIDERS:
         return {}, [Fault(f"{file.path}: provider.type", f"got {provider!r}", ", ".join(PROVIDERS))]
@@ -112,13 +112,13 @@ def _checked_by_ray(file: ClusterFile) -> tuple[dict[str, Any], list[Fault]]:
         return {}, faults
     try:
         config = with_defaults(file.config)
-    except (Exception, SystemExit) as error:  # Ray raises all kinds, and aborts as a command would
+    except (Exception, SystemExit) as error:  # Ray raises various exceptions, and SystemExit
         return {}, [Fault(name, f"Ray cannot use it: {error or type(error).__name__}")]
     return config, schema_faults(config, name) or consistency_faults(config, name)
 
 
 def _faults_by_rule(file: ClusterFile, config: dict[str, Any], driver: Versions) -> list[Fault]:
-    """Everything that our rules have against a file that Ray would take."""
+    """Return the violations of our rules in a file that Ray accepts."""
     name = str(file.path)
     faults = token_faults(config, name) + loopback_faults(config, name) + key_faults(config, file.text, name)
     faults += version_faults(config, name, driver) + mount_faults(config, name)

@@ -12,40 +12,40 @@ from rayvldd.errors import ConfigError, Fault, did_you_mean
 Kind = Literal["ray", "kubernetes", "cloudformation"]
 
 EDIT = "# EDIT"
-"""Marks a line with a value that is the user's to set."""
+"""Comment that marks a line with a value for the user to set."""
 
 _PLACEHOLDER = re.compile(r"YOUR-[A-Z0-9-]+|\b192\.0\.2\.\d+\b")
-"""What stands where nobody can know the value; 192.0.2.0/24 is the network that is nobody's (RFC 5737)."""
+"""Placeholders for values that only the user knows; 192.0.2.0/24 is reserved for documentation (RFC 5737)."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A line that is marked for the user to edit, and what still stands there."""
+    """A line marked for the user to edit, with its placeholder."""
 
     line: int
     text: str
     placeholder: str
-    """``YOUR-…`` or an address that is nobody's; empty where the value works as it is, or was filled in."""
+    """``YOUR-…`` or a documentation address; empty if the value works unchanged or was filled in."""
 
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """A cluster file as it was read, nothing filled in."""
+    """A parsed cluster file, without defaults."""
 
     path: Path
     kind: Kind
     text: str
     documents: list[dict[str, Any]]
-    """One mapping for each YAML document: one for Ray, several manifests for Kubernetes."""
+    """One mapping per YAML document: one for Ray, several manifests for Kubernetes."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The first document; the whole of a file for Ray."""
+        """First document; for Ray, the whole file."""
         return self.documents[0]
 
     @property
     def edits(self) -> list[Edit]:
-        """The lines marked ``# EDIT``, in the order of the file."""
+        """Return the lines marked ``# EDIT``, in the order of the file."""
         found = []
         for number, line in enumerate(self.text.splitlines(), 1):
             content, mark, _ = line.partition(EDIT)
@@ -56,15 +56,15 @@ class ClusterFile:
 
     @property
     def unedited(self) -> list[Edit]:
-        """The edits whose placeholder is still there."""
+        """Return the edits that still contain a placeholder."""
         return [edit for edit in self.edits if edit.placeholder]
 
 
 def read_cluster_file(path: str | Path) -> ClusterFile:
-    """Read a cluster file and see what kind it is.
+    """Read a cluster file and detect its kind.
 
     Raises:
-        ConfigError: when there is no such file, it is not YAML, or it is none of the three kinds.
+        ConfigError: when the file does not exist, is not YAML, or is none of the three kinds.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A cluster report in words: its nodes as a table, its cost in a line or two."""
+"""Text output of a cluster report: a table of nodes and the cost."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def node_table(groups: list[NodeGroup]) -> "Table":
-    """One row for each group of nodes."""
+    """Build a table with one row per node group."""
     from rich.table import Table
 
     table = Table()
@@ -26,7 +26,7 @@ def node_table(groups: list[NodeGroup]) -> "Table":
 
 
 def describe_cost(report: ClusterReport) -> list[str]:
-    """What the nodes cost an hour, or how to find out."""
+    """Describe the cost of the nodes per hour, or how to look it up."""
     if report.provider == "local":
         return ["nothing of a provider: these machines are there anyway"]
     if report.provider == "cloudformation":

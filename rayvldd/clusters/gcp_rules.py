@@ -1,7 +1,8 @@
-"""What a file for `ray up` on Google Cloud must say to be safe, given what Ray 2.60 does where it says nothing.
+"""Security rules for `ray up` files on Google Cloud, given the defaults of Ray 2.60.
 
-Left alone, ray/autoscaler/_private/gcp/config.py takes the project's first subnet, in a new project that of the default
-network with ssh open to 0.0.0.0/0, and runs the head as an account that may write every bucket of the project.
+By default, ray/autoscaler/_private/gcp/config.py uses the first subnet of the project (in a new project the default
+network, with ssh open to 0.0.0.0/0), and runs the head node as an account with write access to all buckets of the
+project.
 """
 
 import re
@@ -16,7 +17,7 @@ _WIDE_SCOPES = ("cloud-platform", "devstorage.full_control", "devstorage.read_wr
 
 
 def gcp_faults(config: dict[str, Any], path: Path) -> list[Fault]:
-    """What would open a port or give away rights, in the file and in the script that prepares the project."""
+    """Return settings that open ports or grant too many rights, in the file and in its project script."""
     faults = []
     for name, node_type in config["available_node_types"].items():
         where = f"{path}: available_node_types.{name}.node_config"
@@ -60,7 +61,7 @@ def _rights_faults(node: dict[str, Any], where: str, *, is_head: bool) -> list[F
 
 
 def firewall_faults(script: Path) -> list[Fault]:
-    """Firewall rules of a script that open more than ssh, or ssh to more than the address that it is given."""
+    """Return firewall rules of a script that open more than ssh, or ssh to more than its address argument."""
     text = script.read_text(encoding="utf-8").replace("\\\n", " ")
     rules = [line for line in text.splitlines() if "firewall-rules create" in line]
     if not rules:
@@ -70,7 +71,7 @@ def firewall_faults(script: Path) -> list[Fault]:
         options = dict(re.findall(r"^--([\w-]+)=(.*)$", "\n".join(shlex.split(rule, comments=True)), re.MULTILINE))
         name = shlex.split(rule)[4]
         if "source-tags" in options:
-            continue  # from node to node
+            continue  # between nodes
         if options.get("allow") != "tcp:22":
             faults.append(Fault(f"{script}: {name}", f"opens {options.get('allow')}", "tcp:22 alone"))
         if not re.fullmatch(r"\$\{?\w+\}?/32", options.get("source-ranges", "0.0.0.0/0")):

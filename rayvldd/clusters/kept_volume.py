@@ -1,4 +1,4 @@
-"""Attach the volume that outlives every cluster to the head on AWS, and mount it. Run by the head itself:
+"""Attach the persistent volume to the head node on AWS and mount it. The head node runs it as:
 
 python -m rayvldd.clusters.kept_volume rayvldd /mnt/rayvldd --instance i-… --region us-east-1
 """
@@ -16,25 +16,25 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rayvldd.errors import RayvlddError
 
 _DEVICE = "/dev/sdf"
-"""What EC2 is asked for; the kernel names the disk by the volume's id."""
+"""Device name for EC2; the kernel names the disk by the id of the volume."""
 
 _WAIT_S = 180.0
-"""A head that was just ended holds the volume for about a minute longer."""
+"""Time limit in seconds; a terminated head node holds the volume for about another minute."""
 
 _POLL_S = 2.0
 
 
 def attach_volume(ec2: Any, name: str, instance: str, wait_s: float = _WAIT_S) -> str:
-    """Attach the one volume of a name, wait until it is, and return its id; one that is attached already stays.
+    """Attach the volume with a name, unless it is attached already; wait for completion and return its id.
 
     Args:
         ec2: An EC2 client of boto3.
         name: Value of the volume's tag ``Name``.
         instance: Id of the machine to attach it to.
-        wait_s: Seconds that another machine has to let go of it, and that attaching may take.
+        wait_s: Time limit in seconds for another machine to release it, and for attaching.
 
     Raises:
-        RayvlddError: when there is not exactly one volume of the name, or it stays with another machine.
+        RayvlddError: when there is not exactly one volume with the name, or another machine does not release it.
     """
     volumes = ec2.describe_volumes(Filters=[{"Name": "tag:Name", "Values": [name]}])["Volumes"]
     if len(volumes) != 1:
@@ -63,11 +63,11 @@ def attach_volume(ec2: Any, name: str, instance: str, wait_s: float = _WAIT_S) -
 
 
 def mount_volume(volume: str, folder: Path) -> None:
-    """Mount an attached volume, with a new file system if it never had one; one that is mounted already stays.
+    """Mount an attached volume unless it is mounted already; create a file system if it has none.
 
     Args:
-        volume: Its id, by which the kernel names the disk of a Nitro machine.
-        folder: Where to mount it; it belongs to the caller.
+        volume: Id of the volume, by which the kernel names the disk of a Nitro machine.
+        folder: Mount point; the caller becomes its owner.
 
     Raises:
         RayvlddError: when the kernel does not see the disk.
@@ -82,7 +82,7 @@ def mount_volume(volume: str, folder: Path) -> None:
         time.sleep(_POLL_S)
     else:
         raise RayvlddError(f"volume {volume}: attached, but {disk} does not appear", next_command="ray up again")
-    # blkid answers 2 where it finds nothing at all, and another number where it could not look.
+    # blkid returns 2 if there is no file system, and another code if it could not read the device.
     if subprocess.run(["sudo", "blkid", "-p", str(disk)], stdout=subprocess.DEVNULL).returncode == 2:
         subprocess.run(["sudo", "mkfs.ext4", "-q", str(disk)], check=True)
     subprocess.run(["sudo", "mkdir", "-p", str(folder)], check=True)
@@ -91,7 +91,7 @@ def mount_volume(volume: str, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Attach and mount, or say why not and exit with 1."""
+    """Attach and mount the volume; on failure, print the reason and exit with 1."""
     parser = argparse.ArgumentParser(prog="python -m rayvldd.clusters.kept_volume", description=__doc__)
     parser.add_argument("name", help="value of the volume's tag Name")
     parser.add_argument("folder", type=Path, help="where to mount it")

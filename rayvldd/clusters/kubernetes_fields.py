@@ -1,7 +1,7 @@
-"""The fields of RayCluster and RayJob that KubeRay knows; Kubernetes itself drops what it does not know, or refuses it.
+"""Validate the fields of RayCluster and RayJob manifests; Kubernetes itself drops or rejects unknown fields.
 
-Names and what is required after the types of KubeRay 1.7, ray.io/v1 (docs.ray.io, "KubeRay CRD API reference"). Pods
-and other resources of Kubernetes' own are looked at by `kubectl apply --dry-run=server`, not here.
+Names and required fields follow the types of KubeRay 1.7, ray.io/v1 (docs.ray.io, "KubeRay CRD API reference"). Pods
+and other built-in resources of Kubernetes are validated by `kubectl apply --dry-run=server`, not here.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from rayvldd.errors import Fault, did_you_mean
 
 @dataclass(frozen=True)
 class _Type:
-    """The fields of one type."""
+    """Fields of one type."""
 
     fields: tuple[str, ...]
     required: tuple[str, ...] = ()
     inner: dict[str, str] = field(default_factory=dict)
-    """The types of the fields that are looked into; lists are looked into entry by entry."""
+    """Types of the fields that are validated recursively; lists are validated per entry."""
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The values that a field may have, where there are few."""
+    """Allowed values of fields with a fixed set of values."""
 
 
 _OBJECT = ("apiVersion", "kind", "metadata", "spec", "status")
@@ -75,12 +75,12 @@ TYPES = {
 
 
 def field_faults(value: Any, kind: str, where: str) -> Iterator[Fault]:
-    """Yield what is unknown, missing or of another form than KubeRay wants it.
+    """Yield unknown and missing fields, and fields with a wrong type or value.
 
     Args:
         value: A manifest, or a part of one.
         kind: Its type, a key of ``TYPES``.
-        where: Its place, for the faults.
+        where: Its location, for the faults.
     """
     if isinstance(value, list):
         for number, entry in enumerate(value):

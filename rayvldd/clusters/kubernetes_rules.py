@@ -1,7 +1,7 @@
-"""What manifests for KubeRay must say: the fields that it knows, token, nothing reachable from outside, no keys.
+"""Rules for KubeRay manifests: valid fields, a token, no access from outside, no keys.
 
-The operator asks the dashboard for its jobs over the network, so the dashboard cannot listen on loopback there; a
-NetworkPolicy keeps everybody else out, and `kubectl port-forward` is the way in.
+The operator queries the dashboard over the network, so the dashboard cannot listen on loopback. A NetworkPolicy blocks
+all other access; users connect through `kubectl port-forward`.
 """
 
 import re
@@ -15,17 +15,17 @@ from rayvldd.errors import Fault
 
 _RAY = ("RayCluster", "RayJob")
 CLUSTER_LABEL = "ray.io/cluster"
-"""The label that KubeRay gives every pod of a cluster."""
+"""Label that KubeRay sets on every pod of a cluster."""
 
 
 def kubernetes_faults(file: ClusterFile, driver: Versions) -> list[Fault]:
-    """Everything that is wrong with the manifests of a file."""
+    """Return all faults of the manifests in a file."""
     faults = []
     for document in file.documents:
         if document["kind"] in _RAY:
             faults += list(field_faults(document, str(document["kind"]), _name(file, document)))
     if faults:
-        return faults  # what the rules look at is not there, or is something else
+        return faults  # the rules need valid fields
     clusters = [document for document in file.documents if document["kind"] == "RayCluster"]
     if not clusters:
         faults.append(Fault(str(file.path), "has no RayCluster", "a manifest of kind RayCluster"))
@@ -37,7 +37,7 @@ def kubernetes_faults(file: ClusterFile, driver: Versions) -> list[Fault]:
 
 
 def containers_of(pod_template: dict[str, Any]) -> list[dict[str, Any]]:
-    """All containers of a pod template, those that run before the others included."""
+    """Return all containers of a pod template, including init containers."""
     spec = pod_template.get("spec", {})
     return [*spec.get("initContainers", []), *spec.get("containers", [])]
 
@@ -76,7 +76,7 @@ def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> li
 
 
 def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
-    """A cluster that any pod may talk to."""
+    """Return a fault if any pod may connect to the cluster."""
     name = cluster["metadata"].get("name")
     wanted = f"a NetworkPolicy for pods with {CLUSTER_LABEL}: {name}, with `from` in every ingress rule"
     policies = [
@@ -94,7 +94,7 @@ def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
 
 
 def _opening_faults(file: ClusterFile) -> list[Fault]:
-    """What makes something reachable from outside the Kubernetes cluster."""
+    """Return the settings that allow access from outside the Kubernetes cluster."""
     faults = []
     for document in file.documents:
         if document["kind"] in ("Ingress", "Gateway", "HTTPRoute"):

@@ -1,4 +1,4 @@
-"""The nodes that a cluster file asks for, and what they cost an hour."""
+"""Node groups of a cluster file and their cost per hour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ class NodeGroup:
 
     name: str
     machine: str
-    """What the provider calls the machine; an address for machines that are there anyway."""
+    """Machine type of the provider; an address for on-premises machines."""
     fewest: int
     most: int
     resources: dict[str, Any]
-    """CPUs, GPUs and what else Ray is told that one node has; empty where it finds out by itself."""
+    """CPUs, GPUs and other resources of one node that the file declares; empty if Ray detects them."""
     is_spot: bool
     usd_per_hour: float | None
-    """On-demand price of one node; None where the file has none."""
+    """On-demand price of one node; None if the file has none."""
 
 
 @dataclass(frozen=True)
 class Prices:
-    """A dated table of prices that a file carries in `metadata.prices`."""
+    """Dated table of prices in `metadata.prices` of a file."""
 
     usd_per_hour: Mapping[str, float]
     what: str = ""
-    """What is priced, where and when."""
+    """Description of the prices, with region and date."""
     source: str = ""
     lookup: str = ""
-    """How to see today's price."""
+    """How to look up current prices."""
 
 
 def prices_of(file: ClusterFile) -> Prices:
-    """The prices in a file; an empty table where it has none."""
+    """Return the prices in a file; an empty table if it has none."""
     if file.kind == "kubernetes":
         return Prices({})
     prices = (file.config.get("metadata") or {}).get("prices") or {}
@@ -46,11 +46,11 @@ def prices_of(file: ClusterFile) -> Prices:
 
 
 def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]:
-    """The node groups of a file, the head first.
+    """Return the node groups of a file, the head node first.
 
     Args:
         file: The file.
-        config: The same with Ray's defaults; not looked at for Kubernetes.
+        config: The file with Ray's defaults; not used for Kubernetes.
     """
     if file.kind == "kubernetes":
         return [
@@ -104,7 +104,7 @@ def _image_of(group: Mapping[str, Any]) -> str:
 
 
 def _limits(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What all containers of a pod may take together is asked of its Ray container, the last one that has limits."""
+    """Return the limits of the last container that has any, which is the Ray container of the pod."""
     for container in containers_of(group["template"]):
         if container.get("resources", {}).get("limits"):
             return dict(container["resources"]["limits"])
@@ -112,7 +112,7 @@ def _limits(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usd_per_hour(groups: list[NodeGroup]) -> tuple[float, float] | None:
-    """The least and the most that all nodes cost an hour at on-demand prices; None where a price is not known."""
+    """Return minimum and maximum cost of all nodes per hour at on-demand prices; None if a price is missing."""
     if not groups or any(group.usd_per_hour is None for group in groups):
         return None
     least = sum(group.fewest * (group.usd_per_hour or 0.0) for group in groups)

@@ -1,4 +1,4 @@
-"""A RayJob that runs one study on a cluster that KubeRay keeps."""
+"""Render a RayJob manifest that runs one study on a KubeRay cluster."""
 
 import base64
 import copy
@@ -12,21 +12,21 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault
 
 _MOST_NAME = 47
-"""Characters of a RayJob's name: KubeRay adds its own to name pods, and those end at 63."""
+"""Maximum length of a RayJob's name: KubeRay extends it for pod names, which are limited to 63 characters."""
 
 
 def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
-    """Make the manifest of the job that sweeps a study, after the RayJob of a cluster file.
+    """Render the manifest of a job that sweeps a study, based on the RayJob of a cluster file.
 
-    The study travels inside the manifest, as it was resolved here, so nothing has to be copied into a pod first. The
-    job is named after the study, and `kubectl create` of it again continues the study.
+    The manifest contains the resolved study, so no file has to be copied into a pod. The job is named after the study;
+    running `kubectl create` again continues the study.
 
     Args:
         file: Manifests with a RayJob, whose entrypoint names a study file.
-        study: What to sweep.
+        study: Study to sweep.
 
     Raises:
-        ConfigError: when the file has no RayJob to render from.
+        ConfigError: when the file has no RayJob.
     """
     jobs = [document for document in file.documents if document["kind"] == "RayJob"]
     if not jobs:
@@ -35,12 +35,12 @@ def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
     text = base64.b64encode(dump_study(study).encode()).decode()
     sweep = re.sub(r"\S+\.yaml", "/tmp/study.yaml", job["spec"]["entrypoint"], count=1)
     job["spec"]["entrypoint"] = f"bash -c {shlex.quote(f'echo {text} | base64 -d > /tmp/study.yaml && {sweep}')}"
-    # A finished job keeps its name until it is deleted; this one gets a new ending from Kubernetes every time.
+    # A finished job keeps its name until it is deleted, so Kubernetes generates a new suffix every time.
     del job["metadata"]["name"]
     job["metadata"]["generateName"] = f"{_dns_name(study.name)}-"
     return job
 
 
 def _dns_name(name: str) -> str:
-    """A study's name in the letters that Kubernetes takes."""
+    """Convert the name of a study to the characters that Kubernetes allows."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_MOST_NAME].strip("-") or "study"

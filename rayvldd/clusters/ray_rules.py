@@ -1,4 +1,4 @@
-"""What a file for `ray up` must say to be safe on any provider: token, loopback, no keys, the driver's versions."""
+"""Security rules for `ray up` files of any provider: token, loopback, no keys, same versions as the driver."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from rayvldd.clusters.versions import PINS, Versions, pin_of
 from rayvldd.errors import Fault
 
 TOKEN = "~/.ray/auth_token"
-"""Where Ray looks for the token, on the user's machine and on every node."""
+"""Path where Ray reads the token, on the user's machine and on every node."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _RAY_START = re.compile(r"\bray\s+start\b")
@@ -45,10 +45,10 @@ def commands_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def token_faults(config: dict[str, Any], file: str) -> list[Fault]:
-    """Ray without its token, or nodes that are not handed the token.
+    """Return faults if Ray runs without a token, or nodes do not receive the token.
 
-    Without a token whoever reaches a port of Ray runs code. `ray up` switches the token on for the head by itself, and
-    the workers are then refused: every `ray start` has to say it.
+    Without a token, anyone who can reach a port of Ray can run code. `ray up` enables the token only on the head node,
+    which then rejects the workers, so every `ray start` command must enable it.
     """
     faults = []
     for key, command in commands_of(config):
@@ -66,7 +66,7 @@ def token_faults(config: dict[str, Any], file: str) -> list[Fault]:
 
 
 def loopback_faults(config: dict[str, Any], file: str) -> list[Fault]:
-    """Dashboards that listen on more than loopback: they are reached through ssh."""
+    """Return faults for dashboards that listen beyond loopback; users connect through ssh."""
     faults = []
     for key, command in commands_of(config):
         for name, pattern in _HOSTS:
@@ -79,7 +79,7 @@ def loopback_faults(config: dict[str, Any], file: str) -> list[Fault]:
 
 
 def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
-    """Keys that stand in the file or are copied to the nodes: nodes have roles, and ssh has its agent and files."""
+    """Return faults for keys in the file or copied to nodes; nodes use roles, and ssh its agent and files."""
     faults = []
     for number, line in enumerate(text.splitlines(), 1):
         code = line.partition("#")[0] if line.lstrip().startswith("#") else line
@@ -101,7 +101,7 @@ def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
 
 
 def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
-    """Files to copy that are not there: `ray up` would find out after it has launched the head."""
+    """Return faults for missing files to copy; `ray up` detects them only after launching the head node."""
     faults = []
     for target, source in (config.get("file_mounts") or {}).items():
         if target != TOKEN and not Path(str(source)).expanduser().exists():
@@ -116,7 +116,7 @@ def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
 
 
 def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[Fault]:
-    """Nodes that would get other versions than the driver has."""
+    """Return faults for nodes that would get versions other than the driver's."""
     commands = [(key, command) for key, command in commands_of(config) if "setup" in key]
     faults = []
     if not any(re.search(rf"\binstall\b.*-c\s*\S*{re.escape(PINS)}", command, re.DOTALL) for _, command in commands):

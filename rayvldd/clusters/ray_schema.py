@@ -1,4 +1,4 @@
-"""Whether Ray itself would take a cluster file: its schema, and what `ray up` checks besides."""
+"""Validate a cluster file as Ray does: its schema, and the further checks of `ray up`."""
 
 import copy
 import json
@@ -15,10 +15,10 @@ from rayvldd.errors import Fault, did_you_mean
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The file as `ray up` sees it: what it leaves out is filled with Ray's defaults for its provider.
+    """Return the file with Ray's defaults for its provider, as `ray up` uses it.
 
     Raises:
-        Exception: whatever Ray raises where it cannot; :func:`schema_faults` tells the reason first.
+        Exception: of any type, from Ray, for an invalid file; call :func:`schema_faults` first for the reason.
     """
     from ray.autoscaler._private.util import prepare_config
 
@@ -28,7 +28,7 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger's notes on what it fills in from the user."""
+    """Suppress log messages about defaults."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -38,15 +38,15 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def schema_faults(config: dict[str, Any], file: str) -> list[Fault]:
-    """What Ray's own schema refuses, all of it: `ray up` would tell the first only.
+    """Return all violations of Ray's schema; `ray up` itself reports only the first.
 
     Args:
         config: The file, or the file with Ray's defaults.
-        file: Its name, for the faults.
+        file: Name of the file, for the faults.
     """
     import ray.autoscaler
 
-    # A namespace package has no file, so the folder is asked for.
+    # A namespace package has no file, so its folder is used.
     schema = json.loads((Path(ray.autoscaler.__path__[0]) / "ray-schema.json").read_text(encoding="utf-8"))
     errors = sorted(Draft7Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     return [_fault(error, file) for error in errors]
@@ -69,11 +69,11 @@ def _fault(error: Any, file: str) -> Fault:
 
 
 def consistency_faults(config: dict[str, Any], file: str) -> list[Fault]:
-    """What `ray up` refuses although the schema takes it: a head that is no node type, more nodes wanted than allowed.
+    """Return faults beyond the schema that `ray up` rejects: an unknown head node type, or min_workers too large.
 
     Args:
         config: The file with Ray's defaults, valid by the schema.
-        file: Its name, for the faults.
+        file: Name of the file, for the faults.
     """
     node_types = config.get("available_node_types")
     if node_types is None:
@@ -82,10 +82,10 @@ def consistency_faults(config: dict[str, Any], file: str) -> list[Fault]:
     head = config.get("head_node_type")
     if head not in node_types:
         faults.append(Fault(f"{file}: head_node_type", f"got {head!r}", f"one of {', '.join(sorted(node_types))}"))
-    wanted = sum(node_type.get("min_workers", 0) for node_type in node_types.values())
-    if wanted > config["max_workers"]:
+    total = sum(node_type.get("min_workers", 0) for node_type in node_types.values())
+    if total > config["max_workers"]:
         faults.append(
-            Fault(f"{file}: max_workers", f"got {config['max_workers']}", f"at least {wanted}, the sum of min_workers")
+            Fault(f"{file}: max_workers", f"got {config['max_workers']}", f"at least {total}, the sum of min_workers")
         )
     for name, node_type in node_types.items():
         fewest, most = node_type.get("min_workers", 0), node_type.get("max_workers", config["max_workers"])

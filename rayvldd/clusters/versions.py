@@ -1,4 +1,4 @@
-"""The versions that driver and nodes must share: of Ray, Python and rayvldd."""
+"""Versions of Ray, Python and rayvldd, which must be the same on driver and nodes."""
 
 import hashlib
 import json
@@ -11,29 +11,29 @@ from pathlib import Path
 import rayvldd
 
 PINS = "constraints.txt"
-"""Name of the file with the versions that were tested together."""
+"""Name of the file with the tested package versions."""
 
 _MARK = "rayvldd runs on "
-"""Begins the line that says which versions run somewhere."""
+"""Prefix of the log line with the versions."""
 
 
 @dataclass(frozen=True)
 class Versions:
-    """The releases that must be the same everywhere: pickled objects travel between them."""
+    """Versions that must be equal on all machines, because they exchange pickled objects."""
 
     ray: str
     python: str
     rayvldd: str
-    """With a fingerprint of its code: two checkouts may call themselves by the same version."""
+    """Version with a fingerprint of the code, because two checkouts may have the same version."""
 
     @classmethod
     def here(cls) -> "Versions":
-        """Those of this process; Ray is not imported for it."""
+        """Return the versions of this process, without importing Ray."""
         return cls(version("ray"), platform.python_version(), f"{rayvldd.__version__} (code {_code()})")
 
     @classmethod
     def in_log(cls, log: str) -> "Versions | None":
-        """Those of the line that a job has printed; None where it did not come to that."""
+        """Parse the versions from the log of a job; None if it has not printed them."""
         for line in log.splitlines():
             if line.startswith(_MARK):
                 try:
@@ -44,27 +44,27 @@ class Versions:
 
     @property
     def python_minor(self) -> str:
-        """``3.11`` of ``3.11.7``: what Ray compares."""
+        """Minor Python version that Ray compares: ``3.11`` for ``3.11.7``."""
         return ".".join(self.python.split(".")[:2])
 
     @property
     def as_line(self) -> str:
-        """What a job prints first."""
+        """First line of the log of a job."""
         return _MARK + self.as_argument()
 
     def as_argument(self) -> str:
-        """As a word on a command line."""
+        """Encode the versions as a command-line argument."""
         return json.dumps(asdict(self))
 
     def faults_against(self, there: "Versions") -> list[str]:
-        """Each release that differs, with both versions."""
+        """Describe every version that differs, with both values."""
         names = {"ray": "Ray", "python": "Python", "rayvldd": "rayvldd"}
         mine, theirs = asdict(self), asdict(there)
         return [f"{names[key]} is {mine[key]} here, {theirs[key]} there" for key in mine if mine[key] != theirs[key]]
 
 
 def _code() -> str:
-    """Eight hex digits that name the text of all modules of the package."""
+    """Return eight hex digits that identify the source text of all modules of the package."""
     root, digest = Path(rayvldd.__file__).parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -72,6 +72,6 @@ def _code() -> str:
 
 
 def pin_of(file: Path, package: str) -> str | None:
-    """The version of a package in a file of pins; None where it is not pinned."""
+    """Return the pinned version of a package; None if it is not pinned."""
     found = re.search(rf"^{re.escape(package)}==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     return found.group(1) if found else None
