@@ -1,1 +1,1 @@
-"""Distillation: the synthetic set, the student's walk on it, its exact gradient, and the outer loop."""
+"""Distillation: the synthetic set, the distillation methods and the outer loop."""

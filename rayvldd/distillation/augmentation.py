@@ -24,24 +24,24 @@ _MOST_ROTATION = 15.0
 _MOST_SHIFT = 0.125
 """Largest shift of a crop, in widths and heights of the image."""
 _CUTOUT = 0.5
-"""Side of what is cut out, in widths and heights of the image."""
+"""Side of the cut-out rectangle, in widths and heights of the image."""
 
 Images = Float[Tensor, "image channel height width"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One kind of augmentation with its parameters, whose meaning the kind decides."""
+    """One kind of augmentation with its parameters, whose meaning depends on the kind."""
 
     name: str
     parameters: tuple[float, ...]
 
 
 def draw_augmentation(seed: int, names: Sequence[str]) -> Augmentation:
-    """Draw one of ``names``, each as likely, and its parameters.
+    """Draw one of ``names`` with equal probability, and its parameters.
 
     Args:
-        seed: Decides everything.
+        seed: Determines the kind and the parameters.
         names: At least one of ``color``, ``crop``, ``cutout``, ``flip``, ``scale`` and ``rotate``.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -62,12 +62,11 @@ def draw_augmentation(seed: int, names: Sequence[str]) -> Augmentation:
 def augment(
     images: Float[Tensor, "image channel height width"], augmentation: Augmentation
 ) -> Float[Tensor, "image channel height width"]:
-    """Augment every image alike; nothing is drawn here.
+    """Apply the same augmentation to every image; this function is deterministic.
 
     Args:
-        images: Pixels on the encoder's normalised scale, on which 0 is the mean colour that fills what comes in from
-            outside.
-        augmentation: What ``draw_augmentation`` drew.
+        images: Pixels on the encoder's normalised scale; 0 is the mean colour and fills the area outside the image.
+        augmentation: Result of ``draw_augmentation``.
     """
     return _KINDS[augmentation.name](images, *augmentation.parameters)
 
@@ -90,7 +89,7 @@ def _crop(images: Images, down: float, right: float) -> Images:
 
 
 def _cutout(images: Images, down: float, right: float) -> Images:
-    """Set a rectangle to zero, of which up to half, and in a corner three quarters, may lie outside."""
+    """Set a rectangle to zero; up to half of it, or three quarters in a corner, may be outside the image."""
     outside = []
     for size, place in zip(images.shape[2:], (down, right), strict=True):
         side = int(size * _CUTOUT + 0.5)
@@ -105,7 +104,7 @@ def _flip(images: Images, whether: float) -> Images:
 
 
 def _scale(images: Images, of_x: float, of_y: float) -> Images:
-    """Above 1 everything becomes smaller, as in the released code."""
+    """Scale the content; factors above 1 make it smaller, as in the released code."""
     return _resampled(images, ((of_x, 0.0, 0.0), (0.0, of_y, 0.0)))
 
 
@@ -115,7 +114,7 @@ def _rotate(images: Images, degrees: float) -> Images:
 
 
 def _resampled(images: Images, affine: tuple[tuple[float, float, float], ...]) -> Images:
-    """Bilinear values at affinely moved places (torch's convention: coordinates from -1 to 1), zero outside."""
+    """Resample bilinearly under an affine map (torch's convention: coordinates from -1 to 1), zero outside."""
     theta = torch.tensor(affine, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

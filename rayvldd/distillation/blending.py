@@ -18,16 +18,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Blend:
-    """With whom each row of a batch is blended, and how much of itself it keeps."""
+    """Partner of each row of a batch, and the weight of the row itself."""
 
     partner: Int[Tensor, " pair"]
     """A permutation of the batch's rows; some may be their own partners."""
     share: float
-    """What a row keeps of itself, from 0 to 1."""
+    """Weight of the row itself, from 0 to 1."""
 
 
 def draw_blend(seed: int, pairs: int, concentration: float) -> Blend:
-    """Draw partners and share for a batch of ``pairs`` pairs; 1 makes every share as likely as any other."""
+    """Draw partners and share for a batch of ``pairs`` pairs; concentration 1 draws the share uniformly."""
     generator = np.random.default_rng(seed)
     share = float(generator.beta(concentration, concentration))
     return Blend(torch.from_numpy(generator.permutation(pairs)), share)

@@ -1,4 +1,4 @@
-"""A coreset in the form of a distilled set, so that the same code reads both."""
+"""Convert a coreset to a distilled set, so that both share the same format."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from rayvldd.models.retrieval_task import RetrievalTask
 
 
 def coreset_as_set(study: Study, task: RetrievalTask, coreset: Coreset, method: str, seed: int) -> DistilledSet:
-    """Real pairs with the step sizes of ``evaluation.lr_coreset``; they are their own start.
+    """Create a set of real pairs with the step sizes of ``evaluation.lr_coreset``; the initial pairs are the same.
 
     The card names method, seed and images under ``coreset``. Whatever the study's method, students train on real pairs
     with the contrastive loss.

@@ -1,7 +1,7 @@
-"""A distilled set as a file: synthetic pairs, learned step sizes, and a card that says how they were made.
+"""Distilled set: synthetic pairs, learned step sizes, and a card that describes their origin.
 
 A set is a folder: ``distilled_set.safetensors`` holds the tensors, ``card.json`` the settings, fingerprints and
-metrics. Nothing else of rayvldd's workspace is needed to train on it.
+metrics. Training on it needs no other file of the workspace.
 """
 
 import json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TENSORS = "distilled_set.safetensors"
 CARD = "card.json"
 NEAREST = "nearest_captions.jsonl"
-"""One line a pair, where it was worked out: the real caption nearest to the embedding."""
+"""Optional file with one line per pair: the real caption nearest to its embedding."""
 
 
 @dataclass(repr=False, eq=False)
@@ -48,22 +48,22 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     texts: Float[Tensor, "pair text_dim"]
     """Embeddings in the space of the card's text encoder."""
     start_images: Float[Tensor, "pair 3 height width"]
-    """What the images started from."""
+    """Images before distillation."""
     start_texts: Float[Tensor, "pair text_dim"]
-    """What the embeddings started from."""
+    """Embeddings before distillation."""
     start_captions: list[str]
-    """Captions of the real pairs it started from; empty strings where it started from noise."""
+    """Captions of the initial real pairs; empty strings if the texts started from noise."""
     lr_student_image: float
     """Learned step size for the image side of a student."""
     lr_student_text: float
     """Learned step size for the text side of a student."""
     card: dict[str, Any] = field(default_factory=dict)
-    """How it was made: settings, fingerprints, expert set, outer step, metrics, version."""
+    """Origin of the set: settings, fingerprints, expert set, outer step, metrics, version."""
     similarity: SimilarityParameters = SimilarityParameters({})
-    """How much image i and text j belong together, where it was learned."""
+    """Learned similarity of image i and text j."""
     nearest_captions: list[dict[str, Any]] = field(default_factory=list)
     """For each pair its number (``pair``), the real training caption ``nearest`` to its embedding, their cosine
-    (``similarity``) and the caption at the ``start``; empty where nobody has worked it out."""
+    (``similarity``) and the caption at the ``start``; empty if not computed."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -124,10 +124,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
 
     def pairs(self, task: RetrievalTask) -> Pairs:
-        """The set as students of ``task`` are trained on it.
+        """Return the set in the form in which students of ``task`` train on it.
 
         Raises:
-            StoreError: when the set's embeddings are not those of the task's text encoder, or images differ in size.
+            StoreError: when the set's embeddings belong to another text encoder, or its images have another size.
         """
         made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
         size = task.image_size
@@ -147,18 +147,18 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def student_loss(self) -> str:
-        """What students minimise on the set, a name of ``PAIR_LOSSES``."""
+        """Loss of students on the set, a name in ``PAIR_LOSSES``."""
         return str(self.card["study"]["distillation"].get("student_loss", "info_nce"))
 
     def save(self, folder: str | Path) -> None:
-        """Write the set whole: the card comes last, and a folder without a card is not a set."""
+        """Write the set; the card is written last, and a folder without a card is not a set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
         save_tensors(new_tensors, tensors)
         new_card.write_text(json.dumps(self.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
-        (folder / CARD).unlink(missing_ok=True)  # an earlier set's card must never stand beside these tensors
+        (folder / CARD).unlink(missing_ok=True)  # an earlier card must not describe the new tensors
         (folder / NEAREST).unlink(missing_ok=True)
         if self.nearest_captions:
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.nearest_captions]
@@ -167,7 +167,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         os.replace(new_card, folder / CARD)
 
     def card_values(self) -> dict[str, Any]:
-        """All that ``card.json`` holds: the card, and what of the set is no tensor."""
+        """Return the content of ``card.json``: the card and all values of the set that are not tensors."""
         return {
             "format": 1,
             **self.card,
@@ -178,13 +178,13 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         }
 
     def export(self, folder: str | Path, form: str = "png") -> Path:
-        """Write the set for other programs, as ``rayvldd export`` does; :func:`.exports.export` says what can be wrong.
+        """Write the set for other programs, as ``rayvldd export`` does; see :func:`.exports.export` for errors.
 
         Args:
             folder: A folder that does not exist yet or is empty.
             form: ``png`` with JSON lines, or ``datasets`` for ``datasets.load_from_disk``.
         """
-        from rayvldd.distillation.exports import export  # not above: exports know what a set is
+        from rayvldd.distillation.exports import export  # here, to avoid a circular import
 
         return export(self, folder, form)
 
@@ -198,7 +198,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             workspace: Its folder; by default that in ``RAYVLDD_WORKSPACE``, or ``rayvldd_workspace``.
 
         Raises:
-            StoreError: when there is no set, the server does not answer, or files cannot be read.
+            StoreError: when the set does not exist, the server does not answer, or files cannot be read.
         """
         with local_folder(place, workspace) as folder:
             return cls._read(folder, str(place))
@@ -236,7 +236,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             ) from None
 
     def describe(self) -> str:
-        """Say in a few lines what the set is and what model to train on it."""
+        """Describe in a few lines the set and the model to train on it."""
         model, evaluation = self.card["study"]["model"], self.card["study"]["evaluation"]
         image, text, weights = model["image_encoder"], model["text_encoder"], self.card["fingerprints"]
         lora = model["lora"]
@@ -266,12 +266,12 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
-    """What a card says of the set's origin.
+    """Return the card entries about the origin of a set.
 
     Args:
         study: The study at the point of the set.
         task: Its model and data.
-        seed: Of the distillation or choice.
+        seed: Seed of the distillation or coreset selection.
     """
     model = task.model
     return {
@@ -285,7 +285,7 @@ def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
 
 
 def _nearest_captions(file: Path, num_pairs: int) -> list[dict[str, Any]]:
-    """The rows of a set's file; none where there is no file."""
+    """Read the nearest captions of a set; empty if there is no file."""
     if not file.is_file():
         return []
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]

@@ -1,8 +1,8 @@
-"""A moving average of the synthetic set over outer steps, which is less noisy than the set itself.
+"""Exponential moving average (EMA) of the synthetic set over outer steps, which is less noisy than the set itself.
 
-Source: PTM-ST, which evaluates an exponential moving average of decay 0.99. Ours is corrected for its beginning as
-Adam's moments are: after t updates the values weigh (1 - decay) decay^(t-i) / (1 - decay^t), and nothing else does.
-An average begun at the start set would keep 37 % of it after 100 steps, and searches give trials fewer than that.
+Source: PTM-ST, which evaluates an EMA with decay 0.99. Ours has the bias correction of Adam's moments: after t updates
+the values have the weights (1 - decay) decay^(t-i) / (1 - decay^t), and the initial set has weight 0. Without the
+correction the initial set would keep 37 % of the weight after 100 steps, and most trials of a search are shorter.
 """
 
 import torch
@@ -18,14 +18,14 @@ class MovingAverage:
     """Exponential moving averages of tensors by name."""
 
     def __init__(self, decay: float) -> None:
-        """Begin with nothing seen; a decay of 0 keeps the last values alone."""
+        """Create an empty average; a decay of 0 keeps only the last values."""
         self.decay = decay
         self.state: Tensors = {}
-        """Weighted sums by name, and their ``weight``, for checkpoints: assign what was read from one to go on. Its
-        tensors are live, so whoever goes back to them later keeps clones."""
+        """Weighted sums by name, and their ``weight``, for checkpoints: assign a saved state to resume. The tensors are
+        updated in place, so clone them to keep a state."""
 
     def update(self, values: Tensors) -> None:
-        """Take in the values after an outer step; always the same names."""
+        """Add the values after an outer step; the names must be the same in every call."""
         if not self.state:
             self.state = {name: torch.zeros_like(value) for name, value in values.items()}
             self.state[_WEIGHT] = torch.zeros((), dtype=torch.float64)
@@ -35,5 +35,5 @@ class MovingAverage:
 
     @property
     def values(self) -> Tensors:
-        """The averages, as new tensors; none before the first update."""
+        """Return the averages as new tensors; empty before the first update."""
         return {name: total / float(self.state[_WEIGHT]) for name, total in self.state.items() if name != _WEIGHT}

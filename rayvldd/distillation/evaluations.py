@@ -1,4 +1,4 @@
-"""Evaluations of a distillation on validation, the best set so far, and the folder that a run continues from."""
+"""Evaluate a distillation on the validation split, keep its best set, and save and resume its state."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from rayvldd.randomness import student_seeds
 PROGRESS = "progress.json"
 BEST = "best"
 _COLLAPSED = 2
-"""Evaluations in a row far below the start after which a run is given up."""
+"""Consecutive evaluations far below the initial recall after which a run is stopped."""
 _KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
-"""What a run remembers between evaluations, by attribute."""
+"""Attributes that a run keeps between evaluations."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Evaluation:
     distilled_set: DistilledSet
 
 
-@runtime_checkable  # so that signatures that name it can be checked while testing
+@runtime_checkable  # for runtime type checks of signatures in tests
 class Checkpointed(Protocol):
-    """The part of the outer loop that evaluations need."""
+    """Interface of the outer loop for evaluations."""
 
     outer_step: int
 
@@ -58,7 +58,7 @@ class Checkpointed(Protocol):
 
 
 class EvaluatedRun:
-    """What a run remembers between evaluations beside the state of the outer loop."""
+    """State of a run between evaluations, in addition to the state of the outer loop."""
 
     def __init__(self, study: Study, task: RetrievalTask, loop: Checkpointed, seed: int, folder: Path | None) -> None:
         self.study, self.task, self.loop, self.seed, self.folder = study, task, loop, seed, folder
@@ -69,16 +69,16 @@ class EvaluatedRun:
 
     @contextmanager
     def timed_matching(self) -> Iterator[None]:
-        """Count the seconds of an outer step."""
+        """Measure the seconds of an outer step."""
         started = time.perf_counter()
         yield
         self.seconds_matching += time.perf_counter() - started
 
     def evaluate(self, steps: Sequence[Mapping[str, float]]) -> Evaluation:
-        """Score the set as it is now, and keep the state and the best set.
+        """Score the current set, and save the state and the best set.
 
         Args:
-            steps: The numbers of the outer steps since the last evaluation.
+            steps: Logged numbers of the outer steps since the last evaluation.
         """
         started = time.perf_counter()
         recalls = self._validation_recalls()
@@ -101,12 +101,12 @@ class EvaluatedRun:
         return evaluation
 
     def _floor(self) -> float:
-        """Half of the recall at the start; nothing where that was little more than chance, as from noise."""
+        """Return half of the initial recall; 0 if that was close to chance, as with noise."""
         chance = 100 * np.mean([1, 5, 10]) / self.task.val.num_images
         return self.start_recall / 2 if self.start_recall > 3 * chance else 0.0
 
     def raise_if_collapsed(self) -> None:
-        """Raise where two evaluations in a row were far below the start."""
+        """Raise if two consecutive evaluations were far below the initial recall."""
         if self.evaluations_below < _COLLAPSED:
             return
         raise DivergedError(
@@ -117,7 +117,7 @@ class EvaluatedRun:
         )
 
     def _validation_recalls(self) -> dict[str, float]:
-        """Mean over students, whose seeds are the same at every evaluation: differences are the set's own."""
+        """Return the mean over students; their seeds are fixed, so differences come from the set."""
         evaluation = proxy_evaluation_at(self.study, self.loop.outer_step)
         pairs = self.loop.distilled_set().pairs(self.task)
         seeds = student_seeds(self.study.seed, evaluation.num_students)
@@ -137,7 +137,7 @@ class EvaluatedRun:
         state = f"state-{self.loop.outer_step:06d}.safetensors"
         self.loop.save(self.folder / state)
         progress = {
-            "state": state,  # of this very moment: whichever file is written last, the two belong together
+            "state": state,  # of the same moment, so that both files always belong together
             "outer_step": self.loop.outer_step,
             "settings": self._settings(),
             **{name: getattr(self, name) for name in _KEPT},
@@ -150,7 +150,7 @@ class EvaluatedRun:
                 earlier.unlink(missing_ok=True)
 
     def resume(self) -> bool:
-        """Continue from the folder's state, if it holds one."""
+        """Resume from the state in the folder, if there is one."""
         if self.folder is None or not (self.folder / PROGRESS).is_file():
             return False
         progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ class EvaluatedRun:
         return True
 
     def _settings(self) -> dict[str, Any]:
-        """What a state belongs to; a run may go on for longer, and with another way to compute the gradient."""
+        """Return the settings that a saved state must match; the number of steps and the engine may change."""
         settings = flat_settings(selected(self.study.distillation, lambda info: info.in_state))
         return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
 
@@ -179,16 +179,16 @@ SMALLER_RATES = "the same command with smaller --set distillation.lr_image=… o
 
 
 def rates_of(settings: DistillationSettings) -> str:
-    """The settings that a diverged run should be looked at for, for people."""
+    """Format the settings that most likely caused a divergence, for messages."""
     section = settings.section()
     own = [f"{name}={getattr(section, name):g}" for name in settings.declaration.decides_divergence]
     return ", ".join([f"lr_image={settings.lr_image:g}", f"lr_text={settings.lr_text:g}", *own])
 
 
 def proxy_evaluation_at(study: Study, outer_step: int) -> EvaluationSettings:
-    """How an evaluation at this outer step trains students: fewer and shorter ones at the first rung.
+    """Return the student settings of an evaluation at an outer step: fewer and shorter students at the first rung.
 
-    The rung is a property of the study, so trials that are compared at a step are all scored alike.
+    The rung is a property of the study, so trials compared at the same step are scored in the same way.
     """
     evaluation, grace = study.evaluation, study.search.grace_evaluations * study.distillation.evaluate_every
     if evaluation.proxy_epochs is None or outer_step > grace:

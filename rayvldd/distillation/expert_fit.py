@@ -33,13 +33,13 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END
 
 _MAX_COSINE = 1 - 1e-6
-"""Cosines are clamped to it: the derivative of arccos is infinite at 1."""
+"""Upper bound for cosines: the derivative of arccos is infinite at 1."""
 _TINY = 1e-12
-"""Below a square root, whose derivative is infinite at 0."""
+"""Lower bound of square root arguments: the derivative is infinite at 0."""
 
 
 class ExpertFit:
-    """See the module."""
+    """Expert-fit method; see the module docstring."""
 
     lr_step_sizes: float | None = None
 
@@ -48,7 +48,7 @@ class ExpertFit:
         self._settings = settings.of(ExpertFitSettings)
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
-        """The loss under a teacher and on batches drawn for this step, and its gradient, clipped by modality."""
+        """Draw a teacher and batches, and return the loss and its gradient, clipped per modality."""
         device, settings = self._task.device, self._settings
         teacher = self._draw_teacher(generator)
         size = min(settings.batch_size or synthetic_set.num_pairs, synthetic_set.num_pairs)
@@ -69,11 +69,11 @@ class ExpertFit:
         return MethodStep(loss.detach(), gradients, {name: value.detach() for name, value in log.items()})
 
     def state_dict(self) -> Tensors:
-        """Nothing: every step draws from the run's stream alone."""
+        """Return an empty state: every step depends only on the random stream of the run."""
         return {}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Nothing to load."""
+        """Do nothing, because the method has no state."""
 
     def _draw_teacher(self, generator: np.random.Generator) -> Parameters:
         expert = self._experts[int(generator.integers(len(self._experts)))]
@@ -84,7 +84,7 @@ class ExpertFit:
     def _embed_real(
         self, teacher: Parameters, generator: np.random.Generator
     ) -> tuple[Float[Tensor, "real dim"], Float[Tensor, "real dim"]]:
-        """Embeddings of a batch of real images, each with one of its captions."""
+        """Return the embeddings of a batch of real images, each with one of its captions."""
         task, train = self._task, self._task.train
         order = generator.permutation(len(train.captions))
         _, first = np.unique(train.split.caption_image[order], return_index=True)  # one random caption for each image
@@ -95,7 +95,7 @@ class ExpertFit:
         )
 
     def _seen(self, images: Float[Tensor, "pair ..."], seed: int) -> Float[Tensor, "pair ..."]:
-        """The images as the trained part sees them: a frozen encoder's features have been augmented before it."""
+        """Return the inputs of the trained part; features of a frozen encoder are already augmented."""
         if self._task.model.encoder_is_frozen or not self._common.augmentation:
             return images
         return augment(images, draw_augmentation(seed, self._common.augmentation))
@@ -107,7 +107,7 @@ class ExpertFit:
         texts: Float[Tensor, "pair text_dim"],
         real: tuple[Float[Tensor, "real dim"], Float[Tensor, "real dim"]],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-        """InfoNCE of the synthetic pairs, and both distances of distributions."""
+        """Return the InfoNCE loss of the synthetic pairs and both distribution distances."""
         model = self._task.model
         z_image, z_text = model.embed_images(images, teacher.image), model.embed_texts(texts, teacher.text)
         fit = PAIR_LOSSES["info_nce"](z_image, z_text, None, model.settings.temperature)
@@ -127,7 +127,7 @@ class ExpertFit:
 def distribution_distance(
     synthetic: Float[Tensor, "pair dim"], real: Float[Tensor, "real dim"], bandwidth: float
 ) -> Float[Tensor, ""]:
-    """The square root of the maximum mean discrepancy of two sets of unit vectors under the geodesic kernel.
+    """Return the square root of the maximum mean discrepancy of two sets of unit vectors under the geodesic kernel.
 
         MMD^2 = mean_{i != j} k(s_i, s_j) + mean_{i != j} k(r_i, r_j) - 2 mean k(s_i, r_j)
 
@@ -146,12 +146,12 @@ def distribution_distance(
 def geodesic_kernel(
     left: Float[Tensor, "left dim"], right: Float[Tensor, "right dim"], bandwidth: float
 ) -> Float[Tensor, "left right"]:
-    """exp(-arccos^2 <a, b> / (2 bandwidth^2)) of unit vectors, cosines clamped to 1 - 1e-6."""
+    """Return exp(-arccos^2 <a, b> / (2 bandwidth^2)) of unit vectors, with cosines clamped to 1 - 1e-6."""
     angles = (left @ right.T).clamp(-_MAX_COSINE, _MAX_COSINE).arccos()
     return (-angles.square() / (2 * bandwidth**2)).exp()
 
 
 def _mean_of_others(kernel: Float[Tensor, "item item"]) -> Float[Tensor, ""]:
-    """The mean over pairs of different items."""
+    """Return the mean over pairs of different items."""
     count = len(kernel)
     return (kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1))

@@ -1,7 +1,7 @@
-"""A distilled set in the forms that other programs read: PNG with JSON lines, or a folder of Hugging Face datasets.
+"""Export a distilled set for other programs: PNG with JSON lines, or a folder for Hugging Face datasets.
 
-Pictures have 8 bits a channel between black and white; distilled pixels are floats and may lie outside. What a PNG
-cannot hold is clipped, so the ``datasets`` form keeps the exact pixels in a column beside the picture.
+PNG images have 8 bits per channel between black and white; distilled pixels are floats and may be outside this range.
+They are clipped for PNG, so the ``datasets`` form has an additional column with the exact pixels.
 """
 
 import io
@@ -22,27 +22,27 @@ from rayvldd.distillation.distilled_set import CARD, DistilledSet
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 
 LINES = "captions.jsonl"
-"""One line a pair: image, captions, split, as in a dataset folder of rayvldd, and the file of the embedding."""
+"""File with one line per pair: image, captions and split, as in a dataset folder, and the embedding file."""
 SIMILARITY = "similarity.npy"
-"""The learned similarity [pair, pair] of image i and text j; only where one was learned."""
+"""File of the similarity [pair, pair] of image i and text j; only if it was learned."""
 SPLIT = "train"
-"""A distilled set is there to train on; validation and test stay real."""
+"""Split name of the exported pairs: a distilled set is for training; validation and test use real data."""
 
 
 def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Path:
-    """Write a set for other programs, completely or not at all.
+    """Write a set for other programs, atomically.
 
     Args:
         distilled: The set.
         folder: A folder that does not exist yet or is empty.
-        form: A name of ``FORMS``.
+        form: A name in ``FORMS``.
 
     Returns:
         The folder, absolute.
 
     Raises:
-        ConfigError: when there is no such form.
-        StoreError: when the folder holds something or cannot be written.
+        ConfigError: when the form does not exist.
+        StoreError: when the folder is not empty or cannot be written.
         RayvlddError: when the form needs a library that is not installed.
     """
     write, target = _writer(form), Path(folder).expanduser().absolute()
@@ -55,7 +55,7 @@ def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Pa
         similarity = distilled.similarity.matrix()
         if similarity is not None:
             np.save(part / SIMILARITY, similarity.detach().numpy())
-        os.rename(part, target)  # onto an empty folder too; one that was filled meanwhile is refused
+        os.rename(part, target)  # also replaces an empty folder; fails if files were added meanwhile
     except OSError as error:
         raise StoreError(
             f"{target}: cannot be written: {error.strerror or error}",
@@ -67,10 +67,10 @@ def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Pa
 
 
 def check_free(folder: Path) -> None:
-    """Check that an export may take a folder.
+    """Check that a folder can be used for an export.
 
     Raises:
-        StoreError: when it is a file or holds something.
+        StoreError: when it is a file or is not empty.
     """
     try:
         holds = f"it holds {next(folder.iterdir()).name}"
@@ -87,17 +87,17 @@ def check_free(folder: Path) -> None:
 
 
 def clipped_share(distilled: DistilledSet) -> float:
-    """The share of pixel values that a PNG cannot hold: below black or above white."""
+    """Return the fraction of pixel values outside the range of PNG: below black or above white."""
     return float(((distilled.images < 0) | (distilled.images > 1)).float().mean())
 
 
 def eight_bit(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """An image as a PNG holds it: clipped to black and white, rounded to 256 levels."""
+    """Convert an image for PNG: clip to black and white, and round to 256 levels."""
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def _write_png(distilled: DistilledSet, folder: Path) -> None:
-    """``images/0000.png``, ``embeddings/0000.npy`` (float32 [text_dim]) and ``captions.jsonl``."""
+    """Write ``images/0000.png``, ``embeddings/0000.npy`` (float32 [text_dim]) and ``captions.jsonl``."""
     for name in ("images", "embeddings"):
         (folder / name).mkdir()
     rows, lines = zip(distilled.images, distilled.texts, _captions(distilled), strict=True), []
@@ -111,7 +111,7 @@ def _write_png(distilled: DistilledSet, folder: Path) -> None:
 
 
 def _write_datasets(distilled: DistilledSet, folder: Path) -> None:
-    """A ``DatasetDict`` with one split, for ``datasets.load_from_disk``."""
+    """Write a ``DatasetDict`` with one split, for ``datasets.load_from_disk``."""
     from datasets import Array3D, Dataset, DatasetDict, Features, List, Value
     from datasets import Image as ImageColumn
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -143,7 +143,7 @@ def _write_datasets(distilled: DistilledSet, folder: Path) -> None:
 
 
 def _captions(distilled: DistilledSet) -> list[dict[str, Any]]:
-    """What people read of each pair: the nearest real captions, where they are known, and the one it started from."""
+    """Return the readable texts of each pair: the nearest real caption, if computed, and the initial caption."""
     rows = distilled.nearest_captions or [{} for _ in distilled.start_captions]
     return [
         {"captions": [row["nearest"]] if "nearest" in row else [], "start_caption": start}
@@ -161,7 +161,7 @@ def check_form(form: str) -> None:
     """Check that an export can be written in a form on this machine.
 
     Raises:
-        ConfigError: when there is no such form.
+        ConfigError: when the form does not exist.
         RayvlddError: when the form needs a library that is not installed.
     """
     _writer(form)
@@ -184,4 +184,4 @@ def _writer(form: str) -> Callable[[DistilledSet, Path], None]:
 
 
 FORMS: dict[str, Callable[[DistilledSet, Path], None]] = {"png": _write_png, "datasets": _write_datasets}
-"""Name of ``--format`` to its writer, which fills an empty folder."""
+"""By name of ``--format``: the writer, which fills an empty folder."""

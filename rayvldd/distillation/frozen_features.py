@@ -1,8 +1,7 @@
-"""The synthetic images through the frozen part, once there and once back in an outer step.
+"""Pass the synthetic images through the frozen part of the model, forward and backward once per outer step.
 
-Under ``heads_only`` the frozen part is the whole encoder: its features of the synthetic images are the same in every
-step of the student, so that its cost does not multiply with ``syn_steps``. Under the other protocols it is the
-identity.
+Under ``heads_only`` the frozen part is the whole encoder. Its features of the synthetic images are the same in every
+student step, so its cost does not grow with ``syn_steps``. Under the other protocols it is the identity.
 """
 
 import torch
@@ -15,10 +14,10 @@ from rayvldd.models.retrieval_model import RetrievalModel
 
 
 class FrozenFeatures:
-    """Features of the images, and the way back to the pixels.
+    """Features of the images, and their backward pass to the pixels.
 
-    In micro-batches the features are computed without a graph, and the way back computes them again part by part.
-    Augmentation, which under the other protocols is drawn anew in every step of the student, is drawn once here.
+    With micro-batches the features are computed without a graph, and the backward pass recomputes them part by part.
+    Augmentation is drawn once here; under the other protocols it is drawn in every student step.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class FrozenFeatures:
         self.output = self._forward() if self._through else self._images
 
     def back(self, by_output: Float[Tensor, "pair ..."]) -> Float[Tensor, "pair 3 height width"]:
-        """The gradient by the pixels."""
+        """Return the gradient with respect to the pixels."""
         if not self._through:
             return by_output
         if len(self._graphs) == 1:

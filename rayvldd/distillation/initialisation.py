@@ -1,4 +1,4 @@
-"""What a synthetic set starts from: real pairs, chosen as a coreset, or noise in place of either side.
+"""Initialise a synthetic set with real pairs, selected as a coreset, or with noise for images or texts.
 
 Sources: random real pairs and noise, Wu et al.; pairs nearest k-means centres, MDM. Deviation: the
 released code draws noise at hard-coded means and deviations; here images are standard normal on the encoder's
@@ -26,19 +26,19 @@ class InitialSet:
     texts: Float[Tensor, "pair text_dim"]
     """Caption embeddings."""
     captions: list[str]
-    """The captions behind ``texts``; empty ones where they are noise."""
+    """Captions of ``texts``; empty strings if the texts are noise."""
 
 
 def initial_set(
     task: RetrievalTask, settings: InitialisationSettings, num_pairs: int, generator: np.random.Generator
 ) -> InitialSet:
-    """Choose or draw the start.
+    """Create the initial pairs.
 
     Args:
-        task: Where real pairs come from.
-        settings: Which pairs, and what of them is noise.
-        num_pairs: Pairs to start, what a learned similarity costs already taken off.
-        generator: Draws one seed for the coreset and one for the noise, whatever the settings.
+        task: Task with the real pairs.
+        settings: Selection of the pairs, and which side is noise.
+        num_pairs: Number of pairs, after deducting the cost of a learned similarity.
+        generator: Draws one seed for the coreset and one for the noise, independent of the settings.
 
     Raises:
         ConfigError: when there are fewer training images than pairs.

@@ -1,8 +1,8 @@
 """The outer loop, the same for every method: step, roll back, checkpoint, evaluate, keep the best set.
 
-Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviations: a run that leaves its range goes back to its
-last good state with smaller rates, and raises after a few times instead of ending quietly; every random draw comes from
-the seed and is part of a checkpoint.
+Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviations: a run that leaves its valid range returns to
+its last good state with smaller rates, and raises an error after a few attempts instead of ending silently; every
+random draw depends on the seed and is part of a checkpoint.
 """
 
 import json
@@ -28,17 +28,17 @@ from rayvldd.storage.tensor_files import save_tensors
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one outer step computed."""
+    """Numbers of one outer step."""
 
     outer_step: int
     loss_name: str
-    """What the method minimises, e.g. ``matching_loss``."""
+    """Name of the method's loss, e.g. ``matching_loss``."""
     numbers: dict[str, float]
-    """By name: what the method logs, ``lr_student_image``, ``lr_student_text``, ``drift`` and ``rollbacks`` so far."""
+    """Logged numbers: those of the method, ``lr_student_image``, ``lr_student_text``, ``drift`` and ``rollbacks``."""
 
     @property
     def loss(self) -> float:
-        """What the method minimised."""
+        """Value of the method's loss."""
         return self.numbers[self.loss_name]
 
 
@@ -55,15 +55,15 @@ def distill(
     Args:
         study: The study at one point.
         task: Its model and data.
-        experts: The trajectories that its method requires.
-        seed: Decides every draw of the run.
-        checkpoint_folder: Where the state is saved before each yield and continued from; its ``best`` folder has the
-            best set so far. A run continued from there gives the numbers of one that was never stopped.
+        experts: Trajectories that its method requires.
+        seed: Determines every random draw of the run.
+        checkpoint_folder: Folder where the state is saved before each yield and resumed from; its ``best`` folder holds
+            the best set so far. A resumed run gives the same numbers as an uninterrupted one.
         on_step: Called after every outer step.
 
     Raises:
-        DivergedError: when the run leaves its range for good (see :meth:`OuterLoop.step`), or when validation recall
-            stays below half of what the set began with: divergence that no loss shows.
+        DivergedError: when roll-backs do not help (see :meth:`OuterLoop.step`), or when validation recall stays below
+            half of its initial value, a divergence that the loss does not show.
         StoreError: when the folder holds the state of a run with other settings.
     """
     loop = OuterLoop(study, task, experts, seed)
@@ -84,10 +84,10 @@ def distill(
 
 
 class OuterLoop:
-    """A synthetic set, the method that moves it, and everything needed to go on from here."""
+    """A synthetic set, the method that optimises it, and the complete state for resuming."""
 
     def __init__(self, study: Study, task: RetrievalTask, experts: Sequence[Trajectory], seed: int) -> None:
-        """Start as the settings say; ``seed`` decides every draw.
+        """Initialise the set and the method; ``seed`` determines every random draw.
 
         Raises:
             ConfigError: when a learned similarity leaves no pairs.
@@ -101,12 +101,12 @@ class OuterLoop:
         self._good = self._state()
 
     def step(self) -> StepReport:
-        """Take one outer step; where the run has left its range, go back to the last good state first.
+        """Take one outer step; if the run has left its valid range, return to the last good state first.
 
-        The last good state is that of the last evaluation, or the start.
+        The last good state is that of the last evaluation, or the initial state.
 
         Raises:
-            DivergedError: when the run has left its range once more than ``max_rollbacks``.
+            DivergedError: when the run has left its valid range more than ``max_rollbacks`` times.
         """
         while True:
             step = self._method.gradient(self.set, self.outer_step, self._generator)
@@ -133,7 +133,7 @@ class OuterLoop:
         return StepReport(self.outer_step, next(iter(step.log)), numbers)
 
     def _roll_back(self, fault: str) -> None:
-        """Go back to the last good state with half the rates; the random stream goes on, so other steps follow."""
+        """Return to the last good state with half the rates; the random stream continues, so the next steps differ."""
         if self.rollbacks >= self.settings.max_rollbacks:
             raise DivergedError(
                 f"distillation diverged at outer step {self.outer_step + 1}, after {self.rollbacks} rollbacks: "
@@ -145,7 +145,7 @@ class OuterLoop:
         self.rollbacks = rollbacks
 
     def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
-        """The set as it is now, or its moving average where there is one, with its card."""
+        """Return the current set, or its moving average if enabled, with its card."""
         model, initial, now = self.task.model, self.set.initial, self.set.averaged()
         return DistilledSet(
             images=model.denormalise(now["images"]).cpu(),
@@ -160,19 +160,19 @@ class OuterLoop:
         )
 
     def _state(self) -> tuple[Tensors, int]:
-        """Copies of every tensor that decides further steps, and the outer step."""
+        """Return copies of all tensors that determine further steps, and the outer step."""
         method = {f"method.{name}": value.clone() for name, value in self._method.state_dict().items()}
         return {**self.set.state_dict(), **method}, self.outer_step
 
     def _adopt(self, state: tuple[Tensors, int]) -> None:
-        """Continue from a state; the inverse of ``_state``."""
+        """Restore a state; the inverse of ``_state``."""
         tensors, self.outer_step = state
         of_method = {name: value for name, value in tensors.items() if name.startswith("method.")}
         self.set.load_state_dict({name: value for name, value in tensors.items() if name not in of_method})
         self._method.load_state_dict({name.removeprefix("method."): value.clone() for name, value in of_method.items()})
 
     def save(self, path: Path) -> None:
-        """Write everything that decides the next steps, completely or not at all."""
+        """Write the complete state atomically."""
         tensors, outer_step = self._state()
         state = {
             "outer_step": outer_step,
@@ -180,15 +180,15 @@ class OuterLoop:
             "generator": self._generator.bit_generator.state,
             "good": self._good[1],
         }
-        if self._good[1] != outer_step:  # between evaluations the last good state is another one
+        if self._good[1] != outer_step:  # between evaluations the last good state differs
             tensors |= {f"good.{name}": value for name, value in self._good[0].items()}
         save_tensors(path, tensors, {"state": json.dumps(state)})
 
     def restore(self, path: Path) -> None:
-        """Continue from a saved state of the same settings and seed, bit for bit.
+        """Restore a saved state of the same settings and seed, bitwise exactly.
 
         Raises:
-            StoreError: when the state is not one of these settings.
+            StoreError: when the state belongs to other settings.
         """
         with safe_open(path, framework="pt", device=str(self.task.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}

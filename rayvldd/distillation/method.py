@@ -1,7 +1,7 @@
-"""What a distillation method is: a way to compute a gradient for a synthetic set.
+"""Interface of a distillation method, which computes the gradient for a synthetic set.
 
-Everything else of a distillation is in :mod:`rayvldd.distillation.loop` and the same for every method: initialisation,
-similarity, outer optimiser, moving average, roll-back, checkpoints, evaluation and the choice of the best set.
+All other parts are shared by all methods and in :mod:`rayvldd.distillation.loop`: initialisation, similarity, outer
+optimiser, moving average, roll-back, checkpoints, evaluation and selection of the best set.
 """
 
 from collections.abc import Sequence
@@ -19,54 +19,54 @@ from rayvldd.models.retrieval_task import RetrievalTask
 
 
 class MethodStep(NamedTuple):
-    """What a method computed in one outer step; all of it on the device, without a graph."""
+    """Result of a method in one outer step, on the device and without a graph."""
 
     loss: Float[Tensor, ""]
-    """What is minimised."""
+    """Loss of the method."""
     gradients: Tensors
-    """Of the loss, by name of the synthetic set's values and step sizes; values without one stay."""
+    """Gradients of the loss by name of the set's values and step sizes; values without a gradient do not change."""
     log: Tensors
-    """Scalars to report, the loss first."""
+    """Scalars to log, the loss first."""
 
 
-@runtime_checkable  # so that signatures that name it can be checked while testing
+@runtime_checkable  # for runtime type checks of signatures in tests
 class DistillationMethod(Protocol):
-    """A method of one run. Its constructor has the parameters of :func:`build_method`, without the name.
+    """Distillation method of one run. Its constructor has the parameters of :func:`build_method`, without the name.
 
-    A method draws from the given generator alone, so that a run repeats with its seed.
+    A method must use no randomness except the given generator, so that a run is reproducible from its seed.
     """
 
     lr_step_sizes: float | None
-    """Rate of the learned step sizes; None where the method gives no gradient for them."""
+    """Learning rate of the step sizes; None if the method computes no gradient for them."""
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
-        """The loss of the set as it is now, and its gradient.
+        """Return the loss of the current set and its gradient.
 
         Args:
-            synthetic_set: Not changed.
-            outer_step: Outer steps taken so far.
-            generator: The run's random stream; its state is part of checkpoints.
+            synthetic_set: The set, which must not be modified.
+            outer_step: Number of outer steps taken so far.
+            generator: Random stream of the run; its state is part of checkpoints.
         """
         ...
 
     def state_dict(self) -> Tensors:
-        """The tensors that decide further steps beside the set and the stream; names without a dot; often none."""
+        """Return tensors that determine further steps, besides set and stream; names have no dot; often empty."""
         ...
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Continue from what :meth:`state_dict` returned."""
+        """Restore a state from :meth:`state_dict`."""
         ...
 
 
 def build_method(
     task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]
 ) -> DistillationMethod:
-    """The method that the settings name.
+    """Create the method that the settings name.
 
     Args:
         task: Model and data.
-        settings: With the section of the method.
-        experts: The trajectories that the method's declaration requires; none where it requires none.
+        settings: Distillation settings with the section of the method.
+        experts: Trajectories required by the method's declaration; empty if it requires none.
     """
     module, _, name = settings.declaration.implementation.partition(":")
     method: DistillationMethod = getattr(import_module(module), name)(task, settings, experts)

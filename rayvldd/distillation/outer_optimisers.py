@@ -1,7 +1,7 @@
-"""How the synthetic set follows its gradient.
+"""Outer optimisers, which update the synthetic set.
 
-Source: SGD with momentum, Wu et al. (0.5) and everyone after; ``normalised_sgd`` and ``adam`` are ours, so that one
-rate serves problems whose gradients differ by orders of magnitude: the published rates span a factor of 50.
+Source: SGD with momentum, Wu et al. (0.5) and later work; ``normalised_sgd`` and ``adam`` are ours, so that the same
+rate suits tasks whose gradients differ by orders of magnitude: the published rates span a factor of 50.
 The arithmetic is that of ``torch.optim``.
 """
 
@@ -15,25 +15,25 @@ from torch import Tensor
 Tensors = dict[str, Float[Tensor, "..."]]
 
 _NORMALISED = 1e-3
-"""Root mean square that ``normalised_sgd`` gives a gradient, and share of the rate that ``adam`` takes: at a rate of
-1000, with either, a number moves by about 1 a step."""
+"""Root mean square of gradients in ``normalised_sgd``, and factor on the rate in ``adam``: at a rate of 1000, both
+change a number by about 1 per step."""
 
 
-@runtime_checkable  # so that signatures that name it can be checked while testing
+@runtime_checkable  # for runtime type checks of signatures in tests
 class OuterOptimiser(Protocol):
-    """Moves tensors against their gradients and remembers what it needs for that."""
+    """Updates tensors along their negative gradients, and keeps its own state."""
 
     state: Tensors
-    """All that decides further steps, for checkpoints: assign what was read from one to go on from there. Empty before
-    the first step; its tensors are live, so whoever goes back to them later keeps clones."""
+    """Complete state for checkpoints: assign a saved state to resume. Empty before the first step. The tensors are
+    updated in place, so clone them to keep a state."""
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
-        """Move ``values`` in place.
+        """Update ``values`` in place.
 
         Args:
-            values: Tensors by name, always the same names.
-            gradients: Of some or all of them; values without one stay.
-            rates: One for each gradient.
+            values: Tensors by name; the names must be the same in every call.
+            gradients: Gradients of some or all values; values without a gradient do not change.
+            rates: Learning rate of each gradient.
         """
 
 
@@ -45,28 +45,28 @@ class Sgd:
         self.state: Tensors = {}
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
-        """Move ``values`` in place; see ``OuterOptimiser``."""
+        """Update ``values`` in place; see ``OuterOptimiser``."""
         groups = _groups(values, gradients, rates)
         _step(torch.optim.SGD(groups, lr=0.0, momentum=self.momentum), list(gradients), self.state)
 
 
 class NormalisedSgd(Sgd):
-    """SGD with momentum on gradients that are first brought to a root mean square of 1e-3, each tensor by itself."""
+    """SGD with momentum on gradients that are first scaled to a root mean square of 1e-3, separately per tensor."""
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
-        """Move ``values`` in place; see ``OuterOptimiser``. A gradient of zeros stays one."""
+        """Update ``values`` in place; see ``OuterOptimiser``. A zero gradient stays zero."""
         super().step(values, {name: _normalised(gradient) for name, gradient in gradients.items()}, rates)
 
 
 class Adam:
-    """Adam at a thousandth of the rates, so that rates fit for SGD are about right; beta1 is the momentum."""
+    """Adam with the rates divided by 1000, so that rates for SGD are suitable; beta1 is the momentum."""
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
         self.state: Tensors = {}
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
-        """Move ``values`` in place; see ``OuterOptimiser``."""
+        """Update ``values`` in place; see ``OuterOptimiser``."""
         groups = _groups(values, gradients, {name: _NORMALISED * rates[name] for name in gradients})
         _step(torch.optim.Adam(groups, lr=0.0, betas=(self.momentum, 0.999)), list(gradients), self.state)
 
@@ -76,7 +76,7 @@ OUTER_OPTIMISERS: dict[str, Callable[[float], OuterOptimiser]] = {
     "normalised_sgd": NormalisedSgd,
     "adam": Adam,
 }
-"""By their names in ``distillation.outer_optimiser``; each is made from the momentum."""
+"""Optimisers by their names in ``distillation.outer_optimiser``; the constructor takes the momentum."""
 
 
 def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -85,7 +85,7 @@ def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Parameter groups of torch, one a tensor; views, so that nothing of the caller's but the numbers is touched."""
+    """Build one torch parameter group per tensor, as views, so that only the numbers of the caller's tensors change."""
     groups = []
     for name, gradient in gradients.items():
         moved = values[name].detach()
@@ -95,7 +95,7 @@ def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> lis
 
 
 def _step(optimiser: torch.optim.Optimizer, names: list[str], state: Tensors) -> None:
-    """One step of a fresh optimiser that takes ``state`` over and leaves it updated."""
+    """Run one step of a new torch optimiser with ``state``, and update ``state``."""
     moved = [group["params"][0] for group in optimiser.param_groups]
     for name, value in zip(names, moved, strict=True):
         known = {key.rpartition(".")[2]: kept for key, kept in state.items() if key.rpartition(".")[0] == name}

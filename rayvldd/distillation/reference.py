@@ -1,7 +1,7 @@
-"""Trajectory matching as its definition says it: the way in for a reader, and what the tests compare with.
+"""Direct implementation of trajectory matching, as an introduction for readers and a reference for tests.
 
-One graph over all student steps, so memory grows with ``syn_steps``. :mod:`rayvldd.distillation.trajectory_matching`
-computes the same numbers at the memory of one step.
+It uses one graph over all student steps, so memory grows with ``syn_steps``.
+:mod:`rayvldd.distillation.trajectory_matching` computes the same numbers with the memory of one step.
 """
 
 import torch
@@ -26,7 +26,7 @@ def unrolled_matching_loss(
     batches: InnerBatches,
     settings: DistillationSettings,
 ) -> Float[Tensor, ""]:
-    """The matching loss of a student unrolled from the segment's start, differentiable by everything in ``inputs``.
+    """Return the matching loss of a student unrolled from the segment's start, differentiable by all ``inputs``.
 
     Source: Wu et al., algorithm 1 and equation 2.
     """

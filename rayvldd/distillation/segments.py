@@ -1,8 +1,8 @@
-"""Which stretch of which expert a student is to follow in an outer step.
+"""Draw the expert and the trajectory segment for an outer step.
 
-Sources: a uniform start below ``max_start_epoch``, Wu et al. and MTT; image and text starting at epochs of their own,
-AMD; a start range that widens as distillation goes on, DATM (arXiv 2310.05773). DATM's released code widens from a
-further setting of its own (``current_max_start_epoch``); here from the first epoch alone, ``min_start_epoch``.
+Sources: a uniform start below ``max_start_epoch``, Wu et al. and MTT; separate start epochs for image and text, AMD; a
+start range that widens during distillation, DATM (arXiv 2310.05773). DATM's released code widens from a separate
+setting (``current_max_start_epoch``); here the range widens from ``min_start_epoch``.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ def draw_segment(
     Args:
         trajectories: The experts.
         settings: Range and length of segments.
-        outer_step: Outer steps taken so far; matters only while the range widens.
-        generator: Draws the expert, the start, and with ``separate_start_epochs`` then the text's own start.
+        outer_step: Number of outer steps taken so far; used only while the range widens.
+        generator: Draws the expert, the start, and with ``separate_start_epochs`` also the start of the text side.
 
     Raises:
         StoreError: when the drawn expert has too few epochs.
@@ -45,9 +45,9 @@ def draw_segment(
 
 
 def start_bound(settings: TrajectoryMatchingSettings, outer_step: int) -> int:
-    """The epoch that starts stay below at this outer step.
+    """Return the exclusive upper bound of start epochs at an outer step.
 
-    With ``widen_over`` it rises evenly from one above the first epoch, at outer step 0, to ``max_start_epoch``.
+    With ``widen_over`` it increases linearly from one above the first epoch, at outer step 0, to ``max_start_epoch``.
     """
     if settings.widen_over is None:
         return settings.max_start_epoch

@@ -1,8 +1,8 @@
-"""Distilled sets that are named by a URI, such as ``models:/quickstart@best``.
+"""Fetch distilled sets by URI, such as ``models:/quickstart@best``.
 
-This room knows no tracker and no cloud. Who can fetch a set says so in the entry points of its package, by scheme:
-a function from the URI and the user's workspace, or None, to a context manager whose value is a local folder with the
-set. They are looked up for text with a scheme only.
+This package part depends on no tracker and no cloud. Sources register by URI scheme as entry points: a function of the
+URI and the user's workspace (or None) that returns a context manager, whose value is a local folder with the set. Entry
+points are loaded only for strings with a scheme.
 """
 
 import re
@@ -14,23 +14,23 @@ from pathlib import Path
 from rayvldd.errors import StoreError, did_you_mean
 
 GROUP = "rayvldd.distilled_set_sources"
-"""The group of entry points; the name of each is the scheme that it fetches."""
+"""Entry-point group; the name of each entry point is the scheme that it fetches."""
 
 SetSource = Callable[[str, Path | None], AbstractContextManager[Path]]
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")  # two letters at least: one alone is a drive of Windows
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")  # at least two letters, because one letter is a Windows drive
 
 
 @contextmanager
 def local_folder(place: str | Path, workspace: str | Path | None = None) -> Iterator[Path]:
-    """Give a folder as it is, and what a URI names as a folder that lasts as long as the block.
+    """Yield a local folder: a folder is returned unchanged, a URI is fetched for the duration of the block.
 
     Args:
         place: A folder or a URI.
-        workspace: Where the user keeps what rayvldd makes, if that is known.
+        workspace: Workspace of the user, if known.
 
     Raises:
-        StoreError: when nothing that is installed fetches such a URI, or it leads to no set.
+        StoreError: when no installed source supports the URI, or it does not name a set.
     """
     scheme = _SCHEME.match(str(place))
     if scheme is None:

@@ -1,9 +1,9 @@
-"""How much synthetic image i and synthetic text j belong together: the identity, or learned with the pairs.
+"""Similarity of synthetic image i and synthetic text j: the identity, or learned with the pairs.
 
-Source: LoRS, arXiv 2406.03793: S = diag(a) + (alpha / rank) L R', which needs numbers in proportion to the
-pairs, not to their square. At the start R is zero, L standard normal and a is one, as in its released code, so that
-the start is exactly the identity. Deviation: the released commands take one pair fewer by hand in every setting; here
-the numbers are counted.
+Source: LoRS, arXiv 2406.03793: S = diag(a) + (alpha / rank) L R', whose size grows linearly with the number of pairs.
+Initially R is zero, L is standard normal and a is one, as in its released code, so that S is exactly the identity.
+Deviation: the released commands reduce the number of pairs by one in every setting; here the learned numbers are
+counted.
 """
 
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from rayvldd.errors import ConfigError, Fault
 
 @dataclass(frozen=True)
 class SimilarityParameters:
-    """The learned numbers behind a similarity matrix."""
+    """Learned parameters of a similarity matrix."""
 
     values: dict[str, Float[Tensor, "..."]]
     """By name: none for the identity, ``matrix`` for a full one, ``diagonal``, ``left`` and ``right`` for low rank."""
     scale: float = 1.0
-    """What L R' is multiplied by: alpha / rank."""
+    """Factor of L R': alpha / rank."""
 
     def matrix(self) -> Float[Tensor, "pair pair"] | None:
-        """The similarity of image i and text j, differentiable by ``values``; None stands for the identity."""
+        """Return the similarity of image i and text j, differentiable by ``values``; None means the identity."""
         if not self.values:
             return None
         if "matrix" in self.values:
@@ -34,19 +34,19 @@ class SimilarityParameters:
         return self.values["diagonal"].diag() + self.scale * (self.values["left"] @ self.values["right"].T)
 
     def with_values(self, values: dict[str, Float[Tensor, "..."]]) -> "SimilarityParameters":
-        """The same form with other numbers."""
+        """Return the same form with other values."""
         return replace(self, values=values)
 
 
 def build_similarity(
     settings: DistillationSettings, num_pairs: int, generator: torch.Generator
 ) -> SimilarityParameters:
-    """Start the similarity of ``num_pairs`` pairs at the identity, on the CPU.
+    """Initialise the similarity of ``num_pairs`` pairs to the identity, on the CPU.
 
     Args:
-        settings: Which form, its rank and its alpha.
-        num_pairs: Pairs of the synthetic set, what the similarity costs already taken off.
-        generator: Draws L; nothing is drawn for the other forms.
+        settings: Form, rank and alpha.
+        num_pairs: Number of synthetic pairs, after deducting the cost of the similarity.
+        generator: Draws L; not used for the other forms.
     """
     if settings.similarity == "identity":
         return SimilarityParameters({})
@@ -61,11 +61,11 @@ def build_similarity(
 
 
 def pairs_within_budget(settings: DistillationSettings, numbers_per_pair: int) -> int:
-    """The most pairs that together with their similarity hold no more numbers than ``settings.num_pairs`` pairs alone.
+    """Return the most pairs that, with their similarity, need no more numbers than ``settings.num_pairs`` pairs alone.
 
     Args:
-        settings: Which form of similarity, and how many pairs the whole may cost.
-        numbers_per_pair: Pixels of one image times 3, and the width of its text embedding.
+        settings: Form of the similarity, and the budget in pairs.
+        numbers_per_pair: Pixels of one image times 3, plus the width of its text embedding.
 
     Raises:
         ConfigError: when fewer than 2 pairs are left.
@@ -87,7 +87,7 @@ def pairs_within_budget(settings: DistillationSettings, numbers_per_pair: int) -
 
 
 def _numbers(settings: DistillationSettings, num_pairs: int) -> int:
-    """Learned numbers in the similarity of so many pairs."""
+    """Return the number of learned values in the similarity of ``num_pairs`` pairs."""
     if settings.similarity == "identity":
         return 0
     return num_pairs * (num_pairs if settings.similarity == "full" else 1 + 2 * settings.sim_rank)

@@ -1,7 +1,7 @@
-"""The synthetic set while it is optimised: pairs, similarity, step sizes, and how they follow a gradient.
+"""Synthetic set during optimisation: pairs, similarity, step sizes, and their update.
 
-Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviation: learned step sizes are multiplied, not added
-to, so that they stay positive.
+Source: Wu et al., algorithm 1 and the released ``distill.py``. Deviation: updates of the learned step sizes are
+multiplicative, so that they stay positive.
 """
 
 import math
@@ -21,26 +21,26 @@ from rayvldd.models.retrieval_task import RetrievalTask
 Tensors = dict[str, Float[Tensor, "..."]]
 
 SIMILARITY = "similarity."
-"""Before the names of the similarity's values."""
+"""Prefix of the names of the similarity's values."""
 
 STEP_SIZE_RANGE = 100.0
-"""A learned step size this many times above or below its start has left its range: the student diverges, or stands
-still while the matching loss stays at 2."""
+"""Largest factor between a learned step size and its initial value. Beyond it, the student diverges, or does not move
+and the matching loss stays at 2."""
 
 
 class SyntheticSet:
-    """Values that a method's gradient moves: ``images``, ``texts``, those of the similarity, and the step sizes."""
+    """Values optimised by a method: ``images``, ``texts``, the similarity, and the step sizes."""
 
     def __init__(
         self, task: RetrievalTask, settings: DistillationSettings, generator: np.random.Generator, seed: int
     ) -> None:
-        """Start as the settings say.
+        """Initialise the set.
 
         Args:
-            task: Where real pairs come from.
-            settings: Of the distillation.
-            generator: The run's random stream, which draws the initial pairs and noise.
-            seed: Draws the start of a low-rank similarity.
+            task: Task with the real pairs.
+            settings: Distillation settings.
+            generator: Random stream of the run, which draws the initial pairs and noise.
+            seed: Seed of the initial low-rank similarity.
 
         Raises:
             ConfigError: when a learned similarity leaves no pairs, or there are fewer training images than pairs.
@@ -72,29 +72,29 @@ class SyntheticSet:
         return self.values["texts"]
 
     def similarity_leaves(self) -> SimilarityParameters:
-        """The similarity with its values as leaves of a new graph."""
+        """Return the similarity with its values as leaves of a new graph."""
         learned = {name: self.values[SIMILARITY + name].detach().requires_grad_() for name in self._similarity.values}
         return self._similarity.with_values(learned)
 
     def averaged(self) -> Tensors:
-        """Values and step sizes as they are evaluated and kept: their moving average where there is one."""
+        """Return values and step sizes for evaluation and saving: the moving average if enabled."""
         return {**self.values, **self.step_sizes, **self._average.values}
 
     def similarity_of(self, values: Tensors) -> SimilarityParameters:
-        """The similarity of values such as :meth:`averaged` gives, on the CPU."""
+        """Return the similarity in values from :meth:`averaged`, on the CPU."""
         learned = {name: values[SIMILARITY + name].cpu().clone() for name in self._similarity.values}
         return self._similarity.with_values(learned)
 
     def descend(self, gradients: Tensors, scale: float, lr_step_sizes: float | None) -> None:
-        """Follow a gradient: the outer optimiser on the values, momentum and a multiplication on the step sizes.
+        """Update the values with the outer optimiser, and the step sizes multiplicatively with momentum.
 
-        A step size a moves by a * exp(-rate v / a): to first order the published a - rate v, so that published rates
-        keep their meaning, and positive whatever v is. One step at most halves or doubles it.
+        A step size a becomes a * exp(-rate v / a). To first order this is the published a - rate v, so published rates
+        apply; it is positive for every v. One step at most halves or doubles it.
 
         Args:
-            gradients: By name; values and step sizes without one stay.
+            gradients: Gradients by name; values and step sizes without a gradient do not change.
             scale: Factor on all rates.
-            lr_step_sizes: Rate of the step sizes, where they have a gradient.
+            lr_step_sizes: Learning rate of the step sizes, if they have a gradient.
         """
         settings = self.settings
         rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
@@ -108,7 +108,7 @@ class SyntheticSet:
             self._average.update({**self.values, **self.step_sizes})
 
     def drift(self) -> float:
-        """Root mean square of images or texts, whichever grew more, relative to the start."""
+        """Return the growth of the root mean square relative to the initial set, the larger of images and texts."""
         sides = (("images", self.initial.images), ("texts", self.initial.texts))
         growth: list[float] = [
             float(self.values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides
@@ -116,7 +116,7 @@ class SyntheticSet:
         return max(growth)
 
     def fault(self) -> str | None:
-        """What has left its range; None where nothing has."""
+        """Describe the first value outside its valid range; None if all are valid."""
         drift, limit = self.drift(), self.settings.max_drift
         if not drift <= limit:
             return f"images or texts have grown to {drift:.3g} times their start (max_drift {limit:g})"
@@ -128,7 +128,7 @@ class SyntheticSet:
         return None
 
     def state_dict(self) -> Tensors:
-        """Copies of every tensor that decides further steps, by part and name."""
+        """Return copies of all tensors that determine further steps, by part and name."""
         parts = {
             "value": self.values,
             "size": self.step_sizes,
@@ -139,7 +139,7 @@ class SyntheticSet:
         return {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Continue from what :meth:`state_dict` returned."""
+        """Restore a state from :meth:`state_dict`."""
         parts: dict[str, Tensors] = {part: {} for part in ("value", "size", "size_velocity", "optimiser", "average")}
         for name, value in state.items():
             part, _, rest = name.partition(".")

@@ -1,13 +1,14 @@
-"""Bi-trajectory matching: a student of the synthetic set should end where an expert went, on both sides.
+"""Bi-trajectory matching: a student of the synthetic set should reach the parameters of an expert, on both sides.
 
     L = |student_img - target_img|^2 / |start_img - target_img|^2  +  the same for text
 
-An outer step draws a segment of an expert, unrolls a student from its start on the synthetic set, and follows the
-gradient of L by pixels, embeddings, similarity and step sizes. :mod:`rayvldd.distillation.reference` has the same in
-thirty lines.
+An outer step draws a segment of an expert, unrolls a student from its start on the synthetic set, and computes the
+gradient of L with respect to pixels, embeddings, similarity and step sizes. :mod:`rayvldd.distillation.reference` is a
+direct implementation in thirty lines.
 
-Source: Wu et al., algorithm 1, equation 2 and the released ``distill.py``; the normalisation by the expert's own way is
-that of MTT (arXiv 2203.11932). Deviation: the gradient is exact at any number of steps (see ``unroll.inner_loop``).
+Source: Wu et al., algorithm 1, equation 2 and the released ``distill.py``; the normalisation by the distance that the
+expert covers is that of MTT (arXiv 2203.11932). Deviation: the gradient is exact for any number of steps (see
+``unroll.inner_loop``).
 """
 
 from collections.abc import Sequence
@@ -32,20 +33,20 @@ from rayvldd.models.retrieval_task import RetrievalTask
 
 
 class MatchingLoss(NamedTuple):
-    """Both parts of the loss; 1 is a student that did not move, or moved as far off."""
+    """Both parts of the loss; a value of 1 means that the student ended as far from the target as it started."""
 
     image: Float[Tensor, ""]
     text: Float[Tensor, ""]
     total: Float[Tensor, ""]
-    """What is minimised: the sum, or the part that is matched alone."""
+    """Minimised loss: the sum, or the matched part."""
 
 
 def matching_loss(student: Parameters, segment: Segment, matched: str = "both") -> MatchingLoss:
-    """The loss of a student that started at ``segment.start`` and ended at ``student``.
+    """Return the loss of a student that started at ``segment.start`` and ended at ``student``.
 
     Args:
-        student: Where the student ended.
-        segment: Where it started, and where the expert went from there.
+        student: Final parameters of the student.
+        segment: Its start parameters and the target parameters of the expert.
         matched: ``both`` sides, or the ``image`` or ``text`` side alone (Wu et al., ablation of single modalities).
     """
     image = _relative_distance(student.image, segment.start.image, segment.target.image)
@@ -60,7 +61,7 @@ def _relative_distance(
 
 
 class TrajectoryMatching:
-    """See the module."""
+    """Trajectory matching method; see the module docstring."""
 
     def __init__(self, task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]) -> None:
         self._task, self._common, self._experts = task, settings, experts
@@ -69,7 +70,7 @@ class TrajectoryMatching:
         self.lr_step_sizes: float | None = self._settings.lr_lr
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
-        """The matching loss on a segment drawn for this step, and its gradient."""
+        """Draw a segment, and return the matching loss and its gradient."""
         segment = self._on_device(draw_segment(self._experts, self._settings, outer_step, generator))
         batches = draw_batches(self._settings, synthetic_set.num_pairs, generator, self._task.device)
         features = FrozenFeatures(self._task.model, self._common, synthetic_set.images, batches.seeds[0])
@@ -99,11 +100,11 @@ class TrajectoryMatching:
         return MethodStep(loss.value, gradients, {"matching_loss": loss.value, **loss.log})
 
     def state_dict(self) -> Tensors:
-        """Nothing: every step draws from the run's stream alone."""
+        """Return an empty state: every step depends only on the random stream of the run."""
         return {}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Nothing to load."""
+        """Do nothing, because the method has no state."""
 
     def _on_device(self, segment: Segment) -> Segment:
         device = self._task.device

@@ -1,7 +1,7 @@
-"""One step of a study's method on a few blank pairs: whether the model can be differentiated as the method does.
+"""Run one step of a study's method on a few blank pairs, to test whether the model supports its derivatives.
 
-A layer without a second derivative is built, trained and evaluated like any other, and ends every distillation. Here
-it is found before an expert is trained.
+A layer without a second derivative can be built, trained and evaluated, but fails in every distillation. This check
+detects it before an expert is trained.
 """
 
 import numpy as np
@@ -19,16 +19,16 @@ from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 
 _PAIRS = 2
 _TEXT_WIDTH = 8
-"""Width of the blank captions; the text side is the same two layers at any."""
+"""Width of the blank captions; the text side has the same two layers at every width."""
 _STEPS = 2
-"""Steps of the student: the second one is also differentiated by the parameters that the first one leaves."""
+"""Student steps: the second step is also differentiated by the parameters after the first."""
 
 
 def faults_of_step(study: Study) -> list[Fault]:
-    """What a layer of the image encoder lacks for the study's method and protocol; a step takes a second or so.
+    """Return faults if a layer of the image encoder does not support the study's method and protocol.
 
     Args:
-        study: The study at one point, whose model can be built.
+        study: The study at one point, with a valid model.
     """
     task = _blank_task(study)
     declaration = study.distillation.declaration
@@ -51,9 +51,9 @@ def faults_of_step(study: Study) -> list[Fault]:
     try:
         synthetic_set = SyntheticSet(task, settings, generator, 0)
         build_method(task, settings, experts).gradient(synthetic_set, 0, generator)
-    except RayvlddError:  # settings that fit no two pairs; their own checks tell of them
+    except RayvlddError:  # settings that leave fewer than two pairs; other checks report them
         return []
-    except (RuntimeError, NotImplementedError) as error:  # what torch raises where a derivative is missing
+    except (RuntimeError, NotImplementedError) as error:  # raised by torch for a missing derivative
         problem = (
             f"{study.model.image_encoder.name!r} cannot be differentiated as {declaration.name} does under "
             f"{study.model.protocol}: {message_of(error)}"
