@@ -1,21 +1,29 @@
 """Arrays that are expensive to make, made once and shared by every process of a machine.
 
-An array is named by the content that decides it, so a changed input asks for another file: nothing stale is read.
+An array is named by the content that decides it, so a changed input asks for another file: nothing stale is read. Its
+checksum stands beside it. A machine compares it when it first sees a file, and after every change of the file's times
+or size; a file that is not what was written is made again.
 """
 
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 from filelock import FileLock
 
 from rayvldd.errors import StoreError
+from rayvldd.storage.atomic import put_in_place, write_bytes_whole, write_text_whole
+from rayvldd.storage.machine_identity import machine_identity
+
+_BLOCK_BYTES = 2**20
 
 
 def fingerprint(value: Any) -> str:
@@ -114,18 +122,31 @@ class ArrayCache:
         """
         described = ArrayDescription(kind, key, shape, np.dtype(dtype).name)
         path = self.folder / f"{described.name}.npy"
-        array = _open(path)
+        array = _open(path) if _is_compared(path) else None
+        if array is None and not os.access(self.folder, os.W_OK) and self._compare(path):
+            array = _open(path)  # of a cache that somebody else fills, and that has no room for a lock or a note
         if array is None:
             with self._locked(path):
-                array = _open(path)  # another process may have made it meanwhile
-                if array is None:
+                # Another process may have made it, or compared it, meanwhile.
+                if not _is_compared(path) and not self._compare(path):
                     self._make(path, described, make, on_fetched)
-                    array = _open(path)
+                array = _open(path)
         if array is None:
             raise StoreError(
                 f"{path} was written and cannot be read back", next_command=f"check the disk of {self.folder}"
             )
         return array
+
+    def _compare(self, path: Path) -> bool:
+        """Read a file whole and say whether it is what was written; the caller holds its lock."""
+        try:
+            written = json.loads(path.with_suffix(".json").read_bytes())["checksum"]
+            if written != _checksum(path):
+                return False
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        _keep_note(path)
+        return True
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -161,10 +182,10 @@ class ArrayCache:
             else:
                 self._write_parts(temporary, array.offset, parts, on_fetched)
             del array
-            sidecar = path.with_suffix(".json.partial")
-            sidecar.write_text(json.dumps(described.as_dict(), indent=1), encoding="utf-8")
-            os.replace(sidecar, path.with_suffix(".json"))
-            os.replace(temporary, path)
+            values = {**described.as_dict(), "checksum": _checksum(temporary)}
+            write_text_whole(path.with_suffix(".json"), json.dumps(values, indent=1))
+            put_in_place(temporary, path)
+            _keep_note(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -197,6 +218,45 @@ def _open(path: Path) -> np.ndarray | None:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
+
+
+def _checksum(path: Path) -> str:
+    """32 hex digits that name a file's bytes: against damage. By file: pages of a map would count as this process's."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_compared(path: Path) -> bool:
+    """Whether this machine has compared the file as it is now, since it was started."""
+    try:
+        return _note(path).read_bytes() == _state_of(path)
+    except OSError:
+        return False
+
+
+def _keep_note(path: Path) -> None:
+    with suppress(OSError):  # without it the next process compares again
+        write_bytes_whole(_note(path), _state_of(path))
+
+
+def _note(path: Path) -> Path:
+    """Where a machine says that it has compared a file; machines of one name take turns."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return path.with_name(f".{path.stem}.{machine}.compared")
+
+
+def _state_of(path: Path) -> bytes:
+    """What changes when a file does, or when the machine starts again.
+
+    Raises:
+        OSError: when there is no such file.
+    """
+    found = path.stat()
+    values = (machine_identity(), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    return " ".join(map(str, values)).encode()
 
 
 def _reserve(path: Path) -> None:

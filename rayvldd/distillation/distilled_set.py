@@ -24,6 +24,7 @@ from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
 from rayvldd.storage.tensor_files import save_tensors
 
 if TYPE_CHECKING:
@@ -155,16 +156,18 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
-        new_tensors, new_card = (folder / f".{name}.{os.getpid()}.tmp" for name in (TENSORS, CARD))
+        new_tensors, new_card = part_beside(folder / TENSORS), part_beside(folder / CARD)
+        # Both are on the disk before the earlier set goes: between the two there is none.
         save_tensors(new_tensors, tensors)
-        new_card.write_text(json.dumps(self.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
+        write_text_whole(new_card, json.dumps(self.card_values(), indent=2, ensure_ascii=False))
         (folder / CARD).unlink(missing_ok=True)  # an earlier card must not describe the new tensors
         (folder / NEAREST).unlink(missing_ok=True)
         if self.nearest_captions:
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.nearest_captions]
-            (folder / NEAREST).write_text("".join(lines), encoding="utf-8")
+            write_text_whole(folder / NEAREST, "".join(lines))
         os.replace(new_tensors, folder / TENSORS)
         os.replace(new_card, folder / CARD)
+        sync_folder(folder)
 
     def card_values(self) -> dict[str, Any]:
         """Return the content of ``card.json``: the card and all values of the set that are not tensors."""

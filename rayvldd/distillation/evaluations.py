@@ -1,7 +1,6 @@
 """Evaluate a distillation on the validation split, keep its best set, and save and resume its state."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs, mean_of, train_students
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
+from rayvldd.storage.atomic import write_text_whole
 
 PROGRESS = "progress.json"
 BEST = "best"
@@ -142,11 +142,11 @@ class EvaluatedRun:
             "settings": self._settings(),
             **{name: getattr(self, name) for name in _KEPT},
         }
-        temporary = self.folder / f".{PROGRESS}.tmp"
-        temporary.write_text(json.dumps(progress), encoding="utf-8")
-        os.replace(temporary, self.folder / PROGRESS)
+        write_text_whole(self.folder / PROGRESS, json.dumps(progress))
+        # Two processes may work at one run: the first was cut off from the cluster, or stopped and woken. Later states
+        # are another's, and it may be about to name them.
         for earlier in self.folder.glob("state-*.safetensors"):
-            if earlier.name != state:
+            if earlier.name < state:
                 earlier.unlink(missing_ok=True)
 
     def resume(self) -> bool:
@@ -155,7 +155,10 @@ class EvaluatedRun:
             return False
         progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
         self._refuse_other_settings(progress.get("settings", {}))
-        self.loop.restore(self.folder / progress["state"])
+        state = self.folder / progress["state"]
+        if not state.is_file():  # another process at the same run was further and took it for an earlier one
+            return False
+        self.loop.restore(state)
         for name in _KEPT:
             setattr(self, name, progress[name])
         return True

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rayvldd.distillation.distilled_set import CARD, DistilledSet
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.storage.atomic import sync_below
 
 LINES = "captions.jsonl"
 """File with one line per pair: image, captions and split, as in a dataset folder, and the embedding file."""
@@ -55,6 +56,7 @@ def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Pa
         similarity = distilled.similarity.matrix()
         if similarity is not None:
             np.save(part / SIMILARITY, similarity.detach().numpy())
+        sync_below(part)
         os.rename(part, target)  # also replaces an empty folder; fails if files were added meanwhile
     except OSError as error:
         raise StoreError(

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,14 +14,65 @@ def write_text_whole(path: Path, text: str) -> None:
 
 def write_bytes_whole(path: Path, content: bytes) -> None:
     """Write a file atomically; after a crash the path holds the old file or the new one."""
+    with file_written_whole(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside the target; it is synced and renamed when the block ends without an error.
+
+    The temporary name is random, so two processes that write the same file do not disturb each other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = part_beside(path)
     try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # otherwise a power failure may leave an empty file under the new name
-        os.replace(part, path)
-    except BaseException:
+        yield part
+        put_in_place(part, path)
+    finally:
         part.unlink(missing_ok=True)
-        raise
+
+
+def part_beside(path: Path) -> Path:
+    """Return a random temporary name beside a file, used by no other process."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a finished file, synced before and with its folder after: a power failure leaves no name without content."""
+    sync_file(part)
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Flush the content of a file to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_below(folder: Path) -> None:
+    """Flush all files and folders below a folder to disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sync_file(path)
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, if its file system supports that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:  # the user may not open this folder
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems do not know this for folders
+        pass
+    finally:
+        os.close(descriptor)

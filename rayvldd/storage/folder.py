@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from rayvldd.errors import StoreError
-from rayvldd.storage.atomic import write_bytes_whole
+from rayvldd.storage.atomic import put_in_place, write_bytes_whole
 from rayvldd.storage.storage import KeepsParts, Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
 
@@ -20,7 +20,7 @@ _LEFTOVER_AGE_S = 3600.0
 """Age at which a part file is considered abandoned; no write takes that long."""
 
 
-_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part(\.\d+\.tmp)?")
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Name of an unfinished file."""
 
 
@@ -97,7 +97,7 @@ class FolderStorage:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_leftovers(path.parent)
                 yield part
-                os.replace(part, path)
+                put_in_place(part, path)
             finally:
                 with suppress(OSError):  # if it could not be created
                     part.unlink()

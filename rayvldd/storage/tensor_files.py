@@ -9,18 +9,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rayvldd.storage.atomic import file_written_whole
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write ``tensors`` to ``path`` atomically; after a crash the path holds the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+    with file_written_whole(path) as part:
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, part, metadata)
         # safetensors creates files that only their owner can read; experts in a shared folder are for the team
         os.umask(mask := os.umask(0))
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        part.chmod(0o666 & ~mask)
 
 
 class DamagedFileError(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rayvldd.data import array_cache as module
 from rayvldd.data.array_cache import ArrayCache, fingerprint
 from rayvldd.errors import StoreError
 
@@ -84,6 +85,56 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> N
     (file,) = tmp_path.glob("*.npy")
     file.write_bytes(file.read_bytes()[:500] if damage is None else damage)
     np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (1000,), np.uint8, Maker(2)), 2)
+
+
+def test_a_file_that_is_not_what_was_written_is_made_again(tmp_path: Path) -> None:
+    """A single bit anywhere: in the pixels, in the header, in the checksum, or no checksum at all."""
+    cache = ArrayCache(tmp_path)
+    cache.get_or_make("pixels", {}, (1000,), np.uint8, Maker(1))
+    (file,), (sidecar,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
+    whole, key = file.read_bytes(), sidecar.read_bytes()
+    checksum = key.index(b'"checksum"') + 15
+    for number, (damaged, at) in enumerate([(file, 900), (file, 20), (file, 5), (sidecar, checksum), (sidecar, 0)]):
+        file.write_bytes(whole)
+        sidecar.write_bytes(key)
+        content = bytearray(damaged.read_bytes())
+        content[at] ^= 1
+        damaged.write_bytes(content)
+        file.touch()  # a machine looks again where the file's times have changed, or after its next start
+        make = Maker(1)
+        np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (1000,), np.uint8, make), 1)
+        assert make.calls == 1, number
+        assert file.read_bytes() == whole
+
+
+def test_a_machine_compares_a_file_once_in_its_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Path] = []
+    checksum = module._checksum
+    monkeypatch.setattr(module, "_checksum", lambda path: compared.append(path) or checksum(path))
+    cache = ArrayCache(tmp_path)
+
+    def get() -> None:
+        cache.get_or_make("pixels", {}, (4,), np.uint8, Maker(1))
+
+    get()
+    assert len(compared) == 1, "when it was made"
+    get()
+    get()
+    assert len(compared) == 1
+    monkeypatch.setattr(module, "machine_identity", lambda: "after the next start")
+    get()
+    get()
+    assert len(compared) == 2
+
+
+def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, make = ArrayCache(tmp_path), Maker(2)
+    cache.get_or_make("pixels", {}, (4,), np.uint8, Maker(1))
+    next(tmp_path.glob(".*.compared")).unlink()
+    monkeypatch.setattr(module.os, "access", lambda *_: False)
+    monkeypatch.setattr(module, "FileLock", None)
+    np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (4,), np.uint8, make), 1)
+    assert make.calls == 0
 
 
 def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Files that are there whole or not at all: on the disk before they get their names, and one process's or another's."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayvldd.storage import atomic
+from rayvldd.storage.atomic import file_written_whole, write_bytes_whole
+from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.tensor_files import save_tensors
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed, in order."""
+    found: list[tuple[str, str]] = []
+    replace, sync_file, sync_folder = os.replace, atomic.sync_file, atomic.sync_folder
+
+    def replaced(source: Path, target: Path) -> None:
+        found.append(("rename", Path(target).name))
+        replace(source, target)
+
+    def file(path: Path) -> None:
+        found.append(("file", "part" if path.name.endswith(".part") else path.name))
+        sync_file(path)
+
+    def folder(path: Path) -> None:
+        found.append(("folder", path.name))
+        sync_folder(path)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(atomic, "sync_file", file)
+    monkeypatch.setattr(atomic, "sync_folder", folder)
+    return found
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_thereafter(
+    tmp_path: Path, order: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "here").mkdir()
+    for name, write in {
+        "a.json": lambda path: write_bytes_whole(path, b"{}"),
+        "a.safetensors": lambda path: save_tensors(path, {"x": torch.zeros(2)}),
+    }.items():
+        order.clear()
+        write(tmp_path / "here" / name)
+        assert order == [("file", "part"), ("rename", name), ("folder", "here")]
+    order.clear()
+    with FolderStorage(tmp_path / "here").new_file("expert.safetensors") as path:
+        save_tensors(path, {"x": torch.zeros(2)})
+    assert order[-3:] == [("file", "part"), ("rename", "expert.safetensors"), ("folder", "here")]
+
+
+def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """As two processes on one trial's checkpoint: the number of a process is the same on two machines."""
+    file = tmp_path / "state.safetensors"
+    errors: list[BaseException] = []
+
+    def write(value: int) -> None:
+        try:
+            for _ in range(30):
+                save_tensors(file, {"x": torch.full((1000,), float(value))})
+        except BaseException as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(value,)) for value in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert errors == []
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    write_bytes_whole(file, b"before")
+    with pytest.raises(KeyboardInterrupt), file_written_whole(file) as part:
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert file.read_bytes() == b"before" and [path.name for path in tmp_path.iterdir()] == ["a"]
