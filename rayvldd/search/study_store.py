@@ -10,20 +10,23 @@ Below ``NAME/`` of the storage: ``snapshot.json``, ``holder.json`` and ``files/S
 
 import hashlib
 import json
-import logging
+import os
+import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rayvldd.background import RepeatedCall
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.storage.atomic import write_bytes_whole
+from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import BEAT_S, STALE_S, Lease, LeaseHolder
+from rayvldd.storage.names import stays_inside
 from rayvldd.storage.storage import Storage
 
 EVERY_S = 10.0
@@ -77,25 +80,28 @@ class StudyStore:
         with self._wait_for_claim(display):
             self.fetch(display)
             self._drop_unnamed()
-            ended = threading.Event()
-            thread = threading.Thread(target=self._keep_on, args=(ended,), name="study store", daemon=True)
-            thread.start()
+            # A storage that is away for a while costs nothing, unless this machine ends meanwhile.
+            pushes = RepeatedCall(f"study store {self.uri}", self._every_s, self.push, "not kept there at the moment")
             try:
-                yield
+                with pushes:
+                    yield
             except BaseException:  # Ctrl-C too; what ended the study matters more than that the storage is away
-                _end(thread, ended)
-                with suppress(RayvlddError):
+                with suppress(Exception):
                     self.push()
                 raise
-            _end(thread, ended)
             self.push()
 
     def fetch(self, display: ProgressDisplay) -> None:
         """Make the folder what the last snapshot says, unless it is that snapshot, or goes on from it.
 
         Raises:
-            StoreError: when the folder holds a study that is not the storage's, or a file is not what was written.
+            StoreError: when the folder holds a study that is not the storage's, or a file is not what was written, or
+                is none of a study's folder.
         """
+        with self._own_folder():
+            self._fetch(display)
+
+    def _fetch(self, display: ProgressDisplay) -> None:
         self._snapshot = self._storage.read(self._file("snapshot.json"))
         files = self._known()
         if self._snapshot is None:
@@ -126,8 +132,24 @@ class StudyStore:
 
         Raises:
             RayvlddError: when another machine has taken the study over.
-            StoreError: when the storage cannot be written.
+            StoreError: when the storage cannot be written, or the folder cannot be read.
         """
+        with self._own_folder():
+            self._push()
+
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Say plainly that the folder on this machine cannot be used."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder.root}: cannot be kept in step with {self.uri}: {error.strerror or error} "
+                f"({error.filename}); allowed: a folder that can be read and written, with room for its files",
+                next_command="mend that, then the same command: what is finished is kept",
+            ) from error
+
+    def _push(self) -> None:
         files = self._capture()
         before = self._known()
         if files == before:
@@ -162,18 +184,6 @@ class StudyStore:
         display.done()
         return lease
 
-    def _keep_on(self, ended: threading.Event) -> None:
-        """Push now and then. A storage that is away for a while costs nothing, unless this machine ends meanwhile."""
-        told = False
-        while not ended.wait(self._every_s):
-            try:
-                self.push()
-                told = False
-            except RayvlddError as error:
-                if not told:
-                    logging.getLogger(__name__).warning("the study is not kept at the moment: %s", error)
-                told = True
-
     # --- files --------------------------------------------------------------------------------------------------------
 
     def _file(self, name: str) -> str:
@@ -181,8 +191,23 @@ class StudyStore:
 
     def _known(self) -> dict[str, Entry]:
         """The files of the snapshot."""
-        files: dict[str, Entry] = json.loads(self._snapshot)["files"] if self._snapshot else {}
+        if self._snapshot is None:
+            return {}
+        files = (parsed(self._snapshot) or {}).get("files")
+        if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+            raise self._not_ours("snapshot.json cannot be understood")
+        tune = self._folder.tune.name
+        for name in files:
+            parts = name.split("/")
+            if not stays_inside(name) or parts[0] == tune or any(part.startswith(".") for part in parts):
+                raise self._not_ours(f"snapshot.json names {name!r}, which is no file of a study's folder")
         return files
+
+    def _not_ours(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self.uri}: {why}; nothing was changed here or there",
+            next_command="find out who wrote that; the same command with --set name=ANOTHER begins a new study",
+        )
 
     def _drop_unnamed(self) -> None:
         """Clear away what a driver has put there and not lived to name; only who holds the study may."""
@@ -194,7 +219,8 @@ class StudyStore:
     def _local_files(self, unit: str = "") -> list[str]:
         """What is kept of the folder, or of a part: all but what Ray Tune writes, locks, and parts of files."""
         root = self._folder.root
-        paths = (path.relative_to(root) for path in (root / unit).rglob("*") if path.is_file())
+        found = [Path(folder) / name for folder, _, names in _walk(root / unit) for name in names]
+        paths = (path.relative_to(root) for path in found if path.is_file())
         tune = self._folder.tune.name
         return sorted(
             path.as_posix()
@@ -258,6 +284,12 @@ class StudyStore:
 
     def _bring(self, name: str, entry: Entry) -> None:
         path = self._folder.root / name
+        root = self._folder.root.resolve()
+        if not path.parent.resolve().is_relative_to(root):
+            raise StoreError(
+                f"{path}: leads out of {root} by a symbolic link; allowed: folders of its own",
+                next_command="replace the link by a folder, then the same command",
+            )
         if path.is_file() and _sum(path.read_bytes()) == entry["sha256"]:
             return
         content = self._storage.read(self._file(f"files/{entry['sha256']}"))
@@ -276,9 +308,24 @@ class StudyStore:
         write_bytes_whole(self._folder.root / _MARK, _sum(self._snapshot).encode())
 
 
-def _end(thread: threading.Thread, ended: threading.Event) -> None:
-    ended.set()
-    thread.join()
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What is below a folder; a part that goes away meanwhile is no fault, one that cannot be read is."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    return os.walk(folder, onerror=refuse)
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it is what a snapshot says of a file."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("bytes"), int)
+        and isinstance(value.get("sha256"), str)
+        and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
+    )
 
 
 def _unit_of(name: str) -> str:

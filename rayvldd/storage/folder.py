@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from rayvldd.errors import StoreError
 from rayvldd.storage.atomic import put_in_place, write_bytes_whole
+from rayvldd.storage.names import path_inside
 from rayvldd.storage.storage import KeepsParts, Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
 
@@ -38,7 +39,8 @@ class FolderStorage:
     def names(self, folder: str = "") -> list[str]:
         """Full names of all finished files below a folder, sorted."""
         with self.translating_errors(f"{folder or '.'} could not be listed"):
-            found = [Path(storage) / file for storage, _, files in os.walk(self.folder / folder) for file in files]
+            below = path_inside(self.folder, folder)
+            found = [Path(storage) / file for storage, _, files in os.walk(below) for file in files]
         names = [path.relative_to(self.folder).as_posix() for path in found if not path.name.startswith(".")]
         return sorted(names)
 
@@ -46,7 +48,7 @@ class FolderStorage:
         """Size of a file in bytes; None if it does not exist."""
         with self.translating_errors(f"{name} could not be read"):
             try:
-                return (self.folder / name).stat().st_size
+                return path_inside(self.folder, name).stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -54,19 +56,19 @@ class FolderStorage:
         """Read a small file; None if it does not exist."""
         with self.translating_errors(f"{name} could not be read"):
             try:
-                return (self.folder / name).read_bytes()
+                return path_inside(self.folder, name).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file atomically, replacing any earlier one."""
         with self.translating_errors(f"{name} could not be written"):
-            write_bytes_whole(self.folder / name, content)
+            write_bytes_whole(path_inside(self.folder, name), content)
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         """Write a small file if it still holds ``old`` (None: if it does not exist); return whether it was written."""
         with self.translating_errors(f"{name} could not be written"):
-            path = self.folder / name
+            path = path_inside(self.folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):
                 if self.read(name) != old:
@@ -76,7 +78,7 @@ class FolderStorage:
 
     def delete(self, name: str) -> None:
         """Remove a file and the folders that become empty."""
-        path = self.folder / name
+        path = path_inside(self.folder, name)
         with self.translating_errors(f"{name} could not be removed"):
             path.unlink(missing_ok=True)
             for parent in path.parents:
@@ -90,7 +92,7 @@ class FolderStorage:
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
         """Yield a temporary path beside the target; the file is renamed when the block ends without an error."""
-        path = self.folder / name
+        path = path_inside(self.folder, name)
         part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part")
         with self.translating_errors(f"{name} could not be written"):
             try:
@@ -105,7 +107,7 @@ class FolderStorage:
     def open_tensors(self, name: str) -> TensorSource:
         """Open a safetensors file with memory mapping, so that processes on a machine share its pages."""
         with self.translating_errors(f"{name} could not be read"):
-            return MappedTensors(self.folder / name)
+            return MappedTensors(path_inside(self.folder, name))
 
     def forget_local_copy(self, name: str) -> bool:
         """Return False: this storage reads the file itself and has no local copies."""

@@ -40,6 +40,7 @@ from botocore.loaders import Loader, create_loader
 from filelock import FileLock
 
 from rayvldd.errors import StoreError
+from rayvldd.storage.names import path_inside
 from rayvldd.storage.new_files import local_fault, unfinished_file
 from rayvldd.storage.s3_errors import is_about_credentials, store_error
 from rayvldd.storage.storage import Storage
@@ -310,7 +311,7 @@ class S3Storage:
         return f"{self.uri}/{name}" if name else self.uri
 
     def _copy_folder(self, name: str) -> Path:
-        return self._copies / name
+        return path_inside(self._copies, name)
 
     def _copy(self, name: str, etag: str) -> Path:
         return self._copy_folder(name) / f"{etag.strip(chr(34))}.safetensors"

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rayvldd.background import RepeatedCall
+
 POWERCAP = Path("/sys/class/powercap")
 """Counters of processor packages (RAPL, Intel and AMD); on most machines only root may read them."""
 _EVERY_S = 30.0
@@ -35,8 +37,9 @@ class PeakMemory:
     def metrics(self) -> dict[str, float]:
         """``peak_memory_gb`` and ``peak_gpu_memory_gb``, in 10^9 bytes; without what cannot be told."""
         found = {}
-        if self._has_mark and (mark := re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())):
-            found["peak_memory_gb"] = int(mark[1]) * 1024 / 1e9
+        with suppress(OSError):
+            if self._has_mark and (mark := re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())):
+                found["peak_memory_gb"] = int(mark[1]) * 1024 / 1e9
         if gpu := _torch_gpu():
             found["peak_gpu_memory_gb"] = gpu.max_memory_allocated() / 1e9
         return found
@@ -53,7 +56,12 @@ class MachineEnergy:
         self._reading = threading.Lock()
 
     def read(self) -> None:
-        """Add what the packages have counted since the last reading."""
+        """Add what the packages have counted since the last reading.
+
+        Raises:
+            OSError: when a counter cannot be read.
+            ValueError: when a counter is empty or no number.
+        """
         with self._reading:
             for package, last in self._last.items():
                 now = _counter(package)
@@ -64,25 +72,16 @@ class MachineEnergy:
     @contextmanager
     def reading(self) -> Iterator["MachineEnergy"]:
         """Read the counters often enough while the block runs."""
-        ended = threading.Event()
-
-        def read_on() -> None:
-            while not ended.wait(_EVERY_S):
-                with suppress(OSError):
-                    self.read()
-
-        reader = threading.Thread(target=read_on, name="rayvldd energy", daemon=True)
-        if self._packages:
-            reader.start()
-        try:
+        if not self._packages:
             yield self
-        finally:
-            ended.set()
+            return
+        with RepeatedCall("energy reader", _EVERY_S, self.read, "a counter was not read"):
+            yield self
 
     def metrics(self) -> dict[str, float]:
         """``machine_cpu_kj`` and ``machine_gpu_kj`` so far; without what the machine does not tell."""
         found = {}
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a sum without its last part is no sum
             if self._packages:
                 self.read()
                 found["machine_cpu_kj"] = sum(self._joules.values()) / 1e3

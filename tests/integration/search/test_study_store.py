@@ -1,12 +1,13 @@
 """A study kept in a storage: any machine goes on from it, and what is there is one whole moment whatever dies."""
 
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
@@ -270,6 +271,52 @@ def test_a_file_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
             StudyStore(storage, folder_on(tmp_path / "b")).fetch(QUIET)
 
 
+@pytest.mark.parametrize("error", [KeyError("AWS_PROFILE"), OSError(28, "No space left on device"), RuntimeError("x")])
+def test_an_unexpected_error_ends_no_pushing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    folder = begun(tmp_path / "a")
+    store = StudyStore(FolderStorage(tmp_path / "kept"), folder, every_s=0.02)
+    walk, fails, failed, pushed = module._walk, threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def failing(below: Path) -> Any:
+        if fails.is_set():
+            failed.release()
+            raise error
+        pushed.release()
+        return walk(below)
+
+    monkeypatch.setattr(module, "_walk", failing)
+    with store.held(QUIET):
+        fails.set()
+        for _ in range(3):
+            assert failed.acquire(timeout=20)
+        while pushed.acquire(blocking=False):
+            pass
+        fails.clear()
+        assert pushed.acquire(timeout=20), "the thread goes on"
+    assert caplog.text.count("not kept there at the moment") == 1
+
+
+def test_a_folder_that_goes_away_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begun(tmp_path / "a")
+    store = StudyStore(FolderStorage(tmp_path / "kept"), folder)
+    (folder.root / "trials" / "trial_009").mkdir()
+    scandir = os.scandir
+
+    def gone(path: Any) -> Any:
+        if Path(path).name == "trial_009":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    store.push()
+    monkeypatch.undo()
+    other = folder_on(tmp_path / "b")
+    StudyStore(FolderStorage(tmp_path / "kept"), other).fetch(QUIET)
+    assert content(other) == content(folder)
+
+
 def test_a_place_that_is_away_ends_no_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,10 +337,57 @@ def test_a_place_that_is_away_ends_no_search(
             assert tried.acquire(timeout=20)
         write(folder, seconds_dot_json="7")
         away.clear()
-    assert caplog.text.count("the study is not kept at the moment: the storage is away") == 1
+    assert caplog.text.count("not kept there at the moment: the storage is away") == 1
     other = folder_on(tmp_path / "b")
     StudyStore(FolderStorage(tmp_path / "kept"), other).fetch(QUIET)
     assert content(other) == content(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/cron.d/x",
+        "../../../.bashrc",
+        "trials/../../x",
+        "trials//x",
+        ".stored",
+        "trials/.ssh/x",
+        "tune/x",
+        "a\\..\\x",
+    ],
+)
+def test_a_snapshot_names_nothing_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    storage = FolderStorage(tmp_path / "kept")
+    StudyStore(storage, begun(tmp_path / "a")).push()
+    snapshot = json.loads(storage.read("tiny/snapshot.json") or b"")
+    snapshot["files"][name] = snapshot["files"]["trials/trial_000/set"]
+    storage.write("tiny/snapshot.json", json.dumps(snapshot).encode())
+    with pytest.raises(StoreError, match="which is no file of a study's folder"):
+        StudyStore(storage, folder_on(tmp_path / "b")).fetch(QUIET)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"[]", b"{}", b'{"files": 1}', b'{"files": {"a": 1}}', b'{"files": {"a": {"sha256": "../x", "bytes": 1}}}'],
+)
+def test_a_snapshot_that_cannot_be_understood(tmp_path: Path, damaged: bytes) -> None:
+    storage = FolderStorage(tmp_path / "kept")
+    storage.write("tiny/snapshot.json", damaged)
+    with pytest.raises(StoreError, match=r"snapshot.json cannot be understood(?s:.)*--set name=ANOTHER"):
+        StudyStore(storage, folder_on(tmp_path / "b")).fetch(QUIET)
+
+
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path / "kept")
+    StudyStore(storage, begun(tmp_path / "a")).push()
+    other = folder_on(tmp_path / "b")
+    (tmp_path / "elsewhere").mkdir()
+    other.root.mkdir(parents=True)
+    (other.root / "trials").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="leads out of .* by a symbolic link"):
+        StudyStore(storage, other).fetch(QUIET)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_only_what_outlives_a_machine_can_keep_studies(tmp_path: Path) -> None:

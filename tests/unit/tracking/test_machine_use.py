@@ -1,5 +1,6 @@
 """Memory and energy: what the machine counts is read as it is, and what it does not tell is left out."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_the_counters_are_read_while_a_block_runs(
             deadline = 500
             while energy._last[packages[0]] != microjoules and deadline:
                 deadline -= 1
-                machine_use.threading.Event().wait(0.01)
+                time.sleep(0.01)
     assert energy.metrics()["machine_cpu_kj"] == pytest.approx(2.7)
 
 
@@ -80,6 +81,22 @@ def test_a_counter_that_may_not_be_read(tmp_path: Path, packages: tuple[Path, Pa
     (packages[1] / "energy_uj").mkdir()  # unreadable, to root as well
     assert MachineEnergy(tmp_path).metrics() == {}, "one of two packages would pass for both"
     assert MachineEnergy(tmp_path / "nowhere").metrics() == {}
+
+
+def test_a_counter_that_is_empty_for_a_while_ends_neither_the_reader_nor_the_study(
+    tmp_path: Path, packages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_use, "_EVERY_S", 0.01)
+    energy = MachineEnergy(tmp_path)
+    with energy.reading():
+        (packages[0] / "energy_uj").write_text("")
+        time.sleep(0.1)
+        assert energy.metrics() == {}, "what cannot be read is left out"
+        set_counter(packages[0], 9_900_000_000)
+        end = time.monotonic() + 20
+        while energy._last[packages[0]] != 9_900_000_000 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert energy.metrics() == {"machine_cpu_kj": pytest.approx(0.9)}
 
 
 def test_energy_of_gpus_is_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,32 @@
+"""Names of files below a folder. Those that come from a storage were written by whoever can write there."""
+
+from pathlib import Path
+
+from rayvldd.errors import StoreError
+
+_LONGEST_PART = 255
+"""Bytes of one part of a path that file systems take."""
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a relative path with ``/`` names something below the folder that it is appended to."""
+    parts = name.split("/")
+    return (
+        "\0" not in name
+        and "\\" not in name
+        and all(part not in ("", ".", "..") and len(part.encode(errors="replace")) <= _LONGEST_PART for part in parts)
+    )
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """The path of a name below a folder; the empty name is the folder.
+
+    Raises:
+        StoreError: when it is absolute or leads out of the folder.
+    """
+    if name and not stays_inside(name):
+        raise StoreError(
+            f"{folder}: {name!r} is no name of a file below it; allowed: relative paths without '..'",
+            next_command="find out who wrote that name into the storage, and remove the set that has it",
+        )
+    return folder / name
