@@ -191,7 +191,7 @@ class OuterLoop:
             StoreError: when the state belongs to other settings.
         """
         with safe_open(path, framework="pt", device=str(self.task.device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             state: dict[str, Any] = json.loads(file.metadata()["state"])
         good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
         shapes = {f"value.{name}": value.shape for name, value in self.set.values.items()}

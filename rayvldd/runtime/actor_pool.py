@@ -4,6 +4,7 @@ An actor is a process with its own CPUs and GPUs. It runs one job at a time. If 
 Results do not depend on which actor runs a job, because a job carries its seeds.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -209,10 +210,8 @@ class _ActorPool:
         )
         for ref in answered:
             number = self._queries.pop(ref)
-            try:
+            with contextlib.suppress(RayError):  # the actor died; its job reports this
                 self._noted[number] = ray.get(ref)
-            except RayError:
-                pass  # the actor died; its job reports this
 
 
 class _Worker:

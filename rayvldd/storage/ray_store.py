@@ -275,7 +275,7 @@ def _find_or_make(name: str) -> Any:
 def _read(path: Path) -> _StoredFile:
     """Read a safetensors file with memory mapping."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         metadata: dict[str, str] = file.metadata() or {}
     stored = {
         name: _StoredTensor(tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy())

@@ -118,7 +118,7 @@ class CheckpointsInFile:
     """In a temporary file, which is gone when it is closed or the process ends; ``TMPDIR`` says where."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="rayvldd_states_")
+        self._file = tempfile.TemporaryFile(prefix="rayvldd_states_")  # noqa: SIM115 (closed with the object)
         self._places: dict[int, int] = {}
         self._kinds: list[tuple[int, torch.dtype]] = []
 

@@ -280,9 +280,9 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ray, "init", _no_cluster)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(RayvlddError, match=f"Ray at {address}: cannot be used: no route; allowed: auto, HOST:PORT"):
-            with start_ray(address, None):
-                pytest.fail("entered")
+        words = f"Ray at {address}: cannot be used: no route; allowed: auto, HOST:PORT"
+        with pytest.raises(RayvlddError, match=words), start_ray(address, None):
+            pytest.fail("entered")
 
 
 @pytest.mark.parametrize("said", ["address", "environment", "left behind"])
@@ -300,9 +300,9 @@ def test_an_address_of_a_cluster_that_is_gone_is_refused_at_once(
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("tried for ten minutes"))
-    with pytest.raises(RayvlddError, match=f"cannot be used: nothing answers at {address}.*\nNext: ray status"):
-        with start_ray(address if said == "address" else "auto", None):
-            pytest.fail("entered")
+    words = f"cannot be used: nothing answers at {address}.*\nNext: ray status"
+    with pytest.raises(RayvlddError, match=words), start_ray(address if said == "address" else "auto", None):
+        pytest.fail("entered")
 
 
 def test_other_releases_of_a_cluster_are_named_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,10 +313,11 @@ def test_other_releases_of_a_cluster_are_named_with_ours(monkeypatch: pytest.Mon
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     python, ours = ".".join(map(str, sys.version_info[:3])), ray.__version__
+    words = f"Ray: 2.59.0 Python: 3.12.1 .* Ray: {ours} Python: {python}"
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        with pytest.raises(RayvlddError, match=f"Ray: 2.59.0 Python: 3.12.1 .* Ray: {ours} Python: {python}"):
-            with start_ray(f"127.0.0.1:{listening.getsockname()[1]}", None):
-                pytest.fail("entered")
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RayvlddError, match=words), start_ray(address, None):
+            pytest.fail("entered")
 
 
 def _no_cluster(**_: Any) -> None:
@@ -342,9 +343,9 @@ def test_a_ray_that_is_slow_to_start_gets_further_tries(
         with start_ray(None, 1):
             assert len(starts) == slow_starts + 1
     else:
-        with pytest.raises(RayvlddError, match="Ray on this machine: cannot be used: The current node timed out"):
-            with start_ray(None, 1):
-                pytest.fail("entered")
+        words = "Ray on this machine: cannot be used: The current node timed out"
+        with pytest.raises(RayvlddError, match=words), start_ray(None, 1):
+            pytest.fail("entered")
 
 
 _DRIVER = """

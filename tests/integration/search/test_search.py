@@ -158,9 +158,9 @@ def test_budget_and_resources_may_change_until_the_study_is_finished(searched: S
 
 def test_a_study_runs_once_at_a_time(searched: Study, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "tiny")
-    with folder.opened(searched):
-        with pytest.raises(RayvlddError, match="another process is running it"), folder.opened(searched):
-            pass
+    refused = pytest.raises(RayvlddError, match="another process is running it")
+    with folder.opened(searched), refused, folder.opened(searched):
+        pass
 
 
 def test_phases_add_up_over_sessions(tmp_path: Path) -> None:

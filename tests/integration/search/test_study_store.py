@@ -235,10 +235,10 @@ def test_a_study_is_run_by_one_machine_at_a_time(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "_POLL_S", 0.02)
     monkeypatch.setattr("rayvldd.storage.lease.BEAT_S", 0.1)
     storage = FolderStorage(tmp_path / "kept")
-    with StudyStore(storage, begun(tmp_path / "a")).held(QUIET):
-        with pytest.raises(RayvlddError, match="another machine is running it"):
-            with StudyStore(storage, folder_on(tmp_path / "b")).held(QUIET):
-                pass
+    first, second = StudyStore(storage, begun(tmp_path / "a")), StudyStore(storage, folder_on(tmp_path / "b"))
+    refused = pytest.raises(RayvlddError, match="another machine is running it")
+    with first.held(QUIET), refused, second.held(QUIET):
+        pass
     assert not folder_on(tmp_path / "b").root.exists()
 
 

@@ -111,7 +111,7 @@ def test_how_long_a_setting_may_change(chosen: bool, finished: bool) -> None:
 
 def test_settings_of_the_same_key_agree_whatever_the_source_of_the_data() -> None:
     """``settings_below`` has one entry for a key; all members of a union must mean the same by it."""
-    members = [member for member in Study.model_fields["data"].annotation.__args__]  # type: ignore[union-attr]
+    members = list(Study.model_fields["data"].annotation.__args__)  # type: ignore[union-attr]
     assert len(members) >= 4
     for member in members:
         for key, info in settings_below(member).items():

@@ -1,5 +1,6 @@
 """The search spaces that ship: what each of them means, and that none states what goes without saying."""
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator
@@ -69,10 +70,8 @@ def test_a_file_states_only_what_differs(file: Path) -> None:
     for key, rest in without_one_value(own):
         if key in (EXTENDS, "name"):
             continue
-        try:
+        with contextlib.suppress(ValidationError):
             repeated += [key] if study_of(rest, file) == study else []
-        except ValidationError:
-            pass
     assert not repeated, "these go without saying: as defaults, or in the file that this one extends"
 
 
