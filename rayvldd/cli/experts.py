@@ -1,5 +1,7 @@
-"""``rayvldd experts``: train what a study's trials will match; :mod:`rayvldd.cli.expert_sets` and
-:mod:`rayvldd.cli.buffers` have the rest."""
+"""``rayvldd experts``: train what a study's trials will match.
+
+:mod:`rayvldd.cli.expert_sets` and :mod:`rayvldd.cli.buffers` have the rest.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,8 @@
-"""Attach the persistent volume to the head node on AWS and mount it. The head node runs it as:
+"""Attach the persistent volume to the head node on AWS and mount it.
 
-python -m rayvldd.clusters.kept_volume rayvldd /mnt/rayvldd --instance i-… --region us-east-1
+The head node runs it as:
+
+    python -m rayvldd.clusters.kept_volume rayvldd /mnt/rayvldd --instance i-… --region us-east-1
 """
 
 import argparse

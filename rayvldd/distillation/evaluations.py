@@ -50,11 +50,17 @@ class Checkpointed(Protocol):
 
     outer_step: int
 
-    def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet: ...
+    def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
+        """The set after the steps so far, with the metrics on its card."""
+        ...
 
-    def save(self, path: Path) -> None: ...
+    def save(self, path: Path) -> None:
+        """Write the state from which the run can go on."""
+        ...
 
-    def restore(self, path: Path) -> None: ...
+    def restore(self, path: Path) -> None:
+        """Go on from a state that was written."""
+        ...
 
 
 class EvaluatedRun:

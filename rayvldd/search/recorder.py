@@ -51,7 +51,9 @@ class Illustrator(Protocol):
 class TrainInputs(Protocol):
     """Finds the real training pairs as the model at a point sees them."""
 
-    def __call__(self, point: Mapping[str, Scalar]) -> SplitInputs: ...
+    def __call__(self, point: Mapping[str, Scalar]) -> SplitInputs:
+        """Return the training pairs at a point of the search space."""
+        ...
 
 
 @dataclass

@@ -130,6 +130,7 @@ class FolderStorage:
 
     @contextmanager
     def translating_errors(self, what: str) -> Iterator[None]:
+        """Raise a fault of the file system as an error that names what failed."""
         try:
             yield
         except OSError as error:
