@@ -125,8 +125,8 @@ def _is_limited(statement: dict[str, Any]) -> bool:
     if not any(action.startswith("s3:") for action in actions):
         return True
     if actions == ["s3:listbucket"]:
-        wanted = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
-        return bool(wanted) and "*" not in _listed(wanted)
+        prefixes = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+        return bool(prefixes) and "*" not in _listed(prefixes)
     return all(_is_below_a_prefix(resource) for resource in _listed(statement.get("Resource")))
 
 

@@ -74,8 +74,8 @@ def _faults_of_account(config: dict[str, Any], path: Path) -> list[Fault]:
     ):
         made = names_of(template, kind)
         for node_type, node in nodes.items():
-            wanted = node.get(key, {}).get(name_key)
-            if wanted and wanted not in made:
+            resource = node.get(key, {}).get(name_key)
+            if resource and resource not in made:
                 where = f"{path}: available_node_types.{node_type}.node_config.{key}"
-                faults.append(Fault(where, f"{template.path.name} makes no {wanted!r}", ", ".join(sorted(made))))
+                faults.append(Fault(where, f"{template.path.name} makes no {resource!r}", ", ".join(sorted(made))))
     return faults

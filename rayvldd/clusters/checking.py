@@ -95,7 +95,7 @@ def check_cluster(path: str | Path) -> ClusterReport:
         faults = kubernetes_faults(file, driver) if file.kind == "kubernetes" else account_faults(file)
         provider = file.kind
     if faults:
-        raise ConfigError(faults, next_command=f"mend the file, then: rayvldd check --cluster {file.path}")
+        raise ConfigError(faults, next_command=f"correct the file, then: rayvldd check --cluster {file.path}")
     groups = [] if file.kind == "cloudformation" else node_groups(file, config)
     has_token = Path(TOKEN).expanduser().is_file()
     return ClusterReport(file, provider, groups, prices_of(file), driver, has_token)

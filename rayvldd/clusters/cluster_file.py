@@ -68,12 +68,12 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
     """
     path = Path(path)
     if not path.is_file():
-        known = sorted(str(found) for found in Path("clusters").glob("*.yaml"))
-        hint = did_you_mean(str(path), known)
-        allowed = ", ".join(known) or "the path of a YAML file"
+        existing = sorted(str(found) for found in Path("clusters").glob("*.yaml"))
+        hint = did_you_mean(str(path), existing)
+        allowed = ", ".join(existing) or "the path of a YAML file"
         raise ConfigError(
             [Fault(str(path), f"no such cluster file{hint}", allowed)],
-            next_command=f"rayvldd check --cluster {known[0] if known else 'FILE'}",
+            next_command=f"rayvldd check --cluster {existing[0] if existing else 'FILE'}",
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -44,15 +44,15 @@ def attach_volume(ec2: Any, name: str, instance: str, wait_s: float = _WAIT_S) -
             f"volume {name}: found {len(volumes)} of this name; allowed: one",
             next_command="the deploy line at the top of clusters/aws_account.yaml, or delete those that are not it",
         )
-    volume, asked = volumes[0], False
+    volume, requested = volumes[0], False
     end = time.monotonic() + wait_s
     while True:
         holders = {entry["InstanceId"]: entry["State"] for entry in volume.get("Attachments", [])}
         if holders.get(instance) == "attached":
             return str(volume["VolumeId"])
-        if volume["State"] == "available" and not asked:
+        if volume["State"] == "available" and not requested:
             ec2.attach_volume(VolumeId=volume["VolumeId"], InstanceId=instance, Device=_DEVICE)
-            asked = True
+            requested = True
         elif time.monotonic() > end:
             holder = ", ".join(holders) or "nobody"
             raise RayvlddError(

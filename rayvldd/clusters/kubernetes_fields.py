@@ -89,15 +89,17 @@ def field_faults(value: Any, kind: str, where: str) -> Iterator[Fault]:
     if not isinstance(value, dict):
         yield Fault(where, f"got {value!r}", f"a mapping, {kind} of KubeRay")
         return
-    known = TYPES[kind]
-    for name in sorted(map(str, value.keys() - set(known.fields))):
-        yield Fault(where, f"unknown field {name!r}{did_you_mean(name, known.fields)}", ", ".join(sorted(known.fields)))
-    for name in known.required:
+    schema = TYPES[kind]
+    for name in sorted(map(str, value.keys() - set(schema.fields))):
+        yield Fault(
+            where, f"unknown field {name!r}{did_you_mean(name, schema.fields)}", ", ".join(sorted(schema.fields))
+        )
+    for name in schema.required:
         if name not in value:
-            yield Fault(where, f"missing {name}", f"{kind} of KubeRay with {', '.join(known.required)}")
-    for name, allowed in known.values.items():
+            yield Fault(where, f"missing {name}", f"{kind} of KubeRay with {', '.join(schema.required)}")
+    for name, allowed in schema.values.items():
         if name in value and value[name] not in allowed:
             yield Fault(f"{where}.{name}", f"got {value[name]!r}", ", ".join(allowed))
-    for name, inner in known.inner.items():
+    for name, inner in schema.inner.items():
         if name in value:
             yield from field_faults(value[name], inner, f"{where}.{name}")

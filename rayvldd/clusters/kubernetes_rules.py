@@ -78,7 +78,7 @@ def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> li
 def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
     """Return a fault if any pod may connect to the cluster."""
     name = cluster["metadata"].get("name")
-    wanted = f"a NetworkPolicy for pods with {CLUSTER_LABEL}: {name}, with `from` in every ingress rule"
+    allowed = f"a NetworkPolicy for pods with {CLUSTER_LABEL}: {name}, with `from` in every ingress rule"
     policies = [
         document["spec"]
         for document in file.documents
@@ -87,10 +87,10 @@ def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
         and "Ingress" in document["spec"].get("policyTypes", ["Ingress"])
     ]
     if not policies:
-        return [Fault(_name(file, cluster), "every pod may reach it", wanted)]
+        return [Fault(_name(file, cluster), "every pod may reach it", allowed)]
     rules = [rule for policy in policies for rule in policy.get("ingress", [])]
     open_rules = [rule for rule in rules if not rule.get("from") or {} in rule["from"]]
-    return [Fault(_name(file, cluster), f"its NetworkPolicy lets everybody in: {rule}", wanted) for rule in open_rules]
+    return [Fault(_name(file, cluster), f"its NetworkPolicy allows all access: {rule}", allowed) for rule in open_rules]
 
 
 def _opening_faults(file: ClusterFile) -> list[Fault]:

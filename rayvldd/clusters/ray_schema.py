@@ -56,10 +56,10 @@ def _fault(error: Any, file: str) -> Fault:
     place = ".".join(str(part) for part in error.path)
     where = f"{file}: {place}" if place else file
     if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(known)) if isinstance(error.instance, dict) else []
-        hints = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
-        return Fault(where, f"unknown key {hints}", ", ".join(known))
+        allowed_keys = list(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed_keys)) if isinstance(error.instance, dict) else []
+        hints = ", ".join(f"{name!r}{did_you_mean(name, allowed_keys)}" for name in unknown)
+        return Fault(where, f"unknown key {hints}", ", ".join(allowed_keys))
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return Fault(where, f"missing {', '.join(missing)}", "see Ray's reference of cluster files")

@@ -1,1 +1,1 @@
-"""Coresets: small sets of real pairs, the baselines of distillation and where it starts from."""
+"""Coresets: small sets of real pairs, used as baselines and as initialisation of distillation."""

@@ -1,18 +1,19 @@
-"""How often a training pair is forgotten while an expert trains: the record that the coreset ``forgetting`` reads.
+"""Count how often each training pair is forgotten during the training of an expert, for the coreset ``forgetting``.
 
 Source: Toneva et al., "An Empirical Study of Example Forgetting" (arXiv 1812.05159), who keep the most forgotten
-examples; Wu et al., section 4.1, keep the least forgotten pairs. Neither says it for retrieval; here
+examples; Wu et al., section 4.1, keep the least forgotten pairs. Neither defines forgetting for retrieval. Here
 
 - a pair (an image and one caption of it, the same one throughout) is *right* after an epoch when, in its group, the
   caption scores highest of all for the image and the image highest of all for the caption. Groups are batches
-  of ``experts.batch_size`` pairs, drawn once from the seed, so that what changes from epoch to epoch is the model and
-  not the company. A tie is no hit: of two pairs with the same caption in one group neither is ever right;
+  of ``experts.batch_size`` pairs, drawn once from the seed, so that only the model changes between epochs and not the
+  group. A tie does not count: of two pairs with the same caption in one group neither is ever right;
 - a *forgetting event* is a pair that was right after one epoch and is not after the next;
-- a pair that was never right counts as forgotten more often than any other, as with Toneva et al.
+- a pair that was never right counts as forgotten more often than any other, as in Toneva et al.
 
-Deviations: Toneva et al. look at an example when its batch comes up, with parameters that change within the epoch;
-here all pairs are looked at after every epoch with that epoch's parameters, without dropout. A few epochs of an expert
-tell fewer events apart than their 200 of a classifier: equal records are ordered by chance, from the seed.
+Deviations: Toneva et al. evaluate an example when its batch is trained, with parameters that change within the epoch;
+here all pairs are evaluated after every epoch with the parameters of that epoch, without dropout. The few epochs of an
+expert distinguish fewer counts than their 200 epochs of a classifier: pairs with equal counts are ordered at random,
+from the seed.
 """
 
 import numpy as np
@@ -36,10 +37,10 @@ def by_forgetting(
 
     Args:
         task: Model and data.
-        training: How the expert is trained.
-        captions: The one caption that stands for each image.
-        seed: Number of the expert, which nobody else trains.
-        generator: Draws the groups and the order of pairs with equal records.
+        training: Training settings of the expert.
+        captions: Caption that represents each image.
+        seed: Number of the expert, which is not used for other experts.
+        generator: Draws the groups and the order of pairs with equal counts.
 
     Raises:
         DivergedError: when the expert's loss is not finite.
@@ -53,7 +54,7 @@ def by_forgetting(
 
 
 def forgetting_events(right: Bool[np.ndarray, "epoch pair"]) -> Int[np.ndarray, " pair"]:
-    """Count for each pair how often it was right and then not; one that never was gets more than can be counted."""
+    """Count for each pair the changes from right to wrong; a pair that was never right gets a larger number."""
     events = (right[:-1] & ~right[1:]).sum(axis=0)
     return np.where(right.any(axis=0), events, len(right))
 
@@ -61,15 +62,15 @@ def forgetting_events(right: Bool[np.ndarray, "epoch pair"]) -> Int[np.ndarray, 
 def first_both_ways(
     images: Float[Tensor, "pair dim"], captions: Float[Tensor, "pair dim"]
 ) -> Bool[np.ndarray, " pair"]:
-    """Whether image i and caption i score above all other captions and all other images; a tie is no hit."""
+    """Whether image i and caption i score above all other captions and all other images; a tie does not count."""
     scores = images @ captions.T
     own = scores.diagonal()
-    not_below = ~(scores < own[:, None]), ~(scores < own[None, :])  # a score that is not a number is not below
-    return (not_below[0].sum(1) + not_below[1].sum(0) == 2).cpu().numpy()  # itself both times, and nothing else
+    not_below = ~(scores < own[:, None]), ~(scores < own[None, :])  # NaN scores are not below
+    return (not_below[0].sum(1) + not_below[1].sum(0) == 2).cpu().numpy()  # only the pair itself, in both directions
 
 
 def _groups(order: Int[np.ndarray, " pair"], size: int) -> list[np.ndarray]:
-    """Groups as equal as can be, none larger than ``size``: in a small one it is easy to be first."""
+    """Split into groups of nearly equal size, at most ``size``, because ranking first is easier in small groups."""
     return np.array_split(order, -(-len(order) // size))
 
 

@@ -1,8 +1,8 @@
-"""Choose real pairs: random ones, or by herding, k-centre, k-means, or how often each is forgotten.
+"""Select a coreset of real pairs: at random, or by herding, k-centre, k-means or forgetting events.
 
-Herding, k-centre and k-means look at one joint feature a pair: the image's feature and its caption's embedding, each
-scaled to length 1, side by side (Wu et al., section 4.1, compare on pretrained features of both modalities). Image
-features are what the frozen image encoder makes of the pixels, whatever the protocol.
+Herding, k-centre and k-means use one joint feature per pair: the image feature and the caption embedding, each scaled
+to length 1 and concatenated (Wu et al., section 4.1, compare on pretrained features of both modalities). Image features
+are the outputs of the frozen image encoder, under every protocol.
 """
 
 import warnings
@@ -23,7 +23,7 @@ METHODS = ("random", "herding", "k_center", "k_means", "forgetting", "forgetting
 """``forgetting`` keeps the least forgotten pairs (Wu et al.), ``forgetting_most`` the most (Toneva et al.)."""
 
 NESTED_METHODS = tuple(method for method in METHODS if method != "k_means")
-"""Methods whose choice of n pairs begins with their choice of fewer: the largest number holds all of them."""
+"""Methods whose selection of n pairs begins with their selection of fewer pairs, so the largest contains all."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,30 @@ class Coreset:
     caption_index: Int[np.ndarray, " pair"]
 
     def pairs(self, task: RetrievalTask, lr: float) -> Pairs:
-        """The pairs themselves, for students that train at this rate on both sides."""
+        """Return the pairs for students, with this learning rate on both sides."""
         images = task.pixels(task.train, self.image_index)
         return Pairs(images, task.texts(task.train, self.caption_index), lr, lr)
 
     def first(self, count: int) -> "Coreset":
-        """The pairs that were chosen first; under ``NESTED_METHODS`` they are the choice of that number."""
+        """Return the first pairs; for ``NESTED_METHODS`` they are the coreset of that size."""
         return Coreset(self.image_index[:count], self.caption_index[:count])
 
     def captions(self, task: RetrievalTask) -> list[str]:
-        """The captions as people wrote them."""
+        """Return the caption texts."""
         return [task.train.split.captions[index] for index in self.caption_index]
 
 
 def choose_coreset(
     task: RetrievalTask, method: str, num_pairs: int, seed: int, training: ExpertTraining | None = None
 ) -> Coreset:
-    """Choose ``num_pairs`` training pairs, each of another image; the caption is drawn among the image's own.
+    """Select ``num_pairs`` training pairs from different images; the caption is drawn from those of the image.
 
     Args:
         task: Model and data.
         method: One of ``METHODS``.
-        num_pairs: How many.
-        seed: Of the choice.
-        training: How the expert is trained that ``forgetting`` and ``forgetting_most`` need; else not read.
+        num_pairs: Number of pairs.
+        seed: Seed of the selection.
+        training: Training settings of the expert for ``forgetting`` and ``forgetting_most``; otherwise not used.
 
     Raises:
         ConfigError: when the method is unknown or there are fewer training images than pairs.
@@ -85,14 +85,14 @@ def _choose(
     generator: np.random.Generator,
     training: ExpertTraining | None,
 ) -> Int[np.ndarray, " chosen"]:
-    """Choose images, of which each comes with the given caption."""
+    """Select images, each with its given caption."""
     if method == "random":
         return generator.permutation(len(captions))[:num_pairs]
     if method in ("forgetting", "forgetting_most"):
         assert training is not None, f"{method} trains an expert"
         order = by_forgetting(task, training, captions, seed, generator)
         return (order if method == "forgetting" else order[::-1].copy())[:num_pairs]
-    key = method, num_pairs, seed, tuple(task.fingerprints.values())  # the seed decides the captions too
+    key = method, num_pairs, seed, tuple(task.fingerprints.values())  # the seed also determines the captions
     if key not in _chosen_before:
         features = joint_features(task, captions)
         if method == "k_means":
@@ -103,11 +103,11 @@ def _choose(
 
 
 _chosen_before: dict[tuple[str, int, int, tuple[str, ...]], Int[np.ndarray, " chosen"]] = {}
-"""What this process chose by features: the trials of a study have one seed in common, and k-means takes seconds."""
+"""Selections by features in this process: the trials of a study share one seed, and k-means is slow."""
 
 
 def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:
-    """Greedily take the sample that brings the subset's mean nearest the mean of all.
+    """Greedily add the sample that brings the mean of the subset closest to the mean of all samples.
 
     Welling, "Herding Dynamical Weights to Learn" (ICML 2009), as iCaRL uses it.
     """
@@ -115,7 +115,7 @@ def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarr
     squared, free = (features**2).sum(1), np.ones(len(features), dtype=bool)
     chosen = np.empty(count, dtype=np.int64)
     for step in range(count):
-        # |mean - (total + x) / n|^2 grows with |x|^2 - 2 x.(n mean - total): the rest is the same for every x
+        # |mean - (total + x) / n|^2 increases with |x|^2 - 2 x.(n mean - total): the other terms do not depend on x
         cost = squared - 2 * features @ ((step + 1) * mean - total)
         chosen[step] = np.where(free, cost, np.inf).argmin()
         free[chosen[step]] = False
@@ -124,7 +124,7 @@ def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarr
 
 
 def k_center(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:
-    """Greedily take the sample farthest from all chosen, beginning with the one nearest the mean.
+    """Greedily add the sample farthest from all selected ones, beginning with the sample nearest to the mean.
 
     Sener and Savarese, "Active Learning for Convolutional Neural Networks" (arXiv 1708.00489), algorithm 1.
     """
@@ -132,18 +132,19 @@ def k_center(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndar
     chosen[0] = ((features - features.mean(0)) ** 2).sum(1).argmin()
     distance = ((features - features[chosen[0]]) ** 2).sum(1)
     for step in range(1, count):
-        distance[chosen[step - 1]] = -np.inf  # among duplicates of what is chosen, 0 would not tell it from them
+        distance[chosen[step - 1]] = -np.inf  # a distance of 0 would not distinguish it from its duplicates
         chosen[step] = distance.argmax()
         distance = np.minimum(distance, ((features - features[chosen[step]]) ** 2).sum(1))
     return chosen
 
 
 def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> Int[np.ndarray, " chosen"]:
-    """Take the sample nearest the centre of each of ``count`` clusters, largest cluster first, none of them twice.
+    """Select the sample nearest to the centre of each of ``count`` clusters, largest cluster first, without repetition.
 
-    Scikit-learn's k-means++ and Lloyd's algorithm, begun once from ``seed``. MDM starts its synthetic images so.
+    Uses k-means++ and Lloyd's algorithm of scikit-learn, with one initialisation from ``seed``. MDM initialises its
+    synthetic images in this way.
     """
-    from sklearn.cluster import KMeans  # a second of imports that only this method needs
+    from sklearn.cluster import KMeans  # slow import that only this method needs
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -160,7 +161,7 @@ def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> I
 
 
 def joint_features(task: RetrievalTask, captions: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image dim"]:
-    """One feature for each training image with its given caption: both modalities at length 1, side by side."""
+    """Return one feature per training image and its given caption: both modalities at length 1, concatenated."""
     images = _image_features(task)
     texts = task.train.captions[captions]
     sides = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (images, texts)]
@@ -172,7 +173,7 @@ def _image_features(task: RetrievalTask) -> Float[np.ndarray, "image dim"]:
     if task.model.encoder_is_frozen:
         return np.asarray(task.train.images)
     encoder = task.model.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
-    task.model.initial_parameters(0)  # fresh adapters change nothing: their second factor starts at zero
+    task.model.initial_parameters(0)  # new adapters are the identity: their second factor is initially zero
     parts = np.array_split(np.arange(task.train.num_images), max(1, task.train.num_images // 128))
     return np.concatenate([encoder(task.pixels(task.train, part)).cpu().numpy() for part in parts])
 

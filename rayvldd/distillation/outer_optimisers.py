@@ -98,8 +98,8 @@ def _step(optimiser: torch.optim.Optimizer, names: list[str], state: Tensors) ->
     """Run one step of a new torch optimiser with ``state``, and update ``state``."""
     moved = [group["params"][0] for group in optimiser.param_groups]
     for name, value in zip(names, moved, strict=True):
-        known = {key.rpartition(".")[2]: kept for key, kept in state.items() if key.rpartition(".")[0] == name}
-        optimiser.state[value] = known
+        own_state = {key.rpartition(".")[2]: kept for key, kept in state.items() if key.rpartition(".")[0] == name}
+        optimiser.state[value] = own_state
     optimiser.step()
     for name, value in zip(names, moved, strict=True):
         state |= {f"{name}.{key}": kept for key, kept in optimiser.state[value].items() if kept is not None}

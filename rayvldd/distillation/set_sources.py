@@ -42,13 +42,13 @@ def local_folder(place: str | Path, workspace: str | Path | None = None) -> Iter
 
 
 def _source(scheme: str, uri: str) -> SetSource:
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if scheme not in known:
-        schemes = ", ".join(f"{name}:/…" for name in sorted(known))
+    sources = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if scheme not in sources:
+        schemes = ", ".join(f"{name}:/…" for name in sorted(sources))
         raise StoreError(
-            f"{uri}: nothing that is installed fetches a distilled set from {scheme}:/…{did_you_mean(scheme, known)}; "
-            f"allowed: a folder" + (f", {schemes}" if known else ""),
+            f"{uri}: no installed package fetches a distilled set from {scheme}:/…{did_you_mean(scheme, sources)}; "
+            f"allowed: a folder" + (f", {schemes}" if sources else ""),
             next_command="rayvldd compare, which lists the studies and their sets",
         )
-    source: SetSource = known[scheme].load()
+    source: SetSource = sources[scheme].load()
     return source

@@ -35,9 +35,9 @@ def faults_of_step(study: Study) -> list[Fault]:
     changes = {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
     point = study.at({f"distillation.{name}": value for name, value in changes.items()})
     section = point.distillation.section()
-    known = type(section).model_fields
+    fields = type(section).model_fields
     short = {"syn_steps": _STEPS, "batch_size": None, "truncated_steps": _STEPS}
-    section = section.model_copy(update={name: value for name, value in short.items() if name in known})
+    section = section.model_copy(update={name: value for name, value in short.items() if name in fields})
     engine = point.distillation.engine.model_copy(
         update={"compile": False, "micro_batch": None, "graph_budget_gb": 0.0}
     )

@@ -1,1 +1,1 @@
-"""Evaluation: fresh students trained on a small set, and retrieval recall."""
+"""Evaluation: train fresh students on a small set and measure their retrieval recall."""

@@ -1,7 +1,7 @@
-"""What is lost: recall by the length of captions and by what they name, and which subjects a distilled set keeps.
+"""Break down recall by caption length and subject, and compare the subjects of a distilled set with the data.
 
-A small set cannot hold everything. Whether it loses long captions, rare subjects or one gender sooner than the rest is
-what the mean recall hides, and what Wu et al. leave open.
+A small set cannot represent everything. Mean recall does not show whether it loses long captions, rare subjects or one
+gender more than others, and Wu et al. leave this question open.
 """
 
 from collections.abc import Sequence
@@ -15,34 +15,34 @@ from rayvldd.evaluation.intervals import share_interval
 from rayvldd.evaluation.recall import RetrievalRanks
 
 _MOST_NOUNS = 20
-"""Nouns that are shown: the frequent ones."""
+"""Maximum number of nouns in the breakdown, the most frequent first."""
 _FEWEST_CAPTIONS = 20
-"""Captions below which a recall says nothing: one of them would be 5 points."""
+"""Minimum captions of a group: with fewer, one caption would change the recall by more than 5 points."""
 
 
 @dataclass(frozen=True)
 class CaptionGroup:
-    """Captions of a split that have something in common."""
+    """Captions of a split with a common property."""
 
     name: str
     chosen: Bool[np.ndarray, " caption"]
 
     @property
     def num_captions(self) -> int:
-        """Captions in the group."""
+        """Number of captions in the group."""
         return int(self.chosen.sum())
 
     def recall(self, students: Sequence[RetrievalRanks]) -> float:
-        """Mean over students of R@1, R@5 and R@10 of these captions as queries for their image, in percent.
+        """Return the mean over students of R@1, R@5 and R@10 of these captions as queries for their image, in percent.
 
-        The pool stays whole: only the queries are chosen.
+        The pool is the whole split; only the queries are restricted.
         """
         places = np.stack([ranks.text_to_image[self.chosen] for ranks in students])
         return float(np.mean([100 * (places <= k).mean() for k in (1, 5, 10)]))
 
 
 def groups_by_length(captions: Sequence[str]) -> list[CaptionGroup]:
-    """Four groups by the number of words, as equal as whole numbers allow; fewer where few lengths occur."""
+    """Group captions into quarters by the number of words; fewer groups if few lengths occur."""
     lengths = np.array([len(words_of(caption)) for caption in captions])
     quartiles = np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf")
     ends = sorted({*(int(end) for end in quartiles), int(lengths.max())})
@@ -55,12 +55,12 @@ def groups_by_length(captions: Sequence[str]) -> list[CaptionGroup]:
 
 
 def groups_by_gender(captions: Sequence[str]) -> list[CaptionGroup]:
-    """Captions by whom they name: women or girls, men or boys, both, or nobody of either."""
+    """Group captions by gender: women or girls, men or boys, both, or neither."""
     return [CaptionGroup(name, chosen) for name, chosen in naming_gender(word_sets(captions)).items()]
 
 
 def groups_by_noun(captions: Sequence[str]) -> list[CaptionGroup]:
-    """Captions by the frequent nouns they name, the most frequent first; one caption may stand in several groups."""
+    """Group captions by frequent nouns, the most frequent first; a caption may belong to several groups."""
     words = word_sets(captions)
     groups = [CaptionGroup(noun, naming(words, forms)) for noun, forms in nouns().items()]
     frequent = [group for group in groups if group.num_captions >= _FEWEST_CAPTIONS]
@@ -69,31 +69,31 @@ def groups_by_noun(captions: Sequence[str]) -> list[CaptionGroup]:
 
 @dataclass(frozen=True)
 class SubjectShare:
-    """How often a subject is named among the captions of the data and among those nearest a set's texts."""
+    """Frequency of a subject in the captions of the data and in the captions nearest to the texts of a set."""
 
     name: str
     data: float
     """Share of the data's captions, 0 to 1."""
     start: float | None
-    """Share of the captions that the set started from; None where it started from noise."""
+    """Share of the initial captions of the set; None if it started from noise."""
     kept: float
-    """Share of the captions nearest the set's texts."""
+    """Share of the captions nearest to the texts of the set."""
     interval: tuple[float, float]
     """95 % interval (Wilson) of ``kept``, as if the nearest captions were drawn at random."""
 
     @property
     def differs(self) -> bool:
-        """Whether the data's share lies outside the interval. Of 24 subjects, one will by chance alone."""
+        """Whether the data's share is outside the interval; expect this by chance for 1 of about 20 subjects."""
         return not self.interval[0] <= self.data <= self.interval[1]
 
 
 def subject_shares(data: Sequence[str], start: Sequence[str], nearest: Sequence[str]) -> list[SubjectShare]:
-    """Compare what captions name: by gender first, then by the data's frequent nouns.
+    """Compare subject frequencies, first of genders, then of the frequent nouns of the data.
 
     Args:
         data: Captions of the training split.
-        start: Captions that a set started from; empty strings where it was noise.
-        nearest: The training caption nearest each of its texts.
+        start: Initial captions of the set; empty strings if it started from noise.
+        nearest: Training caption nearest to each text of the set.
     """
     words = [word_sets(captions) for captions in (data, start, nearest)]
     by_gender = [naming_gender(of_captions) for of_captions in words]

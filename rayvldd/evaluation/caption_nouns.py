@@ -1,7 +1,7 @@
-"""Which subjects a caption names, by a list of nouns that ships with the package.
+"""Detect the subjects of a caption with a list of nouns that is part of the package.
 
-``caption_nouns.yaml`` holds the list and says its limits: it is made by hand, English, matched word by word without
-parsing. Shares of it compare captions with captions; they are no statement on the pictures.
+``caption_nouns.yaml`` contains the list and its limits: it is manual, English, and matched word by word without
+parsing. The resulting shares compare captions with captions and say nothing about the images.
 """
 
 import re
@@ -18,33 +18,33 @@ _WORD = re.compile(r"[a-z]+")
 
 @lru_cache(maxsize=1)
 def nouns() -> dict[str, frozenset[str]]:
-    """The nouns of the list, each with all its forms."""
+    """Return the nouns of the list, each with all its forms."""
     return {noun: frozenset([noun, *forms.split()]) for noun, forms in _file()["nouns"].items()}
 
 
 @lru_cache(maxsize=1)
 def genders() -> dict[str, frozenset[str]]:
-    """``female`` and ``male``, each with the words that say so, pronouns included."""
+    """Return ``female`` and ``male``, each with its words, including pronouns."""
     return {gender: frozenset(words.split()) for gender, words in _file()["genders"].items()}
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption in lower case; digits and punctuation are none."""
+    """Return the words of a caption in lower case, without digits and punctuation."""
     return _WORD.findall(caption.lower())
 
 
 def word_sets(captions: Sequence[str]) -> list[frozenset[str]]:
-    """The different words of each caption."""
+    """Return the set of words of each caption."""
     return [frozenset(words_of(caption)) for caption in captions]
 
 
 def naming(words: Sequence[frozenset[str]], forms: frozenset[str]) -> Bool[np.ndarray, " caption"]:
-    """Whether each caption, given by its words, holds one of the forms."""
+    """Whether each caption, given by its words, contains one of the forms."""
     return np.array([not forms.isdisjoint(of_caption) for of_caption in words], dtype=bool)
 
 
 def naming_gender(words: Sequence[frozenset[str]]) -> dict[str, Bool[np.ndarray, " caption"]]:
-    """Whether each caption names women or girls, men or boys, both, or nobody of either."""
+    """Whether each caption names women or girls, men or boys, both, or neither."""
     female, male = (naming(words, genders()[gender]) for gender in ("female", "male"))
     return {
         "female only": female & ~male,

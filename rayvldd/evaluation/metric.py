@@ -1,7 +1,7 @@
-"""Metrics of a trained student: the protocol, and which there are.
+"""Metrics of a trained student: the protocol and the registry.
 
-Searches compare by recall, which is always computed (:mod:`rayvldd.evaluation.recall`). Further metrics are named by
-``evaluation.further_metrics`` and computed on the same students. Other packages add theirs as entry points of the
+Searches compare by recall, which is always computed (:mod:`rayvldd.evaluation.recall`). Further metrics are listed in
+``evaluation.further_metrics`` and computed on the same students. Other packages register metrics as entry points of the
 group ``rayvldd.metrics``, each an object with this protocol.
 """
 
@@ -22,31 +22,31 @@ GROUP = "rayvldd.metrics"
 """Entry points of this group name :class:`Metric` objects."""
 
 
-@runtime_checkable  # so that signatures that name it can be checked while testing
+@runtime_checkable  # for runtime type checks of signatures in tests
 class Metric(Protocol):
-    """Numbers of one student on one split."""
+    """Computes numbers of one student on one split."""
 
     infos: Sequence[MetricInfo]
-    """What it returns: name, unit, direction and label of each number."""
+    """Name, unit, direction and label of each number."""
 
     def __call__(self, task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> dict[str, float]:
-        """The numbers by the names of :attr:`infos`.
+        """Return the numbers by the names of :attr:`infos`.
 
         Args:
-            task: Model and data; its model is not trained any further.
-            parameters: Of the student.
+            task: Model and data; the model must not be trained further.
+            parameters: Parameters of the student.
             inputs: The split.
         """
         ...
 
 
 class RetrievalRecall:
-    """Recall at 1, 5 and 10 both ways, and their mean, in percent."""
+    """Recall at 1, 5 and 10 in both directions, and their mean, in percent."""
 
     infos: Sequence[MetricInfo] = (*RECALLS, MEAN_RECALL)
 
     def __call__(self, task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> dict[str, float]:
-        """The six recalls and their mean."""
+        """Return the six recalls and their mean."""
         return score(task, parameters, inputs).as_dict()
 
 
@@ -54,20 +54,20 @@ _registered: dict[str, Metric] = {}
 
 
 def register_metric(name: str, metric: Metric) -> None:
-    """Add a metric in this process alone, for a notebook or a test; a package uses an entry point instead."""
+    """Register a metric in this process only, for a notebook or a test; packages use an entry point instead."""
     _registered[name] = metric
 
 
 def metric_names() -> list[str]:
-    """The names of all metrics."""
+    """Return the names of all metrics."""
     return list(dict.fromkeys(["recall", *_entry_points(), *_registered]))
 
 
 def metrics_by_name(names: Sequence[str]) -> dict[str, Metric]:
-    """The named metrics.
+    """Return the named metrics.
 
     Raises:
-        ConfigError: naming every unknown one.
+        ConfigError: naming every unknown metric.
     """
     allowed = ", ".join(metric_names())
     faults = [
@@ -83,7 +83,7 @@ def metrics_by_name(names: Sequence[str]) -> dict[str, Metric]:
 def mean_over_students(
     metrics: Mapping[str, Metric], task: RetrievalTask, students: Sequence[Parameters], inputs: SplitInputs
 ) -> dict[str, float]:
-    """The mean of every number over students."""
+    """Return the mean of every number over students."""
     means: dict[str, float] = {}
     for metric in metrics.values():
         rows = [metric(task, parameters, inputs) for parameters in students]

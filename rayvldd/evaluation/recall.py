@@ -1,6 +1,6 @@
-"""Retrieval recall at 1, 5 and 10, both ways, in percent.
+"""Retrieval recall at 1, 5 and 10, in both directions, in percent.
 
-The rank of the right answer is counted, not sorted: one more than the number of wrong answers that are *not below*
+The rank of the correct answer is counted, not sorted: one more than the number of wrong answers that score *not below*
 it. Ties therefore count against the model, and embeddings that are constant or NaN score 0, not 100.
 """
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from rayvldd.config.metrics import MEAN_RECALL
 
 _CHUNK = 256
-"""Rows scored at a time: 256 x 25,000 scores in float32 are 26 MB."""
+"""Rows scored at once: 256 x 25,000 scores in float32 are 26 MB."""
 
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """Percent of queries whose right answer is among the first 1, 5 or 10."""
+    """Percentage of queries whose correct answer is among the first 1, 5 or 10."""
 
     image_to_text_r1: float
     image_to_text_r5: float
@@ -30,18 +30,18 @@ class RetrievalMetrics:
 
     @property
     def mean_recall(self) -> float:
-        """Mean of the six recalls: what a search maximises."""
+        """Mean of the six recalls, which a search maximises."""
         return float(np.mean(list(asdict(self).values())))
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:
-        """The six recalls and their mean, each name after ``prefix``, e.g. ``val_``."""
+        """Return the six recalls and their mean, with names prefixed by ``prefix``, e.g. ``val_``."""
         values = {**asdict(self), MEAN_RECALL.name: self.mean_recall}
         return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """Rank of the right answer for every query of a pool, 1 for the first."""
+    """Rank of the correct answer for every query of a pool; 1 is the first."""
 
     image_to_text: Int[np.ndarray, " image"]
     """Rank of each image's best-ranked caption."""
@@ -49,7 +49,7 @@ class RetrievalRanks:
     """Rank of each caption's image."""
 
     def recalls(self) -> RetrievalMetrics:
-        """The share of places up to 1, 5 and 10, in percent."""
+        """Return the share of ranks up to 1, 5 and 10, in percent."""
         both = (self.image_to_text, self.text_to_image)
         return RetrievalMetrics(*[100 * float((ranks <= k).mean()) for ranks in both for k in (1, 5, 10)])
 
@@ -61,8 +61,8 @@ def retrieval_ranks(
 ) -> RetrievalRanks:
     """Rank embeddings of length 1 against each other.
 
-    An image's answer is right when it is any of the image's captions, so its best-ranked caption counts. A pool of any
-    size is scored as it is, also one of fewer than 10 items.
+    Every caption of an image is a correct answer, so its best-ranked caption counts. Pools of any size are allowed,
+    also with fewer than 10 items.
 
     Args:
         images: Image embeddings.
@@ -108,10 +108,10 @@ def _ranks_text_to_image(
     for start in range(0, len(captions), _CHUNK):
         scores = captions[start : start + _CHUNK] @ images.T
         right = scores.gather(1, owner[start : start + _CHUNK, None])[:, 0]
-        ranks.append(len(images) - _below(scores, right))  # the right image itself is among those not below
+        ranks.append(len(images) - _below(scores, right))  # the correct image itself is counted as not below
     return torch.cat(ranks)
 
 
 def _below(scores: Float[Tensor, "query item"], limits: Float[Tensor, " query"]) -> Int[Tensor, " query"]:
-    """How many items of each query score below its limit; where either is not a number, the item does not."""
-    return (scores < limits[:, None]).sum(1, dtype=torch.int32)  # half the time of int64; no pool is that large
+    """Count the items of each query that score below its limit; items are not counted if either value is NaN."""
+    return (scores < limits[:, None]).sum(1, dtype=torch.int32)  # faster than int64, and large enough for any pool

@@ -1,4 +1,4 @@
-"""Ranks and recall of one set of parameters on one split of the real data."""
+"""Compute ranks and recall of a student's parameters on one split of the real data."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 
 _BATCH = 512
-"""Images or captions embedded at a time."""
+"""Number of images or captions embedded at once."""
 
 
 def score(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
-    """Embed the whole split under ``parameters`` and count recall."""
+    """Embed the whole split with ``parameters`` and compute recall."""
     return ranks(task, parameters, inputs).recalls()
 
 
 @torch.no_grad()
 def ranks(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalRanks:
-    """Embed the whole split under ``parameters`` and rank the right answer to every query."""
+    """Embed the whole split with ``parameters`` and rank the correct answer to every query."""
     model = task.model.train(False)
     image_parameters, text_parameters = (side.to(task.device) for side in parameters)
     images = torch.cat(

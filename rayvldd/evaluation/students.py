@@ -1,7 +1,7 @@
-"""Fresh students trained on a small set of pairs, synthetic or real, and scored on real data.
+"""Train fresh students on a small set of synthetic or real pairs, and score them on real data.
 
 Source: Wu et al., section 4.1 and the released ``epoch.py`` (SGD, momentum 0.9, weight decay 5e-4). Deviation: the
-released code ignores the learned text step size here; each side takes its own.
+released code ignores the learned text step size here; this code uses the step size of each side.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,20 +23,20 @@ from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 
 @dataclass(frozen=True)
 class Pairs:
-    """A small set to train students on, and the step sizes to train them with."""
+    """Training set of students with their step sizes."""
 
     images: Float[Tensor, "pair 3 height width"]
     """Pixels on the encoder's normalised scale."""
     texts: Float[Tensor, "pair text_dim"]
     """Caption embeddings."""
     lr_image: float
-    """Student rate of the image side."""
+    """Learning rate of the image side."""
     lr_text: float
-    """Student rate of the text side."""
+    """Learning rate of the text side."""
     similarity: Float[Tensor, "pair pair"] | None = None
-    """How much image i and text j belong together; None where only i = j do."""
+    """Similarity of image i and text j; None for the identity."""
     pair_loss: str = "info_nce"
-    """What students minimise, a name of ``PAIR_LOSSES``."""
+    """Loss of students, a name in ``PAIR_LOSSES``."""
 
 
 def evaluate_pairs(
@@ -52,7 +52,7 @@ def evaluate_pairs(
 def train_students(
     task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> Iterator[Parameters]:
-    """Train one fresh student for each seed on ``pairs``, one when it is asked for."""
+    """Yield one fresh student per seed, trained on ``pairs`` on demand."""
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
     for seed in seeds:
@@ -66,7 +66,7 @@ def train_student(
     settings: EvaluationSettings,
     seed: int,
 ) -> Parameters:
-    """Train a fresh student on a small set; ``seed`` decides its initialisation, batches and dropout."""
+    """Train a fresh student on a small set; ``seed`` determines its initialisation, batches and dropout."""
     initial = task.model.initial_parameters(seed)
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
@@ -85,5 +85,5 @@ def train_student(
 
 
 def mean_of(scores: Sequence[RetrievalMetrics]) -> RetrievalMetrics:
-    """The mean of each recall over students."""
+    """Return the mean of each recall over students."""
     return RetrievalMetrics(*np.mean([list(vars(score).values()) for score in scores], axis=0).tolist())

@@ -72,7 +72,7 @@ def missing_of(request: ExpertRequest, store: ExpertStore) -> list[int]:
     if missing and imported:
         raise StoreError(
             f"{store.uri}: {request.recipe.key}: {len(missing)} of {len(request.indexes)} experts imported as "
-            f"{imported} are not there or do not keep the epochs asked for; allowed: what was imported for this study",
+            f"{imported} are missing or lack requested epochs; allowed: experts imported for this study",
             next_command=_next_after_import(missing, request),
         )
     return missing

@@ -163,7 +163,7 @@ def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
         return None
     except (OSError, EOFError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        faults.append(Fault(str(path), f"cannot be read, perhaps it is not whole: {reason}", allowed))
+        faults.append(Fault(str(path), f"cannot be read, it may be incomplete: {reason}", allowed))
         return None
     wrong = _not_lists(content)
     if wrong:

@@ -2,7 +2,7 @@
 
 Three blocks of convolution, per-channel normalisation, ReLU and average pooling, as in Zhao, Mopuri and Bilen,
 "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), section 4.1. Deviations: the width is a setting (128
-there), and instance normalisation is written as GroupNorm with one group a channel, the same function.
+there), and instance normalisation is implemented as GroupNorm with one group per channel, the same function.
 
 Weights pretrained on drawn scenes ship with the package (``drawn_weights`` makes them), for the default width.
 """
@@ -20,10 +20,10 @@ SHIPPED_WIDTH = 32
 
 
 class ConvNet(nn.Module):
-    """Pixels to the flattened last feature map, whose cells keep where in the picture things are."""
+    """Maps pixels to the flattened last feature map, which preserves spatial positions."""
 
     pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "input_size": (3, 32, 32)}
-    """Where timm looks for the normalisation that the weights expect."""
+    """Normalisation and input size of the weights, read by timm."""
 
     def __init__(self, img_size: int = 32, width: int = SHIPPED_WIDTH, depth: int = 3) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ def convnet_d3(
     """Build the network for timm, with the shipped weights if ``pretrained``.
 
     Raises:
-        RuntimeError: when the shipped weights do not fit the options.
+        RuntimeError: when the shipped weights do not match the options.
     """
-    for name in ("num_classes", "cache_dir"):  # timm hands these to every model: no classifier and no download here
+    for name in ("num_classes", "cache_dir"):  # timm passes these to every model; here they have no use
         options.pop(name, None)
     model = ConvNet(**options)
     if pretrained:

@@ -1,10 +1,11 @@
-"""Make the weights that ``convnet_d3`` ships with: a small encoder that has seen drawn scenes.
+"""Pretrain the weights shipped with ``convnet_d3`` on drawn scenes.
 
     python -m rayvldd.models.drawn_weights
 
-Distillation in print starts from an encoder pretrained on ImageNet. The embedded default has no download, so its
-encoder is pretrained here, on scenes of another seed than any study draws by default, by the contrastive loss between
-the scenes and their hashed captions; the heads of that training are thrown away. AdamW, three minutes on one core.
+Published distillation methods start from an encoder pretrained on ImageNet. The default encoder here must not need a
+download, so this script pretrains it on drawn scenes with AdamW and the contrastive loss between scenes and hashed
+captions, and discards the heads. The seed of the scenes differs from the default seed of studies. Training takes about
+three minutes on one core.
 """
 
 from pathlib import Path
@@ -26,11 +27,11 @@ _SCENES = ToyScenesData(source="toy_scenes", image_size=32, num_train=6000, seed
 _EPOCHS = 30
 _BATCH = 128
 _MEAN_AND_STD = 0.5
-"""The scale of pixels: 0 to 1 becomes -1 to 1."""
+"""Mean and deviation for pixel normalisation: 0 to 1 becomes -1 to 1."""
 
 
 def pretrain(seed: int = 0) -> ConvNet:
-    """Train the encoder with throw-away heads and return it."""
+    """Train the encoder with temporary heads and return it."""
     pixels, captions = draw_split(_SCENES, "train")
     images = (torch.from_numpy(np.asarray(pixels)).float() / 255 - _MEAN_AND_STD) / _MEAN_AND_STD
     text_encoder = HashedNgrams(512)
@@ -58,8 +59,8 @@ def pretrain(seed: int = 0) -> ConvNet:
 
 
 def main() -> None:
-    """Pretrain and write the file beside the model's code."""
-    torch.set_num_threads(1)  # the same numbers on every machine with one kind of processor
+    """Pretrain the encoder and write its weights beside the model code."""
+    torch.set_num_threads(1)  # for the same numbers on every machine with the same processor type
     SHIPPED_WEIGHTS.parent.mkdir(exist_ok=True)
     save_tensors(SHIPPED_WEIGHTS, pretrain().state_dict())
     print(f"{SHIPPED_WEIGHTS}: {Path(SHIPPED_WEIGHTS).stat().st_size} bytes")

@@ -146,10 +146,10 @@ class ClusterJobs:
                 f"cluster at {self.address}: no sweep was submitted since it is up",
                 next_command="rayvldd sweep STUDY --submit --workspace FOLDER",
             )
-        known = [job.job_id for job in jobs]
+        ids = [job.job_id for job in jobs]
         raise RayvlddError(
-            f"no job {job_id!r} on the cluster at {self.address}{did_you_mean(job_id, known)}; "
-            f"allowed: {', '.join(known) or 'there is none'}",
+            f"no job {job_id!r} on the cluster at {self.address}{did_you_mean(job_id, ids)}; "
+            f"allowed: {', '.join(ids) or 'there is none'}",
             next_command="rayvldd status",
         )
 
@@ -213,7 +213,7 @@ class ClusterJobs:
         except AuthenticationError as error:
             raise RayvlddError(
                 f"cluster at {self.address}: refuses the token: {message_of(error)}; allowed: the one that "
-                f"was in ~/.ray/auth_token, or RAY_AUTH_TOKEN, of who ran ray up",
+                f"was in ~/.ray/auth_token, or RAY_AUTH_TOKEN, of the user who ran ray up",
                 next_command="ray get-auth-token, there, and the same command with RAY_AUTH_TOKEN set to it",
             ) from error
         except (OSError, RuntimeError, ValueError, requests.RequestException, aiohttp.ClientError) as error:

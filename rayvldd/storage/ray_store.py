@@ -289,7 +289,7 @@ def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, RayActorError):
         return f"its directory died, and all that it held with it ({message_of(error)})", _AGAIN
     if isinstance(error, GetTimeoutError):
-        return f"its directory did not answer within {_TIMEOUT_S:.0f} s", "ray status, to see what the cluster is at"
+        return f"its directory did not answer within {_TIMEOUT_S:.0f} s", "ray status, to see the state of the cluster"
     if isinstance(error, ObjectFetchTimedOutError):
         return f"could not be fetched from its node ({message_of(error)})", "ray status, then the same command again"
     if isinstance(error, ObjectLostError):

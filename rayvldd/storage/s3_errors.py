@@ -40,7 +40,7 @@ _CREDENTIAL_CODES = (
 )
 
 _BY_CODE = {
-    "NoSuchBucket": ("a bucket that exists", "aws s3 mb s3://BUCKET, or mend the address; then the same command"),
+    "NoSuchBucket": ("a bucket that exists", "aws s3 mb s3://BUCKET, or correct the address; then the same command"),
     "AccessDenied": (
         "credentials with s3:ListBucket on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject on its objects",
         "aws sts get-caller-identity, to see whose credentials these are",
@@ -97,7 +97,7 @@ def _way_out(error: BaseException, endpoint_url: str | None) -> tuple[str, str]:
     if isinstance(error, ParamValidationError):
         return (
             "s3://BUCKET/PREFIX, with 3 to 63 lower-case letters, digits, dots and dashes as BUCKET",
-            "mend the address",
+            "correct the address",
         )
     return (
         "a service and a network that answer within the tries that are made",

@@ -1,7 +1,7 @@
-"""The inputs of the inner loop: the synthetic set as it is, and the pairs of each student step.
+"""Inputs of the inner loop: the synthetic set and its batches.
 
-Everything random inside a step follows from the step's seed, so that the way back can replay it: the augmentation,
-the blend, and dropout.
+All randomness inside a step (augmentation, blending, dropout) depends on the seed of the step, so that the backward
+sweep can replay it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from rayvldd.randomness import SEED_END
 
 @dataclass(frozen=True)
 class InnerBatches:
-    """What decides a student's steps besides the synthetic set."""
+    """Batches and seeds of a student's steps."""
 
     batches: Sequence[Int[Tensor, " batch"]]
     """Pair indexes of each step."""
@@ -38,13 +38,13 @@ def draw_batches(
 ) -> InnerBatches:
     """Draw the pairs and the seed of each student step.
 
-    By epoch permutation, so that every pair is used once before any is again, or independently.
+    Pairs are drawn by epoch permutation, so that every pair is used once before any is repeated, or independently.
 
     Args:
-        settings: Steps, and pairs in each.
-        num_pairs: Pairs of the synthetic set.
+        settings: Number of steps and pairs per step.
+        num_pairs: Number of pairs in the synthetic set.
         generator: Draws the pairs of all steps first, then the seeds.
-        device: Where the indexes are put.
+        device: Device of the indexes.
     """
     batches: list[Tensor] = []
     batch_size = min(settings.batch_size or num_pairs, num_pairs)
@@ -57,65 +57,65 @@ def draw_batches(
 
 
 class StudentInputs(NamedTuple):
-    """What the matching loss is differentiated by."""
+    """Tensors with respect to which the matching loss is differentiated."""
 
     frozen_output: Float[Tensor, "pair ..."]
-    """The synthetic images after the frozen part (the images themselves where there is none)."""
+    """Synthetic images after the frozen part, or the images themselves if there is none."""
     texts: Float[Tensor, "pair text_dim"]
-    """The synthetic caption embeddings."""
+    """Synthetic caption embeddings."""
     lr_image: Float[Tensor, ""]
     """Learned step size of the image side."""
     lr_text: Float[Tensor, ""]
     """Learned step size of the text side."""
     similarity: Float[Tensor, "pair pair"] | None = None
-    """How much image i and text j belong together; None where only i = j do."""
+    """Similarity of image i and text j; None for the identity."""
 
 
 class Batch(NamedTuple):
-    """What one step sees."""
+    """Inputs of one step."""
 
     images: Float[Tensor, "batch ..."]
     texts: Float[Tensor, "batch text_dim"]
     similarity: Float[Tensor, "batch batch"] | None
 
     def leaves(self) -> "Batch":
-        """The same values as leaves of a new graph."""
+        """Return the same values as leaves of a new graph."""
         images, texts, similarity = self.detached()
         return Batch(
             images.requires_grad_(), texts.requires_grad_(), None if similarity is None else similarity.requires_grad_()
         )
 
     def detached(self) -> "Batch":
-        """The same values without their graph."""
+        """Return the same values without their graph."""
         similarity = None if self.similarity is None else self.similarity.detach()
         return Batch(self.images.detach(), self.texts.detach(), similarity)
 
     def tensors(self) -> list[Tensor]:
-        """The parts that are there."""
+        """Return the tensors that are not None."""
         return [part for part in self if part is not None]
 
 
 def pick(inputs: StudentInputs, pairs: Int[Tensor, " batch"]) -> Batch:
-    """The pairs of one step as leaves of a new graph."""
+    """Select the pairs of one step as leaves of a new graph."""
     similarity = None if inputs.similarity is None else inputs.similarity[pairs][:, pairs]
     return Batch(inputs.frozen_output[pairs], inputs.texts[pairs], similarity).leaves()
 
 
 class Preparation:
-    """What happens to a step's pairs before the model sees them; differentiable, and decided by the step's seed."""
+    """Differentiable preparation of a step's pairs for the model, determined by the seed of the step."""
 
     def __init__(self, common: DistillationSettings, settings: InnerLoopSettings, encoder_is_frozen: bool) -> None:
-        # Features cannot be cropped: with a frozen encoder the images are augmented before it, once an outer step.
+        # Features cannot be augmented: with a frozen encoder the images are augmented before it, once per outer step.
         self._augmentations = () if encoder_is_frozen else common.augmentation
         self._blending = settings.blending
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether pairs go to the model as they are."""
+        """Whether the preparation is the identity."""
         return not self._augmentations and self._blending is None
 
     def __call__(self, batch: Batch, seed: int) -> Batch:
-        """The batch as the model sees it."""
+        """Return the prepared batch for the model."""
         images, texts, similarity = batch
         if self._augmentations:
             images = augment(images, draw_augmentation(seed, self._augmentations))
@@ -126,7 +126,7 @@ class Preparation:
 
 
 class InputGradient:
-    """The gradient by the student's inputs, gathered step by step."""
+    """Gradient with respect to the student's inputs, accumulated step by step."""
 
     def __init__(self, inputs: StudentInputs) -> None:
         self._total = StudentInputs(
@@ -138,7 +138,7 @@ class InputGradient:
         )
 
     def add(self, pairs: Int[Tensor, " batch"], by_batch: Batch) -> None:
-        """Subtract a step's part: every step goes against its gradient."""
+        """Subtract the contribution of a step: a step moves along the negative gradient."""
         self._total.frozen_output.index_add_(0, pairs, by_batch.images, alpha=-1)
         self._total.texts.index_add_(0, pairs, by_batch.texts, alpha=-1)
         if by_batch.similarity is not None and self._total.similarity is not None:
@@ -146,11 +146,11 @@ class InputGradient:
             self._total.similarity.index_put_((rows, columns), -by_batch.similarity, accumulate=True)
 
     def add_step_sizes(self, image: Float[Tensor, ""], text: Float[Tensor, ""]) -> None:
-        """Subtract a step's products of adjoint and gradient."""
+        """Subtract the products of adjoint and gradient of a step."""
         self._total.lr_image.sub_(image)
         self._total.lr_text.sub_(text)
 
     @property
     def total(self) -> StudentInputs:
-        """What has been gathered."""
+        """Return the accumulated gradient."""
         return self._total

@@ -1,7 +1,7 @@
-"""Where a student's parameters after every step wait for the way back.
+"""Storage of the student's parameters after every step, for the backward sweep.
 
-Activations are what fills memory with small models; with a large encoder it is these vectors: 33 of them for 32
-steps. All three ways give back the very bits that were put in.
+For small models activations dominate the memory; for a large encoder these vectors do, S + 1 of them for S steps. All
+storages return bitwise the same parameters that were stored.
 """
 
 import math
@@ -16,53 +16,53 @@ from torch import Tensor
 from rayvldd.models.parameters import Parameters
 
 Advance = Callable[[int, Parameters], Parameters]
-"""Take step i from the given parameters."""
+"""Takes step i from the given parameters."""
 
 
 @runtime_checkable
 class ParameterCheckpoints(Protocol):
-    """The parameters at the start of every step: put in one after the other, asked for in the opposite order."""
+    """Parameters at the start of every step, stored in order and read in reverse order."""
 
     def put(self, step: int, parameters: Parameters) -> None:
-        """Keep the parameters that ``step`` starts from."""
+        """Store the parameters at the start of ``step``."""
 
     def get(self, step: int) -> Parameters:
-        """The parameters that ``step`` starts from; those of later steps are not asked for again."""
+        """Return the parameters at the start of ``step``; later steps are not read again."""
 
     def close(self) -> None:
-        """Give back what holds the parameters."""
+        """Release the storage."""
 
 
 def build_checkpoints(kind: str, steps: range, device: torch.device, advance: Advance) -> ParameterCheckpoints:
-    """Storage for the starts of ``steps``, of one of the kinds of ``EngineSettings.parameter_checkpoints``."""
+    """Create the storage for ``steps``; ``kind`` is a value of ``EngineSettings.parameter_checkpoints``."""
     if kind == "offload":
         return CheckpointsInFile() if device.type == "cpu" else CheckpointsInHostMemory()
     return RecomputedCheckpoints(steps, advance) if kind == "recompute" else CheckpointsInMemory()
 
 
 class CheckpointsInMemory:
-    """All of them, on the device."""
+    """Keeps all parameters on the device."""
 
     def __init__(self) -> None:
         self._states: dict[int, Parameters] = {}
 
     def put(self, step: int, parameters: Parameters) -> None:
-        """Keep the parameters that ``step`` starts from."""
+        """Store the parameters at the start of ``step``."""
         self._states[step] = parameters
 
     def get(self, step: int) -> Parameters:
-        """The parameters that ``step`` starts from."""
+        """Return the parameters at the start of ``step``."""
         return self._states.pop(step)
 
     def close(self) -> None:
-        """Forget the parameters."""
+        """Release the parameters."""
         self._states.clear()
 
 
 class RecomputedCheckpoints:
-    """One in about the square root of their number; the others are walked again, a stretch at a time.
+    """Keeps one in about sqrt(steps) parameters, and recomputes the others segment by segment.
 
-    Memory for twice the square root of the steps, for up to one more gradient a step.
+    Needs memory for about 2 sqrt(steps) parameters, and at most one additional gradient per step.
     """
 
     def __init__(self, steps: range, advance: Advance) -> None:
@@ -71,12 +71,12 @@ class RecomputedCheckpoints:
         self._stretch: dict[int, Parameters] = {}
 
     def put(self, step: int, parameters: Parameters) -> None:
-        """Keep the parameters if ``step`` begins a stretch."""
+        """Store the parameters if ``step`` begins a segment."""
         if (step - self._first) % self._every == 0:
             self._marks[step] = parameters
 
     def get(self, step: int) -> Parameters:
-        """The parameters that ``step`` starts from."""
+        """Return the parameters at the start of ``step``."""
         if step not in self._stretch:
             mark = step - (step - self._first) % self._every
             self._stretch = {mark: self._marks.pop(mark)}
@@ -85,13 +85,13 @@ class RecomputedCheckpoints:
         return self._stretch.pop(step)
 
     def close(self) -> None:
-        """Forget the parameters."""
+        """Release the parameters."""
         self._marks.clear()
         self._stretch.clear()
 
 
 class CheckpointsInHostMemory:
-    """In page-locked host memory while the student is on a GPU; the copies wait for nothing."""
+    """Keeps parameters in page-locked host memory while the student is on a GPU; copies are asynchronous."""
 
     def __init__(self) -> None:
         self._states: dict[int, tuple[Tensor, ...]] = {}
@@ -110,12 +110,12 @@ class CheckpointsInHostMemory:
         return Parameters(*(side.to(self._device, non_blocking=True) for side in self._states.pop(step)))
 
     def close(self) -> None:
-        """Give the host's memory back."""
+        """Release the host memory."""
         self._states.clear()
 
 
 class CheckpointsInFile:
-    """In a temporary file, which is gone when it is closed or the process ends; ``TMPDIR`` says where."""
+    """Keeps parameters in a temporary file in ``TMPDIR``, deleted when it is closed or the process ends."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="rayvldd_states_")  # noqa: SIM115 (closed with the object)

@@ -1,9 +1,9 @@
-"""Convolutions whose second derivatives take the library's own kernels for first derivatives.
+"""Convolutions whose second derivatives use the library's kernels for first derivatives.
 
-torch goes twice back through a convolution by convolutions with exchanged axes, one for each group: a depthwise layer
-becomes hundreds of calls, and the derivative by a weight a convolution whose kernel is as large as the image. But
-everything needed is one of three products, each of which a library has a kernel for. With C(x, w) the convolution,
-X(g, w) its gradient by the input and W(x, g) by the weight, for u and v in the shapes of x and w
+torch computes the double backward of a convolution by convolutions with exchanged axes, one per group: a depthwise
+layer needs hundreds of calls, and the weight derivative a convolution with a kernel as large as the image. However, all
+terms are one of three products with dedicated library kernels. With C(x, w) the convolution, X(g, w) its gradient with
+respect to the input and W(x, g) with respect to the weight, for u and v in the shapes of x and w
 
     <u, X(g, w)> = <C(u, w), g> = <W(u, g), w>          <v, W(x, g)> = <C(x, v), g> = <X(g, v), x>
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _SMALL_PLANE = 4
-"""Output pixels up to which a CPU takes the weight's gradient as one matrix product: three times as fast there."""
+"""Output pixels up to which a CPU computes the weight gradient as one matrix product, which is faster there."""
 
 
 class Geometry(NamedTuple):
-    """How a convolution walks over the image."""
+    """Stride, padding, dilation and groups of a convolution."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -31,19 +31,19 @@ class Geometry(NamedTuple):
     groups: int
 
     def forward(self, images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """C(images, weight)."""
+        """Return C(images, weight)."""
         output: Tensor = torch.ops.aten.convolution(
             images, weight, bias, self.stride, self.padding, self.dilation, False, [0, 0], self.groups
         )
         return output
 
     def by_input(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
-        """X(gradient, weight); of ``images`` only the shape is read."""
+        """Return X(gradient, weight); only the shape of ``images`` is used."""
         by_input: Tensor = self._backward(gradient, images, weight, [True, False, False])[0]
         return by_input
 
     def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor, torchs_bits: bool = False) -> Tensor:
-        """W(images, gradient); of ``weight`` only the shape is read."""
+        """Return W(images, gradient); only the shape of ``weight`` is used."""
         plane, kernel = gradient.shape[2:].numel(), (weight.shape[2], weight.shape[3])
         small = self.groups == 1 and plane <= _SMALL_PLANE and kernel != (1, 1)
         if small and gradient.is_cpu and not torchs_bits:
@@ -53,7 +53,7 @@ class Geometry(NamedTuple):
         by_weight: Tensor = self._backward(gradient, images, weight, [False, True, False])[1]
         return by_weight
 
-    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Any, ...]:
+    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Any, ...]:
         gradients: tuple[Any, ...] = torch.ops.aten.convolution_backward(
             gradient,
             images,
@@ -65,7 +65,7 @@ class Geometry(NamedTuple):
             False,
             [0, 0],
             self.groups,
-            wanted,
+            needed,
         )
         return gradients
 
@@ -73,23 +73,24 @@ class Geometry(NamedTuple):
 class Convolution(torch.autograd.Function):
     """C(images, weight) + bias, twice differentiable.
 
-    With ``skip_first`` a backward pass that keeps its graph leaves the gradient by the images out: the student's
-    gradient is by its parameters alone, yet its derivative by the images is wanted. Such a pass has torch's own bits:
-    where a walk leads must not depend on how it is differentiated, and a rounding can turn a ReLU.
+    With ``skip_first``, a backward pass with ``create_graph`` omits the gradient with respect to the images: the
+    student's gradient is with respect to its parameters only, but its derivative with respect to the images is needed.
+    Such a pass is bitwise equal to torch's: the student's parameters must not depend on how they are differentiated,
+    and a rounding difference can flip a ReLU.
     """
 
     @staticmethod
     def forward(
         context: Any, images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, skip_first: bool
     ) -> Tensor:
-        """The convolution."""
+        """Compute the convolution."""
         context.save_for_backward(images, weight)
         context.geometry, context.skip_first = geometry, skip_first
         return geometry.forward(images, weight, bias)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Differentiable once more."""
+        """Compute the gradient, which is differentiable once more."""
         images, weight = context.saved_tensors
         by_images, by_weight, by_bias = context.needs_input_grad[:3]
         first = torch.is_grad_enabled()
@@ -99,7 +100,7 @@ class Convolution(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """X(gradient, weight) and W(images, gradient), where they are wanted."""
+    """X(gradient, weight) and W(images, gradient), each only if needed."""
 
     @staticmethod
     def forward(
@@ -123,7 +124,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("the engine's convolution has two derivatives, a third was asked for")
+            raise RuntimeError("the engine's convolution has two derivatives, a third was requested")
         gradient, images, weight = context.saved_tensors
         geometry, (by_gradient, by_images, by_weight) = context.geometry, context.needs_input_grad[:3]
         parts = []
@@ -139,17 +140,17 @@ class _Gradient(torch.autograd.Function):
 
 
 class TwiceDifferentiableConvolutions(TorchFunctionMode):
-    """Inside, ``conv2d`` is ``Convolution``; what it has no counterpart for stays torch's own."""
+    """Mode in which ``conv2d`` uses ``Convolution``; unsupported cases use torch's implementation."""
 
     def __init__(self, images: Tensor) -> None:
-        """``images``: what the step sees, by which the student's gradient itself is not taken."""
+        """Create the mode; ``images`` are the inputs of the step, for which the student needs no gradient."""
         super().__init__()
         self._images = images
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Called by torch for each of its functions."""
+        """Handle a call of a torch function."""
         if function is F.conv2d:
             return self._convolve(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""How many of a student's last steps may keep their graphs, by the memory that one graph takes."""
+"""Determine how many of a student's last steps can keep their graphs, from the memory of one graph."""
 
 import os
 from pathlib import Path
@@ -12,21 +12,21 @@ from rayvldd.distillation.unroll.student_step import StudentStep
 from rayvldd.models.parameters import Parameters
 
 _SHARE_OF_FREE = 0.5
-"""Of what is free when a run begins: trials beside it want theirs."""
+"""Fraction of the free memory at the start of a run, because parallel trials need memory as well."""
 
 
 class GraphBudget:
-    """A budget in bytes and, once a step has been seen, what a step's graph takes of it."""
+    """Budget in bytes and, after the first measurement, the size of a step's graph."""
 
     def __init__(self, budget_gb: float | None, device: torch.device) -> None:
-        """With no budget given, take half of what is free now."""
+        """Set the budget; by default half of the memory that is free now."""
         self._budget = _SHARE_OF_FREE * free_bytes(device) if budget_gb is None else budget_gb * 1e9
         self._bytes_of_graph: int | None = None
 
     def graphs_to_keep(self, step: StudentStep, start: Parameters, batch: Batch, seed: int, steps: int) -> int:
-        """How many of ``steps`` last steps keep their graphs, 1 at least: the way back begins with the last one.
+        """Return how many of the last ``steps`` keep their graphs; at least 1, where the backward sweep begins.
 
-        The first call takes a step to see what its graph keeps.
+        The first call takes one step to measure its graph.
         """
         if not step.keeps_graphs:
             return 0
@@ -38,13 +38,13 @@ class GraphBudget:
 
 
 def bytes_of_graph(step: StudentStep, start: Parameters, batch: Batch, seed: int) -> int:
-    """Bytes that the graph of one step keeps, each block of memory counted once; weights and inputs included."""
+    """Return the bytes held by the graph of one step, each storage counted once, including weights and inputs."""
     blocks: dict[int, int] = {}
 
     def note(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
         blocks[storage.data_ptr()] = storage.nbytes()
-        return value.detach()  # the graph's own tensors would hold themselves
+        return value.detach()  # the graph would hold a reference to itself
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         taken = step.take(start, batch, seed)
@@ -53,7 +53,7 @@ def bytes_of_graph(step: StudentStep, start: Parameters, batch: Batch, seed: int
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device; on a CPU what the machine or the process's control group has left."""
+    """Return the free memory of the device; for a CPU, the rest of the machine's or the control group's limit."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -61,9 +61,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_in_control_group() -> int:
-    """What a container's limit leaves (cgroup v2); the operating system's own numbers do not know of it."""
+    """Return the memory left under a container's limit (cgroup v2), which system-wide numbers do not include."""
     root = Path("/sys/fs/cgroup")
     try:
         return int((root / "memory.max").read_text()) - int((root / "memory.current").read_text())
-    except (OSError, ValueError):  # no limit: the file is not there or says "max"
+    except (OSError, ValueError):  # no limit: the file is missing or contains "max"
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,24 +1,24 @@
-"""Inner loop: unroll student SGD on the synthetic set, and differentiate a loss of its end through it.
+"""Inner loop: unroll student SGD on the synthetic set and differentiate the matching loss through it.
 
     theta_{i+1} = theta_i - a * g_i,    g_i = gradient of l(theta_i, x, y) at theta_i,    i = 0 ... S - 1
 
-on both sides at once, a being the learned step size of the side. The released code keeps one graph over all steps,
-so its memory grows with S. Here the graph ends at every step; with lambda_S = dL/dtheta_S, a sweep back from i = S - 1
-to 0 gathers
+on both sides at once, with a the learned step size of the side. The released code keeps one graph over all steps, so
+its memory grows with S. Here the graph ends at every step; with lambda_S = dL/dtheta_S, a backward sweep from i = S - 1
+to 0 accumulates
 
     dL/dx += -a (dg_i/dx)' lambda_{i+1}
     dL/da += -<lambda_{i+1}, g_i>
     lambda_i = lambda_{i+1} - a (dg_i/dtheta)' lambda_{i+1}
 
-with one double backward a step. As many of the last steps as memory allows keep the graph of their g_i; the others
-compute it again. Whatever is kept, the numbers are the same: all of them kept is the full unroll in pieces, one is the
-plain reverse sweep.
+with one double backward per step. As many of the last steps as memory allows keep the graph of their g_i; the others
+recompute it. The numbers do not depend on how many graphs are kept: with all of them it is the full unroll in pieces,
+with one the plain reverse sweep.
 
-Two other vectors are offered for comparison (``InnerLoopSettings.gradient``), each named for what it is:
+Two other vectors are available for comparison (``InnerLoopSettings.gradient``):
 
-- *truncated*: the sweep ends after so many steps; what the earlier ones add is left out.
+- *truncated*: the sweep ends after a given number of steps and omits the contributions of earlier steps.
 - *tesla*: lambda stays lambda_S at every step. This is what the two-pass form published as TESLA (arXiv 2211.10586,
-  section 4.1) and copied by follow-ups computes: it takes dg_i/dtheta for zero, and is not the gradient of L.
+  section 4.1) and used by follow-up work computes: it sets dg_i/dtheta to zero, and is not the gradient of L.
 """
 
 import logging
@@ -44,20 +44,20 @@ _log = logging.getLogger("rayvldd.distillation")
 
 
 class EndLoss(NamedTuple):
-    """A loss of the parameters at which a student ends."""
+    """Loss of the final parameters of a student."""
 
     value: Float[Tensor, ""]
-    """What is differentiated."""
+    """Differentiated value."""
     log: dict[str, Float[Tensor, ""]]
-    """Scalars to report."""
+    """Scalars to log."""
 
     def detached(self) -> "EndLoss":
-        """The values without their graph."""
+        """Return the values without their graph."""
         return EndLoss(self.value.detach(), {name: value.detach() for name, value in self.log.items()})
 
 
 class InnerLoop:
-    """The inner loop of one run: its model, its settings, and what it has learned about memory."""
+    """Inner loop of one run: its model, its settings and its graph budget."""
 
     def __init__(self, model: RetrievalModel, common: DistillationSettings, settings: InnerLoopSettings) -> None:
         self._model, self._engine, self._settings = model, common.engine, settings
@@ -73,11 +73,11 @@ class InnerLoop:
         inputs: StudentInputs,
         batches: InnerBatches,
     ) -> tuple[EndLoss, StudentInputs]:
-        """Return the loss and its gradient, or what the settings take for it, by everything in ``inputs``.
+        """Return the loss and its gradient, or the configured replacement, with respect to all ``inputs``.
 
         Args:
-            start: Parameters at which the student begins.
-            end_loss: Of the parameters at which it ends.
+            start: Initial parameters of the student.
+            end_loss: Loss of its final parameters.
             inputs: The synthetic set and the step sizes.
             batches: Pairs and seed of each step.
         """
@@ -90,13 +90,13 @@ class InnerLoop:
             self._model.train(False)
 
     def _graph_budget(self, device: torch.device) -> GraphBudget:
-        if self._budget is None:  # not before the first step, when the data already lies where it will
+        if self._budget is None:  # not before the first step, when the data is already on its device
             self._budget = GraphBudget(self._engine.graph_budget_gb, device)
         return self._budget
 
     @contextmanager
     def _twice_differentiable_attention(self) -> Iterator[None]:
-        """Fused attention has no double backward: in here, and only in here, attention is spelled out."""
+        """Disable fused attention in this block, because it has no double backward."""
         if not self._said and any(getattr(module, "fused_attn", False) for module in self._model.modules()):
             _log.info("attention runs unfused inside the inner loop: the fused kernels have no double backward")
             self._said = True
@@ -105,7 +105,7 @@ class InnerLoop:
 
 
 class _Unroll:
-    """One forward pass of a student, and the reverse sweep through it."""
+    """One forward pass of a student and the backward sweep through it."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Unroll:
             loss = loss.detached()
             total = InputGradient(self._inputs)
             for step in reversed(range(first_needed, steps)):
-                # What one step leaves behind must be gone before the next is computed: hence a call, and no names here.
+                # Temporaries of one step must be freed before the next is computed: hence a call without local names.
                 adjoint = self._step_back(
                     step,
                     tapes.pop() if tapes else self._take(step, states.get(step)),
@@ -153,9 +153,9 @@ class _Unroll:
     def _forward(
         self, start: Parameters, states: ParameterCheckpoints, needed: range
     ) -> tuple[Parameters, list["_TapedStep"]]:
-        """All steps; the states in ``needed`` are stored, the steps after those keep their graphs.
+        """Take all steps; store the states in ``needed``, and keep the graphs of the later steps.
 
-        Returns the parameters at the end, and the steps with graphs.
+        Returns the final parameters and the steps with graphs.
         """
         parameters, tapes = start, []
         for step in range(len(self._batches)):
@@ -171,7 +171,7 @@ class _Unroll:
     def _step_back(
         self, step: int, taken: "_TapedStep", adjoint: Parameters, total: InputGradient, further: bool
     ) -> Parameters:
-        """Add a step's part to ``total``; return the adjoint before it, if there is ``further`` to go."""
+        """Add the contribution of a step to ``total``; return the adjoint before it, if ``further`` steps follow."""
         through_parameters = further and self._settings.gradient != "tesla"
         back = self._step.back(taken.tape, adjoint, self._sizes, through_parameters)
         total.add(self._batches.batches[step], taken.seen.by_pairs(back.by_batch))
@@ -202,14 +202,14 @@ class _Unroll:
 
 
 class _PreparedBatch(NamedTuple):
-    """A step's pairs, what became of them in preparation, and the same as the leaves of the step's own graph."""
+    """Pairs of a step, the prepared batch, and the prepared batch as leaves of the step's own graph."""
 
     pairs: Batch
     prepared: Batch
     leaves: Batch
 
     def by_pairs(self, by_leaves: Batch) -> Batch:
-        """Take the gradient back through the preparation."""
+        """Propagate the gradient through the preparation."""
         if self.leaves is self.pairs:
             return by_leaves
         by = torch.autograd.grad(self.prepared.tensors(), self.pairs.tensors(), by_leaves.tensors())
@@ -217,7 +217,7 @@ class _PreparedBatch(NamedTuple):
 
 
 class _TapedStep(NamedTuple):
-    """A step of the reverse sweep, and its batch."""
+    """A step of the backward sweep with its batch."""
 
     seen: _PreparedBatch
     tape: StepTape

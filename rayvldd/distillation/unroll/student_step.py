@@ -1,7 +1,7 @@
-"""One SGD step of a student, and the way back through it: in one piece, in micro-batches, or compiled.
+"""One SGD step of a student and its backward pass: in one piece, in micro-batches, or compiled.
 
-A step goes from theta to theta - a g with g the gradient of the student's loss at theta. Going back, with lambda the
-gradient of the matching loss by where the step ended, everything needed is the gradient of one number,
+A step goes from theta to theta - a g with g the gradient of the student's loss at theta. With lambda the gradient of
+the matching loss with respect to the parameters after the step, the backward pass needs the gradient of one number,
 
     a <lambda, g(theta, x, y)>        by theta, x and y,
 
@@ -27,7 +27,7 @@ from rayvldd.randomness import seeded
 
 
 class StepSizes(NamedTuple):
-    """Learned step sizes of both sides."""
+    """Step sizes of both sides."""
 
     image: Float[Tensor, ""]
     text: Float[Tensor, ""]
@@ -35,7 +35,7 @@ class StepSizes(NamedTuple):
 
 @dataclass
 class StepTape:
-    """A step to go back through: where it started, what it saw, and its gradient's graph if that was kept."""
+    """Record of a step for its backward pass: start parameters, batch, and the graph of its gradient if kept."""
 
     start: Parameters
     batch: Batch
@@ -44,35 +44,35 @@ class StepTape:
 
 
 class StepVJP(NamedTuple):
-    """What going back through one step gives."""
+    """Result of the backward pass through one step."""
 
     products: StepSizes
-    """<lambda, g> of each side: the step sizes' part of the gradient, up to its sign."""
+    """<lambda, g> of each side: the gradient with respect to the step sizes, up to its sign."""
     by_batch: Batch
-    """Gradient of a <lambda, g> by what the step saw."""
+    """Gradient of a <lambda, g> with respect to the batch."""
     by_parameters: Parameters | None
-    """Gradient of a <lambda, g> by where the step started, where it was asked for."""
+    """Gradient of a <lambda, g> with respect to the start parameters, if requested."""
 
 
 @runtime_checkable
 class StudentStep(Protocol):
-    """One way to compute a step and the way back."""
+    """Implementation of a step and its backward pass."""
 
     keeps_graphs: bool
-    """Whether ``take`` can keep a graph that ``back`` then need not compute again."""
+    """Whether ``take`` can keep a graph, so that ``back`` need not recompute it."""
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
-        """g at ``start``, without a graph."""
+        """Return g at ``start``, without a graph."""
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
-        """The step as it is to be gone back through."""
+        """Return the record of the step for ``back``."""
 
     def back(self, taken: StepTape, adjoint: Parameters, sizes: StepSizes, through_parameters: bool) -> StepVJP:
-        """Go back through a step that was taken."""
+        """Return the backward pass through a recorded step."""
 
 
 def build_student_step(model: RetrievalModel, settings: DistillationSettings) -> StudentStep:
-    """The step that the engine's settings ask for."""
+    """Create the step implementation selected by the engine settings."""
     engine = settings.engine
     if engine.compile:
         return CompiledStep(model, settings.student_loss, engine.autocast)
@@ -90,23 +90,23 @@ class WholeStep:
         self._model, self._pair_loss, self._autocast = model, pair_loss, autocast
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
-        """g at ``start``, without a graph."""
+        """Return g at ``start``, without a graph."""
         image, text = _leaves(start)
         loss = self._loss(image, text, batch.detached(), seed)
-        # With a graph though nobody goes back through it: without one convolutions round otherwise, and a run's last
-        # digits would depend on how many graphs its memory had room for.
+        # With a graph, although it is not used: without one convolutions round differently, and the last digits of a
+        # run would depend on the number of graphs that fit into its memory.
         gradient = torch.autograd.grad(loss, (image, text), create_graph=True)
         return _detached(Parameters(*gradient))
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
-        """The step with its graph; ``batch`` are leaves."""
+        """Return the record of the step with its graph; ``batch`` must be leaves."""
         image, text = _leaves(start)
         loss = self._loss(image, text, batch, seed)
         gradient = Parameters(*torch.autograd.grad(loss, (image, text), create_graph=True))
         return StepTape(Parameters(image, text), batch, seed, gradient)
 
     def back(self, taken: StepTape, adjoint: Parameters, sizes: StepSizes, through_parameters: bool) -> StepVJP:
-        """Backward through the graph of the step's gradient, which is then gone."""
+        """Propagate through the graph of the step's gradient, which is then freed."""
         assert taken.gradient is not None
         products = StepSizes(adjoint.image @ taken.gradient.image, adjoint.text @ taken.gradient.text)
         product = sizes.image * products.image + sizes.text * products.text
@@ -130,12 +130,13 @@ class WholeStep:
 
 
 class MicroBatchedStep:
-    """A step whose images go through the image side in parts: memory for one part's graph, whatever the pairs.
+    """A step that processes its images in parts, with the memory of one part's graph for any number of pairs.
 
-    With e the image embeddings, J their derivative by the image parameters and c the loss's gradient by e, the image
-    side's gradient is J'c, and its product with lambda is <e_dot, c> where e_dot = J lambda. The loss needs all
-    embeddings together, the encoder none: embeddings first, then the loss by itself, then the encoder part by part.
-    Exact. Under dropout each part has its own stream, so that another size of parts draws other masks.
+    With e the image embeddings, J their derivative with respect to the image parameters and c the gradient of the loss
+    with respect to e, the gradient of the image side is J'c, and its product with lambda is <e_dot, c> where
+    e_dot = J lambda. The loss needs all embeddings together, the encoder does not: compute the embeddings, then the
+    loss, then the encoder part by part. The result is exact. With dropout each part has its own stream, so another part
+    size draws other masks.
     """
 
     keeps_graphs = False
@@ -145,7 +146,7 @@ class MicroBatchedStep:
         self._pair_loss = PAIR_LOSSES[pair_loss]
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
-        """g at ``start``, without a graph."""
+        """Return g at ``start``, without a graph."""
         image, text = _leaves(start)
         embeddings = self._embed_all(image, batch, seed).requires_grad_()
         by_embeddings, by_text = torch.autograd.grad(self._loss(embeddings, text, batch, seed), (embeddings, text))
@@ -156,11 +157,11 @@ class MicroBatchedStep:
         return Parameters(by_image, by_text)
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
-        """The step without its graph, which is computed part by part on the way back."""
+        """Return the record of the step without its graph; the backward pass computes it part by part."""
         return StepTape(start, batch, seed)
 
     def back(self, taken: StepTape, adjoint: Parameters, sizes: StepSizes, through_parameters: bool) -> StepVJP:
-        """Twice through the encoder: once for J lambda and the second derivatives, once for what the loss adds."""
+        """Pass twice through the encoder: for J lambda with the second derivatives, and for the terms of the loss."""
         batch, seed = taken.batch, taken.seed
         image, text = _leaves(taken.start)
         texts = batch.texts.detach().requires_grad_()
@@ -195,7 +196,7 @@ class MicroBatchedStep:
     def _second_order(
         self, image: Tensor, rows: Tensor, cotangent: Tensor, weighted: Tensor, seed: int, part: slice
     ) -> tuple[Tensor, ...]:
-        """<weighted, J'c> of a part, and its gradient by c (which is J weighted), the images, and the parameters."""
+        """Return <weighted, J'c> of a part, and its gradient by c (which is J weighted), images and parameters."""
         rows, cotangent = rows.detach().requires_grad_(), cotangent.requires_grad_()
         embedded = self._embed(image, rows, seed, part)
         (by_image,) = torch.autograd.grad(embedded, image, cotangent, create_graph=True)
@@ -221,9 +222,9 @@ class MicroBatchedStep:
 
 
 class CompiledStep:
-    """A step in one piece through torch.compile, which takes it when it is written with torch.func.
+    """A step in one piece through torch.compile, written with torch.func, which torch.compile supports.
 
-    The compiled functions stay with the model, so that all trials of a process that use the model share them.
+    The compiled functions are stored with the model, so that all trials of a process with this model share them.
     """
 
     keeps_graphs = False
@@ -235,15 +236,15 @@ class CompiledStep:
         self._gradient, self._back = compiled[pair_loss, autocast]
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
-        """g at ``start``; ``seed`` decides nothing, as there is no dropout."""
+        """Return g at ``start``; ``seed`` is not used, as there is no dropout."""
         return Parameters(*self._gradient(*_detached(start), *batch.detached()))
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
-        """The step as plain values: the way back computes all of it."""
+        """Return the record of the step without a graph; the backward pass recomputes it."""
         return StepTape(start, batch, seed)
 
     def back(self, taken: StepTape, adjoint: Parameters, sizes: StepSizes, through_parameters: bool) -> StepVJP:
-        """One call of the compiled way back."""
+        """Call the compiled backward pass."""
         gradients, products = self._back(*_detached(taken.start), *taken.batch.detached(), *adjoint, *sizes)
         by_image, by_text, *by_batch = gradients
         by_parameters = Parameters(by_image, by_text) if through_parameters else None
@@ -254,7 +255,7 @@ class CompiledStep:
 def _functional_step(
     model: RetrievalModel, pair_loss: str, autocast: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The step's gradient, and the gradient of a <lambda, g>, as functions of tensors alone."""
+    """Return functions of tensors for the gradient of the step and for the gradient of a <lambda, g>."""
 
     def loss(image: Tensor, text: Tensor, images: Tensor, texts: Tensor, similarity: Tensor | None) -> Tensor:
         with _cast(autocast, image):

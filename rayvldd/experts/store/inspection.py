@@ -92,17 +92,17 @@ def check_keys(store: ExpertStore, keys: list[str] | tuple[str, ...]) -> None:
     Raises:
         InputError: naming every missing key with the nearest existing one.
     """
-    known = list(by_key(store.storage.names()))
+    existing = list(by_key(store.storage.names()))
     faults = [
-        Fault("KEY", f"{store.uri} has no set {key!r}{did_you_mean(key, known)}", _known(known))
+        Fault("KEY", f"{store.uri} has no set {key!r}{did_you_mean(key, existing)}", _listed(existing))
         for key in keys
-        if key not in known
+        if key not in existing
     ]
     if faults:
         raise InputError(faults, next_command=f"rayvldd experts list --store {store.uri}")
 
 
-def _known(keys: list[str]) -> str:
+def _listed(keys: list[str]) -> str:
     if not keys:
         return "none, the store is empty"
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -108,7 +108,7 @@ class Pruning:
             if found and lease_file(key, index) not in held:
                 kinds = [
                     ("unfinished epochs", any(map(is_epoch, found))),
-                    ("a lease that nobody holds", any(map(is_lease, found))),
+                    ("a stale lease", any(map(is_lease, found))),
                     ("a file without its record", any(map(is_data, found))),
                 ]
                 what = ", ".join(kind for kind, is_there in kinds if is_there)

@@ -88,7 +88,7 @@ def test_a_registered_set_opens(
         ("models:/tiny", "names no version of a model; allowed: models:/STUDY@best"),
         ("runs:/0123456789abcdef0123456789abcdef/best", "cannot be fetched from sqlite:.*not found"),
         ("runs:/{run}/elsewhere", "cannot be fetched|is not a distilled set"),
-        ("model:/tiny@best", r"(?s)nothing that is installed fetches .* from model:/… \(did you mean 'models'\?\)"),
+        ("model:/tiny@best", r"(?s)no installed package fetches .* from model:/… \(did you mean 'models'\?\)"),
         ("s3://bucket/set", "allowed: a folder, models:/…, runs:/…\nNext: rayvldd compare"),
     ],
 )

@@ -285,7 +285,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = json.dumps(found["faults"])
     for part in ("0.0.0.0/0", "hands no token", "installs Ray 2.9.0", "without its pins"):
         assert part in text
-    assert found["next_command"] == f"mend the file, then: rayvldd check --cluster {file}"
+    assert found["next_command"] == f"correct the file, then: rayvldd check --cluster {file}"
 
 
 def test_pins_of_another_ray_are_refused_with_both_versions(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
         _set("NetworkPolicy>spec>podSelector>matchLabels", {"app": "x"}),
         "every pod may reach it",
     ),
-    "a policy for all": (_set("NetworkPolicy>spec>ingress>0", {}), "lets everybody in"),
+    "a policy for all": (_set("NetworkPolicy>spec>ingress>0", {}), "allows all access"),
     "a key": (
         _set(f"{HEAD}>template>spec>containers>0>env>0", {"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}),
         "a secret key of AWS",

@@ -64,7 +64,7 @@ def test_third_derivatives_are_refused() -> None:
     images, weight = drawn(1, 1, 3, 3, seed=1), drawn(1, 1, 2, 2, seed=2)
     with TwiceDifferentiableConvolutions(images):
         (first,) = torch.autograd.grad(F.conv2d(images, weight).pow(3).sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="a third was asked for"):
+    with pytest.raises(RuntimeError, match="a third was requested"):
         torch.autograd.grad(first.sum(), weight, create_graph=True)
 
 
