@@ -270,5 +270,5 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
 def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
     imported = study.at({"experts.imported": "0123456789abcdef"})
     task = load_task(imported.data, imported.model, ArrayCache(tiny_cache), device="cpu")
-    with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are not there.*\nNext: .*import"):
+    with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are missing.*\nNext: .*import"):
         get_or_make(task, wanted(task, 0), store)
