@@ -20,13 +20,13 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from figures import machine
+from recorded_responses import Table
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import load_study
@@ -37,11 +37,11 @@ from rayvldd.distillation.loop import StepReport, distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
-from rayvldd.randomness import sampler_seed, student_seeds
+from rayvldd.randomness import StudentPurpose, sampler_seed, student_seeds
 from rayvldd.search.optuna_samplers import suggest
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.preparation import epochs_of
@@ -52,7 +52,7 @@ PROXIES = ((1, 15), (1, 30), (2, 30))
 """Students and epochs of the cheaper evaluations."""
 FULL = (5, 100)
 """Students and epochs of the full evaluation, those of Wu et al."""
-_FULL_PURPOSE = 2
+_FULL_PURPOSE = StudentPurpose.FINALISTS
 """Students of the full evaluation share no seed with those of validation (0) and test (1)."""
 _COMPARED = 4
 """Evaluations are compared in one run of so many: the full one takes as long as a third of a run."""
@@ -82,6 +82,11 @@ def _rounded(value: Scalar) -> Scalar:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
+def kept_settings(study: Study) -> dict[str, Any]:
+    """What the first line of the table says of the study."""
+    return study.model_dump(mode="json", exclude={"name": True, "resources": True, **MACHINES_OWN})
+
+
 class Clock:
     """The process's seconds on its core that a run takes, and what of them its evaluations take."""
 
@@ -109,18 +114,18 @@ class Recorder:
 
     def __init__(self, study: Study, workspace: Path, out: Path, compare_at: Sequence[int], command: str) -> None:
         self.study, self.out, self.compare_at = study, out, set(compare_at)
-        self.task: RetrievalTask = load_task(
-            study.at(study.first_point()), ArrayCache(workspace / "cache"), device="cpu"
-        )
+        point = study.at(study.first_point())
+        self.task: RetrievalTask = load_task(point.data, point.model, ArrayCache(workspace / "cache"), device="cpu")
         indexes = tuple(range(study.experts.num_experts))
-        wanted = ExpertRequest(expert_recipe(self.task), indexes, epochs_of(study, self.task.study))
+        recipe = expert_recipe(point, self.task.fingerprints)
+        wanted = ExpertRequest(recipe, expert_training(point), indexes, epochs_of(study, point))
         store = ExpertStore(FolderStorage(workspace / "experts"))
         self.trajectories: list[Trajectory] = get_or_make(self.task, wanted, store)
         self._head = {
             "command": command,
             "machine": machine("cpu"),
             "full": f"{FULL[0]}x{FULL[1]}",
-            "study": study.model_dump(mode="json", exclude={"name": True, "resources": True, **MACHINES_OWN}),
+            "study": kept_settings(study),
         }
 
     def finished_runs(self) -> int:
@@ -135,7 +140,7 @@ class Recorder:
         if cut_off:
             write_text_whole(self.out, f"{whole}\n")
         head, *runs = whole.splitlines()
-        if json.loads(head)["study"] != self._head["study"]:
+        if kept_settings(Table(json.loads(head), []).study) != self._head["study"]:
             sys.exit(f"{self.out} holds runs of a study with other settings\nNext: the same command with another --out")
         return len(runs)
 
@@ -143,12 +148,12 @@ class Recorder:
         """Run one distillation to its end and keep it."""
         row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
         clock, seed = Clock(), self.study.trial_seed(number)
-        task = replace(self.task, study=self.study.at(point))
+        at_point = self.study.at(point)
         try:
-            for evaluation, timed in self.evaluations(task, seed, clock):
+            for evaluation, timed in self.evaluations(at_point, seed, clock):
                 row["evaluations"].append(timed)
                 if number % _COMPARED == 0 and evaluation.outer_step in self.compare_at:
-                    row["compared"].append(self._comparison(task, evaluation))
+                    row["compared"].append(self._comparison(at_point, evaluation))
         except DivergedError as error:
             row["failed"] = str(error).splitlines()[0]
         clock.stop()
@@ -156,12 +161,10 @@ class Recorder:
         self._append(row)
         return row
 
-    def evaluations(
-        self, task: RetrievalTask, seed: int, clock: Clock
-    ) -> Iterator[tuple[Evaluation, dict[str, float]]]:
+    def evaluations(self, at_point: Study, seed: int, clock: Clock) -> Iterator[tuple[Evaluation, dict[str, float]]]:
         """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
         clock.go_on()
-        for evaluation in distill(task.study, task, self.trajectories, seed, on_step=clock.step_taken):
+        for evaluation in distill(at_point, self.task, self.trajectories, seed, on_step=clock.step_taken):
             clock.stop()
             timed = {
                 "outer_step": evaluation.outer_step,
@@ -172,18 +175,17 @@ class Recorder:
             yield evaluation, timed
             clock.go_on()
 
-    def _comparison(self, task: RetrievalTask, evaluation: Evaluation) -> dict[str, Any]:
+    def _comparison(self, at_point: Study, evaluation: Evaluation) -> dict[str, Any]:
         """Recalls of one set by the cheaper evaluations and by the full one, and the seconds that each took."""
         values: dict[str, Any] = {"outer_step": evaluation.outer_step}
         ways = {
-            f"{students}x{epochs}": (student_seeds(task.study.seed, students), epochs) for students, epochs in PROXIES
+            f"{students}x{epochs}": (student_seeds(at_point.seed, students), epochs) for students, epochs in PROXIES
         }
-        full = student_seeds(task.study.seed, FULL[0], _FULL_PURPOSE), FULL[1]
+        full = student_seeds(at_point.seed, FULL[0], _FULL_PURPOSE), FULL[1]
         for name, (seeds, epochs) in {**ways, "full": full}.items():
             began = time.process_time()
-            changed = task.study.evaluation.model_copy(update={"epochs": epochs})
-            cheaper = replace(task, study=task.study.model_copy(update={"evaluation": changed}))
-            scores = evaluate_pairs(cheaper, evaluation.distilled_set.pairs(cheaper), task.val, seeds)
+            changed = at_point.evaluation.model_copy(update={"epochs": epochs})
+            scores = evaluate_pairs(self.task, evaluation.distilled_set.pairs(self.task), self.task.val, changed, seeds)
             values[name] = round(mean_of(scores).mean_recall, 4)
             values[f"{name}_seconds"] = round(time.process_time() - began, 3)
         return values

@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,8 @@ class LiveAnswers:
 def live_run(recorder: Recorder, point: Mapping[str, Scalar], number: int, pace: float = 1.0) -> LiveRun:
     """A distillation that has not begun."""
     clock = Clock()
-    task = replace(recorder.task, study=recorder.study.at(point))
     seed = recorder.study.trial_seed(number)
-    return LiveRun(dict(point), clock, recorder.evaluations(task, seed, clock), pace)
+    return LiveRun(dict(point), clock, recorder.evaluations(recorder.study.at(point), seed, clock), pace)
 
 
 def pace_of(recorder: Recorder, table: Table, turn: int) -> float:

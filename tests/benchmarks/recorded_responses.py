@@ -67,9 +67,11 @@ class Response:
         return cls(
             row["point"],
             row["failed"],
-            *(tuple(each[name] for each in evaluations) for name in ("outer_step", "seconds", "val_mean_recall")),
-            sum(each["seconds_evaluating"] for each in evaluations[-1:]),
-            row["seconds"],
+            outer_steps=tuple(each["outer_step"] for each in evaluations),
+            seconds=tuple(each["seconds"] for each in evaluations),
+            val_mean_recalls=tuple(each["val_mean_recall"] for each in evaluations),
+            seconds_evaluating=sum(each["seconds_evaluating"] for each in evaluations[-1:]),
+            seconds_in_all=row["seconds"],
             compared=tuple(
                 {"own": _recall_at(evaluations, each["outer_step"]), **each} for each in row.get("compared", ())
             ),
