@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,11 @@ class Bench:
         self.options = options
         study = load_study(options.study, options.set)
         self.point: Study = study.at(study.first_point())
-        self.task: RetrievalTask = load_task(self.point, ArrayCache(options.workspace / "cache"), device=options.device)
+        self.task: RetrievalTask = load_task(
+            self.point.data, self.point.model, ArrayCache(options.workspace / "cache"), device=options.device
+        )
         store = ExpertStore(FolderStorage(options.workspace / "experts"))
-        recipe = expert_recipe(self.task)
+        recipe = expert_recipe(self.point, self.task.fingerprints)
         self.trajectories: list[Trajectory] = [store.load(recipe, n) for n in range(self.point.experts.num_experts)]
         self.results: dict[str, dict[str, Any]] = {}
         if options.results.is_file():
@@ -89,20 +91,19 @@ class Bench:
                 "distillation.lr_student_text": self.options.path / cell.syn_steps,
             }
         )
-        task = replace(self.task, study=point)
-        distiller, steps = OuterLoop(task.study, task, self.trajectories, cell.seed), self.options.outer_steps
+        loop, steps = OuterLoop(point, self.task, self.trajectories, cell.seed), self.options.outer_steps
         row: dict[str, Any] = {"recall_at_steps": None, "recall_at_seconds": None, "seconds": None}
         budget = None if cell.gradient == "exact" else self._seconds_of_exact(cell)
         seconds = 0.0
         try:
-            while distiller.outer_step < steps or (budget is not None and seconds < budget):
+            while loop.outer_step < steps or (budget is not None and seconds < budget):
                 started = time.process_time()
-                distiller.step()
+                loop.step()
                 seconds += time.process_time() - started
-                if distiller.outer_step == steps:
-                    row |= {"recall_at_steps": self._recall(task, distiller), "seconds": seconds}
-            row["recall_at_seconds"] = row["recall_at_steps"] if budget is None else self._recall(task, distiller)
-            row["outer_steps_in_seconds"] = distiller.outer_step
+                if loop.outer_step == steps:
+                    row |= {"recall_at_steps": self._recall(point, loop), "seconds": seconds}
+            row["recall_at_seconds"] = row["recall_at_steps"] if budget is None else self._recall(point, loop)
+            row["outer_steps_in_seconds"] = loop.outer_step
         except DivergedError as error:
             row["diverged"] = str(error).splitlines()[0]
         return row
@@ -116,10 +117,10 @@ class Bench:
         ]
         return statistics.median(known) if known else 0.0
 
-    def _recall(self, task: RetrievalTask, distiller: Distiller) -> float:
-        seeds = student_seeds(task.study.seed, self.options.students)
+    def _recall(self, point: Study, loop: OuterLoop) -> float:
+        seeds = student_seeds(point.seed, self.options.students)
         return mean_of(
-            evaluate_pairs(task, distiller.distilled_set().pairs(task), task.val, task.study.evaluation, seeds)
+            evaluate_pairs(self.task, loop.distilled_set().pairs(self.task), self.task.val, point.evaluation, seeds)
         ).mean_recall
 
     def chosen_factor(self, gradient: str, syn_steps: int) -> float:

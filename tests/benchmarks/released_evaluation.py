@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayvldd.config.settings import EvaluationSettings
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.parameters import Parameters
@@ -37,11 +38,13 @@ def _first_place(scores: np.ndarray, right: Sequence[int] | np.ndarray) -> int:
     return min(int(np.where(order == answer)[0][0]) for answer in right)
 
 
-def released_students(task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, seeds: Sequence[int]) -> list[float]:
+def released_students(
+    task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, settings: EvaluationSettings, seeds: Sequence[int]
+) -> list[float]:
     """Mean recall of one fresh student a seed, the backbone in every pass."""
     recalls = []
     for seed in seeds:
-        student = _train(task, pairs, seed)
+        student = _train(task, pairs, settings, seed)
         with torch.no_grad():
             embedded = []
             for start in range(0, inputs.num_images, _TEST_BATCH):
@@ -53,9 +56,9 @@ def released_students(task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, se
     return recalls
 
 
-def _train(task: RetrievalTask, pairs: Pairs, seed: int) -> Parameters:
+def _train(task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seed: int) -> Parameters:
     """A student on the pixels of the pairs: as ``train_student``, without features kept from one epoch to the next."""
-    settings, model = task.study.evaluation, task.model
+    model = task.model
     image, text = (side.clone().requires_grad_() for side in model.initial_parameters(seed))
     optimiser = torch.optim.SGD(
         [{"params": [image], "lr": pairs.lr_image}, {"params": [text], "lr": pairs.lr_text}],
