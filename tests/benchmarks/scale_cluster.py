@@ -25,11 +25,13 @@ from ray.cluster_utils import Cluster
 from search_overhead import OUTER_STEPS, RunTrial, asleep, run_sweep, study_of_size
 
 from rayvldd.config.domains import Scalar
+from rayvldd.config.settings import ExpertSettings
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts import training
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_training as training_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
@@ -171,8 +173,10 @@ def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: fl
     """Let the crew make so many experts, each of so many seconds of sleep, in a store of their own."""
     study = study_of_size(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
     cache, told = folder / "cache", folder / f"experts_{num_nodes}"
-    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
-    wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
+    task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
+    recipe = expert_recipe(study, task.fingerprints)
+    epochs = frozenset(range(study.experts.epochs + 1))
+    wanted = ExpertRequest(recipe, training_of(study), tuple(range(num_experts)), epochs)
     store = ExpertStore(FolderStorage(told / "store"))
     job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()
     with patch.object(expert_training, "ExpertJob", job), meter:
@@ -230,9 +234,9 @@ class _SleepingExpert(ExpertJob):
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
         """Do the job as it is, and tell of it."""
-        sleep = _Sleep(self.seconds / task.study.experts.epochs)
+        sleep = _Sleep(self.seconds / self.wanted.training.settings.epochs)
 
-        def train(_: RetrievalTask, parameters: Parameters, __: Any) -> tuple[Parameters, float]:
+        def train(_: RetrievalTask, __: ExpertSettings, parameters: Parameters, ___: Any) -> tuple[Parameters, float]:
             sleep()
             return Parameters(parameters.image.clone(), parameters.text.clone()), 1.0
 

@@ -90,8 +90,9 @@ def pictures_seconds(folder: Path, num_pairs: int, num_captions: int) -> float:
     """CPU seconds of the driver for the nearest captions and the picture of a set, at the end of a trial, 224 px."""
     rng = np.random.default_rng(0)
     images, texts = rng.random((2, num_pairs, 3, 224, 224), np.float32), rng.random((2, num_pairs, 768), np.float32)
-    tensors = [torch.from_numpy(values) for values in (images[1], texts[1], images[0], texts[0])]
-    DistilledSet(*tensors, [f"a drawn caption, number {pair}" for pair in range(num_pairs)], 0.1, 0.1).save(folder)
+    end, start = ([torch.from_numpy(values[number]) for values in (images, texts)] for number in (1, 0))
+    starts = [f"a drawn caption, number {pair}" for pair in range(num_pairs)]
+    DistilledSet(end[0], end[1], start[0], start[1], starts, 0.1, 0.1).save(folder)
     captions = [f"a caption to be found, number {number}" for number in range(num_captions)]
     split = Split("train", [], np.zeros((0, 3, 1, 1), np.uint8), captions, np.zeros(num_captions, np.int64))
     train = SplitInputs(split, np.zeros((0, 1), np.float32), rng.random((num_captions, 768), np.float32))

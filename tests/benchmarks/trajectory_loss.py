@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers.tasks import encoder, random_walk
+from helpers.tasks import distillation_settings, encoder, random_walk
 from trajectory_cases import Layouts, save_expert
+from unroll_cases import matching_from
 
-from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.unroll.batches import StudentInputs
@@ -78,9 +79,10 @@ def study_of(case: LossCase, tiny: bool) -> Study:
 
 def loss_errors(case: LossCase, folder: Path, tiny: bool) -> Iterator[LossError]:
     """Train an expert, keep it, and compare the matching losses of a student, segment by segment and step size."""
-    task = load_task(study_of(case, tiny), ArrayCache(folder / "cache"), device="cpu")
-    trained, _ = train_expert(task, expert_training(task.study), 0)
-    store, recipe = ExpertStore(FolderStorage(folder / "experts")), expert_recipe(task.study, task.fingerprints)
+    study = study_of(case, tiny)
+    task = load_task(study.data, study.model, ArrayCache(folder / "cache"), device="cpu")
+    trained, _ = train_expert(task, expert_training(study), 0)
+    store, recipe = ExpertStore(FolderStorage(folder / "experts")), expert_recipe(study, task.fingerprints)
     save_expert(store, recipe, 0, trained, Layouts(task.model.image_layout, task.model.text_layout))
     kept = store.load(recipe, 0)
     rounded = Trajectory({epoch: _rounded(trained[epoch]) for epoch in trained.epochs})
@@ -95,14 +97,16 @@ def _loss(task: RetrievalTask, trajectory: Trajectory, start: int, step_size: fl
     """The matching loss of a student that takes a few steps on real pairs, as a synthetic set starts."""
     steps = 2 if len(task.train.captions) < 500 else _STEPS
     # Only the loss is wanted: the way back through one step is the shortest there is.
-    settings = DistillationSettings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
+    settings = distillation_settings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
     chosen = np.arange(_PAIRS)
     captions = np.array([task.train.captions_of(int(image))[0] for image in chosen])
     images, texts = task.frozen_outputs(task.train, chosen), task.texts(task.train, captions)
     inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
     walk = random_walk(seed=3, pairs=_PAIRS, steps=steps)
-    loss, _ = InnerLoop(task.model, settings).gradient(trajectory.segment(start, start + 1), inputs, walk)
-    return float(loss.total)
+    segment = trajectory.segment(start, start + 1)
+    loop = InnerLoop(task.model, settings, settings.of(TrajectoryMatchingSettings))
+    loss, _ = loop.gradient(segment.start, matching_from(segment), inputs, walk)
+    return float(loss.value)
 
 
 def _rounded(parameters: Parameters) -> Parameters:

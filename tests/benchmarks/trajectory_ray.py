@@ -16,7 +16,7 @@ from trajectory_reading import first_segment_seconds
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.get_or_make import ExpertRequest
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import load_task
 from rayvldd.runtime.expert_training import make_experts
@@ -82,7 +82,7 @@ def drop_set(store: ExpertStore) -> None:
 
 def private_growth(store: ExpertStore, num_experts: int, num_readers: int) -> list[int]:
     """Private bytes that each of so many processes gains by reading the whole set, all at the same time."""
-    readers = [ray.remote(_Reader).options(num_cpus=0).remote() for _ in range(num_readers)]
+    readers: list[Any] = [ray.remote(_Reader).options(num_cpus=0).remote() for _ in range(num_readers)]
     small = put_set("warm-up", Layouts(*_tiny_layouts()), 1)
     # What a process loads to read anything at all, libraries and connections, is no part of the set.
     ray.get([reader.read.remote(small, 1) for reader in readers])
@@ -106,7 +106,7 @@ def first_segments_in_actors(store: ExpertStore, num_processes: int) -> list[dic
     """Seconds to first segments in fresh processes of Ray, one after the other."""
     found = []
     for _ in range(num_processes):
-        reader = ray.remote(_Reader).options(num_cpus=0).remote()
+        reader: Any = ray.remote(_Reader).options(num_cpus=0).remote()
         ray.get(reader.private_bytes.remote())  # it is up
         found.append(ray.get(reader.first_segment.remote(store)))
         ray.kill(reader)
@@ -138,8 +138,10 @@ def scaling(folder: Path, rounds: int, tiny: bool) -> dict[str, float]:
 def _fleet_seconds(study: Study, num_experts: int, folder: Path) -> tuple[float, list[float]]:
     """Make so many experts, each on an actor of its own: the wall clock, and every epoch's own."""
     cache, experts = folder / "cache", folder / "experts"
-    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
-    wanted = ExpertRequest(recipe, tuple(range(num_experts)), frozenset(range(study.experts.epochs + 1)))
+    task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
+    recipe = expert_recipe(study, task.fingerprints)
+    kept = frozenset(range(study.experts.epochs + 1))
+    wanted = ExpertRequest(recipe, expert_training(study), tuple(range(num_experts)), kept)
     store = ExpertStore(FolderStorage(experts))
     begin = time.perf_counter()
     made = make_experts(study, wanted, store, cache)

@@ -14,8 +14,10 @@ import torch
 from trajectory_cases import drawn_recipe
 from unroll_measuring import peak_bytes
 
+from rayvldd.config.settings import ExpertSettings
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.training import ExpertTraining
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -83,10 +85,11 @@ def _first_segment(job: ReadingJob) -> dict[str, float]:
 
 def first_segment_seconds(store: ExpertStore) -> dict[str, float]:
     """Time the first expert that this process reads, and further ones that it has not seen."""
-    task = cast(RetrievalTask, None)  # asked for only when something is missing
+    task = cast(RetrievalTask, None)  # asked for only when something is missing, as is the training
+    training = ExpertTraining(ExpertSettings(), 0)
     figures = {}
     for index, name in enumerate(("first", "second", "third")):
-        wanted = ExpertRequest(drawn_recipe(), (index,), frozenset((0, 1, 2)))
+        wanted = ExpertRequest(drawn_recipe(), training, (index,), frozenset((0, 1, 2)))
         figures[name] = _seconds(lambda wanted=wanted: get_or_make(task, wanted, store)[0].segment(1, 2))
     return figures
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers.tasks import drawn_like, encoder, random_walk
+from helpers.tasks import distillation_settings, drawn_like, encoder, random_walk
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.settings import ModelSettings
 from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.reference import unrolled_matching_loss
+from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
-from rayvldd.distillation.unroll.inner_loop import InnerLoop
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -97,14 +99,24 @@ def walk_of(case: Case, steps: int) -> InnerBatches:
     return InnerBatches([batch.to(case.texts.device) for batch in walk.batches], walk.seeds)
 
 
+def matching_from(segment: Segment) -> Callable[[Parameters], EndLoss]:
+    """The matching loss of a student that started where the segment does, as the inner loop differentiates it."""
+
+    def end_loss(student: Parameters) -> EndLoss:
+        return EndLoss(matching_loss(student, segment).total, {})
+
+    return end_loss
+
+
 def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Tensor]]:
     """The engine's gradient by pixels, texts and step sizes, with an inner loop that is kept from call to call."""
-    options = DistillationSettings(num_pairs=len(case.texts), **settings)
-    loop, walk = InnerLoop(case.model, options), walk_of(case, steps)
+    options = distillation_settings(num_pairs=len(case.texts), **settings)
+    loop = InnerLoop(case.model, options, options.of(TrajectoryMatchingSettings))
+    walk = walk_of(case, steps)
 
     def run() -> list[Tensor]:
         stem = FrozenFeatures(case.model, options, case.images, seed=5)
-        _, by_inputs = loop.gradient(case.segment, case.inputs(stem.output), walk)
+        _, by_inputs = loop.gradient(case.segment.start, matching_from(case.segment), case.inputs(stem.output), walk)
         return [stem.back(by_inputs.frozen_output), by_inputs.texts, by_inputs.lr_image, by_inputs.lr_text]
 
     return run
@@ -112,7 +124,7 @@ def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Ten
 
 def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], list[Tensor]]:
     """The same gradient as the released code computes it: one graph over all steps, one backward pass at its end."""
-    walk = walk_of(case, steps)
+    walk, options = walk_of(case, steps), DistillationSettings(num_pairs=len(case.texts))
 
     def run() -> list[Tensor]:
         leaves = case.inputs(case.images)
@@ -121,7 +133,7 @@ def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], 
         case.model.train()
         cast = torch.autocast(case.texts.device.type, dtype=torch.bfloat16, enabled=autocast)
         with sdpa_kernel(SDPBackend.MATH), cast:
-            loss = unrolled_matching_loss(case.model, case.segment, inputs, walk)
+            loss = unrolled_matching_loss(case.model, case.segment, inputs, walk, options)
         gradient = torch.autograd.grad(loss, values)
         case.model.train(False)
         return list(gradient)
