@@ -34,7 +34,7 @@ def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
     for index in range(2):
         layouts = task.model.image_layout, task.model.text_layout
         store.save(
-            expert_recipe(task.study, task.fingerprints),
+            expert_recipe(study, task.fingerprints),
             index,
             MadeExpert(random_trajectory(task.model, index), [], *layouts),
         )
