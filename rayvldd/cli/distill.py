@@ -12,9 +12,7 @@ from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
-    from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.experts.store.expert_store import ExpertStore
-    from rayvldd.library.distilling import distill_point
     from rayvldd.workspace import Workspace
 
 
@@ -52,6 +50,8 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
         return dry_run(invocation, point, _plan(point, workspace, store, out))
 
     from rayvldd.console import ProgressDisplay
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.library.distilling import distill_point
 
     with ProgressDisplay() as display, reachable(store):
         folder = distill_point(point, workspace, store, display, out)
