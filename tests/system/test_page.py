@@ -20,7 +20,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
-from rayvldd.records.set_scores import read_scores, short_names
+from rayvldd.records.set_scores import SetScores, read_scores, short_names
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import shown
 from rayvldd.reports.page.drawings import short
@@ -195,14 +195,14 @@ def write_evaluation(file: Path, values: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[Evaluation]:
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> list[SetScores]:
     folder = tmp_path_factory.mktemp("sets")
     write_set(folder / "one", Study.model_validate(TINY_STUDY), 6)
     return read_scores([], [write_evaluation(folder / "evaluated.json", evaluation(folder))])[1]
 
 
 @pytest.fixture(scope="module")
-def comparison(studies: Path, evaluations: list[Evaluation]) -> Comparison:
+def comparison(studies: Path, evaluations: list[SetScores]) -> Comparison:
     reports = [read_study(path) for path in sorted(studies.iterdir())]
     sets = evaluated_sets(evaluations, reports, studies)
     return compare(reports, [], evaluations, sets, published_rows())
@@ -467,7 +467,7 @@ def test_what_is_lost_is_drawn(comparison: Comparison) -> None:
     assert loss.drawings[3].rows == [("dog", 50.0, None, 20.0, 10.0, 40.0, "yes")]
 
 
-def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: list[Evaluation]) -> None:
+def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: list[SetScores]) -> None:
     (row, *_) = evaluations[0].breakdown[0].recalls
     many = row.model_copy(update={"recall": {**row.recall, **{f"9 pairs, {n}": float(n) for n in range(5)}}})
     place = next(iter(row.recall))
@@ -477,7 +477,7 @@ def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: 
 
 
 def test_evaluated_sets_are_shown_once_and_one_that_is_gone_is_said_to_be(
-    studies: Path, evaluations: list[Evaluation], tmp_path: Path
+    studies: Path, evaluations: list[SetScores], tmp_path: Path
 ) -> None:
     reports = [read_study(studies / "weak")]
     one, gone = evaluated_sets(evaluations, reports, tmp_path)

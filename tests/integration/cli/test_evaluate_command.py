@@ -10,10 +10,10 @@ import torch
 import yaml
 from helpers.cli import last_object, run
 from helpers.studies import TINY_STUDY
-from helpers.tasks import load
+from helpers.tasks import StudyTask, load
 
 from rayvldd.cli.encoder_options import read_encoders
-from rayvldd.cli.invocation import EXIT_USER_ERROR, Invocation
+from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import METHODS, NESTED_METHODS, choose_coreset
 from rayvldd.distillation.coreset_set import coreset_as_set
@@ -23,30 +23,23 @@ from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.recipe import expert_training
 from rayvldd.library.scoring import summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
-from rayvldd.models.retrieval_task import RetrievalTask
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
 """An encoder of another width, on a scale of its own."""
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> RetrievalTask:
+def task(tmp_path_factory: pytest.TempPathFactory) -> StudyTask:
     return load(Study.model_validate(TINY_STUDY), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def set_folder(task: RetrievalTask, tmp_path: Path) -> Path:
+def set_folder(task: StudyTask, tmp_path: Path) -> Path:
     """Six real pairs in the form of a distilled set."""
     folder = tmp_path / "six"
-    coreset_as_set(
-        task, choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study)), "herding", 1
-    ).save(folder)
+    coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
+    coreset_as_set(task.study, task, coreset, "herding", 1).save(folder)
     return folder
-
-
-@pytest.fixture
-def invocation(tmp_path: Path) -> Invocation:
-    return Invocation("rayvldd evaluate SET", (), tmp_path / "workspace", False, False, False, None)  # type: ignore[arg-type]
 
 
 def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
@@ -58,7 +51,7 @@ def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
 # --- coresets as sets ---------------------------------------------------------------------------------------------
 
 
-def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_folder: Path) -> None:
+def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: StudyTask, set_folder: Path) -> None:
     coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
     saved = DistilledSet.load(set_folder)
     again, pairs = saved.pairs(task), coreset.pairs(task, task.study.evaluation.lr_coreset)
@@ -71,17 +64,16 @@ def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: RetrievalTask, set_fol
     assert "6 pairs, 16 px images" in saved.describe()
 
 
-def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task: RetrievalTask, tmp_path: Path) -> None:
+def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task: StudyTask, tmp_path: Path) -> None:
     lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
-    changed = dataclasses.replace(task, study=task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4}))
-    saved = coreset_as_set(
-        changed, choose_coreset(task, "random", 3, seed=0, training=expert_training(task.study)), "random", 0
-    )
+    study = task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4})
+    coreset = choose_coreset(task, "random", 3, seed=0, training=expert_training(study))
+    saved = coreset_as_set(study, task, coreset, "random", 0)
     assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
 
 
 @pytest.mark.parametrize("method", NESTED_METHODS)
-def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: RetrievalTask, method: str) -> None:
+def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: StudyTask, method: str) -> None:
     small, large = (
         choose_coreset(task, method, number, seed=3, training=expert_training(task.study)) for number in (5, 11)
     )
@@ -132,22 +124,20 @@ def test_encoders_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
     assert len(told) == 3 and "nmae" in told[0] and "holds no keys" in told[1] and "No such file" in told[2]
 
 
-def test_sets_of_the_same_settings_share_a_group(set_folder: Path, invocation: Invocation) -> None:
+def test_sets_of_the_same_settings_share_a_group(set_folder: Path) -> None:
     one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
     other_method = with_card(one, **{"distillation.lr_image": 3.0})
     other_model = with_card(one, **{"model.width": 24})
-    groups = group_sets({"one": one, "method": other_method, "model": other_model}, {}, invocation)
+    groups = group_sets({"one": one, "method": other_method, "model": other_model}, {})
     assert [list(group.sets) for group in groups] == [["one", "method"], ["model"]]
 
 
-def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(
-    set_folder: Path, invocation: Invocation
-) -> None:
+def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(set_folder: Path) -> None:
     one = load_sets([str(set_folder)], set_folder)[str(set_folder)]
     named = {**OTHER, "name": "test_byobnet"}
     other = with_card(one, **{"model.image_encoder": {**named, "options": {}}})
     encoders, _ = read_encoders(["convnet_d3", "test_byobnet"], "--transfer")
-    groups = group_sets({"one": one, "other": other}, encoders, invocation)
+    groups = group_sets({"one": one, "other": other}, encoders)
     assert {(group.encoder, *group.sets) for group in groups} == {
         ("convnet_d3", "one", "other"),
         ("test_byobnet", "one", "other"),
@@ -159,7 +149,7 @@ def test_a_matrix_has_a_group_for_each_encoder_and_keeps_a_sets_own_settings(
     assert by_encoder["convnet_d3"].made_with == {"one": "convnet_d3", "other": "test_byobnet"}
 
 
-def test_pixels_arrive_on_the_other_encoders_scale(task: RetrievalTask, set_folder: Path, tmp_path: Path) -> None:
+def test_pixels_arrive_on_the_other_encoders_scale(task: StudyTask, set_folder: Path, tmp_path: Path) -> None:
     saved = DistilledSet.load(set_folder)
     scale = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     other = load(task.study, tmp_path, **{"model.image_encoder": {**OTHER, **scale}})

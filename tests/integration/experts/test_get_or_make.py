@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tasks import StudyTask, load
 
 import rayvldd.experts.get_or_make
 import rayvldd.experts.store.expert_store
 import rayvldd.storage.lease
 from rayvldd.config.study import Study
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import StoreError
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.experts.training import ExpertState, train_epochs, train_expert
+from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
 
@@ -35,8 +35,8 @@ def study(tiny_study: Study) -> Study:
 
 
 @pytest.fixture
-def task(study: Study, tiny_cache: Path) -> RetrievalTask:
-    return load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+def task(study: Study, tiny_cache: Path) -> StudyTask:
+    return load(study, tiny_cache)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Expert and epoch of everything that is trained in this process."""
     seen: list[tuple[int, int]] = []
 
-    def watched(task: RetrievalTask, index: int, after: ExpertState | None = None) -> Any:
-        for state in train_epochs(task, expert_training(task.study), index, after):
+    def watched(task: RetrievalTask, training: ExpertTraining, index: int, after: ExpertState | None = None) -> Any:
+        for state in train_epochs(task, training, index, after):
             seen.append((index, state.epoch))
             yield state
 
@@ -58,7 +58,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
-def wanted(task: RetrievalTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
+def wanted(task: StudyTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
     return ExpertRequest(expert_recipe(task.study, task.fingerprints), expert_training(task.study), indexes, epochs)
 
 
@@ -69,7 +69,7 @@ def assert_same(left: Trajectory, right: Trajectory) -> None:
 
 
 def test_what_is_there_is_taken_and_only_what_is_asked_for_is_made(
-    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
+    task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
     told: list[tuple[int, int]] = []
     (one,) = get_or_make(task, wanted(task, 3), store)
@@ -83,7 +83,7 @@ def test_what_is_there_is_taken_and_only_what_is_asked_for_is_made(
 
 
 def test_epochs_that_were_not_kept_are_trained_again(
-    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
+    task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
     (few,) = get_or_make(task, wanted(task, 0, epochs=frozenset({0, 1, 3})), store)
     assert few.epochs == [0, 1, 3]
@@ -100,7 +100,7 @@ import torch
 import rayvldd.experts.get_or_make as room
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.models.retrieval_task import load_task
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.storage.folder import FolderStorage
@@ -111,8 +111,8 @@ torch.set_num_threads(threads)
 task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
 train_epochs = room.train_epochs
 
-def watched(task, index, after=None):
-    for state in train_epochs(task, expert_training(task.study), index, after):
+def watched(task, training, index, after=None):
+    for state in train_epochs(task, training, index, after):
         if state.epoch > last_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         print(index, state.epoch, flush=True)
@@ -121,7 +121,7 @@ def watched(task, index, after=None):
 room.train_epochs = watched
 print("ready", flush=True)
 sys.stdin.readline()
-recipe, training = expert_recipe(task.study, task.fingerprints), expert_training(task.study)
+recipe, training = expert_recipe(study, task.fingerprints), expert_training(study)
 wanted = room.ExpertRequest(recipe, training, tuple(indexes), frozenset(range(5)))
 room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
 """
@@ -139,7 +139,7 @@ def maker(study: Study, cache: Path, folder: Path, num_experts: int, last_epoch:
 
 @pytest.mark.timeout(300)  # three imports of everything, on a machine that may be busy
 def test_many_that_ask_at_once_make_each_expert_once(
-    study: Study, task: RetrievalTask, store: ExpertStore, tiny_cache: Path, tmp_path: Path
+    study: Study, task: StudyTask, store: ExpertStore, tiny_cache: Path, tmp_path: Path
 ) -> None:
     makers = [maker(study, tiny_cache, tmp_path / "experts", num_experts=4) for _ in range(3)]
     for process in makers:
@@ -155,7 +155,7 @@ def test_many_that_ask_at_once_make_each_expert_once(
 
 def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
     study: Study,
-    task: RetrievalTask,
+    task: StudyTask,
     store: ExpertStore,
     tiny_cache: Path,
     trained: list[tuple[int, int]],
@@ -178,7 +178,7 @@ def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
 
 
 def test_a_hole_among_the_kept_epochs_is_trained_again(
-    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]]
+    task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
     recipe = expert_recipe(task.study, task.fingerprints)
     for state in train_epochs(task, expert_training(task.study), 0):
@@ -195,7 +195,7 @@ def elsewhere(beat: int, done: int = 0) -> bytes:
 
 
 def test_a_holder_far_away_is_waited_for_while_it_lives(
-    task: RetrievalTask, store: ExpertStore, trained: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its beats keep it alive, whatever its clock says; when they stop, its work is taken over."""
     monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 1.0)
@@ -220,7 +220,7 @@ def test_a_holder_far_away_is_waited_for_while_it_lives(
 
 
 def test_a_claim_that_cannot_be_understood_goes_stale(
-    task: RetrievalTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
+    task: StudyTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 0.2)
     monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
@@ -230,9 +230,7 @@ def test_a_claim_that_cannot_be_understood_goes_stale(
     assert len(get_or_make(task, wanted(task, 0), store)) == 1
 
 
-def test_a_claim_beats_while_it_is_held(
-    store: ExpertStore, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_claim_beats_while_it_is_held(store: ExpertStore, task: StudyTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rayvldd.storage.lease, "BEAT_S", 0.05)
     recipe = expert_recipe(task.study, task.fingerprints)
     lease = store.acquire(recipe, 0, LeaseHolder())
@@ -245,7 +243,7 @@ def test_a_claim_beats_while_it_is_held(
 
 
 def test_a_disk_that_fills_up_keeps_the_epochs_before(
-    task: RetrievalTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
+    task: StudyTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
 ) -> None:
     write, written = rayvldd.experts.store.expert_store.write_tensors, []
 
@@ -269,6 +267,6 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
 
 def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
     imported = study.at({"experts.imported": "0123456789abcdef"})
-    task = load_task(imported.data, imported.model, ArrayCache(tiny_cache), device="cpu")
+    task = load(imported, tiny_cache)
     with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are missing.*\nNext: .*import"):
         get_or_make(task, wanted(task, 0), store)

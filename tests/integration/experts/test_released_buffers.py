@@ -189,9 +189,9 @@ def test_the_digest_names_content_and_order(tmp_path: Path) -> None:
 
 def test_imported_experts_are_never_made(tmp_path: Path) -> None:
     recipe = ExpertRecipe({"experts": {"imported": "0123456789abcdef"}})
-    store = ExpertStore(FolderStorage(tmp_path))
+    store, training = ExpertStore(FolderStorage(tmp_path)), expert_training(Study.model_validate(TINY_STUDY))
     with pytest.raises(StoreError, match=r"2 of 2 experts imported as 0123456789abcdef are missing") as error:
-        missing_of(ExpertRequest(recipe, (0, 1), frozenset({0})), store)
+        missing_of(ExpertRequest(recipe, training, (0, 1), frozenset({0})), store)
     words = shlex.split(error.value.next_command)
     assert words[:3] == ["rayvldd", "experts", "import"]
 

@@ -55,7 +55,7 @@ def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: P
     assert again.file == found.file, "the same evaluation replaces itself"
     compared = rv.compare(workspace=workspace)
     assert compared.page.is_file() and compared.verdicts and not compared.unread
-    assert [one.command for one in compared.comparison.groups] or compared._repr_html_()
+    assert "<li>" in compared._repr_html_()
     assert "4 pairs, random" in compared.page.read_text(encoding="utf-8")
 
 

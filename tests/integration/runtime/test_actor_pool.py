@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 import ray
 import torch
+from helpers.tasks import StudyTask, load
 from ray import cloudpickle
 
 import rayvldd.runtime.actor_pool
 import rayvldd.runtime.expert_training
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
-from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import DivergedError, RayvlddError, StoreError
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.get_or_make import ExpertRequest
-from rayvldd.experts.recipe import ExpertRecipe, expert_recipe
+from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.experts.training import train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
-from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
@@ -43,8 +43,8 @@ ONE_CPU = ResourceRequest(1, 0.0, "resources.cpus_per_expert")
 
 
 @pytest.fixture
-def tiny_problem(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
-    return load_task(tiny_study.data, tiny_study.model, ArrayCache(tiny_cache), device="cpu")
+def tiny_problem(tiny_study: Study, tiny_cache: Path) -> StudyTask:
+    return load(tiny_study, tiny_cache)
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ ALL = frozenset({0, 1, 2})
 """The epochs of an expert of the tiny study."""
 
 
-def wanted(recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> ExpertRequest:
-    return ExpertRequest(recipe, tuple(range(num_experts)), epochs)
+def wanted(study: Study, recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> ExpertRequest:
+    return ExpertRequest(recipe, expert_training(study), tuple(range(num_experts)), epochs)
 
 
 def made(*snapshots: Parameters) -> MadeExpert:
@@ -80,19 +80,19 @@ def made(*snapshots: Parameters) -> MadeExpert:
 
 
 def test_experts_are_those_that_one_process_trains(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path, tmp_path: Path
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """More experts than actors, one of them there before: each is what its number says, whoever trained it."""
     study = tiny_study.at({"experts.num_experts": 4})
-    recipe, store = expert_recipe(tiny_problem), ExpertStore(FolderStorage(tmp_path))
+    recipe, store = expert_recipe(study, tiny_problem.fingerprints), ExpertStore(FolderStorage(tmp_path))
     early = made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3)))
     store.save(recipe, 1, early)
     told: list[ExpertProgress] = []
-    assert make_experts(study, wanted(recipe, 4), store, tiny_cache, told.append) == 3
+    assert make_experts(study, wanted(study, recipe, 4), store, tiny_cache, told.append) == 3
     assert store.finished(recipe) == [0, 1, 2, 3]
     assert_same(store.load(recipe, 1), early.trajectory)
     for index in (0, 2, 3):
-        assert_same(store.load(recipe, index), train_expert(tiny_problem, index)[0])
+        assert_same(store.load(recipe, index), train_expert(tiny_problem, expert_training(study), index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2]
     assert told[-1] == ExpertProgress(finished=4, total=4, seconds_left=0.0)
     assert [progress.finished for progress in told] == sorted(progress.finished for progress in told)
@@ -106,14 +106,14 @@ def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, m
         store.save(recipe, index, made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3))))
     monkeypatch.setattr(rayvldd.runtime.expert_training, "start_ray", lambda *_: pytest.fail("started"))
     told: list[ExpertProgress] = []
-    assert make_experts(tiny_study, wanted(recipe, 2), store, tmp_path, told.append) == 0
+    assert make_experts(tiny_study, wanted(tiny_study, recipe, 2), store, tmp_path, told.append) == 0
     assert told == [ExpertProgress(2, 2, seconds_left=0.0)]
 
 
-def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: RetrievalTask, tmp_path: Path) -> None:
+def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: StudyTask, tmp_path: Path) -> None:
     recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderStorage(tmp_path))
     with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
-        ExpertJob(wanted(recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
+        ExpertJob(wanted(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
 
 
@@ -121,9 +121,9 @@ def test_an_expert_that_diverges_says_so_without_a_traceback(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
-    recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu"))
+    recipe = expert_recipe(study, load(study, tiny_cache).fingerprints)
     with pytest.raises(DivergedError) as caught:
-        make_experts(study, wanted(recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
+        make_experts(study, wanted(study, recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
     assert "experts.lr_image=1e+30" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert "experts.lr_image" in caught.value.next_command
@@ -153,18 +153,21 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_students_are_those_that_one_process_trains(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path
+    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path
 ) -> None:
-    pairs = choose_coreset(tiny_problem, "random", 6, seed=0).pairs(tiny_problem)
-    others = choose_coreset(tiny_problem, "random", 8, seed=1).pairs(tiny_problem)
+    settings, training = tiny_study.evaluation, expert_training(tiny_study)
+    pairs, others = (
+        choose_coreset(tiny_problem, "random", number, seed, training=training).pairs(tiny_problem, settings.lr_coreset)
+        for number, seed in ((6, 0), (8, 1))
+    )
     jobs = [EvaluationJob(pairs, 0), EvaluationJob(None, 5), EvaluationJob(others, 0), EvaluationJob(pairs, 1)]
     told: list[tuple[int, int]] = []
     recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
     assert recalls == [
-        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [0]),
-        score(tiny_problem, train_on_all(tiny_problem, tiny_study.evaluation.full_data_epochs, 5), tiny_problem.test),
-        *evaluate_pairs(tiny_problem, others, tiny_problem.test, [0]),
-        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, [1]),
+        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [0]),
+        score(tiny_problem, train_on_all(tiny_problem, training, settings.full_data_epochs, 5), tiny_problem.test),
+        *evaluate_pairs(tiny_problem, others, tiny_problem.test, settings, [0]),
+        *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [1]),
     ]
     assert told[-1] == (4, 4)
     assert evaluate_in_parallel(tiny_study, tiny_cache, [], "val") == []
@@ -252,7 +255,7 @@ def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path
     with pytest.raises(
         RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
     ):
-        make_experts(study, wanted(ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
+        make_experts(study, wanted(study, ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,7 @@ import sys
 from pathlib import Path
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.runtime.expert_training import make_experts
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.models.retrieval_task import load_task
@@ -365,8 +368,10 @@ from rayvldd.storage.folder import FolderStorage
 # What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
-wanted = ExpertRequest(recipe, tuple(range(study.experts.num_experts)), frozenset(range(study.experts.epochs + 1)))
+task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
+recipe = expert_recipe(study, task.fingerprints)
+indexes, epochs = range(study.experts.num_experts), range(study.experts.epochs + 1)
+wanted = ExpertRequest(recipe, expert_training(study), tuple(indexes), frozenset(epochs))
 with start_ray(None, 1):
     make_experts(
         study,
@@ -403,10 +408,10 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at(LONG)
-    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     watch = kill_the_first_at_work(store, recipe)
-    assert make_experts(study, wanted(recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
+    assert make_experts(study, wanted(study, recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
     assert len(watch.killed) == 1  # type: ignore[attr-defined]
     for index in range(2):
         assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
@@ -420,7 +425,7 @@ import ray
 from ray.cluster_utils import Cluster
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.experts.recipe import expert_recipe
+from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.runtime.expert_training import make_experts
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.models.retrieval_task import load_task
@@ -428,7 +433,8 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.storage.folder import FolderStorage
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-recipe = expert_recipe(load_task(study.data, study.model, ArrayCache(cache), device="cpu"))
+task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
+recipe = expert_recipe(study, task.fingerprints)
 store = ExpertStore(FolderStorage(folder))
 options = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
@@ -442,7 +448,7 @@ def watch(progress):
         print("at work, node goes", flush=True)
         cluster.remove_node(nodes.pop(), allow_graceful=False)
 
-wanted = ExpertRequest(recipe, tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
+wanted = ExpertRequest(recipe, expert_training(study), tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
 print("made", make_experts(study, wanted, store, cache, watch), flush=True)
 ray.shutdown()
 cluster.shutdown()
@@ -461,7 +467,7 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
     told = (tmp_path / "output").read_text()
     assert "\nmade " in told and told.count("node goes") == 1, told
-    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path / "experts"))
     assert store.finished(recipe, range(301)) == [0, 1]
     for index in range(2):
@@ -473,7 +479,7 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({**LONG, "experts.num_experts": 1})
-    task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu")
+    task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
@@ -484,13 +490,13 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     kept = store.kept_epochs(recipe, 0)
     assert len(kept) > 5
     # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
-    make_experts(study, wanted(recipe, 1, frozenset(range(301))), store, tiny_cache)
+    make_experts(study, wanted(study, recipe, 1, frozenset(range(301))), store, tiny_cache)
     assert_same(store.load(recipe, 0), train_expert(task, expert_training(task.study), 0)[0])
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
-    tiny_study: Study, tiny_problem: RetrievalTask, tiny_cache: Path, tmp_path: Path
+    tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""
     study = tiny_study.at({"experts.num_experts": 100_000})
@@ -509,7 +515,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     assert time.monotonic() - pressed < 30
     assert errors.strip().endswith("KeyboardInterrupt"), errors
     assert errors.count("Traceback") == 1, errors
-    store, recipe = ExpertStore(FolderStorage(tmp_path)), expert_recipe(tiny_problem)
+    store, recipe = ExpertStore(FolderStorage(tmp_path)), expert_recipe(study, tiny_problem.fingerprints)
     finished = store.finished(recipe)
     assert len(finished) >= 2
     assert all(store.load(recipe, index).num_epochs == 2 for index in finished)
