@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rayvldd.config.domains import ChoiceDomain, Domain, Scalar
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, Scalar
 from rayvldd.config.study import Study
 
 DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl")
@@ -187,6 +187,8 @@ def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarr
         if isinstance(domain, ChoiceDomain):
             coordinates += [float(value == point[key]) for value in domain.values]
             continue
+        if isinstance(domain, FixedDomain):
+            continue  # the same everywhere
         scaled = [math.log(value) if domain.log else value for value in (domain.low, domain.high, float(point[key]))]
         low, high, value = scaled
         coordinates.append((value - low) / (high - low) if high > low else 0.0)
