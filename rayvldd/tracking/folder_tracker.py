@@ -29,6 +29,11 @@ class FolderTracker:
         self.translating_errors: dict[Path, list[dict[str, Any]]] = {}
         """File to the origins and ends it holds, so that nothing is written twice when a study continues."""
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Nothing: a write that fails raises."""
+        return ()
+
     def start_study(self, study: Study, command: str) -> None:
         """Write the study's settings, or go on in what an earlier call has written."""
         try:

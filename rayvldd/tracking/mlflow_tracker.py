@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import secrets
-import sqlite3
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.metrics import MEAN_RECALL
@@ -35,6 +35,8 @@ from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.set_source import BEST_ALIAS
+from rayvldd.tracking.sqlite_file import ready_sqlite
+from rayvldd.tracking.verdicts import PermanentError, verdict_of
 from rayvldd.workspace import database_file
 
 EXPERIMENT = "rayvldd"
@@ -76,7 +78,7 @@ class MlflowTracker:
     def __init__(self, uri: str, artifacts: Path | None = None, *, origin: str = "") -> None:
         self.uri = uri
         self._origin = origin
-        self._outbox = Outbox(f"the tracking server {uri}", _is_away)
+        self._outbox = Outbox(f"the tracking server {uri}", verdict_of)
         self._study_run = ""
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
@@ -85,7 +87,8 @@ class MlflowTracker:
         self._last_steps: dict[str, dict[str, int]] = {}
         """Run id to metric to the last step written."""
         with _quiet(), _answering(uri):
-            _check_sqlite(uri)
+            if file := database_file(uri):
+                ready_sqlite(file)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = _experiment(self._client, uri, artifacts)
 
@@ -100,45 +103,76 @@ class MlflowTracker:
             "rayvldd.command": command,
             "mlflow.note.content": f"`{command}`",
         }
-        query = f"tags.`rayvldd.identity` = '{identity}' and attributes.status != 'FINISHED'"
+        same = f"tags.`rayvldd.identity` = '{identity}'"
         with _answering(self.uri):
-            found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["start_time DESC"])
-            self._study_run = self._open_run(found[0] if found else None, study.name, tags, _params(study))
+            found = self._newest_run(f"{same} and attributes.status != 'FINISHED'")
+            found = found or self._newest_run(f"{same} and tags.`{_MISSING}` != ''")
+            self._study_run = self._open_run(found, study.name, tags, _params(study))
+        self._try_artifacts(self._study_run)
 
     def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
         """Open the child run of a trial, or find it again."""
         self._open_trials.add(trial_id)
-        self._outbox.put(trial_id, partial(self._open_trial, trial_id, dict(point)))
+        self._outbox.put(trial_id, partial(self._open_trial, trial_id, dict(point)), what=f"the run of {trial_id}")
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
         """Write the dataset as an input of the run, and the expert set and encoders as its tags."""
         settings = self._study.data.model_dump(mode="json")
-        self._outbox.put(trial_id or _STUDY, partial(self._write_origins_of, trial_id, settings, origins))
+        write = partial(self._write_origins_of, trial_id, settings, origins)
+        self._outbox.put(trial_id or _STUDY, write, what=f"the origins of {trial_id or 'the study'}")
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
         entries = _entries(metrics, step)
-        self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries)
+        what = f"metrics of {trial_id or 'the study'}"
+        self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries, what=what)
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
-        """Close the child run of a trial with its artifacts and tags."""
+        """Close the child run of a trial with its artifacts and tags.
+
+        Each is a write of its own: what the server does not take keeps no run from its end.
+        """
         self._open_trials.discard(trial_id)
-        self._outbox.put(trial_id, partial(self._close_trial, trial_id, state, artifacts, dict(tags)))
+        if artifacts is not None:
+            write = partial(self._write_artifacts, trial_id, artifacts)
+            self._outbox.put(trial_id, write, what=f"the artifacts of {trial_id}")
+        self._outbox.put(trial_id, partial(self._write_tags, trial_id, state, dict(tags)), what=f"tags of {trial_id}")
+        self._outbox.put(trial_id, partial(self._close, trial_id, state), what=f"the state of {trial_id}")
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Close the parent run with the figures of the whole study; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
-        self._outbox.put(_STUDY, partial(self._write_final, _entries(metrics, 0)))
-        self._outbox.put(_STUDY, partial(self._close_study, state, artifacts))
+        self._outbox.put(_STUDY, partial(self._write_final, _entries(metrics, 0)), what="metrics of the study")
+        if artifacts is not None:
+            write = partial(self._write_artifacts, None, artifacts)
+            self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
+            if state == "finished" and (artifacts / CARD).is_file():
+                self._outbox.put(_STUDY, partial(self._register, self._study.name), what="the model version")
+        self._outbox.put(_STUDY, partial(self._write_tags, None, state, {}), what="tags of the study")
+        self._outbox.put(_STUDY, partial(self._close, None, state), what="the state of the study")
         self._wait(_PATIENCE_S[state])
 
     def log_scores(self, scores: Scores) -> None:
         """Write an evaluation as a run of its own: each student is a step, the mean over all stands at the last."""
         self._study = scores.study
         entries, record = _entries_of_scores(scores), secrets.token_hex(8)
-        self._outbox.put(scores.name, partial(self._write_scores, scores, entries, record))
+        self._outbox.put(record, partial(self._open_scores, scores, record), what=f"the run of {scores.name}")
+        self._outbox.put(record, partial(self._write_metrics, record), entries, what=f"metrics of {scores.name}")
+        if scores.origins.fingerprints:
+            settings = scores.study.data.model_dump(mode="json")
+            write = partial(self._write_origins_of, record, settings, scores.origins)
+            self._outbox.put(record, write, what=f"the origins of {scores.name}")
+        self._outbox.put(record, partial(self._write_tags, record, "finished", {}), what=f"tags of {scores.name}")
+        self._outbox.put(record, partial(self._close, record, "finished"), what=f"the state of {scores.name}")
         self._wait(_PATIENCE_S["finished"])
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the server does not have so far, each with the reason."""
+        late = len(self._outbox)
+        waiting = (f"{late} writes: the server did not answer",) if late else ()
+        return (*map(str, self._outbox.dropped), *waiting)
 
     def _wait(self, patience_s: float) -> None:
         """Let the outbox finish; what the server has not taken by then is said, and stands in the workspace."""
@@ -151,8 +185,16 @@ class MlflowTracker:
             len(self._outbox),
         )
 
+    def _newest_run(self, query: str) -> Run | None:
+        found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["start_time DESC"])
+        return found[0] if found else None
+
     def _run_id(self, trial_id: str | None) -> str:
-        return self._study_run if trial_id is None else self._trial_runs[trial_id]
+        if trial_id is None:
+            return self._study_run
+        if trial_id not in self._trial_runs:
+            raise _NoRunError(f"{trial_id}: its run could not be opened")
+        return self._trial_runs[trial_id]
 
     def _open_trial(self, trial_id: str, point: dict[str, Scalar]) -> None:
         tags = {
@@ -165,7 +207,7 @@ class MlflowTracker:
         query = f"tags.`mlflow.parentRunId` = '{self._study_run}' and tags.`rayvldd.trial_id` = '{trial_id}'"
         found = self._client.search_runs([self._experiment], query, max_results=1)
         known = found[0] if found else None
-        if known and known.info.status in ("FINISHED", "FAILED"):
+        if known and known.info.status in ("FINISHED", "FAILED") and _MISSING not in known.data.tags:
             self._done.add(trial_id)
             return
         self._trial_runs[trial_id] = self._open_run(known, trial_id, tags, params)
@@ -216,31 +258,62 @@ class MlflowTracker:
         if moved:
             self._client.log_batch(self._study_run, metrics=moved)
 
-    def _write_scores(self, scores: Scores, entries: list[Metric], record: str) -> None:
+    def _open_scores(self, scores: Scores, record: str) -> None:
         tags = {"rayvldd.kind": scores.kind, "rayvldd.study": scores.study.name, "rayvldd.command": scores.command}
         tags |= {"rayvldd.split": scores.split, "mlflow.note.content": f"`{scores.command}`", "rayvldd.record": record}
         texts = {key: str(value)[:_MAX_PARAM] for key, value in scores.settings.items()}
         known = self._client.search_runs([self._experiment], f"tags.`rayvldd.record` = '{record}'", max_results=1)
         params = {**_params(scores.study, _SCORED), **texts}
-        run_id = self._open_run(known[0] if known else None, scores.name, tags, params)
-        self._client.log_batch(run_id, metrics=entries)
-        if scores.origins.fingerprints:
-            self._write_origins(run_id, scores.study.data.model_dump(mode="json"), scores.origins)
-        self._close(run_id, "finished", None, {})
+        self._trial_runs[record] = self._open_run(known[0] if known else None, scores.name, tags, params)
 
-    def _close_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: dict[str, str]) -> None:
+    def _write_artifacts(self, trial_id: str | None, artifacts: Path) -> None:
         if trial_id not in self._done:
-            self._close(self._trial_runs[trial_id], state, artifacts, tags)
+            self._client.log_artifacts(self._run_id(trial_id), str(artifacts))
 
-    def _close_study(self, state: State, artifacts: Path | None) -> None:
-        if state == "finished" and artifacts is not None and (artifacts / CARD).is_file():
-            self._client.log_artifacts(self._study_run, str(artifacts))
-            self._register(self._study.name)
-            artifacts = None
-        self._close(self._study_run, state, artifacts, {})
+    def _write_tags(self, trial_id: str | None, state: State, tags: dict[str, str]) -> None:
+        """Write the tags of a run that ends, and what it lacks, by which it is found again and completed."""
+        if trial_id in self._done:
+            return
+        run_id, lane = self._run_id(trial_id), trial_id or _STUDY
+        missing = "; ".join(str(dropped) for dropped in self._outbox.dropped if dropped.lane == lane)
+        values = {**tags, "rayvldd.state": state} | ({_MISSING: missing} if missing else {})
+        entries = [RunTag(key, str(value)[:_MAX_TAG]) for key, value in values.items()]
+        self._client.log_batch(run_id, tags=entries)
+        if not missing and _MISSING in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, _MISSING)
+
+    def _close(self, trial_id: str | None, state: State) -> None:
+        """Artifacts and tags come first: a run that says FINISHED has them, or says which it lacks."""
+        if trial_id not in self._done:
+            self._client.set_terminated(self._run_id(trial_id), _STATUS[state])
+
+    def _try_artifacts(self, run_id: str) -> None:
+        """Write a small artifact and remove it, where that is allowed: artifacts may go to S3 from this machine.
+
+        Raises:
+            RayvlddError: when none can be written.
+        """
+        place = self._client.get_run(run_id).info.artifact_uri
+        repository = get_artifact_repository(place, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder) / "rayvldd_can_write.txt"
+            probe.write_text("This file says that artifacts can be written here.\n", encoding="utf-8")
+            try:
+                repository.log_artifact(str(probe))
+            except Exception as error:  # of MLflow, boto3, Azure, or an operating system
+                raise RayvlddError(
+                    f"tracking URI {self.uri}: artifacts cannot be written to {place}: {message_of(error)}; allowed: "
+                    f"credentials on this machine for the place that the server keeps artifacts in",
+                    next_command="set them (AWS_ACCESS_KEY_ID, AWS_PROFILE, …), or repeat the command with "
+                    "--tracking-uri none",
+                ) from error
+            with suppress(Exception):  # some places cannot remove
+                repository.delete_artifacts(probe.name)
 
     def _register(self, name: str) -> None:
         """Make the set of the study's run a model version, and let the alias ``best`` name it."""
+        if any(dropped.what == _STUDY_ARTIFACTS for dropped in self._outbox.dropped):
+            raise _NoRunError("the set is not among the artifacts")
         with suppress(MlflowException):  # it is there already; whatever else is wrong, the next call tells
             self._client.create_registered_model(name, description="Distilled sets that rayvldd has chosen.")
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{self._study_run}'")
@@ -257,17 +330,16 @@ class MlflowTracker:
             description=f"`{run.data.tags['rayvldd.command']}`",
         )
 
-    def _close(self, run_id: str, state: State, artifacts: Path | None, tags: dict[str, str]) -> None:
-        """Artifacts and tags come first: a run that says FINISHED has everything."""
-        if artifacts is not None:
-            self._client.log_artifacts(run_id, str(artifacts))
-        entries = [RunTag(key, str(value)[:_MAX_TAG]) for key, value in {**tags, "rayvldd.state": state}.items()]
-        self._client.log_batch(run_id, tags=entries)
-        self._client.set_terminated(run_id, _STATUS[state])
+
+class _NoRunError(PermanentError):
+    """What a write needs was not taken by the server, so that it can never be made."""
 
 
 _STUDY = ""
 """The lane of the study itself in the outbox."""
+_STUDY_ARTIFACTS = "the artifacts of the study"
+_MISSING = "rayvldd.missing"
+"""Tag of a run that has ended without all that belongs to it; the same command completes it."""
 
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
@@ -332,27 +404,6 @@ def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
             next_command=f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {known.experiment_id}",
         )
     return str(known.experiment_id)
-
-
-def _check_sqlite(uri: str) -> None:
-    """Try a SQLite file as a writer: MLflow would try it ten times, for two minutes, before it says what is wrong."""
-    file = database_file(uri)
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(f"file:{quote(str(file))}?mode=rwc", uri=True, timeout=10)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
-    finally:
-        connection.close()
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether the server cannot be reached, rather than that the request is wrong, e.g. for a run that was deleted."""
-    if isinstance(error, MlflowException):
-        return error.get_http_status_code() not in (400, 404)
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)  # requests' errors are OSErrors
 
 
 @contextmanager

@@ -6,7 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
+
+from rayvldd.errors import message_of
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +19,31 @@ LONGEST_RETRY_S = 30.0
 """The longest time between two attempts."""
 MOST_ROWS = 1000
 """Rows of one write: what MLflow takes in a batch."""
+_UNEXPECTED_TRIES = 5
+"""Attempts at a write that fails for a reason that is not known to pass."""
+
+
+class Verdict(Enum):
+    """What an error says of a write."""
+
+    AWAY = auto()
+    """The server cannot be reached now: the write is kept until it can."""
+    REFUSED = auto()
+    """The server will never take the write, or what is to be written cannot be read."""
+    UNEXPECTED = auto()
+    """Neither is known: a few attempts are made, and then the write must not hold up the later ones."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A write that was given up."""
+
+    lane: str
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +51,7 @@ class _Write:
     lane: str
     do: Callable[..., None]
     rows: Sequence[Any] | None
+    what: str
 
 
 class Outbox:
@@ -34,17 +63,18 @@ class Outbox:
 
     Args:
         address: The server, for messages.
-        is_away: Whether an error means that the server cannot be reached now. After any other error the write is
-            dropped with a warning: the server will never take it, and it would hold up all later ones.
+        verdict: What an error says of the write that raised it.
         first_retry_s: Seconds before the first of the further attempts.
     """
 
     def __init__(
-        self, address: str, is_away: Callable[[Exception], bool], first_retry_s: float = FIRST_RETRY_S
+        self, address: str, verdict: Callable[[Exception], Verdict], first_retry_s: float = FIRST_RETRY_S
     ) -> None:
         self._address = address
-        self._is_away = is_away
+        self._verdict = verdict
         self._first_retry_s = first_retry_s
+        self.dropped: list[Dropped] = []
+        """Writes that were given up, each logged when it was."""
         self._waiting: deque[_Write] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -54,20 +84,26 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, lane: str, do: Callable[..., None], rows: Sequence[Any] | None = None) -> None:
+    def put(self, lane: str, do: Callable[..., None], rows: Sequence[Any] | None = None, what: str = "") -> None:
         """Have a write made after all earlier ones of its lane.
 
         Args:
             lane: What the write is about, e.g. a trial.
             do: Makes the write; it may be called again after it failed. With rows, it is called with a list of them.
             rows: What may be written together with the rows before and after it.
+            what: The write by name, for the message when it is given up.
         """
         with self._changed:
-            self._waiting.append(_Write(lane, do, rows))
+            self._waiting.append(_Write(lane, do, rows, what or f"a write of {lane or 'the study'}"))
             if self._thread is None:
                 # A daemon: after Ctrl-C nobody waits for a server that does not answer.
-                self._thread = threading.Thread(target=self._work, name="rayvldd tracking", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="rayvldd tracking", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no room for one more now; the next write tries again
+                    logger.warning("%s: what is to be written waits: %s", self._address, error)
+                else:
+                    self._thread = thread
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until everything is written, and say whether it is."""
@@ -75,7 +111,7 @@ class Outbox:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
     def _work(self) -> None:
-        retry_s = 0.0
+        retry_s, tries = 0.0, 0
         while True:
             with self._changed:
                 if not self._waiting:
@@ -83,25 +119,42 @@ class Outbox:
                     return
                 taken = self._next()
             error = _error_of(taken)
-            if error is not None and self._is_away(error):
-                if not retry_s:  # said once an outage
-                    logger.warning(
-                        "%s does not answer; what is to be written is kept meanwhile: %s", self._address, error
-                    )
-                retry_s = min(max(2 * retry_s, self._first_retry_s), LONGEST_RETRY_S)
-                time.sleep(retry_s)
-                continue
-            retry_s = 0.0
-            if error is not None and len(taken) > 1:
-                self._singly = len(taken)
-                continue
             if error is not None:
-                logger.warning("%s did not take a write, which is dropped: %s", self._address, error)
+                verdict = self._verdict_of(error)
+                tries += 1
+                if verdict is Verdict.AWAY or (verdict is Verdict.UNEXPECTED and tries < _UNEXPECTED_TRIES):
+                    if not retry_s:  # logged once per outage
+                        self._log_outage(verdict, error)
+                    retry_s = min(max(2 * retry_s, self._first_retry_s), LONGEST_RETRY_S)
+                    time.sleep(retry_s)
+                    continue
+                if len(taken) > 1:
+                    self._singly, retry_s, tries = len(taken), 0.0, 0
+                    continue
+                self._drop(taken[0], error)
+            retry_s, tries = 0.0, 0
             with self._changed:
                 self._singly = max(self._singly - 1, 0)
                 for write in taken:
                     self._waiting.remove(write)
                 self._changed.notify_all()
+
+    def _log_outage(self, verdict: Verdict, error: Exception) -> None:
+        trouble = "does not answer" if verdict is Verdict.AWAY else "did not take a write"
+        logger.warning("%s %s; what is to be written is kept meanwhile: %s", self._address, trouble, message_of(error))
+
+    def _verdict_of(self, error: Exception) -> Verdict:
+        try:
+            return self._verdict(error)
+        except Exception:  # an error so odd that it cannot be looked at; the thread must live on
+            return Verdict.UNEXPECTED
+
+    def _drop(self, write: _Write, error: Exception) -> None:
+        """Give a write up; of many that fail alike, one is logged."""
+        dropped = Dropped(write.lane, write.what, message_of(error))
+        if all(before.reason != dropped.reason for before in self.dropped):
+            logger.warning("%s did not take a write, which is dropped: %s", self._address, dropped)
+        self.dropped.append(dropped)
 
     def _next(self) -> list[_Write]:
         """The first write, with those of its lane whose rows go with it."""

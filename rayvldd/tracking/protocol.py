@@ -71,6 +71,11 @@ class Tracker(Protocol):
     uri: str
     """Where a person finds what was written."""
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What could not be written so far, each with its reason; the study goes on without it."""
+        ...
+
     def start_study(self, study: Study, command: str) -> None:
         """Open the record of a study, or find the unfinished one of the same study and command.
 

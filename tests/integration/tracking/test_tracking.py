@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
@@ -20,8 +25,9 @@ from rayvldd.search.study_folder import StudyFolder
 from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
-from rayvldd.tracking.outbox import MOST_ROWS, Outbox
+from rayvldd.tracking.outbox import MOST_ROWS, Dropped, Outbox, Verdict
 from rayvldd.tracking.protocol import Tracker
+from rayvldd.tracking.sqlite_file import ready_sqlite
 
 POINT = {"distillation.trajectory_matching.syn_steps": 4, "distillation.trajectory_matching.lr_lr": 0.02}
 
@@ -390,9 +396,121 @@ def test_mlflow_server_that_stays_away(
     monkeypatch.setattr(tracker._client, "create_run", _raise_no_answer)
     tracker.start_trial("a", POINT)
     tracker.end_study("finished", {}, None)
-    assert "did not answer for 0 s: 4 writes are missing there; the workspace has everything" in caplog.text
+    assert "did not answer for 0 s: 6 writes are missing there; the workspace has everything" in caplog.text
     monkeypatch.undo()
     assert tracker._outbox.wait(20), "a later answer is still taken"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoCredentialsError(),
+        MlflowException("forbidden", error_code=PERMISSION_DENIED),
+        PermissionError(13, "Permission denied"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_mlflow_run_ends_without_the_artifacts_that_are_not_taken(
+    database: str,
+    tmp_path: Path,
+    tiny_study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    artifacts = tmp_path / "set"
+    artifacts.mkdir()
+    (artifacts / "card.json").write_text("{}")
+
+    def write() -> MlflowTracker:
+        tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+        tracker.start_study(tiny_study, "sweep")
+        tracker.start_trial("a", POINT)
+        tracker.end_trial("a", "stopped", artifacts, {"reason": "x"})
+        tracker.end_study("finished", {"best": 1.0}, artifacts)
+        return tracker
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(MlflowClient, "log_artifacts", refuse)
+        tracker = write()
+    study, trials = mlflow_place(tmp_path).read()
+    assert (study.state, trials["a"].state) == ("finished", "stopped")
+    assert trials["a"].tags["rayvldd.missing"].startswith("the artifacts of a: ")
+    assert [missing.split(":")[0] for missing in tracker.missing] == [
+        "the artifacts of a",
+        "the artifacts of the study",
+        "the model version",
+    ]
+    assert caplog.text.count("which is dropped: the artifacts") == 1, "said once"
+
+    assert write().missing == (), "the same again sends what was missing"
+    study, trials = mlflow_place(tmp_path).read()
+    assert "rayvldd.missing" not in {**study.tags, **trials["a"].tags}
+    assert trials["a"].artifacts == {"card.json": "{}"}
+    assert len(MlflowClient(tracking_uri=database).search_model_versions(f"name = '{tiny_study.name}'")) == 1
+
+
+def test_mlflow_artifacts_are_tried_before_any_work(
+    database: str, tmp_path: Path, tiny_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NoCredentialsError
+
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+    with monkeypatch.context() as refusing:
+        refusing.setattr(LocalArtifactRepository, "log_artifact", refuse)
+        with pytest.raises(RayvlddError, match=r"artifacts cannot be written to .*Unable to locate credentials"):
+            tracker.start_study(tiny_study, "sweep")
+    tracker.start_study(tiny_study, "sweep")
+    assert [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()] == []
+
+
+def test_mlflow_database_that_was_killed_half_made_is_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    database = f"sqlite:///{file}"
+    for statement in (
+        "CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT)",
+        "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+    ):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        (tmp_path / ".mlflow.db.01234567.part").write_text("of a process that died")
+        MlflowTracker(database, tmp_path / "mlartifacts")
+        assert len(list(tmp_path.glob("mlflow.db.half_made.*"))) == 1
+        for left in (file, *tmp_path.glob("mlflow.db.half_made.*")):
+            left.unlink()
+        assert not list(tmp_path.glob(".mlflow.db.*.part*"))
+
+
+def test_mlflow_database_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill at the worst moment: the last step before the name is given."""
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rayvldd.tracking.sqlite_file.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            MlflowTracker(database)
+    assert not (tmp_path / "mlflow.db").exists()
+    MlflowTracker(database)
+
+
+def test_mlflow_database_with_somebodys_work_is_left_alone(tmp_path: Path) -> None:
+    """One of another release is for MLflow to judge, whatever its tables are."""
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE runs (run_uuid TEXT)")
+        connection.execute("INSERT INTO runs VALUES ('x')")
+        connection.commit()
+    before = file.read_bytes()
+    ready_sqlite(file)
+    assert file.read_bytes() == before
 
 
 def _raise_no_answer(*_: Any, **__: Any) -> None:
@@ -423,7 +541,14 @@ class Server:
 
 
 def outbox_of(server: Server) -> Outbox:
-    return Outbox("the server", lambda error: isinstance(error, ConnectionError), first_retry_s=0.01)
+    def verdict(error: Exception) -> Verdict:
+        if isinstance(error, ConnectionError):
+            return Verdict.AWAY
+        if isinstance(error, ValueError):
+            return Verdict.REFUSED
+        raise error  # as a client whose errors cannot even be looked at
+
+    return Outbox("the server", verdict, first_retry_s=0.01)
 
 
 def test_outbox_keeps_order_and_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
@@ -483,8 +608,39 @@ def test_outbox_drops_what_is_refused_and_nothing_else(caplog: pytest.LogCapture
     assert outbox.wait(20)
     assert server.taken == [[0], [1], [2]]
     assert [record.message for record in caplog.records] == [
-        "the server did not take a write, which is dropped: negative"
+        "the server did not take a write, which is dropped: a write of a: negative"
     ]
+    assert outbox.dropped == [Dropped("a", "a write of a", "negative")]
+
+
+def test_outbox_keeps_a_write_that_failed_for_no_known_reason(caplog: pytest.LogCaptureFixture) -> None:
+    server, errors = Server(), [KeyError("AWS_PROFILE"), RuntimeError("changed size")]
+
+    def write() -> None:
+        if errors:
+            raise errors.pop(0)
+        server.write(1)
+
+    outbox = outbox_of(server)
+    outbox.put("a", write)
+    outbox.put("a", partial(server.write, 2))
+    assert outbox.wait(20) and server.taken == [[1], [2]] and outbox.dropped == []
+    assert len(caplog.records) == 1
+
+
+def test_outbox_is_not_held_up_by_what_never_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+
+    def write() -> None:
+        raise KeyError("a fault of ours")
+
+    outbox = outbox_of(server)
+    for _ in range(3):
+        outbox.put("a", write, what="metrics of a")
+    outbox.put("a", partial(server.write, 1))
+    assert outbox.wait(20) and server.taken == [[1]]
+    assert [str(dropped) for dropped in outbox.dropped] == ["metrics of a: 'a fault of ours'"] * 3
+    assert sum("is dropped" in record.message for record in caplog.records) == 1, "said once"
 
 
 def test_outbox_has_one_writer_however_many_put() -> None:
