@@ -4,20 +4,21 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from rayvldd.config.loading import dump_study, load_study
 
-ROOT = ROOT / "search_spaces"
-FILES = sorted(ROOT.rglob("*.yaml"))
+SEARCH_SPACES = ROOT / "search_spaces"
+FILES = sorted(SEARCH_SPACES.rglob("*.yaml"))
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 def test_some_search_spaces_are_found() -> None:
-    assert FILES, f"no YAML file anywhere below {ROOT}"
+    assert FILES, f"no YAML file anywhere below {SEARCH_SPACES}"
 
 
-@pytest.fixture(params=FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
+@pytest.fixture(params=FILES, ids=[str(file.relative_to(SEARCH_SPACES)) for file in FILES])
 def file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A search space, with a value for every environment variable that it names."""
     found: Path = request.param
@@ -45,7 +46,7 @@ def test_is_a_search_named_after_its_file(file: Path) -> None:
 def test_header_gives_command_expectation_and_source(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
     header = "\n".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
-    assert f"rayvldd sweep search_spaces/{file.relative_to(ROOT)}" in header
+    assert f"rayvldd sweep search_spaces/{file.relative_to(SEARCH_SPACES)}" in header
     for part in ("# Command:", "# Expect:", "# Ranges:"):
         assert part in header
 
@@ -89,7 +90,7 @@ PUBLISHED = {
 def test_the_published_setting_is_tried_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYVLDD_FLICKR30K", "/some/place")
     monkeypatch.setenv("RAYVLDD_COCO", "/some/place")
-    study = load_study(ROOT / f"{name}.yaml")
+    study = load_study(SEARCH_SPACES / f"{name}.yaml")
     first = study.at(study.first_point())
     settings = first.distillation.model_dump()
     settings |= settings.pop("trajectory_matching")
