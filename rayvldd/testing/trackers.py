@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rayvldd.config.metrics import MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.testing.toy import toy_study
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -28,15 +29,15 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
         tracker.start_study(study, "sweep toy.yaml")
         tracker.log_origins(None, Origins({"data": "d" * 16}))
         tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
-        tracker.log_metrics("trial_000", {"val_mean_recall": 1.5}, 0)
+        tracker.log_metrics("trial_000", {VAL_MEAN_RECALL: 1.5}, 0)
         if session == 0:
             tracker.end_study("interrupted", {}, None)
             continue
-        tracker.log_metrics("trial_000", {"val_mean_recall": 2.5}, 2)
+        tracker.log_metrics("trial_000", {VAL_MEAN_RECALL: 2.5}, 2)
         tracker.end_trial("trial_000", "finished", artifacts, {})
         tracker.start_trial("trial_001", {"distillation.lr_image": 20.0})
         tracker.end_trial("trial_001", "failed", None, {"reason": "diverged"})
-        tracker.end_study("finished", {"test_mean_recall": 2.0}, None)
+        tracker.end_study("finished", {MEAN_RECALL.on("test"): 2.0}, None)
     found = written()
     assert dict(found["trial_000"]) == {0: 1.5, 2: 2.5}, f"of trial_000 was written {dict(found['trial_000'])}"
     assert not found.get("trial_001"), "a trial without an evaluation has values"

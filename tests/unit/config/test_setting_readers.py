@@ -203,6 +203,7 @@ def test_the_state_of_a_distillation(case: tuple[Study, Study, str], tmp_path: P
     first = EvaluatedRun(before, task, Loop(), 3, None)
     progress = {"state": "state", "settings": first._settings(), **dict.fromkeys(KEPT, 0.0)}
     (tmp_path / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+    (tmp_path / "state").touch()
     loop = Loop()
     second = EvaluatedRun(after, task, loop, 3, tmp_path)
     if key.startswith("distillation.") and info.in_state:
