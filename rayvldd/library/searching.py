@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rayvldd.config.domains import Scalar
     from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.search.ledger import Trial
+    from rayvldd.records.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class StudyResult:
                 {
                     "trial": trial.trial_id,
                     "state": trial.state,
-                    VAL_MEAN_RECALL: trial.best[VAL_MEAN_RECALL] if trial.best else None,
-                    "outer_step": trial.best["outer_step"] if trial.best else None,
+                    VAL_MEAN_RECALL: trial.value(),
+                    "outer_step": trial.best.outer_step if trial.best else None,
                     **trial.point,
                 }
                 for trial in self.records

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.nearest import nearest_captions
 from rayvldd.reports.page.search_drawings import convergence
 from rayvldd.reports.pictures import draw_before_after
-from rayvldd.search.ledger import Trial
 from rayvldd.storage.atomic import write_text_whole
 
 BEFORE_AFTER = "before_after.jpg"
@@ -42,8 +41,7 @@ class Pictures:
 
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
         """Write the curves of all trials into ``folder``."""
-        candidates = [trial for trial in trials if trial.best and trial.state != "failed"]
-        best = max(candidates, key=lambda trial: trial.best[VAL_MEAN_RECALL], default=None)  # type: ignore[index]
+        best = best_of(trials)
         convergence(trials, best.trial_id if best else "").save(folder / CURVES)
 
 

@@ -18,7 +18,7 @@ from rayvldd.config.metrics import (
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial, in_order_of_recall
 
 _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 
@@ -31,9 +31,9 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
         table.add_column(name, justify="right" if name in ("val mean recall", "at step") else "left")
     for key in keys:
         table.add_column(key.rpartition(".")[2], justify="right")
-    for trial in sorted(trials, key=_recall_of, reverse=True):
+    for trial in in_order_of_recall(trials):
         best, is_best = trial.best, trial.trial_id == best_id
-        scores = [f"{best[VAL_MEAN_RECALL]:.2f}", f"{best['outer_step']:.0f}"] if best else ["–", "–"]
+        scores = [f"{best.recall:.2f}", str(best.outer_step)] if best else ["–", "–"]
         cells = [trial.trial_id + (" *" if is_best else ""), trial.state, *scores]
         cells += [_short(trial.point.get(key)) for key in keys]
         table.add_row(*map(Text, cells), style="bold" if is_best else None)
@@ -228,10 +228,6 @@ def plain_table(title: str) -> Table:
 def _sets_and_students(tested: Mapping[str, Any]) -> str:
     sets = tested.get("num_sets", 1)
     return f"{sets} set{'' if sets == 1 else 's'} × {tested['num_students']} students"
-
-
-def _recall_of(trial: Trial) -> float:
-    return trial.best[VAL_MEAN_RECALL] if trial.best else -1.0
 
 
 def _short(value: Scalar | None) -> str:

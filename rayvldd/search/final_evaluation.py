@@ -18,8 +18,8 @@ from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import mean_of
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.records.trial import Trial
 from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
-from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.storage.json_files import write_json_whole
 

@@ -26,9 +26,9 @@ from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_jobs
 from rayvldd.runtime.evaluation import resources_of_trials
-from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import read_json
 from rayvldd.search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.storage.json_files import write_json_whole
@@ -91,7 +91,7 @@ class Finalist:
         return {
             "trial_id": self.trial.trial_id,
             "config": self.trial.point,
-            SEARCH_VAL_MEAN_RECALL: best[VAL_MEAN_RECALL],
+            SEARCH_VAL_MEAN_RECALL: best.recall,
             VAL_MEAN_RECALL: self.val_mean_recall,
             "val_interval": list(t_interval(self.recalls)),
             "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],

@@ -1,14 +1,13 @@
 """Lines for people about trials."""
 
-from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.console import point_as_text
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial
 
 
 def line_of_trial(trial: Trial) -> str:
     """One line for a trial that ended: name, state, best validation recall, settings."""
     best, score = trial.best, "no evaluation"
     if best:
-        score = f"val mean recall {best[VAL_MEAN_RECALL]:5.2f} at step {best['outer_step']:.0f}"
+        score = f"val mean recall {best.recall:5.2f} at step {best.outer_step}"
     ending = f"; {trial.reason}" if trial.reason else ""
     return f"{trial.trial_id}  {trial.state:8}  {score}  {point_as_text(trial.point)}{ending}"

@@ -7,27 +7,26 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.metrics import NUM_PAIRS, OBJECTIVES, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.study import Objective, Study
 from rayvldd.errors import RayvlddError
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Evaluation, Trial, best_first
 
 
-def values_of(row: Mapping[str, float], point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
+def values_of(evaluation: Evaluation, point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
     """The study's objectives at one evaluation of a trial.
 
     Seconds are those of matching and evaluating up to this evaluation: what its set has cost, not what the trial went
     on to spend. They are the machine's own and do not repeat.
     """
-    seconds = row.get("seconds_matching", 0.0) + row.get("seconds_evaluating", 0.0)
     known: dict[Objective, float] = {
-        VAL_MEAN_RECALL: row[VAL_MEAN_RECALL],
+        VAL_MEAN_RECALL: evaluation.recall,
         NUM_PAIRS.name: float(point.get("distillation.num_pairs", study.distillation.num_pairs)),
-        SECONDS.name: seconds,
+        SECONDS.name: evaluation.seconds or 0.0,
     }
     return {name: known[name] for name in study.search.objectives}
 
 
 def values_of_trial(trial: Trial, study: Study) -> dict[Objective, float] | None:
     """The study's objectives at a trial's best evaluation; None for one that failed or has no evaluation."""
-    return values_of(trial.best, trial.point, study) if trial.state != "failed" and trial.best else None
+    return values_of(trial.best, trial.point, study) if trial.is_candidate and trial.best else None
 
 
 def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
@@ -40,7 +39,7 @@ def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
     for trial, heights in sorted(known, key=lambda one: ([-height for height in one[1]], one[0].number)):
         if not any(all(a >= b for a, b in zip(other, heights, strict=True)) for _, other in front):
             front.append((trial, heights))
-    return sorted((trial for trial, _ in front), key=lambda trial: (-trial.best[VAL_MEAN_RECALL], trial.number))  # type: ignore[index]
+    return best_first(trial for trial, _ in front)
 
 
 def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
@@ -49,9 +48,9 @@ def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
     With one objective all that have a set, by recall. With several the part of the Pareto front that ``search.choose``
     allows, in the order of what it chooses by.
     """
-    choose, known = study.search.choose, [trial for trial in trials if values_of_trial(trial, study) is not None]
-    if len(study.search.objectives) > 1:
-        known = [trial for trial in pareto_front(known, study) if _is_allowed(trial, study)]
+    if len(study.search.objectives) == 1:
+        return best_first(trials)
+    choose = study.search.choose
     order = [choose.by, *(name for name in study.search.objectives if name != choose.by)]
 
     def place(trial: Trial) -> list[float]:
@@ -59,7 +58,7 @@ def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
         assert values is not None
         return [-values[name] if OBJECTIVES[name].rises else values[name] for name in order] + [trial.number]
 
-    return sorted(known, key=place)
+    return sorted((trial for trial in pareto_front(trials, study) if _is_allowed(trial, study)), key=place)
 
 
 def row_of_front(trial: Trial, study: Study) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomai
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.randomness import sampler_seed
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.optuna_trials import as_optuna_trial, directions_of, intermediate_values, told_values
 from rayvldd.search.strategy import Sampler, next_number
 

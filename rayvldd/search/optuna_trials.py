@@ -15,10 +15,10 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 
 from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomain, FloatDomain, Scalar
-from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
+from rayvldd.config.metrics import OBJECTIVES
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import OUTER_STEP, Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.objectives import values_of_trial
 
 FEWEST_TRIALS = 4
@@ -47,9 +47,9 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
     with its best recall. Empty where fewer than four trials have a recall, or all have the same.
     """
     shared = Space(space, {}).unconditional
-    known = [trial for trial in trials if trial.state not in ("failed", "running") and trial.best]
+    known = [trial for trial in trials if trial.is_candidate and trial.state != "running"]
     known = [trial for trial in known if shared.keys() <= trial.point.keys() <= space.keys()]
-    recalls = [trial.best[VAL_MEAN_RECALL] for trial in known if trial.best]
+    recalls = [trial.best.recall for trial in known if trial.best]
     if not shared or len(known) < FEWEST_TRIALS or len(set(recalls)) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -83,8 +83,8 @@ def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
     """
     if len(study.search.objectives) > 1 or trial.state == "failed":
         return {}
-    best = itertools.accumulate((row[VAL_MEAN_RECALL] for row in trial.evaluations), max)
-    return {int(row[OUTER_STEP]): recall for row, recall in zip(trial.evaluations, best, strict=True)}
+    best = itertools.accumulate((evaluation.recall for evaluation in trial.evaluations), max)
+    return {evaluation.outer_step: recall for evaluation, recall in zip(trial.evaluations, best, strict=True)}
 
 
 def _with_values(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.metrics import VAL_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Ended, Ledger, Trial
+from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.lines import line_of_trial
 from rayvldd.search.strategy import Proposal
 from rayvldd.search.study_folder import read_json
@@ -121,10 +122,7 @@ class Recorder:
 
     def evaluation(self, trial_id: str, report: EvaluationReport) -> Trial:
         """Enter an evaluation, and return the trial with it."""
-        row = {OUTER_STEP: report.outer_step, **report.metrics, **report.memory}
-        row["search_seconds"] = round(self.search_seconds, 2)
-        if self.run.ledger.add_evaluation(trial_id, row):
-            self._log(trial_id, row)
+        self._enter(trial_id, report.outer_step, {**report.metrics, **report.memory})
         if time.monotonic() - self._last_shown >= _SHOW_S:
             self._show()
         return self.run.ledger.trials[trial_id]
@@ -162,12 +160,17 @@ class Recorder:
         self.run.tracker.start_trial(trial.trial_id, trial.point)
         if self.run.origins:
             self.run.tracker.log_origins(trial.trial_id, self.run.origins(trial.point))
-        for row in trial.evaluations:
-            self._log(trial.trial_id, row)
+        for evaluation in trial.evaluations:
+            self._log(trial.trial_id, evaluation)
 
-    def _log(self, trial_id: str, row: Mapping[str, float]) -> None:
-        metrics = {name: value for name, value in row.items() if name != OUTER_STEP}
-        self.run.tracker.log_metrics(trial_id, metrics, int(row[OUTER_STEP]))
+    def _enter(self, trial_id: str, outer_step: int, metrics: Mapping[str, float]) -> None:
+        """Put an evaluation into the ledger and, unless it was there, into the tracker."""
+        evaluation = Evaluation(outer_step, metrics, round(self.search_seconds, 2))
+        if self.run.ledger.add_evaluation(trial_id, evaluation):
+            self._log(trial_id, evaluation)
+
+    def _log(self, trial_id: str, evaluation: Evaluation) -> None:
+        self.run.tracker.log_metrics(trial_id, evaluation.numbers(), evaluation.outer_step)
 
     def _end(self, trial: Trial) -> None:
         reason = self._failures.get(trial.trial_id, "")
@@ -207,9 +210,7 @@ class Recorder:
         """Enter the evaluation that made the best set, where the trial was ended between saving and reporting it."""
         card = best_card(trial)
         if card.get("outer_step", -1) > trial.outer_step:
-            row = {OUTER_STEP: card["outer_step"], **card["metrics"], "search_seconds": round(self.search_seconds, 2)}
-            self.run.ledger.add_evaluation(trial.trial_id, row)
-            self._log(trial.trial_id, row)
+            self._enter(trial.trial_id, card["outer_step"], card["metrics"])
 
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
@@ -219,15 +220,15 @@ class Recorder:
     def _log_study(self) -> None:
         best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
         if best and best.best:
-            self.run.tracker.log_metrics(None, {METRIC: best.best[VAL_MEAN_RECALL]}, ended)
+            self.run.tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, ended)
 
     def _show(self) -> None:
         ledger, total = self.run.ledger, self.run.study.search.num_trials
         ended, running = len(ledger.ended), {trial.number: self._share_done(trial) for trial in ledger.running}
-        rows = [trial.best[VAL_MEAN_RECALL] for trial in ledger.trials.values() if trial.best]
+        best = best_of(ledger.trials.values())
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
         notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
-        notes += [f"best {max(rows):.2f}"] if rows else []
+        notes += [f"best {best.best.recall:.2f}"] if best and best.best else []
         notes += self._experts
         done = ended + sum(running.values())
         if done > 0:

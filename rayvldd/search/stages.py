@@ -13,9 +13,10 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.records.trial import Trial
 from rayvldd.search.final_evaluation import evaluate_on_test
 from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
-from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.lines import line_of_trial
 from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
 from rayvldd.search.preparation import (
@@ -244,7 +245,9 @@ class Finalists:
             place, choice = best.distilled_set, {"finalists": [], "sets": [best.trial_id]}
         shutil.rmtree(self._session.folder.best, ignore_errors=True)
         shutil.copytree(place, self._session.folder.best)
-        values = {"trial_id": best.trial_id, "point": best.point, "best": best.best}
+        assert best.best is not None  # as of every candidate
+        shown = {"outer_step": best.best.outer_step, **best.best.numbers()}
+        values = {"trial_id": best.trial_id, "point": best.point, "best": shown}
         write_json_whole(self._session.folder.choice, {**values, **choice, **self._front()})
 
     def _show(self, finalists: Sequence[Finalist]) -> None:

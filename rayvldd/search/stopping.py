@@ -16,9 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.randomness import bracket_seed
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Trial
+from rayvldd.records.trial import Evaluation, Trial
 
 _FEWEST_OTHERS = 3
 """Trials to compare with, below which the median rule lets a trial go on."""
@@ -54,18 +55,19 @@ class _RungEntries:
     recalls: dict[float, float]
     read: int = 0
 
-    def catch_up(self, evaluations: list[dict[str, float]]) -> float | None:
+    def catch_up(self, evaluations: list[Evaluation]) -> float | None:
         """Read new evaluations, and return the rung that the last of all enters.
 
         An evaluation enters the highest rung that it has reached and no earlier one has entered: usually that is one
         rung, but with seldom evaluations a lower one may be entered after a higher one.
         """
         entered = None
-        for row in evaluations[self.read :]:
-            reached = (rung for rung in self.rungs if row[OUTER_STEP] >= rung and rung not in self.recalls)
+        for evaluation in evaluations[self.read :]:
+            step = evaluation.outer_step
+            reached = (rung for rung in self.rungs if step >= rung and rung not in self.recalls)
             entered = next(reached, None)
             if entered is not None:
-                self.recalls[entered] = row[METRIC]
+                self.recalls[entered] = evaluation[BEST_VAL_MEAN_RECALL]
         self.read = len(evaluations)
         return entered
 
@@ -130,11 +132,12 @@ class MedianRule:
             return False
         others = [other for other in history if other.trial_id != trial.trial_id and other.outer_step >= step]
         means = [mean for other in others if (mean := self._mean(other, step)) is not None]
-        best = max(row[METRIC] for row in trial.evaluations)
+        best = max(evaluation[BEST_VAL_MEAN_RECALL] for evaluation in trial.evaluations)
         return len(means) >= _FEWEST_OTHERS and bool(np.median(means) > best)
 
     def _mean(self, trial: Trial, step: int) -> float | None:
-        recalls = [row[METRIC] for row in trial.evaluations if self._grace <= row[OUTER_STEP] <= step]
+        counted = [evaluation for evaluation in trial.evaluations if self._grace <= evaluation.outer_step <= step]
+        recalls = [evaluation[BEST_VAL_MEAN_RECALL] for evaluation in counted]
         return float(np.mean(recalls)) if recalls else None
 
 
@@ -149,8 +152,8 @@ class GainRequired:
     def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
         """Ask both, the other rule at every evaluation."""
         stops, first, last = self.rule.should_stop(trial, history), trial.evaluations[0], trial.evaluations[-1]
-        start = first[METRIC] if first[OUTER_STEP] == 0 else -math.inf
-        return stops or (last[OUTER_STEP] >= self.due and last[METRIC] <= start)
+        start = first[BEST_VAL_MEAN_RECALL] if first.outer_step == 0 else -math.inf
+        return stops or (last.outer_step >= self.due and last[BEST_VAL_MEAN_RECALL] <= start)
 
 
 def with_gain_required(rule: StoppingRule, study: Study) -> StoppingRule:

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from rayvldd.config.domains import Scalar
 from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import Trial, trial_id_of
+from rayvldd.records.trial import Trial, trial_id_of
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.stopping import StoppingRule, with_gain_required
 
@@ -121,10 +121,10 @@ class SampledSearch:
 
     def _repeat(self, known: Collection[Trial]) -> None:
         past = {trial.trial_id: replace(trial, evaluations=[]) for trial in known}
-        rows = [(row["search_seconds"], trial.trial_id, row) for trial in known for row in trial.evaluations]
-        for _, trial_id, row in sorted(rows, key=lambda entry: entry[0]):
+        evaluations = [(trial.trial_id, evaluation) for trial in known for evaluation in trial.evaluations]
+        for trial_id, evaluation in sorted(evaluations, key=lambda entry: entry[1].search_seconds):
             if trial_id not in self._stopped:
-                past[trial_id].evaluations.append(row)
+                past[trial_id].evaluations.append(evaluation)
                 self.decide(past[trial_id], past.values())
 
 

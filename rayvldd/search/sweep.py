@@ -18,9 +18,9 @@ from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.randomness import sampler_seed
+from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
-from rayvldd.search.ledger import Trial
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.recorder import Illustrator

@@ -8,17 +8,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from rayvldd.config.domains import Domain, Scalar
-from rayvldd.config.metrics import SECONDS, VAL_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
 from rayvldd.errors import ConfigError, Fault
-from rayvldd.search.ledger import METRIC, Trial
+from rayvldd.records.trial import Ended, Evaluation, Trial
 from rayvldd.search.optuna_trials import typed_point
 from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.storage.json_files import write_json_whole
@@ -80,9 +80,8 @@ def known_points(
         if reason:
             left_out[trial.name] = reason
             continue
-        rows = [] if trial.best_val_mean_recall is None else [_row(trial.best_val_mean_recall)]
-        state: Any = trial.state
-        found.append(Trial(trial.name, -1, 0, point, Path(), state, "", rows))
+        recall, state = trial.best_val_mean_recall, cast(Ended, trial.state)
+        found.append(Trial(trial.name, -1, 0, point, Path(), state, "", [] if recall is None else [_only(recall)]))
     return found, left_out
 
 
@@ -92,8 +91,8 @@ def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> 
     return [head, *(f"  {trial}: {reason}" for trial, reason in left_out.items())]
 
 
-def _row(recall: float) -> dict[str, float]:
-    return {"outer_step": 0, VAL_MEAN_RECALL: recall, METRIC: recall, "search_seconds": 0.0}
+def _only(recall: float) -> Evaluation:
+    return Evaluation(0, {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: recall})
 
 
 def _fit(

@@ -10,13 +10,15 @@ from rich.console import Console
 from search_overhead import study_of_size
 
 from rayvldd.config.domains import FloatDomain, Scalar
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.trial import Evaluation, Trial, trial_id_of
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Ledger, Trial, trial_id_of
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.recorder import Recorder, StudyRun
 from rayvldd.search.strategy import make_strategy
 from rayvldd.search.trial_report import EvaluationReport
@@ -41,8 +43,7 @@ def report_seconds(folder: Path, num_trials: int) -> float:
         # As Recorder.start does it, without a look at all the others each time.
         ledger.start(number, 0, points[number])
         tracker.start_trial(trial, points[number])
-        row = {OUTER_STEP: 0, "val_mean_recall": 1.0, METRIC: 1.0, "search_seconds": 1.0}
-        ledger.add_evaluation(trial, row)
+        ledger.add_evaluation(trial, Evaluation(0, {VAL_MEAN_RECALL: 1.0, BEST_VAL_MEAN_RECALL: 1.0}, 1.0))
     strategy = make_strategy(study, recorder.history)
     timed = [trials[number % num_trials] for number in range(_TIMED_REPORTS)]
     began = time.process_time()
@@ -57,9 +58,9 @@ def suggest_seconds(known_trials: int) -> float:
     study, points = _points(known_trials)
     ledger, rng = Ledger(Path()), np.random.default_rng(1)
     for number, point in enumerate(points):
-        row = {OUTER_STEP: 18.0, "val_mean_recall": float(rng.uniform(0, 10)), "search_seconds": 1.0}
+        last = Evaluation(18, {VAL_MEAN_RECALL: float(rng.uniform(0, 10))}, 1.0)
         name = trial_id_of(number)
-        ledger.trials[name] = Trial(name, number, 0, point, Path(), "finished", evaluations=[row])
+        ledger.trials[name] = Trial(name, number, 0, point, Path(), "finished", evaluations=[last])
     strategy = make_strategy(study, ledger.trials.values())
     strategy.propose(ledger.trials.values())  # the first one also prepares
     began = time.process_time()
@@ -129,7 +130,7 @@ def _metrics() -> dict[str, float]:
     recalls = {f"val_{side}_r{k}": 10.0 for side in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
     losses = ("matching_loss", "matching_loss_image", "matching_loss_text", "lr_student_image", "lr_student_text")
     seconds = ("seconds_matching", "seconds_evaluating")
-    return {**dict.fromkeys((*losses, *seconds), 1.0), **recalls, "val_mean_recall": 10.0, METRIC: 10.0}
+    return {**dict.fromkeys((*losses, *seconds), 1.0), **recalls, VAL_MEAN_RECALL: 10.0, BEST_VAL_MEAN_RECALL: 10.0}
 
 
 def _no_inputs(_: Mapping[str, Scalar]) -> None:

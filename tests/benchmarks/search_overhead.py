@@ -22,9 +22,9 @@ from rayvldd.distillation import evaluations
 from rayvldd.distillation.loop import OuterLoop, StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.records.trial import Trial
 from rayvldd.reports.illustrator import Pictures
 from rayvldd.search import trial, tune_adapter
-from rayvldd.search.ledger import Trial
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.sweep import sweep
 from rayvldd.search.trial import TrialContext
@@ -65,8 +65,8 @@ def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bo
     began = time.monotonic()
     trials, phases = run_sweep(study, folder, asleep(lambda: time.sleep(trial_seconds / OUTER_STEPS)), tiny)
     wall = time.monotonic() - began - sum(phases[name] for name in ("prepare", "experts", "test"))
-    starts = sorted(each.evaluations[0]["search_seconds"] for each in trials)
-    ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
+    starts = sorted(each.evaluations[0].search_seconds for each in trials)
+    ends = sorted(each.evaluations[-1].search_seconds for each in trials)
     between = [start - end for start, end in zip(starts[_AT_A_TIME:], ends, strict=False)]
     slept = trial_seconds * len(trials) / _AT_A_TIME
     return StudyTimes(wall, slept, starts[0], float(np.mean(between)))
@@ -77,7 +77,7 @@ def trials_an_hour(folder: Path, at_a_time: int, tiny: bool) -> float:
     counted = at_a_time * (1 if tiny else 3)
     study = study_of_size(f"scaling_{at_a_time}", at_a_time + counted, at_a_time, tiny)
     trials, _ = run_sweep(study, folder, trial.run_trial, tiny)
-    ends = sorted(each.evaluations[-1]["search_seconds"] for each in trials)
+    ends = sorted(each.evaluations[-1].search_seconds for each in trials)
     return 3600 * counted / (ends[-1] - ends[at_a_time - 1])
 
 

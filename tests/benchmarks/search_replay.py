@@ -15,8 +15,9 @@ import numpy as np
 from recorded_responses import Answers, Response, SearchAnswers, Table
 
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Trial
+from rayvldd.records.trial import Evaluation, Trial
 from rayvldd.search.strategy import Decision, Proposal, make_strategy
 
 _VALUES_BY_HAND = 5
@@ -197,7 +198,8 @@ class Replay:
         response, record = running.response, running.record
         best = max(response.val_mean_recalls[: number + 1])
         recall, step = response.val_mean_recalls[number], response.outer_steps[number]
-        record.evaluations.append({OUTER_STEP: step, "val_mean_recall": recall, METRIC: best, "search_seconds": now})
+        metrics = {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: best}
+        record.evaluations.append(Evaluation(step, metrics, now))
         self._points.append((response, self.workers * now, best))
         if self.strategy.decide(record, self._records) is Decision.CONTINUE:
             return True

@@ -1,9 +1,9 @@
-"""Searches without Ray: studies with a space, rows of the ledger, decisions of a scheduler."""
+"""Searches without Ray: studies with a space, evaluations, decisions of a scheduler."""
 
 from typing import Any
 
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC
+from rayvldd.records.trial import Evaluation
 
 SPACE = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
@@ -17,5 +17,6 @@ def with_search(study: Study, **search: Any) -> Study:
     return Study.model_validate(values)
 
 
-def row(step: int, value: float, seconds: float = 1.0) -> dict[str, float]:
-    return {"outer_step": step, "val_mean_recall": value, METRIC: value, "search_seconds": seconds}
+def evaluated(step: int, recall: float, seconds: float = 1.0, **metrics: float) -> Evaluation:
+    """An evaluation whose recall is the best so far, unless metrics say otherwise."""
+    return Evaluation(step, {"val_mean_recall": recall, "best_val_mean_recall": recall, **metrics}, seconds)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.records.trial import Evaluation
 
 SPACE: dict[str, Any] = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
@@ -69,7 +70,7 @@ class Session(Protocol):
         """Name and point of the next trial, which begins."""
         ...
 
-    def report(self, trial_id: str, row: dict[str, float]) -> bool:
+    def report(self, trial_id: str, evaluation: Evaluation) -> bool:
         """Enter an evaluation and say whether the trial is to stop."""
         ...
 
@@ -87,7 +88,7 @@ class Sessions(Protocol):
 @dataclass
 class _Running:
     trial_id: str
-    rows: Iterator[dict[str, float] | None]
+    rows: Iterator[Evaluation | None]
 
 
 def run(sessions: Sessions, cut_after: int, proposals: int) -> list[list[Any]]:
@@ -116,7 +117,7 @@ def run(sessions: Sessions, cut_after: int, proposals: int) -> list[list[Any]]:
                     continue
                 else:
                     state = "stopped"
-                log.append([state, one.trial_id, row["outer_step"] if row else None])
+                log.append([state, one.trial_id, row.outer_step if row else None])
                 session.end(one.trial_id, state)
             else:
                 break
@@ -127,7 +128,7 @@ def _fails(trial_id: str) -> bool:
     return int(trial_id[-3:]) % 5 == 3
 
 
-def rows_of(trial_id: str, point: Mapping[str, Scalar]) -> Iterator[dict[str, float] | None]:
+def rows_of(trial_id: str, point: Mapping[str, Scalar]) -> Iterator[Evaluation | None]:
     """The evaluations of a trial, a function of its name and point; some trials fail on their way."""
     number, rate = int(trial_id[-3:]), float(point["distillation.lr_image"])
     height = 20 - abs(math.log(rate / 40)) - abs(math.log(float(point["distillation.lr_text"]) / 20))
@@ -139,10 +140,5 @@ def rows_of(trial_id: str, point: Mapping[str, Scalar]) -> Iterator[dict[str, fl
         wave = math.sin(1.7 * step + number)
         recall = 8 + (height - 10) * (1 - math.exp(-step / 5)) + 0.4 * wave
         best = max(best, recall)
-        yield {
-            "outer_step": float(step),
-            "val_mean_recall": recall,
-            "best_val_mean_recall": best,
-            "seconds_matching": 0.5 * step,
-            "seconds_evaluating": 1.0,
-        }
+        metrics = {"val_mean_recall": recall, "best_val_mean_recall": best}
+        yield Evaluation(step, {**metrics, "seconds_matching": 0.5 * step, "seconds_evaluating": 1.0})

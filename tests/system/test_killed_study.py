@@ -139,7 +139,7 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
     result = folder.result()
     assert result is not None and result["test_evaluations"] == 1 and result["test"]["num_sets"] == 2
     for trial in ledger.trials.values():
-        steps = [row["outer_step"] for row in trial.evaluations]
+        steps = [each.outer_step for each in trial.evaluations]
         assert steps == sorted(set(steps))
         lines = (
             (folder.root / "tracking" / "trials" / f"{trial.trial_id}.jsonl").read_text(encoding="utf-8").splitlines()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from helpers import searches
 from helpers.cli import last_object, run
 from helpers.studies import TINY_STUDY
 from PIL import Image
@@ -21,6 +22,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
 from rayvldd.records.set_scores import SetScores, read_scores, short_names
+from rayvldd.records.trial import Trial
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import shown
 from rayvldd.reports.page.drawings import short
@@ -33,7 +35,7 @@ from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.writing import write_comparison
 from rayvldd.reports.published import published_rows
-from rayvldd.search.ledger import Ledger, Trial, read_trials
+from rayvldd.search.ledger import Ledger, read_trials
 from rayvldd.search.optuna_trials import importance_of_settings
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.storage.json_files import write_json_whole
@@ -65,15 +67,15 @@ def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int 
         trial = ledger.start(number, 1, {LR: lr, STEPS: 2 + 2 * (number % 4)})
         for evaluation in range(2 if number == 1 else 4):
             value = 5.0 + 0.1 * number * evaluation + evaluation
-            row = {"outer_step": 10 * evaluation, "val_mean_recall": value, "search_seconds": 1.0 * evaluation}
+            seconds = {"seconds_matching": number + evaluation, "seconds_evaluating": 1}
             ledger.add_evaluation(
-                trial.trial_id, row | {"seconds_matching": number + evaluation, "seconds_evaluating": 1}
+                trial.trial_id, searches.evaluated(10 * evaluation, value, 1.0 * evaluation, **seconds)
             )
         ledger.end(trial.trial_id, {0: "failed", 1: "stopped"}.get(number, "finished"))  # type: ignore[arg-type]
     best = ledger.best_trial()
     assert best is not None and best.best is not None
     write_set(folder.best, study, pairs)
-    chosen = {"config": best.point, "trial_id": best.trial_id, "val_mean_recall": best.best["val_mean_recall"]}
+    chosen = {"config": best.point, "trial_id": best.trial_id, "val_mean_recall": best.best.recall}
     write_json_whole(
         folder.result_file,
         {
@@ -308,8 +310,8 @@ def trials_of(recall: Any, number: int = 24) -> list[Trial]:
     trials = []
     for index in range(number):
         point = {LR: float(10 ** generator.uniform(0, 2)), STEPS: int(generator.choice([2, 4, 6, 8]))}
-        rows = [{"outer_step": 10.0, "val_mean_recall": float(recall(point[LR], point[STEPS]))}]
-        trials.append(Trial(f"trial_{index:03d}", index, 1, point, Path(), "finished", "", rows))
+        found = [searches.evaluated(10, float(recall(point[LR], point[STEPS])))]
+        trials.append(Trial(f"trial_{index:03d}", index, 1, point, Path(), "finished", "", found))
     return trials
 
 

@@ -283,7 +283,7 @@ def assert_mlflow_is_complete(study: Path, laptop: Laptop) -> None:
     for name, trial in ledger.items():
         logged = client.get_metric_history(trials[name].info.run_id, "val_mean_recall")
         assert [point.step for point in sorted(logged, key=lambda point: point.step)] == [
-            int(row["outer_step"]) for row in trial.evaluations
+            each.outer_step for each in trial.evaluations
         ]
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayvldd.config.metrics import IMAGE_TO_TEXT, MEAN_RECALL, RECALLS, TEXT_TO_IMAGE
+from rayvldd.records.trial import in_order_of_recall
 from rayvldd.reports.page.baselines import SameStick
 from rayvldd.reports.page.drawings import short
-from rayvldd.reports.page.study_report import StudyReport, recall_of, seconds_of
+from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import Cell, TransferMatrix
 
 
@@ -85,7 +86,7 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
     if report.result is None:
         best = report.best_trial
         pairs = len(report.distilled) if report.distilled else report.setting("distillation", "num_pairs")
-        val = recall_of(best) if best else None
+        val = best.value() if best else None
         return (report.name, report.state, pairs, *[None] * 8, val, *counts, None, measured_on)
     tested = report.result.test
     return (
@@ -206,14 +207,14 @@ def trials_table(report: StudyReport) -> DataTable:
         *(k.rpartition(".")[2] for k in keys),
         "reason",
     )
-    trials = sorted(report.trials, key=recall_of, reverse=True)
+    trials = in_order_of_recall(report.trials)
     rows = [
         (
             trial.trial_id,
             trial.state,
-            recall_of(trial) if trial.best else None,
-            int(trial.best["outer_step"]) if trial.best else None,
-            seconds_of(trial),
+            trial.value(),
+            trial.best.outer_step if trial.best else None,
+            trial.seconds,
             *(trial.point.get(key) for key in keys),
             trial.reason,
         )

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
-from rayvldd.reports.page.study_report import recall_of
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial
 
 FEWEST_TRIALS = 8
 """Trials below which the forest would tell little more than its own splits."""
@@ -26,8 +25,7 @@ Curve = tuple[list[Scalar], list[float]]
 
 def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], seed: int = 0) -> dict[str, Curve]:
     """The marginal of each setting of ``space``; empty where fewer than eight trials that did not fail have all."""
-    known = [trial for trial in trials if trial.best and trial.state != "failed"]
-    known = [trial for trial in known if space.keys() <= trial.point.keys()]
+    known = [trial for trial in trials if trial.is_candidate and space.keys() <= trial.point.keys()]
     if not space or len(known) < FEWEST_TRIALS:
         return {}
     from sklearn.ensemble import (
@@ -35,7 +33,7 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], 
     )  # a second, which a sweep that draws its curves need not wait for
 
     features = np.array([[height_in(space[key], trial.point[key]) for key in space] for trial in known])
-    forest = RandomForestRegressor(_TREES, random_state=seed).fit(features, [recall_of(trial) for trial in known])
+    forest = RandomForestRegressor(_TREES, random_state=seed).fit(features, [trial.value() for trial in known])
     others = np.random.default_rng(seed).random((_DRAWS, len(space)))
     curves: dict[str, Curve] = {}
     for place, (key, domain) in enumerate(space.items()):

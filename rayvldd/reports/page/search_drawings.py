@@ -10,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
-from rayvldd.config.metrics import VAL_MEAN_RECALL
+from rayvldd.records.trial import Trial
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
 from rayvldd.reports.page.marginals import Curve, height_in
-from rayvldd.reports.page.study_report import recall_of, seconds_of
-from rayvldd.search.ledger import Trial
 
 _STATES = {
     "finished": (FINISHED, "-", "o"),
@@ -35,14 +33,14 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
         "ones end in a cross; the best is thick.",
         figure,
         ("trial", "state", "outer step", "val mean recall"),
-        [(t.trial_id, t.state, int(row["outer_step"]), row[VAL_MEAN_RECALL]) for t in trials for row in t.evaluations],
+        [(t.trial_id, t.state, one.outer_step, one.recall) for t in trials for one in t.evaluations],
     )
     seen: set[str] = set()
     for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
         if not trial.evaluations:
             continue
-        steps = [row["outer_step"] for row in trial.evaluations]
-        recalls = [row[VAL_MEAN_RECALL] for row in trial.evaluations]
+        steps = [evaluation.outer_step for evaluation in trial.evaluations]
+        recalls = [evaluation.recall for evaluation in trial.evaluations]
         line = _draw_trial(axes, steps, recalls, trial, best_id, seen)
         drawing.mark(line, words_of(trial), trial.trial_id)
     axes.set_xlabel("outer step", color=INK)
@@ -58,7 +56,7 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
     figure, (axes,) = new_axes(3.8)
     keys = list(space)
     rows = [
-        (t.trial_id, t.state, *(t.point.get(key) for key in keys), recall_of(t) if t.best else None) for t in trials
+        (t.trial_id, t.state, *(t.point.get(key) for key in keys), _recall_of(t) if t.best else None) for t in trials
     ]
     drawing = Drawing(
         "parallel_coordinates",
@@ -70,13 +68,13 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
         ("trial", "state", *map(_last, keys), "val mean recall"),
         rows,
     )
-    top = max([recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
+    top = max([_recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
     seen: set[str] = set()
     for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
         if trial.best:
             point = trial.point
             heights = [height_in(space[key], point[key]) if key in point else math.nan for key in keys]
-            heights.append(recall_of(trial) / top)
+            heights.append(_recall_of(trial) / top)
             line = _draw_trial(axes, range(len(heights)), heights, trial, best_id, seen)
             drawing.mark(line, words_of(trial), trial.trial_id)
     axes.grid(False)
@@ -160,7 +158,7 @@ def marginals(
             axes.plot(list(map(_as_drawn, values)), recalls, color=INK, linewidth=1, zorder=1)
         for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
             if trial.best and key in trial.point:
-                point = _draw_point(axes, _as_drawn(trial.point[key]), recall_of(trial), trial, best_id)
+                point = _draw_point(axes, _as_drawn(trial.point[key]), _recall_of(trial), trial, best_id)
                 drawing.mark(point, words_of(trial), trial.trial_id)
         axes.set_xlabel(_last(key), color=INK)
         axes.tick_params(labelsize=9)
@@ -195,7 +193,7 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
         cost: ``seconds`` of the trial, or ``num_pairs`` of its set.
     """
     costs = [(spent, trial) for trial in trials if trial.best and (spent := _COSTS[cost](trial)) is not None]
-    candidates = [(s, recall_of(t)) if t.state != "failed" else (math.inf, -1.0) for s, t in costs]
+    candidates = [(s, _recall_of(t)) if t.state != "failed" else (math.inf, -1.0) for s, t in costs]
     front = front_of(candidates)
     title, what, label = _COST_WORDS[cost]
     figure, (axes,) = new_axes()
@@ -207,14 +205,14 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
         figure,
         ("trial", "state", label.partition(" of ")[0], "val mean recall", "on the front"),
         [
-            (t.trial_id, t.state, round(s, 1), recall_of(t), "yes" if i in front else "no")
+            (t.trial_id, t.state, round(s, 1), _recall_of(t), "yes" if i in front else "no")
             for i, (s, t) in enumerate(costs)
         ],
     )
-    corners = sorted((costs[i][0], recall_of(costs[i][1])) for i in front)
+    corners = sorted((costs[i][0], _recall_of(costs[i][1])) for i in front)
     axes.step([c[0] for c in corners], [c[1] for c in corners], where="post", color=INK, linewidth=1, zorder=1)
     for spent, trial in costs:
-        drawing.mark(_draw_point(axes, spent, recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
+        drawing.mark(_draw_point(axes, spent, _recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
     axes.set_xlabel(label, color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
     axes.set_xlim(0, None)
@@ -222,12 +220,21 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
     return drawing
 
 
+def _recall_of(trial: Trial) -> float:
+    """The best validation recall in percent, of a trial with an evaluation."""
+    assert trial.best is not None
+    return trial.best.recall
+
+
 def _searched_pairs(trial: Trial) -> float | None:
     pairs = trial.point.get("distillation.num_pairs")
     return float(pairs) if pairs is not None else None
 
 
-_COSTS: dict[str, Callable[[Trial], float | None]] = {"seconds": seconds_of, "num_pairs": _searched_pairs}
+_COSTS: dict[str, Callable[[Trial], float | None]] = {
+    "seconds": lambda trial: trial.seconds,
+    "num_pairs": _searched_pairs,
+}
 _COST_WORDS = {
     "seconds": ("Recall against time", "the seconds it took, matching and evaluating", "seconds of the trial"),
     "num_pairs": ("Recall against pairs", "the pairs that its set may cost", "pairs of the set"),
@@ -246,7 +253,7 @@ def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
 
 def words_of(trial: Trial) -> str:
     """A trial in one line."""
-    recall = f"{recall_of(trial):.2f} at step {trial.best['outer_step']:.0f}" if trial.best else "no evaluation"
+    recall = f"{trial.best.recall:.2f} at step {trial.best.outer_step}" if trial.best else "no evaluation"
     point = ", ".join(f"{_last(key)} {short(value)}" for key, value in trial.point.items())
     return f"{trial.trial_id}, {trial.state}: {recall}" + (f" ({point})" if point else "")
 

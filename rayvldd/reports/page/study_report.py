@@ -4,20 +4,19 @@ Nothing here writes: a sweep may be running in the folder. What cannot be read b
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
+from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.measured_on import measured_on
-from rayvldd.search.ledger import Ended, Trial, read_trials
+from rayvldd.search.ledger import read_trials
 from rayvldd.search.study_folder import StudyFolder, read_json
 
 State = Literal["finished", "unfinished", "damaged"]
@@ -119,8 +118,7 @@ class StudyReport:
         """The trial that was chosen, or the best one so far."""
         if self.result is not None:
             return next((trial for trial in self.trials if trial.trial_id == self.result.best.trial_id), None)
-        candidates = [trial for trial in self.trials if trial.state != "failed" and trial.best]
-        return max(candidates, key=recall_of, default=None)
+        return best_of(self.trials)
 
     def setting(self, *keys: str) -> Any:
         """A setting of the study by its path, from the chosen set's card where there is one: it may be searched."""
@@ -145,20 +143,6 @@ class StudyReport:
         return (*self.measured_on, str(fingerprints.get("data", "")))
 
 
-def recall_of(trial: Trial) -> float:
-    """The trial's best validation recall in percent, -1 before its first evaluation."""
-    return trial.best[VAL_MEAN_RECALL] if trial.best else -1.0
-
-
-def seconds_of(trial: Trial) -> float | None:
-    """Seconds that the trial took for matching and evaluating, where they were kept."""
-    if not trial.evaluations:
-        return None
-    last = trial.evaluations[-1]
-    parts = [last[key] for key in ("seconds_matching", "seconds_evaluating") if _is_number(last.get(key))]
-    return sum(parts) if parts else None
-
-
 def read_study(root: Path) -> StudyReport:
     """Read the folder of a study; what cannot be read is told in ``faults``, and nothing is raised."""
     folder, report = StudyFolder(root), StudyReport(root.name, root)
@@ -168,11 +152,8 @@ def read_study(root: Path) -> StudyReport:
     report.claims_a_result = folder.result_file.is_file()
     if report.claims_a_result:
         report.result = _tried(report, "result.json", lambda: Result.model_validate(folder.result()))
-    trials, faults = read_trials(folder.trials)
-    report.trials = [trial for trial in trials if _is_whole(trial)]
-    report.faults += faults + [
-        f"{trial.trial_id}: a state or a row that is none" for trial in trials if not _is_whole(trial)
-    ]
+    report.trials, faults = read_trials(folder.trials)
+    report.faults += faults
     report.commands = _tried(report, "commands.json", folder.commands) or []
     best = report.best_trial
     place = folder.best if folder.best.is_dir() else best.distilled_set if best else None
@@ -191,20 +172,6 @@ def _captions(file: Path) -> list[PairCaptions]:
         return []
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
-
-
-def _is_whole(trial: Trial) -> bool:
-    """Whether what is drawn of a trial is there, and numbers."""
-    if not isinstance(trial.point, dict) or trial.state not in ("running", *get_args(Ended)):
-        return False
-    return all(
-        isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("outer_step", VAL_MEAN_RECALL))
-        for row in trial.evaluations
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _tried(report: StudyReport, what: str, read: Callable[[], T]) -> T | None:

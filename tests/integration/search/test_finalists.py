@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.searches import evaluated
 from rich.console import Console
 
 from rayvldd.config.study import Study
@@ -19,10 +20,11 @@ from rayvldd.evaluation.intervals import nested_interval, t_interval
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.trial import Trial
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
 from rayvldd.search import finalists as module
 from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
-from rayvldd.search.ledger import Ledger, Trial
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.objectives import ranked
 from rayvldd.search.stages import _none_again
 from rayvldd.search.study_folder import StudyFolder, study_of_set
@@ -43,7 +45,7 @@ def ledger_of(folder: Path, recalls: list[float], rates: list[float]) -> Ledger:
     ledger = Ledger(folder)
     for number, (recall, rate) in enumerate(zip(recalls, rates, strict=True)):
         trial = ledger.start(number, 1, {"distillation.lr_image": rate})
-        ledger.add_evaluation(trial.trial_id, {"outer_step": 4, "val_mean_recall": recall, "search_seconds": 1.0})
+        ledger.add_evaluation(trial.trial_id, evaluated(4, recall))
         ledger.end(trial.trial_id, "finished")
     return ledger
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.searches import with_search
+from helpers.searches import evaluated, with_search
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.objectives import (
     line_of_front,
     nothing_allowed,
@@ -29,8 +29,9 @@ def study_for(tiny_study: Study, **search: Any) -> Study:
 
 
 def trial_of(number: int, recall: float, pairs: int, seconds: float = 1.0, state: Any = "finished") -> Trial:
-    rows = [{"outer_step": 2, "val_mean_recall": recall, "seconds_matching": seconds, "seconds_evaluating": 0.5}]
-    return Trial(f"trial_{number:03d}", number, 1, {"distillation.num_pairs": pairs}, Path(), state, evaluations=rows)
+    evaluations = [evaluated(2, recall, seconds_matching=seconds, seconds_evaluating=0.5)]
+    point: dict[str, Any] = {"distillation.num_pairs": pairs}
+    return Trial(f"trial_{number:03d}", number, 1, point, Path(), state, evaluations=evaluations)
 
 
 TRIALS = [
@@ -80,7 +81,7 @@ def test_the_front_of_three_objectives_is_its_definition(points: list[tuple[int,
 def test_seconds_are_those_until_the_best_set(tiny_study: Study) -> None:
     study = study_for(tiny_study, objectives=["val_mean_recall", "seconds"])
     trial = trial_of(0, 9.0, 10, seconds=4.0)
-    trial.evaluations.append({"outer_step": 4, "val_mean_recall": 8.0, "seconds_matching": 50.0})
+    trial.evaluations.append(evaluated(4, 8.0, seconds_matching=50.0))
     assert values_of_trial(trial, study) == {"val_mean_recall": 9.0, "seconds": 4.5}
     assert line_of_front(trial, study) == "trial_000: val_mean_recall 9, seconds 4.5"
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
-from helpers.searches import SPACE, row, with_search
+from helpers.searches import SPACE, evaluated, with_search
 from rich.console import Console
 
 from rayvldd.config.study import Study
@@ -31,9 +31,10 @@ from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.trial import Trial
 from rayvldd.search import final_evaluation, trial, tune_adapter
 from rayvldd.search.final_evaluation import summary
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Ledger, Trial
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.lines import line_of_trial
 from rayvldd.search.plan import describe_plan, plan
 from rayvldd.search.preparation import (
@@ -91,7 +92,7 @@ def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for number in range(3):
         ledger.start(number, 10 + number, {"distillation.trajectory_matching.syn_steps": number})
-        ledger.add_evaluation(f"trial_00{number}", row(0, 5.0 - number, 7.0 + number))
+        ledger.add_evaluation(f"trial_00{number}", evaluated(0, 5.0 - number, 7.0 + number))
     ledger.end("trial_000", "failed", "diverged")
     ledger.end("trial_001", "stopped")
     again = Ledger(tmp_path)
@@ -107,19 +108,19 @@ def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
 def test_an_evaluation_is_entered_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.start(0, 1, {})
-    assert [ledger.add_evaluation("trial_000", row(step, 1.0)) for step in (0, 2, 2, 0, 4)] == [1, 1, 0, 0, 1]
-    assert [r[OUTER_STEP] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [0, 2, 4]
+    assert [ledger.add_evaluation("trial_000", evaluated(step, 1.0)) for step in (0, 2, 2, 0, 4)] == [1, 1, 0, 0, 1]
+    assert [each.outer_step for each in Ledger(tmp_path).trials["trial_000"].evaluations] == [0, 2, 4]
 
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.start(0, 1, {})
-    ledger.add_evaluation("trial_000", row(0, 1.0))
+    ledger.add_evaluation("trial_000", evaluated(0, 1.0))
     file = tmp_path / "trial_000" / "evaluations.jsonl"
     file.write_text(file.read_text() + '{"outer_step": 2, "val_me')
     again = Ledger(tmp_path)
-    again.add_evaluation("trial_000", row(2, 3.0))
-    assert [r["val_mean_recall"] for r in Ledger(tmp_path).trials["trial_000"].evaluations] == [1.0, 3.0]
+    again.add_evaluation("trial_000", evaluated(2, 3.0))
+    assert [each.recall for each in Ledger(tmp_path).trials["trial_000"].evaluations] == [1.0, 3.0]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def run_trial(job: TrialContext, reports: list[Any], trial_id: str = "trial_003"
 def test_a_trial_reports_every_evaluation(job: TrialContext, reports: list[Any]) -> None:
     run_trial(job, reports)
     assert [report.outer_step for report in reports] == [0, 2, 4]
-    assert all(report.metrics[METRIC] > 0 and report.memory for report in reports)
+    assert all(report.metrics["best_val_mean_recall"] > 0 and report.memory for report in reports)
     card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").card
     assert card["study"]["distillation"]["lr_image"] == 10.0
 
@@ -269,7 +270,7 @@ def test_a_trial_cut_off_after_its_last_step_still_reports(job: TrialContext, re
     reports.clear()
     run_trial(job, reports)
     assert [report.outer_step for report in reports] == [best.outer_step, 4]
-    assert {report.metrics[METRIC] for report in reports} == {best.metrics[METRIC]}
+    assert {report.metrics["best_val_mean_recall"] for report in reports} == {best.metrics["best_val_mean_recall"]}
 
 
 def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialContext, reports: list[Any]) -> None:
@@ -387,7 +388,7 @@ def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
     assert ledger.states()["finished"] >= 1 and ledger.states()["stopped"] >= 1
     for known in [known for known in ledger.ended if known.state != "failed"]:
         assert (known.distilled_set / "card.json").is_file() and not known.checkpoint.exists()
-        assert toy.tracker.steps_of(known.trial_id) == [row[OUTER_STEP] for row in known.evaluations]
+        assert toy.tracker.steps_of(known.trial_id) == [each.outer_step for each in known.evaluations]
         assert (known.state == "finished") == (known.outer_step == 4)
         assert known.trial_id in shown
     assert not toy.folder.tune.exists()
@@ -415,7 +416,7 @@ def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
         assert ledger.trials[known.trial_id].point == known.point
         assert sum(line == f"{known.trial_id} from -2" for line in starts) == 1 or known.outer_step < 0
     for known in ledger.ended:
-        steps = [row[OUTER_STEP] for row in known.evaluations]
+        steps = [each.outer_step for each in known.evaluations]
         assert toy.tracker.steps_of(known.trial_id) == steps
 
 
@@ -433,7 +434,7 @@ def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> 
     number = len(ledger.trials)
     assert number < 500 and not ledger.running
     ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
-    ledger.add_evaluation(f"trial_{number:03d}", row(2, 1.0, 10.5))
+    ledger.add_evaluation(f"trial_{number:03d}", evaluated(2, 1.0, 10.5))
     best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
     best.mkdir(parents=True)
     (best / "card.json").write_text('{"outer_step": 2}')
@@ -577,7 +578,7 @@ def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_
         study = with_search(searched, num_trials=100, time_budget_s=budget)
         ledger, shown = StudyFolder(tmp_path / str(budget)).ledger(), list[tuple[Any, ...]]()
         ledger.start(0, 1, {})
-        ledger.add_evaluation("trial_000", row(2, 5.0, seconds=900.0))
+        ledger.add_evaluation("trial_000", evaluated(2, 5.0, seconds=900.0))
         run: Any = SimpleNamespace(
             study=study, ledger=ledger, display=SimpleNamespace(progress=lambda *bar: shown.append(bar))
         )
@@ -721,7 +722,7 @@ def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Pat
 def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.initialisation.images": "real"})
-    ledger.add_evaluation("trial_000", row(20, 17.256))
+    ledger.add_evaluation("trial_000", evaluated(20, 17.256))
     ledger.end("trial_000", "failed", "diverged")
     line = line_of_trial(ledger.trials["trial_000"])
     assert line == ("trial_000  failed    val mean recall 17.26 at step 20  lr_image=12.3, images=real; diverged")
@@ -799,7 +800,7 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
 def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
     best, ledger = values["best"], folder.ledger()
     first, second = values["finalists"]
-    shown = sorted((t.best["val_mean_recall"] for t in ledger.ended if t.best), reverse=True)
+    shown = sorted((t.best.recall for t in ledger.ended if t.best), reverse=True)
     assert [row["search_val_mean_recall"] for row in (first, second)] == shown[:2]
     winner = max(first, second, key=lambda row: row["val_mean_recall"])
     assert (best["trial_id"], best["val_mean_recall"]) == (winner["trial_id"], winner["val_mean_recall"])

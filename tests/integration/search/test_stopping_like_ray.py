@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.stopping import row, trial_of
+from helpers.searches import evaluated
+from helpers.stopping import trial_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
 from rayvldd.config.study import Study
 from rayvldd.randomness import bracket_seed
-from rayvldd.search.ledger import METRIC, OUTER_STEP, Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.stopping import StoppingRule, make_asha, make_hyperband, make_median
 
-SHARED: dict[str, Any] = {"time_attr": OUTER_STEP, "metric": METRIC, "mode": "max"}
+SHARED: dict[str, Any] = {"time_attr": "outer_step", "metric": "best_val_mean_recall", "mode": "max"}
 
 events = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 12), st.integers(1, 9)), min_size=1, max_size=80)
 """Of trial 0 to 6: its recall as a whole number, for ties, and how many outer steps it went on since the last time."""
@@ -34,7 +35,9 @@ class Rays:
         if trial.trial_id not in self.trials:
             self.trials[trial.trial_id] = _Hashable(trial_id=trial.trial_id)
             self.add(trial)
-        told = self.scheduler.on_trial_result(None, self.trials[trial.trial_id], dict(trial.evaluations[-1]))
+        last = trial.evaluations[-1]
+        result = {"outer_step": last.outer_step, **last.numbers()}
+        told = self.scheduler.on_trial_result(None, self.trials[trial.trial_id], result)
         return bool(told == "STOP")
 
     def add(self, trial: Trial) -> None:
@@ -69,8 +72,8 @@ def stops(rule: StoppingRule, happened: list[tuple[int, int, int]], last: int) -
         step = 0 if trial.outer_step < 0 else trial.outer_step + further
         if number in stopped or step > last:
             continue
-        best = max([recall / 2, *(each[METRIC] for each in trial.evaluations)])
-        trial.evaluations.append({**row(step, best), "val_mean_recall": recall / 2})
+        best = max([recall / 2, *(each["best_val_mean_recall"] for each in trial.evaluations)])
+        trial.evaluations.append(evaluated(step, best, val_mean_recall=recall / 2))
         if rule.should_stop(trial, trials.values()):
             stopped[number] = step
     return list(stopped.items())

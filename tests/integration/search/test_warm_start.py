@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.searches import evaluated
 
 from rayvldd.cli.main import main
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, RayvlddError
-from rayvldd.search.ledger import Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.strategy import make_strategy
 from rayvldd.search.study_folder import StudyFolder
 from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
@@ -108,7 +109,7 @@ def test_trials_that_fit_come_with_their_recall_and_others_are_named(database: s
         ("same/trial_003", "failed"),
     ]
     assert found[0].point == {LR: 2.0, STEPS: 2, START: "noise"} and type(found[0].point[STEPS]) is int
-    assert found[0].best is not None and found[0].best["val_mean_recall"] == 13.0
+    assert found[0].best is not None and found[0].best.recall == 13.0
     assert left_out == {
         "same/trial_000": f"{LR}=0.5 is outside 1 to 1000",
         "same/trial_002": "another data (by fingerprint)",
@@ -157,9 +158,9 @@ def test_the_sampler_begins_where_earlier_trials_were_good() -> None:
     rates = np.geomspace(1, 1000, 30)
     earlier = []
     for number, rate in enumerate(rates):
-        row = {"outer_step": 0, "val_mean_recall": 20 - 4 * abs(float(np.log(rate / 30))), "search_seconds": 0.0}
+        only = evaluated(0, 20 - 4 * abs(float(np.log(rate / 30))))
         point: dict[str, Any] = {LR: float(rate), STEPS: 2, START: "real"}
-        earlier.append(Trial(f"old/trial_{number:03d}", -1, 0, point, Path(), "finished", "", [row]))
+        earlier.append(Trial(f"old/trial_{number:03d}", -1, 0, point, Path(), "finished", "", [only]))
 
     def distances(known: list[Trial]) -> list[float]:
         studies = [study_named("new").model_copy(update={"seed": seed}) for seed in range(30)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.searches import evaluated
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.trial import Trial
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import NearestCaption, nearest_captions
@@ -26,7 +28,6 @@ from rayvldd.reports.tables import (
     result_table,
     trials_table,
 )
-from rayvldd.search.ledger import Trial
 
 
 def train_of(embeddings: np.ndarray, size: int = 16) -> SplitInputs:
@@ -52,9 +53,9 @@ def embeddings_of(number: int) -> np.ndarray:
 
 
 def trial_of(number: int, recalls: list[float], state: str = "finished", folder: Path = Path()) -> Trial:
-    rows = [{"outer_step": 10.0 * n, "val_mean_recall": recall} for n, recall in enumerate(recalls)]
+    found = [evaluated(10 * n, recall) for n, recall in enumerate(recalls)]
     point = {"distillation.lr_image": 12.3456, "model.lora.rank": 4}
-    return Trial(f"trial_{number:03d}", number, 1, point, folder, state, "", rows)  # type: ignore[arg-type]
+    return Trial(f"trial_{number:03d}", number, 1, point, folder, state, "", found)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Each search has two sessions: the first is cut off while two trials run.
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from helpers.simulated_search import CASES, CUT_AFTER, run, study_of
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.records.trial import Evaluation
 from rayvldd.search.ledger import Ledger
 from rayvldd.search.strategy import Decision, make_strategy
 
@@ -34,8 +36,8 @@ class Session:
         self.ledger.start(proposal.number, 1, proposal.point)
         return proposal.trial_id, proposal.point
 
-    def report(self, trial_id: str, row: dict[str, float]) -> bool:
-        self.ledger.add_evaluation(trial_id, {**row, "search_seconds": float(next(self.clock))})
+    def report(self, trial_id: str, evaluation: Evaluation) -> bool:
+        self.ledger.add_evaluation(trial_id, replace(evaluation, search_seconds=float(next(self.clock))))
         return self.strategy.decide(self.ledger.trials[trial_id], self.history) is Decision.STOP
 
     def end(self, trial_id: str, state: Any) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import optuna
 import pytest
+from helpers.searches import evaluated
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.randomness import sampler_seed
-from rayvldd.search.ledger import METRIC, Ledger, Trial
+from rayvldd.records.trial import Trial
+from rayvldd.search.ledger import Ledger
 from rayvldd.search.optuna_samplers import OptunaSampler, suggest
 from rayvldd.search.optuna_trials import distribution_of
 from rayvldd.search.strategy import SampledSearch, make_strategy
@@ -98,7 +100,7 @@ def run(study: Study, folder: Path, count: int) -> list[dict[str, Any]]:
         points.append({**proposal.point, TRIAL_ID: proposal.trial_id})
         trial = ledger.start(proposal.number, 1, proposal.point)
         value = float(proposal.point["distillation.trajectory_matching.syn_steps"])
-        ledger.add_evaluation(trial.trial_id, _row(0, value))
+        ledger.add_evaluation(trial.trial_id, evaluated(0, value))
         ledger.end(trial.trial_id, "finished")
     return points
 
@@ -108,10 +110,6 @@ TRIAL_ID = "trial_id"
 
 def point_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != TRIAL_ID}
-
-
-def _row(step: int, value: float) -> dict[str, float]:
-    return {"outer_step": step, "val_mean_recall": value, METRIC: value, "search_seconds": 1.0}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -167,7 +165,7 @@ def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
     proposal = strategy.propose(ledger.trials.values())
     ledger.start(proposal.number, 1, proposal.point)
     for step, value in rows:
-        ledger.add_evaluation(proposal.trial_id, _row(step, value))
+        ledger.add_evaluation(proposal.trial_id, evaluated(step, value))
         strategy.propose(ledger.trials.values())
     ledger.end(proposal.trial_id, "failed", "diverged")
     strategy.propose(ledger.trials.values())
@@ -179,7 +177,7 @@ def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
 def test_known_trials_are_told_with_their_values(searched: Study, tmp_path: Path) -> None:
     run(searched, tmp_path, 2)
     told = _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))
-    assert [trial.value for trial in told] == [t.best["val_mean_recall"] for t in Ledger(tmp_path).ended if t.best]
+    assert [trial.value for trial in told] == [t.best.recall for t in Ledger(tmp_path).ended if t.best]
 
 
 def test_a_stopped_trial_is_told_with_its_best_recall_and_its_curve(searched: Study, tmp_path: Path) -> None:
@@ -188,7 +186,7 @@ def test_a_stopped_trial_is_told_with_its_best_recall_and_its_curve(searched: St
     proposal = strategy.propose(ledger.trials.values())
     ledger.start(proposal.number, 1, proposal.point)
     for step, value in ((0, 3.0), (2, 9.0), (4, 8.0)):
-        ledger.add_evaluation(proposal.trial_id, _row(step, value))
+        ledger.add_evaluation(proposal.trial_id, evaluated(step, value))
     ledger.end(proposal.trial_id, "stopped")
     strategy.propose(ledger.trials.values())
     for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
@@ -276,7 +274,7 @@ def test_several_objectives_are_told_to_the_sampler(sampler: str, searched: Stud
         proposal = strategy.propose(ledger.trials.values())
         trial = ledger.start(proposal.number, 1, proposal.point)
         for step, recall in enumerate((3.0, 9.0, 8.0)):
-            row = {**_row(step, recall), "seconds_matching": 2.0 * step, "seconds_evaluating": 1.0}
+            row = evaluated(step, recall, seconds_matching=2.0 * step, seconds_evaluating=1.0)
             ledger.add_evaluation(trial.trial_id, row)
         ledger.end(trial.trial_id, "failed" if number == 3 else "finished")
     strategy.propose(ledger.trials.values())
@@ -312,5 +310,7 @@ def test_trials_of_a_study_have_one_seed_in_common(searched: Study) -> None:
 
 
 def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:
-    trial = Trial("trial_000", 0, 1, {}, tmp_path, evaluations=[_row(0, 1.0), _row(2, 5.0), _row(4, 5.0)])
-    assert trial.best is not None and trial.best["outer_step"] == 2
+    trial = Trial(
+        "trial_000", 0, 1, {}, tmp_path, evaluations=[evaluated(0, 1.0), evaluated(2, 5.0), evaluated(4, 5.0)]
+    )
+    assert trial.best is not None and trial.best.outer_step == 2

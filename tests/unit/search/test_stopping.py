@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from helpers.stopping import Row, decisions, results_of, row, trial_of
+from helpers.searches import evaluated
+from helpers.stopping import decisions, results_of, trial_of
 
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import OUTER_STEP, Trial
+from rayvldd.records.trial import Evaluation, Trial
 from rayvldd.search.strategy import Decision, make_strategy
 
 RULES = ("median", "hyperband", "asha")
@@ -24,14 +25,14 @@ def long(study: Study, scheduler: str, **search: Any) -> Study:
 
 def stops_at(study: Study, recalls: list[float], known: int = 0) -> list[int]:
     """The outer steps at which the only trial of a study is to stop; it reports every second step."""
-    rows = [row(2 * number, max(recalls[: number + 1])) for number in range(len(recalls))]
+    rows = [evaluated(2 * number, max(recalls[: number + 1])) for number in range(len(recalls))]
     trial = trial_of(0, rows[:known])
     strategy = make_strategy(study, [trial] if known else [])
     stops = []
     for each in rows[known:]:
         trial.evaluations.append(each)
         if strategy.decide(trial, [trial]) is Decision.STOP:
-            stops.append(int(each[OUTER_STEP]))
+            stops.append(each.outer_step)
     return stops
 
 
@@ -51,7 +52,7 @@ def test_the_start_of_a_trial_is_known_when_it_continues(tiny_study: Study) -> N
 
 def test_a_searched_length_gives_room_to_the_longest_trial(tiny_study: Study) -> None:
     space = {"distillation.outer_steps": {"type": "choice", "values": [10, 30]}}
-    trial = trial_of(0, [row(30, 1.0)])
+    trial = trial_of(0, [evaluated(30, 1.0)])
     assert make_strategy(with_search(tiny_study, space=space)).decide(trial, [trial]) is Decision.CONTINUE
 
 
@@ -70,11 +71,11 @@ def test_brackets_of_hyperband_repeat_with_the_seed_and_differ_in_patience(tiny_
     assert {step for _, step in first} >= {4, 12} and len(first) < len(asha)
 
 
-def records_until(rows: list[tuple[int, Row]], stops: dict[int, float], last: float = 40) -> dict[int, Trial]:
+def records_until(rows: list[tuple[int, Evaluation]], stops: dict[int, int], last: int = 40) -> dict[int, Trial]:
     """The records of trials that end where they were stopped, up to an outer step."""
     trials: dict[int, Trial] = {}
     for number, result in rows:
-        if result[OUTER_STEP] <= min(last, stops.get(number, 41)):
+        if result.outer_step <= min(last, stops.get(number, 41)):
             trials.setdefault(number, trial_of(number)).evaluations.append(result)
     return trials
 

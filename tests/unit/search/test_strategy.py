@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.searches import evaluated
 from pydantic import ValidationError
 
 import rayvldd
 from rayvldd.config.domains import Scalar
 from rayvldd.config.search_plugins import RULES, SAMPLERS, SamplerDeclaration, StoppingRuleDeclaration
 from rayvldd.config.study import Study
-from rayvldd.search.ledger import METRIC, Trial
+from rayvldd.records.trial import Trial
 from rayvldd.search.strategy import Decision, make_strategy
 
 SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True}}
@@ -59,8 +60,8 @@ def searched(study: Study, **search: Any) -> Study:
 
 
 def ended(number: int, point: dict[str, Scalar], recall: float) -> Trial:
-    row = {"outer_step": 0.0, "val_mean_recall": recall, METRIC: recall, "search_seconds": float(number)}
-    return Trial(f"trial_{number:03d}", number, 1, point, Path(), "finished", evaluations=[row])
+    evaluations = [evaluated(0, recall, float(number))]
+    return Trial(f"trial_{number:03d}", number, 1, point, Path(), "finished", evaluations=evaluations)
 
 
 def test_a_study_names_a_sampler_and_a_rule_of_another_package(tiny_study: Study, plugins: None) -> None:

@@ -1,0 +1,229 @@
+"""One trial of a search: its point, how it ended, and its evaluations.
+
+A trial has a folder. ``trial.json`` holds point, seed and state with the version of the format, ``evaluations.jsonl``
+one line for each evaluation, in order. Beside them ``checkpoint/``, while it runs, and ``artifacts/``.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from rayvldd.config.domains import Scalar
+from rayvldd.config.metrics import VAL_MEAN_RECALL
+from rayvldd.records.form import FORMAT, FileForm, words_of
+from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.json_files import write_json_whole
+
+Ended = Literal["finished", "stopped", "failed"]
+"""``stopped``: ended early by the stopping rule or the time budget; ``failed``: diverged or lost. All are final."""
+
+TrialState = Literal["running"] | Ended
+
+VERSION = 1
+"""Of the format of a trial's folder."""
+
+RECORD, EVALUATIONS = "trial.json", "evaluations.jsonl"
+
+SEARCH_SECONDS = "search_seconds"
+"""What trackers call :attr:`Evaluation.search_seconds`."""
+_SECONDS = ("seconds_matching", "seconds_evaluating")
+"""Diagnostics of the work that a trial did up to an evaluation."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The synthetic set of a trial at one outer step, scored on validation."""
+
+    outer_step: int
+    metrics: Mapping[str, float]
+    """Declared metrics and diagnostics, by name; recalls in percent."""
+    search_seconds: float = 0.0
+    """How long the search had lasted, all its sessions together, when it came in."""
+
+    def __getitem__(self, metric: str) -> float:
+        return self.metrics[metric]
+
+    @property
+    def recall(self) -> float:
+        """Validation recall, by which trials are compared, in percent."""
+        return self.metrics[VAL_MEAN_RECALL]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of matching and evaluating that the trial took up to here; None where they were not measured."""
+        parts = [self.metrics[name] for name in _SECONDS if name in self.metrics]
+        return sum(parts) if parts else None
+
+    def numbers(self) -> dict[str, float]:
+        """All numbers by name, for trackers."""
+        return {**self.metrics, SEARCH_SECONDS: self.search_seconds}
+
+
+@dataclass
+class Trial:
+    """One point, and how far its distillation came."""
+
+    trial_id: str
+    number: int
+    seed: int
+    """Decides every draw of the distillation."""
+    point: dict[str, Scalar]
+    """The searched settings by dotted key."""
+    folder: Path
+    state: TrialState = "running"
+    reason: str = ""
+    """Why it failed, for people."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of the distillation, from which it continues."""
+        return self.folder / "checkpoint"
+
+    @property
+    def artifacts(self) -> Path:
+        """What is kept of a trial that ended, and handed to the tracker."""
+        return self.folder / "artifacts"
+
+    @property
+    def distilled_set(self) -> Path:
+        """The best set of a trial that ended."""
+        return self.artifacts / "distilled_set"
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the highest validation recall, the earliest if several are equal."""
+        return max(self.evaluations, key=lambda evaluation: evaluation.recall, default=None)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it may be the best: it did not fail and has an evaluation."""
+        return self.state != "failed" and bool(self.evaluations)
+
+    @property
+    def outer_step(self) -> int:
+        """The last outer step that was evaluated, -1 before the first."""
+        return self.evaluations[-1].outer_step if self.evaluations else -1
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of matching and evaluating so far; None where they were not measured."""
+        return self.evaluations[-1].seconds if self.evaluations else None
+
+    def value(self, metric: str = VAL_MEAN_RECALL) -> float | None:
+        """A metric at the best evaluation; None before the first one, or where it was not measured."""
+        return self.best.metrics.get(metric) if self.best else None
+
+    def add(self, evaluation: Evaluation) -> bool:
+        """Append an evaluation, in the file too; one of a known outer step is left out, and False returned."""
+        if evaluation.outer_step <= self.outer_step:
+            return False
+        self.evaluations.append(evaluation)
+        with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**vars(evaluation), "metrics": dict(evaluation.metrics)}) + "\n")
+        return True
+
+    def write(self) -> None:
+        """Write point and state; evaluations are appended by :meth:`add`."""
+        values = {name: getattr(self, name) for name in _TrialValues.model_fields}
+        write_json_whole(self.folder / RECORD, {FORMAT: VERSION, **values})
+
+    @classmethod
+    def read(cls, folder: Path, *, mend: bool = False) -> Self:
+        """Read a trial from its folder.
+
+        Args:
+            folder: The trial's own.
+            mend: Whether a last evaluation that was cut off in the middle is dropped from the file too; for the one
+                process that writes there.
+
+        Raises:
+            StoreError: when a file cannot be read, or a newer release wrote it.
+        """
+        values = _FORM.read(folder / RECORD)
+        if values.trial_id != folder.name:
+            raise _FORM.unreadable(folder / RECORD, f"it is that of {values.trial_id}")
+        evaluations = _read_evaluations(folder / EVALUATIONS, mend=mend)
+        return cls(**dict(values), folder=folder, evaluations=evaluations)
+
+
+def best_first(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials of which one is the best, by falling validation recall; of equal ones the earlier.
+
+    This is the one order in which trials are compared: failed ones and those without an evaluation are left out.
+    """
+    candidates = [(best.recall, trial) for trial in trials if trial.is_candidate and (best := trial.best)]
+    return [trial for _, trial in sorted(candidates, key=lambda known: (-known[0], known[1].number))]
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The first of :func:`best_first`."""
+    return next(iter(best_first(trials)), None)
+
+
+def in_order_of_recall(trials: Sequence[Trial]) -> list[Trial]:
+    """All trials for people to read, failed ones too: by falling recall, those without an evaluation last."""
+    return sorted(trials, key=lambda trial: trial.best.recall if trial.best else -1.0, reverse=True)
+
+
+def trial_id_of(number: int) -> str:
+    """The name of a trial: its folder here, its run in the tracker."""
+    return f"trial_{number:03d}"
+
+
+class _TrialValues(BaseModel):
+    """``trial.json``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    trial_id: str
+    number: int
+    seed: int
+    point: dict[str, Scalar]
+    state: TrialState
+    reason: str
+
+
+def _with_recall(metrics: dict[str, float]) -> dict[str, float]:
+    recall = metrics.get(VAL_MEAN_RECALL)
+    if recall is None or not math.isfinite(recall):
+        raise ValueError(f"no {VAL_MEAN_RECALL}")
+    return metrics
+
+
+class _EvaluationValues(BaseModel):
+    """A line of ``evaluations.jsonl``. Diagnostics such as losses may be infinite or not a number."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    outer_step: int
+    metrics: Annotated[dict[str, float], AfterValidator(_with_recall)]
+    search_seconds: float
+
+
+_FORM = FileForm(
+    _TrialValues, VERSION, "the record of a trial", "move {folder} away and repeat the command: the trial runs again"
+)
+_LINE = TypeAdapter(_EvaluationValues)
+
+
+def _read_evaluations(file: Path, *, mend: bool) -> list[Evaluation]:
+    """Read the whole lines; a last one without an end was cut off."""
+    if not file.is_file():
+        return []
+    try:
+        text = file.read_text(encoding="utf-8")
+        whole, _, cut_off = text.rpartition("\n")
+        lines = [_LINE.validate_json(line) for line in whole.split("\n")] if whole else []
+    except ValidationError as error:
+        raise _FORM.unreadable(file, words_of(error)) from None
+    except (OSError, ValueError) as error:
+        raise _FORM.unreadable(file, str(error)) from None
+    if cut_off and mend:
+        write_text_whole(file, f"{whole}\n" if whole else "")
+    return [Evaluation(**dict(line)) for line in lines]
