@@ -14,7 +14,13 @@ EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if e
 """What some functions of the package import; who does not call them needs not install it."""
 REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS]
 
-IMPORTED_AS = {"nvidia-ml-py": "pynvml", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORTED_AS = {
+    "nvidia-ml-py": "pynvml",
+    "pillow": "PIL",
+    "pydantic-core": "pydantic_core",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 IMPORTED_BY_OTHERS = {"cmaes", "google-api-python-client", "torchvision"}
 """Wanted by a package that we import, not by us: the comment names that package."""
 

@@ -19,9 +19,9 @@ from rayvldd.distillation.evaluations import _KEPT as KEPT
 from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun
 from rayvldd.errors import ConfigError, StoreError
 from rayvldd.experts.recipe import expert_settings
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials, known_points
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.protocol import EarlierTrial
 
@@ -94,6 +94,7 @@ def other_tuple(annotation: Any) -> tuple[Any, ...]:
 
 
 SPECIAL: dict[str, Any] = {
+    "evaluation.further_metrics": ("recall",),
     "search.space": {"distillation.lr_image": FloatDomain(type="float", low=1, high=2)},
     "search.choose.at_most": {"num_pairs": 3.0},
     "search.choose.at_least": {"val_mean_recall": 3.0},
