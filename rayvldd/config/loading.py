@@ -229,7 +229,7 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
     match detail["type"]:
         case "extra_forbidden":
             known = _known_keys(detail["loc"][:-1])
-            hint = _near(location[-1], known) or _elsewhere(location[-1])
+            hint = _elsewhere(location[-1]) or _near(location[-1], known)
             return Fault(where, f"unknown key {location[-1]!r}{hint}", ", ".join(known))
         case "missing":
             return Fault(where, "is missing", "a value: this key has no default")
