@@ -105,15 +105,14 @@ def command(
         invocation.say(f"not shown: {sentence}")
     invocation.say(f"page  {page}")
     states = {report.name: {"state": report.state, "faults": report.faults} for report in reports}
-    said = [group.verdict for group in comparison.groups if group.verdict]
-    invocation.finish({"studies": results, "states": states, "verdicts": said, "page": page})
+    invocation.finish({"studies": results, "states": states, "verdicts": compared.verdicts, "page": page})
 
 
 def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
     """Say of each group whether its sets beat real pairs, and which sets could not be opened."""
     for group in comparison.groups:
         invocation.say(f"{group.measured_on}:")
-        for sentence in [*group.verdicts, *([group.verdict] if group.verdict else [])]:
+        for sentence in group.sentences:
             invocation.say(f"  {sentence}")
     for section in comparison.set_sections:
         if section.report.fault:
@@ -122,8 +121,8 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
 
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
     """Print the finished studies as a table and the others in a line each; return the results."""
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.reports.tables import comparison_table
-    from rayvldd.search.study_folder import StudyFolder
 
     finished = {report.name: report for report in reports if report.result is not None}
     results = [result for report in finished.values() if (result := StudyFolder(report.root).result())]

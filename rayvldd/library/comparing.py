@@ -28,7 +28,7 @@ class ComparedStudies:
     @property
     def verdicts(self) -> list[str]:
         """In words, whether distilled sets beat real pairs."""
-        return [group.verdict for group in self.comparison.groups if group.verdict]
+        return [sentence for group in self.comparison.groups for sentence in group.sentences]
 
     def _repr_html_(self) -> str:
         """The verdicts and the page, for notebooks."""

@@ -46,6 +46,6 @@ class Pictures:
 
 
 if TYPE_CHECKING:
-    from rayvldd.search.recorder import Illustrator
+    from rayvldd.hyperparameter_search.recorder import Illustrator
 
     _illustrator: Illustrator = Pictures()

@@ -21,6 +21,9 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
+from rayvldd.hyperparameter_search.ledger import Ledger, read_trials
+from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.set_scores import SetScores, read_scores, short_names
 from rayvldd.records.trial import Trial
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
@@ -35,9 +38,6 @@ from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.writing import write_comparison
 from rayvldd.reports.published import published_rows
-from rayvldd.search.ledger import Ledger, read_trials
-from rayvldd.search.optuna_trials import importance_of_settings
-from rayvldd.search.study_folder import StudyFolder
 from rayvldd.storage.json_files import write_json_whole
 
 if TYPE_CHECKING:
@@ -538,7 +538,7 @@ def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> Non
     asked = ["compare", "--workspace", tmp_path / "workspace", "--evaluations", file, "--reference"]
     result = run(*asked, "--json")
     assert result.exit_code == 0, result.output
-    assert "does not beat real pairs" in last_object(result)["verdicts"][0]
+    assert "does not beat real pairs" in last_object(result)["verdicts"][-1]
     assert "In print, not measured here" in result.stderr and "gone is not a distilled set" in result.stderr
     page = Path(last_object(result)["page"])
     assert {path.name for path in (page.parent / "tables").glob("*.tex")} == {

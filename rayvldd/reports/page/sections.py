@@ -11,6 +11,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
 from rayvldd.reports.page.baselines import SameStick, measured_alike, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
@@ -36,7 +37,6 @@ from rayvldd.reports.page.search_drawings import (
 from rayvldd.reports.page.set_drawings import recall_by_group, recall_by_pairs, similarity, subjects_kept, transfer
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
-from rayvldd.search.optuna_trials import importance_of_settings
 
 MOST_PAIRS = 300
 """Pairs in all galleries of a page together: about 3 MB at 96 px."""
@@ -77,6 +77,12 @@ class Group:
     verdict: str
     """Over all numbers of pairs; empty where there is but one."""
     verdicts: list[str]
+    """Of each distilled set."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdict of each set, then the one over all numbers of pairs."""
+        return [*self.verdicts, *([self.verdict] if self.verdict else [])]
 
 
 @dataclass

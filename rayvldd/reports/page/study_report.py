@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
+from rayvldd.hyperparameter_search.ledger import read_trials
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.measured_on import measured_on
-from rayvldd.search.ledger import read_trials
-from rayvldd.search.study_folder import StudyFolder, read_json
 
 State = Literal["finished", "unfinished", "damaged"]
 """``damaged``: it says that it is finished, and what came out cannot be read."""
