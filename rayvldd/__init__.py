@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from rayvldd.errors import RayvlddError as RayvlddError
     from rayvldd.evaluation.metric import Metric as Metric
     from rayvldd.evaluation.metric import register_metric as register_metric
+    from rayvldd.hyperparameter_search.strategy import SearchStrategy as SearchStrategy
     from rayvldd.library.comparing import compare as compare
     from rayvldd.library.distilling import distill as distill
     from rayvldd.library.evaluating import evaluate as evaluate
     from rayvldd.library.searching import StudyResult as StudyResult
     from rayvldd.library.searching import search as search
-    from rayvldd.search.strategy import SearchStrategy as SearchStrategy
     from rayvldd.storage.storage import Storage as Storage
     from rayvldd.tracking.protocol import Tracker as Tracker
 
@@ -38,7 +38,7 @@ _WHERE = {
     "Metric": "rayvldd.evaluation.metric",
     "MetricInfo": "rayvldd.config.metrics",
     "RayvlddError": "rayvldd.errors",
-    "SearchStrategy": "rayvldd.search.strategy",
+    "SearchStrategy": "rayvldd.hyperparameter_search.strategy",
     "Storage": "rayvldd.storage.storage",
     "Study": "rayvldd.config.study",
     "StudyResult": "rayvldd.library.searching",

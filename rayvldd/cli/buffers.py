@@ -60,8 +60,8 @@ def import_command(
     from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
     from rayvldd.experts.store.addresses import open_store
     from rayvldd.experts.store.buffer_import import import_experts
+    from rayvldd.hyperparameter_search.preparation import epochs_of
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.search.preparation import epochs_of
 
     store = open_store(store_uri, workspace)
     pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]

@@ -107,7 +107,7 @@ def _checked_plan(
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
     from rayvldd.experts.store.addresses import open_store
-    from rayvldd.search.plan import describe_plan, plan
+    from rayvldd.hyperparameter_search.plan import describe_plan, plan
 
     planned = plan(study, workspace, open_store(store_uri, workspace))
     if invocation.dry_run:
@@ -134,7 +134,7 @@ def _decode(study: "Study", cache: Path) -> None:
 
 def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:
     from rayvldd.console import ProgressDisplay
-    from rayvldd.search.cost import describe_cost, estimate, probe
+    from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
 
     with ProgressDisplay() as display:
         probed = probe(study, Path(planned["storage"]["cache"]), display.progress)

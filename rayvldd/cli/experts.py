@@ -18,7 +18,7 @@ from rayvldd.errors import did_you_mean
 
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
-    from rayvldd.search.preparation import ExpertSet
+    from rayvldd.hyperparameter_search.preparation import ExpertSet
 
 
 SUBCOMMANDS: dict[str, RunCommand] = {**COMMANDS_ON_SETS, "import": import_command}
@@ -85,7 +85,7 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
         return invocation.finish({"study": study.name, "made": 0, "sets": []})
 
     from rayvldd.console import ProgressDisplay
-    from rayvldd.search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
 
     with ProgressDisplay() as display, reachable(store):
         sets = load_expert_sets(study, workspace.cache, display)

@@ -15,8 +15,8 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.tracking.opening import open_tracker
 
 if TYPE_CHECKING:
-    from rayvldd.search.study_store import StudyStore
-    from rayvldd.search.transfer import WarmStart
+    from rayvldd.hyperparameter_search.study_store import StudyStore
+    from rayvldd.hyperparameter_search.transfer import WarmStart
     from rayvldd.workspace import Workspace
 
 
@@ -85,7 +85,7 @@ def command(
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=address is None)
 
     from rayvldd.experts.store.addresses import open_store
-    from rayvldd.search.plan import describe_plan, plan
+    from rayvldd.hyperparameter_search.plan import describe_plan, plan
 
     store = open_store(store_uri, workspace)
     study_store = _study_store(study_store_uri, study.name, workspace)
@@ -101,9 +101,9 @@ def command(
         return invocation.finish(planned)
 
     from rayvldd.console import ProgressDisplay
+    from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
-    from rayvldd.search.sweep import sweep
 
     tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
     with ProgressDisplay() as display:
@@ -141,8 +141,8 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
     """
     if uri is None:
         return None
-    from rayvldd.search.study_folder import StudyFolder
-    from rayvldd.search.study_store import StudyStore
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+    from rayvldd.hyperparameter_search.study_store import StudyStore
     from rayvldd.storage.addresses import open_storage
 
     return StudyStore(open_storage(uri, workspace, "--study-store"), StudyFolder(workspace.study(study_name)))
@@ -165,7 +165,7 @@ def _warm_start(
         fault = Fault("--warm-start", "needs MLflow, and the tracking URI is none", "a server or database")
         raise ConfigError([fault], next_command="the same command with --tracking-uri URI, or without --warm-start")
 
-    from rayvldd.search.transfer import WarmStart
+    from rayvldd.hyperparameter_search.transfer import WarmStart
     from rayvldd.tracking.earlier_trials import earlier_trials
 
     uri = tracking_uri or workspace.tracking_uri

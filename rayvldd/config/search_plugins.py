@@ -37,7 +37,7 @@ class Declaration:
     name: str
     """How a study names it."""
     implementation: str
-    """``module:attribute`` of the function that makes it; see :mod:`rayvldd.search.strategy`."""
+    """``module:attribute`` of the function that makes it; see :mod:`rayvldd.hyperparameter_search.strategy`."""
     several_objectives: bool
     """Whether it can be used with more than one objective."""
 
@@ -135,8 +135,8 @@ class Registry(Mapping[str, D], Generic[D]):
         del self._known[name]
 
 
-_OPTUNA = "rayvldd.search.optuna_samplers"
-_STOPPING = "rayvldd.search.stopping"
+_OPTUNA = "rayvldd.hyperparameter_search.optuna_samplers"
+_STOPPING = "rayvldd.hyperparameter_search.stopping"
 
 SAMPLERS = Registry(
     SAMPLER_GROUP,

@@ -18,9 +18,9 @@ from rayvldd.distillation.loop import OuterLoop
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
-from rayvldd.search.final_evaluation import MAX_FULL_DATA
 
 _EPOCH_IMAGES = 1024
 """Training images of the epoch that is timed; the rest is in proportion."""

@@ -16,11 +16,11 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.evaluation.intervals import nested_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import mean_of
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
-from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.storage.json_files import write_json_whole
 
 MAX_FULL_DATA = 3

@@ -24,13 +24,13 @@ from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
+from rayvldd.hyperparameter_search.study_folder import read_json
+from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_jobs
 from rayvldd.runtime.evaluation import resources_of_trials
-from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.storage.json_files import write_json_whole
 
 

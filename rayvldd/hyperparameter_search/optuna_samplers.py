@@ -13,10 +13,10 @@ import optuna
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.optuna_trials import as_optuna_trial, directions_of, intermediate_values, told_values
+from rayvldd.hyperparameter_search.strategy import Sampler, next_number
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
-from rayvldd.search.optuna_trials import as_optuna_trial, directions_of, intermediate_values, told_values
-from rayvldd.search.strategy import Sampler, next_number
 
 
 class OptunaSampler:

@@ -18,8 +18,8 @@ from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomai
 from rayvldd.config.metrics import OBJECTIVES
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.objectives import values_of_trial
 from rayvldd.records.trial import Trial
-from rayvldd.search.objectives import values_of_trial
 
 FEWEST_TRIALS = 4
 """Trials with a recall below which importances would be read out of nothing."""

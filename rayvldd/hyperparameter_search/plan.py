@@ -8,8 +8,8 @@ from rayvldd.console import point_as_text, time_as_text
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.search.preparation import expert_points
-from rayvldd.search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.preparation import expert_points
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.workspace import Workspace
 
 

@@ -13,13 +13,19 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.records.trial import Trial
-from rayvldd.search.final_evaluation import evaluate_on_test
-from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.lines import line_of_trial
-from rayvldd.search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
-from rayvldd.search.preparation import (
+from rayvldd.hyperparameter_search.final_evaluation import evaluate_on_test
+from rayvldd.hyperparameter_search.finalists import (
+    Finalist,
+    distinct,
+    finalists_of,
+    line_of_finalist,
+    rerun_finalists,
+    winner_of,
+)
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.lines import line_of_trial
+from rayvldd.hyperparameter_search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
+from rayvldd.hyperparameter_search.preparation import (
     ExpertSets,
     experts_in_training,
     load_expert_sets,
@@ -27,11 +33,12 @@ from rayvldd.search.preparation import (
     origins_of,
     sets_asked_for,
 )
-from rayvldd.search.recorder import Illustrator, StudyRun
-from rayvldd.search.study_folder import StudyFolder, read_json
-from rayvldd.search.transfer import known_points, lines_of
-from rayvldd.search.trial import TrialContext
-from rayvldd.search.tune_adapter import search
+from rayvldd.hyperparameter_search.recorder import Illustrator, StudyRun
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.transfer import known_points, lines_of
+from rayvldd.hyperparameter_search.trial import TrialContext
+from rayvldd.hyperparameter_search.tune_adapter import search
+from rayvldd.records.trial import Trial
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace

@@ -14,9 +14,9 @@ from typing import Protocol, cast
 from rayvldd.config.domains import Scalar
 from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
 from rayvldd.records.trial import Trial, trial_id_of
-from rayvldd.search.optuna_trials import typed_point
-from rayvldd.search.stopping import StoppingRule, with_gain_required
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
-from rayvldd.search.ledger import Ledger
+from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.storage.json_files import write_json_whole
 
 

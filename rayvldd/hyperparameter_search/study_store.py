@@ -22,7 +22,7 @@ from typing import Any
 from rayvldd.background import RepeatedCall
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
-from rayvldd.search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.storage.atomic import write_bytes_whole
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import BEAT_S, STALE_S, Lease, LeaseHolder

@@ -1,4 +1,4 @@
-"""A whole study: its stages, then the result put together; see search/stages.py.
+"""A whole study: its stages, then the result put together; see hyperparameter_search/stages.py.
 
 Every stage continues where it was.
 
@@ -17,17 +17,17 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
+from rayvldd.hyperparameter_search.plan import describe_plan, plan
+from rayvldd.hyperparameter_search.recorder import Illustrator
+from rayvldd.hyperparameter_search.stages import StudySession, run_stages
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_store import StudyStore
+from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
-from rayvldd.search.optuna_trials import importance_of_settings
-from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.recorder import Illustrator
-from rayvldd.search.stages import StudySession, run_stages
-from rayvldd.search.study_folder import StudyFolder, read_json
-from rayvldd.search.study_store import StudyStore
-from rayvldd.search.transfer import WarmStart, keep_earlier_trials
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker

@@ -18,9 +18,9 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.records.trial import Ended, Evaluation, Trial
-from rayvldd.search.optuna_trials import typed_point
-from rayvldd.search.study_folder import StudyFolder, read_json
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import EarlierTrial
 

@@ -27,10 +27,10 @@ from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.hyperparameter_search.preparation import epochs_of
+from rayvldd.hyperparameter_search.study_folder import read_json
+from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, Reporter
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
-from rayvldd.search.preparation import epochs_of
-from rayvldd.search.study_folder import read_json
-from rayvldd.search.trial_report import EvaluationReport, FailureReport, Reporter
 from rayvldd.tracking.machine_use import PeakMemory
 
 

@@ -21,11 +21,11 @@ from ray.tune.search import Searcher
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
-from rayvldd.search.recorder import Recorder, StudyRun
-from rayvldd.search.strategy import Decision, Proposal, SearchStrategy, make_strategy
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.trial import TrialContext, number_of, run_trial
-from rayvldd.search.trial_report import FailureReport
+from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.strategy import Decision, Proposal, SearchStrategy, make_strategy
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
+from rayvldd.hyperparameter_search.trial_report import FailureReport
 
 _TRIAL_ID = "trial_id"
 """Key of a Tune config with the trial's name, beside the searched settings."""

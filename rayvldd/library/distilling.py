@@ -73,8 +73,8 @@ def _prepare(
     from rayvldd.config.setting import selected
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.data.prepared_arrays import open_cache
+    from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts, sets_asked_for
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.search.preparation import load_expert_sets, make_missing_experts, sets_asked_for
 
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(sets_asked_for(point, sets), store, workspace.cache, display)

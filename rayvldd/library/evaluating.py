@@ -163,7 +163,7 @@ def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | N
 
 def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:
     """Note a test evaluation in the folder of every study that one of the sets belongs to."""
-    from rayvldd.search.study_folder import StudyFolder, study_of_set
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 
     names_by_study: dict[Path, list[str]] = {}
     for name, distilled in group.sets.items():

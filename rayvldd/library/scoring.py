@@ -53,8 +53,8 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
 
 def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
     """The students on all pairs: the first seeds, as in a sweep's own test."""
+    from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
     from rayvldd.runtime.evaluation import EvaluationJob
-    from rayvldd.search.final_evaluation import MAX_FULL_DATA
 
     return [EvaluationJob(None, seed) for seed in seeds[:MAX_FULL_DATA]]
 

@@ -100,8 +100,8 @@ def search(
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.experts.store.addresses import open_store
+    from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
-    from rayvldd.search.sweep import sweep
     from rayvldd.tracking.opening import open_tracker
 
     place = Workspace(workspace)

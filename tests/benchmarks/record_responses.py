@@ -40,11 +40,11 @@ from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.hyperparameter_search.optuna_samplers import suggest
+from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.preparation import epochs_of
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, sampler_seed, student_seeds
-from rayvldd.search.optuna_samplers import suggest
-from rayvldd.search.optuna_trials import typed_point
-from rayvldd.search.preparation import epochs_of
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.folder import FolderStorage
 

@@ -33,13 +33,13 @@ from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.recipe import expert_training as training_of
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search import sweep, trial, tune_adapter
+from rayvldd.hyperparameter_search.trial import TrialContext
+from rayvldd.hyperparameter_search.trial_report import Reporter
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.runtime import expert_training
 from rayvldd.runtime.expert_training import ExpertJob, make_experts
-from rayvldd.search import sweep, trial, tune_adapter
-from rayvldd.search.trial import TrialContext
-from rayvldd.search.trial_report import Reporter
 from rayvldd.storage.folder import FolderStorage
 
 _OBJECT_STORE_BYTES = 80 * 2**20

@@ -15,13 +15,13 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.strategy import make_strategy
+from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.trial import Evaluation, Trial, trial_id_of
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.recorder import Recorder, StudyRun
-from rayvldd.search.strategy import make_strategy
-from rayvldd.search.trial_report import EvaluationReport
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker

@@ -22,13 +22,13 @@ from rayvldd.distillation import evaluations
 from rayvldd.distillation.loop import OuterLoop, StepReport
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search import trial, tune_adapter
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.sweep import sweep
+from rayvldd.hyperparameter_search.trial import TrialContext
+from rayvldd.hyperparameter_search.trial_report import Reporter
 from rayvldd.records.trial import Trial
 from rayvldd.reports.illustrator import Pictures
-from rayvldd.search import trial, tune_adapter
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.sweep import sweep
-from rayvldd.search.trial import TrialContext
-from rayvldd.search.trial_report import Reporter
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.opening import open_tracker
 from rayvldd.workspace import Workspace

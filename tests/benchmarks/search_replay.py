@@ -17,8 +17,8 @@ from recorded_responses import Answers, Response, SearchAnswers, Table
 from rayvldd.config.domains import Domain, FloatDomain, Scalar
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.strategy import Decision, Proposal, make_strategy
 from rayvldd.records.trial import Evaluation, Trial
-from rayvldd.search.strategy import Decision, Proposal, make_strategy
 
 _VALUES_BY_HAND = 5
 """Values of a rate that hand tuning tries, evenly over its domain."""

@@ -7,8 +7,8 @@ import numpy as np
 
 from helpers.searches import evaluated
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
 from rayvldd.records.trial import Evaluation, Trial, trial_id_of
-from rayvldd.search.strategy import Decision, make_strategy
 
 
 def results_of(study: Study, trials: int, steps: int) -> list[tuple[int, Evaluation]]:

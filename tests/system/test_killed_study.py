@@ -18,9 +18,9 @@ from rich.console import Console
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.search.objectives import ranked
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.study_store import StudyStore
+from rayvldd.hyperparameter_search.objectives import ranked
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.workspace import Workspace
@@ -45,7 +45,7 @@ def study() -> Study:
 
 def sweep_on(machine: Path, kept: Path) -> Any:
     """What ``rayvldd sweep --study-store`` does on one machine; experts lie where both see them."""
-    from rayvldd.search.sweep import sweep
+    from rayvldd.hyperparameter_search.sweep import sweep
 
     workspace, display = Workspace(machine), ProgressDisplay(Console(quiet=True))
     folder = StudyFolder(workspace.study("killed"))
@@ -86,7 +86,7 @@ def kill_and_go_on(root: Path) -> None:
     import ray  # noqa: F401
     import torch  # noqa: F401
 
-    import rayvldd.search.sweep  # noqa: F401
+    import rayvldd.hyperparameter_search.sweep  # noqa: F401
 
     generator = np.random.default_rng(11)
     folder = StudyFolder(Workspace(root / "a").study("killed"))

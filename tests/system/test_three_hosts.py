@@ -24,7 +24,7 @@ from helpers.hosts import Hosts, fetch_wheels, running_hosts, why_not
 from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
 
-from rayvldd.search.ledger import Ledger
+from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.storage.lease import LeaseState
 
 CLUSTER_FILE = ROOT / "clusters" / "on_prem.yaml"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayvldd.errors import Fault, InputError, RayvlddError, message_of
-from rayvldd.search.trial import reason_of
+from rayvldd.hyperparameter_search.trial import reason_of
 
 
 def test_the_lines_below_the_first_are_kept() -> None:

@@ -18,7 +18,7 @@ ROWS = (
     ("cli",),
     ("library", "testing"),
     ("reports",),
-    ("search",),
+    ("hyperparameter_search",),
     ("runtime",),
     ("tracking", "clusters"),
     ("distillation",),

@@ -18,17 +18,24 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError
 from rayvldd.evaluation.intervals import nested_interval, t_interval
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search import finalists as module
+from rayvldd.hyperparameter_search.finalists import (
+    Finalist,
+    distinct,
+    finalists_of,
+    line_of_finalist,
+    rerun_finalists,
+    winner_of,
+)
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.objectives import ranked
+from rayvldd.hyperparameter_search.stages import _none_again
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
+from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.trial import Trial
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
-from rayvldd.search import finalists as module
-from rayvldd.search.finalists import Finalist, distinct, finalists_of, line_of_finalist, rerun_finalists, winner_of
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.objectives import ranked
-from rayvldd.search.stages import _none_again
-from rayvldd.search.study_folder import StudyFolder, study_of_set
-from rayvldd.search.trial import TrialContext
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.json_files import write_json_whole
 

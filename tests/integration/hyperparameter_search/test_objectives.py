@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.records.trial import Trial
-from rayvldd.search.objectives import (
+from rayvldd.hyperparameter_search.objectives import (
     line_of_front,
     nothing_allowed,
     pareto_front,
@@ -19,6 +18,7 @@ from rayvldd.search.objectives import (
     row_of_front,
     values_of_trial,
 )
+from rayvldd.records.trial import Trial
 
 PAIRS = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 40}}
 BOTH = ["val_mean_recall", "num_pairs"]

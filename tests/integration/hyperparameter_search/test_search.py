@@ -30,27 +30,27 @@ from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
 from rayvldd.evaluation.intervals import t_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
-from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.records.trial import Trial
-from rayvldd.search import final_evaluation, trial, tune_adapter
-from rayvldd.search.final_evaluation import summary
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.lines import line_of_trial
-from rayvldd.search.plan import describe_plan, plan
-from rayvldd.search.preparation import (
+from rayvldd.hyperparameter_search import final_evaluation, trial, tune_adapter
+from rayvldd.hyperparameter_search.final_evaluation import summary
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.lines import line_of_trial
+from rayvldd.hyperparameter_search.plan import describe_plan, plan
+from rayvldd.hyperparameter_search.preparation import (
     epochs_of,
     expert_points,
     experts_in_training,
     load_expert_sets,
     sets_asked_for,
 )
-from rayvldd.search.recorder import Recorder, StudyRun
-from rayvldd.search.strategy import Proposal
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.sweep import sweep
-from rayvldd.search.trial import TrialContext
-from rayvldd.search.trial import run_trial as run_one
-from rayvldd.search.trial_report import EvaluationReport, FailureReport, Report
+from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.strategy import Proposal
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.sweep import sweep
+from rayvldd.hyperparameter_search.trial import TrialContext
+from rayvldd.hyperparameter_search.trial import run_trial as run_one
+from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, Report
+from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
 from rayvldd.tracking.folder_tracker import FolderTracker
@@ -312,7 +312,7 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
                 time.sleep(3)
 
     def run(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
-        from rayvldd.search.trial_report import EvaluationReport, FailureReport
+        from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport
 
         number, folder = int(name[-3:]), job.trials / name / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
@@ -542,7 +542,7 @@ def test_the_search_says_which_experts_its_trials_are_making(
         run: Any = SimpleNamespace(
             study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
         )
-        monkeypatch.setattr("rayvldd.search.recorder._LOOK_S", 0.0)
+        monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._LOOK_S", 0.0)
         Recorder(run).look()
         assert shown == told
 
@@ -566,7 +566,7 @@ def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
     for name in trials:
         recorder.evaluation(name, EvaluationReport(2, {"val_mean_recall": 5.0}))
     assert len(shown) < 20 and len(ledger.running) == 20 and not read
-    monkeypatch.setattr("rayvldd.search.recorder._SHOW_S", 0.0)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._SHOW_S", 0.0)
     recorder.evaluation(trials[19], EvaluationReport(4, {"val_mean_recall": 5.0}))
     what, ended, total, note = shown[-1]
     assert (what, ended, total) == ("trials", 0, 100)
@@ -823,7 +823,7 @@ def test_a_study_whose_trials_all_failed_says_why(
     for number in range(4):
         ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
         ledger.end(f"trial_00{number}", "failed", f"reason {number}")
-    monkeypatch.setattr("rayvldd.search.stages.make_missing_experts", lambda *_: 0)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.stages.make_missing_experts", lambda *_: 0)
     with pytest.raises(RayvlddError, match="none of its 4 trials made a distilled set") as caught:
         sweep(
             searched,

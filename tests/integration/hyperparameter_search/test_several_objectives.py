@@ -8,8 +8,8 @@ from rich.console import Console
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.sweep import sweep
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.sweep import sweep
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.workspace import Workspace

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.stopping import StoppingRule, make_asha, make_hyperband, make_median
 from rayvldd.randomness import bracket_seed
 from rayvldd.records.trial import Trial
-from rayvldd.search.stopping import StoppingRule, make_asha, make_hyperband, make_median
 
 SHARED: dict[str, Any] = {"time_attr": "outer_step", "metric": "best_val_mean_recall", "mode": "max"}
 

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import InputError, RayvlddError, StoreError
-from rayvldd.search import study_store as module
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.study_store import StudyStore
+from rayvldd.hyperparameter_search import study_store as module
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.storage.addresses import open_storage
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.folder import FolderStorage

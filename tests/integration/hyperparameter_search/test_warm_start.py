@@ -11,10 +11,10 @@ from helpers.searches import evaluated
 from rayvldd.cli.main import main
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, RayvlddError
+from rayvldd.hyperparameter_search.strategy import make_strategy
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
 from rayvldd.records.trial import Trial
-from rayvldd.search.strategy import make_strategy
-from rayvldd.search.study_folder import StudyFolder
-from rayvldd.search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
 from rayvldd.tracking.earlier_trials import earlier_trials
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.protocol import EarlierTrial, Origins

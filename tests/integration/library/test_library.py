@@ -1,5 +1,6 @@
 """The library as a notebook uses it: load, override, distil, search, evaluate, compare."""
 
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path
 
 
 @pytest.fixture(scope="module")
-def result(workspace: Path) -> rv.StudyResult:
+def study() -> rv.Study:
     space = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 100.0, "log": True}}
-    study = rv.load_study({**TINY_STUDY, "search": {"space": space, "num_trials": 2, "num_finalists": 0}})
-    return rv.search(study.override({"search.num_trials": 3}), workspace=workspace, tracking_uri="none")
+    loaded = rv.load_study({**TINY_STUDY, "search": {"space": space, "num_trials": 2, "num_finalists": 0}})
+    return loaded.override({"search.num_trials": 3})
+
+
+@pytest.fixture(scope="module")
+def result(study: rv.Study, workspace: Path) -> rv.StudyResult:
+    return rv.search(study, workspace=workspace, tracking_uri="none")
 
 
 def test_a_search_gives_its_trials_as_a_frame(result: rv.StudyResult, workspace: Path) -> None:
@@ -66,9 +72,20 @@ def test_a_distillation_returns_its_set(workspace: Path) -> None:
 
 
 def test_faults_of_a_mapping_are_told_with_their_keys() -> None:
-    with pytest.raises(rv.RayvlddError, match=r"<dict>: distillation: unknown key 'syn_steps'") as raised:
+    with pytest.raises(rv.RayvlddError, match=r"<dict>: distillation.syn_steps: unknown key 'syn_steps'") as raised:
         rv.load_study({**TINY_STUDY, "distillation": {"syn_steps": 3}})
     assert "did you mean 'distillation.trajectory_matching.syn_steps'?" in str(raised.value)
+
+
+def test_a_search_can_be_called_again(study: rv.Study, result: rv.StudyResult, workspace: Path) -> None:
+    again = rv.search(study, workspace=workspace, tracking_uri="none")
+    assert again.best == result.best and again.trials.equals(result.trials)
+
+
+def test_no_public_name_is_also_a_folder_or_a_module() -> None:
+    """Importing a module binds it in its package, in place of what bore the name before."""
+    inside = {module.name for module in pkgutil.iter_modules(rv.__path__)}
+    assert "hyperparameter_search" in inside and not inside & set(rv.__all__)
 
 
 def test_the_import_is_light_and_every_name_is_there() -> None:

@@ -21,7 +21,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker

@@ -7,7 +7,7 @@ import pytest
 from helpers.searches import with_search
 
 from rayvldd.config.study import Study
-from rayvldd.search.cost import Probe, describe_cost, estimate, probe
+from rayvldd.hyperparameter_search.cost import Probe, describe_cost, estimate, probe
 
 PLANNED: dict[str, Any] = {
     "expert_sets": [{"experts": 6, "existing": 2, "epochs": 5}, {"experts": 6, "existing": 6, "epochs": 5}],
@@ -33,8 +33,8 @@ def test_the_epoch_of_a_part_is_scaled_to_all_images(
         asked.append(training.settings.num_train_images)
         return random_trajectory(task.model), [epochs, epochs]
 
-    monkeypatch.setattr("rayvldd.search.cost.train_expert", train)
-    monkeypatch.setattr("rayvldd.search.cost._EPOCH_IMAGES", 10)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.cost.train_expert", train)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.cost._EPOCH_IMAGES", 10)
     probed = probe(tiny_study, tiny_cache)
     assert asked == [10] and probed.expert_epoch == pytest.approx(3.0 * 40 / 10)
     assert probed.outer_step[0] == probed.outer_step[1], "one point alone where nothing is searched"

@@ -14,9 +14,9 @@ from helpers.simulated_search import CASES, CUT_AFTER, run, study_of
 
 from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
 from rayvldd.records.trial import Evaluation
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.strategy import Decision, make_strategy
 
 RECORDED: dict[str, list[list[Any]]] = json.loads(
     Path(__file__).with_name("recorded_searches.json").read_text(encoding="utf-8")

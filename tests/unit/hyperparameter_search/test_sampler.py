@@ -12,12 +12,12 @@ from helpers.searches import evaluated
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, suggest
+from rayvldd.hyperparameter_search.optuna_trials import distribution_of
+from rayvldd.hyperparameter_search.strategy import SampledSearch, make_strategy
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
-from rayvldd.search.ledger import Ledger
-from rayvldd.search.optuna_samplers import OptunaSampler, suggest
-from rayvldd.search.optuna_trials import distribution_of
-from rayvldd.search.strategy import SampledSearch, make_strategy
 
 DOMAINS: dict[str, DrawnDomain] = {
     "uniform": FloatDomain(type="float", low=-1, high=2),

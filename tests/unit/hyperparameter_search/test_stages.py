@@ -9,9 +9,9 @@ from rich.console import Console
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.search import stages
-from rayvldd.search.stages import STAGES, StudySession, run_stages
-from rayvldd.search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search import stages
+from rayvldd.hyperparameter_search.stages import STAGES, StudySession, run_stages
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.workspace import Workspace

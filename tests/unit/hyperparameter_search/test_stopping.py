@@ -7,8 +7,8 @@ from helpers.searches import evaluated
 from helpers.stopping import decisions, results_of, trial_of
 
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
 from rayvldd.records.trial import Evaluation, Trial
-from rayvldd.search.strategy import Decision, make_strategy
 
 RULES = ("median", "hyperband", "asha")
 

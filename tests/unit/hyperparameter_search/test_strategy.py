@@ -13,8 +13,8 @@ import rayvldd
 from rayvldd.config.domains import Scalar
 from rayvldd.config.search_plugins import RULES, SAMPLERS, SamplerDeclaration, StoppingRuleDeclaration
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
 from rayvldd.records.trial import Trial
-from rayvldd.search.strategy import Decision, make_strategy
 
 SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True}}
 
@@ -107,7 +107,7 @@ def test_an_entry_point_is_loaded_when_it_is_named(monkeypatch: pytest.MonkeyPat
 def test_one_module_knows_ray_tune() -> None:
     package = Path(rayvldd.__file__).parent
     knowing = {file.relative_to(package).as_posix() for file in package.rglob("*.py") if _imports_tune(file)}
-    assert knowing == {"search/tune_adapter.py"}
+    assert knowing == {"hyperparameter_search/tune_adapter.py"}
 
 
 def _imports_tune(file: Path) -> bool:
