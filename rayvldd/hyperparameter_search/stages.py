@@ -5,9 +5,10 @@ none.
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -86,34 +87,32 @@ class StudySession:
         return TrialContext(self.study, self.folder.trials, self.workspace.cache, self.store)
 
 
-class Stage(Protocol):
-    """A part of a study that continues where it was."""
+class Stage(ABC):
+    """A part of a study that continues where it was.
+
+    Args:
+        session: The study, as far as earlier stages have brought it.
+    """
 
     name: ClassVar[str]
     """Its key among the seconds of the result."""
-
-    def __init__(self, session: StudySession) -> None: ...
-
-    def is_done(self) -> bool:
-        """Whether there is nothing to do, because of an earlier session or of the study's settings."""
-        ...
-
-    def run(self) -> None:
-        """Do what is missing."""
-        ...
-
-
-class Prepare:
-    """Data and features in the cache, and which experts each point needs."""
-
-    name: ClassVar[str] = "prepare"
 
     def __init__(self, session: StudySession) -> None:
         self._session = session
 
     def is_done(self) -> bool:
-        """Once the best is chosen; until then every session needs the sets."""
+        """Whether there is nothing to do, because of an earlier session or of the study's settings."""
         return self._session.is_chosen
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do what is missing."""
+
+
+class Prepare(Stage):
+    """Data and features in the cache, and which experts each point needs: in every session until the choice."""
+
+    name = "prepare"
 
     def run(self) -> None:
         """Fill the cache."""
@@ -122,17 +121,14 @@ class Prepare:
         session.tracker.log_origins(None, origins_of(session.sets.sets))
 
 
-class Experts:
+class Experts(Stage):
     """The experts that some trial is certain to take."""
 
-    name: ClassVar[str] = "experts"
-
-    def __init__(self, session: StudySession) -> None:
-        self._session = session
+    name = "experts"
 
     def is_done(self) -> bool:
         """Empty where no method of the study needs experts."""
-        return self._session.is_chosen or not self._session.study.requires_experts
+        return super().is_done() or not self._session.study.requires_experts
 
     def run(self) -> None:
         """Train those that are not in the store."""
@@ -141,17 +137,10 @@ class Experts:
         make_missing_experts(asked_for, session.store, session.workspace.cache, session.display)
 
 
-class Search:
+class Search(Stage):
     """The trials."""
 
-    name: ClassVar[str] = "search"
-
-    def __init__(self, session: StudySession) -> None:
-        self._session = session
-
-    def is_done(self) -> bool:
-        """Once the best is chosen."""
-        return self._session.is_chosen
+    name = "search"
 
     def run(self) -> None:
         """Run the trials that are missing."""
@@ -185,17 +174,10 @@ class Search:
         return found
 
 
-class Finalists:
+class Finalists(Stage):
     """The best points distilled again, as many as the study asks for, and the choice on validation."""
 
-    name: ClassVar[str] = "finalists"
-
-    def __init__(self, session: StudySession) -> None:
-        self._session = session
-
-    def is_done(self) -> bool:
-        """Once the best is chosen."""
-        return self._session.is_chosen
+    name = "finalists"
 
     def run(self) -> None:
         """Distil again what is missing, and choose.
@@ -277,13 +259,10 @@ class Finalists:
         return {"front": [row_of_front(trial, study) for trial in pareto_front(ended, study)]}
 
 
-class FinalEvaluation:
+class FinalEvaluation(Stage):
     """The one evaluation on the test split."""
 
-    name: ClassVar[str] = "test"
-
-    def __init__(self, session: StudySession) -> None:
-        self._session = session
+    name = "test"
 
     def is_done(self) -> bool:
         """Once its result is on disk: a study is tested once."""

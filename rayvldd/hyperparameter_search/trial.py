@@ -123,7 +123,7 @@ def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) ->
     wanted = ExpertRequest(
         expert_recipe(study, task.fingerprints), expert_training(study), indexes, epochs_of(context.study, study)
     )
-    torch.set_num_threads(context.study.resources.cpus_per_expert)  # as in the fleet: sums of floats depend on it
+    torch.set_num_threads(context.study.resources.cpus_per_expert)  # as in actors: sums of floats depend on it
     trajectories = get_or_make(task, wanted, context.store)
     torch.set_num_threads(context.study.resources.cpus_per_trial)
     return trajectories

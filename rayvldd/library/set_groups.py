@@ -1,4 +1,4 @@
-"""Distilled sets, grouped by what their students share, so that one crew of actors serves a whole group."""
+"""Distilled sets, grouped by what their students share, so that one pool of actors serves a whole group."""
 
 import json
 import tempfile

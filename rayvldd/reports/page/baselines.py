@@ -61,7 +61,7 @@ def _in_brackets(interval: tuple[float, float] | None) -> str:
 
 
 @dataclass
-class SameStick:
+class ComparableSets:
     """Studies and evaluated sets that were measured alike."""
 
     measured_on: tuple[str, ...]
@@ -71,22 +71,22 @@ class SameStick:
 
 def measured_alike(
     studies: Sequence[StudyReport], coresets: Sequence[CoresetScores] = (), evaluations: Sequence[SetScores] = ()
-) -> list[SameStick]:
+) -> list[ComparableSets]:
     """All sets by what they were measured on, as far as there is a distilled one among them."""
     by_study: dict[Key, list[StudyReport]] = {}
     for report in studies:
         if report.result is not None:
             by_study.setdefault(report.comparable, []).append(report)
     evaluated, bounds = _evaluated_points(evaluations)
-    sticks = []
+    groups = []
     for key in dict.fromkeys([*by_study, *evaluated]):
         members = by_study.get(key, [])
         points = _without_repeats([*_study_points(members, coresets), *evaluated.get(key, [])])
         if any(point.kind == "distilled" for point in points):
             measured_on = members[0].measured_on if members else key[:-1]
             points.sort(key=lambda point: (point.num_pairs, -point.mean))
-            sticks.append(SameStick(measured_on, points, _bound_of(members) or bounds.get(key)))
-    return sticks
+            groups.append(ComparableSets(measured_on, points, _bound_of(members) or bounds.get(key)))
+    return groups
 
 
 def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScores]) -> list[SizePoint]:

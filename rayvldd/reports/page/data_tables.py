@@ -6,7 +6,7 @@ from typing import Any
 
 from rayvldd.config.metrics import IMAGE_TO_TEXT, MEAN_RECALL, RECALLS, TEXT_TO_IMAGE
 from rayvldd.records.trial import in_order_of_recall
-from rayvldd.reports.page.baselines import SameStick
+from rayvldd.reports.page.baselines import ComparableSets
 from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import Cell, TransferMatrix
@@ -107,7 +107,7 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
     )
 
 
-def sets_table(stick: SameStick, name: str) -> DataTable:
+def sets_table(group: ComparableSets, name: str) -> DataTable:
     """All sets that were measured alike, by their number of pairs; the best of each number is marked."""
     columns = (
         "trained on",
@@ -120,7 +120,7 @@ def sets_table(stick: SameStick, name: str) -> DataTable:
         "share of full data (%)",
         "students",
     )
-    bound = stick.bound.mean if stick.bound else 0.0
+    bound = group.bound.mean if group.bound else 0.0
 
     def figures(mean: float, interval: tuple[float, float] | None, recalls: Mapping[str, float]) -> tuple[Any, ...]:
         share = 100 * mean / bound if bound > 0 else None
@@ -128,14 +128,14 @@ def sets_table(stick: SameStick, name: str) -> DataTable:
 
     rows: list[tuple[Any, ...]] = [
         (f"{p.num_pairs} {p.kind} pairs", p.num_pairs, p.name, *figures(p.mean, p.interval, p.recalls), p.num_students)
-        for p in stick.points
+        for p in group.points
     ]
     best = {
-        max((i for i, p in enumerate(stick.points) if p.num_pairs == size), key=lambda i: stick.points[i].mean)
-        for size in {p.num_pairs for p in stick.points}
+        max((i for i, p in enumerate(group.points) if p.num_pairs == size), key=lambda i: group.points[i].mean)
+        for size in {p.num_pairs for p in group.points}
     }
-    if stick.bound:
-        full = stick.bound
+    if group.bound:
+        full = group.bound
         rows.append(("full data", None, "", *figures(full.mean, full.interval, full.recalls), full.num_models))
     return DataTable(name, columns, rows, frozenset(best))
 

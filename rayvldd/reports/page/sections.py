@@ -13,7 +13,7 @@ from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
-from rayvldd.reports.page.baselines import SameStick, measured_alike, names_of_sets, verdict_over_sizes, verdicts
+from rayvldd.reports.page.baselines import ComparableSets, measured_alike, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
     DataTable,
     published_table,
@@ -69,7 +69,7 @@ class SetSection:
 
 @dataclass
 class Group:
-    """Studies and sets measured with the same stick."""
+    """Studies and sets that can be compared."""
 
     measured_on: str
     drawing: Drawing
@@ -136,7 +136,7 @@ def compare(
     ranked = _ranked(reports)
     return Comparison(
         studies_table(ranked) if ranked else None,
-        [_group(n, stick) for n, stick in enumerate(measured_alike(reports, coresets, evaluations), start=1)],
+        [_group(n, group) for n, group in enumerate(measured_alike(reports, coresets, evaluations), start=1)],
         [_section(report, most) for report in ranked],
         [_transfer(number, matrix) for number, matrix in enumerate(matrices_of(evaluations), start=1)],
         _losses(evaluations),
@@ -154,13 +154,13 @@ def _ranked(reports: Sequence[StudyReport]) -> list[StudyReport]:
     return sorted(reports, key=place)
 
 
-def _group(number: int, stick: SameStick) -> Group:
+def _group(number: int, group: ComparableSets) -> Group:
     return Group(
-        ", ".join(stick.measured_on),
-        recall_by_pairs(stick.points, stick.bound, f"recall_by_pairs_{number}"),
-        sets_table(stick, f"sets_{number}"),
-        verdict_over_sizes(stick.points),
-        verdicts(stick.points),
+        ", ".join(group.measured_on),
+        recall_by_pairs(group.points, group.bound, f"recall_by_pairs_{number}"),
+        sets_table(group, f"sets_{number}"),
+        verdict_over_sizes(group.points),
+        verdicts(group.points),
     )
 
 
