@@ -20,7 +20,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.trial import Trial
-from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
+from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
 from rayvldd.storage.json_files import write_json_whole
 
 MAX_FULL_DATA = 3
@@ -44,11 +44,11 @@ def evaluate_on_test(
     count = study.evaluation.num_test_students
     seeds = student_seeds(study.seed, len(sets) * count, StudentPurpose.TEST)  # the first ones are those of `evaluate`
     full_data_seeds = seeds[:count][:MAX_FULL_DATA]
-    jobs = [EvaluationJob(None, seed) for seed in full_data_seeds]  # the longest first
+    jobs = [StudentSpec(None, seed) for seed in full_data_seeds]  # the longest first
     jobs += [_random_job(task, len(sets[0]), seed) for seed in seeds[:count]]
     for number, distilled in enumerate(sets):
         pairs = distilled.pairs(task)
-        jobs += [EvaluationJob(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
+        jobs += [StudentSpec(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
 
     def show(done: int, total: int) -> None:
         display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")
@@ -99,5 +99,5 @@ def summary(
     }
 
 
-def _random_job(task: RetrievalTask, num_pairs: int, seed: int) -> EvaluationJob:
-    return EvaluationJob(choose_coreset(task, "random", num_pairs, seed), seed)
+def _random_job(task: RetrievalTask, num_pairs: int, seed: int) -> StudentSpec:
+    return StudentSpec(choose_coreset(task, "random", num_pairs, seed), seed)

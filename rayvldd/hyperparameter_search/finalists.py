@@ -29,7 +29,7 @@ from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.trial import Trial
-from rayvldd.runtime.actor_pool import run_jobs
+from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.evaluation import resources_of_trials
 from rayvldd.storage.json_files import write_json_whole
 
@@ -138,7 +138,7 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
         display.progress("finalists", len(asked) - len(missing) + finished, len(asked), ", ".join(notes))
 
     first = context.study.at(missing[0].point)
-    run_jobs(
+    run_work(
         [_Redistillation(one, context, first.model) for one in missing],
         first,
         context.cache,

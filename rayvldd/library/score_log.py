@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rayvldd.config.study import Study
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
-    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.workspace import Workspace
 
 
@@ -22,7 +22,7 @@ def score_log(
     task: "RetrievalTask",
     workspace: "Workspace",
     split: str,
-    sets: Mapping[str, Sequence["EvaluationJob"]],
+    sets: Mapping[str, Sequence["StudentSpec"]],
     command: str,
 ) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
     """Make ready to log the scores of sets of pairs: one run for each set.
@@ -63,7 +63,7 @@ def score_log(
 
 
 def _kind_and_pairs(
-    jobs: Sequence["EvaluationJob"], task: "RetrievalTask"
+    jobs: Sequence["StudentSpec"], task: "RetrievalTask"
 ) -> tuple[Literal["coreset", "evaluation", "full_data"], int]:
     from rayvldd.coresets.selection import Coreset
 

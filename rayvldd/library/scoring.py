@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rayvldd.coresets.selection import Coreset
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
-    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.workspace import Workspace
 
 Split = Literal["val", "test"]
@@ -35,11 +35,11 @@ class Chosen:
         """What the table calls it."""
         return f"{self.num_pairs} pairs, {self.method}"
 
-    def jobs(self, seeds: Sequence[int]) -> list["EvaluationJob"]:
+    def jobs(self, seeds: Sequence[int]) -> list["StudentSpec"]:
         """One student for each choice."""
-        from rayvldd.runtime.evaluation import EvaluationJob
+        from rayvldd.runtime.evaluation import StudentSpec
 
-        return [EvaluationJob(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
+        return [StudentSpec(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
 def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
@@ -51,12 +51,12 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
     return student_seeds(study.seed, wanted, purpose)
 
 
-def full_data_jobs(seeds: Sequence[int]) -> list["EvaluationJob"]:
+def full_data_jobs(seeds: Sequence[int]) -> list["StudentSpec"]:
     """The students on all pairs: the first seeds, as in a sweep's own test."""
     from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
-    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.runtime.evaluation import StudentSpec
 
-    return [EvaluationJob(None, seed) for seed in seeds[:MAX_FULL_DATA]]
+    return [StudentSpec(None, seed) for seed in seeds[:MAX_FULL_DATA]]
 
 
 def choose_coresets(
@@ -99,7 +99,7 @@ def score_sets(
     study: Study,
     task: "RetrievalTask",
     workspace: "Workspace",
-    sets: "Mapping[str, Sequence[EvaluationJob]]",
+    sets: "Mapping[str, Sequence[StudentSpec]]",
     split: Split,
     display: "ProgressDisplay",
     command: str,

@@ -198,7 +198,7 @@ def score_group(
     """
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.runtime.evaluation import EvaluationJob
+    from rayvldd.runtime.evaluation import StudentSpec
 
     study, cache = group.study, open_cache(workspace.cache)
     task = load_task(study.data, study.model, cache, on_progress=display.progress)
@@ -210,7 +210,7 @@ def score_group(
         pairs = distilled.pairs(task)
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
-        jobs[name] = [EvaluationJob(pairs, seed) for seed in seeds]
+        jobs[name] = [StudentSpec(pairs, seed) for seed in seeds]
     chosen: list[Chosen] = []
     if methods:
         numbers = sorted({len(distilled) for distilled in group.sets.values()})

@@ -1,7 +1,7 @@
-"""Actor pool: run jobs on one task in parallel, with actors that each load the task once.
+"""Actor pool: run work items on one task in parallel, with actors that each load the task once.
 
-An actor is a process with its own CPUs and GPUs. It runs one job at a time. If it dies, another actor restarts the job.
-Results do not depend on which actor runs a job, because a job carries its seeds.
+An actor is a process with its own CPUs and GPUs. It runs one item at a time. If it dies, another actor restarts
+the item. Results do not depend on which actor runs an item, because an item carries its seeds.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from rayvldd.errors import RayvlddError, message_of
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
 MAX_REPLACEMENTS = 3
-"""Restarts of a job after its process died; more deaths without progress are attributed to the job itself."""
+"""Restarts of an item after its process died; more deaths without progress are attributed to the item itself."""
 
 _POLL_S = 0.5
 """Seconds between two progress checks."""
 
 
-class Job(Protocol):
+class WorkItem(Protocol):
     """A unit of work on a task; it is pickled and sent to an actor."""
 
     @property
@@ -36,7 +36,7 @@ class Job(Protocol):
         ...
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Any:
-        """Run the job; call ``note`` with its progress."""
+        """Run the item; call ``note`` with its progress."""
         ...
 
 
@@ -63,8 +63,8 @@ class ResourceRequest:
         return fit
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_work(
+    items: Sequence[WorkItem],
     study: Study,
     cache_folder: Path,
     request: ResourceRequest,
@@ -72,27 +72,27 @@ def run_jobs(
     *,
     at_a_time: int | None = None,
 ) -> list[Any]:
-    """Run all jobs, as many in parallel as fit, and return their results in order.
+    """Run all items, as many in parallel as fit, and return their results in order.
 
     All actors are stopped in any case, also after Ctrl-C.
 
     Args:
-        jobs: Jobs to run.
+        items: Work items to run.
         study: The study at one point, which determines the task.
         cache_folder: Folder of decoded images and embeddings.
         request: Resources of each actor.
-        on_progress: Called repeatedly with the number of finished jobs and the last progress of each running job.
-        at_a_time: Maximum number of parallel jobs; default: as many as fit.
+        on_progress: Called repeatedly with the number of finished items and the last progress of each running item.
+        at_a_time: Maximum number of parallel items; default: as many as fit.
 
     Raises:
-        RayvlddError: when a job raises it, its processes die too often, or not even one actor fits.
+        RayvlddError: when an item raises it, its processes die too often, or not even one actor fits.
     """
-    if not jobs:
+    if not items:
         return []
     fit = request.actors_that_fit(ray.cluster_resources())
     if fit < 1:
         raise does_not_fit(request, ray.cluster_resources())
-    pool = _ActorPool(jobs, study, cache_folder, request, at_a_time or len(jobs))
+    pool = _ActorPool(items, study, cache_folder, request, at_a_time or len(items))
     try:
         while pool.results_missing:
             pool.hand_out()
@@ -101,28 +101,28 @@ def run_jobs(
                 on_progress(len(pool.results), pool.running())
     finally:
         pool.dismiss()
-    return [pool.results[number] for number in range(len(jobs))]
+    return [pool.results[number] for number in range(len(items))]
 
 
 class _ActorPool:
-    """Actors and the jobs assigned to them."""
+    """Actors and the items assigned to them."""
 
     def __init__(
-        self, jobs: Sequence[Job], study: Study, cache_folder: Path, request: ResourceRequest, at_a_time: int
+        self, items: Sequence[WorkItem], study: Study, cache_folder: Path, request: ResourceRequest, at_a_time: int
     ) -> None:
         self.results: dict[int, Any] = {}
-        self._jobs = jobs
+        self._items = items
         self._request = request
         self._at_a_time = at_a_time
-        self._reached = dict.fromkeys(range(len(jobs)), 0)
-        """By job: furthest progress at the time its process died."""
-        self._waiting = deque(range(len(jobs)))
-        self._deaths = dict.fromkeys(range(len(jobs)), 0)
+        self._reached = dict.fromkeys(range(len(items)), 0)
+        """By item: furthest progress at the time its process died."""
+        self._waiting = deque(range(len(items)))
+        self._deaths = dict.fromkeys(range(len(items)), 0)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[int, Any]] = {}
-        """By reference to the result of a job: the number of the job and its actor."""
+        """By reference to the result of an item: the number of the item and its actor."""
         self._queries: dict[Any, int] = {}
-        """By reference to a progress query: the number of its job."""
+        """By reference to a progress query: the number of its item."""
         self._noted: dict[int, int] = {}
         # max_concurrency 2: one thread works, the other answers progress queries. SPREAD: losing a node loses as few
         # actors as possible.
@@ -138,19 +138,19 @@ class _ActorPool:
 
     @property
     def results_missing(self) -> bool:
-        return len(self.results) < len(self._jobs)
+        return len(self.results) < len(self._items)
 
     def running(self) -> dict[int, int]:
         return {number: self._noted.get(number, 0) for number, _ in self._busy.values()}
 
     def hand_out(self) -> None:
-        """Assign waiting jobs to actors while resources are free; the number of actors follows the nodes."""
+        """Assign waiting items to actors while resources are free; the number of actors follows the nodes."""
         # At least one: if no node is available at the moment, its actor waits for the next one.
         size = max(1, min(self._request.actors_that_fit(ray.cluster_resources()), self._at_a_time))
         while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
             actor: Any = self._idle.pop() if self._idle else self._hire()
-            self._busy[actor.work.remote(self._jobs[number])] = (number, actor)
+            self._busy[actor.work.remote(self._items[number])] = (number, actor)
         # Idle actors release their resources: an actor created just before Ray noticed a lost node would otherwise
         # wait for them for ever.
         for actor in self._idle:
@@ -179,7 +179,7 @@ class _ActorPool:
         try:
             self.results[number] = ray.get(ref)
         except RayTaskError as error:
-            # The job itself failed: raise its own error, because the message of Ray's error is the whole traceback.
+            # The item itself failed: raise its own error, because the message of Ray's error is the whole traceback.
             if isinstance(error.cause, RayvlddError):
                 raise error.cause from None
             raise
@@ -191,13 +191,13 @@ class _ActorPool:
             self._idle.append(actor)
 
     def _replace(self, number: int, reached: int, error: RayError) -> None:
-        # If the job progressed further than before, its death is not attributed to it: spot nodes may end at any time.
+        # If the item progressed further than before, its death is not attributed to it: spot nodes may end at any time.
         self._deaths[number] = self._deaths[number] + 1 if reached <= self._reached[number] else 1
         self._reached[number] = max(reached, self._reached[number])
         if self._deaths[number] > MAX_REPLACEMENTS:
             tries, reason = self._deaths[number], message_of(error)
             raise RayvlddError(
-                f"{self._jobs[number].title}: its process died, {tries} of {tries} tries: {reason}; "
+                f"{self._items[number].title}: its process died, {tries} of {tries} tries: {reason}; "
                 f"the usual cause is that memory ran out",
                 next_command="the same command, which keeps what is finished; fewer run side by side with a larger "
                 f"--set {self._request.setting}=…",
@@ -210,12 +210,12 @@ class _ActorPool:
         )
         for ref in answered:
             number = self._queries.pop(ref)
-            with contextlib.suppress(RayError):  # the actor died; its job reports this
+            with contextlib.suppress(RayError):  # the actor died; its item reports this
                 self._noted[number] = ray.get(ref)
 
 
 class _Worker:
-    """The actor: loads the task for its first job and runs one job at a time."""
+    """The actor: loads the task for its first item and runs one item at a time."""
 
     def __init__(self, study: Study, cache_folder: Path, num_threads: int, device: str) -> None:
         self._study = study
@@ -225,12 +225,12 @@ class _Worker:
         self._task: RetrievalTask | None = None
         self._progress = 0
 
-    def work(self, job: Job) -> Any:
+    def work(self, item: WorkItem) -> Any:
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         if self._task is None:
             self._task = load_task(self._study.data, self._study.model, self._cache, device=self._device)
-        return job.do(self._task, self._note)
+        return item.do(self._task, self._note)
 
     def progress(self) -> int:
         return self._progress

@@ -63,7 +63,7 @@ class PreparedArray:
 
 
 @dataclass(frozen=True)
-class _ShardJob:
+class _ShardWork:
     """One shard to compute; it is pickled and sent to a worker."""
 
     array: ArrayDescription
@@ -108,7 +108,7 @@ def prepare_arrays(
         RayvlddError: when embedding does not fit on any machine, or the storage cannot be written.
     """
     result: list[PreparedArray] = []
-    jobs: dict[TextEncoderSettings | None, list[_ShardJob]] = {}
+    jobs: dict[TextEncoderSettings | None, list[_ShardWork]] = {}
     for request in requests:
         array = request.array
         rows = shards.begin(array, request.unit)
@@ -133,14 +133,14 @@ def prepare_arrays(
     return result
 
 
-def _jobs(request: ArrayRequest, rows: int, missing: list[int]) -> Iterator[_ShardJob]:
+def _jobs(request: ArrayRequest, rows: int, missing: list[int]) -> Iterator[_ShardWork]:
     for number in missing:
         start, stop = number * rows, min((number + 1) * rows, request.array.shape[0])
-        yield _ShardJob(request.array, number, stop - start, request.part(start, stop))
+        yield _ShardWork(request.array, number, stop - start, request.part(start, stop))
 
 
 def _results(
-    jobs: list[_ShardJob],
+    jobs: list[_ShardWork],
     encoder: TextEncoderSettings | None,
     resources: ResourceSettings,
     shards: ArrayShards,
@@ -208,7 +208,7 @@ class _CaptionShards:
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         return _written(pickle.loads(row["job"]), self._shards, self._embeddings)
 
-    def _embeddings(self, job: _ShardJob, out: np.ndarray) -> None:
+    def _embeddings(self, job: _ShardWork, out: np.ndarray) -> None:
         assert isinstance(job.part, CaptionPart)
         captions = job.part.captions()
         for start in range(0, len(out), CAPTIONS_AT_A_TIME):
@@ -216,13 +216,13 @@ class _CaptionShards:
             out[part] = self._encoder.embed(captions[part]).numpy()
 
 
-def _images(job: _ShardJob, out: np.ndarray) -> None:
+def _images(job: _ShardWork, out: np.ndarray) -> None:
     assert isinstance(job.part, ImagePart)
     job.part.fill(out)
 
 
 def _written(
-    job: _ShardJob, shards: ArrayShards, make: Callable[[_ShardJob, np.ndarray], None]
+    job: _ShardWork, shards: ArrayShards, make: Callable[[_ShardWork, np.ndarray], None]
 ) -> dict[str, str | int | bytes]:
     """Compute and store one shard. User errors are returned as values, because Ray would wrap them in tracebacks."""
     error = b""

@@ -20,14 +20,14 @@ from rayvldd.evaluation.students import Pairs, train_student
 from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import ExpertTraining, train_on_all
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
+from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
 
 SplitName = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
+class StudentSpec:
     """One student: its training set and its seed."""
 
     pairs: Pairs | Coreset | None
@@ -48,7 +48,7 @@ class CoresetChoice:
 def evaluate_in_parallel(
     study: Study,
     cache_folder: Path,
-    jobs: Sequence[EvaluationJob],
+    jobs: Sequence[StudentSpec],
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalMetrics]:
@@ -59,7 +59,7 @@ def evaluate_in_parallel(
 def rank_in_parallel(
     study: Study,
     cache_folder: Path,
-    jobs: Sequence[EvaluationJob],
+    jobs: Sequence[StudentSpec],
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalRanks]:
@@ -81,8 +81,8 @@ def rank_in_parallel(
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
         rules = study.evaluation, expert_training(study)
-        students = [_StudentJob(sent.get(id(job.pairs), job.pairs), job.seed, split, *rules) for job in jobs]
-        return run_jobs(students, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
+        students = [_StudentWork(sent.get(id(job.pairs), job.pairs), job.seed, split, *rules) for job in jobs]
+        return run_work(students, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
 
 
 def choose_in_parallel(
@@ -107,9 +107,9 @@ def choose_in_parallel(
         DivergedError: when the expert that ``forgetting`` trains diverges.
         RayvlddError: when no actor fits, or the process of a choice dies repeatedly.
     """
-    jobs = [_ChoiceJob(choice, expert_training(study)) for choice in choices]
+    jobs = [_CoresetWork(choice, expert_training(study)) for choice in choices]
     with start_ray(None, None):
-        return run_jobs(jobs, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
+        return run_work(jobs, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
 
 
 def resources_of_trials(study: Study) -> ResourceRequest:
@@ -126,7 +126,7 @@ def _callback(on_progress: Callable[[int, int], None] | None, total: int) -> Cal
 
 
 @dataclass(frozen=True)
-class _StudentJob:
+class _StudentWork:
     """Train one student and rank with it; synthetic pairs come from Ray's object store, real pairs from the data."""
 
     pairs: Any
@@ -152,7 +152,7 @@ class _StudentJob:
 
 
 @dataclass(frozen=True)
-class _ChoiceJob:
+class _CoresetWork:
     """Select one coreset."""
 
     choice: CoresetChoice

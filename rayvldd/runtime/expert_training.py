@@ -10,7 +10,7 @@ from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest, make_one, missing_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
+from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.storage.lease import LeaseHolder
 
@@ -74,9 +74,9 @@ def make_experts(
     made, command = 0, secrets.token_hex(8)
     while missing:
         with start_ray(None, None):
-            jobs = [ExpertJob(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
+            jobs = [ExpertWork(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
             clock.begin(missing)
-            made_here = sum(run_jobs(jobs, study, cache_folder, per_actor, clock.tell))
+            made_here = sum(run_work(jobs, study, cache_folder, per_actor, clock.tell))
         made, missing = made + made_here, missing_of(request, store)
         if missing and not made_here:
             states = {index: store.holder(request.recipe, index) for index in missing}
@@ -88,7 +88,7 @@ def make_experts(
 
 
 @dataclass(frozen=True)
-class ExpertJob:
+class ExpertWork:
     """Train and store one expert, unless another command is training it."""
 
     request: ExpertRequest

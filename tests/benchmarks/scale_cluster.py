@@ -39,7 +39,7 @@ from rayvldd.hyperparameter_search.trial_report import Reporter
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.runtime import expert_training
-from rayvldd.runtime.expert_training import ExpertJob, make_experts
+from rayvldd.runtime.expert_training import ExpertWork, make_experts
 from rayvldd.storage.folder import FolderStorage
 
 _OBJECT_STORE_BYTES = 80 * 2**20
@@ -179,7 +179,7 @@ def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: fl
     wanted = ExpertRequest(recipe, training_of(study), tuple(range(num_experts)), epochs)
     store = ExpertStore(FolderStorage(told / "store"))
     job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()
-    with patch.object(expert_training, "ExpertJob", job), meter:
+    with patch.object(expert_training, "ExpertWork", job), meter:
         made = make_experts(study, wanted, store, cache, lambda _: None)
     if made != num_experts or store.finished(recipe, wanted.epochs) != list(wanted.indexes):
         raise RuntimeError(f"{made} experts were made of {num_experts}")
@@ -226,7 +226,7 @@ class _Meter:
 
 
 @dataclass(frozen=True)
-class _SleepingExpert(ExpertJob):
+class _SleepingExpert(ExpertWork):
     """The fleet's own job, but for the passes over the data and the validation, which are sleeps."""
 
     told: Path

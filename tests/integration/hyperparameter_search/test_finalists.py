@@ -180,12 +180,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, task: RetrievalTask, note: 
     """Let jobs be done here, one after the other, and return the list in which their titles will be."""
     done: list[str] = []
 
-    def run_jobs(jobs: list[Any], *_: Any, at_a_time: int) -> None:
+    def run_work(jobs: list[Any], *_: Any, at_a_time: int) -> None:
         for one in jobs:
             done.append(one.title)
             one.do(task, note)
 
-    monkeypatch.setattr(module, "run_jobs", run_jobs)
+    monkeypatch.setattr(module, "run_work", run_work)
     return done
 
 

@@ -31,10 +31,10 @@ from rayvldd.experts.training import train_expert, train_on_all
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.runtime.actor_pool import ResourceRequest, run_jobs
+from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
-from rayvldd.runtime.evaluation import EvaluationJob, evaluate_in_parallel
-from rayvldd.runtime.expert_training import ExpertJob, ExpertProgress, make_experts
+from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
+from rayvldd.runtime.expert_training import ExpertProgress, ExpertWork, make_experts
 from rayvldd.storage.folder import FolderStorage
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -113,7 +113,7 @@ def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, m
 def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: StudyTask, tmp_path: Path) -> None:
     recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderStorage(tmp_path))
     with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
-        ExpertJob(wanted(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
+        ExpertWork(wanted(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
 
 
@@ -160,7 +160,7 @@ def test_students_are_those_that_one_process_trains(
         choose_coreset(tiny_problem, "random", number, seed, training=training).pairs(tiny_problem, settings.lr_coreset)
         for number, seed in ((6, 0), (8, 1))
     )
-    jobs = [EvaluationJob(pairs, 0), EvaluationJob(None, 5), EvaluationJob(others, 0), EvaluationJob(pairs, 1)]
+    jobs = [StudentSpec(pairs, 0), StudentSpec(None, 5), StudentSpec(others, 0), StudentSpec(pairs, 1)]
     told: list[tuple[int, int]] = []
     recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
     assert recalls == [
@@ -211,7 +211,7 @@ def test_results_come_in_order_and_dead_actors_are_replaced(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     jobs = [Answer(number, tmp_path, deaths=1 if number == 1 else 0) for number in range(5)]
-    assert run_jobs(jobs, tiny_study, tiny_cache, ONE_CPU) == [0, 1, 2, 3, 4]
+    assert run_work(jobs, tiny_study, tiny_cache, ONE_CPU) == [0, 1, 2, 3, 4]
     assert [(tmp_path / str(number)).stat().st_size for number in range(5)] == [1, 2, 1, 1, 1]
 
 
@@ -222,11 +222,11 @@ def test_a_job_that_kills_every_process_is_given_up(
     with pytest.raises(
         RayvlddError, match="answer 7: its process died, 1 of 1 tries: .*memory.*\nNext: .*cpus_per_expert="
     ):
-        run_jobs([Answer(7, tmp_path, deaths=100)], tiny_study, tiny_cache, ONE_CPU)
+        run_work([Answer(7, tmp_path, deaths=100)], tiny_study, tiny_cache, ONE_CPU)
 
 
 def test_an_actor_computes_with_as_many_threads_as_cpus(local_ray: None, tiny_study: Study, tiny_cache: Path) -> None:
-    assert run_jobs([Threads()], tiny_study, tiny_cache, ResourceRequest(2, 0.0, "resources.cpus_per_expert")) == [2]
+    assert run_work([Threads()], tiny_study, tiny_cache, ResourceRequest(2, 0.0, "resources.cpus_per_expert")) == [2]
 
 
 def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_ca
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs([Answer(1, tmp_path)], tiny_study, tiny_cache, ONE_CPU, interrupt)
+        run_work([Answer(1, tmp_path)], tiny_study, tiny_cache, ONE_CPU, interrupt)
     deadline = time.monotonic() + 20
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -247,7 +247,7 @@ def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
     """As after the death of a node that Ray has not noticed yet: one actor more is hired than there is room for."""
     monkeypatch.setattr(rayvldd.runtime.actor_pool.ray, "cluster_resources", lambda: {"CPU": 3.0})
     jobs = [Answer(number, tmp_path) for number in range(3)]
-    assert len(run_jobs(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
+    assert len(run_work(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
 
 
 def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
