@@ -11,6 +11,10 @@ from helpers.studies import TINY_STUDY
 
 from rayvldd.config.study import Study
 
+# Before anything imports torch. pytest -n starts several processes, and each would otherwise use a thread for every
+# CPU: they then wait for each other at every small sum, and the unit tier takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from helpers.s3_server import S3Server
 
