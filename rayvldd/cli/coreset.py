@@ -9,7 +9,7 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
-from rayvldd.cli.scoring import read_methods, scoring_options, show_published, together_with, words
+from rayvldd.cli.scoring import read_methods, scoring_options, show_published, show_split, together_with, words
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, StoreError
 from rayvldd.library.evaluating import keep_coresets
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     examples=[
         "rayvldd coreset search_spaces/quickstart.yaml",
         "rayvldd coreset search_spaces/quickstart.yaml --method all --pairs 100,200,500 --out coresets",
-        "rayvldd coreset search_spaces/quickstart.yaml --method random,herding --pairs 50,100 --students 3 --split val",
+        "rayvldd coreset search_spaces/quickstart.yaml --method random,herding --pairs 50,100 --students 3",
     ],
 )
 @study_argument
@@ -95,6 +95,7 @@ def command(
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
+    show_split(invocation, split)
     kept = keep_coresets(study.name, split, chosen, scores, workspace)
     published = {"published": show_published(invocation)} if reference else {}
     invocation.finish({**kept.model_dump(mode="json"), **published})

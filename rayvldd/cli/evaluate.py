@@ -10,7 +10,7 @@ from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
-from rayvldd.cli.scoring import read_methods, scoring_options, show_published, together_with, words
+from rayvldd.cli.scoring import read_methods, scoring_options, show_published, show_split, together_with, words
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     kept="the caches; students are trained again",
     examples=[
         "rayvldd evaluate rayvldd_workspace/studies/quickstart/best",
-        "rayvldd evaluate my_set other_set --students 3 --split val --coresets random,herding",
-        "rayvldd evaluate my_set --students 5 --breakdown --reference",
+        "rayvldd evaluate my_set other_set --students 3 --coresets random,herding",
+        "rayvldd evaluate my_set --students 5 --split test --breakdown --reference",
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
@@ -98,6 +98,7 @@ def command(
         _show_matrix(invocation, scored, split)
     published = {"published": show_published(invocation)} if reference else {}
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
+    show_split(invocation, split)
     invocation.say(f"scores kept in {kept.file}")
     values = kept.scores.model_dump(mode="json", exclude=set() if breakdown else {"breakdown"})
     invocation.finish({**values, "scores": kept.file, **published})

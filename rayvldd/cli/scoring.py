@@ -19,9 +19,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--split",
         type=click.Choice(["val", "test"]),
-        default="test",
+        default="val",
         show_default=True,
-        help="What students are scored on. Choose on val; look at test for what was chosen.",
+        help="What students are scored on: val for choosing, test once for what was chosen.",
     ),
     click.option(
         "--full-data/--no-full-data",
@@ -40,6 +40,12 @@ def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def show_split(invocation: Invocation, split: str) -> None:
+    """After scores on validation, print what they are for and how to get those of the test split."""
+    if split == "val":
+        invocation.say("scored on validation, for choosing. `rayvldd compare` shows scores on test: --split test")
 
 
 def show_published(invocation: Invocation) -> list[dict[str, Any]]:

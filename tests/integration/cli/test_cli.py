@@ -238,7 +238,7 @@ def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> No
     _, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
     tested = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))["test"]
-    (scored,) = last_object(run("evaluate", best, "--workspace", workspace, "--json"))["sets"]
+    (scored,) = last_object(run("evaluate", best, "--workspace", workspace, "--split", "test", "--json"))["sets"]
     assert scored["num_students"] == 2
     assert scored["mean"]["mean_recall"] == pytest.approx(tested["sets"][0]["mean_recall"])
     assert scored["std"]["mean_recall"] is not None
@@ -250,10 +250,11 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
     sweep = ("sweep", file, "--workspace", workspace, "--json", "--tracking-uri", "none")
     before = last_object(run(*sweep))["test_evaluations"]
     arguments = ("--workspace", workspace, "--students", "1", "--no-full-data")
-    assert run("evaluate", best, *arguments, "--split", "val").exit_code == 0
+    scored = run("evaluate", best, *arguments)  # on validation, unless test is named
+    assert scored.exit_code == 0 and "--split test" in scored.output
     assert last_object(run(*sweep))["test_evaluations"] == before
     shutil.copytree(best, tmp_path / "elsewhere")  # its card says whose it is
-    assert run("evaluate", best, tmp_path / "elsewhere", *arguments).exit_code == 0
+    assert run("evaluate", best, tmp_path / "elsewhere", *arguments, "--split", "test").exit_code == 0
     again = run(*sweep)
     assert last_object(again)["test_evaluations"] == before + 1
     told = f"over students, 1 set × 2 students, protocol heads_only; test was looked at {before + 1} times"
@@ -262,7 +263,7 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
 
 def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> None:
     file, workspace = worked
-    arguments = ["--method", "random,herding", "--pairs", "2,4", "--students", "1", "--split", "val"]
+    arguments = ["--method", "random,herding", "--pairs", "2,4", "--students", "1"]
     result = run("coreset", file, "--workspace", workspace, *arguments, "--json")
     rows = last_object(result)["coresets"]
     assert [(row["method"], row["num_pairs"]) for row in rows] == [
