@@ -87,14 +87,15 @@ def command(
         from rayvldd.clusters.ray_job import render_ray_job
 
         found["ray_job"] = render_ray_job(report.file, study)
-    following = report.next_command if report else _next_sweep(invocation, study_file, store_uri)
+    command = "distill" if study.space.has_one_point else "sweep"
+    following = report.next_command if report else _next_command(command, invocation, study_file, store_uri)
     invocation.say(f"No faults. Next: {following}")
     invocation.finish({**planned, **found})
 
 
-def _next_sweep(invocation: Invocation, study_file: Path, store_uri: str | None) -> str:
-    """The sweep of what was checked: with the options of the check."""
-    words = ["rayvldd", "sweep", str(study_file)]
+def _next_command(command: str, invocation: Invocation, study_file: Path, store_uri: str | None) -> str:
+    """The command that runs the checked study, with the options of the check."""
+    words = ["rayvldd", command, str(study_file)]
     words += [word for override in invocation.overrides for word in ("--set", override)]
     if invocation.workspace_folder != DEFAULT_WORKSPACE:
         words += ["--workspace", str(invocation.workspace_folder)]

@@ -10,6 +10,7 @@ import click
 
 from rayvldd.cli.invocation import Invocation
 from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError
 
@@ -58,6 +59,7 @@ def checked_study(
     *extra_overrides: str,
     num_pairs: int | None = None,
     distils: bool = False,
+    searches: bool = False,
     on_this_machine: bool = False,
 ) -> tuple[Study, "Workspace"]:
     """Load a study and check all that a run needs, without doing any of it.
@@ -68,16 +70,19 @@ def checked_study(
         extra_overrides: ``KEY=VALUE`` of the command's own options, which win over ``--set``.
         num_pairs: The most pairs that the command's own ``--pairs`` asks for, instead of the study's.
         distils: Whether the model must be differentiable as the study's method does it.
+        searches: Whether the study must have something to search.
         on_this_machine: Whether a Ray of the command's own must have the study's resources.
 
     Raises:
-        ConfigError: when the file has faults, or asks for more than this machine has.
+        ConfigError: when the file has faults, has nothing to search, or asks for more than this machine has.
         StoreError: when the workspace cannot be written.
         ModelError: when a model does not exist or does not fit.
         DataError: when the dataset has faults.
         InputError: when both models and data have faults.
     """
     study = load_study(file, [*invocation.overrides, *extra_overrides])
+    if searches:
+        refuse_one_point(study, str(file))
     workspace = writable_workspace(invocation)
     if on_this_machine:
         _check_resources(study, str(file), invocation.line)

@@ -6,6 +6,7 @@ from rayvldd.cli.cluster_jobs import address_words, say_next, values_of_job
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.preparation import show_settings
 from rayvldd.config.loading import load_study
+from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.errors import Fault, InputError
 
 _DASHBOARD = "http://127.0.0.1:8265"
@@ -19,6 +20,7 @@ def submit_sweep(
     The file is checked here; data, models and folders are the cluster's, and are checked by the job before any work.
     """
     study = load_study(study_file, invocation.overrides)
+    refuse_one_point(study, str(study_file))
     workspace = invocation.workspace_folder
     faults = _faults_of_paths(workspace, store_uri, address)
     if faults:

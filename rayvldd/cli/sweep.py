@@ -82,7 +82,9 @@ def command(
             fault = Fault("--submit", "given beside --study-store or --warm-start", "these with --address")
             raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
-    study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=address is None)
+    study, workspace = checked_study(
+        invocation, study_file, distils=True, searches=True, on_this_machine=address is None
+    )
 
     from rayvldd.experts.store.addresses import open_store
     from rayvldd.hyperparameter_search.plan import describe_plan, plan

@@ -11,7 +11,26 @@ from rayvldd.config.metrics import NUM_PAIRS, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS, Finding
 from rayvldd.config.space import Space
 from rayvldd.config.study import SearchSettings, Study
-from rayvldd.errors import Fault, did_you_mean
+from rayvldd.errors import ConfigError, Fault, did_you_mean
+
+
+def refuse_one_point(study: Study, file: str) -> None:
+    """Refuse to search a study whose space has one point: its trials would differ in their seeds alone.
+
+    Args:
+        study: What is to be searched.
+        file: Where its settings are from, for the message.
+
+    Raises:
+        ConfigError: when the study has no search space, or one with a single point.
+    """
+    if not study.space.has_one_point:
+        return
+    held = "has a single point" if study.search.space else "is empty"
+    problem = f"{held}, so that all {study.search.num_trials} trials would have the same settings"
+    allowed = "at least one setting with several values, such as distillation.lr_image"
+    fault = Fault(f"{file}: search.space", problem, allowed)
+    raise ConfigError([fault], next_command=f"rayvldd distill {file}, which distils the point once")
 
 
 def faults_of_conditions(space: Mapping[str, Domain], is_setting: Callable[[str], bool], file: str) -> list[Fault]:

@@ -65,6 +65,11 @@ class Space:
         """The drawn domains whose settings every point holds."""
         return {key: domain for key, domain in self.drawn.items() if not domain.when}
 
+    @property
+    def has_one_point(self) -> bool:
+        """Whether nothing is searched: there is no domain, or each has one value."""
+        return all(len(set(domain.corners())) == 1 for domain in self.domains.values())
+
     def is_active(self, key: str, point: Mapping[str, Scalar]) -> bool:
         """Whether a setting is searched at a point that holds, of those before it, the ones that are searched."""
         conditions = self.domains[key].when.items()

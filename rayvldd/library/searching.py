@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayvldd.config.metrics import MEAN_RECALL, VAL_MEAN_RECALL
+from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
 from rayvldd.workspace import Workspace
 
@@ -96,8 +97,11 @@ def search(
         address: The Ray cluster to run on; default: this machine.
 
     Raises:
+        ConfigError: when the study has nothing to search.
         RayvlddError: when data, models or settings do not fit, or every trial failed.
     """
+    refuse_one_point(study, study.name)
+
     from rayvldd.console import ProgressDisplay
     from rayvldd.experts.store.addresses import open_store
     from rayvldd.hyperparameter_search.sweep import sweep

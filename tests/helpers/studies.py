@@ -13,3 +13,11 @@ TINY_STUDY: dict[str, Any] = {
     },
 }
 """The smallest study that runs every part, in seconds on one core."""
+
+ONE_RATE_OF_TWO: dict[str, Any] = {
+    "space": {"distillation.lr_image": {"type": "choice", "values": [10.0, 20.0]}},
+    "initial_points": [{"distillation.lr_image": 10.0}],
+    "num_trials": 1,
+    "num_finalists": 0,
+}
+"""The smallest search: one trial, at the tiny study's own settings."""

@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 from helpers.cli import last_object, run
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR, RunCommand
@@ -177,6 +177,21 @@ def test_check_prints_the_plan_as_one_object(study_file: Path, workspace: Path) 
     assert len(result.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("values", [None, [10.0]], ids=["no space", "one point"])
+def test_a_study_with_nothing_to_search_is_distilled(
+    values: list[float] | None, study_file: Path, workspace: Path
+) -> None:
+    """A sweep of it would run the same trial again and again; check says what fits it."""
+    space = {"distillation.lr_image": {"type": "choice", "values": values}} if values else {}
+    study_file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"space": space}}), encoding="utf-8")
+    for more in ([], ["--submit"]):
+        result = run("sweep", study_file, "--workspace", workspace, *more)
+        assert result.exit_code == EXIT_USER_ERROR
+        assert f"{study_file}: search.space: {'has a single point' if values else 'is empty'}" in result.stderr
+        assert f"Next: rayvldd distill {study_file}" in result.stderr
+    assert f"Next: rayvldd distill {study_file}" in run("check", study_file, "--workspace", workspace).output
+
+
 # --- compare ------------------------------------------------------------------------------------------------------
 
 
@@ -191,11 +206,10 @@ def test_compare_without_studies(workspace: Path) -> None:
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Path, Path]:
-    """A study file without a search, and a workspace in which it was swept; the tests below share both."""
+    """A study file with one trial, and a workspace in which it was swept; the tests below share both."""
     folder = tmp_path_factory.mktemp("worked")
     file = folder / "tiny.yaml"
-    search = {"num_trials": 1, "num_finalists": 0}
-    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": search}), encoding="utf-8")
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": ONE_RATE_OF_TWO}), encoding="utf-8")
     result = run("sweep", file, "--workspace", folder / "workspace", "--json", "--tracking-uri", "none")
     assert result.exit_code == 0, result.output
     return file, folder / "workspace"

@@ -174,10 +174,10 @@ def test_the_sampler_begins_where_earlier_trials_were_good() -> None:
 
 def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
     import yaml
-    from helpers.studies import TINY_STUDY
+    from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
     file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": ONE_RATE_OF_TWO}), encoding="utf-8")
 
     def error_of(*arguments: str) -> str:
         result = CliRunner().invoke(main, ["sweep", str(file), "--workspace", str(tmp_path / "w"), *arguments])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.cli.main import main
@@ -122,7 +122,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[FakeCluster]
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": ONE_RATE_OF_TWO}), encoding="utf-8")
     return file
 
 
@@ -156,7 +156,7 @@ def test_a_sweep_is_sent_with_its_settings_resolved(
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.namelist() == ["tiny.yaml"]
         sent = Study.model_validate(yaml.safe_load(archive.read("tiny.yaml")))
-    assert sent == Study.model_validate({**TINY_STUDY, "search": {"num_trials": 3}})
+    assert sent == Study.model_validate({**TINY_STUDY, "search": {**ONE_RATE_OF_TWO, "num_trials": 3}})
     for line in (f"rayvldd logs {name} --follow", "rayvldd status", f"rayvldd stop {name}"):
         assert f"{line} --address {address}" in result.stderr
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rayvldd.cli.check import _next_sweep
+from rayvldd.cli.check import _next_command
 from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation
 
 
@@ -25,4 +25,5 @@ def invocation(workspace: Path, *overrides: str) -> Invocation:
 def test_every_option_of_the_check_is_repeated(
     overrides: tuple[str, ...], workspace: Path, store: str | None, options: str
 ) -> None:
-    assert _next_sweep(invocation(workspace, *overrides), Path("x.yaml"), store) == f"rayvldd sweep x.yaml{options}"
+    given = invocation(workspace, *overrides)
+    assert _next_command("sweep", given, Path("x.yaml"), store) == f"rayvldd sweep x.yaml{options}"
