@@ -1,1 +1,1 @@
-"""Image-caption datasets: their formats, the drawn scenes, and the arrays that are made once and then shared."""
+"""Image-caption datasets: annotation formats, the toy scenes, and cached arrays of pixels and captions."""

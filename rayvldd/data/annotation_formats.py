@@ -1,6 +1,6 @@
-"""Annotation files of other formats than the one that was asked for, known by how they begin.
+"""Recognition of annotation files that are in another format than ``data.source`` names.
 
-A file of another format has a fault on every line. One sentence that names the format, and what reads it, is of use.
+Such a file would cause a fault on every line. Instead, one message names its format and the setting that reads it.
 """
 
 import json
@@ -11,51 +11,51 @@ Source = Literal["folder", "karpathy", "blip"]
 
 
 class KnownFormat(NamedTuple):
-    """What a file is, in words for people."""
+    """Description of an annotation format for error messages."""
 
     name: str
     read_by: str
-    """The setting that reads it, or the file that has the same captions in a form that is read."""
+    """The setting that reads the file, or another file with the same captions in a supported format."""
 
 
 _READ: dict[Source, KnownFormat] = {
-    "folder": KnownFormat("a file with one JSON object a line", "data.source: folder, which reads it"),
+    "folder": KnownFormat("a file with one JSON object per line", "data.source: folder, which reads it"),
     "karpathy": KnownFormat("a file of Karpathy's splits", "data.source: karpathy, which reads it"),
-    "blip": KnownFormat("a file as BLIP reads them, of one split", "data.source: blip, with {split} in the name"),
+    "blip": KnownFormat("a file in BLIP's format, with one split", "data.source: blip, with {split} in the name"),
 }
 _COCO = KnownFormat(
-    "COCO's own captions file, of one split",
+    "COCO's original captions file, with one split",
     "dataset_coco.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
 )
 _FLICKR30K = KnownFormat(
-    "Flickr30k's own captions file, without splits",
+    "Flickr30k's original captions file, without splits",
     "dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
 )
 _FLICKR8K = KnownFormat(
-    "Flickr8k's own captions file, without splits",
+    "Flickr8k's original captions file, without splits",
     "dataset_flickr8k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
 )
 _TOKENS = KnownFormat(
-    "Flickr's own file of captions (NAME.jpg#0, a tab, the caption), without splits",
+    "Flickr's original captions file (NAME.jpg#0, a tab, the caption), without splits",
     "dataset_flickr8k.json or dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy",
 )
 _IMAGEFOLDER = KnownFormat(
     "the metadata of a Hugging Face image folder (file_name and a text), without splits",
-    'a line an image: {"image": "NAME.jpg", "captions": ["..."], "split": "train"}',
+    'one line per image: {"image": "NAME.jpg", "captions": ["..."], "split": "train"}',
 )
 _ONE_LIST = KnownFormat(
     "one JSON list",
-    'a line an image, without brackets and commas between: {"image": "NAME.jpg", "captions": ["..."], ...}',
+    'one line per image, without the brackets and commas of the list: {"image": "NAME.jpg", "captions": ["..."], ...}',
 )
 
 
 def foreign_format(text: str, source: Source, content: Any = None) -> KnownFormat | None:
-    """What a file is that another reader is meant for; None where it is of the source's own form, or of none known.
+    """Recognise a file that is in another known format; None if its format is that of ``source``, or unknown.
 
     Args:
-        text: The whole file.
-        source: Whose reader it was given to.
-        content: The JSON value that it is as a whole, where it was read already; COCO's takes seconds.
+        text: Text of the whole file.
+        source: The source that the study names.
+        content: The parsed file, if the caller has parsed it already; parsing COCO's file takes seconds.
     """
     start = text.lstrip()
     first_line = start.partition("\n")[0].rstrip()
@@ -77,7 +77,7 @@ def _of_columns(first_line: str) -> KnownFormat | None:
 
 
 def _of_content(content: Any) -> KnownFormat | None:
-    """What a file that is one JSON value is."""
+    """Format of a file that is a single JSON value."""
     if isinstance(content, dict):
         images = content.get("images")
         first = images[0] if isinstance(images, list) and images else None
@@ -91,7 +91,7 @@ def _of_content(content: Any) -> KnownFormat | None:
 
 
 def _of_line(line: Any) -> KnownFormat | None:
-    """What a file with a JSON object a line is, by its first one."""
+    """Format of a file with one JSON object per line, recognised by its first object."""
     if not _is_line(line):
         return None
     return _READ["folder"] if "captions" in line else _IMAGEFOLDER

@@ -1,4 +1,4 @@
-"""Readers of annotation files, one a format; every fault of a dataset is listed before any image is opened."""
+"""Readers of annotation files, one for each format; all faults are reported before an image is opened."""
 
 import json
 import os
@@ -22,21 +22,21 @@ class Record:
     """One image of a dataset with all its captions."""
 
     image: str
-    """Name that people see, unique within the dataset."""
+    """Displayed name, unique within the dataset."""
     path: Path
     """The image file."""
     captions: tuple[str, ...]
-    """Every caption, without surrounding white space."""
+    """All captions, without surrounding white space."""
     split: SplitName
-    """Which part of the dataset the image belongs to."""
+    """Split that the image belongs to."""
 
 
 def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]:
-    """Read a dataset's annotations, in the order of the file, and check them whole.
+    """Read and check all annotations of a dataset, in the order of the file.
 
     Raises:
         DataError: listing every fault: missing files, lines that are not JSON, captions that are empty or missing,
-            unknown splits, an image that comes twice, a split with nothing in it.
+            unknown splits, duplicate images, empty splits.
     """
     reader = _Reader(Path(settings.root).expanduser().absolute(), settings.images)
     if not reader.root.is_dir():
@@ -49,14 +49,14 @@ def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]
     else:
         _read_blip(settings, reader)
     reader.check_whole()
-    reader.faults = reader.missing.gathered(reader.faults)
+    reader.faults = reader.missing.grouped(reader.faults)
     if reader.faults:
         raise _data_error(reader.faults)
     return list(reader.records.values())
 
 
 def _data_error(faults: list[Fault]) -> DataError:
-    return DataError(faults, next_command="mend the data or its settings, then: rayvldd check STUDY.yaml")
+    return DataError(faults, next_command="correct the data or its settings, then: rayvldd check STUDY.yaml")
 
 
 class _Reader:
@@ -70,14 +70,14 @@ class _Reader:
         self.faults: list[Fault] = []
         self.first_seen: dict[str, str] = {}
         self._files: dict[tuple[int, int], tuple[Path, str]] = {}
-        """Every image file by its device and number, where it is named first."""
+        """(device, inode) of each image file -> its path, and the place that names it first."""
         self.has_lost_entries = False
 
     def fault(self, where: str, problem: str, allowed: str = "") -> None:
         self.faults.append(Fault(where, problem, allowed))
 
     def add(self, where: str, image: Any, captions: Any, split: Any) -> None:
-        """Keep one entry as a record, or its faults."""
+        """Add one entry as a record, or add its faults."""
         before = len(self.faults)
         known_image = isinstance(image, str) and image.strip() != "" and _lone_surrogate(image) is None
         if not known_image:
@@ -87,7 +87,7 @@ class _Reader:
             self.fault(where, f"unknown split {_shown(split)}{hint}", ", ".join(SPLITS))
         self._check_captions(where, captions)
         if known_image and image in self.first_seen:
-            self.fault(where, f"image {image!r} comes again; first at {self.first_seen[image]}", "each image once")
+            self.fault(where, f"duplicate image {image!r}; first at {self.first_seen[image]}", "each image once")
         elif known_image:
             self.first_seen[image] = where
             self._check_file(where, image)
@@ -98,10 +98,10 @@ class _Reader:
             self.has_lost_entries = True
 
     def _check_file(self, where: str, image: str) -> None:
-        """Look whether an image file is there, in the folder, and is not one that was named before by another name."""
+        """Check that an image file exists, is inside the folder and was not named before under another name."""
         path = self.images / image
         if self._is_outside(image):
-            self.fault(where, f"image {image!r} lies outside of {self.images}", "a data.images that holds all images")
+            self.fault(where, f"image {image!r} is outside of {self.images}", "a data.images that contains all images")
             return
         try:
             status = os.stat(path)
@@ -111,15 +111,13 @@ class _Reader:
             self.missing.note(len(self.faults), image)
             self.fault(where, f"no such image file: {path}{self.missing.hint(image)}")
             return
-        # Asked for the whole way only where two names have one file number: 30,000 ways would take a second.
+        # realpath is called only if two names have the same inode: 30,000 calls would take a second.
         known, first = self._files.setdefault((status.st_dev, status.st_ino), (path, where))
         if known is not path and os.path.realpath(known) == os.path.realpath(path):
-            self.fault(
-                where, f"image {image!r} comes again under another name; first at {first}", "each image file once"
-            )
+            self.fault(where, f"duplicate image {image!r} under another name; first at {first}", "each image file once")
 
     def _is_outside(self, image: str) -> bool:
-        """Whether a name leads out of the folder; a link in the folder may lead anywhere."""
+        """Whether a name refers to a path outside the folder. A symbolic link in the folder may point anywhere."""
         name = os.path.normpath(image)
         if os.path.isabs(name):
             return not Path(name).is_relative_to(os.path.normpath(self.images))
@@ -140,25 +138,25 @@ class _Reader:
                 self.fault(f"{where}: captions[{number}]", problem, "text that was not cut inside an emoji")
 
     def is_foreign(self, path: Path, text: str, source: Source, content: Any = None) -> bool:
-        """Whether a file is of another known format, which is then the one fault that is told of it."""
+        """Whether a file is in another known format; this is then the only fault that is reported for the file."""
         known = foreign_format(text, source, content)
         if known:
             self.fault("data.annotations", f"{path} is {known.name}", known.read_by)
         return known is not None
 
     def check_whole(self) -> None:
-        """Add a fault for every split with nothing in it, unless the faults above may be the reason."""
+        """Add a fault for every empty split, unless other faults may be the reason."""
         if self.has_lost_entries or self.faults:
             return
         filled = {record.split for record in self.records.values()}
         for split in SPLITS:
             if split not in filled:
-                counts = f"{len(self.records)} images in {', '.join(sorted(filled)) or 'no split at all'}"
-                self.fault(str(self.root), f"the split {split!r} is empty ({counts})", "at least one image a split")
+                counts = f"{len(self.records)} images in {', '.join(sorted(filled)) or 'no split'}"
+                self.fault(str(self.root), f"the split {split!r} is empty ({counts})", "at least one image per split")
 
 
 def _lone_surrogate(text: str) -> int | None:
-    """Where a text has half of a UTF-16 pair, which JSON can write and no encoder or file can."""
+    """Position of an unpaired UTF-16 surrogate in a text: JSON can contain one, but it cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -179,7 +177,7 @@ def _read_folder(settings: FolderData, reader: _Reader) -> None:
     text = _read_text(path, "data.annotations", reader)
     if text is None or reader.is_foreign(path, text, "folder"):
         return
-    # Not by str.splitlines, which also ends lines at characters that a JSON text may have in it, such as U+2028.
+    # str.splitlines would also split at characters that are allowed within JSON texts, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -192,7 +190,7 @@ def _read_folder(settings: FolderData, reader: _Reader) -> None:
         if isinstance(entry, dict):
             reader.add(where, entry.get("image"), entry.get("captions"), entry.get("split"))
         else:
-            reader.fault(where, f"holds {_shown(entry)}", _FOLDER_LINE)
+            reader.fault(where, f"is {_shown(entry)}", _FOLDER_LINE)
 
 
 _FOLDER_LINE = '{"image": "NAME.jpg", "captions": ["..."], "split": "train"}'
@@ -212,7 +210,7 @@ def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
     for number, entry in enumerate(content["images"]):
         where = f"{path} images[{number}]"
         if not isinstance(entry, dict):
-            reader.fault(where, f"holds {_shown(entry)}", "an object with filename, sentences and split")
+            reader.fault(where, f"is {_shown(entry)}", "an object with filename, sentences and split")
             continue
         split = entry.get("split")
         if split == "restval":
@@ -239,17 +237,17 @@ def _read_blip(settings: BlipData, reader: _Reader) -> None:
 
 
 def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each image of one file once: training files have an entry a caption, the others a list of captions."""
+    """Yield each image of a file once: training files have one entry per caption, others a list of captions."""
     content = _read_json(path, "data.annotations", reader, "blip")
     if content is not None and not isinstance(content, list):
-        reader.fault(str(path), f"holds {_shown(content)}", 'a list of {"image": ..., "caption": ...}')
+        reader.fault(str(path), f"is {_shown(content)}", 'a list of {"image": ..., "caption": ...}')
         return
     captions: dict[str, list[Any]] = {}
     where_first: dict[str, str] = {}
     for number, entry in enumerate(content or []):
         where = f"{path} [{number}]"
         if not isinstance(entry, dict):
-            reader.fault(where, f"holds {_shown(entry)}", 'an object {"image": ..., "caption": ...}')
+            reader.fault(where, f"is {_shown(entry)}", 'an object {"image": ..., "caption": ...}')
             continue
         image, caption = entry.get("image"), entry.get("caption")
         if not isinstance(image, str) or not isinstance(caption, list | str):
@@ -270,14 +268,14 @@ def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
         reader.fault(setting, f"no such file: {path}{near}", "the annotation file, relative to data.root")
         return None
     try:
-        return path.read_text(encoding="utf-8-sig")  # with or without the mark that some editors put in front
+        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reader.fault(setting, f"{path} cannot be read: {error}{_other_encoding(path)}", "a UTF-8 text file")
         return None
 
 
 def _other_encoding(path: Path) -> str:
-    """Name the encoding of a file that begins with the byte order mark of another one than UTF-8."""
+    """Message about the encoding of a file that begins with the byte order mark of UTF-16; else empty."""
     try:
         with open(path, "rb") as file:
             start = file.read(2)
@@ -302,7 +300,7 @@ def _read_json(path: Path, setting: str, reader: _Reader, source: Source) -> Any
 
 
 def _json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that is to be JSON; not always syntax: also numbers of 5,000 digits, and depth."""
+    """Describe why parsing JSON failed. Besides syntax errors: numbers with 5,000 digits, and deep nesting."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else message_of(error)

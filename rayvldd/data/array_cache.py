@@ -1,8 +1,8 @@
-"""Arrays that are expensive to make, made once and shared by every process of a machine.
+"""Cache of expensive arrays, shared by all processes of a machine.
 
-An array is named by the content that decides it, so a changed input asks for another file: nothing stale is read. Its
-checksum stands beside it. A machine compares it when it first sees a file, and after every change of the file's times
-or size; a file that is not what was written is made again.
+The name of an array is a hash of everything that determines its content, so changed inputs lead to another file and
+stale arrays are never read. A checksum is stored next to each array. A machine verifies it when it first opens the
+file, and after every change of the file's times or size; a damaged file is made again.
 """
 
 import hashlib
@@ -27,26 +27,26 @@ _BLOCK_BYTES = 2**20
 
 
 def fingerprint(value: Any) -> str:
-    """Return 16 hex digits that name a JSON value, whatever the order of its keys."""
+    """Return a hash of a JSON value, 16 hex digits, which does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ListFingerprint:
-    """The :func:`fingerprint` of a list that is never in memory as a whole."""
+    """The :func:`fingerprint` of a list, computed incrementally without keeping the list in memory."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256(b"[")
         self._separator = ""
 
     def add(self, value: Any) -> None:
-        """Take the list's next value."""
+        """Append a value."""
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self._digest.update((self._separator + text).encode())
         self._separator = ","
 
-    def name(self) -> str:
-        """The fingerprint of the list of all values so far."""
+    def hexdigest(self) -> str:
+        """The fingerprint of the list of all values so far, 16 hex digits."""
         digest = self._digest.copy()
         digest.update(b"]")
         return digest.hexdigest()[:16]
@@ -54,15 +54,15 @@ class ListFingerprint:
 
 @dataclass(frozen=True)
 class ArrayDescription:
-    """An array by what decides it, before it is made."""
+    """Identity of a cached array: its name follows from what determines its content."""
 
     kind: str
-    """What the array holds, e.g. ``pixels``; the readable part of its name."""
+    """Kind of content, e.g. ``pixels``; the readable part of the name."""
     key: Mapping[str, Any]
-    """Everything that decides the array's content, as a JSON value."""
+    """Everything that determines the content, as a JSON value."""
     shape: tuple[int, ...]
     dtype: str
-    """As numpy names it."""
+    """Name of the numpy dtype."""
 
     def as_dict(self) -> dict[str, Any]:
         """The description as a JSON value."""
@@ -70,28 +70,28 @@ class ArrayDescription:
 
     @property
     def name(self) -> str:
-        """Names the content, on every machine."""
+        """Name of the array, the same on every machine."""
         return f"{self.kind}-{fingerprint(self.as_dict())}"
 
 
 @runtime_checkable
 class ArraySource(Protocol):
-    """Where finished arrays may lie besides the cache."""
+    """A source of finished arrays other than the cache."""
 
     def parts(self, array: ArrayDescription) -> Iterator[np.ndarray] | None:
-        """The array's rows in order, a part at a time; None where it does not lie there."""
+        """Yield the array's rows in order, in parts; None if the source does not have the array."""
         ...
 
 
 class ArrayCache:
-    """A folder of memory-mapped arrays, each beside a JSON file with the key that it was made for."""
+    """A folder of memory-mapped arrays, each with a JSON file that records its key and checksum."""
 
     def __init__(self, folder: Path, source: ArraySource | None = None) -> None:
-        """Name a cache; nothing is read or made yet.
+        """Set up the cache without reading or creating anything.
 
         Args:
-            folder: On a disk of this machine, or on one that several machines share.
-            source: Where an array is looked for before it is made.
+            folder: Folder on a local or a shared disk.
+            source: Tried before an array is made.
         """
         self.folder = folder
         self._source = source
@@ -105,47 +105,47 @@ class ArrayCache:
         make: Callable[[np.ndarray], None],
         on_fetched: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Return the array of this kind and key, read-only and memory-mapped; fetch or fill a new one if there is none.
+        """Return the array of this kind and key, read-only and memory-mapped; fetch or make it if it is missing.
 
-        Processes that ask for the same array at the same time wait for the one that makes it.
+        If several processes request the same array, one makes it and the others wait.
 
         Args:
-            kind: What the array holds, e.g. ``pixels``; the readable part of the file's name.
-            key: Everything that decides the array's content, as a JSON value.
+            kind: Kind of content, e.g. ``pixels``; the readable part of the file name.
+            key: Everything that determines the array's content, as a JSON value.
             shape: Shape of the array.
-            dtype: Anything that ``numpy.dtype`` takes.
-            make: Fills a writable array of that shape; when it raises, nothing is kept.
-            on_fetched: Told the rows that have come from the cache's source so far.
+            dtype: Anything that ``numpy.dtype`` accepts.
+            make: Fills a writable array of that shape; if it raises, nothing is cached.
+            on_fetched: Called with the number of rows fetched from the source so far.
 
         Raises:
             StoreError: when the folder cannot be written, or the source is damaged.
         """
         described = ArrayDescription(kind, key, shape, np.dtype(dtype).name)
         path = self.folder / f"{described.name}.npy"
-        array = _open(path) if _is_compared(path) else None
-        if array is None and not os.access(self.folder, os.W_OK) and self._compare(path):
-            array = _open(path)  # of a cache that somebody else fills, and that has no room for a lock or a note
+        array = _open(path) if _is_verified(path) else None
+        if array is None and not os.access(self.folder, os.W_OK) and self._verify(path):
+            array = _open(path)  # a read-only cache: neither a lock nor a marker can be written
         if array is None:
             with self._locked(path):
-                # Another process may have made it, or compared it, meanwhile.
-                if not _is_compared(path) and not self._compare(path):
+                # Another process may have made or verified it in the meantime.
+                if not _is_verified(path) and not self._verify(path):
                     self._make(path, described, make, on_fetched)
                 array = _open(path)
         if array is None:
             raise StoreError(
-                f"{path} was written and cannot be read back", next_command=f"check the disk of {self.folder}"
+                f"{path} was written but cannot be read back", next_command=f"check the disk of {self.folder}"
             )
         return array
 
-    def _compare(self, path: Path) -> bool:
-        """Read a file whole and say whether it is what was written; the caller holds its lock."""
+    def _verify(self, path: Path) -> bool:
+        """Whether the file's checksum is the recorded one. The caller must hold the lock."""
         try:
             written = json.loads(path.with_suffix(".json").read_bytes())["checksum"]
             if written != _checksum(path):
                 return False
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        _keep_note(path)
+        _mark_verified(path)
         return True
 
     @contextmanager
@@ -168,7 +168,7 @@ class ArrayCache:
         make: Callable[[np.ndarray], None],
         on_fetched: Callable[[int], None] | None,
     ) -> None:
-        temporary = path.with_suffix(".partial")  # a fixed name, so what a killed process left is overwritten
+        temporary = path.with_suffix(".partial")  # a fixed name, so the remains of a killed process are overwritten
         try:
             parts = self._source.parts(described) if self._source else None
             try:
@@ -185,14 +185,14 @@ class ArrayCache:
             values = {**described.as_dict(), "checksum": _checksum(temporary)}
             write_text_whole(path.with_suffix(".json"), json.dumps(values, indent=1))
             put_in_place(temporary, path)
-            _keep_note(path)
+            _mark_verified(path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def _write_parts(
         self, path: Path, offset: int, parts: Iterator[np.ndarray], on_fetched: Callable[[int], None] | None
     ) -> None:
-        """Write parts one behind the other; by file, for pages of a map would count as this process's memory."""
+        """Append the parts to the file; pages of a memory map would count as memory of this process."""
         done = 0
         with open(path, "r+b") as file:
             file.seek(offset)
@@ -213,7 +213,7 @@ class ArrayCache:
 
 
 def _open(path: Path) -> np.ndarray | None:
-    """Open a finished array; a file that is missing or damaged counts as not there and is made again."""
+    """Open a finished array; None if the file is missing or damaged."""
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -221,7 +221,7 @@ def _open(path: Path) -> np.ndarray | None:
 
 
 def _checksum(path: Path) -> str:
-    """32 hex digits that name a file's bytes: against damage. By file: pages of a map would count as this process's."""
+    """Hash of a file, 32 hex digits. It is read in blocks; pages of a memory map would count as memory."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -229,30 +229,30 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_compared(path: Path) -> bool:
-    """Whether this machine has compared the file as it is now, since it was started."""
+def _is_verified(path: Path) -> bool:
+    """Whether this machine has verified the file in its present state since the machine was booted."""
     try:
-        return _note(path).read_bytes() == _state_of(path)
+        return _verified_marker(path).read_bytes() == _file_state(path)
     except OSError:
         return False
 
 
-def _keep_note(path: Path) -> None:
-    with suppress(OSError):  # without it the next process compares again
-        write_bytes_whole(_note(path), _state_of(path))
+def _mark_verified(path: Path) -> None:
+    with suppress(OSError):  # without the marker the next process verifies the file again
+        write_bytes_whole(_verified_marker(path), _file_state(path))
 
 
-def _note(path: Path) -> Path:
-    """Where a machine says that it has compared a file; machines of one name take turns."""
+def _verified_marker(path: Path) -> Path:
+    """Marker file of this machine for a verified array; machines with the same host name overwrite each other's."""
     machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    return path.with_name(f".{path.stem}.{machine}.compared")
+    return path.with_name(f".{path.stem}.{machine}.verified")
 
 
-def _state_of(path: Path) -> bytes:
-    """What changes when a file does, or when the machine starts again.
+def _file_state(path: Path) -> bytes:
+    """Identity of a file's state, which changes with the file and with every boot of the machine.
 
     Raises:
-        OSError: when there is no such file.
+        OSError: if the file does not exist.
     """
     found = path.stat()
     values = (machine_identity(), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
@@ -260,7 +260,7 @@ def _state_of(path: Path) -> bytes:
 
 
 def _reserve(path: Path) -> None:
-    """Take the file's whole space now: on a full disk, writing to a sparse map would kill the process."""
+    """Allocate the file's whole space now: on a full disk, writing to a sparse map would kill the process."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))

@@ -1,10 +1,9 @@
-"""Arrays in a storage that several machines reach, each in shards: some of its rows in one Arrow file.
+"""Arrays in a shared storage, split into shards of consecutive rows, one Arrow file each.
 
-Below ``arrays/NAME``, where the name is that of the array in a local cache, lie ``manifest.json`` (what the array is,
-and how it is cut) and, a shard, ``shard_00000.arrow`` with its record ``shard_00000.json``. A shard counts when its
-record is there, which is written last: what a killed process leaves is made again, and nothing else is. Any program
-that knows Arrow reads the files: one column of the canonical type ``arrow.fixed_shape_tensor``, a row an image or a
-caption.
+``arrays/NAME``, with the array's name in the local cache, contains ``manifest.json`` (description of the array and
+rows per shard) and, for each shard, ``shard_00000.arrow`` and its record ``shard_00000.json``. The record is written
+last; a shard without a record is incomplete and is made again. The files can be read with any Arrow library: they
+have one column of the canonical type ``arrow.fixed_shape_tensor`` and one row per image or caption.
 """
 
 from collections.abc import Iterator
@@ -21,108 +20,113 @@ from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.storage import Storage
 
 FORMAT = 1
-"""Version of the layout of an array; one of another version is refused."""
+"""Version of the layout; arrays with another version are rejected."""
 
 SHARD_BYTES = 32 * 2**20
-"""Rows that are cut off together, uncompressed: what a process holds at a time, and what an interruption costs."""
+"""Uncompressed size of a shard: bounds the memory of a process and the work that is lost by an interruption."""
 
 _REMAKE = "rayvldd prepare STUDY.yaml, with the same --store"
 
 
 class ArrayShards:
-    """The arrays of a storage; it travels to other processes by pickle, and any number of them may write."""
+    """The arrays of a storage. It can be pickled, and several processes may write at the same time."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     def begin(self, array: ArrayDescription, unit: int = 1) -> int:
-        """Say how an array is cut, where nobody has yet; return the rows of a shard.
+        """Write the array's manifest if it is missing; return the number of rows per shard.
 
         Args:
             array: The array.
-            unit: Rows that are made together: a shard holds a whole number of units.
+            unit: Rows that are made together; a shard has a whole number of units.
 
         Raises:
-            StoreError: when the storage cannot be used, or another version of the layout lies there.
+            StoreError: if the storage cannot be used, or its array has another version of the layout.
         """
-        there = self._rows_a_shard(array)
-        if there is not None:
-            return there
+        existing = self._rows_per_shard(array)
+        if existing is not None:
+            return existing
         row_bytes = np.dtype(array.dtype).itemsize * int(np.prod(array.shape[1:]))
         rows = max(1, SHARD_BYTES // (row_bytes * unit)) * unit
         manifest = {"format": FORMAT, "rayvldd_version": rayvldd.__version__, "array": array.as_dict()}
-        self.storage.swap(_manifest(array), None, json_text({**manifest, "rows_a_shard": rows}))
-        return self._rows_a_shard(array) or rows  # another process may have been quicker
+        self.storage.swap(_manifest(array), None, json_text({**manifest, "rows_per_shard": rows}))
+        return self._rows_per_shard(array) or rows  # another process may have written it first
 
     def missing(self, array: ArrayDescription) -> list[int]:
-        """The numbers of the shards that nobody has finished, of an array that was begun."""
-        rows = self._rows_a_shard(array)
+        """Numbers of the unfinished shards of an array that has a manifest."""
+        rows = self._rows_per_shard(array)
         present = set(self.storage.names(_folder(array)))
         numbers = range(num_shards(array, rows)) if rows else ()
         return [n for n in numbers if not {_shard(array, n), _record(array, n)} <= present]
 
     def write(self, array: ArrayDescription, number: int, rows: np.ndarray) -> None:
-        """Keep one shard.
+        """Write one shard.
+
+        Args:
+            array: The array.
+            number: Number of the shard, from 0.
+            rows: Its rows, ``[row, *array.shape[1:]]``.
 
         Raises:
-            StoreError: when the storage cannot be written.
+            StoreError: if the storage cannot be written.
         """
         schema = _schema(array)
         content = _as_file(rows, schema)
         record = {"rows": len(rows), "bytes": len(content), "checksum": xxhash.xxh3_128_hexdigest(content)}
-        # A shard that is made again loses its record first, or the old checksum would stand beside the new file.
+        # Delete an old record first: its checksum would not be that of the new file.
         self.storage.delete(_record(array, number))
         self.storage.write(_shard(array, number), content)
         self.storage.write(_record(array, number), json_text(record))
 
     def parts(self, array: ArrayDescription) -> Iterator[np.ndarray] | None:
-        """The rows of an array, a shard at a time, each compared with its checksum; None where there is no such array.
+        """Yield the rows of an array, one shard at a time, with verified checksums; None if there is no such array.
 
         Raises:
-            StoreError: when shards are missing; and while it is read, when one is damaged.
+            StoreError: if shards are missing; during iteration, if a shard is damaged.
         """
-        rows = self._rows_a_shard(array)
+        rows = self._rows_per_shard(array)
         if rows is None:
             return None
         missing = self.missing(array)
         if missing:
             raise StoreError(
-                f"{self.storage.uri}: {_folder(array)}: {len(missing)} of {num_shards(array, rows)} shards are not "
-                f"there; allowed: an array with all of them, or none",
-                next_command=f"{_REMAKE} (makes what is missing)",
+                f"{self.storage.uri}: {_folder(array)}: {len(missing)} of {num_shards(array, rows)} shards are "
+                f"missing; allowed: an array with all shards, or none",
+                next_command=f"{_REMAKE} (makes the missing shards)",
             )
         return (self._read(array, number, rows) for number in range(num_shards(array, rows)))
 
-    def _read(self, array: ArrayDescription, number: int, rows_a_shard: int) -> np.ndarray:
+    def _read(self, array: ArrayDescription, number: int, rows_per_shard: int) -> np.ndarray:
         content, record = self.storage.read(_shard(array, number)), parsed(self.storage.read(_record(array, number)))
         if content is None or record is None:
-            self._refuse(array, number, "it is not there any more")
+            self._refuse(array, number, "it was deleted")
         if xxhash.xxh3_128_hexdigest(content) != record.get("checksum"):
-            self._refuse(array, number, "its checksum is not the recorded one")
+            self._refuse(array, number, "its checksum differs from the recorded one")
         table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        start = number * rows_a_shard
-        expected = min(rows_a_shard, array.shape[0] - start)
+        start = number * rows_per_shard
+        expected = min(rows_per_shard, array.shape[0] - start)
         if table.schema != _schema(array) or len(table) != expected:
             self._refuse(
-                array, number, f"holds {len(table)} rows of {table.schema.types}; allowed: {expected} of its own"
+                array, number, f"has {len(table)} rows of {table.schema.types}; allowed: {expected} of its own type"
             )
         rows: np.ndarray = table.column(0).combine_chunks().to_numpy_ndarray()
         return rows
 
     def _refuse(self, array: ArrayDescription, number: int, why: str) -> NoReturn:
-        """Make a damaged shard count as missing, and say so."""
+        """Delete the record of a damaged shard, so that it is made again, and raise."""
         self.storage.delete(_record(array, number))
         raise StoreError(
             f"{self.storage.uri}: {_shard(array, number)}: damaged: {why}; it will not be used",
             next_command=f"{_REMAKE} (makes this shard again)",
         )
 
-    def _rows_a_shard(self, array: ArrayDescription) -> int | None:
+    def _rows_per_shard(self, array: ArrayDescription) -> int | None:
         content = self.storage.read(_manifest(array))
         if content is None:
             return None
         manifest: dict[str, Any] = parsed(content) or {}
-        rows = manifest.get("rows_a_shard")
+        rows = manifest.get("rows_per_shard")
         if manifest.get("format") != FORMAT or not isinstance(rows, int) or rows < 1:
             raise StoreError(
                 f"{self.storage.uri}: {_manifest(array)}: format {manifest.get('format')!r} by rayvldd "
@@ -132,9 +136,9 @@ class ArrayShards:
         return rows
 
 
-def num_shards(array: ArrayDescription, rows_a_shard: int) -> int:
-    """How many shards an array has."""
-    return -(-array.shape[0] // rows_a_shard)
+def num_shards(array: ArrayDescription, rows_per_shard: int) -> int:
+    """Number of shards of an array."""
+    return -(-array.shape[0] // rows_per_shard)
 
 
 def _schema(array: ArrayDescription) -> pa.Schema:

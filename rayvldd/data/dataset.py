@@ -1,4 +1,4 @@
-"""A dataset ready for use: pixels in a memory-mapped cache, captions in memory, and a fingerprint of both."""
+"""Loading of datasets: memory-mapped pixels from the cache, captions in memory, and a fingerprint of both."""
 
 import hashlib
 import os
@@ -28,16 +28,16 @@ from rayvldd.data.toy_scenes import (
 from rayvldd.errors import DataError, Fault, message_of
 
 OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
+"""Called with the current activity, the number of finished items and their total."""
 
 _DECODING_VERSION = 1
-"""Counts changes of what decoding does to an image, so that caches of earlier versions are not read."""
+"""Increased with every change of the decoding, so that caches of earlier versions are not read."""
 _DECODING = {
     "resampling": "bicubic",
     "decoding_version": _DECODING_VERSION,
     "pillow": PIL.__version__,  # decoders differ by a grey level between releases
 }
-"""Everything besides file and size that decides an image's pixels."""
+"""Everything apart from the file and the size that determines an image's pixels."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,21 +47,21 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientations, and what makes them upright."""
+"""EXIF orientation -> transposition that makes the image upright."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a dataset: images, and captions in the order of their images."""
+    """One split of a dataset: images, and captions in the order of their images."""
 
     name: str
     """``train``, ``val`` or ``test``."""
     image_names: list[str]
-    """Names that people see, unique within the dataset."""
+    """Displayed names, unique within the dataset."""
     pixels: UInt8[np.ndarray, "image 3 height width"]
     """RGB, memory-mapped and read-only."""
     captions: list[str]
-    """The captions of the first image, then of the second, and so on."""
+    """The captions of the first image, then those of the second, and so on."""
     caption_image: Int64[np.ndarray, " caption"]
     """Index of each caption's image."""
 
@@ -74,14 +74,15 @@ class Dataset:
     val: Split
     test: Split
     fingerprint: str
-    """Names the content: pixels, captions and splits. Equal on every machine that holds the same data."""
+    """Hash of the content: pixels, captions and splits. It is the same on every machine with the same data."""
 
 
 def load_dataset(settings: DataSettings, cache: ArrayCache, on_progress: OnProgress | None = None) -> Dataset:
-    """Load a dataset; its images are decoded or drawn on the first call and read from the cache afterwards.
+    """Load a dataset; its images are decoded or drawn in the first call and read from the cache afterwards.
 
     Raises:
         DataError: listing every fault of the annotations, or every image that cannot be decoded.
+        StoreError: if the cache folder cannot be written.
     """
     if isinstance(settings, ToyScenesData):
         splits = [_drawn_split(settings, name, cache, on_progress) for name in SPLITS]
@@ -104,7 +105,7 @@ def _split(name: str, image_names: list[str], pixels: np.ndarray, captions: list
 
 
 def pixels_array(key: dict[str, Any], num_images: int, size: int) -> ArrayDescription:
-    """A split's decoded or drawn images as an array of the cache."""
+    """Describe the cached array of a split's decoded or drawn images, uint8 ``[image, 3, size, size]``."""
     return ArrayDescription("pixels", key, (num_images, 3, size, size), "uint8")
 
 
@@ -115,13 +116,13 @@ def _cached_pixels(
     split: str,
     on_progress: OnProgress | None,
 ) -> tuple[np.ndarray, str]:
-    """Return the cached pixels and their content's digest, itself cached: hashing gigabytes takes seconds."""
+    """Return the cached pixels and their digest, which is cached as well: hashing gigabytes takes seconds."""
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         if on_progress:
             on_progress(f"fetching {split} images", done, array.shape[0])
 
-    pixels = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, make, tell)
+    pixels = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, make, report)
 
     def hash_into(digest: np.ndarray) -> None:
         digest[:] = np.frombuffer(hashlib.sha256(pixels.data).digest(), dtype=np.uint8)
@@ -150,27 +151,27 @@ def _drawn_split(
 
 
 def _drawn_captions(settings: ToyScenesData, split: str, cache: ArrayCache) -> list[tuple[str, ...]]:
-    """What is said about each scene; cached, because making up 2,000 scenes takes a process two seconds."""
+    """Captions of each scene; cached, because generating 2,000 scenes takes two seconds."""
     count = num_scenes(settings, split)
 
-    def say(rows: np.ndarray) -> None:
-        said = [caption.encode("ascii") for scene in iterate_scenes(settings, split) for caption in scene.captions]
-        rows[:] = np.array(said, dtype=f"S{LONGEST_CAPTION}").view(np.uint8).reshape(rows.shape)
+    def fill(rows: np.ndarray) -> None:
+        texts = [caption.encode("ascii") for scene in iterate_scenes(settings, split) for caption in scene.captions]
+        rows[:] = np.array(texts, dtype=f"S{LONGEST_CAPTION}").view(np.uint8).reshape(rows.shape)
 
     shape = (count * CAPTIONS_PER_SCENE, LONGEST_CAPTION)
-    rows = cache.get_or_make("captions", _drawn_key(settings, split), shape, np.uint8, say)
+    rows = cache.get_or_make("captions", _drawn_key(settings, split), shape, np.uint8, fill)
     scenes = rows.view(f"S{LONGEST_CAPTION}").reshape(count, CAPTIONS_PER_SCENE).tolist()
     return [tuple(caption.decode("ascii") for caption in captions) for captions in scenes]
 
 
 def drawn_pixels_array(settings: ToyScenesData, split: str) -> ArrayDescription:
-    """The pixels of a split's drawn scenes."""
+    """Describe the cached array of the pixels of a split's toy scenes."""
     key = {**_drawn_key(settings, split), "size": settings.image_size}
     return pixels_array(key, num_scenes(settings, split), settings.image_size)
 
 
 def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, Any]:
-    """What decides the scenes of a split."""
+    """Everything that determines the scenes of a split."""
     return {
         "drawing": drawing_fingerprint(),
         "seed": settings.seed,
@@ -188,25 +189,25 @@ def _decoded_split(
     array = decoded_pixels_array(name, records, size)
 
     def decode(pixels: np.ndarray) -> None:
-        kept = DecodedImages(cache.folder, {"split": name, "size": size, **_DECODING})
+        unfinished = DecodedImages(cache.folder, {"split": name, "size": size, **_DECODING})
         files = [(str(record.path), *_size_and_time(record.path)) for record in records]
-        decoded = kept.fill(pixels, files)
+        decoded = unfinished.fill(pixels, files)
         try:
             for done in decode_into(pixels, records, decoded=decoded):
                 if on_progress:
                     on_progress(f"decoding {name} images", done, len(records))
         except BaseException:  # a damaged file, or Ctrl-C
             if isinstance(pixels, np.memmap):
-                kept.keep(pixels, files, decoded)
+                unfinished.save(pixels, files, decoded)
             raise
-        kept.drop()
+        unfinished.remove()
 
     pixels, digest = _cached_pixels(cache, array, decode, name, on_progress)
     return _split(name, [record.image for record in records], pixels, [record.captions for record in records]), digest
 
 
 def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayDescription:
-    """The pixels of a split's image files, which are named by their sizes and times of change."""
+    """Describe the cached array of a split's image files, identified by names, sizes and modification times."""
     files = [[record.image, *_size_and_time(record.path)] for record in records]
     key = {
         "files": fingerprint(files),
@@ -228,16 +229,16 @@ def decode_into(
     num_threads: int | None = None,
     decoded: Bool[np.ndarray, " image"] | None = None,
 ) -> Iterator[int]:
-    """Decode every image and yield how many are done; in threads, as Pillow decodes outside the interpreter lock.
+    """Decode all images in threads, because Pillow releases the GIL; yield the number of finished images.
 
     Args:
-        pixels: Where they are put.
-        records: The images, as many as there is room for.
+        pixels: Receives the images.
+        records: One record for each row of ``pixels``.
         num_threads: Default: one for each CPU that this process may use.
-        decoded: Which images are there already; those that are decoded are marked in it.
+        decoded: Images that need not be decoded; updated as images are decoded.
 
     Raises:
-        DataError: after all, listing every image that cannot be decoded.
+        DataError: at the end, listing every image that cannot be decoded.
     """
     size = pixels.shape[-1]
     marks = np.zeros(len(records), dtype=bool) if decoded is None else decoded
@@ -246,7 +247,7 @@ def decode_into(
         try:
             pixels[index] = decode_image(records[index].path, size)
             marks[index] = True
-        except Exception as error:  # Pillow's decoders raise what they like on damaged files
+        except Exception as error:  # Pillow's decoders raise many types of errors for damaged files
             return Fault(
                 str(records[index].path), f"cannot be decoded: {message_of(error)}", "an image that Pillow can open"
             )
@@ -262,16 +263,25 @@ def decode_into(
                 faults.append(fault)
             yield done
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the images that are left
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the remaining images
     if faults:
         raise DataError(faults, next_command="replace these files, then: rayvldd check STUDY.yaml")
 
 
 def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
-    """Decode one image as people see it, RGB on white, squeezed to a square by bicubic interpolation."""
+    """Decode an image upright, as RGB on white, and resize it to a square by bicubic interpolation.
+
+    Args:
+        path: The image file.
+        size: Height and width of the result, in pixels. The aspect ratio is not kept.
+
+    Raises:
+        ValueError: if the image has more than 8 bits per channel.
+        OSError: if Pillow cannot decode the file.
+    """
     with Image.open(path) as opened:
         if opened.mode.startswith(("I", "F")):
-            raise ValueError(f"mode {opened.mode}: more than 8 bits a channel")
+            raise ValueError(f"mode {opened.mode}: more than 8 bits per channel")
         image = _upright(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -281,10 +291,10 @@ def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    """A copy of an image as its EXIF says to hold it. Of the EXIF nothing else is read, as viewers do."""
+    """Copy of an image, rotated by its EXIF orientation. Other EXIF entries are ignored, as viewers do."""
     opened.load()
     try:
         turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # an EXIF block that cannot be read says nothing about how to hold the image
+    except Exception:  # an unreadable EXIF block has no orientation
         turn = None
     return opened.copy() if turn is None else opened.transpose(turn)

@@ -1,7 +1,7 @@
-"""Images of a split that was not decoded to its end, kept for the next try.
+"""Decoded images of a split whose decoding was interrupted, saved for the next attempt.
 
-One damaged file among 100,000, or Ctrl-C, ends the making of an array. The array of the next try has another name,
-since a file has changed; so what was decoded is found image by image.
+One damaged file among 100,000, or Ctrl-C, ends the decoding of a split. The array of the next attempt has another
+name, since a file has changed; the images that were decoded are therefore looked up one by one.
 """
 
 import os
@@ -19,18 +19,18 @@ from rayvldd.data.array_cache import fingerprint
 from rayvldd.storage.json_files import parsed, write_json_whole
 
 FileState = tuple[str, int, int]
-"""Path, size and time of change of an image file."""
+"""Path, size in bytes and modification time in nanoseconds of an image file."""
 
 
 class DecodedImages:
-    """A file of pixels in the cache's folder, and an index of which image is in which row."""
+    """A file of pixels in the cache folder, and an index of the image in each row."""
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        """Name the file; nothing is read yet.
+        """Set the file's name without reading anything.
 
         Args:
-            folder: The cache's.
-            key: How the images are decoded, and for which split.
+            folder: Folder of the cache.
+            key: Settings of the decoding, and the split.
         """
         self._folder = folder
         self._name = f"decoded-{fingerprint(dict(key))}"
@@ -42,25 +42,25 @@ class DecodedImages:
     def fill(
         self, pixels: UInt8[np.ndarray, "image 3 height width"], files: Sequence[FileState]
     ) -> Bool[np.ndarray, " image"]:
-        """Copy the images that are there, and tell which these are."""
+        """Copy the saved images into ``pixels``; return a mask of the images that were found."""
         found = np.zeros(len(files), dtype=bool)
         index = parsed(self._index.read_bytes()) if self._index.is_file() else None
         try:
-            kept = np.load(self._folder / str((index or {})["pixels"]), mmap_mode="r")
+            saved = np.load(self._folder / str((index or {})["pixels"]), mmap_mode="r")
             rows = {(str(path), int(size), int(time)): int(row) for path, size, time, row in (index or {})["files"]}
-            if kept.shape[1:] != pixels.shape[1:] or kept.dtype != pixels.dtype:
+            if saved.shape[1:] != pixels.shape[1:] or saved.dtype != pixels.dtype:
                 return found
             for number, file in enumerate(files):
                 row = rows.get(file)
-                if row is not None and 0 <= row < len(kept):
-                    pixels[number] = kept[row]
+                if row is not None and 0 <= row < len(saved):
+                    pixels[number] = saved[row]
                     found[number] = True
-        except (OSError, ValueError, EOFError, KeyError, TypeError):  # nothing there, or damaged: all are decoded again
+        except (OSError, ValueError, EOFError, KeyError, TypeError):  # missing or damaged: decode all images again
             found[:] = False
         return found
 
-    def keep(self, pixels: np.memmap, files: Sequence[FileState], decoded: Bool[np.ndarray, " image"]) -> None:
-        """Keep what has been decoded so far; on a full disk nothing is kept."""
+    def save(self, pixels: np.memmap, files: Sequence[FileState], decoded: Bool[np.ndarray, " image"]) -> None:
+        """Save the images that are marked as decoded; on a full disk nothing is saved."""
         before, name = self._files(), f"{self._name}-{secrets.token_hex(4)}.npy"
         pixels.flush()
         with suppress(OSError):
@@ -72,8 +72,8 @@ class DecodedImages:
             write_json_whole(self._index, {"pixels": name, "files": rows})
             _remove(before)
 
-    def drop(self) -> None:
-        """Remove it, once the array is whole."""
+    def remove(self) -> None:
+        """Delete the saved images, once the array is complete."""
         _remove([*self._files(), self._index])
 
     def _files(self) -> list[Path]:

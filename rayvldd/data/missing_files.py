@@ -1,4 +1,4 @@
-"""Image files that annotations name and nobody finds: what they may be called instead, and one fault for one cause."""
+"""Missing image files: suggestions of similar names, and one fault in place of many with the same cause."""
 
 import os
 import unicodedata
@@ -9,27 +9,27 @@ from pathlib import Path
 from rayvldd.errors import Fault
 
 _FEW = 3
-"""Files of one cause that are listed each; of more the first is, with their number."""
+"""Up to this many files with the same cause are listed one by one; of more, the first and their number are given."""
 
 
 class MissingFiles:
-    """Gathers the missing image files of one dataset."""
+    """Collects the missing image files of one dataset."""
 
     def __init__(self, root: Path, images: Path) -> None:
         self._root, self._images = root, images
         self._listed: dict[Path, dict[str, str]] = {}
         self._noted: list[tuple[int, str]] = []
-        """The number of each fault, and its cause."""
+        """(number of the fault, cause) of each missing file."""
 
     def note(self, fault: int, image: str) -> None:
-        """Remember a missing file and the number of the fault that tells of it."""
+        """Record a missing file and the number of its fault."""
         cause = "elsewhere" if self._is_below_root(image) else "renamed" if self._other_name(image) else ""
         self._noted.append((fault, cause))
 
     def hint(self, image: str) -> str:
-        """`` (did you mean ...?)``, where the file is there by another name or in another folder."""
+        """`` (did you mean ...?)``, if the file exists under another name or in another folder."""
         if self._is_below_root(image):
-            return f" (it is there from {self._root} on: data.images is '.' for such names)"
+            return f" (it exists relative to {self._root}: use data.images: '.' for such names)"
         other = self._other_name(image)
         if other is None:
             return ""
@@ -38,10 +38,10 @@ class MissingFiles:
             shown = f"{ascii(other)}, the same letters in another Unicode form"
         return f" (did you mean {shown}?)"
 
-    def gathered(self, faults: list[Fault]) -> list[Fault]:
-        """The faults, with one in place of many that have one cause."""
+    def grouped(self, faults: list[Fault]) -> list[Fault]:
+        """Return the faults, with one in place of many that have the same cause."""
         if self._noted and not self._images.is_dir():
-            allowed = "the folder that the names of images start from, relative to data.root"
+            allowed = "the folder that image names are relative to; itself relative to data.root"
             dropped = {number for number, _ in self._noted}
             absent = Fault("data.images", f"no such folder: {self._images}", allowed)
             return [absent, *(fault for number, fault in enumerate(faults) if number not in dropped)]
@@ -58,7 +58,7 @@ class MissingFiles:
         return self._root != self._images and os.path.isfile(self._root / image)
 
     def _other_name(self, image: str) -> str | None:
-        """A file beside the missing one whose name differs in case, Unicode form or ending alone."""
+        """A file in the same folder whose name differs only in case, Unicode form or extension."""
         path = self._images / image
         names = self._listed.get(path.parent)
         if names is None:
@@ -67,7 +67,7 @@ class MissingFiles:
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """The files of a folder by their folded names, and by these without their endings."""
+    """Files of a folder by their case-folded names, with and without extension."""
     try:
         found = sorted(os.listdir(folder))
     except (OSError, ValueError):

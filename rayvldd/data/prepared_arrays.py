@@ -1,7 +1,7 @@
-"""How commands find the arrays that ``rayvldd prepare`` made: by a note in the workspace's cache.
+"""Location of the arrays that ``rayvldd prepare`` made, recorded in the workspace's cache.
 
-Every process that loads data is told of the cache's folder and of nothing else. The note there names the stores that
-hold finished arrays and, where each machine is to keep copies on a disk of its own, the folder for them.
+Processes that load data receive only the path of the cache folder. ``prepared.json`` in it lists the stores with
+finished arrays and, if machines keep local copies, the folder for them.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from rayvldd.workspace import Workspace
 
 
 def note_prepared(workspace: Workspace, store_uri: str, node_cache: Path | None) -> None:
-    """Let the commands on a workspace look for arrays in a store, before all stores that were noted earlier.
+    """Record a store of prepared arrays in a workspace; it is searched before the stores recorded earlier.
 
     Args:
-        workspace: Whose commands.
-        store_uri: Where finished arrays lie.
-        node_cache: A folder on a disk of each machine; default: as noted before, or the workspace's own cache.
+        workspace: The workspace whose commands use the store.
+        store_uri: Address of the store.
+        node_cache: Folder on a local disk of each machine; default: the recorded one, or the workspace's cache.
     """
     noted = _noted(workspace.cache)
     stores = [store_uri, *(uri for uri in noted.get("stores", []) if uri != store_uri)]
@@ -31,27 +31,27 @@ def note_prepared(workspace: Workspace, store_uri: str, node_cache: Path | None)
 
 
 def open_cache(folder: Path) -> ArrayCache:
-    """Return the cache of a workspace, which takes what it does not have from the stores that are noted there.
+    """Return the cache of a workspace; missing arrays are fetched from the stores that are recorded in it.
 
     Args:
-        folder: The cache's folder, whose copies may lie elsewhere on each machine.
+        folder: The cache folder of the workspace. The arrays may be in a local folder of each machine instead.
     """
     noted = _noted(folder)
     if not noted:
         return ArrayCache(folder)
-    own = noted.get("node_cache")
-    return ArrayCache(Path(own) if own else folder, PreparedArrays(noted["stores"], Workspace(folder.parent)))
+    local = noted.get("node_cache")
+    return ArrayCache(Path(local) if local else folder, PreparedArrays(noted["stores"], Workspace(folder.parent)))
 
 
 class PreparedArrays:
-    """The arrays of several stores; the first that has one gives it."""
+    """The arrays of several stores; an array is read from the first store that has it."""
 
     def __init__(self, store_uris: list[str], workspace: Workspace) -> None:
         self._store_uris, self._workspace = store_uris, workspace
 
     def parts(self, array: ArrayDescription) -> Iterator[np.ndarray] | None:
-        """The array's rows in order, a shard at a time; None where no store has it."""
-        from rayvldd.data.array_shards import ArrayShards  # pyarrow takes its time to import
+        """Yield the array's rows in order, one shard at a time; None if no store has the array."""
+        from rayvldd.data.array_shards import ArrayShards  # importing pyarrow is slow
 
         for uri in self._store_uris:
             parts = ArrayShards(open_storage(uri, self._workspace, "--store")).parts(array)

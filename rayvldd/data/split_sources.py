@@ -1,7 +1,7 @@
-"""What the arrays of a split are made from: enough to name them, and to make any part of them on any machine.
+"""Sources of a split's arrays: they give the arrays' names, and any part of them can be made on any machine.
 
-:func:`rayvldd.data.dataset.load_dataset` makes an array whole where it stands. Here the same arrays are cut into parts
-that travel by pickle; names and bytes are the same.
+:func:`rayvldd.data.dataset.load_dataset` makes whole arrays in its own process. Here the same arrays are split into
+parts that can be pickled; names and bytes are the same.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,16 +18,16 @@ from rayvldd.data.array_cache import ArrayDescription, ListFingerprint, fingerpr
 from rayvldd.data.dataset import decode_into, decoded_pixels_array, drawn_pixels_array
 from rayvldd.data.toy_scenes import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
 
-_NOTED_EVERY = 256
-"""Scenes between two noted states of the generator: a part that begins elsewhere makes up to so many in vain."""
+_STATE_INTERVAL = 256
+"""Scenes between two saved states of the generator; up to this many are generated only to reach a part's start."""
 
 
 @runtime_checkable
 class ImagePart(Protocol):
-    """Some images of a split, one after the other."""
+    """Consecutive images of a split."""
 
     def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"]) -> None:
-        """Decode or draw them.
+        """Decode or draw the images into ``pixels``.
 
         Raises:
             DataError: listing every image that cannot be decoded.
@@ -37,35 +37,35 @@ class ImagePart(Protocol):
 
 @runtime_checkable
 class CaptionPart(Protocol):
-    """Some captions of a split, one after the other."""
+    """Consecutive captions of a split."""
 
     def captions(self) -> list[str]:
-        """The captions themselves."""
+        """The captions as texts."""
         ...
 
 
 @runtime_checkable
 class SplitSource(Protocol):
-    """A split before anything of it is decoded or embedded."""
+    """A split of which nothing is decoded or embedded yet."""
 
     split: str
     """``train``, ``val`` or ``test``."""
     pixels: ArrayDescription
-    captions: str
-    """Fingerprint of the list of captions, which names their embeddings."""
+    captions_fingerprint: str
+    """Fingerprint of the list of captions; part of the name of their embeddings."""
     num_captions: int
 
     def image_part(self, start: int, stop: int) -> ImagePart:
-        """The images from one index to before another."""
+        """The images ``start`` to ``stop - 1``."""
         ...
 
     def caption_part(self, start: int, stop: int) -> CaptionPart:
-        """The captions from one index to before another."""
+        """The captions ``start`` to ``stop - 1``."""
         ...
 
 
 def split_sources(settings: DataSettings) -> list[SplitSource]:
-    """Read the annotations, or make up the scenes once; return train, val and test.
+    """Read the annotations, or generate the scenes once; return train, val and test.
 
     Raises:
         DataError: listing every fault of the annotations.
@@ -81,20 +81,21 @@ def split_sources(settings: DataSettings) -> list[SplitSource]:
 
 @dataclass(frozen=True)
 class DrawnPart:
-    """Scenes that are made up again where they are needed: a few random states travel instead of them."""
+    """Scenes that are generated on the receiving machine: only a state of the random generator is sent."""
 
     state: Mapping[str, Any]
-    """Of the generator, some scenes before the first."""
+    """State of the generator, ``skipped`` scenes before the first scene of the part."""
     skipped: int
-    """How many scenes lie between."""
+    """Scenes to generate and discard before the first one."""
     count: int
+    """Number of scenes."""
     first_caption: int = 0
     """Captions of the first scene that do not belong to the part."""
     num_captions: int | None = None
-    """Default: all of them."""
+    """Number of captions; default: all."""
 
     def scenes(self) -> Iterator[Scene]:
-        """The part's scenes, one after the other."""
+        """Generate the scenes of the part."""
         random = np.random.default_rng()
         random.bit_generator.state = dict(self.state)
         return islice(scenes_from(random, self.skipped + self.count), self.skipped, None)
@@ -105,39 +106,39 @@ class DrawnPart:
             pass
 
     def captions(self) -> list[str]:
-        """The captions themselves."""
-        found = [caption for scene in self.scenes() for caption in scene.captions]
-        return found[self.first_caption :][: self.num_captions]
+        """The captions as texts."""
+        texts = [caption for scene in self.scenes() for caption in scene.captions]
+        return texts[self.first_caption :][: self.num_captions]
 
 
 class DrawnSource:
-    """A split of drawn scenes. Its memory does not grow with the scenes: of what they say a name is kept."""
+    """A split of toy scenes. Only a fingerprint of the captions is stored, so memory does not grow with the scenes."""
 
     def __init__(self, settings: ToyScenesData, split: str) -> None:
         self.split = split
         random, number = scene_generator(settings, split), num_scenes(settings, split)
         self._states = []
-        said = ListFingerprint()
-        for start in range(0, number, _NOTED_EVERY):
+        texts = ListFingerprint()
+        for start in range(0, number, _STATE_INTERVAL):
             self._states.append(random.bit_generator.state)
-            for scene in scenes_from(random, min(_NOTED_EVERY, number - start)):
+            for scene in scenes_from(random, min(_STATE_INTERVAL, number - start)):
                 for caption in scene.captions:
-                    said.add(caption)
+                    texts.add(caption)
         self.pixels = drawn_pixels_array(settings, split)
-        self.captions = said.name()
+        self.captions_fingerprint = texts.hexdigest()
         self.num_captions = number * CAPTIONS_PER_SCENE
 
     def image_part(self, start: int, stop: int) -> DrawnPart:
-        """The scenes from one index to before another."""
-        noted, skipped = divmod(start, _NOTED_EVERY)
-        return DrawnPart(self._states[noted], skipped, stop - start)
+        """The scenes ``start`` to ``stop - 1``."""
+        state, skipped = divmod(start, _STATE_INTERVAL)
+        return DrawnPart(self._states[state], skipped, stop - start)
 
     def caption_part(self, start: int, stop: int) -> DrawnPart:
-        """The captions from one index to before another, with the scenes that they tell of."""
+        """The captions ``start`` to ``stop - 1``, with the scenes that they describe."""
         first, before = divmod(start, CAPTIONS_PER_SCENE)
-        noted, skipped = divmod(first, _NOTED_EVERY)
+        state, skipped = divmod(first, _STATE_INTERVAL)
         count = -(-stop // CAPTIONS_PER_SCENE) - first
-        return DrawnPart(self._states[noted], skipped, count, before, stop - start)
+        return DrawnPart(self._states[state], skipped, count, before, stop - start)
 
 
 # --- image files --------------------------------------------------------------------------------------------------
@@ -145,12 +146,12 @@ class DrawnSource:
 
 @dataclass(frozen=True)
 class FilePart:
-    """Image files; every machine that decodes some must see them under the same path."""
+    """Image files. They must have the same path on every machine that decodes some of them."""
 
     records: tuple[Record, ...]
 
     def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"]) -> None:
-        """Decode the files, in one thread: as many parts are decoded side by side as there are CPUs."""
+        """Decode the files in one thread, because one part per CPU is decoded at the same time."""
         for _ in decode_into(pixels, self.records, num_threads=1):
             pass
 
@@ -162,25 +163,25 @@ class TextPart:
     texts: tuple[str, ...]
 
     def captions(self) -> list[str]:
-        """The captions themselves."""
+        """The captions as texts."""
         return list(self.texts)
 
 
 class RecordSource:
-    """A split of image files. Its annotations are in memory, as they were read."""
+    """A split of image files. Its annotations are kept in memory."""
 
     def __init__(self, split: str, records: list[Record], size: int) -> None:
         self.split = split
         self._records = records
         self.pixels = decoded_pixels_array(split, records, size)
         self._texts = [caption for record in records for caption in record.captions]
-        self.captions = fingerprint(self._texts)
+        self.captions_fingerprint = fingerprint(self._texts)
         self.num_captions = len(self._texts)
 
     def image_part(self, start: int, stop: int) -> FilePart:
-        """The images from one index to before another."""
+        """The images ``start`` to ``stop - 1``."""
         return FilePart(tuple(self._records[start:stop]))
 
     def caption_part(self, start: int, stop: int) -> TextPart:
-        """The captions from one index to before another."""
+        """The captions ``start`` to ``stop - 1``."""
         return TextPart(tuple(self._texts[start:stop]))

@@ -1,7 +1,7 @@
-"""Scenes of coloured things drawn in code, each with five true captions: the dataset that needs no download.
+"""Toy dataset without download: generated scenes of coloured things, each with five true captions.
 
-A scene shows two or three things before a backdrop. Each thing has a shape, a colour, a size and a place; captions
-name different parts of this, so that telling scenes apart takes shapes, colours bound to them, and relations.
+A scene shows two or three things in front of a backdrop. Each thing has a shape, a colour, a size and a place. The
+captions describe different parts of a scene, so retrieval needs shapes, colours bound to shapes, and relations.
 """
 
 import math
@@ -24,13 +24,13 @@ _T = TypeVar("_T")
 
 CAPTIONS_PER_SCENE = 5
 LONGEST_CAPTION = 128
-"""Characters, all of them ASCII, that a caption may have."""
+"""Maximum length of a caption, in ASCII characters."""
 
 
 @cache
 def drawing_fingerprint() -> str:
-    """Name this file's drawing code: what another version of it drew or said is never read from a cache."""
-    # A release of numpy may draw other random numbers, and with them other scenes.
+    """Hash of this file and its libraries: pixels and captions of another version are never read from a cache."""
+    # Another release of numpy may give other random numbers, and therefore other scenes.
     return fingerprint([Path(__file__).read_text(encoding="utf-8"), PIL.__version__, np.__version__])
 
 
@@ -39,11 +39,10 @@ class Thing:
     """One thing in a scene."""
 
     shape: str
-    """Key of the shapes below."""
+    """Key of ``_SHAPES``."""
     colour: str
-    """Key of the colours below."""
+    """Key of ``_COLOURS``."""
     is_large: bool
-    """Large or small."""
     x: float
     """Centre, 0 at the left edge and 1 at the right."""
     y: float
@@ -53,18 +52,18 @@ class Thing:
 
     @property
     def radius(self) -> float:
-        """Half the extent, as a part of the image's side."""
+        """Half the extent, as a fraction of the image's side."""
         return _LARGE if self.is_large else _SMALL
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A backdrop, the things before it, and what is said about them."""
+    """A backdrop, the things in front of it, and their captions."""
 
     backdrop: str
-    """Key of the backdrops below."""
+    """Key of ``_BACKDROPS``."""
     variant: int
-    """Which of the backdrop's drawings."""
+    """Number of the backdrop's variant."""
     things: tuple[Thing, ...]
     """Two or three things; no two of the same shape."""
     captions: tuple[str, ...]
@@ -87,13 +86,13 @@ _COLOURS = {
 }
 
 
-# --- what is in a scene -------------------------------------------------------------------------------------------
+# --- contents of a scene ------------------------------------------------------------------------------------------
 
 
 def draw_split(
     settings: ToyScenesData, split: str
 ) -> tuple[UInt8[np.ndarray, "image 3 height width"], list[tuple[str, ...]]]:
-    """Draw every scene of a split; return the pixels and the captions of each image."""
+    """Draw all scenes of a split; return the pixels and the captions of each image."""
     scenes = scenes_of(settings, split)
     pixels = np.empty((len(scenes), 3, settings.image_size, settings.image_size), dtype=np.uint8)
     for _ in draw_into(pixels, scenes):
@@ -102,27 +101,27 @@ def draw_split(
 
 
 def scenes_of(settings: ToyScenesData, split: str) -> list[Scene]:
-    """Make up the scenes of a split; the first ones stay the same when the split grows."""
+    """Generate the scenes of a split; a larger split begins with the same scenes."""
     return list(iterate_scenes(settings, split))
 
 
 def iterate_scenes(settings: ToyScenesData, split: str) -> Iterator[Scene]:
-    """Make up the scenes of a split one after the other."""
+    """Generate the scenes of a split one by one."""
     return scenes_from(scene_generator(settings, split), num_scenes(settings, split))
 
 
 def num_scenes(settings: ToyScenesData, split: str) -> int:
-    """How many scenes a split has."""
+    """Number of scenes of a split."""
     return {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}[split]
 
 
 def scene_generator(settings: ToyScenesData, split: str) -> np.random.Generator:
-    """The random numbers that a split's scenes are made of, before the first of them."""
+    """Random generator of a split's scenes, in its initial state."""
     return np.random.default_rng(np.random.SeedSequence([settings.seed, SPLITS.index(split)]))
 
 
 def scenes_from(random: np.random.Generator, count: int) -> Iterator[Scene]:
-    """Make up the next scenes that the generator's state leads to."""
+    """Generate the next ``count`` scenes from the generator's state."""
     for _ in range(count):
         yield _make_scene(random)
 
@@ -164,7 +163,7 @@ def _pick(random: np.random.Generator, values: Sequence[_T]) -> _T:
     return values[int(random.random() * len(values))]
 
 
-# --- what is said about it ----------------------------------------------------------------------------------------
+# --- captions -----------------------------------------------------------------------------------------------------
 
 _PLACES = {
     "meadow": ("in a meadow", "on the grass"),
@@ -194,7 +193,7 @@ def _described(random: np.random.Generator, thing: Thing) -> str:
 
 
 def _relation(a: Thing, b: Thing) -> str:
-    """How ``a`` lies to ``b``, in words: the direction that clearly prevails, if one does."""
+    """Position of ``a`` relative to ``b`` in words: the dominant direction, or diagonal."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) > 1.4 * abs(dy):
         return "to the left of" if dx < 0 else "to the right of"
@@ -244,7 +243,7 @@ def _pointed(random: np.random.Generator, things: Sequence[Thing], backdrop: str
     return _sentence(_pick(random, forms))
 
 
-def _named_then_told(random: np.random.Generator, things: Sequence[Thing], backdrop: str) -> str:
+def _referred_and_described(random: np.random.Generator, things: Sequence[Thing], backdrop: str) -> str:
     a, b, relation = _pair(random, things)
     size = _pick(random, _SIZES[b.is_large])
     forms = [
@@ -264,7 +263,7 @@ _CAPTION_KINDS: tuple[Callable[[np.random.Generator, Sequence[Thing], str], str]
     _related,
     _sized,
     _pointed,
-    _named_then_told,
+    _referred_and_described,
 )
 
 
@@ -350,7 +349,7 @@ _SHAPES = {
 
 
 def draw_into(pixels: UInt8[np.ndarray, "image 3 height width"], scenes: Iterable[Scene]) -> Iterator[int]:
-    """Draw the scenes one after another and yield how many are done."""
+    """Draw the scenes into ``pixels``, uint8 RGB; yield the number of finished scenes."""
     size = pixels.shape[-1]
     for index, scene in enumerate(scenes):
         pixels[index] = _draw(scene, size)
@@ -366,17 +365,17 @@ def _draw(scene: Scene, size: int) -> UInt8[np.ndarray, "3 size size"]:
     return np.asarray(canvas).transpose(2, 0, 1)
 
 
-_FINER = 4
-"""Backdrops and sprites are drawn so many times too large and then shrunk: their edges come out smooth."""
+_SUPERSAMPLING = 4
+"""Backdrops and sprites are drawn this many times larger and then downsampled, for smooth edges."""
 
 
 @lru_cache(maxsize=1000)
 def _sprite(shape: str, colour: str, is_large: bool, tilt: int, size: int) -> Image.Image:
-    """One thing as a sticker, with a white rim and a soft shadow that set it off from every backdrop."""
+    """One thing as a sprite with a white rim and a soft shadow, for contrast with every backdrop."""
     parts = _SHAPES[shape]
-    rim = max(1, round(0.02 * size * _FINER))
-    radius = (_LARGE if is_large else _SMALL) * size * _FINER
-    side = 2 * _FINER * round((radius + 3 * rim) / _FINER)
+    rim = max(1, round(0.02 * size * _SUPERSAMPLING))
+    radius = (_LARGE if is_large else _SMALL) * size * _SUPERSAMPLING
+    side = 2 * _SUPERSAMPLING * round((radius + 3 * rim) / _SUPERSAMPLING)
     fill = partial(_filled, side=side, radius=radius, tilt=tilt)
     body = ImageChops.subtract(fill(parts.body), fill(parts.holes))
     grown = body.filter(ImageFilter.GaussianBlur(rim)).point([255 if level > 24 else 0 for level in range(256)])
@@ -396,7 +395,7 @@ def _sprite(shape: str, colour: str, is_large: bool, tilt: int, size: int) -> Im
         layer = Image.new("RGBA", (side, side), layer_colour)
         layer.putalpha(mask)
         sprite.alpha_composite(layer)
-    return sprite.resize((side // _FINER, side // _FINER), Image.Resampling.BOX)
+    return sprite.resize((side // _SUPERSAMPLING, side // _SUPERSAMPLING), Image.Resampling.BOX)
 
 
 def _filled(polygons: Sequence[_Polygon], side: int, radius: float, tilt: int) -> Image.Image:
@@ -419,15 +418,15 @@ def _mixed(a: Sequence[int], b: Sequence[int], share: float) -> tuple[int, int, 
 
 @dataclass(frozen=True)
 class _Backdrop:
-    """A sky that runs from one colour to another, and up to two bands of ground with a wavy upper edge."""
+    """A sky with a colour gradient, and two bands of ground with a wavy upper edge."""
 
     sky: tuple[tuple[int, int, int], tuple[int, int, int]]
     far: tuple[int, int, int]
     near: tuple[int, int, int]
     waves: float
-    """Waves of the ground's edge across the image."""
+    """Number of waves of the ground's edge across the image."""
     height: float
-    """Height of these waves, as a part of the side."""
+    """Height of these waves, as a fraction of the side."""
     dots: tuple[int, int, int] | None = None
     """Colour of small dots in the sky: stars or snowflakes."""
 
@@ -444,7 +443,7 @@ _BACKDROPS = {
 
 @cache
 def _backdrop(name: str, variant: int, size: int) -> Image.Image:
-    side = size * _FINER
+    side = size * _SUPERSAMPLING
     look = _BACKDROPS[name]
     random = np.random.default_rng(np.random.SeedSequence([list(_BACKDROPS).index(name), variant]))
     down = np.linspace(0, 1, side)[:, None, None]

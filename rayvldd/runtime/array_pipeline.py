@@ -87,7 +87,7 @@ def requested_arrays(study: Study) -> list[ArrayRequest]:
         for settings in _distinct(point.model.text_encoder for point in study.expert_points()):
             encoder = build_text_encoder(settings)
             for source in sources:
-                array = captions_array(source.captions, source.num_captions, encoder)
+                array = captions_array(source.captions_fingerprint, source.num_captions, encoder)
                 found[array.name] = ArrayRequest(f"{source.split} captions", array, source.caption_part, settings)
     return list(found.values())
 

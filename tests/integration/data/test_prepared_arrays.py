@@ -141,7 +141,7 @@ def test_an_array_with_shards_missing_is_refused(tmp_path: Path) -> None:
     shards = kept(FolderStorage(tmp_path))
     shards.storage.delete(f"arrays/{ARRAY.name}/shard_00001.json")
     assert shards.missing(ARRAY) == [1]
-    with pytest.raises(StoreError, match=r"1 of 3 shards are not there(?s:.)*Next: rayvldd prepare"):
+    with pytest.raises(StoreError, match=r"1 of 3 shards are missing(?s:.)*Next: rayvldd prepare"):
         shards.parts(ARRAY)
 
 

@@ -114,7 +114,7 @@ def test_one_file_under_two_names_is_told_with_both_places(root: Path) -> None:
     faults = faults_of(folder(root, "\n".join(LINES + [line(name, "test") for name in again])))
     assert len(faults) == 4
     for number, (name, fault) in enumerate(zip(again, faults, strict=True), start=4):
-        assert f"line {number}: image {name!r} comes again under another name; first at " in fault
+        assert f"line {number}: duplicate image {name!r} under another name; first at " in fault
         assert fault.endswith("captions.jsonl line 1; allowed: each image file once")
 
 
@@ -127,7 +127,7 @@ def test_a_copy_of_an_image_is_another_image_whether_or_not_the_disk_keeps_it_on
 def test_an_image_outside_of_the_folder_is_refused(root: Path, name: str) -> None:
     (root / "secret.jpg").write_bytes(b"")
     (fault,) = faults_of(folder(root, "\n".join([*LINES, line(name, "test")])))
-    assert "lies outside of" in fault
+    assert "is outside of" in fault
 
 
 def test_a_folder_of_images_may_be_a_link_to_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -152,14 +152,14 @@ def test_names_that_begin_at_the_root_are_one_fault(root: Path) -> None:
         (root / "images" / f"{number}.jpg").write_bytes(b"")
     lines = [line(f"images/{number}.jpg", "train") for number in range(9)]
     (fault,) = faults_of(folder(root, "\n".join([*lines, *LINES])))
-    assert "line 1: no such image file" in fault and "data.images is '.'" in fault and "8 more such names" in fault
+    assert "line 1: no such image file" in fault and "data.images: '.'" in fault and "8 more such names" in fault
 
 
 def test_a_missing_folder_of_images_is_one_fault(root: Path) -> None:
     settings = folder(root, "\n".join(LINES)).model_copy(update={"images": "pictures"})
     assert faults_of(settings) == [
-        f"data.images: no such folder: {root}/pictures; allowed: the folder that the names of images start from, "
-        "relative to data.root"
+        f"data.images: no such folder: {root}/pictures; allowed: the folder that image names are relative to; "
+        "itself relative to data.root"
     ]
 
 
@@ -169,17 +169,17 @@ KARPATHY = json.dumps({"images": [{"filename": "a.jpg", "sentences": [{"raw": "x
 COCO = json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "x"}]})
 BLIP = json.dumps([{"image": "a.jpg", "caption": "x"}])
 FORMATS = {
-    "coco": (COCO, "COCO's own captions file", "dataset_coco.json"),
-    "coco_indented": (json.dumps(json.loads(COCO), indent=1), "COCO's own captions file", "dataset_coco.json"),
+    "coco": (COCO, "COCO's original captions file", "dataset_coco.json"),
+    "coco_indented": (json.dumps(json.loads(COCO), indent=1), "COCO's original captions file", "dataset_coco.json"),
     "karpathy": (KARPATHY, "Karpathy's splits", "data.source: karpathy"),
-    "blip": (BLIP, "as BLIP reads", "data.source: blip"),
-    "folder": ("\n".join(LINES), "one JSON object a line", "data.source: folder"),
-    "folder_of_one": (LINES[0], "one JSON object a line", "data.source: folder"),
+    "blip": (BLIP, "in BLIP's format", "data.source: blip"),
+    "folder": ("\n".join(LINES), "one JSON object per line", "data.source: folder"),
+    "folder_of_one": (LINES[0], "one JSON object per line", "data.source: folder"),
     "hugging_face": ('{"file_name": "a.jpg", "text": "x"}\n' * 3, "Hugging Face", '"captions": ["..."]'),
     "kaggle_flickr30k": ("image_name| comment_number| comment\na.jpg| 0| x\n", "Flickr30k's", "dataset_flickr30k.json"),
     "kaggle_flickr8k": ("image,caption\na.jpg,x\n", "Flickr8k's", "dataset_flickr8k.json"),
-    "tokens": ("a.jpg#0\tA dog .\na.jpg#1\tTwo .\n", "Flickr's own", "dataset_flickr8k.json"),
-    "list": (f"[{', '.join(LINES)}]", "one JSON list", "a line an image"),
+    "tokens": ("a.jpg#0\tA dog .\na.jpg#1\tTwo .\n", "Flickr's original", "dataset_flickr8k.json"),
+    "list": (f"[{', '.join(LINES)}]", "one JSON list", "one line per image"),
 }
 
 

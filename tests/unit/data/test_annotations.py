@@ -72,13 +72,13 @@ def test_all_faults_of_a_folder_at_once(tmp_path: Path) -> None:
         f"{file} line 3: no such image file: {tmp_path}/images/missing.jpg",
         f"{file} line 4: unknown split 'valid' (did you mean 'val'?); allowed: train, val, test",
         f"{file} line 4: captions[1]: is empty; allowed: a text with at least one word",
-        f"{file} line 5: image 'a.jpg' comes again; first at {file} line 1; allowed: each image once",
+        f"{file} line 5: duplicate image 'a.jpg'; first at {file} line 1; allowed: each image once",
         f"{file} line 6: no captions; allowed: a list with at least one text",
         f"{file} line 7: image is None; allowed: the name of an image file",
         f"{file} line 7: captions is 'A dog.'; allowed: a list with at least one text",
-        f'{file} line 8: holds [\'a list\']; allowed: {{"image": "NAME.jpg", "captions": ["..."], "split": "train"}}',
+        f'{file} line 8: is [\'a list\']; allowed: {{"image": "NAME.jpg", "captions": ["..."], "split": "train"}}',
         f"{file} line 9: captions[0]: is 5; allowed: a text",
-        f"{file} line 9: image 'c.jpg' comes again; first at {file} line 6; allowed: each image once",
+        f"{file} line 9: duplicate image 'c.jpg'; first at {file} line 6; allowed: each image once",
     ]
 
 
@@ -86,7 +86,7 @@ def test_an_empty_split(tmp_path: Path) -> None:
     touch(tmp_path / "images", "a.jpg", "b.jpg")
     settings = write_lines(tmp_path, entry("a.jpg", "train"), entry("b.jpg", "train"))
     assert faults_of(settings) == [
-        f"{tmp_path}: the split {split!r} is empty (2 images in train); allowed: at least one image a split"
+        f"{tmp_path}: the split {split!r} is empty (2 images in train); allowed: at least one image per split"
         for split in ("val", "test")
     ]
 
@@ -94,7 +94,7 @@ def test_an_empty_split(tmp_path: Path) -> None:
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").touch()
     faults = faults_of(FolderData(source="folder", root=str(tmp_path)))
-    assert faults[0].startswith(f"{tmp_path}: the split 'train' is empty (0 images in no split at all)")
+    assert faults[0].startswith(f"{tmp_path}: the split 'train' is empty (0 images in no split)")
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_all_faults_of_a_karpathy_file_at_once(tmp_path: Path) -> None:
         f"{file} images[0]: captions[1]: is None; allowed: a text",
         f"{file} images[1]: unknown split 'dev'; allowed: train, val, test",
         f"{file} images[2]: no captions; allowed: a list with at least one text",
-        f"{file} images[3]: holds 'text'; allowed: an object with filename, sentences and split",
+        f"{file} images[3]: is 'text'; allowed: an object with filename, sentences and split",
     ]
 
 
@@ -226,7 +226,7 @@ def test_all_faults_of_blip_files_at_once(tmp_path: Path) -> None:
             f"{first} [2]: image is None; allowed: the name of an image file",
             f"{first} [2]: captions is 'No image.'; allowed: a list with at least one text",
             f"{first} [0]: captions[1]: is empty; allowed: a text with at least one word",
-            f"{tmp_path}/coco_karpathy_val.json [1]: image 'a.jpg' comes again; first at {first} [0]; "
+            f"{tmp_path}/coco_karpathy_val.json [1]: duplicate image 'a.jpg'; first at {first} [0]; "
             "allowed: each image once",
             f"data.annotations: no such file: {tmp_path}/coco_karpathy_test.json (did you mean "
             "'coco_karpathy_train.json'?); allowed: the annotation file, relative to data.root",

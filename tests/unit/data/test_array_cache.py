@@ -130,7 +130,7 @@ def test_a_machine_compares_a_file_once_in_its_life(tmp_path: Path, monkeypatch:
 def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, make = ArrayCache(tmp_path), Maker(2)
     cache.get_or_make("pixels", {}, (4,), np.uint8, Maker(1))
-    next(tmp_path.glob(".*.compared")).unlink()
+    next(tmp_path.glob(".*.verified")).unlink()
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     monkeypatch.setattr(module, "FileLock", None)
     np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (4,), np.uint8, make), 1)
