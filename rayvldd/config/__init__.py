@@ -1,1 +1,1 @@
-"""Settings as values: what a study file may say, checked where it is loaded."""
+"""Settings of studies: immutable values that are validated when a study is loaded."""

@@ -1,14 +1,14 @@
-"""The base of all settings."""
+"""Base class of all settings."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Values that are validated where they are made and do not change: an unknown key is a fault."""
+    """Immutable values that are validated at construction; unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def further_sections(cls) -> dict[str, type["Settings"]]:
-        """Sections that are no fields: those that plug-ins add, by key."""
+        """Sections that plug-ins add and that are not fields, by key."""
         return {}

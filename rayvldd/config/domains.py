@@ -1,8 +1,8 @@
-"""What a setting may be drawn from: the value types of a search space.
+"""Domains of a search space: the value types that a setting can be sampled from.
 
-Bounds are inclusive at both ends, as in Optuna. Ray Tune's own integer ranges leave out the upper end, and the
-conversion from them drops the step of a log range with only a log line; these types go to Optuna directly and
-refuse at load what it would change.
+Bounds are inclusive at both ends, as in Optuna. Ray Tune's integer ranges exclude the upper end, and their conversion
+drops the step of a log range with only a log message; therefore these types are passed to Optuna directly, and
+domains that Optuna would change are rejected when a study is loaded.
 """
 
 import math
@@ -17,13 +17,13 @@ Scalar = bool | int | float | str
 
 class _Domain(Settings):
     when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
-    """Searched only where each of these settings, by dotted key, has the value, or one of the listed values; elsewhere
-    the setting keeps its constant. Default: always."""
+    """Conditions: the setting is searched only if each of these settings, by dotted key, has the given value or one of
+    the listed values; otherwise it keeps its constant. Default: always searched."""
 
     @field_validator("when", mode="before")
     @classmethod
     def _listed(cls, when: object) -> object:
-        """One value is a list of one."""
+        """Accept a single value in place of a list."""
         if not isinstance(when, dict):
             return when
         return {key: value if isinstance(value, list | tuple) else (value,) for key, value in when.items()}
@@ -38,7 +38,7 @@ class FloatDomain(_Domain):
     high: float
     """Largest value, included."""
     log: bool = False
-    """Draw evenly in the logarithm: for rates that span several orders of magnitude."""
+    """Sample uniformly in the logarithm: for values that span several orders of magnitude."""
     step: float | None = Field(default=None, gt=0)
     """Grid spacing from ``low``; not together with ``log``, which Optuna would drop."""
 
@@ -60,7 +60,7 @@ class FloatDomain(_Domain):
         return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
 
     def corners(self) -> list[Scalar]:
-        """The values to try when checking that the whole domain is valid."""
+        """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
 
@@ -73,9 +73,9 @@ class IntDomain(_Domain):
     high: int
     """Largest value, included."""
     log: bool = False
-    """Draw evenly in the logarithm."""
+    """Sample uniformly in the logarithm."""
     step: int = Field(default=1, ge=1)
-    """Grid spacing from ``low``; not together with ``log``, which Optuna refuses."""
+    """Grid spacing from ``low``; not together with ``log``, which Optuna rejects."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -93,16 +93,16 @@ class IntDomain(_Domain):
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
     def corners(self) -> list[Scalar]:
-        """The values to try when checking that the whole domain is valid."""
+        """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
-    def values_in_full(self) -> list[Scalar]:
+    def all_values(self) -> list[Scalar]:
         """Every value of the domain, in order."""
         return list(range(self.low, self.high + 1, self.step))
 
 
 class ChoiceDomain(_Domain):
-    """One of the listed values; their order carries no meaning."""
+    """One of the listed values, without an order."""
 
     type: Literal["choice"]
     values: tuple[Scalar, ...] = Field(min_length=1)
@@ -110,9 +110,9 @@ class ChoiceDomain(_Domain):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        """Optuna finds a value again by equality, in which 1, 1.0 and True are one."""
+        """Optuna identifies values by equality, and 1, 1.0 and True are equal."""
         if len(set(self.values)) != len(self.values):
-            raise ValueError(f"each value may stand once, and 1, 1.0 and true are one, got {list(self.values)}")
+            raise ValueError(f"values must be distinct, and 1, 1.0 and true are equal, got {list(self.values)}")
         return self
 
     def __contains__(self, value: object) -> bool:
@@ -122,20 +122,20 @@ class ChoiceDomain(_Domain):
         return ", ".join(map(str, self.values))
 
     def corners(self) -> list[Scalar]:
-        """The values to try when checking that the whole domain is valid."""
+        """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return list(self.values)
 
-    def values_in_full(self) -> list[Scalar]:
+    def all_values(self) -> list[Scalar]:
         """Every value of the domain, in order."""
         return list(self.values)
 
 
 class FixedDomain(_Domain):
-    """One value: for what must follow from another choice, e.g. a loss that reads a learned similarity."""
+    """One value, for a setting that depends on another choice, e.g. a loss that needs a learned similarity."""
 
     type: Literal["fixed"]
     value: Scalar
-    """The value that the setting takes where the domain's conditions hold."""
+    """Value of the setting if the domain's conditions are fulfilled."""
 
     def __contains__(self, value: object) -> bool:
         return is_among(value, (self.value,))
@@ -144,23 +144,23 @@ class FixedDomain(_Domain):
         return str(self.value)
 
     def corners(self) -> list[Scalar]:
-        """The values to try when checking that the whole domain is valid."""
+        """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.value]
 
-    def values_in_full(self) -> list[Scalar]:
+    def all_values(self) -> list[Scalar]:
         """Every value of the domain."""
         return [self.value]
 
 
 DrawnDomain = FloatDomain | IntDomain | ChoiceDomain
-"""What a sampler draws from."""
+"""The domains that a sampler samples from."""
 
 Domain = Annotated[DrawnDomain | FixedDomain, Field(discriminator="type")]
 
 
-def is_among(value: object, known: tuple[Scalar, ...]) -> bool:
-    """Whether a value is one of the known ones, where true is not 1."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known)
+def is_among(value: object, allowed: tuple[Scalar, ...]) -> bool:
+    """Whether a value is one of the allowed values; unlike ``in``, true is not equal to 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 
 def _is_whole(number: float) -> bool:

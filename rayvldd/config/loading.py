@@ -1,4 +1,4 @@
-"""From a YAML file and ``--set`` overrides to a checked study, with all faults at once."""
+"""Loading and validation of a study from a YAML file or a dict, with overrides; all faults are reported at once."""
 
 import copy
 import os
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from rayvldd.config.base import Settings
 from rayvldd.config.domains import FloatDomain, Scalar
-from rayvldd.config.search_faults import faults_of_conditions, faults_of_dormant, faults_of_search
+from rayvldd.config.search_faults import faults_of_conditions, faults_of_inactive, faults_of_search
 from rayvldd.config.setting import sections_in
 from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
 from rayvldd.config.study_files import (
@@ -34,16 +34,16 @@ _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def load_study(
     source: str | Path | Mapping[str, object], overrides: Sequence[str] | Mapping[str, object] = ()
 ) -> Study:
-    """Load a study, apply overrides, fill ``${NAME}`` from the environment and check it whole.
+    """Load a study, apply overrides, substitute ``${NAME}`` from the environment, and validate the result.
 
-    An override of a searched setting pins it: the setting leaves the search space and the initial points.
+    An override of a searched setting fixes it: the setting is removed from the search space and the initial points.
 
     Args:
-        source: A study file; or its values, nested as in a file, in which a section may be a settings object.
-        overrides: ``KEY=VALUE`` texts, whose values are YAML; or values by dotted key.
+        source: Path of a study file; or its values as nested mappings, in which a section may be a settings object.
+        overrides: ``KEY=VALUE`` texts with YAML values; or values by dotted key.
 
     Raises:
-        ConfigError: listing every fault with file, key, value and what is allowed.
+        ConfigError: listing every fault with file, key, value and the allowed values.
     """
     if isinstance(source, Mapping):
         study = extended(_mapping(source), IN_MEMORY, Path(), _is_value)
@@ -58,19 +58,19 @@ def _with_overrides(given: StudyValues, overrides: Sequence[str] | Mapping[str, 
     study, faults_inside = _checked(values, given.file)
     faults += faults_inside
     if faults or study is None:
-        next_command = f"mend the file or add --set KEY=VALUE, then: rayvldd check {given.file}"
+        next_command = f"correct the file or add --set KEY=VALUE, then: rayvldd check {given.file}"
         if given.file == IN_MEMORY:
-            next_command = "mend the settings, then load them again"
+            next_command = "correct the settings, then load them again"
         raise ConfigError([given.located(fault) for fault in faults], next_command=next_command)
     return study
 
 
 IN_MEMORY = "<dict>"
-"""The name in faults of a study that comes from no file."""
+"""Name of a study without a file, in error messages."""
 
 
 def dump_study(study: Study) -> str:
-    """Return the study as YAML that :func:`load_study` reads back to an equal study."""
+    """Return the study as YAML; :func:`load_study` reads it back to an equal study."""
     return yaml_text(study.model_dump(mode="json"))
 
 
@@ -83,7 +83,7 @@ def _mapping(given: Mapping[str, object]) -> dict[str, JsonValue]:
 
 
 def _json_value(given: object) -> JsonValue:
-    """A value as a study file would have it: settings objects are sections, tuples lists, paths texts."""
+    """Convert a value to its form in a study file: settings objects to sections, tuples to lists, paths to texts."""
     if isinstance(given, BaseModel):
         return cast(JsonValue, given.model_dump(mode="json"))
     if isinstance(given, Mapping):
@@ -94,7 +94,7 @@ def _json_value(given: object) -> JsonValue:
 
 
 def _checked(values: dict[str, JsonValue], file: str) -> tuple[Study | None, list[Fault]]:
-    """Validate a study and its space; where parts are at fault, look at the rest without them as well."""
+    """Validate a study and its space; if parts are invalid, also check the rest without them."""
     try:
         study = Study.model_validate(values)
     except ValidationError as error:
@@ -103,32 +103,32 @@ def _checked(values: dict[str, JsonValue], file: str) -> tuple[Study | None, lis
 
 
 def _faults_besides(error: ValidationError, values: dict[str, JsonValue], file: str) -> list[Fault]:
-    """Find what contradicts itself between keys and sections, which pydantic looks at only once each is valid.
+    """Find contradictions between keys and sections, which pydantic checks only if every section is valid.
 
-    The parts at fault are left out. Where that takes the experts' or the distillation's own values, whether the two
-    fit each other cannot be told, and nothing more is said.
+    The invalid parts are left out or replaced. If they belong to ``experts`` or ``distillation``, the consistency of
+    the two cannot be checked, and no further faults are reported.
     """
-    mended = copy.deepcopy(values)
+    remaining = copy.deepcopy(values)
     for detail in error.errors(include_url=False):
         location = list(map(str, _without_tags(detail["loc"])))
         if detail["type"] == "extra_forbidden":
-            _remove(mended, location)
+            _remove(remaining, location)
         elif not location or location[0] in ("experts", "distillation"):
             return []
-        elif location[0] in _STAND_INS:
-            mended[location[0]] = copy.deepcopy(_STAND_INS[location[0]])
+        elif location[0] in _PLACEHOLDERS:
+            remaining[location[0]] = copy.deepcopy(_PLACEHOLDERS[location[0]])
         else:
-            _remove(mended, location[:3])  # search.space.KEY goes as a whole, and the points that may name it
-            _remove(mended, ["search", "initial_points"])
-    return [] if mended == values else _checked(mended, file)[1]
+            _remove(remaining, location[:3])  # all of search.space.KEY, and the points that may contain it
+            _remove(remaining, ["search", "initial_points"])
+    return [] if remaining == values else _checked(remaining, file)[1]
 
 
-_STAND_INS: dict[str, JsonValue] = {
-    "name": "stand-in",
+_PLACEHOLDERS: dict[str, JsonValue] = {
+    "name": "placeholder",
     "data": {"source": "toy_scenes"},
     "model": {"protocol": "lora", "image_encoder": {"name": "any"}, "text_encoder": {"pooling": "hashed_ngrams"}},
 }
-"""Valid values for the keys without a default, while the rest of a faulty study is looked at."""
+"""Valid values for the keys without a default, used while the rest of an invalid study is checked."""
 
 
 def _remove(values: JsonValue, location: Sequence[str]) -> None:
@@ -144,7 +144,7 @@ def _remove(values: JsonValue, location: Sequence[str]) -> None:
 
 
 def _apply_overrides(study: StudyValues, overrides: Sequence[str] | Mapping[str, object]) -> list[Fault]:
-    """Set the values that overrides name, in place; return what is wrong with the overrides themselves."""
+    """Apply overrides in place; return the faults of the overrides themselves."""
     faults, parsed = list[Fault](), list[tuple[str, str, JsonValue]]()
     if isinstance(overrides, Mapping):
         parsed = [(f"override {key}", key, _json_value(value)) for key, value in overrides.items()]
@@ -180,7 +180,7 @@ _SPACE = "search.space."
 
 
 def _override_space(space: dict[str, JsonValue], key: str, value: JsonValue) -> None:
-    """Change a domain, or a part of it: the keys of the space are dotted themselves."""
+    """Change a domain or one of its entries; keys of the space contain dots themselves."""
     setting, _, part = key.rpartition(".")
     if part in ("type", "low", "high", "log", "step", "values", "value", "when"):
         open_section(space, setting)[part] = value
@@ -211,14 +211,14 @@ def _fill_environment(value: JsonValue, key: str, faults: list[Fault], file: str
 
 
 def faults_of(error: ValidationError, file: str) -> list[Fault]:
-    """Translate pydantic's errors into faults that name file and key, value, and what is allowed."""
+    """Translate pydantic's errors into faults with file, key, value and the allowed values."""
     faults: dict[str, Fault] = {}
     for detail in error.errors(include_url=False):
         given = detail.get("input")
         if isinstance(given, str) and _ENVIRONMENT.search(given):
-            continue  # the missing variable is a fault already
+            continue  # the missing variable is already a fault
         fault = _fault(detail, file)
-        faults.setdefault(str(fault), fault)  # a union of plain types gives one error for each of them
+        faults.setdefault(str(fault), fault)  # a union of plain types gives one error for each type
     return list(faults.values())
 
 
@@ -243,11 +243,11 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
             allowed = context["expected"]
             return Fault(where, f"unknown {given!r}{_near(given, _unquoted(allowed))}", allowed)
         case "model_type" | "model_attributes_type" | "dict_type":
-            return Fault(where, f"holds {given!r}", "a section with keys")
+            return Fault(where, f"is {given!r}", "a section with keys")
         case "value_error":
             return Fault(where, str(context["error"]))
     if detail["loc"][-1] in _PLAIN_TYPES:
-        return Fault(where, f"holds {given!r}", "a number, a text, true or false")
+        return Fault(where, f"is {given!r}", "a number, a text, true or false")
     if detail["type"] in ("bool_parsing", "bool_type"):
         return Fault(where, f"unknown {given!r}", "true or false")
     message = detail["msg"]
@@ -258,7 +258,7 @@ _PLAIN_TYPES = ("bool", "int", "float", "str")
 _UNION_TAGS = frozenset(
     {"toy_scenes", "folder", "karpathy", "blip", "float", "int", "choice", "fixed", "bool", "str", "[key]"}
 )
-"""Names that pydantic puts into an error's location for a member of a union or a dict's key; no setting bears them."""
+"""Names that pydantic inserts into an error's location for union members and dict keys; no setting has these names."""
 
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
@@ -270,7 +270,7 @@ def _near(name: object, known: Iterable[str]) -> str:
 
 
 def _elsewhere(name: Any) -> str:
-    """Where the one setting of this name is, if there is just one."""
+    """Suggestion of the setting with this name in another section, if there is exactly one."""
     found = [key for key in all_settings() if key.rpartition(".")[2] == str(name)]
     return f" (did you mean {found[0]!r}?)" if len(found) == 1 else ""
 
@@ -279,11 +279,11 @@ def _unquoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
 
-# --- which keys there are -----------------------------------------------------------------------------------------
+# --- known keys ---------------------------------------------------------------------------------------------------
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """The keys allowed at a location, which may name the member of a union that a section chose."""
+    """The allowed keys at a location, which may contain the tag of a union member."""
     models = _models_at(location)
     keys = {name for model in models for name in [*model.model_fields, *_sections_of(model)]}
     return sorted(keys if location else {*keys, EXTENDS})
@@ -311,7 +311,7 @@ def _sections_of(model: type[BaseModel]) -> dict[str, type[Settings]]:
 
 
 def _tags_of(model: type[BaseModel]) -> tuple[str, ...]:
-    """The value by which a member of a union is told from the others."""
+    """The values of the tag that selects this member of a union."""
     for name in TAGS:
         if name in model.model_fields:
             return get_args(model.model_fields[name].annotation)
@@ -329,13 +329,13 @@ def _faults_of_space(study: Study, file: str) -> list[Fault]:
         if not _is_setting(key):
             searchable = [name for name, info in all_settings().items() if info.searchable]
             allowed = ", ".join(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in searchable))
-            faults.append(Fault(where, f"no setting that can be searched{did_you_mean(key, searchable)}", allowed))
+            faults.append(Fault(where, f"not a searchable setting{did_you_mean(key, searchable)}", allowed))
         elif changes_experts(key) and isinstance(domain, FloatDomain):
-            allowed = "int or choice: each value needs experts of its own"
-            faults.append(Fault(where, "a float domain would need endlessly many expert sets", allowed))
+            allowed = "int or choice: each value needs its own experts"
+            faults.append(Fault(where, "a float domain would need infinitely many expert sets", allowed))
     faults += faults_of_conditions(study.search.space, _is_setting, file)
     faults += faults_of_search(study, file)
-    if faults:  # what a condition without a sense makes of points and corners tells nothing more
+    if faults:  # with invalid conditions, checking points and corners gives no further information
         return faults + _faults_outside(study, file)
     return _faults_outside(study, file) or _faults_of_corners(study, file)
 
@@ -350,7 +350,7 @@ def _faults_outside(study: Study, file: str) -> list[Fault]:
 
 
 def _is_setting(key: str) -> bool:
-    """Whether a dotted key names a setting that a search may range over, and a condition ask for."""
+    """Whether a dotted key is a setting that can be searched and that conditions can refer to."""
     info = about(key)
     return info is not None and info.searchable
 
@@ -364,11 +364,11 @@ def _faults_of_point(study: Study, where: str, point: Mapping[str, Scalar]) -> l
             faults.append(Fault(where, f"{key!r} is not searched{did_you_mean(key, known)}", ", ".join(known)))
         elif value not in domain:
             faults.append(Fault(where, f"{key}={value!r} is outside its domain", str(domain)))
-    return faults + faults_of_dormant(study, where, point)
+    return faults + faults_of_inactive(study, where, point)
 
 
 def _faults_of_corners(study: Study, file: str) -> list[Fault]:
-    """Validate the study at the ends of its domains, so that no trial can fail on its settings."""
+    """Validate the study at the ends of its domains, so that no trial can have invalid settings."""
     faults: dict[str, Fault] = {}
     for point in study.corners():
         try:

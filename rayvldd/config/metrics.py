@@ -1,7 +1,6 @@
-"""The numbers that a study reports: name, unit, direction and label of each, declared once.
+"""Declarations of the reported metrics: name, unit, direction and label.
 
-Objectives, tables, plots, MLflow and records take their names from here. The metrics themselves are computed in
-``rayvldd.evaluation``.
+Objectives, tables, plots, MLflow and records use the names declared here. ``rayvldd.evaluation`` computes the metrics.
 """
 
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ class MetricInfo:
     name: str
     """Name without the split, e.g. ``mean_recall``."""
     label: str
-    """What people read, e.g. ``mean recall``."""
+    """Displayed name, e.g. ``mean recall``."""
     unit: str
     """``%``, ``s`` or ``pairs``."""
     direction: Direction
-    """Which way is better."""
+    """``max`` if larger values are better, else ``min``."""
 
     def on(self, split: str) -> str:
         """The name with the split, e.g. ``val_mean_recall``."""
@@ -33,7 +32,7 @@ class MetricInfo:
 
     @property
     def rises(self) -> bool:
-        """Whether more is better."""
+        """Whether larger values are better."""
         return self.direction == "max"
 
 
@@ -43,7 +42,7 @@ RANKS = (1, 5, 10)
 
 
 def recall_at(direction: str, k: int) -> MetricInfo:
-    """Recall at k in one direction of retrieval: the share of queries whose right answer is among the first k."""
+    """Recall at k in one retrieval direction: the share of queries with a correct answer among the first k results."""
     return MetricInfo(f"{direction}_r{k}", f"{direction.replace('_', ' ')} R@{k}", "%", "max")
 
 
@@ -51,23 +50,23 @@ RECALLS = tuple(recall_at(direction, k) for direction in (IMAGE_TO_TEXT, TEXT_TO
 """The six recalls, image to text first."""
 
 MEAN_RECALL = MetricInfo("mean_recall", "mean recall", "%", "max")
-"""The mean of the six recalls: what a search maximises."""
+"""Mean of the six recalls; the default objective of a search."""
 
 NUM_PAIRS = MetricInfo("num_pairs", "pairs", "pairs", "min")
-"""Pairs of a set."""
+"""Number of pairs of a set."""
 
 SECONDS = MetricInfo("seconds", "seconds", "s", "min")
-"""Seconds of matching and evaluating until the best set was there."""
+"""Seconds of distillation and evaluation until the best set was found."""
 
 VAL_MEAN_RECALL = MEAN_RECALL.on("val")
-"""What a trial is compared by."""
+"""The metric by which trials are compared."""
 BEST_VAL_MEAN_RECALL = MEAN_RECALL.best_on("val")
-"""The highest so far, which Ray Tune and MLflow are given."""
+"""Highest value so far, reported to Ray Tune and MLflow."""
 
 OBJECTIVES = {VAL_MEAN_RECALL: MEAN_RECALL, NUM_PAIRS.name: NUM_PAIRS, SECONDS.name: SECONDS}
-"""What a search can optimise, by the name that studies use."""
+"""Possible objectives of a search, by their names in studies."""
 
 SEARCH_VAL_MEAN_RECALL = f"search_{VAL_MEAN_RECALL}"
-"""Of a finalist: what its trial had reached in the search."""
+"""Mean recall that a finalist's trial reached in the search."""
 RANDOM_MEAN_RECALL, FULL_DATA_MEAN_RECALL = f"random_{MEAN_RECALL.name}", f"full_data_{MEAN_RECALL.name}"
-"""Of a test: students of random pairs, and models trained on all pairs."""
+"""Test results of students of random pairs, and of models trained on all pairs."""

@@ -1,7 +1,7 @@
-"""The samplers and stopping rules that a study can name: built-in ones, and those of other packages by entry point.
+"""Registry of samplers and stopping rules: built-in ones, and those of other packages by entry point.
 
-A declaration says what a sampler or rule can be combined with, which is checked when a study is loaded, and where its
-implementation is, which is imported when a search begins.
+A declaration states what a sampler or rule can be combined with, which is checked when a study is loaded, and names
+its implementation, which is imported when a search begins.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,8 +21,8 @@ RULE_GROUP = "rayvldd.stopping_rules"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A combination of search settings that cannot work."""
+class Incompatibility:
+    """A combination of search settings that is not supported."""
 
     key: str
     """Key inside ``search``."""
@@ -32,17 +32,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What samplers and stopping rules have in common."""
+    """Common base of the declarations of samplers and stopping rules."""
 
     name: str
-    """How a study names it."""
+    """Name in study files."""
     implementation: str
-    """``module:attribute`` of the function that makes it; see :mod:`rayvldd.hyperparameter_search.strategy`."""
+    """``module:attribute`` of the factory function; see :mod:`rayvldd.hyperparameter_search.strategy`."""
     several_objectives: bool
-    """Whether it can be used with more than one objective."""
+    """Whether it supports more than one objective."""
 
-    def implemented(self) -> object:
-        """Import the function that makes it."""
+    def factory(self) -> object:
+        """Import and return the factory function."""
         module, _, attribute = self.implementation.partition(":")
         found: object = getattr(import_module(module), attribute)
         return found
@@ -50,38 +50,38 @@ class Declaration:
 
 @dataclass(frozen=True)
 class SamplerDeclaration(Declaration):
-    """A sampler, and the spaces that it models. What it does not model it would silently draw at random."""
+    """A sampler, and the spaces that it models. Settings that it does not model it would silently sample at random."""
 
     several_objectives: bool = True
     models_choices: bool = True
-    """Whether it models settings without an order."""
+    """Whether it models categorical settings."""
     models_conditions: bool = True
-    """Whether it models points that do not all have the same settings."""
-    fewest_settings: int = 1
-    """Searched settings below which it would draw at random."""
+    """Whether it models conditional settings, so that points may have different settings."""
+    min_settings: int = 1
+    """Minimum number of searched settings; with fewer it would sample at random."""
 
-    def findings(self, space: Space, num_objectives: int) -> list[Finding]:
-        """What this sampler cannot do of a search over ``space``."""
+    def incompatibilities(self, space: Space, num_objectives: int) -> list[Incompatibility]:
+        """Properties of a search over ``space`` that this sampler does not support."""
         found = []
         conditional = [key for key, domain in space.drawn.items() if domain.when]
         choices = [
             k for k, domain in space.drawn.items() if isinstance(domain, ChoiceDomain) and len(domain.values) > 1
         ]
         if conditional and not self.models_conditions:
-            problem = f"{self.name} would draw conditional settings at random: {', '.join(conditional)}"
+            problem = f"{self.name} would sample conditional settings at random: {', '.join(conditional)}"
             others = _names(one for one in _samplers() if one.models_conditions)
-            found.append(Finding("sampler", problem, f"{others}; or conditions on fixed values alone"))
+            found.append(Incompatibility("sampler", problem, f"{others}; or conditions on fixed values only"))
         if choices and not self.models_choices:
-            problem = f"{self.name} would draw choices at random: {', '.join(choices)}"
+            problem = f"{self.name} would sample choices at random: {', '.join(choices)}"
             others = _names(one for one in _samplers() if one.models_choices)
-            found.append(Finding("sampler", problem, f"{others}; or float and int domains alone"))
-        if 0 < len(space.drawn) < self.fewest_settings:
-            problem = f"{self.name} needs {self.fewest_settings} settings or more, and would draw fewer at random"
-            others = _names(one for one in _samplers() if len(space.drawn) >= one.fewest_settings)
-            found.append(Finding("sampler", problem, others))
+            found.append(Incompatibility("sampler", problem, f"{others}; or float and int domains only"))
+        if 0 < len(space.drawn) < self.min_settings:
+            problem = f"{self.name} needs {self.min_settings} or more settings and would sample fewer at random"
+            others = _names(one for one in _samplers() if len(space.drawn) >= one.min_settings)
+            found.append(Incompatibility("sampler", problem, others))
         if num_objectives > 1 and not self.several_objectives:
             others = _names(one for one in _samplers() if one.several_objectives)
-            found.append(Finding("sampler", f"{self.name} supports a single objective only", others))
+            found.append(Incompatibility("sampler", f"{self.name} supports a single objective only", others))
         return found
 
 
@@ -91,22 +91,22 @@ class StoppingRuleDeclaration(Declaration):
 
     several_objectives: bool = False
     stops: bool = True
-    """Whether it stops any trial; otherwise ``search.stop_without_gain`` stops none either."""
+    """Whether it stops trials at all; if not, ``search.stop_without_gain`` has no effect either."""
 
-    def findings(self, objectives: tuple[str, ...]) -> list[Finding]:
-        """What this rule cannot do of a search for ``objectives``."""
+    def incompatibilities(self, objectives: tuple[str, ...]) -> list[Incompatibility]:
+        """Properties of a search for ``objectives`` that this rule does not support."""
         if len(objectives) < 2 or self.several_objectives:
             return []
-        problem = f"{self.name} compares by recall alone, and would stop what is cheap"
+        problem = f"{self.name} compares trials by recall only, and would stop cheap ones"
         others = _names(one for one in (RULES[name] for name in RULES) if one.several_objectives)
-        return [Finding("scheduler", problem, f"{others}, with the objectives {', '.join(objectives)}")]
+        return [Incompatibility("scheduler", problem, f"{others}, with the objectives {', '.join(objectives)}")]
 
 
 D = TypeVar("D", bound=Declaration)
 
 
 class Registry(Mapping[str, D], Generic[D]):
-    """Declarations by name; those of other packages are imported when they are looked up."""
+    """Declarations by name; those of other packages are imported on first access."""
 
     def __init__(self, group: str, kind: type[D], built_in: Iterable[D]) -> None:
         self.group, self._kind = group, kind
@@ -116,7 +116,9 @@ class Registry(Mapping[str, D], Generic[D]):
         if name not in self._known:
             found = _entry_points(self.group)[name].load()
             if not isinstance(found, self._kind) or found.name != name:
-                raise TypeError(f"the entry point {name!r} of {self.group} is no {self._kind.__name__} of that name")
+                raise TypeError(
+                    f"the entry point {name!r} of {self.group} is not a {self._kind.__name__} with that name: {found!r}"
+                )
             self._known[name] = found
         return self._known[name]
 
@@ -127,11 +129,11 @@ class Registry(Mapping[str, D], Generic[D]):
         return sum(1 for _ in self)
 
     def add(self, declaration: D) -> None:
-        """Add a declaration in this process alone, for a notebook or a test; a package uses an entry point."""
+        """Add a declaration in this process only, for a notebook or a test; packages use an entry point."""
         self._known[declaration.name] = declaration
 
     def remove(self, name: str) -> None:
-        """Remove what :meth:`add` added."""
+        """Remove a declaration that :meth:`add` added."""
         del self._known[name]
 
 
@@ -150,7 +152,7 @@ SAMPLERS = Registry(
             several_objectives=False,
             models_choices=False,
             models_conditions=False,
-            fewest_settings=2,
+            min_settings=2,
         ),
         SamplerDeclaration("qmc", f"{_OPTUNA}:make_qmc", models_choices=False, models_conditions=False),
         SamplerDeclaration("random", f"{_OPTUNA}:make_random"),

@@ -1,8 +1,8 @@
-"""A setting and its metadata: declared once, on the field, and read from there by everyone who needs it.
+"""Metadata of settings, declared on the field and used by all other modules.
 
-Whether a setting belongs to the identity of an expert set, whether an unfinished study may go on with another value,
-whether it changes the recall of a trial: each of these is an option of :func:`setting`. A section passes its options
-on to the settings inside it, which may state others.
+The options of :func:`setting` state, for example, whether a setting is part of the identity of an expert set, whether
+an unfinished study can continue with another value, and whether it changes the recall of a trial. A section passes
+its options on to the settings inside it, which may override them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,19 +17,19 @@ from rayvldd.config.base import Settings
 
 
 class MayChange(StrEnum):
-    """How long a study may go on with another value of a setting."""
+    """Until when a study may continue with another value of a setting."""
 
     NEVER = "never"
-    """It decides what the study is: another value is another study."""
+    """The setting is part of the study's identity."""
     UNTIL_CHOSEN = "until chosen"
-    """It decides which set is chosen, until one is."""
+    """The setting determines the choice of the best set."""
     UNTIL_FINISHED = "until finished"
-    """It decides how long or how fast the search runs."""
+    """The setting determines the length or speed of the search."""
     ALWAYS = "always"
-    """It concerns the machine alone."""
+    """The setting concerns only the machine."""
 
     def allows(self, *, chosen: bool, finished: bool) -> bool:
-        """Whether a study in this state may go on with another value."""
+        """Whether a study in this state may continue with another value."""
         match self:
             case MayChange.NEVER:
                 return False
@@ -43,36 +43,36 @@ class MayChange(StrEnum):
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """The metadata of one setting; the defaults hold for a setting that states nothing."""
+    """Metadata of one setting; the defaults apply to settings without options."""
 
     unit: str = ""
-    """Unit of the value, e.g. ``pixels``; empty for a number without one and for a choice."""
+    """Unit of the value, e.g. ``pixels``; empty for dimensionless numbers and choices."""
     source: str = ""
-    """Where the default or its range comes from, e.g. ``Wu et al.: 8``."""
+    """Source of the default or its range, e.g. ``Wu et al.: 8``."""
     may_change: MayChange = MayChange.NEVER
-    """How long a study may go on with another value."""
+    """Until when a study may continue with another value."""
     searchable: bool = False
-    """Whether a search may range over it. Data and evaluation are the measure, the same for all trials of a study."""
+    """Whether it can be searched. Data and evaluation cannot: they are the same for all trials of a study."""
     in_point: bool = True
-    """Whether it belongs to a point, so decides a distillation; otherwise it is about the search around it."""
+    """Whether it is part of a point, so determines a distillation; otherwise it concerns the search."""
     changes_experts: bool = False
     """Whether another value may need other experts."""
     by_content: bool = False
-    """Whether the fingerprints of data and encoders represent it: its value, e.g. a folder, is then not compared."""
+    """Whether the fingerprints of data and encoders represent it; its value, e.g. a folder, is then not compared."""
     changes_recall: bool = True
-    """Whether it changes the recall on validation that a trial can expect, apart from chance."""
+    """Whether it changes the expected validation recall of a trial."""
     in_state: bool = True
-    """Whether the state of an interrupted distillation depends on it; otherwise it goes on with another value."""
+    """Whether the state of an interrupted distillation depends on it; if not, the run can resume with another value."""
     only_where: tuple[str, str] | None = None
-    """Dotted key of another setting and its value, without which this one has no effect."""
+    """(dotted key, value) of another setting: this setting has an effect only if the other has that value."""
 
     def has_effect(self, values: JsonValue) -> bool:
-        """Whether the settings in ``values`` are such that this one has an effect."""
+        """Whether this setting has an effect, given the settings in ``values``."""
         return self.only_where is None or value_at(values, self.only_where[0]) == self.only_where[1]
 
 
 class SettingOptions(TypedDict, total=False):
-    """What a setting may state: bounds, which pydantic checks, and the fields of :class:`SettingInfo`."""
+    """Options of :func:`setting`: bounds, which pydantic checks, and the fields of :class:`SettingInfo`."""
 
     ge: float
     gt: float
@@ -103,10 +103,10 @@ def setting(default: T, /, **options: Unpack[SettingOptions]) -> T: ...
 @overload
 def setting(**options: Unpack[SettingOptions]) -> Any: ...
 def setting(default: Any = ..., /, **options: Unpack[SettingOptions]) -> Any:
-    """Declare a setting of a section, with its default, its bounds and its metadata; without a default it is required.
+    """Declare a setting of a section with default, bounds and metadata; without a default it is required.
 
     Args:
-        default: Value where a study states none.
+        default: Value if a study does not state one.
         options: Bounds as in :func:`pydantic.Field`, and the fields of :class:`SettingInfo`.
     """
     bounds: dict[str, Any] = {name: value for name, value in options.items() if name not in _INFO_FIELDS}
@@ -118,10 +118,10 @@ def setting(default: Any = ..., /, **options: Unpack[SettingOptions]) -> Any:
 
 
 def settings_below(section: type[Settings]) -> Mapping[str, SettingInfo]:
-    """Every setting inside a section and the sections below it, by dotted key.
+    """All settings of a section and its subsections, by dotted key.
 
-    Where a section is one of several, e.g. the sources of the data, the settings of all of them are there; those of
-    the same key agree in everything but unit and source.
+    For a section with alternatives, e.g. the sources of the data, the settings of all alternatives are included; the
+    metadata of equal keys may differ only in unit and source.
     """
     found: dict[str, SettingInfo] = {}
     for key, info in _walk(section, "", {}):
@@ -145,7 +145,7 @@ def _walk(section: type[Settings], prefix: str, inherited: Mapping[str, Any]) ->
 
 
 def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
-    """The metadata at a dotted key, also of one inside a setting that is a mapping; None where there is no setting."""
+    """The metadata at a dotted key or a key inside a mapping-valued setting; None if there is no such setting."""
     while key not in known:
         key, dot, _ = key.rpartition(".")
         if not dot:
@@ -154,7 +154,7 @@ def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
 
 
 def sections_in(annotation: Any) -> list[type[Settings]]:
-    """The sections that a field's annotation allows: none for a plain value, several for a choice between them."""
+    """The sections that a field's annotation allows: none for a plain value, several for a union."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType) or hasattr(annotation, "__metadata__"):
@@ -163,14 +163,14 @@ def sections_in(annotation: Any) -> list[type[Settings]]:
 
 
 def value_at(values: JsonValue, key: str) -> JsonValue:
-    """The value at a dotted key of nested settings; None where there is no such setting."""
+    """The value at a dotted key of nested settings; None if there is no such setting."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
 def flat_settings(values: JsonValue, key: str = "") -> dict[str, JsonValue]:
-    """Nested settings by dotted key; lists are values."""
+    """Flatten nested settings to dotted keys; lists are values."""
     if not isinstance(values, dict) or not values:
         return {key: values}
     below = (flat_settings(inner, f"{key}.{name}" if key else name) for name, inner in values.items())

@@ -1,7 +1,7 @@
-"""A search space with conditions: which settings are searched at a point, and in which order they are decided.
+"""A search space with conditional settings.
 
-A domain may depend on other settings (``when``), which may be searched themselves. A point holds the settings that are
-searched there; every other setting keeps its constant.
+A domain may depend on other settings (``when``), which may be searched themselves. A point contains the settings that
+are active at it; every other setting keeps its constant.
 """
 
 import itertools
@@ -16,38 +16,38 @@ from pydantic import JsonValue
 from rayvldd.config.domains import Domain, DrawnDomain, FixedDomain, Scalar, is_among
 
 _MOST_CORNERS = 512
-"""Combinations of domain ends that are checked in full; takes well under a second."""
+"""Up to this many combinations of domain ends are all checked; this takes well under a second."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Domains by dotted key, and what the settings are that their conditions name and nobody searches."""
+    """Domains by dotted key, and the constants of the other settings that their conditions refer to."""
 
     domains: Mapping[str, Domain]
     constants: Mapping[str, JsonValue]
-    """Values of the settings that conditions name, for where these are not searched."""
+    """Values of the settings in conditions, used at points where these settings are not searched."""
 
     @classmethod
     def of(cls, domains: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> "Space":
-        """The part of the domains that some point can reach, without the conditions that constants fulfil.
+        """The space without domains that are active at no point, and without conditions that constants fulfil.
 
         Args:
             domains: All domains by dotted key.
-            constants: Values of the settings that conditions name.
+            constants: Values of the settings that conditions refer to.
         """
-        live = dict(domains)
-        while dormant := [key for key, domain in live.items() if not _can_hold(domain, live, constants)]:
-            for key in dormant:
-                del live[key]
-        conditions = {key: {k: v for k, v in domain.when.items() if k in live} for key, domain in live.items()}
-        return cls({k: d.model_copy(update={"when": conditions[k]}) for k, d in live.items()}, constants)
+        active = dict(domains)
+        while inactive := [key for key, domain in active.items() if not _can_hold(domain, active, constants)]:
+            for key in inactive:
+                del active[key]
+        conditions = {key: {k: v for k, v in domain.when.items() if k in active} for key, domain in active.items()}
+        return cls({k: d.model_copy(update={"when": conditions[k]}) for k, d in active.items()}, constants)
 
     @cached_property
     def order(self) -> list[str]:
-        """The keys, each after those that its conditions name; otherwise as they were given.
+        """The keys in topological order of their conditions; otherwise in the given order.
 
         Raises:
-            ValueError: when conditions go round in a circle.
+            ValueError: if the conditions form a cycle.
         """
         graph = {key: [name for name in domain.when if name in self.domains] for key, domain in self.domains.items()}
         try:
@@ -57,12 +57,12 @@ class Space:
 
     @property
     def drawn(self) -> dict[str, DrawnDomain]:
-        """The domains from which a sampler draws: those with more to them than a fixed value."""
+        """The domains that a sampler samples from: all except fixed values."""
         return {key: domain for key, domain in self.domains.items() if not isinstance(domain, FixedDomain)}
 
     @property
     def unconditional(self) -> dict[str, DrawnDomain]:
-        """The drawn domains whose settings every point holds."""
+        """The sampled domains that are active at every point."""
         return {key: domain for key, domain in self.drawn.items() if not domain.when}
 
     @property
@@ -71,12 +71,12 @@ class Space:
         return all(len(set(domain.corners())) == 1 for domain in self.domains.values())
 
     def is_active(self, key: str, point: Mapping[str, Scalar]) -> bool:
-        """Whether a setting is searched at a point that holds, of those before it, the ones that are searched."""
+        """Whether a setting is searched at a point, which must contain the active settings that precede it."""
         conditions = self.domains[key].when.items()
         return all(is_among(point.get(name, self.constants.get(name)), values) for name, values in conditions)
 
     def point(self, choose: Callable[[str, Domain], Scalar]) -> dict[str, Scalar]:
-        """The point where ``choose`` decides each setting that is searched, asked in order."""
+        """The point with the value that ``choose`` returns for each active setting, called in topological order."""
         point: dict[str, Scalar] = {}
         for key in self.order:
             if self.is_active(key, point):
@@ -84,7 +84,7 @@ class Space:
         return {key: point[key] for key in self.domains if key in point}
 
     def completed(self, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """A part of a point with the fixed values that follow from it, and without settings that are never searched."""
+        """Complete a partial point with the fixed values that follow from it; drop settings that are not searched."""
         point = {key: value for key, value in given.items() if key in self.domains}
         for key in self.order:
             domain = self.domains[key]
@@ -96,14 +96,14 @@ class Space:
     def points(
         self, values: Callable[[str, Domain], Sequence[Scalar]], keys: Sequence[str] | None = None
     ) -> Iterator[dict[str, Scalar]]:
-        """Every combination of the values that ``values`` allows for each setting.
+        """Yield every combination of the given values of each setting.
 
         Args:
-            values: The values of a setting, by key and domain.
-            keys: Settings to combine, and with them those that their conditions name; default: all.
+            values: Returns the values of a setting, from its key and domain.
+            keys: Settings to combine, together with those in their conditions; default: all.
         """
-        asked = set(self.domains) if keys is None else self._with_conditions(keys)
-        yield from self._points_from([key for key in self.order if key in asked], {}, values)
+        selected = set(self.domains) if keys is None else self._with_conditions(keys)
+        yield from self._points_from([key for key in self.order if key in selected], {}, values)
 
     def _points_from(
         self, keys: list[str], point: dict[str, Scalar], values: Callable[[str, Domain], Sequence[Scalar]]
@@ -128,37 +128,38 @@ class Space:
         return found
 
     def lowest(self, fixed: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
-        """The point with the first end of every domain, apart from the settings in ``fixed``."""
+        """The point at the lower end of every domain, apart from the settings in ``fixed``."""
         given = fixed or {}
         return self.point(lambda key, domain: given.get(key, domain.corners()[0]))
 
     def highest(self) -> dict[str, Scalar]:
-        """The point with the last end of every domain."""
+        """The point at the upper end of every domain."""
         return self.point(lambda key, domain: domain.corners()[-1])
 
     def corners(self) -> Iterator[dict[str, Scalar]]:
-        """Points at the ends of all domains, which show whether any point of the space can be invalid.
+        """Yield points at the ends of all domains, to check whether a point of the space can be invalid.
 
-        Every combination where they are few; otherwise each end alone against the lowest of the others, with what
-        makes its setting a searched one, and all highest together.
+        If there are few combinations, all of them. Otherwise each end of each domain, with the lower ends of the
+        others and the values that activate the setting; and the point of all upper ends.
         """
         ends = {key: domain.corners() for key, domain in self.domains.items()}
         if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
             yield from self.points(lambda key, domain: ends[key])
             return
         for key, value in itertools.chain.from_iterable(((k, v) for v in values) for k, values in ends.items()):
-            yield self.lowest({**self._what_activates(key), key: value})
+            yield self.lowest({**self._activating_values(key), key: value})
         yield self.highest()
 
-    def _what_activates(self, key: str) -> dict[str, Scalar]:
-        """Values of other searched settings under which this one is searched too."""
+    def _activating_values(self, key: str) -> dict[str, Scalar]:
+        """Values of other searched settings for which this setting is active."""
         given: dict[str, Scalar] = {}
         for name, values in self.domains[key].when.items():
             if name in self.domains:
                 fitting = [value for value in values if value in self.domains[name]]
-                given |= self._what_activates(name) | ({name: fitting[0]} if fitting else {})
+                given |= self._activating_values(name) | ({name: fitting[0]} if fitting else {})
         return given
 
 
-def _can_hold(domain: Domain, live: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> bool:
-    return all(name in live or is_among(constants.get(name), values) for name, values in domain.when.items())
+def _can_hold(domain: Domain, active: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> bool:
+    """Whether the conditions of a domain can be fulfilled, given the domains that are active at some point."""
+    return all(name in active or is_among(constants.get(name), values) for name, values in domain.when.items())

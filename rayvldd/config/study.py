@@ -1,7 +1,7 @@
-"""A study: one YAML file that describes a search completely, and the points inside it.
+"""A study: the complete description of a search, and the points of its search space.
 
-The constants stand in the sections ``data`` to ``resources``; ``search.space`` names, by dotted key, the settings
-that are searched. A point is the study with those keys set: it has no space of its own and describes one trial.
+The sections ``data`` to ``resources`` contain the constants; ``search.space`` contains the domains of the searched
+settings by dotted key. The study at a point has these keys set and an empty space; it describes one trial.
 """
 
 import math
@@ -47,81 +47,82 @@ def _known_objective(name: str) -> str:
 
 
 Objective = Annotated[str, AfterValidator(_known_objective)]
-"""What a search can optimise: a name of ``rayvldd.config.metrics.OBJECTIVES``."""
+"""Name of an objective: a key of ``rayvldd.config.metrics.OBJECTIVES``."""
 
 _NO_PBT = (
-    "pbt changes the settings of a distillation on its way: what comes out belongs to no point that `rayvldd distill` "
-    "could repeat, and neither steps, pairs, starts nor experts can change on the way"
+    "pbt changes settings during a distillation: the result belongs to no single point that `rayvldd distill` could "
+    "repeat, and steps, pairs, initialisation and experts cannot change during a run"
 )
 
 
 class ChooseSettings(Settings):
-    """Which set of the Pareto front is chosen, tested and kept as the best, where there are several objectives."""
+    """Rule that chooses the best set from the Pareto front of several objectives."""
 
     by: Objective = VAL_MEAN_RECALL
-    """The objective that the chosen set is best in, of those within the bounds; the others decide a tie."""
+    """Among the sets within the bounds, the one that is best in this objective is chosen; the others break ties."""
     at_most: dict[Objective, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Upper bounds by objective, e.g. ``{num_pairs: 200}``."""
     at_least: dict[Objective, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
-    """Lower bound of the recall in percent, e.g. ``{val_mean_recall: 20}``."""
+    """Lower bound of the recall, in percent, e.g. ``{val_mean_recall: 20}``."""
 
     @model_validator(mode="after")
-    def _bounds_point_the_right_way(self) -> Self:
+    def _bounds_match_directions(self) -> Self:
         wrong = [f"at_most.{name}" for name in self.at_most if OBJECTIVES[name].rises]
         wrong += [f"at_least.{name}" for name in self.at_least if not OBJECTIVES[name].rises]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: at_most bounds what should be low, at_least what should be high")
+            raise ValueError(f"{', '.join(wrong)}: at_most is for minimised objectives, at_least for maximised ones")
         return self
 
 
 class SearchSettings(Settings):
-    """What is searched, how, and for how long."""
+    """Search space, sampler, scheduler and budget of a search."""
 
     space: dict[str, Domain] = setting({})
-    """Dotted key of a setting to the domain it is drawn from; bounds included."""
+    """Domains by dotted key of the setting; bounds are inclusive."""
     objectives: tuple[Objective, ...] = setting((VAL_MEAN_RECALL,), min_length=1)
-    """What the search is for. With several, the answer is the Pareto front: the sets that no other one beats in all."""
+    """Objectives of the search. With several, the result is the Pareto front: the sets that no other set dominates."""
     choose: ChooseSettings = setting(ChooseSettings(), may_change=MayChange.UNTIL_CHOSEN)
-    """Which set of the front is chosen; may change until it is."""
+    """Choice of a set from the front; may change until a set is chosen."""
     sampler: str = "tpe"
-    """Optuna's sampler, what proposes the next point. ``tpe``: tree-structured Parzen estimators over all settings
-    together, over each branch of conditional ones apart; ``gp``: a Gaussian process; ``cmaes``: for numbers alone;
-    ``qmc``: a Sobol sequence; ``random``."""
+    """Optuna sampler that proposes the next point. ``tpe``: multivariate tree-structured Parzen estimator, with a
+    separate model for each branch of conditional settings; ``gp``: Gaussian process; ``cmaes``: CMA-ES, for numeric
+    settings only; ``qmc``: Sobol sequence; ``random``."""
     scheduler: str = "asha"
-    """What stops poor trials early. ``asha``: successive halving; ``hyperband``: the same in brackets of different
-    patience; ``median``: who is below the median of the others; ``none``: nothing, which several objectives need, for
-    what is cheap has less recall."""
+    """Rule that stops poor trials early. ``asha``: asynchronous successive halving; ``hyperband``: several brackets of
+    it, with different grace periods; ``median``: stops trials below the median of the others; ``none``: stops no
+    trial, required for several objectives, because cheap sets have lower recall."""
     num_trials: int = setting(16, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
-    """Points to try."""
+    """Number of trials."""
     num_start_trials: int | None = setting(None, ge=1, unit="trials")
-    """Trials, initial points among them, before ``tpe``, ``gp`` and ``cmaes`` model what they know; until then points
-    are drawn at random. Default: a fifth of ``num_trials``, but 3 to 10."""
+    """Trials, including the initial points, before ``tpe``, ``gp`` and ``cmaes`` use their models; until then points
+    are sampled at random. Default: a fifth of ``num_trials``, at least 3 and at most 10."""
     max_concurrent: int = setting(2, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
-    """Trials that may run at the same time, if the resources allow it."""
+    """Maximum number of concurrent trials, if the resources allow it."""
     time_budget_s: float | None = setting(None, gt=0, unit="seconds", may_change=MayChange.UNTIL_FINISHED)
-    """Stop the search after so many seconds; what is running then keeps its best set. Finalists and test come after it.
-    Default: no limit."""
+    """Time limit of the search in seconds; running trials are stopped and keep their best sets. Finalists and test
+    follow afterwards. Default: no limit."""
     grace_evaluations: int = setting(1, ge=1, unit="evaluations")
-    """Evaluations that every trial gets before it may be stopped early; the default suits 10 to 20 in a trial."""
+    """Evaluations of every trial before it can be stopped early; the default suits trials with 10 to 20."""
     stop_without_gain: bool = True
-    """Stop a trial that has not got above its start's recall by then, even the first, which no others are there to
-    compare with: what does worse than the real pairs that it began with seldom gets far. Not under ``none``."""
+    """Stop a trial whose recall is not above that of its initial set after ``grace_evaluations``, even the first trial,
+    when there are no others to compare with: a set that is worse than its initial real pairs rarely improves much. No
+    effect with ``scheduler: none``."""
     reduction_factor: float = setting(2.0, gt=1)
-    """ASHA and Hyperband keep one in so many trials at each rung, and have the next rung at so many times as many
-    evaluations. Many rungs of little severity served Flickr8k better than few of more."""
+    """ASHA and Hyperband continue one in this many trials at each rung, and place the next rung at this many times the
+    evaluations. On Flickr8k, many rungs with a small factor gave better results than few rungs with a large one."""
     trial_seeds: Literal["common", "own"] = "common"
-    """``common``: all trials start from the same pairs and meet the same segments, so that two of them differ by their
-    settings alone (common random numbers); what one seed favours, the finalists' fresh seeds show. ``own``: a seed for
-    each trial, from the study's seed and the trial's number."""
+    """``common``: all trials use the same initial pairs and segments, so two trials differ only in their settings
+    (common random numbers); a result that is specific to this seed shows in the finalists, which use other seeds.
+    ``own``: a seed for each trial, from the study's seed and the trial's number."""
     num_finalists: int = setting(2, ge=0, unit="trials", may_change=MayChange.UNTIL_CHOSEN)
-    """Best trials whose points are distilled again with fresh seeds, so that no lucky draw is chosen: the best mean on
-    validation is tested. 1: the best trial alone, for an interval over sets, as always with several objectives; 0: its
-    own set is tested as it is, and the interval is over students alone."""
+    """Number of best trials whose points are distilled again with new seeds; the point with the best mean on validation
+    is tested. This avoids choosing a trial by chance. 1: only the best trial, for an interval over sets; always so
+    with several objectives. 0: the best trial's set is tested, with an interval over students only."""
     finalist_seeds: int = setting(3, ge=2, unit="sets", may_change=MayChange.UNTIL_CHOSEN)
-    """Synthetic sets of each finalist, each with a seed of its own and ``evaluation.num_test_students`` students of its
-    own; the interval of the test is over these sets."""
+    """Synthetic sets of each finalist, each with its own seed and its own ``evaluation.num_test_students`` students;
+    the interval of the test is over these sets."""
     initial_points: tuple[dict[str, Scalar], ...] = ()
-    """Points to try first, e.g. published settings; keys left out are drawn by the sampler."""
+    """Points to evaluate first, e.g. published settings; the sampler draws missing keys."""
 
     @field_validator("sampler")
     @classmethod
@@ -143,7 +144,7 @@ def _registered(name: str, known: Collection[str]) -> str:
 
 
 class Study(Settings):
-    """Everything that decides the outcome of a search."""
+    """Everything that determines the outcome of a search."""
 
     name: str = setting(in_point=False, changes_recall=False)
     """Name of the study: its folder in the workspace and its parent run in MLflow."""
@@ -154,29 +155,31 @@ class Study(Settings):
     model: ModelSettings = setting(searchable=True, changes_experts=True)
     """The two-tower model and its protocol."""
     experts: ExpertSettings = setting(ExpertSettings(), searchable=True, changes_experts=True)
-    """How trajectories are made."""
+    """Training of the experts."""
     distillation: DistillationSettings = setting(DistillationSettings(), searchable=True)
-    """How the synthetic set is made."""
+    """Distillation of the synthetic set."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """How a set is scored."""
+    """Evaluation of a set."""
     search: SearchSettings = setting(SearchSettings(), in_point=False, changes_recall=False)
-    """What is searched and for how long."""
+    """Search space and budget."""
     resources: ResourceSettings = setting(
         ResourceSettings(), in_point=False, changes_recall=False, may_change=MayChange.ALWAYS
     )
-    """What actors and trials take of the machine."""
+    """Resources of actors and trials."""
 
     @field_validator("name")
     @classmethod
     def _is_file_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}")
+            raise ValueError(
+                f"must consist of letters, digits, '.', '_' or '-' and start with a letter or digit, got {name!r}"
+            )
         return name
 
     @model_validator(mode="before")
     @classmethod
     def _with_searched_methods(cls, values: Any) -> Any:
-        """Add the section of every method that the search can choose, so that its constants are part of the study."""
+        """Add the sections of all methods that are searched, so that their constants are part of the study."""
         space = value_at(values, "search.space")
         domain = space.get(METHOD) if isinstance(space, dict) else None
         searched = domain.get("values") if isinstance(domain, dict) else None
@@ -188,16 +191,16 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
-        faults = [] if self.search.space else self.distillation.declaration.faults(self)  # else its points are checked
+        faults = [] if self.search.space else self.distillation.declaration.faults(self)  # else points are checked
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     def at(self, point: Mapping[str, Scalar]) -> "Study":
-        """Return the study with the dotted keys of ``point`` set and nothing left to search.
+        """Return the study at a point: with the dotted keys of ``point`` set and an empty search space.
 
         Raises:
-            pydantic.ValidationError: when a value does not fit its setting.
+            pydantic.ValidationError: if a value is invalid for its setting.
         """
         values = self.model_dump(mode="json")
         values["search"]["space"] = {}
@@ -207,9 +210,9 @@ class Study(Settings):
         return Study.model_validate(values)
 
     def override(self, overrides: Sequence[str] | Mapping[str, object]) -> "Study":
-        """Return the study with other values, checked as a whole.
+        """Return the study with changed values, validated as a whole.
 
-        An override of a searched setting pins it, as ``--set`` does: the setting leaves the search space.
+        An override of a searched setting fixes it, as ``--set`` does: the setting is removed from the search space.
 
         Args:
             overrides: Values by dotted key, e.g. ``{"search.num_trials": 4}``; or ``KEY=VALUE`` texts.
@@ -217,57 +220,57 @@ class Study(Settings):
         Raises:
             ConfigError: listing every fault.
         """
-        from rayvldd.config.loading import load_study  # which checks studies, so it imports this module
+        from rayvldd.config.loading import load_study  # imports this module
 
         return load_study(self.model_dump(mode="json"), overrides)
 
     def trial_seed(self, number: int) -> int:
-        """Seed of the trial with this number; under ``search.trial_seeds: common`` the same for all of them."""
+        """Seed of the trial with this number; with ``search.trial_seeds: common`` the same for all trials."""
         return trial_seed(self.seed, 0 if self.search.trial_seeds == "common" else number)
 
     def first_point(self) -> dict[str, Scalar]:
-        """The first initial point: what ``distill`` runs when the file also describes a search."""
+        """The first initial point, which ``distill`` uses if the study has a search space."""
         points = self.initial_points()
         return points[0] if points else {}
 
     def initial_points(self) -> list[dict[str, Scalar]]:
-        """The points to try first, with what follows from them, without what is not searched here."""
+        """The initial points, completed with fixed values and without settings that are not searched."""
         space = self.space
         return [space.completed(point) for point in self.search.initial_points]
 
     @property
     def space(self) -> Space:
-        """What is searched at some point or other, with the constants that its conditions are about."""
+        """The search space: domains that are active at some point, and the constants in their conditions."""
         domains = self.search.space
         named = {name for domain in domains.values() for name in domain.when}
         values = self.model_dump(mode="json") if named else {}
         return Space.of(domains, {name: value_at(values, name) for name in named})
 
     def expert_points(self) -> list["Study"]:
-        """The study at every combination of searched settings that changes the experts.
+        """The study at every combination of searched settings that change the experts.
 
-        Each of them needs an expert set of its own; most studies have exactly one.
+        Each of them needs its own expert set; most studies have exactly one.
         """
         return [self.at(point) for _, point in self.expert_combinations()]
 
     def expert_combinations(self) -> list[tuple[dict[str, Scalar], dict[str, Scalar]]]:
-        """Every combination of searched settings that changes the experts, each with a whole point that has it."""
+        """Combinations of searched settings that change the experts, each with a complete point that contains it."""
         space, found = self.space, dict[str, tuple[dict[str, Scalar], dict[str, Scalar]]]()
         keys = [key for key in space.domains if changes_experts(key)]
-        for combination in space.points(_in_full, keys):
+        for combination in space.points(_all_values, keys):
             part = {key: value for key, value in combination.items() if key in keys}
             found.setdefault(repr(part), (part, space.lowest(combination)))
         return list(found.values())
 
     def methods(self) -> list[MethodDeclaration]:
-        """The distillation methods that some point uses."""
+        """The distillation methods that are used at some point."""
         domain = self.space.domains.get(METHOD)
-        names = [str(name) for name in _in_full(METHOD, domain)] if domain is not None else []
+        names = [str(name) for name in _all_values(METHOD, domain)] if domain is not None else []
         return [declaration_of(str(name)) for name in dict.fromkeys([*names, *self._constants_of(METHOD)])]
 
     @property
     def requires_experts(self) -> bool:
-        """Whether some point of the study uses experts."""
+        """Whether experts are used at some point."""
         return any(method.requires_experts for method in self.methods())
 
     def reached_epochs(self) -> frozenset[int]:
@@ -279,60 +282,60 @@ class Study(Settings):
         return reached
 
     def _values_of(self, method: str, name: str) -> list[int]:
-        """Every value that a whole-numbered setting of a method can take."""
+        """All possible values of an integer setting of a method."""
         key = f"distillation.{method}.{name}"
         domain = self.space.domains.get(key)
-        values = _in_full(key, domain) if domain is not None else []
+        values = _all_values(key, domain) if domain is not None else []
         return [int(value) for value in [*values, *self._constants_of(key)]]
 
     def largest(self, key: str) -> int:
-        """The largest value that a numeric setting can take at any point, rounded up."""
+        """The largest value of a numeric setting at any point, rounded up."""
         domain = self.space.domains.get(key)
         values = domain.corners() if domain is not None else []
         return max(math.ceil(float(value)) for value in [*values, *self._constants_of(key)])
 
     def _constants_of(self, key: str) -> list[Any]:
-        """The constant of a setting, where some point keeps it: one that is not searched, or not everywhere."""
+        """The constant of a setting as a list; empty if the setting is searched at every point."""
         domain = self.space.domains.get(key)
         return [value_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
 
     def corners(self) -> Iterator[dict[str, Scalar]]:
-        """Points at the ends of all domains, which show whether any point of the space can be invalid."""
+        """Points at the ends of all domains, to check whether a point of the space can be invalid."""
         return self.space.corners()
 
 
-def _in_full(key: str, domain: Domain) -> list[Scalar]:
-    """Every value of a domain; of a float domain, which has endlessly many, its ends."""
-    return domain.corners() if isinstance(domain, FloatDomain) else domain.values_in_full()
+def _all_values(key: str, domain: Domain) -> list[Scalar]:
+    """All values of a domain; for a float domain, its ends."""
+    return domain.corners() if isinstance(domain, FloatDomain) else domain.all_values()
 
 
 def all_settings() -> Mapping[str, SettingInfo]:
-    """The metadata of every setting that a study can have, by dotted key."""
+    """The metadata of all settings of a study, by dotted key."""
     return settings_below(Study)
 
 
 def about(key: str) -> SettingInfo | None:
-    """The metadata of the setting at a dotted key of a study; None where there is no such setting."""
+    """The metadata of the setting at a dotted key of a study; None if there is no such setting."""
     return info_of(all_settings(), key)
 
 
 def changes_experts(key: str) -> bool:
-    """Whether a trial with another value of this setting needs experts of its own."""
+    """Whether a trial with another value of this setting needs its own experts."""
     info = about(key)
     return info is not None and info.changes_experts
 
 
 def sections_where(which: Callable[[SettingInfo], bool]) -> tuple[str, ...]:
-    """The sections of a study that have a setting which ``which`` selects by its metadata."""
+    """The sections of a study with at least one setting that ``which`` selects by its metadata."""
     chosen = (key.partition(".") for key, info in all_settings().items() if which(info))
     return tuple(dict.fromkeys(section for section, dot, _ in chosen if dot))
 
 
 def set_dotted(values: dict[str, JsonValue], key: str, value: JsonValue) -> None:
-    """Set ``values["a"]["b"]`` for the key ``a.b``, making the sections on the way.
+    """Set ``values["a"]["b"]`` for the key ``a.b``; missing sections are created.
 
     Raises:
-        TypeError: when a part of the key names a plain value, not a section.
+        TypeError: if a part of the key is a plain value, not a section.
     """
     *path, last = key.split(".")
     for part in path:
@@ -341,10 +344,10 @@ def set_dotted(values: dict[str, JsonValue], key: str, value: JsonValue) -> None
 
 
 def open_section(values: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
-    """Return the section at ``key``, made if it is missing or left empty.
+    """Return the section at ``key``; it is created if it is missing or null.
 
     Raises:
-        TypeError: when a plain value stands there.
+        TypeError: if the key has a plain value.
     """
     section = values.get(key)
     if section is None:

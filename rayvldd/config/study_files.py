@@ -1,9 +1,9 @@
-"""Study files: YAML in which 1e-2 is a number, and ``extends`` for what one study shares with another.
+"""Study files: YAML in which 1e-2 is a number, with inheritance through ``extends``.
 
-A file that extends another states only what differs. Sections are merged setting by setting. A list, a domain of the
-search space and a setting that is itself a mapping (``model.image_encoder.options``) replace the other file's. Another
-``data.source`` replaces the whole section. Where a file states a constant for a setting that the other file searches,
-or ``null`` as its domain, the setting leaves the space and the inherited initial points.
+A file that extends a base file states only its differences. Sections are merged setting by setting. Lists, domains of
+the search space and mapping-valued settings (``model.image_encoder.options``) replace those of the base. Another
+``data.source`` replaces the whole section. If a file states a constant for a setting that the base searches, or
+``null`` as its domain, the setting is removed from the space and from the inherited initial points.
 """
 
 import os
@@ -20,24 +20,24 @@ from rayvldd.config.setting import flat_settings, value_at
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 EXTENDS = "extends"
-"""Key of the other file in a study file."""
+"""Key of the base file in a study file."""
 TAGS = ("source", "type")
-"""Keys whose value says which of several forms a section has."""
+"""Keys whose value selects one of several forms of a section."""
 _SPACE = "search.space"
 
 
 @dataclass(frozen=True)
 class StudyValues:
-    """The unchecked values of a study, and the file that states each of them."""
+    """The unvalidated values of a study, and the file that states each of them."""
 
     values: dict[str, JsonValue]
     file: str
-    """The file that was asked for."""
+    """The file that was loaded, not its base files."""
     files: dict[str, str] = field(default_factory=dict)
-    """Dotted key to the file that states it, for sections the last one that states part of it."""
+    """Dotted key -> file that states it; for sections the last file that states a part of it."""
 
     def located(self, fault: Fault) -> Fault:
-        """The fault with the file that states the key at fault."""
+        """The fault, with the file that states the faulty key."""
         prefix, separator, place = fault.where.partition(": ")
         if prefix != self.file or not separator:
             return fault
@@ -45,18 +45,18 @@ class StudyValues:
         return replace(fault, where=f"{self.files[max(stated, key=len)]}: {place}") if stated else fault
 
 
-# --- files that extend another ------------------------------------------------------------------------------------
+# --- inheritance --------------------------------------------------------------------------------------------------
 
 
 def read_study(path: Path, is_value: Callable[[str], bool]) -> StudyValues:
-    """Read a study file and the files that it extends.
+    """Read a study file and its base files.
 
     Args:
         path: The file.
         is_value: Whether a dotted key is a setting, not a section.
 
     Raises:
-        ConfigError: when a file is missing or is no mapping, or when the files extend each other in a circle.
+        ConfigError: if a file is missing or is not a mapping, or if the files extend each other in a cycle.
     """
     return extended(_read_yaml(path), str(path), path.parent, is_value, (path,))
 
@@ -68,22 +68,22 @@ def extended(
     is_value: Callable[[str], bool],
     chain: Sequence[Path] = (),
 ) -> StudyValues:
-    """The values of a study on top of those of the file that it extends, if it names one.
+    """Merge the values of a study into those of its base file, if it names one.
 
     Args:
-        own: What the study states.
-        file: The name of its file in faults.
-        folder: Where the path of the other file starts.
+        own: Values that the study states.
+        file: Name of its file in error messages.
+        folder: Folder that the path of the base file is relative to.
         is_value: Whether a dotted key is a setting, not a section.
-        chain: The files that led here, this one last.
+        chain: The files whose ``extends`` led here; this file is last.
 
     Raises:
-        ConfigError: as :func:`read_study`.
+        ConfigError: like :func:`read_study`.
     """
     if EXTENDS not in own:
         return StudyValues(own, file, _stated(own, file))
     own = dict(own)
-    path = _other_file(own.pop(EXTENDS), file, folder, chain)
+    path = _base_file(own.pop(EXTENDS), file, folder, chain)
     base = extended(_read_yaml(path), str(path), path.parent, is_value, (*chain, path))
     inherited = value_at(base.values, _SPACE)
     searched = set(inherited) if isinstance(inherited, dict) else set()
@@ -97,20 +97,20 @@ def extended(
     return replace(base, file=file)
 
 
-def _other_file(named: JsonValue, file: str, folder: Path, chain: Sequence[Path]) -> Path:
-    where, next_command = f"{file}: {EXTENDS}", f"mend the file, then: rayvldd check {file}"
+def _base_file(named: JsonValue, file: str, folder: Path, chain: Sequence[Path]) -> Path:
+    where, next_command = f"{file}: {EXTENDS}", f"correct the file, then: rayvldd check {file}"
     if not isinstance(named, str) or not named:
         allowed = "the path of one study file, relative to this one"
-        raise ConfigError([Fault(where, f"holds {named!r}", allowed)], next_command=next_command)
+        raise ConfigError([Fault(where, f"is {named!r}", allowed)], next_command=next_command)
     path = Path(os.path.normpath(folder / named))
     if not path.is_file():
         known = [os.path.relpath(found, folder) for found in sorted(path.parent.glob("*.yaml"))]
         hint = did_you_mean(named, known)
         raise ConfigError([Fault(where, f"no such study file {named!r}{hint}")], next_command=next_command)
     if any(path.samefile(earlier) for earlier in chain):
-        circle = " -> ".join(map(str, [*chain, path]))
-        problem = f"the files extend each other in a circle: {circle}"
-        raise ConfigError([Fault(where, problem, "a file that does not lead back here")], next_command=next_command)
+        cycle = " -> ".join(map(str, [*chain, path]))
+        problem = f"the files extend each other in a cycle: {cycle}"
+        raise ConfigError([Fault(where, problem, "a file that does not extend this one")], next_command=next_command)
     return path
 
 
@@ -122,13 +122,13 @@ def _overlay(
     is_value: Callable[[str], bool],
     section: str = "",
 ) -> None:
-    """Put what a file states over the values of another one, in place."""
+    """Merge the values of a file into those of its base, in place."""
     for name, value in own.items():
         key = f"{section}.{name}" if section else name
         before = values.get(name)
         is_section = isinstance(before, dict) and section != _SPACE and (key == _SPACE or not is_value(key))
         if is_section and value is None:
-            continue  # a section left empty
+            continue  # an empty section
         if isinstance(before, dict) and isinstance(value, dict) and is_section and not _other_form(before, value):
             files[key] = file
             _overlay(before, files, value, file, is_value, key)
@@ -152,7 +152,7 @@ def _stated(value: JsonValue, file: str, key: str = "") -> dict[str, str]:
 
 
 def stop_searching(values: dict[str, JsonValue], key: str) -> None:
-    """Take a setting out of the search space and the initial points, where it is in them."""
+    """Remove a setting from the search space and the initial points."""
     space = value_at(values, _SPACE)
     if not isinstance(space, dict) or key not in space:
         return
@@ -170,21 +170,21 @@ _FLOAT_TAG = "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-2 as the number that people mean, and refuses a key that comes twice instead of dropping the first."""
+    """YAML loader that reads 1e-2 as a number and rejects duplicate keys, of which PyYAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} comes twice", problem_mark=key.start_mark
+                    problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
                 )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that the loader would take for numbers."""
+    """YAML dumper that quotes texts which the loader would read as numbers."""
 
 
 _Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
@@ -192,16 +192,16 @@ _Dumper.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
 
 
 def parsed_yaml(text: str) -> JsonValue:
-    """The value that a text of YAML holds.
+    """Parse a YAML text.
 
     Raises:
-        yaml.YAMLError: when it is none.
+        yaml.YAMLError: if the text is not valid YAML.
     """
     return cast(JsonValue, yaml.load(text, Loader=_Loader))
 
 
 def yaml_text(values: Mapping[str, JsonValue]) -> str:
-    """The YAML that :func:`parsed_yaml` reads as these values."""
+    """Format values as YAML that :func:`parsed_yaml` reads back."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=110))
 
 
@@ -221,6 +221,6 @@ def _read_yaml(path: Path) -> dict[str, JsonValue]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError([Fault(str(path), f"not readable as YAML: {error}")]) from None
     if not isinstance(values, dict):
-        held = "is empty" if values is None else f"holds {type(values).__name__}"
-        raise ConfigError([Fault(str(path), held, "a mapping with the keys of a study")])
+        found = "is empty" if values is None else f"is of type {type(values).__name__}"
+        raise ConfigError([Fault(str(path), found, "a mapping with the keys of a study")])
     return values

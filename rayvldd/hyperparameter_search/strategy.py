@@ -142,8 +142,8 @@ def make_strategy(study: Study, known: Collection[Trial] = (), earlier: Sequence
         earlier: Trials of other studies at points of this space, which the sampler knows from the start.
     """
     search = study.search
-    make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].implemented())
-    make_rule = cast(StoppingRuleFactory, RULES[search.scheduler].implemented())
+    make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].factory())
+    make_rule = cast(StoppingRuleFactory, RULES[search.scheduler].factory())
     rule = make_rule(study)
     if search.stop_without_gain and RULES[search.scheduler].stops:
         rule = with_gain_required(rule, study)

@@ -85,7 +85,7 @@ def _values_by_hand(domain: Domain) -> list[Scalar]:
     if isinstance(domain, FloatDomain):
         spread = np.geomspace if domain.log else np.linspace
         return [float(value) for value in spread(domain.low, domain.high, _VALUES_BY_HAND)]
-    return domain.values_in_full()
+    return domain.all_values()
 
 
 def _in_full(responses: Sequence[Response]) -> Curve:

@@ -1,1 +1,1 @@
-"""Declarations of distillation methods: their settings, the experts they require, and where their code is."""
+"""Declarations of distillation methods: settings, required experts and implementation."""

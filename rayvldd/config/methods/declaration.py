@@ -1,4 +1,4 @@
-"""What a distillation method declares: enough to load, check and plan a study without importing torch."""
+"""Declaration of a distillation method, with which a study is loaded, checked and planned without importing torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,46 +11,46 @@ if TYPE_CHECKING:
     from rayvldd.config.study import Study
 
 ValuesOf = Callable[[str], Sequence[int]]
-"""Every value that a whole-numbered setting of the method's section can take at some point of a search space."""
+"""Returns all possible values of an integer setting of the method's section, over the search space."""
 
 
 class MethodSettings(Settings):
-    """Base of the settings of one method, the section of its name below ``distillation``."""
+    """Base class of the settings of a method, in the section of its name below ``distillation``."""
 
     method: ClassVar[str]
     """Name of the method and of its section."""
 
 
 def no_faults(study: "Study") -> list[str]:
-    """Any combination of settings is valid."""
+    """Accept every combination of settings."""
     return []
 
 
 @dataclass(frozen=True)
 class MethodDeclaration:
-    """A distillation method, by name.
+    """Declaration of a distillation method.
 
-    Third parties publish an object of this class as an entry point of the group ``rayvldd.distillation_methods``. Its
-    module is imported whenever a study is loaded, so it imports no torch.
+    Other packages publish an object of this class as an entry point of the group ``rayvldd.distillation_methods``. Its
+    module is imported whenever a study is loaded, so it must not import torch.
     """
 
     settings: type[MethodSettings]
-    """The method's own section."""
+    """Class of the method's section."""
     implementation: str
     """``module:Class`` of the :class:`rayvldd.distillation.method.DistillationMethod`; imported when a run begins."""
     reached_epochs: Callable[[ValuesOf], frozenset[int]] | None = None
-    """The expert epochs that the method reads, over all values of its settings; None: it uses no experts."""
+    """Returns the expert epochs that the method reads, over all values of its settings; None: it uses no experts."""
     for_probe: Mapping[str, Scalar] = field(default_factory=dict)
-    """Settings of the section under which an outer step reads expert epochs 0 and 1 alone and moves next to nothing;
-    its cost is that of any step."""
+    """Settings of the section for measuring the cost of an outer step: it then reads only expert epochs 0 and 1 and
+    barely changes the set, at the usual cost."""
     decides_divergence: tuple[str, ...] = ()
-    """Numbers of the section that a person looks at first when a run has diverged."""
+    """Settings of the section to check first if a run has diverged."""
     faults: Callable[["Study"], list[str]] = no_faults
-    """What contradicts itself in the settings of a study at one point, each fault a sentence."""
+    """Returns contradictions between the settings of a study at one point, one sentence each."""
 
     @property
     def name(self) -> str:
-        """How studies name the method."""
+        """Name of the method in studies."""
         return self.settings.method
 
     @property

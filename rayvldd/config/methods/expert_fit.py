@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ExpertFitSettings(MethodSettings):
-    """Synthetic pairs should be matched by a trained expert, and distributed as the real pairs are for it.
+    """Fit the synthetic pairs to trained experts: low contrastive loss, and the distribution of the real pairs.
 
     The loss of MDM with one expert snapshot as teacher in each outer step.
     """
@@ -18,25 +18,25 @@ class ExpertFitSettings(MethodSettings):
     method: ClassVar[str] = "expert_fit"
 
     min_epoch: int = setting(1, ge=0, unit="epochs", source="MDM: 1")
-    """First expert epoch that a teacher may be, included; epoch 0 is an untrained head."""
+    """First expert epoch of teachers, inclusive; epoch 0 is an untrained head."""
     max_epoch: int = setting(6, ge=1, unit="epochs")
-    """Last expert epoch that a teacher may be, included."""
+    """Last expert epoch of teachers, inclusive."""
     real_batch_size: int = setting(256, ge=4, unit="pairs", source="MDM: 256")
-    """Real pairs of an outer step."""
+    """Real pairs in an outer step."""
     batch_size: int | None = setting(64, ge=4, unit="pairs", source="MDM: 64")
-    """Synthetic pairs of an outer step, at most the set; null: all of them."""
+    """Synthetic pairs in an outer step, at most the size of the set; null: all pairs."""
     bandwidth: float = setting(0.5, gt=0, unit="radians", source="MDM: 0.5")
     """Bandwidth of the geodesic kernel."""
     weight_joint: float = setting(0.8, ge=0, source="MDM: 0.8")
-    """Weight of the distribution of normalised sums of image and text embeddings."""
+    """Weight of the discrepancy of normalised sums of image and text embeddings."""
     weight_gap: float = setting(0.8, ge=0, source="MDM: 0.8")
-    """Weight of the distribution of normalised differences of image and text embeddings."""
+    """Weight of the discrepancy of normalised differences of image and text embeddings."""
     max_gradient_norm: float = setting(1.0, gt=0, source="MDM: 1, of both modalities together")
-    """Norm to which the gradient of each modality is clipped."""
+    """Maximum norm of the gradient of each modality."""
 
 
 def _reached_epochs(values_of: ValuesOf) -> frozenset[int]:
-    """Epoch 0, which stored differences begin with, and every epoch that may be a teacher."""
+    """Epoch 0, the base of stored differences, and all epochs of teachers."""
     return frozenset({0, *range(min(values_of("min_epoch")), max(values_of("max_epoch")) + 1)})
 
 

@@ -1,4 +1,4 @@
-"""The distillation methods that studies can name: built-in ones, and those of other packages by entry point."""
+"""Registry of distillation methods: built-in ones, and those of other packages by entry point."""
 
 from functools import cache
 from importlib import import_module
@@ -18,15 +18,15 @@ _registered: dict[str, MethodDeclaration] = {}
 
 
 def register_method(declaration: MethodDeclaration) -> None:
-    """Add a method in this process alone, for a notebook or a test; a package uses an entry point instead.
+    """Add a method in this process only, for a notebook or a test; packages use an entry point.
 
-    Trials run in processes of their own and do not see it.
+    Trials run in other processes and do not have the method.
     """
     _registered[declaration.name] = declaration
 
 
 def unregister_method(name: str) -> None:
-    """Remove what :func:`register_method` added."""
+    """Remove a method that :func:`register_method` added."""
     _registered.pop(name, None)
 
 
@@ -39,7 +39,7 @@ def declaration_of(name: str) -> MethodDeclaration:
     """The declaration of a method.
 
     Raises:
-        KeyError: when there is no method of this name.
+        KeyError: if there is no method with this name.
     """
     if name in _registered:
         return _registered[name]
@@ -54,7 +54,7 @@ def _loaded(name: str) -> MethodDeclaration:
     else:
         found = _entry_points()[name].load()
     if not isinstance(found, MethodDeclaration) or found.name != name:
-        raise TypeError(f"the entry point {name!r} of {GROUP} is no MethodDeclaration of that name: {found!r}")
+        raise TypeError(f"the entry point {name!r} of {GROUP} is not a MethodDeclaration with that name: {found!r}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Settings of bi-trajectory matching (Wu et al., arXiv 2308.07545) and what has been published around it."""
+"""Settings of bi-trajectory matching (Wu et al., arXiv 2308.07545) and of its published extensions."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TrajectoryMatchingSettings(InnerLoopSettings):
-    """A student is unrolled from an expert's snapshot and should end where the expert went.
+    """Match the end of a student, unrolled from an expert snapshot, to a later snapshot of the expert.
 
     The defaults are the bi-trajectory matching of Wu et al.
     """
@@ -23,16 +23,17 @@ class TrajectoryMatchingSettings(InnerLoopSettings):
     expert_epochs: int = setting(1, ge=1, unit="epochs", source="Wu et al.: 1")
     """Expert epochs from a segment's start to its target; Wu et al. use 1."""
     min_start_epoch: int = setting(0, ge=0, unit="epochs")
-    """First epoch that a segment may start at, included."""
+    """First start epoch of segments, inclusive."""
     max_start_epoch: int = setting(2, ge=1, unit="epochs", source="Wu et al.: 2")
-    """Epoch that starts stay below, excluded as in MTT; Wu et al. use 2."""
+    """Upper bound of start epochs, exclusive as in MTT; Wu et al. use 2."""
     separate_start_epochs: bool = setting(False, source="AMD")
-    """Draw the start epochs of image and text side independently from the one range; AMD has a range for each side."""
+    """Sample the start epochs of the image and text side independently, from the same range; AMD has one range for
+    each side."""
     widen_over: int | None = setting(None, ge=1, unit="steps", source="DATM, arXiv 2310.05773")
-    """Outer steps over which starts open up from the first epoch to the whole range, as in DATM (arXiv 2310.05773);
-    default: the whole range from the beginning."""
+    """Outer steps over which the range of start epochs grows from the first epoch to the whole range, as in DATM (arXiv
+    2310.05773); default: the whole range from the beginning."""
     matched: Literal["both", "image", "text"] = setting("both", source="both: Wu et al.")
-    """Whose trajectory is matched, and whose half of the pairs moves: both, or one alone (Wu et al.'s ablation)."""
+    """Side whose trajectory is matched and whose half of the pairs is updated: both, or one (ablation of Wu et al.)."""
 
     @model_validator(mode="after")
     def _starts_are_a_range(self) -> Self:
@@ -44,7 +45,7 @@ class TrajectoryMatchingSettings(InnerLoopSettings):
 
     @property
     def last_epoch_read(self) -> int:
-        """The furthest expert epoch a segment can reach."""
+        """The last expert epoch that a segment can reach."""
         return self.max_start_epoch - 1 + self.expert_epochs
 
 
@@ -71,8 +72,8 @@ def _faults(study: "Study") -> list[str]:
         )
     if settings.blending is not None and study.model.protocol != "heads_only":
         faults.append(
-            f"distillation.trajectory_matching.blending mixes the inputs of the projection heads, which are the only "
-            f"trained part under protocol heads_only alone, got {study.model.protocol}: leave blending out, or set "
+            f"distillation.trajectory_matching.blending mixes the inputs of the projection heads and needs protocol "
+            f"heads_only, under which only these are trained, got {study.model.protocol}: leave blending out, or set "
             f"model.protocol to heads_only"
         )
     if common.engine.compile and study.model.dropout:

@@ -43,7 +43,7 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     for expected in (
         "--set search.num_trials: has no '='",
         "data.root: the environment variable NO_SUCH_FOLDER is not set",
-        "name: must be letters, digits, '.', '_' or '-' and start with one of the first, got 'two words'",
+        "name: must consist of letters, digits, '.', '_' or '-' and start with a letter or digit, got 'two words'",
         "seeed: unknown key 'seeed' (did you mean 'seed'?)",
         "data.image_size: input should be greater than or equal to 16, got 4",
         "model.protocol: unknown 'loras' (did you mean 'lora'?); allowed: 'full_image_encoder', 'lora' or 'heads_only'",
@@ -52,8 +52,8 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         "distillation.lr_imgs: unknown key 'lr_imgs' (did you mean 'lr_image'?); allowed: augmentation, ",
         "evaluation.num_students: input should be greater than or equal to 1, got 0",
         "search.space.distillation.trajectory_matching.syn_steps: low <= high must hold, got (low=9, high=1)",
-        "search.space.distillation.syn_stps: no setting that can be searched ",
-        "search.space.experts.lr_image: a float domain would need endlessly many expert sets",
+        "search.space.distillation.syn_stps: not a searchable setting ",
+        "search.space.experts.lr_image: a float domain would need infinitely many expert sets",
     ):
         assert expected in shown
 
@@ -74,9 +74,9 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
             "data.source: unknown 'foldr' (did you mean 'folder'?); allowed: 'toy_scenes', ",
         ),
         ({"data": {"root": "/x"}}, "data.source: is missing; allowed: toy_scenes, folder, karpathy, blip"),
-        ({"data": 5}, "data: holds 5; allowed: a section with keys"),
+        ({"data": 5}, "data: is 5; allowed: a section with keys"),
         ({"data": {"source": "folder"}}, "data.root: is missing; allowed: a value: this key has no default"),
-        ({"experts": [1]}, "experts: holds [1]; allowed: a section with keys"),
+        ({"experts": [1]}, "experts: is [1]; allowed: a section with keys"),
         ({"seed": 1.5}, "seed: input should be a valid integer, got a number with a fractional part, got 1.5"),
         ({"search__sampler": "tpo"}, "search.sampler: unknown 'tpo' (did you mean 'tpe'?)"),
         (
@@ -95,11 +95,11 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         ),
         (
             {"model__protocol": "heads_only", "model__image_head": False},
-            "model: image_head: false leaves nothing to train on the image side under heads_only",
+            "model: image_head: false leaves no trained parameters on the image side under heads_only",
         ),
         (
             {"data": {"source": "blip", "root": "/x", "annotations": "train.json"}},
-            "data: annotations must hold {split} where the split's name stands, got 'train.json'",
+            "data: annotations must contain {split} in place of the split's name, got 'train.json'",
         ),
         (
             {
@@ -116,11 +116,11 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
         ),
         (
             {"search__space": {"data.seed": {"type": "int", "low": 1, "high": 3}}},
-            "search.space.data.seed: no setting that can be searched",
+            "search.space.data.seed: not a searchable setting",
         ),
         (
             {"search__initial_points": [{"distillation.trajectory_matching.lr_lr": None}]},
-            "search.initial_points.0.distillation.trajectory_matching.lr_lr: holds None; "
+            "search.initial_points.0.distillation.trajectory_matching.lr_lr: is None; "
             "allowed: a number, a text, true or false",
         ),
     ],
@@ -143,9 +143,9 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.Mo
     ("text", "expected"),
     [
         ("", "is empty; allowed: a mapping with the keys of a study"),
-        ("- a\n- b\n", "holds list; allowed: a mapping with the keys of a study"),
+        ("- a\n- b\n", "is of type list; allowed: a mapping with the keys of a study"),
         ("name: x\ndata: {source: toy_scenes\n", r"line 3: not readable as YAML: expected ',' or '}'"),
-        ("seed: 1\ndata:\n  seed: 1\n  seed: 2\n", "line 4: not readable as YAML: 'seed' comes twice"),
+        ("seed: 1\ndata:\n  seed: 1\n  seed: 2\n", "line 4: not readable as YAML: duplicate key 'seed'"),
         ("name: \x00", "not readable as YAML"),
     ],
 )
@@ -355,8 +355,8 @@ def test_a_domain(values: dict, inside: list, outside: list, shown: str, corners
         ({"type": "float", "low": 0, "high": math.inf}, "finite number"),
         ({"type": "float", "low": math.nan, "high": 1}, "finite number"),
         ({"type": "choice", "values": []}, "at least 1 item"),
-        ({"type": "choice", "values": [1, 2, 1]}, r"each value may stand once, and .*, got \[1, 2, 1\]"),
-        ({"type": "choice", "values": [1, True]}, "1, 1.0 and true are one"),
+        ({"type": "choice", "values": [1, 2, 1]}, r"values must be distinct, and .*, got \[1, 2, 1\]"),
+        ({"type": "choice", "values": [1, True]}, "1, 1.0 and true are equal"),
         ({"type": "fixed"}, "Field required"),
         ({"type": "fixed", "value": 1, "when": "x"}, "valid dictionary"),
     ],
@@ -366,9 +366,9 @@ def test_a_domain_that_cannot_be(values: dict[str, Any], message: str) -> None:
         DOMAINS.validate_python(values)
 
 
-def test_values_in_full() -> None:
-    assert IntDomain(type="int", low=2, high=8, step=3).values_in_full() == [2, 5, 8]
-    assert ChoiceDomain(type="choice", values=("b", "a")).values_in_full() == ["b", "a"]
+def test_all_values() -> None:
+    assert IntDomain(type="int", low=2, high=8, step=3).all_values() == [2, 5, 8]
+    assert ChoiceDomain(type="choice", values=("b", "a")).all_values() == ["b", "a"]
 
 
 # --- points, experts, start epochs --------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_corners_of_a_large_space_are_few() -> None:
         ),
         (
             {"distillation__engine": {"compile": True, "micro_batch": 4}},
-            "compile: true takes whole steps: leave micro_batch out, got 4",
+            "compile: true requires whole steps: leave micro_batch out, got 4",
         ),
         ({"distillation__similarity": "full"}, "similarity 'full' needs a student_loss that reads it"),
     ],

@@ -153,8 +153,7 @@ def test_faults_of_the_space_name_their_file_too(tmp_path: Path) -> None:
     path = written(tmp_path, base=BASE, own={"extends": "base.yaml", "search": {"space": space}})
     assert sorted(fault.partition("; ")[0] for fault in faults_of(path)) == [
         "base.yaml: search.initial_points[0]: distillation.lr_image=30.0 is outside its domain",
-        "own.yaml: search.space.distillation.lr_imgs: no setting that can be searched "
-        "(did you mean 'distillation.lr_image'?)",
+        "own.yaml: search.space.distillation.lr_imgs: not a searchable setting (did you mean 'distillation.lr_image'?)",
     ]
 
 
@@ -169,20 +168,20 @@ def test_a_circle_is_refused_with_its_files(tmp_path: Path) -> None:
     files = {name: {"extends": f"{other}.yaml"} for name, other in (("b", "c"), ("c", "b"), ("a", "b"))}
     (fault,) = faults_of(written(tmp_path, **files))
     assert fault == (
-        "c.yaml: extends: the files extend each other in a circle: a.yaml -> b.yaml -> c.yaml -> b.yaml; "
-        "allowed: a file that does not lead back here"
+        "c.yaml: extends: the files extend each other in a cycle: a.yaml -> b.yaml -> c.yaml -> b.yaml; "
+        "allowed: a file that does not extend this one"
     )
     (fault,) = faults_of(written(tmp_path, own={"extends": "own.yaml"}))
-    assert "in a circle: own.yaml -> own.yaml" in fault
+    assert "in a cycle: own.yaml -> own.yaml" in fault
 
 
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
         ("bsae.yaml", "own.yaml: extends: no such study file 'bsae.yaml' (did you mean 'base.yaml'?)"),
-        (["base.yaml"], "own.yaml: extends: holds ['base.yaml']; allowed: the path of one study file, relative to"),
-        (None, "own.yaml: extends: holds None; allowed: the path of one study file, relative to"),
-        ("list.yaml", "list.yaml: holds list; allowed: a mapping with the keys of a study"),
+        (["base.yaml"], "own.yaml: extends: is ['base.yaml']; allowed: the path of one study file, relative to"),
+        (None, "own.yaml: extends: is None; allowed: the path of one study file, relative to"),
+        ("list.yaml", "list.yaml: is of type list; allowed: a mapping with the keys of a study"),
         ("torn.yaml", "torn.yaml line 2: not readable as YAML"),
     ],
 )

@@ -110,10 +110,13 @@ def test_an_override_of_a_condition_decides_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("when", "expected"),
     [
-        ({"distillation.similarty": "full"}, "'distillation.similarty' is no setting (did you mean 'distillation.simi"),
-        ({"distillation.similarity": []}, "distillation.similarity has no value to be compared with"),
+        (
+            {"distillation.similarty": "full"},
+            "'distillation.similarty' is not a setting (did you mean 'distillation.simi",
+        ),
+        ({"distillation.similarity": []}, "distillation.similarity has no value to compare with"),
         ({"distillation.similarity": "full"}, "distillation.similarity never is 'full'; allowed: identity, low_rank"),
-        ({"distillation.lr_text": 3.0}, "distillation.lr_text is drawn from the reals and meets no value"),
+        ({"distillation.lr_text": 3.0}, "distillation.lr_text has a float domain and never equals a given"),
     ],
 )
 def test_a_condition_without_a_sense(tmp_path: Path, when: dict[str, Any], expected: str) -> None:
@@ -142,7 +145,7 @@ def test_conditions_in_a_circle(tmp_path: Path) -> None:
         },
     }
     (fault,) = faults_of(write(tmp_path, search__space=space))
-    assert fault.startswith("search.space: conditions go round in a circle: distillation.")
+    assert fault.startswith("search.space: conditions form a cycle: distillation.")
 
 
 def test_a_point_with_a_setting_that_is_not_searched_there(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_a_point_with_a_setting_that_is_not_searched_there(tmp_path: Path) -> No
     points = [{"distillation.similarity": "identity", "distillation.sim_rank": 5}]
     (fault,) = faults_of(write(tmp_path, search={"space": space, "initial_points": points}))
     assert fault == (
-        "search.initial_points[0]: distillation.sim_rank is not searched where distillation.similarity is identity; "
+        "search.initial_points[0]: distillation.sim_rank is not searched if distillation.similarity is identity; "
         "allowed: with distillation.similarity=low_rank"
     )
 
@@ -174,14 +177,14 @@ BOTH = ["val_mean_recall", "num_pairs"]
 @pytest.mark.parametrize(
     ("search", "expected"),
     [
-        ({"sampler": "cmaes", "space": {**NUMBERS, **CHOICE}}, "sampler: cmaes would draw choices at random: distil"),
+        ({"sampler": "cmaes", "space": {**NUMBERS, **CHOICE}}, "sampler: cmaes would sample choices at random: distil"),
         (
             {"sampler": "qmc", "space": CHOICE},
-            "sampler: qmc would draw choices at random: distillation.initialisation.texts",
+            "sampler: qmc would sample choices at random: distillation.initialisation.texts",
         ),
         (
             {"sampler": "cmaes", "space": {"distillation.trajectory_matching.lr_lr": NUMBERS["distillation.lr_image"]}},
-            "sampler: cmaes needs 2 settings or more",
+            "sampler: cmaes needs 2 or more settings",
         ),
         (
             {
@@ -197,18 +200,18 @@ BOTH = ["val_mean_recall", "num_pairs"]
                     },
                 },
             },
-            "sampler: gp would draw conditional settings at random: distillation.trajectory_matching.lr_lr; "
+            "sampler: gp would sample conditional settings at random: distillation.trajectory_matching.lr_lr; "
             "allowed: tpe, random",
         ),
         (
             {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},
             "sampler: cmaes supports a single objective only; allowed: tpe, gp, qmc, random",
         ),
-        ({"scheduler": "pbt"}, "scheduler: pbt changes the settings of a distillation on its way: what comes out belo"),
+        ({"scheduler": "pbt"}, "scheduler: pbt changes settings during a distillation: the result belongs"),
         ({"scheduler": "ash"}, "scheduler: unknown 'ash' (did you mean 'asha'?)"),
         (
             {"space": NUMBERS, "objectives": BOTH},
-            "scheduler: asha compares by recall alone, and would stop what is cheap; allowed: none, with the obj",
+            "scheduler: asha compares trials by recall only, and would stop cheap ones; allowed: none, with the obj",
         ),
         (
             {"objectives": ["val_mean_recall", "num_pair"]},
@@ -218,7 +221,7 @@ BOTH = ["val_mean_recall", "num_pairs"]
         ({"objectives": []}, "objectives: tuple should have at least 1 item"),
         (
             {"objectives": ["val_mean_recall"] * 2, "scheduler": "none"},
-            "objectives: each may stand once, got val_mean_recall, val_mean_recall",
+            "objectives: must be distinct, got val_mean_recall, val_mean_recall",
         ),
         (
             {"space": CHOICE, "objectives": BOTH, "scheduler": "none"},
@@ -226,9 +229,12 @@ BOTH = ["val_mean_recall", "num_pairs"]
         ),
         (
             {"choose": {"at_most": {"num_pairs": 100}}},
-            "choose.at_most.num_pairs: num_pairs is no objective of this study; allowed: val_mean_recall",
+            "choose.at_most.num_pairs: num_pairs is not an objective of this study; allowed: val_mean_recall",
         ),
-        ({"choose": {"by": "seconds"}}, "choose.by: seconds is no objective of this study; allowed: val_mean_recall"),
+        (
+            {"choose": {"by": "seconds"}},
+            "choose.by: seconds is not an objective of this study; allowed: val_mean_recall",
+        ),
         ({"choose": {"at_most": {"pairs": 100}}}, "choose.at_most.pairs: unknown 'pairs' (did you mean 'num_pairs'?)"),
         ({"choose": {"at_least": {"val_mean_recall": 200}}}, "choose.at_least.val_mean_recall: input should be less"),
     ],
@@ -260,8 +266,8 @@ def test_searches_that_can_be(tmp_path: Path, search: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("gpus", "expected"),
     [
-        (1.5, "must be a share of one GPU, or a whole number of them, got 1.5"),
-        (1e-5, "the smallest share of a GPU is 0.0001, got 1e-05"),
+        (1.5, "must be a fraction of one GPU, or a whole number of GPUs, got 1.5"),
+        (1e-5, "the smallest fraction of a GPU is 0.0001, got 1e-05"),
     ],
 )
 def test_shares_of_a_gpu_that_ray_would_refuse(tmp_path: Path, gpus: float, expected: str) -> None:

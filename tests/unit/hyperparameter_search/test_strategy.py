@@ -77,11 +77,11 @@ def test_a_study_names_a_sampler_and_a_rule_of_another_package(tiny_study: Study
 def test_its_declaration_is_checked_with_the_study(tiny_study: Study, plugins: None) -> None:
     space = {"distillation.augmentation": {"type": "choice", "values": ["a", "b"]}}
     study = searched(tiny_study, sampler="doubling", space=space)
-    (finding,) = SAMPLERS["doubling"].findings(study.space, 1)
-    assert finding.problem == "doubling would draw choices at random: distillation.augmentation"
-    assert finding.allowed.startswith("tpe, gp, random;")
-    (finding,) = RULES["below"].findings(("val_mean_recall", "seconds"))
-    assert finding.key == "scheduler" and finding.allowed.startswith("none, with")
+    (incompatibility,) = SAMPLERS["doubling"].incompatibilities(study.space, 1)
+    assert incompatibility.problem == "doubling would sample choices at random: distillation.augmentation"
+    assert incompatibility.allowed.startswith("tpe, gp, random;")
+    (incompatibility,) = RULES["below"].incompatibilities(("val_mean_recall", "seconds"))
+    assert incompatibility.key == "scheduler" and incompatibility.allowed.startswith("none, with")
 
 
 @pytest.mark.parametrize("key", ["sampler", "scheduler"])
@@ -99,7 +99,7 @@ def test_an_entry_point_is_loaded_when_it_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("rayvldd.config.search_plugins._entry_points", lambda group: points)
     assert list(SAMPLERS)[-2:] == ["elsewhere", "bad"]
     assert searched(tiny_study, sampler="elsewhere").search.sampler == "elsewhere"
-    with pytest.raises(TypeError, match="'bad' of rayvldd.samplers is no SamplerDeclaration"):
+    with pytest.raises(TypeError, match="'bad' of rayvldd.samplers is not a SamplerDeclaration"):
         SAMPLERS["bad"]
     SAMPLERS.remove("elsewhere")
 
