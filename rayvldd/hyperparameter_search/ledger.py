@@ -26,12 +26,12 @@ class Ledger:
     @property
     def ended(self) -> list[Trial]:
         """Trials that will not run again, by number."""
-        return [trial for trial in self._by_number() if trial.state != "running"]
+        return [trial for trial in self.by_number() if trial.state != "running"]
 
     @property
     def running(self) -> list[Trial]:
         """Trials that have begun and not ended; where no sweep runs, these were cut off."""
-        return [trial for trial in self._by_number() if trial.state == "running"]
+        return [trial for trial in self.by_number() if trial.state == "running"]
 
     @property
     def next_number(self) -> int:
@@ -74,7 +74,8 @@ class Ledger:
         trial.state, trial.reason = state, reason
         trial.write()
 
-    def _by_number(self) -> list[Trial]:
+    def by_number(self) -> list[Trial]:
+        """All trials, by number."""
         return sorted(self.trials.values(), key=lambda trial: trial.number)
 
 

@@ -85,7 +85,7 @@ def sweep(
         result = folder.result()
         if result is not None:
             used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
-            return SweepResult(result, list(folder.ledger().trials.values()), is_new=False)
+            return SweepResult(result, folder.ledger().by_number(), is_new=False)
         used.line(describe_plan(plan(study, workspace, store)))
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
@@ -98,7 +98,7 @@ def sweep(
             run_stages(session)
             # Of a later session the energy would be a part.
             result = _finish(session, energy.metrics() if is_first_session else {})
-            return SweepResult(result, list(session.ledger.trials.values()), is_new=True)
+            return SweepResult(result, session.ledger.by_number(), is_new=True)
 
 
 def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any
         },
     }
     if session.illustrator:
-        session.illustrator.draw_study(session.folder.best, list(session.ledger.trials.values()))
+        session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
     write_json_whole(session.folder.best / "result.json", result)
     session.tracker.end_study("finished", {**_numbers_of(result), **energy}, session.folder.best)
     write_json_whole(session.folder.result_file, result)  # last: with it the study is finished

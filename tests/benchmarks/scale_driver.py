@@ -58,7 +58,8 @@ def suggest_seconds(known_trials: int) -> float:
     study, points = _points(known_trials)
     ledger, rng = Ledger(Path()), np.random.default_rng(1)
     for number, point in enumerate(points):
-        last = Evaluation(18, {VAL_MEAN_RECALL: float(rng.uniform(0, 10))}, 1.0)
+        recall = float(rng.uniform(0, 10))
+        last = Evaluation(18, {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: recall}, 1.0)
         name = trial_id_of(number)
         ledger.trials[name] = Trial(name, number, 0, point, Path(), "finished", evaluations=[last])
     strategy = make_strategy(study, ledger.trials.values())
