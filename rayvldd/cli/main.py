@@ -8,6 +8,8 @@ import rayvldd
 from rayvldd.errors import did_you_mean
 
 COMMANDS = (
+    "init",
+    "spaces",
     "check",
     "prepare",
     "experts",
@@ -20,6 +22,7 @@ COMMANDS = (
     "coreset",
     "compare",
     "export",
+    "schema",
 )
 """Names of the commands, in the order of ``--help``; each is the ``command`` of the module of its name."""
 

@@ -20,7 +20,7 @@ class _Domain(Settings):
     """Conditions: the setting is searched only if each of these settings, by dotted key, has the given value or one of
     the listed values; otherwise it keeps its constant. Default: always searched."""
 
-    @field_validator("when", mode="before")
+    @field_validator("when", mode="before", json_schema_input_type=dict[str, Scalar | tuple[Scalar, ...]])
     @classmethod
     def _listed(cls, when: object) -> object:
         """Accept a single value in place of a list."""

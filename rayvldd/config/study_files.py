@@ -17,6 +17,7 @@ import yaml
 from pydantic import JsonValue
 
 from rayvldd.config.setting import flat_settings, value_at
+from rayvldd.config.shipped_spaces import shipped_spaces
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 EXTENDS = "extends"
@@ -52,12 +53,14 @@ def read_study(path: Path, is_value: Callable[[str], bool]) -> StudyValues:
     """Read a study file and its base files.
 
     Args:
-        path: The file.
+        path: The file, or the name of a shipped study such as ``quickstart``.
         is_value: Whether a dotted key is a setting, not a section.
 
     Raises:
         ConfigError: if a file is missing or is not a mapping, or if the files extend each other in a cycle.
     """
+    if not path.exists() and path.name == str(path) and path.name in shipped_spaces():
+        path = shipped_spaces()[path.name]
     return extended(_read_yaml(path), str(path), path.parent, is_value, (path,))
 
 
@@ -207,7 +210,7 @@ def yaml_text(values: Mapping[str, JsonValue]) -> str:
 
 def _read_yaml(path: Path) -> dict[str, JsonValue]:
     if not path.is_file():
-        known = sorted(str(found) for found in Path("search_spaces").glob("*.yaml"))
+        known = [*sorted(str(found) for found in Path("search_spaces").glob("*.yaml")), *shipped_spaces()]
         hint = did_you_mean(str(path), known)
         raise ConfigError(
             [Fault(str(path), f"no such study file{hint}", ", ".join(known) or "the path of a YAML file")],

@@ -1,0 +1,128 @@
+"""``rayvldd init``: a first study for a user's own data."""
+
+from pathlib import Path
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.errors import ConfigError, Fault, InputError
+
+_SMALL, _LARGE = 96, 224
+"""Pixels of a side without and with a GPU."""
+
+
+@click.command(
+    "init",
+    cls=RunCommand,
+    takes_settings=False,
+    examples=[
+        "rayvldd init my_study.yaml --data /data/my_pairs",
+        "rayvldd init my_study.yaml --csv captions.csv --images photos",
+        "rayvldd init my_study.yaml --csv results.csv --images flickr30k-images --image-encoder nfnet_l0",
+    ],
+)
+@click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder with captions.jsonl, a dataset_NAME.json of Karpathy's splits, or NAME_train.json as BLIP reads them.",
+)
+@click.option(
+    "--csv",
+    "table",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Table with a row for each caption and the columns image and caption; it is converted to JSON lines.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the image files that --csv names. Default: the folder of the table.",
+)
+@click.option("--image-encoder", metavar="NAME", help="A timm model. Default: mobilenetv3_small_100, of the hub.")
+@click.option("--image-weights", metavar="FILE", help="Local weights of the image encoder.")
+@click.option("--text-encoder", metavar="NAME", help="Hub name or folder. Default: all-MiniLM-L6-v2, of the hub.")
+@click.option("--image-size", type=click.IntRange(16, 1024), metavar="PX", help="Default: 96 px, with a GPU 224 px.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    study_file: Path,
+    folder: Path | None,
+    table: Path | None,
+    images: Path | None,
+    image_encoder: str | None,
+    image_weights: str | None,
+    text_encoder: str | None,
+    image_size: int | None,
+) -> None:
+    """Write a commented STUDY for your own images and captions: a search that fits this machine.
+
+    A table without a column `split` is split by chance, a tenth of its images for validation and as many for test. The
+    study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten.
+    """
+    _check(study_file, folder, table, images)
+    captions = study_file.with_suffix(".captions.jsonl")
+    if table is not None and captions.exists():
+        raise _taken(captions)
+
+    import torch
+
+    from rayvldd.config.loading import load_study
+    from rayvldd.config.study_files import parsed_yaml
+    from rayvldd.data.caption_tables import convert_caption_table
+    from rayvldd.library.new_study import Encoders, counted_images, data_section, study_text
+    from rayvldd.storage.atomic import write_text_whole
+
+    num_gpus = torch.cuda.device_count()
+    size = image_size or (_LARGE if num_gpus else _SMALL)
+    if table is not None:
+        place = (images or table.parent).expanduser().absolute()
+        convert_caption_table(table, place, captions)
+        data: dict[str, str | int] = {
+            "source": "folder",
+            "root": str(captions.absolute().parent),
+            "annotations": captions.name,
+            "images": str(place),
+            "image_size": size,
+        }
+    else:
+        assert folder is not None
+        data = data_section(folder, size)
+    counts = counted_images(data)
+    default = Encoders()
+    encoders = Encoders(image_encoder or default.image, image_weights, text_encoder or default.text)
+    text = study_text(study_file.stem, data, counts["train"], encoders, num_gpus)
+    values = parsed_yaml(text)
+    assert isinstance(values, dict)
+    load_study(values)
+    if not invocation.dry_run:
+        write_text_whole(study_file, text)
+    else:
+        invocation.say(text)
+        captions.unlink(missing_ok=True)
+    invocation.say(f"{study_file}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
+    next_command = f"rayvldd check {study_file} --probe"
+    invocation.say(f"Next: {next_command}")
+    invocation.finish({"study": str(study_file), "images": counts, "settings": values, "next_command": next_command})
+
+
+def _check(study_file: Path, folder: Path | None, table: Path | None, images: Path | None) -> None:
+    faults = []
+    if (folder is None) == (table is None):
+        faults.append(Fault("--data, --csv", "one of the two is needed", "--data FOLDER, or --csv FILE"))
+    if images is not None and table is None:
+        faults.append(Fault("--images", "given without --csv", "the folder of the files that a table names"))
+    if folder is not None and not folder.is_dir():
+        faults.append(Fault("--data", f"no such folder: {folder}", "a folder with images and captions"))
+    if faults:
+        raise ConfigError(faults, next_command="rayvldd init --help")
+    if study_file.exists():
+        raise _taken(study_file)
+
+
+def _taken(file: Path) -> InputError:
+    fault = Fault(str(file), "is there already", "a file that does not exist")
+    return ConfigError([fault], next_command="rayvldd init with another name, or remove the file")

@@ -1,0 +1,29 @@
+"""``rayvldd schema``: the JSON Schema of study files, for editors."""
+
+import json
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+
+
+@click.command(
+    "schema",
+    cls=RunCommand,
+    takes_settings=False,
+    only_reads=True,
+    examples=["rayvldd schema"],
+)
+@click.pass_obj
+def command(invocation: Invocation) -> None:
+    """Print the JSON Schema of study files: every setting with meaning, bounds and default.
+
+    An editor with a YAML language server completes and checks a study that begins with the line
+    `# yaml-language-server: $schema=study.schema.json`.
+    """
+    from rayvldd.config.schema import study_schema
+
+    schema = study_schema()
+    if not invocation.as_json:
+        invocation.say(json.dumps(schema, indent=2))
+    invocation.finish(schema)

@@ -1,0 +1,18 @@
+"""The shipped studies: ``search_spaces/`` of a clone, or the data files of an installation."""
+
+import sysconfig
+from pathlib import Path
+
+
+def shipped_spaces() -> dict[str, Path]:
+    """The shipped study files by name, in alphabetical order; empty where they were not installed."""
+    clone = Path(__file__).parents[2] / "search_spaces"
+    installed = Path(sysconfig.get_path("data")) / "share" / "rayvldd" / "search_spaces"
+    folder = next((folder for folder in (clone, installed) if (folder / "quickstart.yaml").is_file()), None)
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def purpose_of(file: Path) -> str:
+    """The first sentence of a study file's header."""
+    line = file.read_text(encoding="utf-8").partition("\n")[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""

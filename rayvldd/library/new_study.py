@@ -1,0 +1,170 @@
+"""A first study for a user's own images and captions, as a commented file."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayvldd.data.annotations import SPLITS, read_records
+
+SETTINGS_OF_FLICKR8K = 280
+"""Gradient steps of an expert of ``search_spaces/flickr8k_cpu.yaml``: 6 epochs of 5,999 images in batches of 128."""
+_MOST_EPOCHS = 40
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders of a new study."""
+
+    image: str = "mobilenetv3_small_100"
+    """A timm name."""
+    image_weights: str | None = None
+    """A local file of its weights; default: from the hub."""
+    text: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub name or local folder of a sentence encoder."""
+
+
+def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
+    """The ``data`` section that reads a folder, by the annotation file that it holds.
+
+    Raises:
+        DataError: when the folder holds no annotation file that is read.
+    """
+    from rayvldd.errors import DataError, Fault
+
+    folder = folder.expanduser().absolute()
+    karpathy = sorted(folder.glob("dataset_*.json"))
+    if (folder / "captions.jsonl").is_file():
+        return {"source": "folder", "root": str(folder), "image_size": image_size}
+    if karpathy:
+        return {"source": "karpathy", "root": str(folder), "annotations": karpathy[0].name, "image_size": image_size}
+    if blip := sorted(folder.glob("*_train.json")):
+        pattern = blip[0].name.replace("_train.json", "_{split}.json")
+        return {"source": "blip", "root": str(folder), "annotations": pattern, "image_size": image_size}
+    allowed = "captions.jsonl, dataset_NAME.json (Karpathy's splits) or NAME_train.json (BLIP); for a table: --csv FILE"
+    raise DataError([Fault(str(folder), "has no annotation file", allowed)], next_command="rayvldd init --help")
+
+
+def counted_images(data: dict[str, str | int]) -> dict[str, int]:
+    """Number of images by split; reads the annotations whole.
+
+    Raises:
+        DataError: listing every fault of the annotations.
+    """
+    from pydantic import TypeAdapter
+
+    from rayvldd.config.settings import DataSettings, ToyScenesData
+
+    settings = TypeAdapter[DataSettings](DataSettings).validate_python(data)
+    assert not isinstance(settings, ToyScenesData)
+    records = read_records(settings)
+    return {split: sum(record.split == split for record in records) for split in SPLITS}
+
+
+def study_text(name: str, data: dict[str, str | int], num_train: int, encoders: Encoders, num_gpus: int) -> str:
+    """A commented study file for a data section: a search over the settings that matter most.
+
+    An expert gets about as many gradient steps as in the measured study of Flickr8k, whatever the number of images.
+
+    Args:
+        name: Name of the study.
+        data: Its section ``data``.
+        num_train: Training images of the data.
+        encoders: Its encoders.
+        num_gpus: GPUs of this machine; two trials share one.
+    """
+    epochs = min(_MOST_EPOCHS, max(6, math.ceil(SETTINGS_OF_FLICKR8K * _BATCH / num_train)))
+    num_pairs = min(100, max(2, num_train // 5))
+    weights = f"\n    weights: {json.dumps(encoders.image_weights)}" if encoders.image_weights else ""
+    section = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in data.items())
+    latest = max(2, epochs - 1)
+    return _TEMPLATE.format(
+        name=name,
+        data=section,
+        image=encoders.image,
+        weights=weights,
+        text=json.dumps(encoders.text),
+        epochs=epochs,
+        batch=min(_BATCH, num_train),
+        num_pairs=num_pairs,
+        student_batch=max(2, min(100, num_pairs)),
+        latest=latest,
+        middle=max(1, latest // 2),
+        resources=_GPU.format(trials=2 * num_gpus) if num_gpus else _CPU,
+        num_train=num_train,
+    )
+
+
+_CPU = """\
+# No GPU was found on this machine.
+resources:
+  cpus_per_expert: 1
+  cpus_per_trial: 1
+"""
+_GPU = """\
+# Two trials share a GPU; with search.max_concurrent: {trials} all GPUs of this machine are used.
+resources:
+  gpus_per_expert: 0.5
+  gpus_per_trial: 0.5
+"""
+_TEMPLATE = """\
+# A first search on {num_train} training images. Written by `rayvldd init`; every value can be changed.
+#
+# Check:    rayvldd check THIS_FILE --probe     # reads the data, tries the encoders, estimates the time
+# Run:      rayvldd sweep THIS_FILE
+# Settings: rayvldd check THIS_FILE --dry-run   # all of them, with their defaults
+name: {name}
+
+data:
+{data}
+model:
+  protocol: heads_only            # frozen encoders, trained projection heads: the cheapest protocol
+  image_encoder:
+    name: {image}{weights}
+  text_encoder:
+    pooling: mean                 # cls for BERT, clip for CLIP's text tower
+    name: {text}
+
+# Models trained on the real pairs, whose trajectories the synthetic pairs are matched to.
+experts:
+  num_experts: 8
+  epochs: {epochs}
+  batch_size: {batch}
+  captions_per_image: one
+
+distillation:
+  num_pairs: {num_pairs}
+  outer_steps: 160                # more steps, better pairs; the time grows in proportion
+  evaluate_every: 20
+  lr_student_image: 0.05
+  lr_student_text: 0.05
+  ema_decay: 0.95
+  initialisation:
+    pairs: k_means
+
+evaluation:
+  batch_size: {student_batch}
+  full_data_epochs: {epochs}
+
+search:
+  # The rates differ most between datasets: published ones by a factor of 50 to 300.
+  space:
+    distillation.trajectory_matching.syn_steps: {{type: int, low: 8, high: 24, step: 4}}
+    distillation.trajectory_matching.max_start_epoch: {{type: int, low: 1, high: {latest}}}
+    distillation.lr_image: {{type: float, low: 10, high: 1000, log: true}}
+    distillation.lr_text: {{type: float, low: 100, high: 5000, log: true}}
+    distillation.trajectory_matching.lr_lr: {{type: float, low: 0.001, high: 0.1, log: true}}
+  initial_points:                 # the first trials
+    - distillation.trajectory_matching.syn_steps: 16
+      distillation.trajectory_matching.max_start_epoch: {middle}
+      distillation.lr_image: 30
+      distillation.lr_text: 1000
+      distillation.trajectory_matching.lr_lr: 0.01
+  num_trials: 12
+  num_start_trials: 4
+  grace_evaluations: 2
+  reduction_factor: 3
+  num_finalists: 1
+
+{resources}"""
