@@ -69,8 +69,13 @@ def test_methods_that_ship_keep_the_contract(name: str, tmp_path: Path) -> None:
     check_method(name, tmp_path)
 
 
+def test_covariance_keeps_the_contract(tmp_path: Path) -> None:
+    for variant in ("plain", "whitened", "ridge"):
+        check_method("covariance", tmp_path / variant, settings={"variant": variant}, protocols=["heads_only"])
+
+
 def test_every_built_in_method_is_checked() -> None:
-    assert set(method_names()) == {"trajectory_matching", "expert_fit"}
+    assert set(method_names()) == {"trajectory_matching", "expert_fit", "covariance"}
 
 
 def test_a_method_without_experts_keeps_the_contract(pull: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ GROUP = "rayvldd.distillation_methods"
 _BUILT_IN = {
     "trajectory_matching": "rayvldd.config.methods.trajectory_matching:DECLARATION",
     "expert_fit": "rayvldd.config.methods.expert_fit:DECLARATION",
+    "covariance": "rayvldd.config.methods.covariance:DECLARATION",
 }
 
 _registered: dict[str, MethodDeclaration] = {}
