@@ -67,9 +67,9 @@ def command(
 ) -> None:
     """Train fresh students on real pairs of STUDY, chosen by each method, and print their recalls.
 
-    The baselines of distillation: `random`, `herding`, `k_center`, `k_means`, `forgetting` (the least forgotten pairs
-    of an expert's training) and `forgetting_most`. Every student has a seed and a choice of its own, at the first
-    point of STUDY.
+    The baselines of distillation: `random`, `herding`, `k_center`, `k_means`, `prototypes` (images with mean texts of
+    clusters), `forgetting` (the least forgotten pairs of an expert's training) and `forgetting_most`. Every student has
+    a seed and a choice of its own, at the first point of STUDY.
     """
     methods, faults = read_methods(method_list, "--method")
     numbers, more = _read_numbers(pairs_list)

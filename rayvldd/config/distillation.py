@@ -44,9 +44,11 @@ class EngineSettings(Settings):
 class InitialisationSettings(Settings):
     """Initialisation of a synthetic set."""
 
-    pairs: Literal["random", "herding", "k_center", "k_means"] = setting("random", source="k_means: MDM")
+    pairs: Literal["random", "herding", "k_center", "k_means", "prototypes"] = setting(
+        "random", source="k_means: MDM; prototypes: PDS, arXiv 2602.19756"
+    )
     """Selection of the real pairs that initialise the set; ``k_means``: the pairs nearest to the cluster centres, with
-    one cluster per pair (MDM)."""
+    one cluster per pair (MDM); ``prototypes``: an image and the mean text of matched clusters (PDS)."""
     images: Literal["real", "noise"] = "real"
     """Initial images: real training images, or standard normal noise."""
     texts: Literal["real", "noise"] = "real"

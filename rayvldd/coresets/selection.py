@@ -1,4 +1,4 @@
-"""Select a coreset of real pairs: at random, or by herding, k-centre, k-means or forgetting events.
+"""Select a coreset of real pairs: at random, or by herding, k-centre, k-means, prototypes or forgetting events.
 
 Herding, k-centre and k-means use one joint feature per pair: the image feature and the caption embedding, each scaled
 to length 1 and concatenated (Wu et al., section 4.1, compare on pretrained features of both modalities). Image features
@@ -11,18 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from rayvldd.coresets.forgetting import by_forgetting
+from rayvldd.coresets.prototypes import Prototypes, prototypes
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
 from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import coreset_generator
 
-METHODS = ("random", "herding", "k_center", "k_means", "forgetting", "forgetting_most")
-"""``forgetting`` keeps the least forgotten pairs (Wu et al.), ``forgetting_most`` the most (Toneva et al.)."""
+METHODS = ("random", "herding", "k_center", "k_means", "prototypes", "forgetting", "forgetting_most")
+"""``prototypes`` pairs real images with mean texts (PDS); ``forgetting`` keeps the least forgotten pairs (Wu et al.),
+``forgetting_most`` the most (Toneva et al.)."""
 
-NESTED_METHODS = tuple(method for method in METHODS if method != "k_means")
+NESTED_METHODS = tuple(method for method in METHODS if method not in ("k_means", "prototypes"))
 """Methods whose selection of n pairs begins with their selection of fewer pairs, so the largest contains all."""
 
 
@@ -32,15 +35,23 @@ class Coreset:
 
     image_index: Int[np.ndarray, " pair"]
     caption_index: Int[np.ndarray, " pair"]
+    texts: Float[np.ndarray, "pair text_dim"] | None = None
+    """Embeddings in place of those of the captions, which are then the real ones nearest to them."""
 
     def pairs(self, task: RetrievalTask, lr: float) -> Pairs:
         """Return the pairs for students, with this learning rate on both sides."""
-        images = task.pixels(task.train, self.image_index)
-        return Pairs(images, task.texts(task.train, self.caption_index), lr, lr)
+        return Pairs(task.pixels(task.train, self.image_index), self.embeddings(task), lr, lr)
+
+    def embeddings(self, task: RetrievalTask) -> Float[Tensor, "pair text_dim"]:
+        """Return the text embeddings, on the device."""
+        if self.texts is None:
+            return task.texts(task.train, self.caption_index)
+        return torch.from_numpy(self.texts).to(task.device)
 
     def first(self, count: int) -> "Coreset":
         """Return the first pairs; for ``NESTED_METHODS`` they are the coreset of that size."""
-        return Coreset(self.image_index[:count], self.caption_index[:count])
+        texts = None if self.texts is None else self.texts[:count]
+        return Coreset(self.image_index[:count], self.caption_index[:count], texts)
 
     def captions(self, task: RetrievalTask) -> list[str]:
         """Return the caption texts."""
@@ -51,6 +62,8 @@ def choose_coreset(
     task: RetrievalTask, method: str, num_pairs: int, seed: int, training: ExpertTraining | None = None
 ) -> Coreset:
     """Select ``num_pairs`` training pairs from different images; the caption is drawn from those of the image.
+
+    Under ``prototypes`` the text of a pair is the mean of a cluster of captions.
 
     Args:
         task: Model and data.
@@ -72,6 +85,9 @@ def choose_coreset(
         raise ConfigError(faults, next_command="rayvldd coreset --help")
     generator = coreset_generator(seed)
     captions = _one_caption_an_image(task.train.split.caption_image, generator)
+    if method == "prototypes":
+        found = _prototypes(task, num_pairs, captions, seed)
+        return Coreset(found.image_index, captions[found.text_index], found.texts)
     chosen = _choose(task, method, num_pairs, captions, seed, generator, training)
     return Coreset(chosen, captions[chosen])
 
@@ -104,6 +120,18 @@ def _choose(
 
 _chosen_before: dict[tuple[str, int, int, tuple[str, ...]], Int[np.ndarray, " chosen"]] = {}
 """Selections by features in this process: the trials of a study share one seed, and k-means is slow."""
+
+
+def _prototypes(task: RetrievalTask, num_pairs: int, captions: Int[np.ndarray, " image"], seed: int) -> Prototypes:
+    """Return the prototypes of the training images, each with its given caption."""
+    key = num_pairs, seed, tuple(task.fingerprints.values())
+    if key not in _prototypes_before:
+        _prototypes_before[key] = prototypes(_image_features(task), task.train.captions[captions], num_pairs, seed)
+    return _prototypes_before[key]
+
+
+_prototypes_before: dict[tuple[int, int, tuple[str, ...]], Prototypes] = {}
+"""Prototypes in this process, for the reason of ``_chosen_before``."""
 
 
 def herding(features: Float[np.ndarray, "pair dim"], count: int) -> Int[np.ndarray, " chosen"]:

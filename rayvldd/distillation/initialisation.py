@@ -1,6 +1,6 @@
 """Initialise a synthetic set with real pairs, selected as a coreset, or with noise for images or texts.
 
-Sources: random real pairs and noise, Wu et al.; pairs nearest k-means centres, MDM. Deviation: the
+Sources: random real pairs and noise, Wu et al.; pairs nearest k-means centres, MDM; prototypes, PDS. Deviation: the
 released code draws noise at hard-coded means and deviations; here images are standard normal on the encoder's
 normalised scale and texts have mean and deviation of the real embeddings, which differ between encoders.
 """
@@ -44,7 +44,7 @@ def initial_set(
         ConfigError: when there are fewer training images than pairs.
     """
     coreset = choose_coreset(task, settings.pairs, num_pairs, int(generator.integers(2**31)))
-    images, texts = task.pixels(task.train, coreset.image_index), task.texts(task.train, coreset.caption_index)
+    images, texts = task.pixels(task.train, coreset.image_index), coreset.embeddings(task)
     captions = coreset.captions(task)
     noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
     if settings.images == "noise":

@@ -81,8 +81,8 @@ def test_the_first_pairs_of_a_larger_choice_are_the_smaller_one(task: StudyTask,
     assert large.first(5).caption_index.tolist() == small.caption_index.tolist()
 
 
-def test_every_method_but_k_means_is_nested() -> None:
-    assert set(METHODS) - set(NESTED_METHODS) == {"k_means"}
+def test_every_method_without_clusters_is_nested() -> None:
+    assert set(METHODS) - set(NESTED_METHODS) == {"k_means", "prototypes"}
 
 
 # --- intervals ----------------------------------------------------------------------------------------------------
