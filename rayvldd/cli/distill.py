@@ -52,6 +52,7 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
+    from rayvldd.reports.gain import words_without_gain
 
     with ProgressDisplay() as display, reachable(store):
         folder = distill_point(point, workspace, store, display, out)
@@ -64,6 +65,8 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
     }
     invocation.say(f"\n{best.describe()}\n")
     invocation.say(f"best val mean recall {summary[VAL_MEAN_RECALL]:.2f} at outer step {summary['outer_step']}")
+    if warning := words_without_gain(int(summary["outer_step"]), len(best)):
+        invocation.say(f"WARNING: {warning}.")
     invocation.say(f"distilled set: {summary['distilled_set']}")
     invocation.say(f"next: rayvldd evaluate {summary['distilled_set']}")
     invocation.finish({"study": study.name, **summary})

@@ -104,6 +104,7 @@ def command(
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.sweep import sweep
+    from rayvldd.reports.gain import words_without_gain
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
 
@@ -127,6 +128,8 @@ def command(
         invocation.show(finalists_table(values))
     invocation.show(result_table(values))
     invocation.say(f"answer         {trust_of(values)}")
+    if warning := words_without_gain(values["best"]["outer_step"], values["num_pairs"]):
+        invocation.say(f"WARNING        {warning}.")
     if importance_line(values):
         invocation.say(f"importance     {importance_line(values)} of the variance of validation recall")
     invocation.say(f"distilled set  {values['distilled_set']}")

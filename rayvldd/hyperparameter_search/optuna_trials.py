@@ -21,8 +21,8 @@ from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.objectives import values_of_trial
 from rayvldd.records.trial import Trial
 
-FEWEST_TRIALS = 4
-"""Trials with a recall below which importances would be read out of nothing."""
+FEWEST_TRIALS = 20
+"""Fewest trials with a recall for importances: with eight, two runs of one study named different settings."""
 
 
 def directions_of(study: Study) -> list[StudyDirection]:
@@ -44,7 +44,7 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
     """Share of the variance of validation recall that each setting that all points have explains, largest first.
 
     Functional ANOVA (Hutter et al., ICML 2014) as Optuna has it, over trials that did not fail; a stopped trial counts
-    with its best recall. Empty where fewer than four trials have a recall, or all have the same.
+    with its best recall. Empty where fewer than 20 trials have a recall, or all have the same.
     """
     shared = Space(space, {}).unconditional
     known = [trial for trial in trials if trial.is_candidate and trial.state != "running"]

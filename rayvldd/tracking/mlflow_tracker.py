@@ -147,7 +147,7 @@ class MlflowTracker:
         if artifacts is not None:
             write = partial(self._write_artifacts, None, artifacts)
             self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
-            if state == "finished" and (artifacts / CARD).is_file():
+            if state == "finished" and _is_improved(artifacts / CARD):
                 self._outbox.put(_STUDY, partial(self._register, self._study.name), what="the model version")
         self._outbox.put(_STUDY, partial(self._write_tags, None, state, {}), what="tags of the study")
         self._outbox.put(_STUDY, partial(self._close, None, state), what="the state of the study")
@@ -329,6 +329,11 @@ class MlflowTracker:
             tags={"rayvldd.protocol": self._study.model.protocol},
             description=f"`{run.data.tags['rayvldd.command']}`",
         )
+
+
+def _is_improved(card: Path) -> bool:
+    """Whether a folder has the card of a set that distillation has improved: its starting pairs are no best set."""
+    return card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("outer_step", 0) > 0
 
 
 class _NoRunError(PermanentError):

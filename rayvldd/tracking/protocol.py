@@ -107,8 +107,9 @@ class Tracker(Protocol):
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Close the record of the study; trials that are still open end as interrupted.
 
-        Where the artifacts of a finished study are a distilled set and the tracker has a registry, the set is
-        registered there under the name of the study. The call waits for a server that is away for a while.
+        Where the artifacts of a finished study are a distilled set that is better than its starting pairs, and the
+        tracker has a registry, the set is registered there under the name of the study. The call waits for a server
+        that is away for a while.
         """
         ...
 

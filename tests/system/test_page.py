@@ -329,7 +329,7 @@ def test_importance_and_marginals_find_the_setting_that_matters() -> None:
 
 def test_nothing_is_read_out_of_too_few_or_equal_trials() -> None:
     trials = trials_of(lambda lr, steps: lr)
-    assert importance_of_settings(trials[:3], SPACE) == {} and expected_recalls(trials[:7], SPACE) == {}
+    assert importance_of_settings(trials[:19], SPACE) == {} and expected_recalls(trials[:7], SPACE) == {}
     assert importance_of_settings(trials_of(lambda lr, steps: 3.0), SPACE) == {}
 
 
@@ -579,11 +579,29 @@ def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:
 
 def test_every_study_gets_the_drawings_that_it_can_have(comparison: Comparison) -> None:
     drawn = {section.report.name: [drawing.name for drawing in section.drawings] for section in comparison.sections}
-    everything = ["convergence", "pareto", "parallel_coordinates", "marginals", "importance", "similarity"]
-    assert drawn["strong"] == everything
-    assert drawn["half_done"] == everything[:4]
+    most = ["convergence", "pareto", "parallel_coordinates", "marginals"]
+    assert drawn["strong"] == [*most, "similarity"]
+    assert drawn["half_done"] == most
     assert drawn["rubbish"] == ["convergence", "pareto"]
     assert all(drawing.words for section in comparison.sections for drawing in section.drawings)
+
+
+def test_importances_are_drawn_from_enough_trials(comparison: Comparison, tmp_path: Path) -> None:
+    assert "Importances need 20 trials with different recalls; this study has 9." in comparison.sections[0].left_out
+    write_study(tmp_path, "long", num_trials=24)
+    (section,) = compare([read_study(tmp_path / "long")]).sections
+    assert "importance" in [drawing.name for drawing in section.drawings] and not section.left_out
+
+
+def test_a_set_that_is_its_starting_pairs_has_a_warning(tmp_path: Path) -> None:
+    file = write_study(tmp_path, "flat").result_file
+    assert not compare([read_study(tmp_path / "flat")]).sections[0].warning
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "best": {**values["best"], "outer_step": 0}}))
+    comparison = compare([read_study(tmp_path / "flat")])
+    assert "the set is its 6 starting pairs. The usual cause" in comparison.sections[0].warning
+    page = write_comparison(comparison, tmp_path / "page", "rayvldd compare").read_text(encoding="utf-8")
+    assert "<strong>Warning:</strong> no evaluation on validation was above" in page
 
 
 def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(comparison: Comparison) -> None:

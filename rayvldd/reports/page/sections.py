@@ -11,8 +11,9 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
+from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
+from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, measured_alike, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
     DataTable,
@@ -52,6 +53,8 @@ class StudySection:
     drawings: list[Drawing]
     left_out: list[str]
     """Why a drawing is missing."""
+    warning: str
+    """That distillation has not improved the set; else empty."""
     gallery: list[GalleryPair]
     settings: str
     """The settings as YAML; what stands in the file where they do not fit this release."""
@@ -205,6 +208,7 @@ def _section(report: StudyReport, most: int) -> StudySection:
         trials_table(report),
         drawings,
         left_out,
+        words_without_gain(report.result.best.outer_step, report.result.num_pairs) if report.result else "",
         list(gallery_of(report.distilled, report.captions, most)) if report.distilled else [],
         settings,
     )
@@ -231,7 +235,9 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
         if shares:
             drawings.append(importance(shares, len(known)))
         else:
-            left_out.append("Importances need at least four trials with different recalls.")
+            left_out.append(
+                f"Importances need {FEWEST_TRIALS} trials with different recalls; this study has {len(known)}."
+            )
     elif not space.drawn and report.study:
         left_out.append("This study searched no settings.")
     if report.distilled is not None:

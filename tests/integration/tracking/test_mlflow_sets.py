@@ -37,7 +37,9 @@ def chosen(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Distil
     from helpers.studies import TINY_STUDY
 
     task = load(Study.model_validate(TINY_STUDY), tiny_cache)
-    return OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set({"val_mean_recall": 12.5})
+    loop = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0)
+    loop.step()
+    return loop.distilled_set({"val_mean_recall": 12.5})
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,20 @@ def test_a_later_study_of_the_name_takes_over_the_alias(
         tracker.end_study("finished", {}, tmp_path)
         version = MlflowClient(tracking_uri=tracker.uri).get_model_version_by_alias("again", "best")
         assert int(version.version) == number
+
+
+def test_a_set_that_is_its_starting_pairs_is_not_registered(
+    registered: tuple[Path, str], tiny_study: Study, chosen: DistilledSet, tmp_path: Path
+) -> None:
+    root, _ = registered
+    tracker = MlflowTracker(f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts")
+    chosen.save(tmp_path)
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "outer_step": 0}))
+    tracker.start_study(tiny_study.model_copy(update={"name": "flat"}), "rayvldd sweep tiny.yaml")
+    tracker.end_study("finished", {}, tmp_path)
+    assert not MlflowClient(tracking_uri=tracker.uri).search_registered_models("name = 'flat'")
+    assert not tracker.missing
 
 
 def test_an_evaluation_is_a_run_with_its_students_as_steps(registered: tuple[Path, str], tiny_study: Study) -> None:
