@@ -187,7 +187,7 @@ class Study(Settings):
         given = values.get("distillation", {}) if isinstance(values, dict) else None
         if not names or not isinstance(given, dict):
             return values
-        return {**values, "distillation": {**dict.fromkeys(names, {}), **given}}
+        return {**values, "distillation": {**{name: {} for name in names}, **given}}
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:

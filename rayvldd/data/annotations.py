@@ -104,7 +104,7 @@ class _Reader:
             self.fault(where, f"image {image!r} is outside of {self.images}", "a data.images that contains all images")
             return
         try:
-            status = os.stat(path)
+            status = path.stat()
         except (OSError, ValueError):  # ValueError: a null character
             status = None
         if status is None or not stat.S_ISREG(status.st_mode):
@@ -118,10 +118,10 @@ class _Reader:
 
     def _is_outside(self, image: str) -> bool:
         """Whether a name refers to a path outside the folder. A symbolic link in the folder may point anywhere."""
-        name = os.path.normpath(image)
-        if os.path.isabs(name):
-            return not Path(name).is_relative_to(os.path.normpath(self.images))
-        return name.split(os.sep)[0] == os.pardir
+        name = Path(os.path.normpath(image))
+        if name.is_absolute():
+            return not name.is_relative_to(os.path.normpath(self.images))
+        return name.parts[:1] == (os.pardir,)
 
     def _check_captions(self, where: str, captions: Any) -> None:
         if not isinstance(captions, list) or not captions:
@@ -277,7 +277,7 @@ def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
 def _other_encoding(path: Path) -> str:
     """Message about the encoding of a file that begins with the byte order mark of UTF-16; else empty."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             start = file.read(2)
     except OSError:
         return ""

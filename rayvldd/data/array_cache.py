@@ -194,7 +194,7 @@ class ArrayCache:
     ) -> None:
         """Append the parts to the file; pages of a memory map would count as memory of this process."""
         done = 0
-        with open(path, "r+b") as file:
+        with path.open("r+b") as file:
             file.seek(offset)
             for part in parts:
                 try:
@@ -223,7 +223,7 @@ def _open(path: Path) -> np.ndarray | None:
 def _checksum(path: Path) -> str:
     """Hash of a file, 32 hex digits. It is read in blocks; pages of a memory map would count as memory."""
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -262,5 +262,5 @@ def _file_state(path: Path) -> bytes:
 def _reserve(path: Path) -> None:
     """Allocate the file's whole space now: on a full disk, writing to a sparse map would kill the process."""
     if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -219,7 +219,7 @@ def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayD
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
+    status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 

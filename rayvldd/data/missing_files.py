@@ -35,7 +35,7 @@ class MissingFiles:
             return ""
         shown = repr(other)
         if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", Path(image).name):
-            shown = f"{ascii(other)}, the same letters in another Unicode form"
+            shown = f"{other!a}, the same letters in another Unicode form"
         return f" (did you mean {shown}?)"
 
     def grouped(self, faults: list[Fault]) -> list[Fault]:
@@ -55,7 +55,8 @@ class MissingFiles:
         return [fault for number, fault in enumerate(faults) if number not in dropped]
 
     def _is_below_root(self, image: str) -> bool:
-        return self._root != self._images and os.path.isfile(self._root / image)
+        # Path.is_file raises for a name that is too long, before Python 3.14.
+        return self._root != self._images and os.path.isfile(self._root / image)  # noqa: PTH113
 
     def _other_name(self, image: str) -> str | None:
         """A file in the same folder whose name differs only in case, Unicode form or extension."""
@@ -69,7 +70,7 @@ class MissingFiles:
 def _names(folder: Path) -> dict[str, str]:
     """Files of a folder by their case-folded names, with and without extension."""
     try:
-        found = sorted(os.listdir(folder))
+        found = sorted(file.name for file in folder.iterdir())
     except (OSError, ValueError):
         return {}
     return {_folded(Path(name).stem): name for name in found} | {_folded(name): name for name in found}

@@ -5,7 +5,6 @@ metrics. Training on it needs no other file of the workspace.
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +59,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Learned step size for the text side of a student."""
     card: dict[str, Any] = field(default_factory=dict)
     """Origin of the set: settings, fingerprints, expert set, outer step, metrics, version."""
-    similarity: SimilarityParameters = SimilarityParameters({})
+    similarity: SimilarityParameters = field(default_factory=lambda: SimilarityParameters({}))
     """Learned similarity of image i and text j."""
     nearest_captions: list[dict[str, Any]] = field(default_factory=list)
     """For each pair its number (``pair``), the real training caption ``nearest`` to its embedding, their cosine
@@ -165,8 +164,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         if self.nearest_captions:
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.nearest_captions]
             write_text_whole(folder / NEAREST, "".join(lines))
-        os.replace(new_tensors, folder / TENSORS)
-        os.replace(new_card, folder / CARD)
+        new_tensors.replace(folder / TENSORS)
+        new_card.replace(folder / CARD)
         sync_folder(folder)
 
     def card_values(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ They are clipped for PNG, so the ``datasets`` form has an additional column with
 
 import io
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -57,7 +56,7 @@ def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Pa
         if similarity is not None:
             np.save(part / SIMILARITY, similarity.detach().numpy())
         sync_below(part)
-        os.rename(part, target)  # also replaces an empty folder; fails if files were added meanwhile
+        part.rename(target)  # also replaces an empty folder; fails if files were added meanwhile
     except OSError as error:
         raise StoreError(
             f"{target}: cannot be written: {error.strerror or error}",

@@ -9,7 +9,7 @@ content.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import xxhash
 from jaxtyping import Float
@@ -28,7 +28,7 @@ SHARED_START = "start"
 class CheckedTensors:
     """A tensor file that verifies the checksum of each tensor once per process."""
 
-    _seen: set[tuple[str, str, str]] = set()
+    _seen: ClassVar[set[tuple[str, str, str]]] = set()
     """Verified in this process: (identity of the file, tensor, checksum)."""
 
     def __init__(

@@ -8,7 +8,7 @@ Weights pretrained on drawn scenes ship with the package (``drawn_weights`` make
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -22,7 +22,11 @@ SHIPPED_WIDTH = 32
 class ConvNet(nn.Module):
     """Maps pixels to the flattened last feature map, which preserves spatial positions."""
 
-    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "input_size": (3, 32, 32)}
+    pretrained_cfg: ClassVar[dict[str, tuple[float, ...]]] = {
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "input_size": (3, 32, 32),
+    }
     """Normalisation and input size of the weights, read by timm."""
 
     def __init__(self, img_size: int = 32, width: int = SHIPPED_WIDTH, depth: int = 3) -> None:

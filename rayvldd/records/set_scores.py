@@ -263,7 +263,9 @@ def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], lis
 
 def short_names(places: Sequence[str]) -> dict[str, str]:
     """What to call sets: as much of the end of their places as tells them apart, and more than ``best`` alone."""
-    parts = {place: PurePath(place if ":/" in place else os.path.abspath(place)).parts for place in places}
+    # Path.resolve would follow links, and name what nobody typed.
+    whole = {place: place if ":/" in place else os.path.abspath(place) for place in places}  # noqa: PTH100
+    parts = {place: PurePath(path).parts for place, path in whole.items()}
     lengths = {place: 2 if of_place[-1] in ("best", "distilled_set") else 1 for place, of_place in parts.items()}
     while True:
         names = {place: str(PurePath(*parts[place][-lengths[place] :])) for place in parts}

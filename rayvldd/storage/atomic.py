@@ -41,7 +41,7 @@ def part_beside(path: Path) -> Path:
 def put_in_place(part: Path, path: Path) -> None:
     """Rename a finished file; the file is synced before and its folder after, so a power failure loses neither."""
     sync_file(part)
-    os.replace(part, path)
+    part.replace(path)
     sync_folder(path.parent)
 
 

@@ -25,7 +25,7 @@ def machine_identity() -> str:
     """
     space = ""
     with suppress(OSError):  # containers have process numbers of their own
-        space = os.readlink("/proc/self/ns/pid")
+        space = str(Path("/proc/self/ns/pid").readlink())
     boot = _boot()
     digest = hashlib.sha256(f"{boot} {_random_part(boot)}".encode()).hexdigest()[:16]
     return f"{socket.gethostname()} {digest} {space}".strip()
@@ -44,7 +44,7 @@ def _random_part(boot: str) -> str:
     name = Path(tempfile.gettempdir()) / f"rayvldd-machine-{os.getuid()}-{digest}"
     part = name.with_name(f"{name.name}.{token}")
     try:
-        with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
             file.write(token)
         try:
             with suppress(FileExistsError):

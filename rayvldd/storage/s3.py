@@ -287,7 +287,7 @@ class S3Storage:
             # boto3 ensures that all parts belong to one version; a second request shows whether it is the expected one.
             head = self._head(name)
             if head is not None and head["ETag"] == etag:
-                os.replace(part, copy)
+                part.replace(copy)
         finally:
             part.unlink(missing_ok=True)
 
@@ -327,7 +327,7 @@ class S3Storage:
         with self._locked(name):
             for file in copy.parent.glob("*.safetensors"):
                 file.unlink(missing_ok=True)
-            os.replace(path, copy)
+            path.replace(copy)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """The SQLite file of an embedded MLflow: made whole or not at all, and tried before it is used."""
 
-import os
 import secrets
 import sqlite3
 from contextlib import closing
@@ -32,7 +31,7 @@ def ready_sqlite(file: Path) -> None:
     if _is_missing(file) or _is_half_made(file):
         with FileLock(file.with_name(f".{file.name}.lock")):
             if not _is_missing(file) and _is_half_made(file):
-                os.replace(file, file.with_name(f"{file.name}.half_made.{secrets.token_hex(4)}"))
+                file.replace(file.with_name(f"{file.name}.half_made.{secrets.token_hex(4)}"))
             if _is_missing(file):
                 _make(file)
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=_WAIT_S)) as connection:
@@ -54,7 +53,7 @@ def _make(file: Path) -> None:
     try:
         store = MlflowClient(tracking_uri=database_uri(part))._tracking_client.store
         store._dispose_engine()  # closes its connections: the file is on the disk, with no journal beside it
-        os.replace(part, file)
+        part.replace(file)
     finally:
         part.unlink(missing_ok=True)
     sync_folder(file.parent)

@@ -89,11 +89,11 @@ class Host:
     def commands(self) -> list[str]:
         """The command lines of its processes, but for sshd's."""
         with_pids = Path(f"/proc/{self.process.pid}/ns/pid_for_children")
-        mine = os.readlink(with_pids) if with_pids.exists() else ""
+        mine = with_pids.readlink() if with_pids.exists() else None
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(folder / "ns" / "pid") == mine:
+                if (folder / "ns" / "pid").readlink() == mine:
                     found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
             except OSError:  # it ended
                 continue

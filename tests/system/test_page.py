@@ -318,7 +318,7 @@ def trials_of(recall: Any, number: int = 24) -> list[Trial]:
 def test_importance_and_marginals_find_the_setting_that_matters() -> None:
     trials = trials_of(lambda lr, steps: 10 * np.log10(lr) + 0.01 * steps)
     shares = importance_of_settings(trials, SPACE)
-    assert list(shares)[0] == LR and shares[LR] > 0.9
+    assert next(iter(shares)) == LR and shares[LR] > 0.9
     curves = expected_recalls(trials, SPACE)
     values, recalls = curves[LR]
     assert values[0] == pytest.approx(1) and values[-1] == pytest.approx(100)
@@ -553,7 +553,7 @@ def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> Non
 def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
     wrong = tmp_path / "text.json"
     wrong.write_text("no object")
-    with pytest.raises(ConfigError, match="(?s)2 faults.*text.json: not readable.*scored on val"):
+    with pytest.raises(ConfigError, match=r"(?s)2 faults.*text.json: not readable.*scored on val"):
         read_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
 
 

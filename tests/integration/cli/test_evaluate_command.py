@@ -161,7 +161,7 @@ def test_pixels_arrive_on_the_other_encoders_scale(task: StudyTask, set_folder: 
 
 
 def test_sets_that_are_none_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="(?s)2 faults found.*one is not a distilled set.*two is not a distilled set"):
+    with pytest.raises(InputError, match=r"(?s)2 faults found.*one is not a distilled set.*two is not a distilled set"):
         load_sets([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path)
 
 

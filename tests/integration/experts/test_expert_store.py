@@ -171,7 +171,8 @@ def test_manifest_and_record_say_what_made_them(folder: Path) -> None:
     record = json.loads((folder / "expert_000.json").read_text())
     assert (record["index"], record["seconds"], record["metrics"]) == (0, 0.5, METRICS)
     assert set(record["checksums"]) == {f"{side}.{epoch}" for side in ("image", "text") for epoch in range(3)}
-    assert sorted(os.listdir(folder)) == ["expert_000.json", "expert_000.safetensors", "manifest.json"]
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["expert_000.json", "expert_000.safetensors", "manifest.json"]
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, DELTAS], ids=["float32", "float16_deltas"])
@@ -257,10 +258,10 @@ def test_experts_of_other_settings_are_never_reused(folder: Path, call: str) -> 
 def test_a_set_without_a_usable_manifest_is_refused(folder: Path, content: str | None, problem: str) -> None:
     manifest = folder / "manifest.json"
     manifest.unlink() if content is None else manifest.write_text(content)
-    before = sorted(os.listdir(folder))
+    before = sorted(file.name for file in folder.iterdir())
     with pytest.raises(StoreError, match=f"{RECIPE.key}/manifest.json: {problem}"):
         ExpertStore(FolderStorage(folder.parent)).finished(RECIPE)
-    assert sorted(os.listdir(folder)) == before
+    assert sorted(file.name for file in folder.iterdir()) == before
 
 
 def test_a_checksum_is_compared_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +273,7 @@ def test_a_checksum_is_compared_once_a_process(folder: Path, monkeypatch: pytest
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "experts").write_text("a file in the way")
-    with pytest.raises(StoreError, match="could not be .*; allowed: a folder that can be read and written"):
+    with pytest.raises(StoreError, match=r"could not be .*; allowed: a folder that can be read and written"):
         ExpertStore(FolderStorage(tmp_path / "experts")).save(RECIPE, 0, expert())
 
 
@@ -282,10 +283,10 @@ def test_a_full_disk_leaves_no_expert(folder: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(rayvldd.experts.store.expert_store, "write_tensors", full)
-    before = sorted(os.listdir(folder))
-    with pytest.raises(StoreError, match="No space left on device.*\nNext: .*what is finished is kept"):
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*what is finished is kept"):
         ExpertStore(FolderStorage(folder.parent)).save(RECIPE, 1, expert())
-    assert sorted(os.listdir(folder)) == before
+    assert sorted(file.name for file in folder.iterdir()) == before
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later, where threads are about
@@ -366,4 +367,4 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text_whole(file, "half \ud800")
     assert json.loads(file.read_text())["recall"] == [1.5, None]
-    assert os.listdir(file.parent) == ["result.json"]
+    assert [found.name for found in file.parent.iterdir()] == ["result.json"]

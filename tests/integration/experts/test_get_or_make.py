@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
         return write(path, *rest)
 
     monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
-    with pytest.raises(StoreError, match="No space left on device.*\nNext: .*what is finished is kept"):
+    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*what is finished is kept"):
         get_or_make(task, wanted(task, 0), store)
     recipe = expert_recipe(task.study, task.fingerprints)
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1]
@@ -268,5 +268,5 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
 def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
     imported = study.at({"experts.imported": "0123456789abcdef"})
     task = load(imported, tiny_cache)
-    with pytest.raises(StoreError, match="1 of 1 experts imported as 0123456789abcdef are missing.*\nNext: .*import"):
+    with pytest.raises(StoreError, match=r"1 of 1 experts imported as 0123456789abcdef are missing.*\nNext: .*import"):
         get_or_make(task, wanted(task, 0), store)

@@ -183,7 +183,7 @@ def test_the_digest_names_content_and_order(tmp_path: Path) -> None:
     assert digest_of_buffers([first]) == digest_of_buffers([elsewhere])
     digests = [digest_of_buffers(pairs) for pairs in ([first], [second], [first, second], [second, first])]
     assert len(set(digests)) == 4
-    with pytest.raises(InputError, match="nothing.pt: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"nothing.pt: cannot be read: No such file"):
         digest_of_buffers([BufferPair(tmp_path / "nothing.pt", first.text)])
 
 

@@ -265,7 +265,7 @@ def test_how_many_finalists_may_change_until_one_is_chosen(study: Study, tmp_pat
         with folder.opened(asked):
             pass
     folder.choice.write_text("{}")
-    with pytest.raises(ConfigError, match="search.num_finalists: is 5 there, 2 here"), folder.opened(study):
+    with pytest.raises(ConfigError, match=r"search.num_finalists: is 5 there, 2 here"), folder.opened(study):
         pass
 
 

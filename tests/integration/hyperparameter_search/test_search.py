@@ -126,7 +126,7 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     Ledger(tmp_path).start(0, 1, {})
     (tmp_path / "trial_000" / "trial.json").write_text("{}")
-    with pytest.raises(StoreError, match="trial_000/trial.json: not readable as the record of a trial"):
+    with pytest.raises(StoreError, match=r"trial_000/trial.json: not readable as the record of a trial"):
         Ledger(tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_budget_and_resources_may_change_until_the_study_is_finished(searched: S
     folder.result_file.write_text("{}")
     with folder.opened(longer):
         pass
-    with pytest.raises(ConfigError, match="search.num_trials: is 9 there, 4 here"), folder.opened(searched):
+    with pytest.raises(ConfigError, match=r"search.num_trials: is 9 there, 4 here"), folder.opened(searched):
         pass
 
 

@@ -385,7 +385,7 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     other.root.mkdir(parents=True)
     (other.root / "trials").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="leads out of .* by a symbolic link"):
+    with pytest.raises(StoreError, match=r"leads out of .* by a symbolic link"):
         StudyStore(storage, other).fetch(QUIET)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -394,5 +394,7 @@ def test_only_what_outlives_a_machine_can_keep_studies(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert open_storage(str(tmp_path / "x"), workspace, "--study-store").uri.startswith("file:")
     for uri in ("object-store://x", "ftp://x/y"):
-        with pytest.raises(InputError, match="--study-store: got .*; allowed: a folder or file:///FOLDER, s3://BUCKET"):
+        with pytest.raises(
+            InputError, match=r"--study-store: got .*; allowed: a folder or file:///FOLDER, s3://BUCKET"
+        ):
             open_storage(uri, workspace, "--study-store")

@@ -92,7 +92,7 @@ def test_what_is_not_there_is_named_with_what_is(database: str, tmp_path: Path) 
 
 def test_a_server_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RayvlddError, match="--warm-start same: http://127.0.0.1:9 cannot be read"):
+    with pytest.raises(RayvlddError, match=r"--warm-start same: http://127.0.0.1:9 cannot be read"):
         earlier_trials("http://127.0.0.1:9", "same")
 
 

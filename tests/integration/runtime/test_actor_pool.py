@@ -112,7 +112,7 @@ def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, m
 
 def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: StudyTask, tmp_path: Path) -> None:
     recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderStorage(tmp_path))
-    with pytest.raises(StoreError, match="data or models have changed since the command began.*\nNext:"):
+    with pytest.raises(StoreError, match=r"data or models have changed since the command began.*\nNext:"):
         ExpertWork(wanted(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
 
@@ -220,7 +220,7 @@ def test_a_job_that_kills_every_process_is_given_up(
 ) -> None:
     monkeypatch.setattr(rayvldd.runtime.actor_pool, "MAX_REPLACEMENTS", 0)
     with pytest.raises(
-        RayvlddError, match="(?s)answer 7: its process died, 1 of 1 tries: .*memory.*\nNext: .*cpus_per_expert="
+        RayvlddError, match=r"(?s)answer 7: its process died, 1 of 1 tries: .*memory.*\nNext: .*cpus_per_expert="
     ):
         run_work([Answer(7, tmp_path, deaths=100)], tiny_study, tiny_cache, ONE_CPU)
 
@@ -253,7 +253,7 @@ def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
 def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
     study = tiny_study.at({"resources.cpus_per_expert": 64})
     with pytest.raises(
-        RayvlddError, match="resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
+        RayvlddError, match=r"resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
     ):
         make_experts(study, wanted(study, ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
 

@@ -339,7 +339,7 @@ def test_nodes_that_do_not_see_the_workspace_or_run_other_releases(
     here = Versions.here()
     seen: dict[str, Any] = {"10.0.0.1": (here, True), "10.0.0.2": (here, False), "10.0.0.3": (here, False)}
     monkeypatch.setattr(nodes, "_looked_from_every_node", lambda mark: seen)
-    with pytest.raises(RayvlddError, match="--workspace .*: not seen from 10.0.0.2, 10.0.0.3; allowed: .*\nNext: "):
+    with pytest.raises(RayvlddError, match=r"--workspace .*: not seen from 10.0.0.2, 10.0.0.3; allowed: .*\nNext: "):
         nodes.refuse_unfit_nodes(tmp_path)
     seen["10.0.0.3"] = (Versions(here.ray, here.python, "0.0.1"), True)
     with pytest.raises(RayvlddError, match=r"10.0.0.3: rayvldd is .* here, 0.0.1 there"):

@@ -325,10 +325,10 @@ def test_a_service_without_conditional_writes_is_refused(s3: S3Server, storage: 
 def test_a_local_folder_that_cannot_be_written(s3: S3Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     storage = S3Storage("experts", "", tmp_path / "file" / "local", endpoint_url=s3.url)
-    with pytest.raises(StoreError, match="file/local.*cannot be written: Not a directory; allowed: .*\nNext: "):
+    with pytest.raises(StoreError, match=r"file/local.*cannot be written: Not a directory; allowed: .*\nNext: "):
         put_large(storage)
     s3.client.put_object(Bucket="experts", Key="a", Body=b"1")
-    with pytest.raises(StoreError, match="file/local.*cannot be written: Not a directory"):
+    with pytest.raises(StoreError, match=r"file/local.*cannot be written: Not a directory"):
         storage.open_tensors("a")
 
 

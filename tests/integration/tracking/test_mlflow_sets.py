@@ -112,7 +112,7 @@ def test_a_command_looks_into_its_own_workspace(workspace: Path, tmp_path: Path,
 def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(
-        StoreError, match="(?s)cannot be fetched from http://127.0.0.1:9: .*Next: .*MLFLOW_TRACKING_URI"
+        StoreError, match=r"(?s)cannot be fetched from http://127.0.0.1:9: .*Next: .*MLFLOW_TRACKING_URI"
     ):
         DistilledSet.load("models:/tiny@best")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")

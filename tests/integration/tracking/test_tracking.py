@@ -1,6 +1,7 @@
 """Every tracker: what is written is there, under the right trial, once."""
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -225,7 +226,7 @@ def test_a_place_that_cannot_be_written_fails_before_work_starts(
 ) -> None:
     for name in ("tracking", "mlflow.db"):
         (tmp_path / name).write_text("a file that is in the way, and no database")
-    with pytest.raises(RayvlddError, match="--workspace FOLDER|--tracking-uri none"):
+    with pytest.raises(RayvlddError, match=r"--workspace FOLDER|--tracking-uri none"):
         place.open().start_study(tiny_study, "sweep")
 
 
@@ -489,12 +490,15 @@ def test_mlflow_database_that_was_killed_half_made_is_made_again(tmp_path: Path)
 def test_mlflow_database_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill at the worst moment: the last step before the name is given."""
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    replace = os.replace
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def killed(source: Path, target: Path) -> None:
+        if target == tmp_path / "mlflow.db":
+            raise KeyboardInterrupt
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rayvldd.tracking.sqlite_file.os.replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             MlflowTracker(database)
     assert not (tmp_path / "mlflow.db").exists()

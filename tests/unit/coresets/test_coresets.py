@@ -93,7 +93,7 @@ def test_forgetting_events_are_counted_as_a_loop_would(record: list[list[bool]])
     expected = []
     for pair in range(5):
         history = [epoch[pair] for epoch in record]
-        forgotten = sum(before and not after for before, after in zip(history, history[1:], strict=False))
+        forgotten = sum(before and not after for before, after in itertools.pairwise(history))
         expected.append(forgotten if True in history else len(history))
     assert forgetting_events(np.array(record)).tolist() == expected
 
@@ -246,6 +246,6 @@ def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: 
 def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match="(?s)'herdng'; allowed: random, herding, k_center, k_means, forgetting, .*got 41; allowed: 2 to 40",
+        match=r"(?s)'herdng'; allowed: random, herding, k_center, k_means, forgetting, .*got 41; allowed: 2 to 40",
     ):
         choose_coreset(load(tiny_study, tiny_cache), "herdng", 41, seed=0)

@@ -108,7 +108,7 @@ def test_text_that_is_no_annotation_is_a_fault(root: Path, content: str | bytes,
 
 
 def test_one_file_under_two_names_is_told_with_both_places(root: Path) -> None:
-    os.symlink("a.jpg", root / "images" / "link.jpg")
+    (root / "images" / "link.jpg").symlink_to("a.jpg")
     again = ["./a.jpg", str(root / "images" / "a.jpg"), "link.jpg", "x/../a.jpg"]
     (root / "images" / "x").mkdir()
     faults = faults_of(folder(root, "\n".join(LINES + [line(name, "test") for name in again])))
@@ -132,15 +132,15 @@ def test_an_image_outside_of_the_folder_is_refused(root: Path, name: str) -> Non
 
 def test_a_folder_of_images_may_be_a_link_to_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("disk")
-    os.rename(root / "images" / "a.jpg", elsewhere / "a.jpg")
-    os.symlink(elsewhere / "a.jpg", root / "images" / "a.jpg")
+    (root / "images" / "a.jpg").rename(elsewhere / "a.jpg")
+    (root / "images" / "a.jpg").symlink_to(elsewhere / "a.jpg")
     assert len(read_records(folder(root, "\n".join(LINES)))) == 3
 
 
 def test_a_missing_file_names_the_one_that_is_meant(root: Path) -> None:
     images = root / "images"
-    os.rename(images / "a.jpg", images / unicodedata.normalize("NFD", "caf\u00e9.jpg"))
-    os.rename(images / "b.jpg", images / "B.JPG")
+    (images / "a.jpg").rename(images / unicodedata.normalize("NFD", "caf\u00e9.jpg"))
+    (images / "b.jpg").rename(images / "B.JPG")
     lines = [line("caf\u00e9.jpg", "train"), line("b.jpg", "val"), line("c.png", "test")]
     one, other, third = faults_of(folder(root, "\n".join(lines)))
     assert "did you mean 'cafe\\u0301.jpg', the same letters in another Unicode form?" in one

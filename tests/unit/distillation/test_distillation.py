@@ -312,7 +312,7 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
         return steps
 
     assert run([50.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0], tmp_path / "recovers") == list(range(9))
-    with pytest.raises(DivergedError, match="below half of the start's 50.00 for 2 evaluations"):
+    with pytest.raises(DivergedError, match=r"below half of the start's 50.00 for 2 evaluations"):
         run([50.0, 24.0, 60.0, 24.0, 23.0], tmp_path / "falls")
     with pytest.raises(DivergedError, match="below half"):  # nor does the same command go on with it
         run([], tmp_path / "falls")

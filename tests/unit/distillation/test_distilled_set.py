@@ -11,7 +11,6 @@ import torch
 from helpers.tasks import load, random_trajectory
 from torch.utils.data import DataLoader
 
-import rayvldd.distillation.distilled_set
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
@@ -96,7 +95,7 @@ def test_embeddings_of_another_text_encoder_are_refused(
     distilled: DistilledSet, tiny_study: Study, tiny_cache: Path
 ) -> None:
     other = load(tiny_study, tiny_cache, **{"model.text_encoder.width": 64})
-    with pytest.raises(StoreError, match="(?s)another text encoder.*ngrams-32.*ngrams-64.*Next: rayvldd evaluate"):
+    with pytest.raises(StoreError, match=r"(?s)another text encoder.*ngrams-32.*ngrams-64.*Next: rayvldd evaluate"):
         distilled.pairs(other)
 
 
@@ -173,12 +172,12 @@ def test_a_write_cut_short_never_mixes_two_sets(
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(rayvldd.distillation.distilled_set.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     distilled.texts, distilled.lr_student_text = distilled.texts + 1, 0.5
     with pytest.raises(KeyboardInterrupt):
         distilled.save(tmp_path)
     with pytest.raises(StoreError, match="is not a distilled set"):
         DistilledSet.load(tmp_path)
-    monkeypatch.setattr(rayvldd.distillation.distilled_set.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     distilled.save(tmp_path)
     assert_same(DistilledSet.load(tmp_path), distilled)

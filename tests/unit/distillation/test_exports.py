@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def clipped(distilled: DistilledSet) -> np.ndarray:
 
 def test_png_and_json_lines(tmp_path: Path, distilled: DistilledSet) -> None:
     folder = distilled.export(tmp_path / "made" / "pairs")
-    assert folder == tmp_path / "made" / "pairs" and os.listdir(folder.parent) == ["pairs"]
+    assert folder == tmp_path / "made" / "pairs" and [found.name for found in folder.parent.iterdir()] == ["pairs"]
     lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert np.array_equal([np.asarray(Image.open(folder / line["image"])) for line in lines], clipped(distilled))
     assert np.array_equal([np.load(folder / line["embedding"]) for line in lines], distilled.texts.numpy())
@@ -96,7 +95,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path: Path, distill
     (tmp_path / "empty").mkdir()
     assert (export(distilled, tmp_path / "empty") / "captions.jsonl").is_file()
     for taken in (tmp_path / "empty", tmp_path / "empty" / "card.json"):
-        with pytest.raises(StoreError, match="(?s)not free for an export.*Next: rayvldd export SET FOLDER"):
+        with pytest.raises(StoreError, match=r"(?s)not free for an export.*Next: rayvldd export SET FOLDER"):
             export(distilled, taken)
 
 
@@ -109,7 +108,7 @@ def test_an_export_cut_short_leaves_nothing(
         raise error
 
     monkeypatch.setitem(FORMS, "png", write)
-    with pytest.raises((KeyboardInterrupt, StoreError), match="cannot be written: No space left|^$"):
+    with pytest.raises((KeyboardInterrupt, StoreError), match=r"cannot be written: No space left|^$"):
         export(distilled, tmp_path / "pairs")
     assert not list(tmp_path.iterdir())
 
@@ -135,5 +134,5 @@ def test_captions_travel_with_a_set_and_never_stay_with_another(tmp_path: Path, 
     distilled.save(tmp_path)
     assert DistilledSet.load(tmp_path).nearest_captions == []
     (tmp_path / "nearest_captions.jsonl").write_text('{"pair": 0, "nearest": "a dog"}\n')
-    with pytest.raises(StoreError, match="is damaged: .*not one line for each of the 3 pairs"):
+    with pytest.raises(StoreError, match=r"is damaged: .*not one line for each of the 3 pairs"):
         DistilledSet.load(tmp_path)

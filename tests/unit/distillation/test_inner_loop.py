@@ -216,7 +216,7 @@ def test_one_side_alone_is_matched(matched: str) -> None:
     segment = random_segment(model, seed=1)
     loss, gradient = matching_gradient(model, segment, inputs, walk, matched=matched)
     both, gradient_of_both = matching_gradient(model, segment, inputs, walk)
-    other, gradient_of_other = matching_gradient(
+    _, gradient_of_other = matching_gradient(
         model, segment, inputs, walk, matched="text" if matched == "image" else "image"
     )
     assert float(loss.value) == float(both.log[matched])

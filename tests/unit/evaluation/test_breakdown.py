@@ -1,5 +1,7 @@
 """What a caption names, recall by groups of captions, and subjects kept, each against a plain loop."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,7 +58,7 @@ def test_length_groups_share_out_all_captions(lengths: list[int]) -> None:
     assert 1 <= len(groups) <= 4
     assert all(group.num_captions for group in groups)
     spans = [np.array(lengths)[group.chosen] for group in groups]
-    assert all(left.max() < right.min() for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left.max() < right.min() for left, right in itertools.pairwise(spans))
 
 
 def test_length_groups_are_quarters_where_lengths_differ() -> None:

@@ -152,7 +152,7 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
 
 def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"experts.lr_text": 1e38})
-    with pytest.raises(DivergedError, match="(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\\+38.*Next: .*--set"):
+    with pytest.raises(DivergedError, match=r"(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\+38.*Next: .*--set"):
         train_expert(task, expert_training(task.study), 0)
     assert not task.model.training
 

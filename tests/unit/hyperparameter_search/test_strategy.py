@@ -99,7 +99,7 @@ def test_an_entry_point_is_loaded_when_it_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("rayvldd.config.search_plugins._entry_points", lambda group: points)
     assert list(SAMPLERS)[-2:] == ["elsewhere", "bad"]
     assert searched(tiny_study, sampler="elsewhere").search.sampler == "elsewhere"
-    with pytest.raises(TypeError, match="'bad' of rayvldd.samplers is not a SamplerDeclaration"):
+    with pytest.raises(TypeError, match=r"'bad' of rayvldd.samplers is not a SamplerDeclaration"):
         SAMPLERS["bad"]
     SAMPLERS.remove("elsewhere")
 

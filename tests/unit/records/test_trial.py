@@ -99,7 +99,7 @@ def test_a_damaged_evaluation_is_named(line: str, why: str, tmp_path: Path) -> N
     trial = written(tmp_path, evaluated(0, 1.0))
     file = trial.folder / "evaluations.jsonl"
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(StoreError, match="evaluations.jsonl: not readable as the record of a trial") as refused:
+    with pytest.raises(StoreError, match=r"evaluations.jsonl: not readable as the record of a trial") as refused:
         Trial.read(trial.folder)
     assert why in str(refused.value)
 
