@@ -7,9 +7,9 @@ lint:
     {{python}}ruff check .
     {{python}}ruff format --check .
 
-# Types of the package.
+# Types of the package and of its tests.
 types:
-    {{python}}mypy rayvldd
+    {{python}}mypy
 
 # The fast tier: no Ray, no MLflow, no S3.
 unit *options:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

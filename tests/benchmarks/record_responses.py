@@ -26,6 +26,7 @@ from typing import Any
 import optuna
 import torch
 from figures import machine
+from pydantic.main import IncEx
 from recorded_responses import Table
 
 from rayvldd.config.domains import Scalar
@@ -56,7 +57,10 @@ _FULL_PURPOSE = StudentPurpose.FINALISTS
 """Students of the full evaluation share no seed with those of validation (0) and test (1)."""
 _COMPARED = 4
 """Evaluations are compared in one run of so many: the full one takes as long as a third of a run."""
-MACHINES_OWN = {"data": {"root"}, "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}}}
+MACHINES_OWN: dict[str, IncEx | bool] = {
+    "data": {"root"},
+    "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}},
+}
 """Settings that say where files lie, which are not kept."""
 
 

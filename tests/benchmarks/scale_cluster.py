@@ -234,7 +234,7 @@ class _SleepingExpert(ExpertWork):
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
         """Do the job as it is, and tell of it."""
-        sleep = _Sleep(self.seconds / self.wanted.training.settings.epochs)
+        sleep = _Sleep(self.seconds / self.request.training.settings.epochs)
 
         def train(_: RetrievalTask, __: ExpertSettings, parameters: Parameters, ___: Any) -> tuple[Parameters, float]:
             sleep()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,8 +91,12 @@ def first_segment_seconds(store: ExpertStore) -> dict[str, float]:
     figures = {}
     for index, name in enumerate(("first", "second", "third")):
         wanted = ExpertRequest(drawn_recipe(), training, (index,), frozenset((0, 1, 2)))
-        figures[name] = _seconds(lambda wanted=wanted: get_or_make(task, wanted, store)[0].segment(1, 2))
+        figures[name] = _seconds(partial(_first_segment_of, task, wanted, store))
     return figures
+
+
+def _first_segment_of(task: RetrievalTask, wanted: ExpertRequest, store: ExpertStore) -> Segment:
+    return get_or_make(task, wanted, store)[0].segment(1, 2)
 
 
 KINDS: dict[str, Callable[[ReadingJob], dict[str, float]]] = {

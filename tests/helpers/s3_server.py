@@ -49,8 +49,8 @@ class S3Server:
         self._choice = threading.Lock()
         self.url = ""
         address = f"http://{moto[0]}:{moto[1]}"
-        keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-        self.client: Any = boto3.session.Session(**keys).client("s3", endpoint_url=address)
+        session = boto3.session.Session("nobody", "secret", region_name="us-east-1")
+        self.client: Any = session.client("s3", endpoint_url=address)
         """Past the proxy, to look behind the storage."""
 
     def seen(self, method: str, part: str = "") -> int:

@@ -67,8 +67,8 @@ def assert_known(found: dict[str, float], known: dict[str, float]) -> None:
     if here == MEASURED_ON:
         assert {name: found[name] for name in known} == known
     for name, value in known.items():
-        allowed = {"abs": 2.5} if name == "val_mean_recall" else {"rel": 0.01}
-        assert found[name] == pytest.approx(value, **allowed), name
+        near = pytest.approx(value, abs=2.5) if name == "val_mean_recall" else pytest.approx(value, rel=0.01)
+        assert found[name] == near, name
 
 
 @pytest.mark.timeout(600)  # 15 seconds on a quiet machine, two minutes on one with six other tests

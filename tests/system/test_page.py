@@ -16,7 +16,7 @@ from helpers.cli import last_object, run
 from helpers.studies import TINY_STUDY
 from PIL import Image
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 LR, STEPS = "distillation.lr_image", "distillation.trajectory_matching.syn_steps"
-SPACE: dict[str, Domain] = {
+SPACE: dict[str, DrawnDomain] = {
     LR: FloatDomain(type="float", low=1, high=100, log=True),
     STEPS: IntDomain(type="int", low=2, high=8, step=2),
 }
@@ -244,7 +244,8 @@ def test_what_is_not_finished_or_damaged_is_said_to_be_so(studies: Path) -> None
 def test_an_empty_folder_is_a_damaged_study(tmp_path: Path) -> None:
     report = read_study(tmp_path)
     assert report.state == "damaged" and report.faults
-    assert compare([report]).studies.rows[0][1] == "damaged"
+    table = compare([report]).studies
+    assert table is not None and table.rows[0][1] == "damaged"
 
 
 def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
@@ -268,9 +269,10 @@ def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
 
 
 def test_choices_are_drawn_in_their_order(tmp_path: Path) -> None:
-    space: dict[str, Domain] = {"a.words": ChoiceDomain(type="choice", values=("$x", "y_1", True))}
+    space: dict[str, DrawnDomain] = {"a.words": ChoiceDomain(type="choice", values=("$x", "y_1", True))}
     trials = trials_of(lambda lr, steps: lr, 6)
-    for trial, value in zip(trials, ("$x", "y_1", True) * 2, strict=True):
+    values: tuple[Scalar, ...] = ("$x", "y_1", True) * 2
+    for trial, value in zip(trials, values, strict=True):
         trial.point = {"a.words": value}
     for drawing in (parallel_coordinates(trials, space, ""), marginals(trials, space, "", {})):
         svg = to_svg(drawing, "x")
@@ -309,7 +311,10 @@ def trials_of(recall: Any, number: int = 24) -> list[Trial]:
     generator = np.random.default_rng(0)
     trials = []
     for index in range(number):
-        point = {LR: float(10 ** generator.uniform(0, 2)), STEPS: int(generator.choice([2, 4, 6, 8]))}
+        point: dict[str, Scalar] = {
+            LR: float(10 ** generator.uniform(0, 2)),
+            STEPS: int(generator.choice([2, 4, 6, 8])),
+        }
         found = [searches.evaluated(10, float(recall(point[LR], point[STEPS])))]
         trials.append(Trial(f"trial_{index:03d}", index, 1, point, Path(), "finished", "", found))
     return trials
@@ -535,7 +540,7 @@ def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> Non
     write_set(tmp_path / "one", Study.model_validate(TINY_STUDY), 3)
     file = write_evaluation(tmp_path / "evaluated.json", evaluation(tmp_path))
     (tmp_path / "workspace" / "studies" / "tiny" / "distill").mkdir(parents=True)  # one distillation is no study
-    asked = ["compare", "--workspace", tmp_path / "workspace", "--evaluations", file, "--reference"]
+    asked: list[str | Path] = ["compare", "--workspace", tmp_path / "workspace", "--evaluations", file, "--reference"]
     result = run(*asked, "--json")
     assert result.exit_code == 0, result.output
     assert "does not beat real pairs" in last_object(result)["verdicts"][-1]
@@ -562,6 +567,7 @@ def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
 
 def test_studies_stand_by_recall_with_the_best_of_those_that_compare_marked(comparison: Comparison) -> None:
     table = comparison.studies
+    assert table is not None
     assert [row[0] for row in table.rows] == ["strong", "weak", "half_done", "rubbish"]
     assert [row[1] for row in table.rows] == ["finished", "finished", "unfinished", "damaged"]
     assert table.best == {0}
@@ -574,7 +580,8 @@ def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:
     card = tmp_path / "other" / "best" / "card.json"
     card.write_text(card.read_text().replace('"abc"', '"xyz"'))
     together = compare([read_study(tmp_path / "one"), read_study(tmp_path / "other")])
-    assert len(together.groups) == 2 and together.studies.best == {0, 1}
+    assert together.studies is not None and together.studies.best == {0, 1}
+    assert len(together.groups) == 2
 
 
 def test_every_study_gets_the_drawings_that_it_can_have(comparison: Comparison) -> None:

@@ -35,7 +35,7 @@ STUDY = {
     **TINY_STUDY,
     "name": "three_hosts",
     "experts": {"num_experts": 3, "epochs": 60, "batch_size": 32},
-    "distillation": {**TINY_STUDY["distillation"], "outer_steps": LONG, "evaluate_every": 20},  # type: ignore[dict-item]
+    "distillation": {**TINY_STUDY["distillation"], "outer_steps": LONG, "evaluate_every": 20},
     # Each host has the two CPUs of this machine: one expert or one trial at a time.
     "resources": {"cpus_per_expert": 2, "cpus_per_trial": 2},
     "search": {
@@ -230,7 +230,12 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
         terminal.wait_until(lambda: len(laptop.alive()) == 3, "three nodes")
         terminal.type(submission(laptop, workspace, file))
         seen: set[str] = set()
-        terminal.wait_until(lambda: len(seen.update(makers(workspace)) or seen) == 3, "experts on all hosts")
+
+        def all_have_trained() -> bool:
+            seen.update(makers(workspace))
+            return len(seen) == 3
+
+        terminal.wait_until(all_have_trained, "experts on all hosts")
         terminal.wait_until(lambda: trials_under_way(study) == 3, "a trial on every host")
         hosts[KILLED].kill()
         hosts[CUT].cut()

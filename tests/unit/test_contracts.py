@@ -96,9 +96,9 @@ def test_recall_keeps_the_contract_of_metrics(tmp_path: Path) -> None:
 class Undeclared:
     """A metric that returns another number than it declares."""
 
-    infos = (MetricInfo("one", "one", "%", "max"),)
+    infos: Sequence[MetricInfo] = (MetricInfo("one", "one", "%", "max"),)
 
-    def __call__(self, *_: Any) -> dict[str, float]:
+    def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
         return {"two": 2.0}
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.paths import BENCHMARKS
@@ -39,7 +40,7 @@ def test_gradients_are_compared_at_their_own_rates_and_runs_are_kept(
             MadeExpert(random_trajectory(task.model, index), [], *layouts),
         )
 
-    def compare(*more: str) -> dict[str, dict[str, float]]:
+    def compare(*more: str) -> dict[str, dict[str, Any]]:
         command = ["gradients.py", str(tmp_path / "study.yaml"), "--workspace", str(tmp_path), "--json"]
         command += ["--results", str(tmp_path / "runs.jsonl"), "--syn-steps", "1", "3", "--factors", "0.5", "1"]
         command += ["--seeds", "1", "2", "--outer-steps", "2", "--students", "1", "--path", "0.1", *more]

@@ -263,7 +263,16 @@ def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_pa
 def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY_STUDY))
-    asked = ["--method", "k_means,forgetting", "--pairs", "4,6", "--students", "1", "--out", tmp_path / "sets"]
+    asked: list[str | Path] = [
+        "--method",
+        "k_means,forgetting",
+        "--pairs",
+        "4,6",
+        "--students",
+        "1",
+        "--out",
+        tmp_path / "sets",
+    ]
     result = run("coreset", file, "--workspace", tmp_path / "workspace", *asked, "--split", "val", "--json")
     assert result.exit_code == 0, result.output
     found = last_object(result)

@@ -24,6 +24,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.inspection import Damage, drop, summaries, verify
 from rayvldd.experts.store.pruning import Pruning
 from rayvldd.experts.training import ExpertState
+from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
 from rayvldd.storage.storage import Storage
@@ -125,7 +126,7 @@ def test_a_word_nearly_right_is_no_study() -> None:
 @pytest.mark.parametrize("word", ["show", "verify", "copy"])
 def test_an_unknown_key_names_the_nearest(store: ExpertStore, tmp_path: Path, word: str) -> None:
     wrong = RECIPE.key[:-1] + "x"
-    arguments = {
+    arguments: dict[str, list[str | Path]] = {
         "show": [wrong, "--store", store.uri],
         "verify": [wrong, "--store", store.uri],
         "copy": [store.uri, tmp_path / "copy", "--key", wrong],
@@ -393,7 +394,7 @@ def test_a_damaged_expert_is_not_copied_and_the_others_are(store: ExpertStore, t
 def test_copy_goes_on_after_an_interruption(
     store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tensors, written = rayvldd.experts.store.copying.write_tensors, []
+    written: list[Path] = []
 
     def interrupted(path: Path, *values: Any) -> Any:
         written.append(path)
@@ -450,8 +451,6 @@ def test_copy_never_mixes_what_different_recipes_made(store: ExpertStore, tmp_pa
 def test_a_file_that_is_not_written_as_it_was_read_does_not_count(
     store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tensors = rayvldd.experts.store.copying.write_tensors
-
     def write_wrong(path: Path, tensors: Any, metadata: Any) -> Any:
         return write_tensors(path, {name: value + torch.ones_like(value) for name, value in tensors.items()}, metadata)
 

@@ -22,6 +22,7 @@ from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_expert
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
@@ -245,7 +246,7 @@ def test_a_claim_beats_while_it_is_held(store: ExpertStore, task: StudyTask, mon
 def test_a_disk_that_fills_up_keeps_the_epochs_before(
     task: StudyTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
 ) -> None:
-    write, written = rayvldd.experts.store.expert_store.write_tensors, []
+    write, written = write_tensors, list[Path]()
 
     def full(path: Path, *rest: Any) -> Any:
         written.append(path)

@@ -228,7 +228,7 @@ def released(tmp_path: Path, tiny_study: Study, tiny_cache: Path) -> BufferPair:
 
 
 def import_of(study_file: Path, workspace: Path, pair: BufferPair, *more: str) -> Any:
-    buffers = ["--image-buffer", pair.image, "--text-buffer", pair.text]
+    buffers: list[str | Path] = ["--image-buffer", pair.image, "--text-buffer", pair.text]
     return run("experts", "import", study_file, *buffers, "--workspace", workspace, "--json", *more)
 
 
@@ -277,7 +277,7 @@ def test_dry_run_and_faults_leave_nothing(study_file: Path, released: BufferPair
 
 
 def test_files_without_a_partner(study_file: Path, tmp_path: Path) -> None:
-    buffers = ["--image-buffer", "a.pt", "--image-buffer", "b.pt", "--text-buffer", "c.pt"]
+    buffers: list[str | Path] = ["--image-buffer", "a.pt", "--image-buffer", "b.pt", "--text-buffer", "c.pt"]
     result = run("experts", "import", study_file, *buffers, "--workspace", tmp_path / "workspace")
     assert result.exit_code == EXIT_USER_ERROR
     assert "--text-buffer: given 1 times, --image-buffer 2 times" in result.stderr
@@ -287,7 +287,7 @@ def test_a_study_with_several_sets_is_told_which_setting(tmp_path: Path) -> None
     file = tmp_path / "several.yaml"
     space = {"experts.epochs": {"type": "int", "low": 2, "high": 3}}
     file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"num_trials": 1, "space": space}}), encoding="utf-8")
-    buffers = ["--image-buffer", "a.pt", "--text-buffer", "c.pt"]
+    buffers: list[str | Path] = ["--image-buffer", "a.pt", "--text-buffer", "c.pt"]
     result = run("experts", "import", file, *buffers, "--workspace", tmp_path / "workspace")
     assert result.exit_code == EXIT_USER_ERROR
     assert "search.space.experts.epochs: is searched, and each value needs experts of its own" in result.stderr

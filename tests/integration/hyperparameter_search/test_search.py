@@ -550,9 +550,14 @@ def test_the_search_says_which_experts_its_trials_are_making(
 def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
     searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, read = with_search(searched, num_trials=100), []
-    at = Study.at
-    monkeypatch.setattr(Study, "at", lambda self, point: read.append(point) or at(self, point))
+    study = with_search(searched, num_trials=100)
+    at, read = Study.at, list[Mapping[str, Any]]()
+
+    def noted(self: Study, point: Mapping[str, Any]) -> Study:
+        read.append(point)
+        return at(self, point)
+
+    monkeypatch.setattr(Study, "at", noted)
     shown: list[tuple[Any, ...]] = []
     display: Any = SimpleNamespace(progress=lambda *bar: shown.append(bar))
     tracker = FolderTracker(tmp_path / "tracking")

@@ -502,7 +502,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
     """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""
     study = tiny_study.at({"experts.num_experts": 100_000})
     mark = f"RAYVLDD_TEST_MARK={tmp_path.name}-{os.getpid()}"
-    environment = dict([*os.environ.items(), mark.split("=")])
+    environment = {**os.environ, **dict([mark.split("=")])}
     command = [sys.executable, "-c", _DRIVER, study.model_dump_json(), str(tiny_cache), str(tmp_path)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

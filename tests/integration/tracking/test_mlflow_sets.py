@@ -102,7 +102,7 @@ def test_a_uri_that_leads_to_no_set(place: str, message: str, workspace: Path, r
 def test_a_command_looks_into_its_own_workspace(workspace: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("RAYVLDD_WORKSPACE")
     monkeypatch.chdir(tmp_path)
-    asked = ["export", "models:/tiny@best", tmp_path / "pairs"]
+    asked: list[str | Path] = ["export", "models:/tiny@best", tmp_path / "pairs"]
     assert "there is no" in run(*asked).stderr
     result = run(*asked, "--workspace", workspace)
     assert result.exit_code == 0, result.output
@@ -130,6 +130,7 @@ def test_a_study_is_registered_once_and_says_what_it_was_made_from(registered: t
     assert client.get_model_version_by_alias("tiny", "best").version == version.version
     run = client.get_run(run_id)
     assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
+    assert run.inputs is not None
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("toy_scenes", "d" * 16)
     assert json.loads(given.dataset.source)["num_train"] == 40
@@ -182,7 +183,7 @@ def test_an_evaluation_is_a_run_with_its_students_as_steps(registered: tuple[Pat
     assert run.data.metrics["test_mean_recall"] == 11.0 and run.data.metrics["test_image_to_text_r1"] == 1.0
     steps = client.get_metric_history(run.info.run_id, "details/student_test_mean_recall")
     assert [(entry.step, entry.value) for entry in steps] == [(1, 10.0), (2, 11.0), (3, 12.0)]
-    assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 16
+    assert run.inputs is not None and run.inputs.dataset_inputs[0].dataset.digest == "d" * 16
 
 
 # --- a server -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from helpers.study_files import MINIMAL, faults_of, study_with, write
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rayvldd.config import settings
+from rayvldd.config.base import Settings
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, IntDomain
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
@@ -257,7 +258,7 @@ def test_an_override_of_a_searched_setting_pins_it(tmp_path: Path) -> None:
     points = [{"distillation.trajectory_matching.syn_steps": 4, "distillation.trajectory_matching.lr_lr": 0.01}]
     path = write(tmp_path, search={"space": SPACE, "initial_points": points})
     study = load_study(path, ["distillation.trajectory_matching.syn_steps=16"])
-    assert study.distillation.trajectory_matching.syn_steps == 16
+    assert study.distillation.of(TrajectoryMatchingSettings).syn_steps == 16
     assert list(study.search.space) == ["distillation.trajectory_matching.lr_lr"]
     assert study.search.initial_points == ({"distillation.trajectory_matching.lr_lr": 0.01},)
 
@@ -294,7 +295,7 @@ def test_a_study_survives_writing_and_reading(tmp_path: Path) -> None:
 
 def all_settings() -> list[type[BaseModel]]:
     classes = [value for value in vars(settings).values() if isinstance(value, type)]
-    found = [value for value in classes if issubclass(value, settings.Settings) and value is not settings.Settings]
+    found = [value for value in classes if issubclass(value, Settings) and value is not Settings]
     return [*found, SearchSettings, ChooseSettings, Study, FloatDomain, IntDomain, ChoiceDomain, FixedDomain]
 
 
@@ -377,18 +378,11 @@ def test_all_values() -> None:
 def test_a_point_has_nothing_left_to_search() -> None:
     study = study_with(SPACE, search__initial_points=[{"distillation.trajectory_matching.syn_steps": 4}])
     point = study.at({**study.first_point(), "distillation.trajectory_matching.lr_lr": 0.05, "model.lora.rank": 2})
-    assert (
-        point.distillation.trajectory_matching.syn_steps,
-        point.distillation.trajectory_matching.lr_lr,
-        point.model.lora.rank,
-    ) == (
-        4,
-        0.05,
-        2,
-    )
+    matching = point.distillation.of(TrajectoryMatchingSettings)
+    assert (matching.syn_steps, matching.lr_lr, point.model.lora.rank) == (4, 0.05, 2)
     assert point.search.space == {} and point.search.initial_points == ()
     assert point.data == study.data and point.seed == study.seed
-    assert study.distillation.trajectory_matching.syn_steps == 8  # the study itself stays as it was
+    assert study.distillation.of(TrajectoryMatchingSettings).syn_steps == 8  # the study itself stays as it was
 
 
 def test_a_point_outside_its_setting_is_refused() -> None:

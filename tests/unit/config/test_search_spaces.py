@@ -1,6 +1,7 @@
 """Every search space that ships loads, describes itself, and survives being written and read again."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,16 @@ def test_header_says_how_long_it_takes_or_that_nobody_ran_it(file: Path) -> None
         assert re.search(r"\d+\s+(#\s+)?minutes", header)
 
 
-WU = {"syn_steps": 8, "expert_epochs": 1, "max_start_epoch": 2, "lr_image": 1000, "lr_text": 1000, "lr_lr": 0.01}
+WU: dict[str, float] = {
+    "syn_steps": 8,
+    "expert_epochs": 1,
+    "max_start_epoch": 2,
+    "lr_image": 1000,
+    "lr_text": 1000,
+    "lr_lr": 0.01,
+}
 """Wu et al., Flickr30K, 100 pairs."""
-LORS = {
+LORS: dict[str, float | str] = {
     **WU,
     "lr_image": 100,
     "lr_text": 100,
@@ -75,7 +83,7 @@ LORS = {
     "batch_size": 20,
 }
 """LoRS, Flickr30K, 100 pairs."""
-PUBLISHED = {
+PUBLISHED: dict[str, Mapping[str, float | str]] = {
     "flickr30k_nfnet_bert": WU,
     "flickr30k_vit_lora_bert": WU,
     "flickr30k_clip": WU,

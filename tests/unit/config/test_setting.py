@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from rayvldd.config.base import Settings
 from rayvldd.config.setting import (
@@ -92,7 +92,7 @@ def test_selected_keeps_the_nesting_and_leaves_empty_sections_out() -> None:
 
 
 def test_flat_settings_and_value_at() -> None:
-    nested = {"a": {"b": [1, 2], "c": {}}, "d": None}
+    nested: JsonValue = {"a": {"b": [1, 2], "c": {}}, "d": None}
     flat = flat_settings(nested)
     assert flat == {"a.b": [1, 2], "a.c": {}, "d": None}
     assert all(value_at(nested, key) == value for key, value in flat.items())

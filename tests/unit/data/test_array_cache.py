@@ -110,7 +110,12 @@ def test_a_file_that_is_not_what_was_written_is_made_again(tmp_path: Path) -> No
 def test_a_machine_compares_a_file_once_in_its_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[Path] = []
     checksum = module._checksum
-    monkeypatch.setattr(module, "_checksum", lambda path: compared.append(path) or checksum(path))
+
+    def noted(path: Path) -> str:
+        compared.append(path)
+        return checksum(path)
+
+    monkeypatch.setattr(module, "_checksum", noted)
     cache = ArrayCache(tmp_path)
 
     def get() -> None:

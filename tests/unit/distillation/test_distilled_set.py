@@ -8,24 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tasks import load, random_trajectory
+from helpers.tasks import StudyTask, load, random_trajectory
 from torch.utils.data import DataLoader
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
-from rayvldd.models.retrieval_task import RetrievalTask
 
 
 @pytest.fixture
-def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
+def task(tiny_study: Study, tiny_cache: Path) -> StudyTask:
     own_scale = {"model.image_encoder.mean": [0.4, 0.5, 0.6], "model.image_encoder.std": [0.2, 0.25, 0.5]}
     return load(tiny_study, tiny_cache, **own_scale)
 
 
 @pytest.fixture
-def distilled(task: RetrievalTask) -> DistilledSet:
+def distilled(task: StudyTask) -> DistilledSet:
     distiller = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0)
     distiller.step()
     return distiller.distilled_set({"val_mean_recall": 12.5})
@@ -49,7 +48,7 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path, distilled: DistilledSet
     assert DistilledSet.load(str(folder)).card == loaded.card
 
 
-def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: RetrievalTask) -> None:
+def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: StudyTask) -> None:
     card = distilled.card
     assert Study.model_validate(card["study"]) == task.study
     assert card["fingerprints"] == task.fingerprints
@@ -61,7 +60,7 @@ def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: Retri
 
 
 def test_a_data_loader_gives_normalised_images_and_their_embeddings(
-    tmp_path: Path, distilled: DistilledSet, task: RetrievalTask
+    tmp_path: Path, distilled: DistilledSet, task: StudyTask
 ) -> None:
     distilled.save(tmp_path)
     loaded = DistilledSet.load(tmp_path)
@@ -84,7 +83,7 @@ def test_the_description_names_what_to_train(distilled: DistilledSet) -> None:
     assert "a text head" in distilled.describe()
 
 
-def test_pairs_are_on_the_scale_of_the_model(distilled: DistilledSet, task: RetrievalTask) -> None:
+def test_pairs_are_on_the_scale_of_the_model(distilled: DistilledSet, task: StudyTask) -> None:
     pairs = distilled.pairs(task)
     assert torch.equal(pairs.images, task.model.normalise(distilled.images))
     assert torch.equal(pairs.texts, distilled.texts)

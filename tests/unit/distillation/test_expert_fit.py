@@ -1,7 +1,7 @@
 """Expert-fit: kernel and distance against loops, its gradient against finite differences, its place in the loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def test_a_run_repeats_and_continues(make_task: MakeTask, tmp_path: Path, protoc
     whole = list(distill(task.study, task, experts, 3, tmp_path / "whole"))
     parts = distill(task.study, task, experts, 3, tmp_path / "parts")
     next(parts), next(parts)
+    assert isinstance(parts, Generator)
     parts.close()
     rest = list(distill(task.study, task, experts, 3, tmp_path / "parts"))
     assert not torch.equal(whole[-1].distilled_set.images, whole[0].distilled_set.images)

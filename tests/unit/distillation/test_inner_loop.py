@@ -72,7 +72,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def unrolled(
     model: RetrievalModel, segment: Segment, inputs: StudentInputs, walk: InnerBatches, options: DistillationSettings
 ) -> tuple[Tensor, list[Tensor]]:
-    leaves = StudentInputs(*(None if value is None else value.clone().requires_grad_() for value in inputs))
+    leaves = inputs._replace(
+        **{name: value.clone().requires_grad_() for name, value in inputs._asdict().items() if value is not None}
+    )
     model.train()
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be differentiated twice
         loss = unrolled_matching_loss(model, segment, leaves, walk, options)

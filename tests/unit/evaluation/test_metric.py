@@ -1,7 +1,7 @@
 """Metrics: declared once, found by name, and computed on the students of an evaluation."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ def test_no_name_of_a_recall_stands_outside_its_declaration() -> None:
 class Constant:
     """A metric with a known answer."""
 
-    infos = (MetricInfo("constant", "a constant", "%", "max"),)
+    infos: Sequence[MetricInfo] = (MetricInfo("constant", "a constant", "%", "max"),)
 
-    def __call__(self, *_: Any) -> dict[str, float]:
+    def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
         return {"constant": 7.0}
 
 

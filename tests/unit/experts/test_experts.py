@@ -18,7 +18,6 @@ from rayvldd.experts.training import ExpertState, train_epochs, train_expert, tr
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
 from rayvldd.models.image_encoder import build_image_encoder
-from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage import tensor_files
 from rayvldd.storage.tensor_files import MappedTensors
 
@@ -30,11 +29,11 @@ def recipe_of(task: StudyTask) -> ExpertRecipe:
 
 
 @pytest.fixture
-def task(tiny_study: Study, tiny_cache: Path) -> RetrievalTask:
+def task(tiny_study: Study, tiny_cache: Path) -> StudyTask:
     return load(tiny_study, tiny_cache)
 
 
-def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: RetrievalTask) -> None:
+def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: StudyTask) -> None:
     told = []
     trajectory, metrics = train_expert(
         task, expert_training(task.study), 0, on_epoch=lambda epoch, row: told.append((epoch, row))
@@ -48,7 +47,7 @@ def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: RetrievalTask) -> N
     assert metrics[1]["val_mean_recall"] == score(task, trajectory[2], task.val).mean_recall
 
 
-def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
+def test_snapshots_are_of_different_moments(task: StudyTask) -> None:
     trajectory, _ = train_expert(task, expert_training(task.study), 0)
     for side in ("image", "text"):
         snapshots = [getattr(trajectory[epoch], side) for epoch in range(3)]
@@ -57,7 +56,7 @@ def test_snapshots_are_of_different_moments(task: RetrievalTask) -> None:
             assert not torch.equal(snapshots[left], snapshots[right])
 
 
-def test_study_seed_and_number_decide_an_expert(task: RetrievalTask, tiny_study: Study, tiny_cache: Path) -> None:
+def test_study_seed_and_number_decide_an_expert(task: StudyTask, tiny_study: Study, tiny_cache: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (train_expert(task, expert_training(task.study), index)[0] for index in (0, 0, 1))
     other_task = load(tiny_study, tiny_cache, seed=8)
@@ -125,16 +124,16 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
     frozen_outputs, texts = type(task).frozen_outputs, type(task).texts
     asked: dict[str, list[np.ndarray]] = {"images": [], "captions": []}
 
-    def remember_images(self: RetrievalTask, inputs: Any, index: np.ndarray) -> Any:
+    def remember_images(self: StudyTask, inputs: Any, index: np.ndarray) -> Any:
         asked["images"] += [index] if inputs is task.train else []
         return frozen_outputs(self, inputs, index)
 
-    def remember_captions(self: RetrievalTask, inputs: Any, index: np.ndarray) -> Any:
+    def remember_captions(self: StudyTask, inputs: Any, index: np.ndarray) -> Any:
         asked["captions"] += [index] if inputs is task.train else []
         return texts(self, inputs, index)
 
-    monkeypatch.setattr(RetrievalTask, "frozen_outputs", remember_images)
-    monkeypatch.setattr(RetrievalTask, "texts", remember_captions)
+    monkeypatch.setattr(StudyTask, "frozen_outputs", remember_images)
+    monkeypatch.setattr(StudyTask, "texts", remember_captions)
     train_expert(task, expert_training(task.study), 0)
     batches = list(zip(asked["images"], asked["captions"], strict=True))
     epochs = [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
@@ -157,7 +156,7 @@ def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: P
     assert not task.model.training
 
 
-def test_full_data_bound_is_trained_as_experts_are(task: RetrievalTask) -> None:
+def test_full_data_bound_is_trained_as_experts_are(task: StudyTask) -> None:
     parameters = train_on_all(task, expert_training(task.study), epochs=1, seed=4)
     assert torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=4).image)
     assert not torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=5).image)
@@ -187,7 +186,7 @@ def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
 
 
 @pytest.fixture
-def trajectory(task: RetrievalTask) -> Trajectory:
+def trajectory(task: StudyTask) -> Trajectory:
     return random_trajectory(task.model, epochs=4)
 
 
@@ -291,7 +290,7 @@ def test_a_write_that_fails_leaves_nothing(
     ],
 )
 def test_what_decides_a_trajectory_makes_other_experts(
-    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+    task: StudyTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
     assert recipe_of(load(tiny_study, tiny_cache, **changes)).key != recipe_of(task).key
 
@@ -309,7 +308,7 @@ def test_what_decides_a_trajectory_makes_other_experts(
     ],
 )
 def test_what_does_not_decide_a_trajectory_keeps_the_experts(
-    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
+    task: StudyTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
     assert recipe_of(load(tiny_study, tiny_cache, **changes)).key == recipe_of(task).key
 
@@ -321,7 +320,7 @@ def test_each_rank_has_experts_of_its_own(tiny_study: Study, tiny_cache: Path) -
 
 
 def test_weights_count_by_content_not_by_path(
-    task: RetrievalTask, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+    task: StudyTask, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     def key_with(path: Path, seed: int) -> str:
         path.parent.mkdir(exist_ok=True)

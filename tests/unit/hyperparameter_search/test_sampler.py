@@ -31,7 +31,7 @@ DOMAINS: dict[str, DrawnDomain] = {
     "one": ChoiceDomain(type="choice", values=(7,)),
 }
 SAMPLERS = ["tpe", "random", "gp", "cmaes", "qmc"]
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
     "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
     "distillation.initialisation.texts": {"type": "choice", "values": ["real", "noise"]},
@@ -170,8 +170,8 @@ def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
     ledger.end(proposal.trial_id, "failed", "diverged")
     strategy.propose(ledger.trials.values())
     for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
-        ((state, value, intermediate),) = [(one.state, one.value, one.intermediate_values) for one in told]
-        assert (state, value, intermediate) == (optuna.trial.TrialState.PRUNED, None, {})
+        ((state, known, intermediate),) = [(one.state, one.value, one.intermediate_values) for one in told]
+        assert (state, known, intermediate) == (optuna.trial.TrialState.PRUNED, None, {})
 
 
 def test_known_trials_are_told_with_their_values(searched: Study, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_a_stopped_trial_is_told_with_its_best_recall_and_its_curve(searched: St
     ledger.end(proposal.trial_id, "stopped")
     strategy.propose(ledger.trials.values())
     for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
-        ((value, curve),) = [(one.value, one.intermediate_values) for one in told]
-        assert (value, curve) == (9.0, {0: 3.0, 2: 9.0, 4: 9.0})
+        ((recall, curve),) = [(one.value, one.intermediate_values) for one in told]
+        assert (recall, curve) == (9.0, {0: 3.0, 2: 9.0, 4: 9.0})
 
 
 def _optuna_trials(strategy: Any) -> list[optuna.trial.FrozenTrial]:

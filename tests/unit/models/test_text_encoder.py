@@ -104,7 +104,12 @@ def test_positions_that_begin_behind_the_padding_are_fewer_by_it(tmp_path: Path)
     from transformers import RobertaConfig, RobertaModel
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     model = RobertaModel(RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=64, pad_token_id=1, **shape))
     encoder = build(save(tmp_path / "roberta", model, make_tokenizer(longest=None)))
     assert faults_of_embedding(encoder, CAPTIONS) == []
@@ -114,7 +119,7 @@ def make_gpt2(**changes: Any) -> Any:
     from transformers import GPT2Config, GPT2Model
 
     torch.manual_seed(0)
-    size = {"vocab_size": len(WORDS), "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    size: dict[str, Any] = {"vocab_size": len(WORDS), "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
     return GPT2Model(GPT2Config(**size, bos_token_id=2, eos_token_id=3))
 
 
@@ -127,7 +132,14 @@ def test_a_tokenizer_that_cannot_pad_is_a_fault(tmp_path: Path) -> None:
 def test_an_encoder_and_decoder_is_refused(tmp_path: Path) -> None:
     from transformers import T5Config, T5Model
 
-    size = {"vocab_size": len(WORDS), "d_model": 32, "d_ff": 32, "d_kv": 16, "num_layers": 1, "num_heads": 2}
+    size: dict[str, Any] = {
+        "vocab_size": len(WORDS),
+        "d_model": 32,
+        "d_ff": 32,
+        "d_kv": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+    }
     problem = refusal(save(tmp_path / "t5", T5Model(T5Config(**size))))
     assert "does not embed a caption" in problem and "decoder" in problem
 

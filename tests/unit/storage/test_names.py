@@ -1,5 +1,6 @@
 """Names that somebody else has written into a storage lead nowhere but below its folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_every_operation_refuses_a_name_that_leads_out(tmp_path: Path, name: str
     storage = FolderStorage(tmp_path / "store")
     storage.write("a/kept", b"x")
     assert not stays_inside(name)
-    operations = [
+    operations: list[Callable[[str], object]] = [
         storage.size,
         storage.read,
         storage.delete,

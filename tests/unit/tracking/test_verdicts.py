@@ -1,5 +1,7 @@
 """What an error of a tracking client means for the write: kept, given up, or tried a few times."""
 
+from typing import Any
+
 import pytest
 import requests
 from boto3.exceptions import S3UploadFailedError
@@ -12,7 +14,11 @@ from rayvldd.tracking.verdicts import verdict_of
 
 
 def s3(status: int) -> ClientError:
-    return ClientError({"Error": {"Code": str(status)}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+    response: Any = {
+        "Error": {"Code": str(status)},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }  # what is read of it
+    return ClientError(response, "PutObject")
 
 
 def http(status: int) -> requests.HTTPError:
