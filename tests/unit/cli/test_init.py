@@ -88,7 +88,8 @@ def test_a_folder_is_read_by_what_it_holds(form: str, tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
-    for options in ([], ["--data", tmp_path, "--csv", tmp_path / "x.csv"]):
+    both: list[str | Path] = ["--data", tmp_path, "--csv", tmp_path / "x.csv"]
+    for options in ([], both):
         result = run("init", tmp_path / "mine.yaml", *options)
         assert result.exit_code == 2 and "--data, --csv: one of the two is needed" in result.stderr
     result = run("init", tmp_path / "mine.yaml", "--data", tmp_path / "none", "--images", tmp_path)

@@ -85,5 +85,5 @@ def test_faults_are_named_with_their_lines_and_nothing_is_written(text: str, mes
 
 
 def test_a_file_that_is_no_text(images: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: .*; allowed: a text file in UTF-8"):
+    with pytest.raises(DataError, match=r"cannot be read: .*; allowed: a text file in UTF-8"):
         converted("image,caption\n00.jpg,é\n", images, "latin-1")
