@@ -39,7 +39,7 @@ def prototypes(
         count: Number of couples.
         seed: Seed of both clusterings.
     """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # slow, and only needed here
+    from scipy.optimize import linear_sum_assignment  # slow, and only needed here
 
     unit_images, unit_texts = unit_rows(images), unit_rows(texts)
     of_image, image_centres = _clusters(unit_images, count, seed)
