@@ -3,24 +3,33 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval of the mean of at least two independent, roughly normal values."""
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return mean - half, mean + half
+def recall_interval(recalls: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the mean of at least two independent recalls in percent; it is within 0 and 100.
+
+    Student's t interval on the logit scale, with the standard error by the delta method, as surveys report shares
+    (Korn and Graubard, 1998). Away from 0 and 100 it is Student's interval but for the last digit; near them that one
+    would contain impossible recalls. If all recalls are 0 or all are 100, both ends are that value.
+    """
+    mean = float(np.mean(recalls)) / 100
+    if not 0 < mean < 1:
+        return 100 * mean, 100 * mean
+    error = float(np.std(recalls, ddof=1)) / 100 / np.sqrt(len(recalls)) / (mean * (1 - mean))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(recalls) - 1)) * error
+    low, high = 100 * special.expit(special.logit(mean) + np.array([-half, half]))
+    return float(low), float(high)
 
 
 def nested_interval(groups: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval of the mean over groups (e.g. synthetic sets) of the mean within each group.
+    """Return the interval of the mean over groups (e.g. synthetic sets) of the mean recall within each group.
 
     The group means contain the variation between sets and between students, so they are the sample; pooling all
     students would treat each student as a separate set. For a single group, the interval is over its own values and
     does not extend to other groups.
     """
-    return t_interval([float(np.mean(group)) for group in groups] if len(groups) > 1 else groups[0], confidence)
+    return recall_interval([float(np.mean(group)) for group in groups] if len(groups) > 1 else groups[0], confidence)
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:

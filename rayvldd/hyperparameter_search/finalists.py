@@ -22,7 +22,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
-from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
@@ -93,7 +93,7 @@ class Finalist:
             "config": self.trial.point,
             SEARCH_VAL_MEAN_RECALL: best.recall,
             VAL_MEAN_RECALL: self.val_mean_recall,
-            "val_interval": list(t_interval(self.recalls)),
+            "val_interval": list(recall_interval(self.recalls)),
             "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],
         }
 

@@ -128,13 +128,13 @@ def mean_recall_of(scores: Sequence["RetrievalMetrics"]) -> float:
 def summary_of_students(
     scores: Sequence["RetrievalMetrics"], full_data: Sequence["RetrievalMetrics"] | None = None
 ) -> dict[str, Any]:
-    """Mean, standard deviation and 95 % t-interval of each recall over students, in percent.
+    """Mean, standard deviation and 95 % interval of each recall over students, in percent.
 
     A single student has neither deviation nor interval. With ``full_data``, also the share of its mean recall.
     """
     from statistics import fmean, stdev
 
-    from rayvldd.evaluation.intervals import t_interval
+    from rayvldd.evaluation.intervals import recall_interval
 
     rows = [score.as_dict() for score in scores]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -144,6 +144,6 @@ def summary_of_students(
         "num_students": len(rows),
         "mean": {name: fmean(values) for name, values in columns.items()},
         "std": {name: stdev(values) if several else None for name, values in columns.items()},
-        "interval": {name: list(t_interval(values)) if several else None for name, values in columns.items()},
+        "interval": {name: list(recall_interval(values)) if several else None for name, values in columns.items()},
         "share_of_full_data": mean_recall_of(scores) / bound if bound > 0 else None,
     }

@@ -16,7 +16,7 @@ from rayvldd.config.metrics import (
     VAL_MEAN_RECALL,
 )
 from rayvldd.evaluation.breakdown import SubjectShare
-from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.records.trial import Trial, in_order_of_recall
 
@@ -206,10 +206,10 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
-    """``17.3±0.4``, with half of the 95 % t-interval of the mean; the number alone where there is only one."""
+    """``17.3±0.4``, with half of the 95 % interval of the mean; the number alone where there is only one."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
-    low, high = t_interval(values)
+    low, high = recall_interval(values)
     return f"{np.mean(values):.1f}±{(high - low) / 2:.1f}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
-from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_names
 from rayvldd.reports.page.study_report import StudyReport
 
@@ -99,7 +99,7 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         points.append(SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own))
         random = tested.students.get("random", [])
         known = tested.recalls.get("random", {})
-        interval = t_interval(random) if len(random) > 1 else None
+        interval = recall_interval(random) if len(random) > 1 else None
         count = len(random) or None
         points.append(SizePoint("random", pairs, study.name, tested.random_mean_recall, interval, count, known))
         for scores in coresets:
@@ -152,7 +152,7 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
     if not models:
         return None
     recalls = tests[0].recalls.get("full_data", {}) if len(tests) == 1 else {}
-    return Bound(sum(models) / len(models), t_interval(models) if len(models) > 1 else None, len(models), recalls)
+    return Bound(sum(models) / len(models), recall_interval(models) if len(models) > 1 else None, len(models), recalls)
 
 
 Standing = Literal["better", "ahead", "unsure", "not better"]

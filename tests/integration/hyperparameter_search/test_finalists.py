@@ -16,7 +16,7 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError
-from rayvldd.evaluation.intervals import nested_interval, t_interval
+from rayvldd.evaluation.intervals import nested_interval, recall_interval
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search import finalists as module
 from rayvldd.hyperparameter_search.finalists import (
@@ -102,7 +102,7 @@ def test_the_mean_over_fresh_sets_chooses(two: list[Finalist]) -> None:
     assert [one.number for one in steady.made()] == [1, 2, 0]
     values = steady.as_dict()
     assert values["val_mean_recall"] == pytest.approx(7.0) and values["search_val_mean_recall"] == 7.0
-    assert tuple(values["val_interval"]) == t_interval([6.0, 8.0, 7.0])
+    assert tuple(values["val_interval"]) == recall_interval([6.0, 8.0, 7.0])
     assert line_of_finalist(lucky).startswith("trial_001  val mean recall  9.00 in the search,  5.00 again (")
     json.dumps(values)
 
@@ -123,18 +123,18 @@ def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study
 def test_the_interval_is_over_sets_with_their_students_inside() -> None:
     """A hundred students of two sets are two values: in one pot their interval would shrink to nothing."""
     sets = [[10.0] * 50, [14.0] * 50]
-    assert nested_interval(sets) == t_interval([10.0, 14.0])
-    assert nested_interval([[10.0, 12.0, 14.0]]) == t_interval([10.0, 12.0, 14.0])
+    assert nested_interval(sets) == recall_interval([10.0, 14.0])
+    assert nested_interval([[10.0, 12.0, 14.0]]) == recall_interval([10.0, 12.0, 14.0])
 
 
 def test_nested_intervals_hold_what_they_promise() -> None:
     """Of 2,000 draws of 3 sets × 4 students, 95 % have the true mean inside; over all students far fewer."""
     generator = np.random.default_rng(0)
-    draws = generator.normal(size=(2000, 3, 1)) + 0.5 * generator.normal(size=(2000, 3, 4))
+    draws = 20 + generator.normal(size=(2000, 3, 1)) + 0.5 * generator.normal(size=(2000, 3, 4))
     nested = [nested_interval(draw.tolist()) for draw in draws]
-    pooled = [t_interval(draw.ravel().tolist()) for draw in draws]
-    assert np.mean([low < 0 < high for low, high in nested]) == pytest.approx(0.95, abs=0.015)
-    assert np.mean([low < 0 < high for low, high in pooled]) < 0.8
+    pooled = [recall_interval(draw.ravel().tolist()) for draw in draws]
+    assert np.mean([low < 20 < high for low, high in nested]) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([low < 20 < high for low, high in pooled]) < 0.8
 
 
 def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -> None:
@@ -159,7 +159,7 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
     console.print(finalists_table(result))
     assert isinstance(console.file, StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("trial_")]
-    assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "3.00", "-3.57"]]
+    assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "3.00", "0.32"]]
     assert rows[1][-3:] == ["3", "1", "9.00"], "sets, failed, in the search"
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
@@ -27,7 +26,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
-from rayvldd.evaluation.intervals import t_interval
+from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.hyperparameter_search import final_evaluation, trial, tune_adapter
@@ -687,12 +686,6 @@ def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialContext, tmp_pa
     assert plan(other, workspace, job.store)["expert_sets"][0]["existing"] == 0
 
 
-def test_the_interval_is_students(tmp_path: Path) -> None:
-    low, high = t_interval([10.0, 12.0, 14.0])
-    half = 4.302652729911275 * 2 / np.sqrt(3)  # t for two degrees of freedom, from a printed table
-    assert (low, high) == pytest.approx((12 - half, 12 + half))
-
-
 def test_the_summary_of_a_test() -> None:
     def student(value: float) -> RetrievalMetrics:
         return RetrievalMetrics(*[value] * 6)
@@ -701,11 +694,11 @@ def test_the_summary_of_a_test() -> None:
     assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
     assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
     assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
-    assert tuple(found["interval"]) == t_interval([15.0, 17.0]) and found["interval_over"] == "students"
+    assert tuple(found["interval"]) == recall_interval([15.0, 17.0]) and found["interval_over"] == "students"
     sets = [[student(15.0), student(17.0)], [student(21.0), student(19.0)]]
     several = summary(sets, [student(5.0)], [student(20.0)])
     assert several["mean_recall"] == pytest.approx(18)
-    assert tuple(several["interval"]) == t_interval([16.0, 20.0]) and several["interval_over"] == "sets"
+    assert tuple(several["interval"]) == recall_interval([16.0, 20.0]) and several["interval_over"] == "sets"
     assert (several["num_sets"], several["num_students"]) == (2, 2)
     assert [of_set["mean_recall"] for of_set in several["sets"]] == pytest.approx([16.0, 20.0])
 
@@ -816,7 +809,7 @@ def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
     assert best["outer_step"] == delivered["outer_step"] == chosen.card["outer_step"]
     assert values["test"]["num_sets"] == 2 and values["test_evaluations"] == 1
     means = [one["mean_recall"] for one in values["test"]["sets"]]
-    assert tuple(values["test"]["interval"]) == t_interval(means)
+    assert tuple(values["test"]["interval"]) == recall_interval(means)
     assert not list(folder.finalists.rglob("checkpoint"))
 
 
