@@ -88,6 +88,7 @@ def checked_study(
         _check_resources(study, str(file), invocation.line)
     check_models_and_data(study, str(file), invocation.line, num_pairs)
     if distils:
+        _check_initial_sets(study, str(file), invocation.line)
         _check_step(study, str(file), invocation.line)
     return study, workspace
 
@@ -96,6 +97,17 @@ def _check_resources(study: Study, file: str, next_command: str) -> None:
     from rayvldd.runtime.machine import faults_of_resources
 
     faults = [_in_file(fault, file) for fault in faults_of_resources(study.resources)]
+    if faults:
+        raise ConfigError(faults, next_command=f"mend them, then: {next_command}")
+
+
+def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
+    """Open the distilled sets that the study starts from, where it names any."""
+    if "distillation.initialise_from" not in study.space.domains and study.distillation.initialise_from is None:
+        return
+    from rayvldd.distillation.initialisation import faults_of_initial_sets
+
+    faults = [_in_file(fault, file) for fault in faults_of_initial_sets(study)]
     if faults:
         raise ConfigError(faults, next_command=f"mend them, then: {next_command}")
 

@@ -72,6 +72,10 @@ class DistillationSettings(Settings):
     number of pairs that the similarity's values would fill (LoRS, section 4.2)."""
     initialisation: InitialisationSettings = InitialisationSettings()
     """Initialisation of the set."""
+    initialise_from: str | None = None
+    """A distilled set whose pairs and step sizes initialise the set: a folder, or a URI such as
+    ``models:/STUDY@best``. Of a larger set the first pairs are used; a smaller one is completed with pairs of
+    ``initialisation``. Its similarity is not used. Default: pairs of ``initialisation`` alone."""
     student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = setting(
         "info_nce", source="info_nce: Wu et al.; the others: LoRS"
     )
@@ -152,6 +156,12 @@ class DistillationSettings(Settings):
             raise ValueError(
                 f"method: unknown {self.method!r}{did_you_mean(self.method, method_names())}; allowed: "
                 f"{', '.join(method_names())}"
+            )
+        noise = [side for side in ("images", "texts") if getattr(self.initialisation, side) == "noise"]
+        if self.initialise_from is not None and noise:
+            raise ValueError(
+                f"initialise_from starts from the pairs of a set, got initialisation.{noise[0]}: noise; leave one of "
+                f"the two out"
             )
         if self.similarity != "identity" and self.student_loss == "info_nce":
             raise ValueError(

@@ -48,14 +48,15 @@ class SyntheticSet:
         self.settings = settings
         numbers = 3 * task.image_size**2 + task.train.captions.shape[1]
         self.num_pairs = pairs_within_budget(settings, numbers)
-        self.initial = initial_set(task, settings.initialisation, self.num_pairs, generator)
+        self.initial = initial_set(task, settings, self.num_pairs, generator)
         self._similarity = build_similarity(settings, self.num_pairs, torch.Generator().manual_seed(seed))
         self.values: Tensors = {"images": self.initial.images.clone(), "texts": self.initial.texts.clone()}
         for name, value in self._similarity.values.items():
             self.values[SIMILARITY + name] = value.to(task.device)
+        sizes = self.initial.step_sizes or (settings.lr_student_image, settings.lr_student_text)
+        self._initial_step_sizes = dict(zip(("lr_image", "lr_text"), sizes, strict=True))
         self.step_sizes: Tensors = {
-            "lr_image": torch.tensor(settings.lr_student_image, device=task.device),
-            "lr_text": torch.tensor(settings.lr_student_text, device=task.device),
+            name: torch.tensor(size, device=task.device) for name, size in self._initial_step_sizes.items()
         }
         self._size_velocities = {name: torch.zeros_like(value) for name, value in self.step_sizes.items()}
         self._optimiser = OUTER_OPTIMISERS[settings.outer_optimiser](settings.momentum)
@@ -120,8 +121,7 @@ class SyntheticSet:
         drift, limit = self.drift(), self.settings.max_drift
         if not drift <= limit:
             return f"images or texts have grown to {drift:.3g} times their start (max_drift {limit:g})"
-        starts = {"lr_image": self.settings.lr_student_image, "lr_text": self.settings.lr_student_text}
-        for name, start in starts.items():
+        for name, start in self._initial_step_sizes.items():
             size = float(self.step_sizes[name])
             if not 1 / STEP_SIZE_RANGE < size / start < STEP_SIZE_RANGE:
                 return f"the learned step size {name} went from {start:g} to {size:.3g}"

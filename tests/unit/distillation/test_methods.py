@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rayvldd.config.distillation import DistillationSettings, InitialisationSettings
+from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
@@ -344,12 +344,12 @@ def test_a_widening_range_opens_evenly_from_the_first_epoch() -> None:
 # --- starts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["random", "k_means"])
+@pytest.mark.parametrize("method", ["random", "k_means", "prototypes"])
 def test_real_starts_are_the_coreset_of_the_generators_first_number(
     tiny_study: Study, tiny_cache: Path, method: str
 ) -> None:
     task = load(tiny_study, tiny_cache)
-    settings = InitialisationSettings.model_validate({"pairs": method})
+    settings = DistillationSettings.model_validate({"initialisation": {"pairs": method}})
     start = initial_set(task, settings, 6, np.random.default_rng(4))
     coreset = choose_coreset(task, method, 6, int(np.random.default_rng(4).integers(2**31)))
     pairs = coreset.pairs(task, task.study.evaluation.lr_coreset)
@@ -364,7 +364,7 @@ def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Stud
     task = replace(task, train=texts_elsewhere)
 
     def begun(images: str, texts: str, seed: int = 4) -> Any:
-        chosen = InitialisationSettings.model_validate({"images": images, "texts": texts})
+        chosen = DistillationSettings.model_validate({"initialisation": {"images": images, "texts": texts}})
         return initial_set(task, chosen, 20, np.random.default_rng(seed))
 
     real, noisy = begun("real", "real"), begun("noise", "noise")
