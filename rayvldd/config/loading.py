@@ -3,7 +3,7 @@
 import copy
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
@@ -50,6 +50,45 @@ def load_study(
     else:
         study = read_study(Path(source), _is_value)
     return _with_overrides(study, overrides)
+
+
+def load_untrusted_study(values: Mapping[str, object], file: str, overrides: Sequence[str] = ()) -> Study:
+    """Load a study that somebody else may have written, such as that of a set's card, and apply overrides.
+
+    Environment variables are filled into overrides only: a ``${NAME}`` in ``values`` could show a secret of this
+    machine. It is refused, since a study that was loaded and written again contains none.
+
+    Args:
+        values: All settings of a study.
+        file: Name of their file in error messages.
+        overrides: ``KEY=VALUE`` texts with YAML values.
+
+    Raises:
+        ConfigError: listing every fault with file, key, value and the allowed values.
+    """
+    given = StudyValues(_mapping(values), file)
+    references = {key: text for key, text in _texts(given.values) if _ENVIRONMENT.search(text)}
+    faults = _apply_overrides(given, overrides)
+    faults += [
+        Fault(f"{file}: {key}", f"is {text!r}, and no environment variable is filled in here", f"--set {key}=VALUE")
+        for key, text in _texts(given.values)
+        if references.get(key) == text
+    ]
+    if faults:
+        raise ConfigError(faults, next_command="add --set KEY=VALUE to the command")
+    return _with_overrides(given, ())
+
+
+def _texts(value: JsonValue, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all texts at and below a value, with their dotted keys."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{index}]")
+    elif isinstance(value, str):
+        yield key, value
 
 
 def _with_overrides(given: StudyValues, overrides: Sequence[str] | Mapping[str, object]) -> Study:

@@ -5,6 +5,7 @@ metrics. Training on it needs no other file of the workspace.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.form import FORMAT
+from rayvldd.records.set_card import SET_CARD, VERSION
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
-from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_files import checksum, save_tensors
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -158,7 +161,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         new_tensors, new_card = part_beside(folder / TENSORS), part_beside(folder / CARD)
         # Both are on the disk before the earlier set goes: between the two there is none.
         save_tensors(new_tensors, tensors)
-        write_text_whole(new_card, json.dumps(self.card_values(), indent=2, ensure_ascii=False))
+        card = {**self.card_values(), "checksums": {name: checksum(value) for name, value in tensors.items()}}
+        write_text_whole(new_card, json.dumps(card, indent=2, ensure_ascii=False))
         (folder / CARD).unlink(missing_ok=True)  # an earlier card must not describe the new tensors
         (folder / NEAREST).unlink(missing_ok=True)
         if self.nearest_captions:
@@ -169,9 +173,9 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         sync_folder(folder)
 
     def card_values(self) -> dict[str, Any]:
-        """Return the content of ``card.json``: the card and all values of the set that are not tensors."""
+        """Return the content of ``card.json`` without checksums: the card and all values that are not tensors."""
         return {
-            "format": 1,
+            FORMAT: VERSION,
             **self.card,
             "lr_student_image": self.lr_student_image,
             "lr_student_text": self.lr_student_text,
@@ -214,8 +218,9 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                     next_command="rayvldd compare, which lists the studies and their sets",
                 )
         try:
-            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            card = SET_CARD.parse((folder / CARD).read_bytes(), Path(place, CARD))
             tensors = load_file(folder / TENSORS)
+            _check_tensors(tensors, card.checksums)
             learned = {
                 name.removeprefix(_SIMILARITY): tensors[name] for name in tensors if name.startswith(_SIMILARITY)
             }
@@ -224,17 +229,17 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 texts=tensors["texts"],
                 start_images=tensors["start_images"],
                 start_texts=tensors["start_texts"],
-                start_captions=card.pop("start_captions"),
-                lr_student_image=card.pop("lr_student_image"),
-                lr_student_text=card.pop("lr_student_text"),
-                similarity=SimilarityParameters(learned, card.pop("similarity_scale", 1.0)),
+                start_captions=card.start_captions,
+                lr_student_image=card.lr_student_image,
+                lr_student_text=card.lr_student_text,
+                similarity=SimilarityParameters(learned, card.similarity_scale),
                 nearest_captions=_nearest_captions(folder / NEAREST, len(tensors["images"])),
-                card=card,
+                card={name: value for name, value in (card.model_extra or {}).items() if name != FORMAT},
             )
         except (ValueError, TypeError, AttributeError, KeyError, OSError, SafetensorError) as error:
             raise StoreError(
                 f"{place} is damaged: {type(error).__name__}: {error}",
-                next_command="rayvldd distill STUDY.yaml, which makes the set again",
+                next_command=SET_CARD.remedy,
             ) from None
 
     def describe(self) -> str:
@@ -284,6 +289,14 @@ def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
         "seed": seed,
         "rayvldd_version": rayvldd.__version__,
     }
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], checksums: Mapping[str, str]) -> None:
+    """Compare tensors with the checksums of the card; a name may be missing on neither side."""
+    for name in sorted(tensors.keys() | checksums.keys()):
+        found = checksum(tensors[name]) if name in tensors else "missing"
+        if found != checksums.get(name):
+            raise ValueError(f"the checksum of {name} is {found}, in the card {checksums.get(name, 'missing')}")
 
 
 def _nearest_captions(file: Path, num_pairs: int) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-import xxhash
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, float16
@@ -19,7 +18,7 @@ from torch import Tensor, float16
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.storage.tensor_files import DamagedFileError, TensorSource, save_tensors
+from rayvldd.storage.tensor_files import DamagedFileError, TensorSource, checksum, save_tensors
 
 SHARED_START = "start"
 """Name of the single tensor in the file of a shared initial state."""
@@ -128,11 +127,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write a safetensors file and return the checksum of each tensor."""
     save_tensors(path, tensors, metadata)
     return {name: checksum(value) for name, value in tensors.items()}
-
-
-def checksum(tensor: Float[Tensor, " param"]) -> str:
-    """Return a checksum of 32 hex digits that detects damage, but not deliberate manipulation.
-
-    xxh3 is about ten times as fast as SHA-256, which would dominate the time to read a segment.
-    """
-    return xxhash.xxh3_128_hexdigest(tensor.detach().cpu().contiguous().numpy().data)

@@ -1,13 +1,12 @@
 """Distilled sets, grouped by what their students share, so that one pool of actors serves a whole group."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError
@@ -166,15 +165,13 @@ def study_of_card(folder: str, card: Mapping[str, Any], overrides: Sequence[str]
     Raises:
         ConfigError: naming the card where the settings do not fit.
     """
-    card_file = f"{folder}/card.json"
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place, "study.yaml")
-        file.write_text(dump_study(Study.model_validate(card["study"])), encoding="utf-8")
-        try:
-            return load_study(file, overrides)
-        except ConfigError as error:
-            faults = [Fault(f.where.replace(str(file), card_file), f.problem, f.allowed) for f in error.faults]
-            raise ConfigError(faults, next_command="rayvldd evaluate --help") from None
+    file, values = f"{folder}/card.json", card.get("study")
+    try:
+        if not isinstance(values, Mapping):
+            raise ConfigError([Fault(f"{file}: study", f"is {values!r}", "the settings that the set was made with")])
+        return load_untrusted_study(values, file, overrides)
+    except ConfigError as error:
+        raise ConfigError(error.faults, next_command="rayvldd evaluate --help") from None
 
 
 def score_group(

@@ -7,10 +7,10 @@ from rayvldd.errors import Fault, InputError, StoreError
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.file_names import data_file, manifest_file, record_file
 from rayvldd.experts.store.inspection import SetSummary, check_keys, fault_of_tensors, summaries
-from rayvldd.experts.trajectory_file import checksum, write_tensors
+from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.storage.json_files import json_text
 from rayvldd.storage.lease import LeaseHolder
-from rayvldd.storage.tensor_files import DamagedFileError, MappedTensors
+from rayvldd.storage.tensor_files import DamagedFileError, MappedTensors, checksum
 
 
 @dataclass

@@ -33,7 +33,6 @@ from rayvldd.experts.trajectory_file import (
     SHARED_START,
     CheckedTensors,
     StoredSnapshots,
-    checksum,
     tensors_to_keep,
     write_tensors,
 )
@@ -41,7 +40,7 @@ from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.lease import Lease, LeaseHolder, LeaseState, state_of
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError
+from rayvldd.storage.tensor_files import DamagedFileError, checksum
 
 FORMAT = 2
 """Format version of a set; sets of other versions are refused."""

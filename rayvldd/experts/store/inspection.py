@@ -21,11 +21,10 @@ from rayvldd.experts.store.file_names import (
     manifest_file,
     record_file,
 )
-from rayvldd.experts.trajectory_file import checksum
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import LeaseState, is_dead_here, state_of
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError
+from rayvldd.storage.tensor_files import DamagedFileError, checksum
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.tasks import StudyTask, load, random_trajectory
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from rayvldd.config.study import Study
@@ -132,8 +133,6 @@ def without(key: str) -> Callable[[Path], None]:
 
 
 def other_tensors(path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file({"pixels": torch.zeros(2)}, path)
 
 
@@ -148,6 +147,8 @@ def other_tensors(path: Path) -> None:
         (CARD, lambda path: path.write_bytes(b"\xff\xfe")),
         (CARD, without("start_captions")),
         (CARD, without("lr_student_text")),
+        (CARD, without("checksums")),
+        (CARD, without("format")),
     ],
 )
 def test_a_damaged_set_is_refused(
@@ -155,7 +156,37 @@ def test_a_damaged_set_is_refused(
 ) -> None:
     distilled.save(tmp_path)
     damage(tmp_path / name)
-    with pytest.raises(StoreError, match=f"(?s){tmp_path} is damaged: .*Next: rayvldd distill"):
+    message = "/card.json: not readable as the card of a distilled set" if name == CARD else " is damaged"
+    with pytest.raises(StoreError, match=f"(?s){tmp_path}{message}: .*Next: rayvldd distill"):
+        DistilledSet.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images", "texts", "start_images", "start_texts"])
+def test_a_changed_tensor_is_found_by_its_checksum(tmp_path: Path, distilled: DistilledSet, name: str) -> None:
+    distilled.save(tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    tensors[name].view(-1)[-1] += 1e-3
+    save_file(tensors, tmp_path / TENSORS)
+    recorded = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))["checksums"][name]
+    found = f"(?s)the checksum of {name} is [0-9a-f]{{32}}, in the card {recorded}.*Next: rayvldd distill"
+    with pytest.raises(StoreError, match=found):
+        DistilledSet.load(tmp_path)
+
+
+def test_an_added_tensor_is_refused(tmp_path: Path, distilled: DistilledSet) -> None:
+    distilled.save(tmp_path)
+    added = {"similarity.scores": torch.eye(len(distilled))}
+    save_file(load_file(tmp_path / TENSORS) | added, tmp_path / TENSORS)
+    with pytest.raises(StoreError, match=r"the checksum of similarity\.scores is .*, in the card missing"):
+        DistilledSet.load(tmp_path)
+
+
+def test_the_card_of_a_newer_release_is_refused(tmp_path: Path, distilled: DistilledSet) -> None:
+    distilled.save(tmp_path)
+    card = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
+    (tmp_path / CARD).write_text(json.dumps({**card, "format": 2}), encoding="utf-8")
+    message = "(?s)card.json: the card of a distilled set in format 2, of a newer release.*Next: pip install --upgrade"
+    with pytest.raises(StoreError, match=message):
         DistilledSet.load(tmp_path)
 
 

@@ -1,0 +1,68 @@
+"""The study in a set's card: read as it is, after overrides, and never filled from the environment."""
+
+from typing import Any
+
+import pytest
+
+from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError
+from rayvldd.library.set_groups import study_of_card
+
+SECRET = "do-not-show"
+
+
+@pytest.fixture
+def card(tiny_study: Study, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return {"study": tiny_study.model_dump(mode="json")}
+
+
+def test_the_study_of_a_card_is_read_with_overrides(card: dict[str, Any], tiny_study: Study) -> None:
+    assert study_of_card("set", card) == tiny_study
+    assert study_of_card("set", card, ["seed=5"]).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model.image_encoder", "name", "${AWS_SECRET_ACCESS_KEY}"),
+        ("model.image_encoder", "options", {"url": ["https://elsewhere/${AWS_SECRET_ACCESS_KEY}"]}),
+        ("evaluation", "epochs", "${AWS_SECRET_ACCESS_KEY}"),
+    ],
+)
+def test_the_environment_is_never_filled_into_a_card(
+    card: dict[str, Any], section: str, key: str, value: object
+) -> None:
+    values = card["study"]
+    for name in section.split("."):
+        values = values[name]
+    values[key] = value
+    with pytest.raises(ConfigError) as caught:
+        study_of_card("set", card)
+    message = str(caught.value)
+    assert f"set/card.json: {section}.{key}" in message and "${AWS_SECRET_ACCESS_KEY}" in message
+    assert "no environment variable is filled in here" in message and "Next: rayvldd evaluate --help" in message
+    assert SECRET not in message
+
+
+def test_an_override_replaces_the_reference_and_is_filled_in(
+    card: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENCODER", "convnet_d2")
+    card["study"]["model"]["image_encoder"]["name"] = "${AWS_SECRET_ACCESS_KEY}"
+    study = study_of_card("set", card, ["model.image_encoder.name=${ENCODER}"])
+    assert study.model.image_encoder.name == "convnet_d2"
+
+
+@pytest.mark.parametrize(
+    ("study", "expected"),
+    [
+        (None, "set/card.json: study: is None; allowed: the settings that the set was made with"),
+        ({"extends": "/etc/hostname"}, "unknown key 'extends'"),
+        ({"name": "tiny", "seeed": 1}, "set/card.json: seeed: unknown key 'seeed' (did you mean 'seed'?)"),
+    ],
+)
+def test_a_card_without_a_study_of_this_release_is_refused(study: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        study_of_card("set", {"study": study})
+    assert expected in str(caught.value)
