@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers.paths import ROOT
 
+import rayvldd
 from rayvldd.cli.main import COMMANDS, main
 from rayvldd.config.study import Study
 
@@ -140,3 +141,9 @@ def test_sections_of_a_study_in_the_documents_are_valid(tiny_study: Study) -> No
     assert {key for section in sections for key in section} == {"data", "search"}
     for section in sections:
         Study.model_validate(tiny_study.model_dump(mode="json") | section)
+
+
+def test_the_citation_names_this_release_and_the_method() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == rayvldd.__version__ and citation["cff-version"] == "1.2.0"
+    assert citation["references"][0]["title"] == "Vision-Language Dataset Distillation"
