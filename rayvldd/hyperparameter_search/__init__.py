@@ -1,1 +1,1 @@
-"""The search: Optuna proposes points, Ray Tune runs them as trials side by side, the best is tested once."""
+"""Hyperparameter search: Optuna proposes points, Ray Tune runs them as parallel trials, the best set is tested once."""

@@ -1,4 +1,4 @@
-"""What a study would take on this machine, from a few seconds of each kind of work in it, with the arithmetic shown."""
+"""Estimate of the cost of a study on this machine, from timings of each kind of work."""
 
 import math
 import os
@@ -23,15 +23,15 @@ from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
 
 _EPOCH_IMAGES = 1024
-"""Training images of the epoch that is timed; the rest is in proportion."""
+"""Training images of the timed epoch; the time of a whole epoch is extrapolated."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Seconds of each kind of work, timed on this machine with the threads of a trial."""
+    """Seconds of each kind of work, measured on this machine with the threads of a trial."""
 
     prepare: float
-    """Reading and encoding what was not in the cache; it is there for the sweep now."""
+    """Reading and encoding of data that was not in the cache; the search can use it now."""
     expert_epoch: float
     """One epoch of one expert over all training images."""
     outer_step: tuple[float, float]
@@ -43,12 +43,12 @@ class Probe:
 def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Probe:
     """Time one expert epoch, one outer step at both ends of the space, and one student.
 
-    Nothing of it is kept but the cache of data and features.
+    Only the cache of data and features is kept.
     """
     points = [study.at(study.space.lowest()), study.at(study.space.highest())]
     torch.set_num_threads(study.resources.cpus_per_trial)
     prepare, task = _timed(lambda: _load(points[0], cache, on_progress))
-    # Compiling and first touches are paid once in a process: what is timed is the second of each.
+    # Compilation and first accesses occur once per process, so the second execution is timed.
     epoch, trajectory = _timed_epoch(points[0], task)
     loop = _loop(points[0], task, trajectory)
     steps = [_timed_step(loop)]
@@ -61,15 +61,15 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
 
 
 def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: int | None = None) -> dict[str, Any]:
-    """Seconds of the phases of a sweep, from what a probe has timed; trials from the cheapest to the dearest point.
+    """Estimate the seconds of each phase of a search from a probe, for the cheapest and the most expensive point.
 
-    What the scheduler stops early makes it less; work side by side on the same cores makes it more.
+    Early stopping reduces the time; concurrent work on the same cores increases it.
 
     Args:
         study: The study.
-        planned: What ``plan`` says of it.
+        planned: Result of ``plan`` for the study.
         probed: Seconds of each kind of work.
-        num_cpus: CPUs to share; default: those that this process may use.
+        num_cpus: Number of CPUs; default: those that this process may use.
     """
     cpus = num_cpus or len(os.sched_getaffinity(0))
     side = {
@@ -101,7 +101,7 @@ def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: 
 
 
 def describe_cost(cost: Mapping[str, Any]) -> str:
-    """The estimate in a few lines for people, with its arithmetic."""
+    """Format the estimate with its calculation, in a few lines."""
     probed, seconds, side = cost["probe"], cost["seconds"], cost["at_a_time"]
     low, high = probed["outer_step"]
     total = [seconds["experts"] + search + seconds["test"] for search in seconds["search"]]
@@ -138,7 +138,7 @@ def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None
 
 
 def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
-    """Seconds of an epoch over all images, and a trajectory of two epochs over a part of them."""
+    """Seconds of an epoch over all images, and a trajectory of two epochs over a subset."""
     used = point.experts.num_train_images or task.train.num_images
     part = min(used, _EPOCH_IMAGES)
     short = point.experts.model_copy(update={"epochs": 2, "num_train_images": part})
@@ -147,7 +147,7 @@ def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
 
 
 def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoop:
-    """An outer loop on the short expert, with rates too small to diverge: no step costs less of it."""
+    """An outer loop with the short expert and rates too small to diverge; the cost of a step is the same."""
     declaration = point.distillation.declaration
     changes: dict[str, Scalar] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
     changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}

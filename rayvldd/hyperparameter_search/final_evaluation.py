@@ -1,4 +1,4 @@
-"""The one look at test: the chosen sets, as many random pairs, and the full data, each with several seeds."""
+"""The single test evaluation: the chosen sets, random pairs and the full data, each with several seeds."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -24,17 +24,17 @@ from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
 from rayvldd.storage.json_files import write_json_whole
 
 MAX_FULL_DATA = 3
-"""Most models trained on the full data: each costs as much as an expert, and they differ little."""
+"""Maximum number of models trained on the full data: each costs as much as an expert, and they differ little."""
 
 
 def evaluate_on_test(
     study: Study, best: Trial, folder: StudyFolder, cache: Path, display: ProgressDisplay, command: str
 ) -> dict[str, Any]:
-    """Test the sets of the chosen point, or return what their test has shown before.
+    """Evaluate the sets of the chosen point on the test split, or return the result of an earlier evaluation.
 
-    Every student of a distilled set and every random set has its own seed, and each random set is another draw. With
-    several sets the 95 % t-interval is over the means of the sets, so it is about distilling at this point; the test of
-    the trial's own set alone has one over its students, and another distillation would vary more.
+    Every student of a distilled set and every random set has its own seed, and each random set is another sample. With
+    several sets, the 95 % t-interval is over the means of the sets and describes the distillation at this point. If
+    only the trial's own set is tested, it is over its students, and another distillation would vary more.
     """
     if folder.test.is_file():
         return read_json(folder.test)
@@ -69,11 +69,11 @@ def summary(
     random: Sequence[RetrievalMetrics],
     full: Sequence[RetrievalMetrics],
 ) -> dict[str, Any]:
-    """What is reported of a test: means in percent, and the share of the full-data bound kept.
+    """Summarise a test evaluation: means in percent, and the fraction of the full-data bound.
 
     Args:
-        distilled: For each distilled set its students, as many for each.
-        random: One student for each draw of random pairs.
+        distilled: Students of each distilled set, the same number for each.
+        random: One student for each sample of random pairs.
         full: Models trained on the full data.
     """
     recalls = [[score.mean_recall for score in students] for students in distilled]

@@ -1,8 +1,8 @@
-"""The finalists: the best points of a search, distilled again with fresh seeds, so that luck does not choose.
+"""Finalists: the best points of a search are distilled again with new seeds before one is chosen.
 
-The best trial is the highest of many recalls, each already the highest of its own evaluations, so what it shows is more
-than what its settings are worth. Here each finalist's point makes several new sets, and new students score each set on
-validation; their mean chooses. It is also what an interval needs: over synthetic sets, with the students inside them.
+The best trial has the maximum of many recalls, each the maximum over its evaluations, so its recall overestimates its
+settings. Each finalist's point is therefore distilled several times, new students score each set on validation, and
+the point with the best mean is chosen. These sets also give the test an interval over synthetic sets.
 """
 
 import shutil
@@ -36,7 +36,7 @@ from rayvldd.storage.json_files import write_json_whole
 
 @dataclass(frozen=True)
 class FinalistRun:
-    """One more distillation at a finalist's point."""
+    """One distillation at a finalist's point, with another seed."""
 
     name: str
     """Its folder, and its record in the tracker."""
@@ -49,38 +49,38 @@ class FinalistRun:
 
     @property
     def distilled_set(self) -> Path:
-        """The set that came out."""
+        """File of the resulting set."""
         return self.folder / "distilled_set"
 
     @property
     def record(self) -> Path:
-        """How it ended; there only once the set is whole."""
+        """File of the outcome; it exists only once the set is complete."""
         return self.folder / "scores.json"
 
     def scores(self) -> dict[str, Any]:
-        """What :attr:`record` says: ``state``; of a finished one its recalls on validation, else the ``reason``."""
+        """Content of :attr:`record`: ``state``, and the validation recalls if it finished, else the ``reason``."""
         return read_json(self.record)
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial among the best, and what its point made of other seeds."""
+    """One of the best trials, and the sets distilled at its point with other seeds."""
 
     trial: Trial
     sets: tuple[FinalistRun, ...]
 
     @property
     def recalls(self) -> list[float]:
-        """Validation recall of each set, the mean over its students; 0 where the distillation failed."""
+        """Validation recall of each set, the mean over its students; 0 if the distillation failed."""
         return [float(one.scores().get(VAL_MEAN_RECALL, 0.0)) for one in self.sets]
 
     @property
     def val_mean_recall(self) -> float:
-        """The mean over sets, by which the finalists are compared."""
+        """Mean over the sets; finalists are compared by it."""
         return float(np.mean(self.recalls))
 
     def made(self) -> list[FinalistRun]:
-        """The sets that came out, best on validation first; of equal ones the earlier."""
+        """The finished sets, best on validation first; ties in order of their numbers."""
         made = [one for one in self.sets if one.scores()["state"] == "finished"]
         return sorted(made, key=lambda one: -one.scores()[VAL_MEAN_RECALL])
 
@@ -99,12 +99,12 @@ class Finalist:
 
 
 def finalists_of(study: Study, trials: Sequence[Trial], folder: Path) -> list[Finalist]:
-    """The given trials as finalists, with the distillations that each is due.
+    """Make finalists of the given trials, with their distillations.
 
     Args:
         study: The whole study.
         trials: The best trials, best first.
-        folder: Where the finalists' sets are put.
+        folder: Folder of the finalists' sets.
     """
     found = []
     for trial in trials:
@@ -117,29 +117,29 @@ def finalists_of(study: Study, trials: Sequence[Trial], folder: Path) -> list[Fi
 
 
 def distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """The first so many of the trials that are at different points."""
+    """The first ``count`` trials with distinct points."""
     points = [trial.point for trial in trials]
     return [trial for place, trial in enumerate(trials) if trial.point not in points[:place]][:count]
 
 
 def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, display: ProgressDisplay) -> None:
-    """Distil again what is missing, as many side by side as trials were; a set that was cut off goes on.
+    """Run the missing distillations, with the concurrency of trials; interrupted ones are resumed.
 
     Raises:
-        RayvlddError: when the process of one distillation dies again and again, or not one fits.
+        RayvlddError: if the process of a distillation dies repeatedly, or its resources are not available.
     """
-    asked = [finalist.sets[number] for number in range(context.study.search.finalist_seeds) for finalist in finalists]
-    missing = [one for one in asked if not one.record.is_file()]
+    runs = [finalist.sets[number] for number in range(context.study.search.finalist_seeds) for finalist in finalists]
+    missing = [one for one in runs if not one.record.is_file()]
     if not missing:
         return
 
     def show(finished: int, running: Mapping[int, int]) -> None:
         notes = (f"{missing[index].name} step {step}" for index, step in sorted(running.items()))
-        display.progress("finalists", len(asked) - len(missing) + finished, len(asked), ", ".join(notes))
+        display.progress("finalists", len(runs) - len(missing) + finished, len(runs), ", ".join(notes))
 
     first = context.study.at(missing[0].point)
     run_work(
-        [_Redistillation(one, context, first.model) for one in missing],
+        [_FinalistJob(one, context, first.model) for one in missing],
         first,
         context.cache,
         resources_of_trials(context.study),
@@ -150,12 +150,12 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
 
 
 def winner_of(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The finalist with the highest mean on validation, the better trial of equal ones; None where none made a set."""
+    """The finalist with the highest mean on validation, the better trial in a tie; None if no finalist has a set."""
     return max((one for one in finalists if one.made()), key=lambda one: one.val_mean_recall, default=None)
 
 
 def line_of_finalist(finalist: Finalist) -> str:
-    """One line for people: what the trial showed, and what its point makes of other seeds."""
+    """Format a finalist as one line: recall of the trial, and recalls with other seeds."""
     values = finalist.as_dict()
     low, high = values["val_interval"]
     failed = len(finalist.sets) - len(finalist.made())
@@ -167,17 +167,17 @@ def line_of_finalist(finalist: Finalist) -> str:
 
 
 @dataclass(frozen=True)
-class _Redistillation:
-    """Distil once more, and score what came out with students that nothing was chosen by."""
+class _FinalistJob:
+    """Distil at a finalist's point, and score the set with students that were not used for its selection."""
 
-    asked: FinalistRun
+    finalist_run: FinalistRun
     context: TrialContext
     loaded: ModelSettings
     """The model of the task that the actor loads."""
 
     @property
     def title(self) -> str:
-        return self.asked.name
+        return self.finalist_run.name
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> None:
         try:
@@ -186,25 +186,25 @@ class _Redistillation:
             values = {"state": "failed", "reason": reason_of(error)}
         finally:
             release_memory()
-        write_json_whole(self.asked.record, values)
+        write_json_whole(self.finalist_run.record, values)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
 
     @property
     def _checkpoint(self) -> Path:
-        return self.asked.folder / "checkpoint"
+        return self.finalist_run.folder / "checkpoint"
 
     def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
-        study = self.context.study.at(self.asked.point)
+        study = self.context.study.at(self.finalist_run.point)
         task = loaded if study.model == self.loaded else task_at(study, self.context.cache)
         trajectories = trajectories_of(study, task, self.context)
-        for evaluation in distill(study, task, trajectories, self.asked.seed, self._checkpoint):
+        for evaluation in distill(study, task, trajectories, self.finalist_run.seed, self._checkpoint):
             note(evaluation.outer_step)
         best = DistilledSet.load(self._checkpoint / BEST)
         count = study.evaluation.num_test_students
-        # The students of one set are no other set's: a lucky initialisation would else lift them all.
-        seeds = student_seeds(study.seed, (self.asked.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
+        # Each set has its own students; otherwise one favourable initialisation would affect all sets.
+        seeds = student_seeds(study.seed, (self.finalist_run.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
         scores = evaluate_pairs(task, best.pairs(task), task.val, study.evaluation, seeds)
-        best.save(self.asked.distilled_set)
+        best.save(self.finalist_run.distilled_set)
         return {
             "state": "finished",
             "outer_step": best.card["outer_step"],

@@ -1,8 +1,8 @@
-"""The trials of a study, on disk from the moment they are known.
+"""The trials of a study, recorded on disk as they happen.
 
-One folder for each trial, see ``records/trial.py``. Only the driver writes the ledger. A study continues from this
-ledger alone and needs nothing of what Ray Tune saves: Tune's snapshot of an experiment is up to ten seconds behind its
-trials, and a trial whose checkpoint is newer starts from nothing.
+There is one folder for each trial, see ``records/trial.py``. Only the driver writes the ledger. A study is resumed
+from the ledger and not from the files of Ray Tune: Tune's snapshot of an experiment is up to ten seconds older than
+its trials, and a trial with a newer checkpoint would start from scratch.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ class Ledger:
 
     @property
     def ended(self) -> list[Trial]:
-        """Trials that will not run again, by number."""
+        """Ended trials, by number."""
         return [trial for trial in self.by_number() if trial.state != "running"]
 
     @property
     def running(self) -> list[Trial]:
-        """Trials that have begun and not ended; where no sweep runs, these were cut off."""
+        """Trials that have started and not ended; if no search is running, they were interrupted."""
         return [trial for trial in self.by_number() if trial.state == "running"]
 
     @property
@@ -40,12 +40,12 @@ class Ledger:
 
     @property
     def search_seconds(self) -> float:
-        """How long the search had lasted, all its sessions together, when the last evaluation came in."""
+        """Duration of the search at its last evaluation, over all sessions, in seconds."""
         found = (evaluation for trial in self.trials.values() for evaluation in trial.evaluations)
         return max((evaluation.search_seconds for evaluation in found), default=0.0)
 
     def best_trial(self) -> Trial | None:
-        """The ended trial with the highest validation recall; failed ones do not count, the earlier wins a tie."""
+        """The ended trial with the highest validation recall, without failed ones; the earlier trial in a tie."""
         return best_of(self.ended)
 
     def states(self) -> dict[str, int]:
@@ -56,7 +56,7 @@ class Ledger:
         return counts
 
     def start(self, number: int, seed: int, point: Mapping[str, Scalar]) -> Trial:
-        """Enter a trial, or find the one with this number again."""
+        """Add a trial, or return the existing trial with this number."""
         trial_id = trial_id_of(number)
         if trial_id not in self.trials:
             trial = Trial(trial_id, number, seed, dict(point), self.folder / trial_id)
@@ -65,11 +65,11 @@ class Ledger:
         return self.trials[trial_id]
 
     def add_evaluation(self, trial_id: str, evaluation: Evaluation) -> bool:
-        """Append an evaluation; one of an outer step that is known already is left out, and False returned."""
+        """Append an evaluation; return False, without adding it, if its outer step is already recorded."""
         return self.trials[trial_id].add(evaluation)
 
     def end(self, trial_id: str, state: Ended, reason: str = "") -> None:
-        """Enter how a trial ended."""
+        """Record the end of a trial."""
         trial = self.trials[trial_id]
         trial.state, trial.reason = state, reason
         trial.write()
@@ -80,9 +80,9 @@ class Ledger:
 
 
 def read_trials(folder: Path) -> tuple[list[Trial], list[str]]:
-    """Read the trials below ``folder`` for show, by number, and the faults of those that cannot be read.
+    """Read the trials below ``folder`` for display, by number, and the errors of unreadable trials.
 
-    Unlike :class:`Ledger` it mends nothing and leaves a damaged trial out: another process may be writing here.
+    Unlike :class:`Ledger` it repairs nothing and omits damaged trials, because another process may be writing them.
     """
     trials, faults = [], []
     for file in sorted(folder.glob(f"*/{RECORD}")):

@@ -1,11 +1,11 @@
-"""Lines for people about trials."""
+"""One-line descriptions of trials for the terminal."""
 
 from rayvldd.console import point_as_text
 from rayvldd.records.trial import Trial
 
 
 def line_of_trial(trial: Trial) -> str:
-    """One line for a trial that ended: name, state, best validation recall, settings."""
+    """Format an ended trial as one line: name, state, best validation recall, settings."""
     best, score = trial.best, "no evaluation"
     if best:
         score = f"val mean recall {best.recall:5.2f} at step {best.outer_step}"

@@ -1,4 +1,4 @@
-"""What a study is for: the values of a trial by objective, the Pareto front, and the set that is chosen from it."""
+"""Objectives of a study: values of a trial, the Pareto front, and the choice of a set from it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from rayvldd.records.trial import Evaluation, Trial, best_first
 def values_of(evaluation: Evaluation, point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
     """The study's objectives at one evaluation of a trial.
 
-    Seconds are those of matching and evaluating up to this evaluation: what its set has cost, not what the trial went
-    on to spend. They are the machine's own and do not repeat.
+    ``seconds`` is the time of distillation and evaluation up to this evaluation, which is the cost of its set, not of
+    the whole trial. It depends on the machine and is not reproducible.
     """
     known: dict[Objective, float] = {
         VAL_MEAN_RECALL: evaluation.recall,
@@ -25,14 +25,14 @@ def values_of(evaluation: Evaluation, point: Mapping[str, Scalar], study: Study)
 
 
 def values_of_trial(trial: Trial, study: Study) -> dict[Objective, float] | None:
-    """The study's objectives at a trial's best evaluation; None for one that failed or has no evaluation."""
+    """The study's objectives at a trial's best evaluation; None if it failed or has no evaluation."""
     return values_of(trial.best, trial.point, study) if trial.is_candidate and trial.best else None
 
 
 def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
-    """The trials that no other one equals in all objectives and beats in one, by falling recall.
+    """The trials that no other trial dominates, by descending recall.
 
-    Of trials that are equal in all the earliest counts, so with one objective it is the best trial alone.
+    Of trials with equal objectives only the earliest is included, so with one objective it is the best trial.
     """
     known = [(trial, _heights(values)) for trial in trials if (values := values_of_trial(trial, study)) is not None]
     front: list[tuple[Trial, Sequence[float]]] = []
@@ -43,10 +43,10 @@ def pareto_front(trials: Iterable[Trial], study: Study) -> list[Trial]:
 
 
 def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
-    """The trials that may be chosen, the choice first.
+    """The trials that can be chosen, the choice first.
 
-    With one objective all that have a set, by recall. With several the part of the Pareto front that ``search.choose``
-    allows, in the order of what it chooses by.
+    With one objective: all trials with a set, by recall. With several: the part of the Pareto front within the bounds
+    of ``search.choose``, in its order.
     """
     if len(study.search.objectives) == 1:
         return best_first(trials)
@@ -62,19 +62,19 @@ def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
 
 
 def row_of_front(trial: Trial, study: Study) -> dict[str, Any]:
-    """What is told of a trial of the front: its name, its settings and its value of every objective."""
+    """Table row of a trial of the front: name, settings and the value of every objective."""
     values = values_of_trial(trial, study) or {}
     return {"trial_id": trial.trial_id, "config": trial.point, **{str(name): value for name, value in values.items()}}
 
 
 def line_of_front(trial: Trial, study: Study) -> str:
-    """The same in few words."""
+    """Format a trial of the front as one line."""
     values = values_of_trial(trial, study) or {}
     return f"{trial.trial_id}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def nothing_allowed(trials: Iterable[Trial], study: Study) -> RayvlddError:
-    """The error of a study whose front lies outside the bounds of ``search.choose``; the trials stay as they are."""
+    """The error for a study whose front is outside the bounds of ``search.choose``; its trials are unchanged."""
     choose = study.search.choose
     bounds = [f"{name} at most {bound:g}" for name, bound in choose.at_most.items()]
     bounds += [f"{name} at least {bound:g}" for name, bound in choose.at_least.items()]
@@ -94,5 +94,5 @@ def _is_allowed(trial: Trial, study: Study) -> bool:
 
 
 def _heights(values: Mapping[Objective, float]) -> list[float]:
-    """The values turned so that more is better in each."""
+    """The values with signs such that larger is better."""
     return [value if OBJECTIVES[name].rises else -value for name, value in values.items()]

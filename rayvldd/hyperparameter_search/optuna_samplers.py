@@ -1,7 +1,7 @@
-"""Optuna's samplers over the study's own domains.
+"""Optuna's samplers for the domains of a study.
 
-Each domain becomes the Optuna distribution with the same inclusive bounds. What Optuna knows of trials is entered into
-a study of its own from the records.
+Each domain is converted to the Optuna distribution with the same inclusive bounds. The trials are added to an Optuna
+study from the records.
 """
 
 import warnings
@@ -13,21 +13,26 @@ import optuna
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
-from rayvldd.hyperparameter_search.optuna_trials import as_optuna_trial, directions_of, intermediate_values, told_values
+from rayvldd.hyperparameter_search.optuna_trials import (
+    as_optuna_trial,
+    directions_of,
+    intermediate_values,
+    optuna_values,
+)
 from rayvldd.hyperparameter_search.strategy import Sampler, next_number
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
 
 
 class OptunaSampler:
-    """A sampler of Optuna, which is told of trials as the records have them.
+    """An Optuna sampler that receives the trials from the records.
 
-    Of a failed trial it is told no value: Optuna's samplers forget trials in the state FAIL and would propose diverging
-    settings again and again; TPE ranks one that was pruned without a value below all others.
+    A failed trial is added as pruned without a value: Optuna's samplers ignore trials in the state FAIL and would
+    propose diverging settings repeatedly, while TPE ranks a trial that was pruned without a value below all others.
 
     Args:
-        study: What is searched, and for what.
-        sampler: Proposes points.
+        study: Search space and objectives.
+        sampler: Optuna sampler that proposes points.
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space.
     """
@@ -51,33 +56,33 @@ class OptunaSampler:
         for trial in [*earlier, *ended]:
             self._optuna.add_trial(as_optuna_trial(trial, study))
         self._open: dict[str, optuna.trial.Trial] = {}
-        """Trials that were proposed here and had not ended when the history was last read."""
+        """Proposed trials that had not ended when the history was last read."""
 
     def propose(self, trial_id: str, given: dict[str, Scalar], history: Collection[Trial]) -> dict[str, Scalar]:
-        """Enter what has happened, and let Optuna choose what is not given."""
+        """Update Optuna's study from the history, and let Optuna choose the settings that are not given."""
         self._tell(history)
         if given:
             self._optuna.enqueue_trial(given)
-        self._open[trial_id] = asked = self._optuna.ask()
-        return suggest(asked, self._space)
+        self._open[trial_id] = trial = self._optuna.ask()
+        return suggest(trial, self._space)
 
     def optuna_trials(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials as Optuna knows them."""
+        """The trials of the Optuna study."""
         return self._optuna.get_trials()
 
     def _tell(self, history: Collection[Trial]) -> None:
         for trial in history:
             if trial.state == "running" or trial.trial_id not in self._open:
                 continue
-            asked, values = self._open.pop(trial.trial_id), told_values(trial, self._study)
+            optuna_trial, values = self._open.pop(trial.trial_id), optuna_values(trial, self._study)
             for step, value in intermediate_values(trial, self._study).items():
-                asked.report(value, step)
+                optuna_trial.report(value, step)
             state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED
-            self._optuna.tell(asked, values, state=state)
+            self._optuna.tell(optuna_trial, values, state=state)
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Scalar]:
-    """Let an Optuna trial choose a value for each setting that is searched where the others already are."""
+    """Let an Optuna trial choose a value for each active setting, in the order of their conditions."""
     return space.point(lambda key, domain: _suggest_one(trial, key, domain))
 
 
@@ -95,10 +100,10 @@ def _suggest_one(trial: optuna.trial.BaseTrial, key: str, domain: Domain) -> Sca
 
 
 def make_tpe(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
-    """Tree-structured Parzen estimators.
+    """Tree-structured Parzen estimator.
 
-    They model all settings together, and each group of conditional ones that are in the same points (``group``). A
-    running trial counts as a bad one (constant liar), so that trials side by side do not try the same point.
+    It models all settings jointly, with one model for each group of conditional settings that occur in the same points
+    (``group``). Running trials count as bad ones (constant liar), so that concurrent trials do not use the same point.
     """
 
     def make(seed: int, starts: int) -> optuna.samplers.BaseSampler:
@@ -110,7 +115,7 @@ def make_tpe(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -
 
 
 def make_random(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
-    """Independent draws."""
+    """Independent random samples."""
     return _made(lambda seed, _: optuna.samplers.RandomSampler(seed=seed), study, known, earlier)
 
 
@@ -145,10 +150,10 @@ def _made(
     known: Collection[Trial],
     earlier: Sequence[Trial],
 ) -> OptunaSampler:
-    """The sampler, seeded for the moment when so many trials are known.
+    """The sampler, with a seed that depends on the number of known trials.
 
-    Samplers model earlier than after ten trials, which is Optuna's default (``search.num_start_trials``): studies are
-    small here, and begin with published settings.
+    Samplers use their models earlier than after ten trials, Optuna's default (``search.num_start_trials``), because
+    studies are small and begin with published settings.
     """
     starts = study.search.num_start_trials or min(10, max(3, round(study.search.num_trials / 5)))
     with warnings.catch_warnings():

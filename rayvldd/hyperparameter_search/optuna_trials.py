@@ -1,4 +1,4 @@
-"""Trials of the ledger in Optuna's own types, for its samplers and for what it can say about a search afterwards."""
+"""Conversion of trials to Optuna's types, for its samplers and its importance evaluators."""
 
 import itertools
 import math
@@ -22,17 +22,17 @@ from rayvldd.hyperparameter_search.objectives import values_of_trial
 from rayvldd.records.trial import Trial
 
 FEWEST_TRIALS = 20
-"""Fewest trials with a recall for importances: with eight, two runs of one study named different settings."""
+"""Minimum number of trials with a recall for importances: with eight, two runs of one study named different settings."""
 
 
 def directions_of(study: Study) -> list[StudyDirection]:
-    """Which way each objective of a study is better."""
+    """Optimisation direction of each objective of a study."""
     up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
     return [up if OBJECTIVES[name].rises else down for name in study.search.objectives]
 
 
 def distribution_of(domain: DrawnDomain) -> BaseDistribution:
-    """The Optuna distribution that draws from exactly the same values."""
+    """The Optuna distribution with exactly the same values."""
     if isinstance(domain, ChoiceDomain):
         return CategoricalDistribution(domain.values)
     if isinstance(domain, FloatDomain):
@@ -41,10 +41,10 @@ def distribution_of(domain: DrawnDomain) -> BaseDistribution:
 
 
 def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain], seed: int = 0) -> dict[str, float]:
-    """Share of the variance of validation recall that each setting that all points have explains, largest first.
+    """Fraction of the variance of validation recall that each unconditional setting explains, largest first.
 
-    Functional ANOVA (Hutter et al., ICML 2014) as Optuna has it, over trials that did not fail; a stopped trial counts
-    with its best recall. Empty where fewer than 20 trials have a recall, or all have the same.
+    Optuna's functional ANOVA (Hutter et al., ICML 2014), over trials that did not fail; a stopped trial counts with its
+    best recall. Empty if fewer than 20 trials have a recall, or if all recalls are equal.
     """
     shared = Space(space, {}).unconditional
     known = [trial for trial in trials if trial.is_candidate and trial.state != "running"]
@@ -63,23 +63,23 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
 
 
 def as_optuna_trial(trial: Trial, study: Study) -> optuna.trial.FrozenTrial:
-    """An ended trial as Optuna sees it: a stopped one counts with its best set, a failed one ranks below all."""
+    """Convert an ended trial: a stopped trial has the value of its best set, a failed one ranks below all others."""
     drawn = study.space.drawn
     point = {key: value for key, value in trial.point.items() if key in drawn}
-    return _with_values(point, drawn, told_values(trial, study), intermediate_values(trial, study))
+    return _with_values(point, drawn, optuna_values(trial, study), intermediate_values(trial, study))
 
 
-def told_values(trial: Trial, study: Study) -> list[float] | None:
-    """What Optuna is told that a trial is worth, by objective; None for one that failed or has no evaluation."""
+def optuna_values(trial: Trial, study: Study) -> list[float] | None:
+    """Values of a trial by objective for Optuna; None if it failed or has no evaluation."""
     values = values_of_trial(trial, study)
     return list(values.values()) if values and all(map(math.isfinite, values.values())) else None
 
 
 def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
-    """The best validation recall so far by outer step.
+    """The best validation recall so far, by outer step.
 
-    None with several objectives, which Optuna does not allow; and none of a failed trial, which TPE would rank by its
-    last one instead of below all others.
+    Empty with several objectives, where Optuna does not allow intermediate values, and for a failed trial, which TPE
+    would otherwise rank by its last value instead of below all others.
     """
     if len(study.search.objectives) > 1 or trial.state == "failed":
         return {}
@@ -103,7 +103,7 @@ def _with_values(
 
 
 def typed_point(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> dict[str, Scalar]:
-    """The values in the types of their domains: YAML's ``1`` is an int also where a float is searched."""
+    """Convert the values to the types of their domains: YAML's ``1`` is an int even in a float domain."""
     return {key: _typed_value(space[key], value) for key, value in point.items()}
 
 
@@ -116,6 +116,6 @@ def _typed_value(domain: Domain, value: Scalar) -> Scalar:
 
 
 def _index(values: Sequence[Scalar], value: Scalar) -> int:
-    """Position of a value, of its own type if there is one: True equals 1."""
+    """Index of a value; an equal value of the same type is preferred, because True equals 1."""
     same = [number for number, known in enumerate(values) if known == value and type(known) is type(value)]
     return same[0] if same else values.index(value)

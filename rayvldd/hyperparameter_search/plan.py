@@ -1,4 +1,4 @@
-"""What a study would do, before it does it: for ``--dry-run``, ``check`` and the first lines of a sweep."""
+"""Plan of a study for ``--dry-run``, ``check`` and the first lines of a sweep."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ from rayvldd.workspace import Workspace
 
 
 def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, Any]:
-    """Say what a sweep of the study would make, reuse and write; reads small files only.
+    """List what a sweep of the study would create, reuse and write; reads only small files.
 
-    Expert sets are told by their settings. Whether they also fit the data and the weights is known when these are
-    read, so ``existing`` is an upper bound.
+    Expert sets are identified by their settings. Whether they also match the data and the weights is determined when
+    these are read, so ``existing`` is an upper bound.
 
     Raises:
-        ConfigError: when the workspace holds a study of this name with other settings.
+        ConfigError: if the workspace has a study of this name with other settings.
     """
     folder = StudyFolder(workspace.study(study.name))
     folder.check_same(study)
@@ -67,7 +67,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
 
 
 def describe_plan(planned: Mapping[str, Any]) -> str:
-    """The plan in a few lines for people."""
+    """Format the plan in a few lines."""
     sets, trials = planned["expert_sets"], planned["trials"]
     wanted, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
     each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
@@ -104,14 +104,14 @@ def _again(finalists: Mapping[str, int]) -> str:
 
 
 def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:
-    """The recipe of every expert set in the store, and how many experts it has."""
+    """The recipe of every expert set in the store, and its number of experts."""
     if lives_in_ray(store):
-        return []  # seen from inside the cluster alone
+        return []  # accessible only from inside the cluster
     return [(manifest["recipe"], len(store.indexes(key))) for key, manifest in store.sets()]
 
 
 def _existing(at_point: Study, recipes: list[tuple[dict[str, Any], int]]) -> int:
-    """Experts of the fullest set whose settings are those of the point."""
+    """Number of experts in the largest set with the settings of the point."""
     wanted = expert_settings(at_point).items()
     fitting = [number for recipe, number in recipes if all(recipe.get(name) == value for name, value in wanted)]
     return max(fitting, default=0)

@@ -1,4 +1,4 @@
-"""What a study needs before its first trial: data and features in the cache, and the experts of every point."""
+"""Preparation of a study before its first trial: data and features in the cache, and the experts of every point."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ from rayvldd.tracking.protocol import Origins
 
 @dataclass(frozen=True)
 class ExpertSet:
-    """Data and model that a part of the study's points shares, and the experts where a method requires them."""
+    """Data and model of all points with the same expert settings, and the experts if a method requires them."""
 
     point: dict[str, Scalar]
-    """The searched settings that tell this set from the study's other ones; empty where there is one set."""
+    """The searched settings that distinguish this set from the others of the study; empty if there is only one."""
     study: Study
     """The study at such a point."""
     recipe: ExpertRecipe
     epochs: frozenset[int]
-    """The epochs that some point of the study reaches."""
+    """The epochs that are used at some point of the study."""
     train: SplitInputs
-    """The real training pairs as the model at such a point sees them."""
+    """The real training pairs as inputs of the model at such a point."""
 
     @property
-    def wanted(self) -> ExpertRequest:
-        """All experts that any trial at such a point may take."""
+    def request(self) -> ExpertRequest:
+        """Request for all experts that trials at such a point can use."""
         indexes = tuple(range(self.study.experts.num_experts))
         return ExpertRequest(self.recipe, expert_training(self.study), indexes, self.epochs)
 
@@ -47,7 +47,7 @@ class ExpertSets:
         self.sets = sets
 
     def at(self, point: Mapping[str, Scalar]) -> ExpertSet:
-        """The set that trials at this point take."""
+        """The set that trials at this point use."""
         return next(known for known in self.sets if known.point == _expert_part(point))
 
     def __iter__(self) -> Iterator[ExpertSet]:
@@ -55,7 +55,7 @@ class ExpertSets:
 
 
 def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
-    """Every combination of searched settings that changes the experts, with as many experts as any trial may take."""
+    """Every combination of searched settings that change the experts, with the largest number of experts of a trial."""
     most = study.largest("experts.num_experts")
     found = []
     for part, point in study.expert_combinations():
@@ -67,10 +67,10 @@ def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
 
 
 def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> ExpertSets:
-    """Fill the cache for every point, and find which experts each needs.
+    """Fill the cache for every point, and determine the experts that each point needs.
 
     Raises:
-        ConfigError: when a trial would want more pairs than there are.
+        ConfigError: if a trial would need more pairs than there are training images.
     """
     sets = []
     for point, at_point in expert_points(study):
@@ -83,7 +83,7 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
 
 
 def origins_of(sets: Sequence[ExpertSet]) -> Origins:
-    """What trials that take one of these sets are computed from; where the sets differ, what they share."""
+    """Origins of trials that use one of these sets: the entries that all sets share."""
     first, *others = (known.recipe.settings["fingerprints"] for known in sets)
     shared = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
     uses_experts = len(sets) == 1 and sets[0].study.requires_experts
@@ -91,20 +91,20 @@ def origins_of(sets: Sequence[ExpertSet]) -> Origins:
 
 
 def epochs_of(study: Study, at_point: Study) -> frozenset[int]:
-    """The epochs that experts at a point must keep, for all that the study may ask of them.
+    """The epochs of experts at a point that must be stored for all trials of the study.
 
-    Epoch 0 is always among them: it is what later epochs can be kept as differences from.
+    Epoch 0 is always included, because later epochs can be stored as differences from it.
     """
     trained = frozenset(range(at_point.experts.epochs + 1))
     return trained if study.experts.keep_epochs == "all" else trained & study.reached_epochs()
 
 
 def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: Path, display: ProgressDisplay) -> int:
-    """Train what is not in the store yet; returns how many experts were made."""
+    """Train the experts that are not in the store; return their number."""
     made, chosen = 0, list(sets)
     for number, known in enumerate(chosen, start=1):
         which = f"experts {number}/{len(chosen)}" + (f" ({point_as_text(known.point)})" if known.point else "")
-        made_here = make_experts(known.study, known.wanted, store, cache, _shown_as(which, display))
+        made_here = make_experts(known.study, known.request, store, cache, _shown_as(which, display))
         reused = known.study.experts.num_experts - made_here
         display.done()
         display.line(f"{which}: {made_here} made, {reused} reused  {known.recipe.key}")
@@ -112,10 +112,10 @@ def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: P
     return made
 
 
-def sets_asked_for(study: Study, sets: ExpertSets) -> list[ExpertSet]:
-    """The sets that some trial is certain to take, which are made before the search, all CPUs at it.
+def certain_sets(study: Study, sets: ExpertSets) -> list[ExpertSet]:
+    """The sets that are certain to be used; they are trained before the search, on all CPUs.
 
-    The others are made by the first trial that asks for one, for the sampler may never come to them.
+    The other sets are trained by the first trial that needs them, because the sampler may never propose such a point.
     """
     if not study.requires_experts:
         return []
@@ -128,7 +128,7 @@ def sets_asked_for(study: Study, sets: ExpertSets) -> list[ExpertSet]:
 
 
 def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
-    """What is made in the store of a study's sets at the moment, each expert in a few words."""
+    """Short descriptions of the experts of a study that are being trained at the moment."""
     told = []
     for known in sets:
         for index in store.leased(known.recipe):

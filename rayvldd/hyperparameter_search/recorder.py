@@ -1,4 +1,4 @@
-"""What the driver does when a trial starts, reports and ends: ledger first, then tracker, display and pictures."""
+"""Records the start, reports and end of trials in the driver: first in the ledger, then tracker, display and plots."""
 
 import shutil
 import time
@@ -25,32 +25,32 @@ from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
-_LOOK_S = 2.0
-"""Seconds between two looks at what is made in the store."""
+_POLL_S = 2.0
+"""Seconds between two queries of the experts in training."""
 _SHOW_S = 0.5
-"""Seconds between two updates of the bar by reports: it is made from all trials, and a thousand report often."""
+"""Minimum seconds between two updates of the progress bar, which is computed from all trials."""
 _MOST_SHOWN = 8
-"""Running trials that the bar names, the earliest; people read no more."""
+"""Maximum number of running trials that the progress bar names, the earliest ones."""
 
 
 class Illustrator(Protocol):
-    """Draws what people look at; the search is given one and knows nothing of pictures."""
+    """Draws the pictures of sets and studies; passed to the search, which does not depend on plotting."""
 
     def draw_set(self, folder: Path, train: SplitInputs) -> None:
-        """Put pictures of the distilled set in ``folder`` beside it."""
+        """Write pictures of the distilled set in ``folder`` to the same folder."""
         ...
 
     def has_drawn_set(self, folder: Path) -> bool:
-        """Say whether all pictures of the set in ``folder`` are there."""
+        """Whether all pictures of the set in ``folder`` exist."""
         ...
 
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
-        """Put pictures of a study's trials into ``folder``."""
+        """Write plots of a study's trials to ``folder``."""
         ...
 
 
 class TrainInputs(Protocol):
-    """Finds the real training pairs as the model at a point sees them."""
+    """Returns the real training pairs as inputs of the model at a point."""
 
     def __call__(self, point: Mapping[str, Scalar]) -> SplitInputs:
         """Return the training pairs at a point of the search space."""
@@ -59,7 +59,7 @@ class TrainInputs(Protocol):
 
 @dataclass
 class StudyRun:
-    """What a running study writes to and shows on."""
+    """The study, and the outputs of a running search."""
 
     study: Study
     ledger: Ledger
@@ -68,11 +68,11 @@ class StudyRun:
     illustrator: Illustrator | None
     train_inputs: TrainInputs
     origins: Callable[[Mapping[str, Scalar]], Origins] | None = None
-    """Finds what a trial at a point is computed from."""
+    """Returns the origins of a trial at a point."""
     experts_in_training: Callable[[], list[str]] | None = None
-    """Says what experts trials are making at the moment, each in a few words."""
+    """Returns short descriptions of the experts that trials are training at the moment."""
     earlier: list[Trial] = field(default_factory=list)
-    """Trials of other studies that the sampler begins with."""
+    """Trials of other studies that the sampler knows from the start."""
 
 
 class Recorder:
@@ -82,14 +82,14 @@ class Recorder:
         self.run = run
         self._failures: dict[str, str] = {}
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
-        self._looked = self._started
+        self._last_poll = self._started
         self._experts: list[str] = []
         self._last_shown = self._started
         self._last_steps: dict[str, int] = {}
-        """The outer steps that a trial's point asks for, by its name: to read them off a study is slow."""
-        self._draughtsman = ThreadPoolExecutor(1, "pictures")
+        """Number of outer steps of each trial, by name; cached, because computing it from the study is slow."""
+        self._drawing_thread = ThreadPoolExecutor(1, "pictures")
         self._being_drawn: deque[tuple[Trial, Future[None]]] = deque()
-        """Ended trials whose records wait for their pictures: the next trial need not."""
+        """Ended trials whose records wait for their pictures; the next trial need not wait."""
 
     @property
     def history(self) -> Collection[Trial]:
@@ -101,38 +101,38 @@ class Recorder:
         """Seconds of search so far, with those of earlier sessions."""
         return self._earlier_seconds + time.monotonic() - self._started
 
-    def look(self) -> None:
-        """Close records whose pictures are there, and look, now and then, which experts trials are making.
+    def poll(self) -> None:
+        """Close records whose pictures exist, and query periodically which experts trials are training.
 
-        Until these are there a trial has nothing to report.
+        A trial has nothing else to report until its experts are trained.
         """
         self.close_drawn()
-        if self.run.experts_in_training is None or time.monotonic() - self._looked < _LOOK_S:
+        if self.run.experts_in_training is None or time.monotonic() - self._last_poll < _POLL_S:
             return
         before, self._experts = self._experts, self.run.experts_in_training()
-        self._looked = time.monotonic()
+        self._last_poll = time.monotonic()
         if self._experts != before:
             self._show()
 
     def start(self, trial: Proposal) -> None:
-        """Enter a trial that begins, or find it again."""
+        """Record the start of a trial, or its continuation."""
         seed = self.run.study.trial_seed(trial.number)
         self._open_record(self.run.ledger.start(trial.number, seed, trial.point))
         self._show()
 
     def evaluation(self, trial_id: str, report: EvaluationReport) -> Trial:
-        """Enter an evaluation, and return the trial with it."""
+        """Record an evaluation, and return the updated trial."""
         self._enter(trial_id, report.outer_step, {**report.metrics, **report.memory})
         if time.monotonic() - self._last_shown >= _SHOW_S:
             self._show()
         return self.run.ledger.trials[trial_id]
 
     def failure(self, trial_id: str, reason: str) -> None:
-        """Note why a trial will have no further evaluation; the first reason stays."""
+        """Record why a trial will have no further evaluation; the first reason is kept."""
         self._failures.setdefault(trial_id, reason)
 
     def process_died(self, trial_id: str) -> None:
-        """Say that a trial's process died and another one continues it."""
+        """Display that a trial's process died and that another one continues the trial."""
         self.run.display.line(f"{trial_id}: its process died; another continues from its last evaluation")
 
     def end(self, trial_id: str) -> None:
@@ -142,21 +142,21 @@ class Recorder:
             return
         self._end(trial)
 
-    def tell_again(self) -> None:
-        """Tell the tracker of the trials that ended in earlier sessions: one that was killed told not all of it."""
+    def resend_ended(self) -> None:
+        """Send the ended trials of earlier sessions to the tracker again: a killed session may not have sent them."""
         for trial in self.run.ledger.ended:
             self._open_record(trial)
             self._draw_and_close(trial)
 
     def end_rest(self) -> None:
-        """Close the trials of earlier sessions for which no time was left; their best sets count."""
+        """End the interrupted trials for which no time was left; their best sets count."""
         for trial in self.run.ledger.running:
             self._open_record(trial)
             self._end(trial)
         self.close_drawn(wait=True)
 
     def _open_record(self, trial: Trial) -> None:
-        """Open the tracker's record; what the ledger has and a killed driver did not pass on is written now."""
+        """Open the tracker's record, and write the ledger's evaluations that a killed driver did not send."""
         self.run.tracker.start_trial(trial.trial_id, trial.point)
         if self.run.origins:
             self.run.tracker.log_origins(trial.trial_id, self.run.origins(trial.point))
@@ -164,7 +164,7 @@ class Recorder:
             self._log(trial.trial_id, evaluation)
 
     def _enter(self, trial_id: str, outer_step: int, metrics: Mapping[str, float]) -> None:
-        """Put an evaluation into the ledger and, unless it was there, into the tracker."""
+        """Add an evaluation to the ledger and, if it is new, to the tracker."""
         evaluation = Evaluation(outer_step, metrics, round(self.search_seconds, 2))
         if self.run.ledger.add_evaluation(trial_id, evaluation):
             self._log(trial_id, evaluation)
@@ -185,16 +185,16 @@ class Recorder:
         self._show()
 
     def _draw_and_close(self, trial: Trial) -> None:
-        """Close an ended trial's record, once the pictures of its set are there: drawing takes a third of a second."""
+        """Close an ended trial's record once the pictures of its set exist; drawing takes a third of a second."""
         illustrator, folder = self.run.illustrator, trial.distilled_set
         if illustrator is None or not folder.is_dir() or illustrator.has_drawn_set(folder):
             self._close_record(trial)
             return
         train = self.run.train_inputs(trial.point)
-        self._being_drawn.append((trial, self._draughtsman.submit(illustrator.draw_set, folder, train)))
+        self._being_drawn.append((trial, self._drawing_thread.submit(illustrator.draw_set, folder, train)))
 
     def close_drawn(self, wait: bool = False) -> None:
-        """Close the records whose pictures are there; only this thread calls the tracker."""
+        """Close the records whose pictures exist; only this thread calls the tracker."""
         while self._being_drawn and (wait or self._being_drawn[0][1].done()):
             trial, drawn = self._being_drawn.popleft()
             drawn.result()
@@ -207,7 +207,7 @@ class Recorder:
         self.run.tracker.end_trial(trial.trial_id, trial.state, artifacts, tags)
 
     def _catch_up(self, trial: Trial) -> None:
-        """Enter the evaluation that made the best set, where the trial was ended between saving and reporting it."""
+        """Record the evaluation of the best set if the trial ended between saving the set and reporting it."""
         card = best_card(trial)
         if card.get("outer_step", -1) > trial.outer_step:
             self._enter(trial.trial_id, card["outer_step"], card["metrics"])
@@ -237,9 +237,9 @@ class Recorder:
         self._last_shown = time.monotonic()
 
     def _seconds_left(self, done: float, total: int) -> float:
-        """Seconds that the search may still take, no more than its time budget has left.
+        """Estimated remaining seconds of the search, limited by its time budget.
 
-        An early estimate is too long: the trials that will be stopped are not known yet.
+        Early estimates are too long, because trials that will be stopped are not known yet.
         """
         spent, budget = self.search_seconds, self.run.study.search.time_budget_s
         left = spent / done * (total - done)
@@ -255,7 +255,7 @@ class Recorder:
 
 
 def best_card(trial: Trial) -> dict[str, Any]:
-    """The card of the best set so far of a trial that runs; empty before there is one."""
+    """The card of the best set so far of a running trial; empty if there is none."""
     file = trial.checkpoint / BEST / CARD
     return read_json(file) if file.is_file() else {}
 

@@ -1,7 +1,6 @@
 """The stages of a study, in order: prepare, experts, search, finalists, test.
 
-Each stage continues where it was. One that has nothing to do is skipped: a study whose methods need no experts makes
-none.
+Each stage resumes its earlier work. A stage with nothing to do is skipped, e.g. ``experts`` if no method needs any.
 """
 
 import shutil
@@ -28,11 +27,11 @@ from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
 from rayvldd.hyperparameter_search.preparation import (
     ExpertSets,
+    certain_sets,
     experts_in_training,
     load_expert_sets,
     make_missing_experts,
     origins_of,
-    sets_asked_for,
 )
 from rayvldd.hyperparameter_search.recorder import Illustrator, StudyRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
@@ -47,7 +46,7 @@ from rayvldd.workspace import Workspace
 
 @dataclass
 class StudySession:
-    """A study in one process: what its stages read, write to and show on."""
+    """State and outputs that the stages of a study share in one process."""
 
     study: Study
     workspace: Workspace
@@ -57,23 +56,23 @@ class StudySession:
     display: ProgressDisplay
     illustrator: Illustrator | None
     command: str
-    """What the user typed."""
+    """The user's command line."""
     ledger: Ledger = field(init=False)
     expert_sets: ExpertSets | None = None
-    """The expert sets of the study, once they are prepared."""
+    """The expert sets of the study, after the first stage."""
 
     def __post_init__(self) -> None:
         self.ledger = self.folder.ledger()
 
     @property
     def sets(self) -> ExpertSets:
-        """The expert sets of the study, which the first stage has prepared."""
+        """The expert sets of the study, loaded by the first stage."""
         assert self.expert_sets is not None
         return self.expert_sets
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the best trial is chosen: what leads to the choice is done then."""
+        """Whether the best trial is chosen; the stages before the choice are then done."""
         return self.folder.choice.is_file()
 
     @property
@@ -83,34 +82,34 @@ class StudySession:
 
     @property
     def trial_context(self) -> TrialContext:
-        """What trials and finalists need."""
+        """The context of trials and finalists."""
         return TrialContext(self.study, self.folder.trials, self.workspace.cache, self.store)
 
 
 class Stage(ABC):
-    """A part of a study that continues where it was.
+    """A part of a study that can be resumed.
 
     Args:
-        session: The study, as far as earlier stages have brought it.
+        session: The study, after the earlier stages.
     """
 
     name: ClassVar[str]
-    """Its key among the seconds of the result."""
+    """Key of its duration in the result."""
 
     def __init__(self, session: StudySession) -> None:
         self._session = session
 
     def is_done(self) -> bool:
-        """Whether there is nothing to do, because of an earlier session or of the study's settings."""
+        """Whether there is nothing to do, because of an earlier session or the study's settings."""
         return self._session.is_chosen
 
     @abstractmethod
     def run(self) -> None:
-        """Do what is missing."""
+        """Do the missing work."""
 
 
 class Prepare(Stage):
-    """Data and features in the cache, and which experts each point needs: in every session until the choice."""
+    """Fill the cache, and determine the experts of each point; in every session until the choice."""
 
     name = "prepare"
 
@@ -122,19 +121,19 @@ class Prepare(Stage):
 
 
 class Experts(Stage):
-    """The experts that some trial is certain to take."""
+    """Train the experts that are certain to be used."""
 
     name = "experts"
 
     def is_done(self) -> bool:
-        """Empty where no method of the study needs experts."""
+        """Whether no method of the study needs experts, or the best trial is chosen."""
         return super().is_done() or not self._session.study.requires_experts
 
     def run(self) -> None:
-        """Train those that are not in the store."""
+        """Train the experts that are not in the store."""
         session = self._session
-        asked_for = sets_asked_for(session.study, session.sets)
-        make_missing_experts(asked_for, session.store, session.workspace.cache, session.display)
+        sets = certain_sets(session.study, session.sets)
+        make_missing_experts(sets, session.store, session.workspace.cache, session.display)
 
 
 class Search(Stage):
@@ -143,7 +142,7 @@ class Search(Stage):
     name = "search"
 
     def run(self) -> None:
-        """Run the trials that are missing."""
+        """Run the missing trials."""
         session, sets = self._session, self._session.sets
         for trial in session.ledger.ended:
             session.display.line(line_of_trial(trial) + "  (earlier)")
@@ -175,25 +174,25 @@ class Search(Stage):
 
 
 class Finalists(Stage):
-    """The best points distilled again, as many as the study asks for, and the choice on validation."""
+    """Distil the best points again with new seeds, and choose one on validation."""
 
     name = "finalists"
 
     def run(self) -> None:
-        """Distil again what is missing, and choose.
+        """Run the missing distillations, and choose a point.
 
         Raises:
-            RayvlddError: when no trial has made a set, none may be chosen, or no finalist made one of other seeds.
+            RayvlddError: if no trial has a set, none is within the bounds of the choice, or all finalists failed.
         """
         if self._session.study.search.num_finalists:
             rerun_finalists(self._finalists(), self._session.trial_context, self._session.display)
         self._choose()
 
     def _candidates(self) -> list[Trial]:
-        """The trials that may be chosen, the choice first.
+        """The trials that can be chosen, the choice first.
 
         Raises:
-            RayvlddError: when no trial has made a set, or none of the front is allowed to be chosen.
+            RayvlddError: if no trial has a set, or none is within the bounds of the choice.
         """
         if self._session.ledger.best_trial() is None:
             raise _nothing_made(self._session.study, self._session.ledger)
@@ -203,21 +202,21 @@ class Finalists(Stage):
         return allowed
 
     def _finalists(self) -> list[Finalist]:
-        """The trials whose points are distilled again; with several objectives that is the choice alone.
+        """The trials whose points are distilled again; with several objectives only the chosen one.
 
         Raises:
-            RayvlddError: as :meth:`_candidates` does.
+            RayvlddError: like :meth:`_candidates`.
         """
         count = self._session.study.search.num_finalists if len(self._session.study.search.objectives) == 1 else 1
         return finalists_of(self._session.study, distinct(self._candidates(), count), self._session.folder.finalists)
 
     def _choose(self) -> None:
-        """Choose on validation, and keep the choice, so that nothing learnt from test can change it.
+        """Choose a point on validation and save the choice, so that the test result cannot change it.
 
-        With several objectives it is the one that ``search.choose`` takes from the Pareto front, which is kept too.
+        With several objectives ``search.choose`` selects it from the Pareto front, which is saved too.
 
         Raises:
-            RayvlddError: when no trial has made a set, none may be chosen, or no finalist made one of other seeds.
+            RayvlddError: if no trial has a set, none is within the bounds of the choice, or all finalists failed.
         """
         if self._session.study.search.num_finalists:
             finalists = self._finalists()
@@ -240,7 +239,7 @@ class Finalists(Stage):
         write_json_whole(self._session.folder.choice, {**values, **choice, **self._front()})
 
     def _show(self, finalists: Sequence[Finalist]) -> None:
-        """Show the finalists, and hand each of their sets to the tracker as a record of its own."""
+        """Display the finalists, and log each of their sets as a separate record in the tracker."""
         for finalist in finalists:
             self._session.display.line(line_of_finalist(finalist))
             for one in finalist.sets:
@@ -252,7 +251,7 @@ class Finalists(Stage):
                 self._session.tracker.end_trial(one.name, scores["state"], None, tags)
 
     def _front(self) -> dict[str, list[dict[str, Any]]]:
-        """The Pareto front, the answer of a study with several objectives; nothing for one objective."""
+        """The Pareto front of a study with several objectives; empty with one objective."""
         study, ended = self._session.study, self._session.ledger.ended
         if len(study.search.objectives) < 2:
             return {}
@@ -265,7 +264,7 @@ class FinalEvaluation(Stage):
     name = "test"
 
     def is_done(self) -> bool:
-        """Once its result is on disk: a study is tested once."""
+        """Whether the test result is on disk; a study is tested once."""
         return self._session.folder.test.is_file()
 
     def run(self) -> None:
@@ -281,7 +280,7 @@ STAGES: tuple[type[Stage], ...] = (Prepare, Experts, Search, Finalists, FinalEva
 
 
 def run_stages(session: StudySession) -> None:
-    """Run what is missing of each stage, and note how long it took."""
+    """Run the unfinished stages in order, and record their durations."""
     for make in STAGES:
         stage = make(session)
         if not stage.is_done():

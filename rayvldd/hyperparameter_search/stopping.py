@@ -1,12 +1,13 @@
-"""Rules that stop poor trials early, written on the records of all trials.
+"""Rules that stop poor trials early, based on the records of all trials.
 
 Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", arXiv 1810.05934),
 alone or in the brackets of Hyperband (arXiv 1603.06560), and the median stopping rule (Golovin et al., "Google Vizier",
-KDD 2017). They decide as Ray Tune's implementations do, with two differences: a trial's bracket follows from the
-study's seed and the trial's number, where Ray draws it from the global stream; and a trial that is no better than its
-start when its grace is over is stopped whatever the others do, since these rules let the first trial at a rung go on.
+KDD 2017). Decisions are those of Ray Tune's implementations, with two differences. A trial's bracket is determined by
+the study's seed and the trial's number; Ray samples it from the global random state. A trial that has not improved on
+its initial set after the grace period is stopped independently of the others, since these rules continue the first
+trial at a rung.
 
-Trials are compared by outer step, because a study may search how often to evaluate.
+Trials are compared by outer step, because the evaluation interval can be searched.
 """
 
 import math
@@ -22,33 +23,33 @@ from rayvldd.randomness import bracket_seed
 from rayvldd.records.trial import Evaluation, Trial
 
 _FEWEST_OTHERS = 3
-"""Trials to compare with, below which the median rule lets a trial go on."""
+"""Minimum number of other trials for the median rule; with fewer a trial continues."""
 
 
 class StoppingRule(Protocol):
     """Decides whether a trial stops early."""
 
     def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """Whether a trial stops now; called once for each of its evaluations, while that is its last one.
+        """Whether to stop a trial now; called once after each of its evaluations.
 
         Args:
             trial: The trial that was just evaluated.
-            history: All trials of the study with their evaluations so far, this one among them.
+            history: All trials of the study with their evaluations so far, including this one.
         """
         ...
 
 
 class Never:
-    """Lets every trial go on."""
+    """Stops no trial."""
 
     def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """No."""
+        """Return False."""
         return False
 
 
 @dataclass
 class _RungEntries:
-    """The recalls with which a trial entered the rungs of its bracket, as far as its evaluations were read."""
+    """Recalls of a trial at the rungs of its bracket, updated incrementally from its evaluations."""
 
     rungs: tuple[float, ...]
     """Outer steps, the largest first."""
@@ -56,10 +57,10 @@ class _RungEntries:
     read: int = 0
 
     def catch_up(self, evaluations: list[Evaluation]) -> float | None:
-        """Read new evaluations, and return the rung that the last of all enters.
+        """Read new evaluations, and return the rung that the last evaluation enters, if any.
 
-        An evaluation enters the highest rung that it has reached and no earlier one has entered: usually that is one
-        rung, but with seldom evaluations a lower one may be entered after a higher one.
+        An evaluation enters the highest rung that it has reached and that no earlier evaluation has entered. If
+        evaluations are infrequent, a lower rung may be entered after a higher one.
         """
         entered = None
         for evaluation in evaluations[self.read :]:
@@ -73,11 +74,11 @@ class _RungEntries:
 
 
 class SuccessiveHalving:
-    """Stops a trial that enters a rung below the best share of those that entered it before.
+    """Stops a trial whose recall at a rung is below the best ``1 / factor`` of the earlier entries.
 
     Args:
         brackets: The rungs of each bracket, as outer steps, the largest first.
-        factor: One in so many trials goes on at each rung.
+        factor: One in ``factor`` trials continues at each rung.
         seed: The study's seed, for the choice of brackets.
     """
 
@@ -119,14 +120,14 @@ class MedianRule:
     """Stops a trial whose best recall is below the median of the others' mean recalls up to the same outer step.
 
     Args:
-        grace: Outer step before which no trial is stopped and from which on means are taken.
+        grace: Outer step before which no trial is stopped, and from which means are computed.
     """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
 
     def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """Compare with those trials that have come as far."""
+        """Compare with the trials that have reached the same outer step."""
         step = trial.outer_step
         if step < self._grace:
             return False
@@ -143,21 +144,21 @@ class MedianRule:
 
 @dataclass(frozen=True)
 class GainRequired:
-    """Stops a trial whose best recall is still that of its start, besides those that another rule stops."""
+    """Stops a trial whose best recall is still that of its initial set, in addition to another rule."""
 
     rule: StoppingRule
     due: float
-    """Outer step from which on a trial needs a gain."""
+    """Outer step from which a trial needs a gain."""
 
     def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """Ask both, the other rule at every evaluation."""
+        """Apply both rules; the other rule is called at every evaluation."""
         stops, first, last = self.rule.should_stop(trial, history), trial.evaluations[0], trial.evaluations[-1]
         start = first[BEST_VAL_MEAN_RECALL] if first.outer_step == 0 else -math.inf
         return stops or (last.outer_step >= self.due and last[BEST_VAL_MEAN_RECALL] <= start)
 
 
 def with_gain_required(rule: StoppingRule, study: Study) -> StoppingRule:
-    """The rule, with a gain required when the grace is over; a trial that ends by then needs none."""
+    """Add the requirement of a gain after the grace period; a trial that ends before needs none."""
     grace, last = _grace_and_last(study)
     return GainRequired(rule, grace) if grace < last else rule
 
@@ -168,26 +169,26 @@ def make_none(study: Study) -> StoppingRule:
 
 
 def make_asha(study: Study) -> StoppingRule:
-    """Asynchronous successive halving with the study's grace and factor."""
+    """Asynchronous successive halving with the study's grace period and reduction factor."""
     return SuccessiveHalving(_brackets(study, 1), study.search.reduction_factor, study.seed)
 
 
 def make_hyperband(study: Study) -> StoppingRule:
-    """Successive halving in as many brackets as there are rungs, each of which begins one rung later."""
+    """Successive halving with one bracket for each rung; each bracket begins one rung later than the previous one."""
     grace, last = _grace_and_last(study)
     count = 1 + int(math.log(last / grace) / math.log(study.search.reduction_factor))
     return SuccessiveHalving(_brackets(study, count), study.search.reduction_factor, study.seed)
 
 
 def make_median(study: Study) -> StoppingRule:
-    """The median rule with the study's grace."""
+    """The median rule with the study's grace period."""
     return MedianRule(_grace_and_last(study)[0])
 
 
 def _grace_and_last(study: Study) -> tuple[int, int]:
-    """The outer step before which no trial is stopped, and the last one of the longest trial.
+    """The outer step at the end of the grace period, and the last outer step of the longest trial.
 
-    The evaluation of the start, at outer step 0, does not count as one of grace.
+    The evaluation of the initial set, at outer step 0, does not count towards the grace period.
     """
     every, last = study.largest("distillation.evaluate_every"), study.largest("distillation.outer_steps")
     return min(study.search.grace_evaluations * every, last), last
@@ -196,7 +197,7 @@ def _grace_and_last(study: Study) -> tuple[int, int]:
 def _brackets(study: Study, count: int) -> list[tuple[float, ...]]:
     """Rungs at ``grace_evaluations`` evaluations, ``reduction_factor`` times as many, and so on.
 
-    One step beyond the last belongs to them: a trial ends by itself, not by a rule.
+    Rungs extend to one step beyond the last one, so that no rule stops a trial at its regular end.
     """
     (grace, last), factor = _grace_and_last(study), study.search.reduction_factor
     most = np.log((last + 1) / grace) / np.log(factor)

@@ -1,7 +1,7 @@
-"""What a search tries next and what it stops early, decided from the records of its trials.
+"""Search strategies: proposal of trials and early stopping, based on the records of trials.
 
-A strategy is a sampler, which proposes points, and a stopping rule. Both read the history: every trial with its state
-and its evaluations, those that run, failed or were stopped included. Neither knows what runs the trials.
+A strategy combines a sampler, which proposes points, with a stopping rule. Both read the history: all trials with
+their states and evaluations, including running, failed and stopped ones. They do not depend on Ray Tune.
 """
 
 import itertools
@@ -30,25 +30,25 @@ class Proposal:
 
 
 class Decision(StrEnum):
-    """Whether a trial goes on."""
+    """Whether a trial continues."""
 
     CONTINUE = "continue"
     STOP = "stop"
 
 
 class SearchStrategy(Protocol):
-    """Proposes trials and decides which of them go on, from the history of records.
+    """Proposes trials and decides which of them continue, from the history of records.
 
-    A history holds the trials of the study, each under the same name whatever session runs it. Trials that were
-    proposed and have not begun are not in it.
+    The history contains the trials of the study, with the same names in all sessions. Trials that were proposed and
+    have not started are not included.
     """
 
     def propose(self, history: Collection[Trial]) -> Proposal:
-        """The next trial; one that an earlier session left running is proposed again, before new ones."""
+        """The next trial; trials that were interrupted in an earlier session are proposed again before new ones."""
         ...
 
     def decide(self, trial: Trial, history: Collection[Trial]) -> Decision:
-        """Whether a trial whose last evaluation has just been entered goes on."""
+        """Whether a trial continues after its last evaluation, which has just been recorded."""
         ...
 
 
@@ -59,27 +59,27 @@ class Sampler(Protocol):
         """A point of the study's space.
 
         Args:
-            trial_id: The trial that will run it; the history has its outcome under this name.
-            given: Settings that are decided already, e.g. by an initial point.
+            trial_id: Name of the trial at the point; the history contains its outcome under this name.
+            given: Settings that are already fixed, e.g. by an initial point.
             history: The trials so far.
         """
         ...
 
 
 SamplerFactory = Callable[[Study, Collection[Trial], Sequence[Trial]], Sampler]
-"""Makes a sampler from the study, its trials so far and trials of earlier studies at points of its space. What the
-``implementation`` of a sampler's declaration is; that of a stopping rule takes the study and returns the rule."""
+"""Makes a sampler from the study, its trials so far and trials of earlier studies at points of its space. The
+``implementation`` of a sampler's declaration has this type; that of a stopping rule takes only the study."""
 StoppingRuleFactory = Callable[[Study], StoppingRule]
 
 
 class SampledSearch:
     """A strategy of one sampler and one stopping rule.
 
-    Every decision of earlier sessions is repeated first, from their evaluations in the order in which they came: a
-    trial that was to stop and whose process died before it did is stopped when it reports again.
+    The decisions of earlier sessions are replayed first, from the evaluations in their order of arrival. A trial whose
+    process died after the decision to stop it is therefore stopped at its next report.
 
     Args:
-        study: What is searched; its initial points come first.
+        study: The study; its initial points are proposed first.
         sampler: Proposes points.
         rule: Stops trials early.
         known: The trials of earlier sessions.
@@ -92,12 +92,12 @@ class SampledSearch:
         self._cut_off = deque(trial for trial in by_number if trial.state == "running")
         self._numbers = itertools.count(next_number(known))
         self._judged: dict[str, int] = {}
-        """The outer step of the last evaluation that was decided on, by trial."""
+        """Outer step of the last evaluation with a decision, by trial."""
         self._stopped: set[str] = set()
         self._repeat(known)
 
     def propose(self, history: Collection[Trial]) -> Proposal:
-        """The next trial: those that were cut off, then the initial points, then what the sampler proposes."""
+        """The next trial: first interrupted trials, then the initial points, then the sampler's proposals."""
         if self._cut_off:
             trial = self._cut_off.popleft()
             number, trial_id, given = trial.number, trial.trial_id, trial.point
@@ -108,9 +108,9 @@ class SampledSearch:
         return Proposal(trial_id, number, point)
 
     def decide(self, trial: Trial, history: Collection[Trial]) -> Decision:
-        """Ask the rule about a new evaluation; a trial that was to stop stays so.
+        """Apply the rule to a new evaluation; a decision to stop is final.
 
-        A trial that was cut off repeats its best evaluation when it continues, which was decided on before.
+        A resumed trial reports its best evaluation again, for which the decision was made before.
         """
         name = trial.trial_id
         if name not in self._stopped and trial.outer_step > self._judged.get(name, -1):
@@ -134,10 +134,10 @@ def next_number(history: Collection[Trial]) -> int:
 
 
 def make_strategy(study: Study, known: Collection[Trial] = (), earlier: Sequence[Trial] = ()) -> SearchStrategy:
-    """The strategy that a study names.
+    """Make the strategy of a study.
 
     Args:
-        study: What is searched, and how.
+        study: The study, which names sampler and scheduler.
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space, which the sampler knows from the start.
     """

@@ -1,4 +1,4 @@
-"""The folder of one study: what it was asked to do, how far it is, what came out."""
+"""The folder of a study: settings, progress and results."""
 
 import json
 import time
@@ -18,34 +18,34 @@ from rayvldd.storage.json_files import write_json_whole
 
 
 class StudyFolder:
-    """The one owner of every path below a study's folder."""
+    """Defines all paths below a study's folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @property
     def settings(self) -> Path:
-        """The study as it was first asked for."""
+        """The settings of the study when it was started."""
         return self.root / "study.json"
 
     @property
     def trials(self) -> Path:
-        """One folder a trial."""
+        """Contains one folder per trial."""
         return self.root / "trials"
 
     @property
     def finalists(self) -> Path:
-        """One folder for each set that a finalist's point made again."""
+        """Contains one folder per set of a finalist."""
         return self.root / "finalists"
 
     @property
     def earlier_trials(self) -> Path:
-        """What the sampler is told of earlier studies, where it is told of any."""
+        """Trials of earlier studies for the sampler, if any."""
         return self.root / "earlier_trials.json"
 
     @property
     def tune(self) -> Path:
-        """Where Ray Tune may write while it runs; nothing in it is read again."""
+        """Folder for Ray Tune's files, which are never read."""
         return self.root / "tune"
 
     @property
@@ -55,38 +55,38 @@ class StudyFolder:
 
     @property
     def choice(self) -> Path:
-        """Which trial was chosen, written before test is looked at."""
+        """The chosen trial, written before the test evaluation."""
         return self.root / "choice.json"
 
     @property
     def test(self) -> Path:
-        """What the one look at test has shown."""
+        """Result of the test evaluation."""
         return self.root / "test.json"
 
     @property
-    def looks(self) -> Path:
-        """Every look at test that a set of this study had, one line of JSON a look."""
+    def test_log(self) -> Path:
+        """All test evaluations of sets of this study, one line of JSON each."""
         return self.root / "test_evaluations.jsonl"
 
     def chosen_sets(self) -> list[Path]:
-        """The sets whose test is the study's: the best one, and those that its point made of other seeds."""
+        """The tested sets: the best one, and those distilled at its point with other seeds."""
         names = read_json(self.choice).get("sets", [])
         return [self.best, *(self.finalists / name / "distilled_set" for name in names[1:])]
 
     def add_test_evaluation(self, command: str, num_sets: int, num_students: int) -> None:
-        """Note a look at test, before what it shows is kept or printed."""
+        """Record a test evaluation, before its result is saved or printed."""
         look = {"command": command, "num_sets": num_sets, "num_students": num_students}
-        with self.looks.open("a", encoding="utf-8") as file:
+        with self.test_log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(look, ensure_ascii=False) + "\n")
 
     def test_evaluations(self) -> int:
-        """How often test was looked at with sets of this study, as far as the commands of this workspace did."""
-        lines = self.looks.read_text(encoding="utf-8").splitlines() if self.looks.is_file() else []
-        return max(len(lines), int(self.test.is_file()))  # the test of a study older than this note is a look too
+        """Number of test evaluations of sets of this study by the commands of this workspace."""
+        lines = self.test_log.read_text(encoding="utf-8").splitlines() if self.test_log.is_file() else []
+        return max(len(lines), int(self.test.is_file()))  # studies of earlier releases have no log
 
     @property
     def result_file(self) -> Path:
-        """What came out; a study that has it is finished."""
+        """Result of the study; it exists once the study is finished."""
         return self.root / "result.json"
 
     def ledger(self) -> Ledger:
@@ -97,7 +97,7 @@ class StudyFolder:
         """The result of a finished study."""
         if not self.result_file.is_file():
             return None
-        # Where the set lies is said by where the folder is: it may have come from another machine.
+        # The location of the set follows from that of the folder, which may come from another machine.
         return {
             **read_json(self.result_file),
             "distilled_set": str(self.best),
@@ -106,17 +106,17 @@ class StudyFolder:
 
     @contextmanager
     def opened(self, study: Study) -> Iterator[None]:
-        """Hold the study against other processes, after a check that it is the same study.
+        """Lock the study against other processes, after a check that the settings are the same.
 
         Raises:
-            ConfigError: when the folder holds a study of this name with other settings.
-            RayvlddError: when another process runs the study.
+            ConfigError: if the folder contains a study of this name with other settings.
+            RayvlddError: if another process is running the study.
         """
         self.check_same(study)
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.root / ".lock", timeout=0):
-                if not self.result_file.is_file():  # with the values it goes on with, where some may change
+                if not self.result_file.is_file():  # with the present values of settings that may change
                     write_json_whole(self.settings, study.model_dump(mode="json"))
                 yield
         except Timeout:
@@ -126,18 +126,21 @@ class StudyFolder:
             ) from None
 
     def check_same(self, study: Study) -> None:
-        """Check that the folder is free, or holds this study.
+        """Check that the folder is empty or contains this study.
 
         Raises:
             ConfigError: naming every setting that differs, with both values.
         """
         if not self.settings.is_file():
             return
-        known, asked = flat_settings(_completed(read_json(self.settings))), flat_settings(study.model_dump(mode="json"))
+        saved, present = (
+            flat_settings(_completed(read_json(self.settings))),
+            flat_settings(study.model_dump(mode="json")),
+        )
         faults = [
-            Fault(f"{self.settings}: {key}", f"is {known.get(key)!r} there, {asked.get(key)!r} here", "the value there")
-            for key in sorted(known.keys() | asked.keys())
-            if known.get(key) != asked.get(key) and not self._may_change(key)
+            Fault(f"{self.settings}: {key}", f"is {saved.get(key)!r} there, {now.get(key)!r} here", "the value there")
+            for key in sorted(saved.keys() | now.keys())
+            if saved.get(key) != now.get(key) and not self._may_change(key)
         ]
         if faults:
             raise ConfigError(
@@ -145,13 +148,13 @@ class StudyFolder:
             )
 
     def _may_change(self, key: str) -> bool:
-        """Whether the study may go on with another value of a setting, as far as it is."""
+        """Whether the study can continue with another value of a setting, in its present state."""
         info, chosen, finished = about(key), self.choice.is_file(), self.result_file.is_file()
         return info is not None and info.may_change.allows(chosen=chosen, finished=finished)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the seconds of a phase to what earlier sessions took for it, also where it is cut off."""
+        """Add the duration of the block to that of earlier sessions, even if it is interrupted."""
         started = time.monotonic()
         try:
             yield
@@ -161,13 +164,13 @@ class StudyFolder:
             write_json_whole(self._seconds, seconds)
 
     def add_command(self, command: str) -> None:
-        """Note what the user typed, once a session and in order; the same line again is noted once."""
+        """Record the command line of a session, in order; a repeated command is recorded once."""
         known = self.commands()
         if command not in known[-1:]:
             write_json_whole(self._commands, {"commands": [*known, command]})
 
     def commands(self) -> list[str]:
-        """What was typed to run the study; nothing for a study older than this note."""
+        """The command lines that ran the study; empty for studies of earlier releases."""
         return list(map(str, read_json(self._commands).get("commands", []))) if self._commands.is_file() else []
 
     @property
@@ -175,7 +178,7 @@ class StudyFolder:
         return self.root / "commands.json"
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, of all sessions together."""
+        """Seconds by phase, summed over all sessions."""
         return read_json(self._seconds) if self._seconds.is_file() else {}
 
     @property
@@ -184,12 +187,12 @@ class StudyFolder:
 
 
 def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
-    """The folder of the study that a distilled set belongs to, by its place or else by its card; None without one.
+    """The folder of the study that a distilled set belongs to, from its location or its card; None if there is none.
 
     Args:
         place: Folder of the set, or its address in MLflow.
-        study_name: What the set's card calls the study.
-        studies: Where the workspace has its studies, for sets that lie elsewhere.
+        study_name: Name of the study in the set's card.
+        studies: Folder of the workspace's studies, for sets in other locations.
     """
     above = Path(place).absolute().parents
     for root in (*above[:4], studies / study_name):
@@ -203,7 +206,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        StoreError: when the file does not hold one.
+        StoreError: if the file is not a JSON object.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -215,7 +218,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that an earlier release wrote, with the defaults of what has come since."""
+    """Settings of an earlier release, with the defaults of settings that were added since."""
     try:
         return Study.model_validate(settings).model_dump(mode="json")
     except ValidationError:

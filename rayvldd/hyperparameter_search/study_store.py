@@ -1,9 +1,9 @@
-"""A study in a storage that outlives this machine: a folder that others see, or S3; any machine goes on from there.
+"""A study in a persistent storage, a shared folder or S3, from which any machine can resume it.
 
-The storage holds snapshots of the study's folder, checkpoints of running trials included. Files lie under the checksum
-of what is in them, and one small file names those that make the present snapshot; it is swapped last, so what is there
-is always one whole moment of the study, whatever dies. One machine at a time holds the study, by a lease that beats; a
-driver that was taken for dead, and is not, finds the snapshot swapped and writes nothing more.
+The storage contains a snapshot of the study's folder, including checkpoints of running trials. Files are named by
+their checksums, and a small file lists those of the current snapshot; it is swapped last, so the snapshot is always
+consistent, even if a process dies. A lease with heartbeats ensures that one machine at a time runs the study. A driver
+that was wrongly considered dead notices that the snapshot was swapped, and stops writing.
 
 Below ``NAME/`` of the storage: ``snapshot.json``, ``holder.json`` and ``files/SHA256``.
 """
@@ -30,73 +30,73 @@ from rayvldd.storage.names import stays_inside
 from rayvldd.storage.storage import Storage
 
 EVERY_S = 10.0
-"""Seconds between two looks at what has changed; with the upload, what the end of a machine can cost."""
+"""Seconds between two checks for changes; with the upload, the most work that is lost if the machine ends."""
 
 _POLL_S = 1.0
 _TRIES = 5
-"""Looks at a trial's files that change meanwhile, before its earlier state is kept for another while."""
+"""Attempts to read a trial's files while they change, before its earlier state is kept for now."""
 
 _MARK = ".stored"
-"""File in the study's folder that says which snapshot it goes on from."""
+"""File in the study's folder that names the snapshot it was resumed from."""
 
 Entry = dict[str, Any]
 """A file of a snapshot: ``sha256`` and ``bytes``."""
 
 Stamp = tuple[int, int, int, int]
-"""What changes when a file does: its number, times and size."""
+"""Identity of a file's state: inode, times and size."""
 
 
 class StudyStore:
     """Keeps the folder of one study in a storage.
 
     Args:
-        storage: Where studies are kept, each below its name.
+        storage: Storage of studies, each below its name.
         folder: The study's folder on this machine.
-        every_s: Seconds between two looks at what has changed.
+        every_s: Seconds between two checks for changes.
     """
 
     def __init__(self, storage: Storage, folder: StudyFolder, every_s: float = EVERY_S) -> None:
         self._storage, self._folder, self._every_s = storage, folder, every_s
         self._name = folder.root.name
         self._sums: dict[str, tuple[Stamp, Entry]] = {}
-        """A file to its stamp, and what was in it then."""
+        """File name -> its stamp, and its content at that time."""
         self._snapshot: bytes | None = None
         """The snapshot as this machine last read or wrote it."""
         self._taken_over = False
 
     @property
     def uri(self) -> str:
-        """Where the study is, as people write it."""
+        """Address of the study."""
         return f"{self._storage.uri.rstrip('/')}/{self._name}"
 
     @contextmanager
     def held(self, display: ProgressDisplay) -> Iterator[None]:
-        """Bring the study here, and keep the storage up to date while the block runs and once more at its end.
+        """Fetch the study, and keep the storage up to date while the block runs and at its end.
 
         Raises:
-            RayvlddError: when another machine runs the study, or has taken it over.
-            StoreError: when the storage cannot be read or written, or holds another study than the folder.
+            RayvlddError: if another machine runs the study, or has taken it over.
+            StoreError: if the storage cannot be read or written, or contains another study than the folder.
         """
-        with self._wait_for_claim(display):
+        with self._acquire_lease(display):
             self.fetch(display)
             self._drop_unnamed()
-            # A storage that is away for a while costs nothing, unless this machine ends meanwhile.
+            # A temporarily unavailable storage has no effect, unless this machine ends in the meantime.
             pushes = RepeatedCall(f"study store {self.uri}", self._every_s, self.push, "not kept there at the moment")
             try:
                 with pushes:
                     yield
-            except BaseException:  # Ctrl-C too; what ended the study matters more than that the storage is away
+            except BaseException:  # also Ctrl-C; the first error matters more than an unavailable storage
                 with suppress(Exception):
                     self.push()
                 raise
             self.push()
 
     def fetch(self, display: ProgressDisplay) -> None:
-        """Make the folder what the last snapshot says, unless it is that snapshot, or goes on from it.
+        """Make the folder equal to the last snapshot, unless it already is, or was resumed from it.
 
         Raises:
-            StoreError: when the folder holds a study that is not the storage's, or a file is not what was written, or
-                is none of a study's folder.
+            StoreError: if the folder contains another study than the storage, or a file of the snapshot is damaged or
+                does not belong to a study's folder.
         """
         with self._own_folder():
             self._fetch(display)
@@ -116,7 +116,7 @@ class StudyStore:
                 )
             if mark.read_text(encoding="utf-8") == _sum(self._snapshot):
                 return
-        write_bytes_whole(mark, b"coming")  # a copy that breaks off must be known for one
+        write_bytes_whole(mark, b"coming")  # marks an interrupted copy as incomplete
         for done, (name, entry) in enumerate(sorted(files.items())):
             display.progress(f"study from {self.uri}", done, len(files))
             self._bring(name, entry)
@@ -128,18 +128,18 @@ class StudyStore:
         display.line(f"study {self._name} goes on from {self.uri}")
 
     def push(self) -> None:
-        """Make the storage hold the folder as it is now.
+        """Upload the current state of the folder.
 
         Raises:
-            RayvlddError: when another machine has taken the study over.
-            StoreError: when the storage cannot be written, or the folder cannot be read.
+            RayvlddError: if another machine has taken over the study.
+            StoreError: if the storage cannot be written, or the folder cannot be read.
         """
         with self._own_folder():
             self._push()
 
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
-        """Say plainly that the folder on this machine cannot be used."""
+        """Translate errors of the folder on this machine."""
         try:
             yield
         except OSError as error:
@@ -167,10 +167,10 @@ class StudyStore:
         for sha in {entry["sha256"] for entry in before.values()} - {entry["sha256"] for entry in files.values()}:
             self._storage.delete(self._file(f"files/{sha}"))
 
-    # --- holding ------------------------------------------------------------------------------------------------------
+    # --- lease --------------------------------------------------------------------------------------------------------
 
-    def _wait_for_claim(self, display: ProgressDisplay) -> Lease:
-        """Take the lease; of a holder elsewhere it takes half a minute to see that it is dead."""
+    def _acquire_lease(self, display: ProgressDisplay) -> Lease:
+        """Acquire the lease; it takes half a minute to detect that a holder on another machine is dead."""
         name, lease_holder = self._file("holder.json"), LeaseHolder()
         first, started = self._storage.read(name), time.monotonic()
         while (lease := lease_holder.acquire(self._storage, name)) is None:
@@ -210,14 +210,14 @@ class StudyStore:
         )
 
     def _drop_unnamed(self) -> None:
-        """Clear away what a driver has put there and not lived to name; only who holds the study may."""
+        """Delete files that a killed driver uploaded without naming them in a snapshot; requires the lease."""
         named = {entry["sha256"] for entry in self._known().values()}
         for name in self._storage.names(self._file("files")):
             if name.rpartition("/")[2] not in named:
                 self._storage.delete(name)
 
     def _local_files(self, unit: str = "") -> list[str]:
-        """What is kept of the folder, or of a part: all but what Ray Tune writes, locks, and parts of files."""
+        """Files of the folder or of a unit that are stored: all except Ray Tune's files, locks and partial files."""
         root = self._folder.root
         found = [Path(folder) / name for folder, _, names in _walk(root / unit) for name in names]
         paths = (path.relative_to(root) for path in found if path.is_file())
@@ -229,22 +229,22 @@ class StudyStore:
         )
 
     def _capture(self) -> dict[str, Entry]:
-        """The files of one moment, each of them in the storage by then.
+        """Upload a consistent state of the files and return its entries.
 
-        What stands at the top of the folder comes first: it speaks of trials and sets that were whole by then.
+        The files at the top of the folder are read first: they refer to trials and sets that were complete by then.
         """
         before = self._known()
         names = self._local_files()
         found = self._entries([name for name in names if "/" not in name]) or {}
         for unit in sorted({_unit_of(name) for name in names if "/" in name}):
             entries = self._whole(unit)
-            if entries is None:  # it was written to at every look
+            if entries is None:  # it was written to during every attempt
                 entries = {name: entry for name, entry in before.items() if _unit_of(name) == unit}
             found |= entries
         return found
 
     def _whole(self, unit: str) -> dict[str, Entry] | None:
-        """The files of a folder that belong together, as a trial and its checkpoint do; None if they keep changing."""
+        """The files of a unit in a consistent state, e.g. a trial and its checkpoint; None if they keep changing."""
         for _ in range(_TRIES):
             before = self._stamps(unit)
             entries = self._entries(sorted(before))
@@ -258,7 +258,7 @@ class StudyStore:
         return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
     def _entries(self, names: list[str]) -> dict[str, Entry] | None:
-        """Files to what is in them, which is in the storage then; None where one went away meanwhile."""
+        """Upload files and return their entries; None if a file disappeared in the meantime."""
         found = {}
         for name in names:
             path = self._folder.root / name
@@ -309,7 +309,7 @@ class StudyStore:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """What is below a folder; a part that goes away meanwhile is no fault, one that cannot be read is."""
+    """Walk a folder; parts that disappear in the meantime are ignored, unreadable ones raise an error."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -319,7 +319,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether it is what a snapshot says of a file."""
+    """Whether a value is a valid entry of a snapshot."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("bytes"), int)
@@ -329,7 +329,7 @@ def _is_entry(value: Any) -> bool:
 
 
 def _unit_of(name: str) -> str:
-    """The folder whose files belong together: one trial, one set of a finalist, or the best set."""
+    """The unit of a file, whose files are stored together: a trial, a set of a finalist, or the best set."""
     parts = name.split("/")
     return "/".join(parts[:2]) if len(parts) > 2 else parts[0] if len(parts) > 1 else ""
 
@@ -339,7 +339,7 @@ def _stamp_of(path: Path) -> Stamp | None:
         status = path.stat()
     except FileNotFoundError:
         return None
-    # The clock of a file system may tick every 4 ms only; a file put in the place of another has a number of its own.
+    # The clock of a file system may have a resolution of 4 ms; a file that replaces another has another inode.
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 

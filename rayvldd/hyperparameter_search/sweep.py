@@ -1,10 +1,10 @@
-"""A whole study: its stages, then the result put together; see hyperparameter_search/stages.py.
+"""A whole study: its stages (see hyperparameter_search/stages.py), then the assembly of its result.
 
-Every stage continues where it was.
+Every stage resumes its earlier work.
 
-The order of what is written decides what a crash can cost. A trial's evaluation is in the ledger before it is shown;
-the choice of the best trial is on disk before test is looked at, and the test result before it is printed: a study is
-tested once, whatever dies in between.
+The order of writes limits the effect of a crash. A trial's evaluation is in the ledger before it is displayed; the
+choice of the best trial is on disk before the test evaluation, and the test result before it is printed. A study is
+therefore tested once, even if a process dies in between.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,14 +36,14 @@ from rayvldd.workspace import Workspace
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came out of a study."""
+    """The result of a study."""
 
     values: dict[str, Any]
-    """The object of ``--json``."""
+    """Object printed by ``--json``."""
     trials: list[Trial]
     """All trials, by number."""
     is_new: bool
-    """False where the study was finished before and only its result was read."""
+    """False if the study was finished before and only its result was read."""
 
 
 def sweep(
@@ -59,26 +59,25 @@ def sweep(
     warm_start: WarmStart | None = None,
     study_store: StudyStore | None = None,
 ) -> SweepResult:
-    """Run a study to its end, or go on with it, or return the result it already has.
+    """Run or resume a study to its end, or return the result of a finished one.
 
     Args:
-        study: What to search.
-        workspace: Where everything is kept.
-        store: Where experts are.
-        tracker: What is told of the study and its trials.
-        command: What the user typed, for the study's folder and the tracker.
-        address: The Ray cluster to run on, of which this machine is a node and all of whose nodes see the workspace
-            and the store; default: this machine.
-        display: Where progress is shown; default: standard error.
-        illustrator: Draws the pictures that are kept with each set.
-        warm_start: Earlier trials that the sampler is to begin with.
-        study_store: Where the study is kept beside the workspace, for other machines to go on with it.
+        study: The study.
+        workspace: Folder of studies, caches and experts.
+        store: Store of experts.
+        tracker: Receives the study and its trials.
+        command: The user's command line, for the study's folder and the tracker.
+        address: The Ray cluster to run on; this machine must be one of its nodes, and all nodes must see the workspace
+            and the store. Default: this machine only.
+        display: Shows progress; default: standard error.
+        illustrator: Draws the pictures that are saved with each set.
+        warm_start: Earlier trials that the sampler knows from the start.
+        study_store: Persistent storage from which other machines can resume the study, in addition to the workspace.
 
     Raises:
-        ConfigError: when a study of this name has other settings, or there are no such earlier trials.
-        RayvlddError: when every trial failed, another process or machine runs the study, or the cluster is not fit for
-            it.
-        StoreError: when the study's store cannot be used, or holds another study than the workspace.
+        ConfigError: if a study of this name has other settings, or there are no such earlier trials.
+        RayvlddError: if every trial failed, another process or machine runs the study, or the cluster is unsuitable.
+        StoreError: if the study's store cannot be used, or contains another study than the workspace.
     """
     folder = StudyFolder(workspace.study(study.name))
     with shown(display) as used, study_store.held(used) if study_store else nullcontext(), folder.opened(study):
@@ -92,7 +91,7 @@ def sweep(
         tracker.start_study(study, command)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
-        with _told_how_it_ends(tracker), start_ray(address, None), energy.reading():
+        with _reporting_failure(tracker), start_ray(address, None), energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
             run_stages(session)
@@ -102,11 +101,11 @@ def sweep(
 
 
 def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any]:
-    """Put the result together, keep it, and hand it to the tracker.
+    """Assemble the result, save it and send it to the tracker.
 
     Args:
-        session: A study all of whose stages are done.
-        energy: What the machine took, as far as it is known.
+        session: A study with all stages done.
+        energy: Energy that the machine used, as far as it was measured.
     """
     best, tested = session.best, read_json(session.folder.test)
     choice = {"finalists": [], **read_json(session.folder.choice)}
@@ -149,8 +148,8 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any
 
 
 @contextmanager
-def _told_how_it_ends(tracker: Tracker) -> Iterator[None]:
-    """Tell the tracker of an end that is not the good one; Ctrl-C is an end that the same command continues."""
+def _reporting_failure(tracker: Tracker) -> Iterator[None]:
+    """Report a failure or an interruption to the tracker; after Ctrl-C the same command resumes the study."""
     try:
         yield
     except BaseException as error:
@@ -163,7 +162,7 @@ def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The result's numbers under names that say where they come from, for the tracker."""
+    """The numeric values of the result for the tracker, with descriptive names."""
     tested = result["test"]
     names = [name for name, value in tested.items() if isinstance(value, int | float)]
     return {

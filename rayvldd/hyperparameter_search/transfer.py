@@ -1,7 +1,7 @@
-"""What earlier studies have shown, for the sampler of a new one: their trials at points of the present space.
+"""Warm start: trials of earlier studies at points of the present space, for the sampler of a new study.
 
-A recall is worth something here only if it was measured as here: on the same data and encoders, by content, and with
-the same settings, but for those that are searched and those that change no recall. Other trials are left out by name.
+A recall is comparable only if it was measured with the same data and encoders, by content, and with the same settings,
+except those that are searched and those that do not change the recall. Other trials are rejected with a reason.
 """
 
 import json
@@ -25,12 +25,12 @@ from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import EarlierTrial
 
 _SECTIONS = sections_where(lambda info: info.in_point)
-"""Where the settings of a point are."""
+"""Sections of the settings of a point."""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Where trials of earlier studies come from."""
+    """Source of trials of earlier studies."""
 
     name: str
     """The experiment or study."""
@@ -38,38 +38,38 @@ class WarmStart:
     """Reads its trials; called once, when the study begins."""
 
 
-def keep_earlier_trials(study: Study, folder: StudyFolder, asked: WarmStart | None) -> None:
-    """Write down what there is to begin with, so that a study which goes on has the same and needs no server for it.
+def keep_earlier_trials(study: Study, folder: StudyFolder, warm_start: WarmStart | None) -> None:
+    """Save the earlier trials in the study's folder, so that a resumed study uses the same ones without a server.
 
     Raises:
-        ConfigError: when the study began with other trials, or there are none of that name.
-        RayvlddError: when the server does not answer.
+        ConfigError: if the study began with other trials, or there are none with that name.
+        RayvlddError: if the server does not answer.
     """
-    if asked is None:
+    if warm_start is None:
         return
     if folder.earlier_trials.is_file():
         before = read_json(folder.earlier_trials)["name"]
-        if before != asked.name:
-            fault = Fault("--warm-start", f"got {asked.name!r}; the study began with {before!r}", before)
+        if before != warm_start.name:
+            fault = Fault("--warm-start", f"got {warm_start.name!r}; the study began with {before!r}", before)
             raise ConfigError([fault], next_command=f"the same command with --warm-start {before}")
         return
     own = f"{study.name}/"
-    trials = [vars(trial) for trial in asked.fetch() if not trial.name.startswith(own)]
-    write_json_whole(folder.earlier_trials, {"name": asked.name, "trials": trials})
+    trials = [vars(trial) for trial in warm_start.fetch() if not trial.name.startswith(own)]
+    write_json_whole(folder.earlier_trials, {"name": warm_start.name, "trials": trials})
 
 
 def known_points(
     study: Study, folder: StudyFolder, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
 ) -> tuple[list[Trial], dict[str, str]]:
-    """The trials that a study begins with, and those that say nothing about it.
+    """The earlier trials that the study can use, and those that it cannot.
 
     Args:
         study: The present study.
-        folder: Where :func:`keep_earlier_trials` has put them.
-        fingerprints: What data and encoders are now, at a point of the space.
+        folder: Folder with the trials that :func:`keep_earlier_trials` saved.
+        fingerprints: Returns the fingerprints of data and encoders at a point of the space.
 
     Returns:
-        Trials at points of the present space, with their best recall; and by name, why each other one is left out.
+        Trials at points of the present space, with their best recall; and the reason for each rejected trial, by name.
     """
     if not folder.earlier_trials.is_file():
         return [], {}
@@ -86,7 +86,7 @@ def known_points(
 
 
 def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> list[str]:
-    """What a person is told of a warm start: how many trials, and each that was left out with its reason."""
+    """Lines for the terminal about a warm start: number of trials, and each rejected trial with its reason."""
     head = f"warm start from {name}: {len(found)} trials inside the space, {len(left_out)} left out"
     return [head, *(f"  {trial}: {reason}" for trial, reason in left_out.items())]
 
@@ -98,7 +98,7 @@ def _only(recall: float) -> Evaluation:
 def _fit(
     trial: EarlierTrial, study: Study, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
 ) -> tuple[str, dict[str, Scalar]]:
-    """Why a trial says nothing about the study, or nothing and its point in the study's space."""
+    """Reason why a trial cannot be used, or an empty reason and its point in the study's space."""
     if trial.state not in ("finished", "stopped", "failed"):
         return f"has not ended ({trial.state})", {}
     if SECONDS.name in study.search.objectives:
@@ -122,7 +122,7 @@ def _fit(
 
 
 def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Scalar], str]:
-    """The point that these settings are, of the settings that are searched there; or what lies outside."""
+    """The point with these settings in the space; or a message about settings outside of it."""
     outside = []
 
     def value_at(key: str, domain: Domain) -> Scalar:
@@ -136,13 +136,13 @@ def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Scalar
 
 
 def _matters(key: str) -> bool:
-    """Whether two recalls can be compared only if this setting is the same; fingerprints cover what is by content."""
+    """Whether recalls are comparable only if this setting is equal; settings ``by_content`` have fingerprints."""
     info = about(key)
     return info is None or (info.changes_recall and not info.by_content)
 
 
 def _study_of(trial: EarlierTrial, name: str) -> Study:
-    """The settings of a trial's parameters, with today's defaults where it had none."""
+    """The study with a trial's parameters, and present defaults for missing ones."""
     values: dict[str, Any] = {"name": name}
     for key, text in trial.settings.items():
         if key.startswith(tuple(f"{section}." for section in _SECTIONS)):
@@ -151,7 +151,7 @@ def _study_of(trial: EarlierTrial, name: str) -> Study:
 
 
 def _value_of(text: str) -> Any:
-    """The value of a parameter, which is JSON unless it was text to begin with."""
+    """The value of a parameter: JSON, or a plain text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a trial's process sends to the driver: one report an evaluation, or one that says why there are no more."""
+"""Messages from a trial's process to the driver: one for each evaluation, or one about a failure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ class EvaluationReport:
     outer_step: int
     metrics: Mapping[str, float]
     memory: Mapping[str, float] = field(default_factory=dict)
-    """Peak memory of the trial so far, which no two runs repeat."""
+    """Peak memory of the trial so far; not reproducible."""
 
 
 @dataclass(frozen=True)
 class FailureReport:
-    """Why a trial failed, in one line."""
+    """The reason why a trial failed, in one line."""
 
     reason: str
 
 
 Report = EvaluationReport | FailureReport
 Reporter = Callable[[Report], None]
-"""Sends a report to the driver; raises SystemExit where the trial is to stop."""
+"""Sends a report to the driver; raises SystemExit if the trial must stop."""

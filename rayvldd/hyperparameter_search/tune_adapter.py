@@ -1,8 +1,8 @@
-"""Ray Tune runs the trials of a search: the one module that knows Tune.
+"""Adapter to Ray Tune, which runs the trials of a search; no other module imports Tune.
 
-Tune asks a searcher for points, a scheduler for decisions, and calls back when trials start and end. Here the three
-pass on to the strategy and to the recorder; reports travel as one object, which Tune does not look into. Tune keeps no
-checkpoints and nothing that it saves is read again: a study continues from its records.
+Tune gets points from a searcher and decisions from a scheduler, and calls back when trials start and end. The three
+delegate to the strategy and the recorder; reports are single objects that Tune does not interpret. Tune stores no
+checkpoints, and its files are not read again: a study is resumed from its records.
 """
 
 import logging
@@ -28,34 +28,34 @@ from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_tri
 from rayvldd.hyperparameter_search.trial_report import FailureReport
 
 _TRIAL_ID = "trial_id"
-"""Key of a Tune config with the trial's name, beside the searched settings."""
+"""Key of the trial's name in a Tune config; the others are searched settings."""
 _REPORT = "report"
 """Key of a Tune result with the :data:`Report`."""
 
 _ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: nothing on the console, the study has its own display
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output, the study has its own display
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside the ledger
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends at once: the ledger and the trials' own checkpoints are whole
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends at once: the ledger and the trials' checkpoints are consistent
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's snapshots of the experiment are not read again
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a study mean the same in a trial as in the driver
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a study are the same in a trial as in the driver
 }
 
 _LIVES = 3
-"""A trial whose process died, of a lost node or of memory, is continued so many times less one."""
+"""Maximum number of processes of a trial: one whose process died (lost node, out of memory) is resumed."""
 
 _TO_END_S = 600
-"""Seconds that a stopped trial has to end before its process takes up the next one. After Tune's own 2, which releasing
-memory can take on a busy machine, Tune drops the next trial, does not tell the searcher, and waits for ever for it to
-end."""
+"""Seconds that a stopped trial has to end before its process starts the next one. Releasing memory can take longer than
+Tune's default of 2 on a busy machine; Tune would then drop the next trial without notifying the searcher and wait for
+it indefinitely."""
 
 
 def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
-    """Run trials until the study has as many as it asks for or its time is up."""
+    """Run trials until the study has ``search.num_trials`` or its time budget is used up."""
     settings, recorder = run.study.search, Recorder(run)
     missing = settings.num_trials - len(run.ledger.ended)
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
-    recorder.tell_again()
+    recorder.resend_ended()
     if missing > 0 and (time_left is None or time_left > 0):
         _run_trials(recorder, context, folder.tune, missing, time_left)
         shutil.rmtree(folder.tune, ignore_errors=True)
@@ -66,14 +66,14 @@ def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
 def _run_trials(
     recorder: Recorder, context: TrialContext, folder: Path, num_trials: int, time_left: float | None
 ) -> None:
-    """Run so many trials.
+    """Run ``num_trials`` trials.
 
     Args:
-        recorder: Enters what happens.
-        context: What the trials share.
-        folder: Where Tune may write.
-        num_trials: Trials to run, those that continue among them.
-        time_left: Seconds until the search ends, or no limit.
+        recorder: Records the start, reports and end of trials.
+        context: Data that the trials share.
+        folder: Folder for Tune's files.
+        num_trials: Trials to run, including resumed ones.
+        time_left: Seconds until the search ends; None: no limit.
     """
     strategy = make_strategy(recorder.run.study, recorder.history, recorder.run.earlier)
     callback = _Callback(recorder)
@@ -86,7 +86,7 @@ def _run_trials(
                 num_samples=num_trials,
                 max_concurrent_trials=recorder.run.study.search.max_concurrent,
                 time_budget_s=time_left,
-                reuse_actors=True,  # a new process loads torch and the models again: ten seconds on a laptop
+                reuse_actors=True,  # a new process would load torch and the models: ten seconds on a laptop
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -104,9 +104,9 @@ def _run_trials(
 
 
 def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
-    """The trial as Tune runs it, in a process that waits for it to end.
+    """The trainable that Tune runs in the process of a trial.
 
-    The function is defined in here so that it travels by value: its process imports the trial and none of the driver.
+    The function is local so that it is pickled by value: its process imports the trial and not the driver.
     """
     run = run_trial
 
@@ -121,14 +121,14 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
 
 
 class _NotSaved:
-    """Tune pickles its parts to restore an experiment; studies continue from their records instead."""
+    """Base of objects that Tune pickles for restoring experiments; studies are resumed from their records instead."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Searcher(_NotSaved, Searcher):
-    """Passes on what the strategy proposes. It has no metric: the strategy reads the records."""
+    """Delegates to the strategy. It has no metric, because the strategy reads the records."""
 
     def __init__(self, strategy: SearchStrategy, recorder: Recorder) -> None:
         super().__init__()
@@ -139,26 +139,26 @@ class _Searcher(_NotSaved, Searcher):
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder enters it."""
+        """Do nothing; the recorder records the end."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a study continues from its records."""
+        """Do nothing; a study is resumed from its records."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _Scheduler(_NotSaved, FIFOScheduler):
-    """Enters each report, and passes on what the strategy decides."""
+    """Records each report, and delegates the decision to the strategy."""
 
     def __init__(self, strategy: SearchStrategy, recorder: Recorder) -> None:
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Enter the report before the decision, which is made from the records.
+        """Record the report before the decision, which is based on the records.
 
-        When a trial ends by itself, Tune repeats its last result; recorder and strategy know it.
+        At the regular end of a trial Tune repeats its last result; recorder and strategy ignore repetitions.
         """
         name, report = _name_of(trial), result.get(_REPORT)
         if isinstance(report, FailureReport):
@@ -171,14 +171,14 @@ class _Scheduler(_NotSaved, FIFOScheduler):
 
 
 class _Callback(_NotSaved, tune.Callback):
-    """Enters when trials start and end."""
+    """Records the start and end of trials."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._trials: list[TuneTrial] = []
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        self._recorder.look()
+        self._recorder.poll()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._trials = trials
@@ -190,7 +190,7 @@ class _Callback(_NotSaved, tune.Callback):
         self._recorder.process_died(_name_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Give up a trial whose process died too often."""
+        """Record the failure of a trial whose process died too often."""
         self._recorder.failure(_name_of(trial), _error_of(trial))
         self._recorder.end(_name_of(trial))
 
@@ -198,9 +198,9 @@ class _Callback(_NotSaved, tune.Callback):
         self._recorder.end(_name_of(trial))
 
     def end_processes(self) -> None:
-        """End the trials' processes at once, after Ctrl-C: on a Ray that lives on they would go on for nobody.
+        """End the trials' processes at once after Ctrl-C; on a persistent Ray cluster they would continue to run.
 
-        Pictures that are being drawn are waited for: the records of their trials are closed as ended.
+        Pictures that are being drawn are completed, and the records of their trials are closed as ended.
         """
         for trial in self._trials:
             actor = trial.temporary_state.ray_actor
@@ -210,12 +210,12 @@ class _Callback(_NotSaved, tune.Callback):
 
 
 def _name_of(trial: TuneTrial) -> str:
-    """The study's name of a trial; Tune's own changes when a study continues."""
+    """The study's name of a trial; Tune's name changes when a study is resumed."""
     return str(trial.config[_TRIAL_ID])
 
 
 def _error_of(trial: TuneTrial) -> str:
-    """Why Tune gave up a trial: the error itself is gone by then, and its text is in a file."""
+    """Why Tune ended a trial with an error; only the text of the error is available, in a file."""
     file = Path(trial.error_file) if trial.error_file else None
     lines = file.read_text(encoding="utf-8").strip().splitlines() if file and file.is_file() else []
     return f"its process died: {lines[-1]}" if lines else "its process died"
@@ -223,7 +223,7 @@ def _error_of(trial: TuneTrial) -> str:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Keep Tune from printing, from catching Ctrl-C and from leaving files about, while the block runs."""
+    """Keep Tune from printing, catching Ctrl-C and leaving files, while the block runs."""
     logger = logging.getLogger("ray.tune")
     level, before = logger.level, {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)

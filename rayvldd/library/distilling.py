@@ -73,11 +73,11 @@ def _prepare(
     from rayvldd.config.setting import selected
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.data.prepared_arrays import open_cache
-    from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts, sets_asked_for
+    from rayvldd.hyperparameter_search.preparation import certain_sets, load_expert_sets, make_missing_experts
     from rayvldd.models.retrieval_task import load_task
 
     sets = load_expert_sets(point, workspace.cache, display)
-    make_missing_experts(sets_asked_for(point, sets), store, workspace.cache, display)
+    make_missing_experts(certain_sets(point, sets), store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
     task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
     indexes = range(point.experts.num_experts if point.requires_experts else 0)

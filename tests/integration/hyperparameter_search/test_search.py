@@ -35,11 +35,11 @@ from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.preparation import (
+    certain_sets,
     epochs_of,
     expert_points,
     experts_in_training,
     load_expert_sets,
-    sets_asked_for,
 )
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.strategy import Proposal
@@ -510,7 +510,7 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
     searched: Study, tiny_cache: Path, quiet: ProgressDisplay
 ) -> None:
     """One set is every trial's; of several, those of the first points: the sampler may never come to the others."""
-    (only,) = sets_asked_for(searched, load_expert_sets(searched, tiny_cache, quiet))
+    (only,) = certain_sets(searched, load_expert_sets(searched, tiny_cache, quiet))
     assert only.epochs == frozenset({0, 1, 2})
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
     first = (
@@ -518,7 +518,7 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
         {"distillation.trajectory_matching.syn_steps": 2},
     )
     study = with_search(searched, space=space, initial_points=first)
-    asked_for = sets_asked_for(study, load_expert_sets(study, tiny_cache, quiet))
+    asked_for = certain_sets(study, load_expert_sets(study, tiny_cache, quiet))
     assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
 
 
@@ -541,7 +541,7 @@ def test_the_search_says_which_experts_its_trials_are_making(
         run: Any = SimpleNamespace(
             study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
         )
-        monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._LOOK_S", 0.0)
+        monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
         Recorder(run).look()
         assert shown == told
 
@@ -629,7 +629,7 @@ def test_pictures_are_drawn_while_the_next_trial_begins(
     recorder.end("trial_003")
     assert [one.trial_id for one in recorder.run.ledger.ended] == ["trial_003"], "and no picture is there"
     recorder.start(Proposal("trial_004", 4, POINT))
-    recorder.look()
+    recorder.poll()
     record = tmp_path / "tracked" / "trials" / "trial_003.jsonl"
     assert '"end"' not in record.read_text(encoding="utf-8"), "it waits for the pictures"
     pictures.go_on.set()
@@ -639,7 +639,7 @@ def test_pictures_are_drawn_while_the_next_trial_begins(
     pictures = SlowPictures()
     pictures.go_on.set()
     recorder = recorder_with(pictures)
-    recorder.tell_again()
+    recorder.resend_ended()
     recorder.end_rest()
     assert pictures.drawn == ["trial_003"], "where the sweep died before they were there, the next one draws them"
 
