@@ -133,10 +133,8 @@ class StudyFolder:
         """
         if not self.settings.is_file():
             return
-        saved, present = (
-            flat_settings(_completed(read_json(self.settings))),
-            flat_settings(study.model_dump(mode="json")),
-        )
+        saved = flat_settings(_completed(read_json(self.settings)))
+        now = flat_settings(study.model_dump(mode="json"))
         faults = [
             Fault(f"{self.settings}: {key}", f"is {saved.get(key)!r} there, {now.get(key)!r} here", "the value there")
             for key in sorted(saved.keys() | now.keys())
