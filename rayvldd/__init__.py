@@ -1,8 +1,8 @@
 """Ray-distributed hyperparameter search for vision-language dataset distillation.
 
 ``import rayvldd as rv`` gives the library: :func:`load_study`, :class:`Study`, :func:`distill`, :func:`search`,
-:func:`evaluate`, :func:`compare`, :class:`DistilledSet`, and the protocols and registries for plug-ins. Everything is
-loaded when it is first used: the import itself needs no torch.
+:func:`evaluate`, :func:`compare`, :class:`DistilledSet`, and the protocols and registries for plug-ins. All names are
+loaded on first access; the import itself does not load torch.
 """
 
 from importlib import import_module
@@ -62,7 +62,7 @@ except PackageNotFoundError:  # a checkout on sys.path that was never installed
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first used."""
+    """Load a public name on first access."""
     if name not in _WHERE:
         raise AttributeError(f"module 'rayvldd' has no attribute {name!r}")
     found: object = getattr(import_module(_WHERE[name]), name)

@@ -1,4 +1,4 @@
-"""``python -m rayvldd``: the command line, where no script ``rayvldd`` is on the path."""
+"""``python -m rayvldd``: the command line without the script ``rayvldd``."""
 
 from rayvldd.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Work that repeats in a thread of its own, which no error of one round ends."""
+"""Periodic calls in a background thread that continues after errors."""
 
 import logging
 import threading
@@ -11,30 +11,30 @@ logger = logging.getLogger(__name__)
 class RepeatedCall:
     """Calls a function at regular intervals while a block runs, or until it is stopped.
 
-    A round that fails is logged, and the next one comes as if it had not: a thread that ends without a word leaves its
-    owner in the belief that the work is done. Of rounds that fail alike one after the other, the first is logged.
+    A failed call is logged and the next call follows as usual; a thread that ended silently would leave its work
+    undone. Of consecutive failures with the same error only the first is logged.
 
     Args:
-        name: The thread's name, and what stands in the log.
+        name: Name of the thread and of the log messages.
         every_s: Seconds between two calls.
-        call: What is called.
-        consequence: What a failed round means, for people.
+        call: The function.
+        consequence: Consequence of a failed call, for the log message.
     """
 
     def __init__(self, name: str, every_s: float, call: Callable[[], None], consequence: str) -> None:
         self._name, self._every_s, self._call, self._consequence = name, every_s, call, consequence
         self.error: Exception | None = None
-        """Why the last round failed; None where it did not."""
+        """Error of the last call; None if it succeeded."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name=name, daemon=True)
 
     def start(self) -> "RepeatedCall":
-        """Begin; the first call comes after the first interval."""
+        """Start the thread; the first call follows after one interval."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """End after the call that is under way."""
+        """Stop the thread after the current call."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -58,6 +58,6 @@ class RepeatedCall:
         before, self.error = self.error, error
         if before is None or repr(before) != repr(error):
             reason = str(error) or type(error).__name__
-            # What we raise ourselves says what is wrong; of anything else the place in the code is needed.
+            # Errors of this package explain the problem; for others the location in the code is needed.
             logger.warning("%s: %s: %s", self._name, self._consequence, reason)
             logger.debug("%s", self._name, exc_info=error)

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one bar, and one line for everything that ends."""
+"""Progress output on the terminal: one bar, and one line for each finished item."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 _PLAIN_EVERY_S = 15.0
-"""Where the output is no terminal, progress is a line, at most one in so many seconds."""
+"""Minimum seconds between two lines of progress if the output is not a terminal."""
 
 
 class ProgressDisplay:
-    """One live bar at the bottom of a terminal, lines above it; plain lines where the output is no terminal."""
+    """A progress bar at the bottom of a terminal, with lines above it; plain lines if the output is not a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -42,13 +42,13 @@ class ProgressDisplay:
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Show how far something came; it has the bar to itself until something else is told of."""
+        """Show the progress of an activity; it replaces that of another activity."""
         if what != self._what:
-            self._what, self._last_plain = what, time.monotonic()  # what is done sooner needs no line
+            self._what, self._last_plain = what, time.monotonic()  # short activities need no line
             self._clear()
             self._task = self._progress.add_task(what, total=total, note=note)
         assert self._task is not None
@@ -58,7 +58,7 @@ class ProgressDisplay:
             self.line(f"{what}: {done} of {total}" + (f", {note}" if note else ""))
 
     def done(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._clear()
         self._what = ""
 
@@ -70,7 +70,7 @@ class ProgressDisplay:
 
 @contextmanager
 def shown(display: ProgressDisplay | None) -> Iterator[ProgressDisplay]:
-    """The given display, which its owner has opened, or one that lives as long as the block."""
+    """The given display, which its owner has opened, or a new one for the duration of the block."""
     if display is not None:
         yield display
         return
@@ -79,12 +79,12 @@ def shown(display: ProgressDisplay | None) -> Iterator[ProgressDisplay]:
 
 
 def point_as_text(point: Mapping[str, bool | int | float | str]) -> str:
-    """Searched settings in few characters: the last part of each key, floats with three digits."""
+    """Format searched settings briefly: the last part of each key, floats with three digits."""
     return ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
 
 
 def time_as_text(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 1 h 05 min."""
+    """Format a duration: 40 s, 12 min, 1 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,7 +1,7 @@
-"""Every random stream: which purposes there are, and the generator or seed of each.
+"""Random streams: an enumeration of their purposes, and the generator or seed of each.
 
-A stream is a pure function of the study's seed, its purpose and numbers that tell its members apart, so that no draw
-depends on what was drawn before for another purpose. Nothing draws from a global stream.
+A stream is a pure function of the study's seed, its purpose and the numbers of its members, so that random numbers of
+one purpose do not depend on those of another. The global random state is not used.
 """
 
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from enum import IntEnum
 import numpy as np
 
 SEED_END = 2**31
-"""Seeds lie below this number: torch and scikit-learn take them all."""
+"""Exclusive upper bound of seeds; torch and scikit-learn accept all seeds below it."""
 
 
 class Stream(IntEnum):
-    """What a random stream is for. The values are part of every stream: changing one changes results."""
+    """Purpose of a random stream. The values are part of every stream: changing one changes results."""
 
     EXPERT = 1
     """Initialisation, batches and dropout of an expert; numbered by the expert."""
     FULL_DATA = 2
     """The same for a model trained on all pairs; numbered by the student's seed."""
     CORESET = 3
-    """Choice of real pairs."""
+    """Selection of real pairs."""
     DISTILLATION = 4
     """Initialisation, segments and batches of a distillation; numbered by the run's seed."""
     STUDENTS = 5
-    """Seeds of fresh students; numbered by :class:`StudentPurpose`."""
+    """Seeds of new students; numbered by :class:`StudentPurpose`."""
     TRIAL = 101
     """Seed of a trial; numbered by the trial."""
     SAMPLER = 102
@@ -38,7 +38,7 @@ class Stream(IntEnum):
 
 
 class StudentPurpose(IntEnum):
-    """What students are trained for: each purpose has students of its own, so that none is chosen and tested by."""
+    """Purpose of students; each purpose has its own students, so that no student is used for both choice and test."""
 
     VALIDATION = 0
     TEST = 1
@@ -46,50 +46,50 @@ class StudentPurpose(IntEnum):
 
 
 def generator_of(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
-    """The generator of a stream of the study with this seed."""
+    """Return the generator of a stream of the study with this seed."""
     return np.random.default_rng([seed, int(stream), *numbers])
 
 
 def coreset_generator(seed: int) -> np.random.Generator:
-    """The generator that chooses a coreset, whose seed is its own and no study's."""
+    """Return the generator for selecting a coreset; its seed is independent of a study's."""
     return np.random.default_rng([seed, int(Stream.CORESET)])
 
 
 def student_seeds(study_seed: int, count: int, purpose: StudentPurpose = StudentPurpose.VALIDATION) -> list[int]:
-    """Seeds of ``count`` fresh students; the first ones do not depend on ``count``."""
+    """Return the seeds of ``count`` new students; the first ones do not depend on ``count``."""
     drawn = generator_of(study_seed, Stream.STUDENTS, int(purpose)).integers(SEED_END, size=count)
     return [int(seed) for seed in drawn]
 
 
 def trial_seed(study_seed: int, number: int) -> int:
-    """Seed of the trial with this number, which decides its initial pairs, segments and batches.
+    """Seed of the trial with this number, which determines its initial pairs, segments and batches.
 
-    Under ``search.trial_seeds: common`` every trial takes that of trial 0.
+    With ``search.trial_seeds: common`` all trials use the seed of trial 0.
     """
     return _seed(study_seed, Stream.TRIAL, number)
 
 
 def sampler_seed(study_seed: int, known_trials: int) -> int:
-    """Seed of the sampler when so many trials are known.
+    """Seed of the sampler when ``known_trials`` trials are known.
 
-    A study that continues must not draw the points of its beginning again, so the count is part of the seed.
+    The number is part of the seed so that a resumed study does not sample its first points again.
     """
     return _seed(study_seed, Stream.SAMPLER, known_trials)
 
 
 def bracket_seed(study_seed: int, number: int) -> int:
-    """Seed of the draw of Hyperband's bracket for the trial with this number."""
+    """Seed of the choice of Hyperband's bracket for the trial with this number."""
     return _seed(study_seed, Stream.BRACKET, number)
 
 
 def finalist_seed(study_seed: int, number: int, repeat: int) -> int:
-    """Seed of a finalist's run: another one for each repeat, and none of any trial."""
+    """Seed of a finalist's run; it differs between repeats and from the seeds of all trials."""
     return _seed(study_seed, Stream.FINALIST, number, repeat)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let torch's global streams, CPU and GPUs, begin at ``seed`` in the block, and be afterwards what they were."""
+    """Seed torch's global generators of CPU and GPUs within the block, and restore their states afterwards."""
     import torch  # here, so that seeds of a search cost no import of torch
 
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

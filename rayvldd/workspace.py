@@ -1,4 +1,4 @@
-"""The folder that everything is written to."""
+"""The workspace: the folder of all files of the package."""
 
 import tempfile
 from pathlib import Path
@@ -8,10 +8,10 @@ from rayvldd.errors import StoreError
 
 
 class Workspace:
-    """The one owner of every path below one folder.
+    """Defines all paths below the workspace folder.
 
-    Nothing is made by asking for a path; :meth:`check_writable` makes the folder itself, and whoever writes a file
-    makes the folders above it.
+    Properties create nothing; :meth:`check_writable` creates the folder itself, and writers of files create their
+    parent folders.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -24,16 +24,16 @@ class Workspace:
 
     @property
     def experts(self) -> Path:
-        """Expert trajectories, one folder a recipe, shared by all studies."""
+        """Expert trajectories, one folder per recipe, shared by all studies."""
         return self.root / "experts"
 
     @property
     def studies(self) -> Path:
-        """One folder a study."""
+        """Contains one folder per study."""
         return self.root / "studies"
 
     def study(self, name: str) -> Path:
-        """The folder of one study: its settings, trials and result."""
+        """The folder of a study: settings, trials and result."""
         return self.studies / name
 
     @property
@@ -48,14 +48,14 @@ class Workspace:
 
     @property
     def artifacts(self) -> Path:
-        """Where the embedded MLflow keeps its artifacts."""
+        """Artifacts of the embedded MLflow."""
         return self.root / "mlartifacts"
 
     def check_writable(self) -> None:
-        """Make the folder, and try that a file can be written into it.
+        """Create the folder, and check that files can be written to it.
 
         Raises:
-            StoreError: naming the folder, the reason and the way out.
+            StoreError: with the folder, the reason and the next command.
         """
         reason = None
         try:
@@ -72,16 +72,16 @@ class Workspace:
 
 
 def database_uri(file: Path) -> str:
-    """The address of a SQLite file. SQLAlchemy reads it with quoting, and ends it at a ``?``."""
+    """The URI of a SQLite file, with quoting as SQLAlchemy expects; a ``?`` would end the path."""
     name = str(file)
     if not {"%", "?"} & set(name):
         return f"sqlite:///{name}"
-    # By the name of its driver: behind "sqlite:///" MLflow would make the folders of the path as it is quoted.
+    # With the name of its driver: after "sqlite:///" MLflow would create the folders of the quoted path.
     return f"sqlite+pysqlite:///{quote(name)}"
 
 
 def database_file(uri: str) -> Path | None:
-    """The SQLite file that an address names; None where it names something else."""
+    """The SQLite file of a URI; None for other URIs."""
     scheme, _, rest = uri.partition("://")
     name = unquote(rest.partition("?")[0].removeprefix("/"))
     return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None

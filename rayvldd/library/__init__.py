@@ -1,1 +1,1 @@
-"""What the command line does, as functions: distil, search, evaluate, compare."""
+"""The functions behind the command line: distil, search, evaluate, compare."""

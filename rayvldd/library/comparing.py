@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparedStudies:
-    """What a comparison shows."""
+    """Result of a comparison."""
 
     comparison: "Comparison"
     reports: "list[StudyReport]"
     page: Path
     """One HTML file that opens offline."""
     unread: Sequence[str] = ()
-    """Kept scores that could not be read, a sentence each."""
+    """Messages about saved scores that could not be read."""
 
     @property
     def verdicts(self) -> list[str]:
-        """In words, whether distilled sets beat real pairs."""
+        """Sentences that state whether distilled sets are better than real pairs."""
         return [sentence for group in self.comparison.groups for sentence in group.sentences]
 
     def _repr_html_(self) -> str:
@@ -47,20 +47,20 @@ def compare(
     published: Sequence[dict[str, Any]] = (),
     command: str = "rv.compare",
 ) -> ComparedStudies:
-    """Write a page about studies and the scores that are kept in the workspace.
+    """Write a page about studies and the scores that are saved in the workspace.
 
     Args:
-        studies: Names; default: all studies of the workspace.
-        workspace: Its folder.
+        studies: Names of studies; default: all studies of the workspace.
+        workspace: Folder of the workspace.
         out: Folder of the page; default: ``comparison`` in the workspace.
         coreset_files: Further scores, printed by ``rayvldd coreset --json``.
         evaluation_files: Further scores, printed by ``rayvldd evaluate --json``.
         published: Rows of published tables to show.
-        command: What to name as the origin of the page.
+        command: Command line shown as the origin of the page.
 
     Raises:
-        ConfigError: when a file holds something else, or scores on validation.
-        StoreError: when a study is not there, or the page cannot be written.
+        ConfigError: if a file has another content, or scores on validation.
+        StoreError: if a study does not exist, or the page cannot be written.
     """
     from rayvldd.reports.page.evaluated_sets import evaluated_sets
     from rayvldd.reports.page.sections import compare as compared
@@ -84,10 +84,10 @@ def compare(
 
 
 def chosen_studies(workspace: Workspace, names: Sequence[str], *, may_be_none: bool) -> list[Path]:
-    """The folders of the named studies, or of all; the folder of ``rayvldd distill`` alone is no study.
+    """The folders of the named studies, or of all; a folder that only ``rayvldd distill`` wrote is not a study.
 
     Raises:
-        StoreError: naming every study that is not there.
+        StoreError: naming every study that does not exist.
     """
     found = (path for path in sorted(workspace.studies.glob("*")) if path.is_dir())
     folders = {path.name: path for path in found if {one.name for one in path.iterdir()} != {"distill"}}

@@ -28,16 +28,16 @@ def distill(
 ) -> "DistilledSet":
     """Distil at the study's first point, and return the set that is best on validation.
 
-    Experts that are missing are trained first. The same call continues a distillation that was interrupted.
+    Missing experts are trained first. The same call resumes an interrupted distillation.
 
     Args:
         study: The study; its first initial point is used.
         workspace: Folder of caches, experts and results.
-        store: Where experts are kept: a folder, ``s3://BUCKET/PREFIX``; default: in the workspace.
+        store: Store of experts: a folder or ``s3://BUCKET/PREFIX``; default: in the workspace.
         out: Folder for the set and its pictures; default: in the study's folder of the workspace.
 
     Raises:
-        RayvlddError: when data, models or settings do not fit, or the run diverges.
+        RayvlddError: if data, models or settings are not compatible, or the run diverges.
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
@@ -57,19 +57,19 @@ def distill_point(
     """Distil at a point, and return the folder of the best set with its pictures.
 
     Raises:
-        RayvlddError: when another process distils with these settings, or the run diverges.
+        RayvlddError: if another process distils with these settings, or the run diverges.
     """
     task, trajectories, key = _prepare(point, workspace, store, display)
     folder = workspace.study(point.name) / "distill" / key
     with _held(folder):
         _run(point, task, trajectories, folder, display)
-        return _hand_over(task, folder, out or folder / "distilled_set")
+        return _copy_best(task, folder, out or folder / "distilled_set")
 
 
 def _prepare(
     point: Study, workspace: Workspace, store: "ExpertStore", display: "ProgressDisplay"
 ) -> tuple["RetrievalTask", list["Trajectory"], str]:
-    """Load the task, make the experts that are missing, and name the run by everything that decides it."""
+    """Load the task, train missing experts, and name the run by a hash of everything that determines it."""
     from rayvldd.config.setting import selected
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.data.prepared_arrays import open_cache
@@ -89,7 +89,7 @@ def _prepare(
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a distillation's folder against other processes."""
+    """Lock a distillation's folder against other processes."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def _run(
     folder: Path,
     display: "ProgressDisplay",
 ) -> None:
-    """Run to the last outer step, or continue to it, with the state kept in ``folder``."""
+    """Run or resume the distillation, with its state in ``folder``."""
     import torch
 
     from rayvldd.distillation.loop import StepReport
@@ -133,7 +133,7 @@ def _run(
     display.done()
 
 
-def _hand_over(task: "RetrievalTask", folder: Path, out: Path) -> Path:
+def _copy_best(task: "RetrievalTask", folder: Path, out: Path) -> Path:
     """Copy the best set to ``out``, and draw it."""
     from rayvldd.distillation.evaluations import BEST
     from rayvldd.reports.illustrator import Pictures

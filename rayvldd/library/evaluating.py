@@ -1,4 +1,4 @@
-"""Evaluate distilled sets: fresh students, baselines beside them, scores that are kept."""
+"""Evaluation of distilled sets with new students and baselines; the scores are saved in the workspace."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How sets are evaluated."""
+    """Options of an evaluation."""
 
     students: int | None = None
     """Students for each set; default: ``evaluation.num_test_students``."""
     split: Split = "val"
     full_data: bool = True
-    """Whether up to three models are trained on all pairs too: the bound that shares are of."""
+    """Whether up to three models are also trained on all pairs, as the full-data bound."""
     coresets: Sequence[str] = ()
-    """Coreset methods to evaluate beside the sets, in the same numbers of pairs."""
+    """Coreset methods to evaluate as baselines, with the same numbers of pairs."""
     lr_student: tuple[float, float] | None = None
-    """Student rates of image and text side in place of those that the sets have learned."""
+    """Learning rates of students for image and text side, in place of the learned step sizes of the sets."""
 
 
 @dataclass(frozen=True)
 class EvaluatedSets:
-    """What an evaluation found."""
+    """Result of an evaluation."""
 
     scores: SetScores
     file: Path
-    """Where the scores are kept."""
+    """File with the saved scores."""
     by_group: Mapping[SetGroup, GroupScores] = field(default_factory=dict)
-    """The ranks of every student, by the group that shares data and model."""
+    """The ranks of every student, by group of sets with the same data and model."""
 
     @property
     def frame(self) -> "pd.DataFrame":
@@ -67,19 +67,19 @@ def evaluate(
     full_data: bool = True,
     coresets: Sequence[str] = (),
 ) -> EvaluatedSets:
-    """Train fresh students on distilled sets and score them.
+    """Train new students on distilled sets and score them.
 
     Args:
         sets: Folders, or ``models:/STUDY@best`` and ``runs:/…`` of MLflow.
         workspace: Folder of caches and scores.
-        students: Students for each set; default: what the sets' cards say.
-        split: What students are scored on. Choose on ``val``; ``test`` is for what was chosen, and is counted.
+        students: Students for each set; default: the number in the sets' cards.
+        split: Split for scoring. Make choices on ``val``; evaluations on ``test`` are counted.
         full_data: Also train models on all pairs, for the bound.
-        coresets: Coreset methods to evaluate beside the sets, e.g. ``("random", "k_means")``.
+        coresets: Coreset methods to evaluate as baselines, e.g. ``("random", "k_means")``.
 
     Raises:
-        StoreError: when a set cannot be read.
-        InputError: when models or data do not fit.
+        StoreError: if a set cannot be read.
+        InputError: if models or data are not compatible.
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.runtime.cluster import start_ray
@@ -98,7 +98,7 @@ def evaluate(
 def evaluate_group(
     group: SetGroup, workspace: Workspace, options: EvaluationOptions, display: "ProgressDisplay", command: str
 ) -> tuple["RetrievalTask", GroupScores]:
-    """Evaluate the sets of a group; an evaluation on test is counted before anything is shown."""
+    """Evaluate the sets of a group; a test evaluation is recorded before results are shown."""
     rules = (options.students, options.split, options.full_data, options.coresets, options.lr_student)
     task, scores = score_group(group, workspace, *rules, display, command)
     if options.split == "test":
@@ -114,7 +114,7 @@ def keep_evaluation(
     command: str,
     breakdown: Sequence[Mapping[str, Any]] = (),
 ) -> EvaluatedSets:
-    """Put the scores of all groups together and keep them in the workspace."""
+    """Collect the scores of all groups and save them in the workspace."""
     rows = _rows(scored, options.lr_student)
     values = {"command": command, "split": options.split, **rows, "breakdown": list(breakdown)}
     scores = SetScores.model_validate(values)
@@ -128,7 +128,7 @@ def keep_coresets(
     scores: Mapping[str, Sequence["RetrievalMetrics"]],
     workspace: Workspace,
 ) -> CoresetScores:
-    """Put the scores of coresets together and keep them in the workspace."""
+    """Collect the scores of coresets and save them in the workspace."""
     bound = scores.get(ALL_PAIRS)
     rows = [
         {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
@@ -140,7 +140,7 @@ def keep_coresets(
 
 
 def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None) -> dict[str, list[dict[str, Any]]]:
-    """The rows of all tables; ``measured_on`` and ``base`` say which of them are comparable."""
+    """The rows of all tables; rows are comparable if ``measured_on`` and ``base`` are equal."""
     results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
     for group, scores in scored.items():
         model, rows = group.study.model, scores.recalls
@@ -162,7 +162,7 @@ def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | N
 
 
 def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:
-    """Note a test evaluation in the folder of every study that one of the sets belongs to."""
+    """Record a test evaluation in the folders of the studies that the sets belong to."""
     from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 
     names_by_study: dict[Path, list[str]] = {}

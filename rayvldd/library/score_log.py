@@ -1,4 +1,4 @@
-"""Scores of sets in the tracker, one run for each set."""
+"""Logging of the scores of sets to the tracker, one run for each set."""
 
 import os
 import time
@@ -25,15 +25,15 @@ def score_log(
     sets: Mapping[str, Sequence["StudentSpec"]],
     command: str,
 ) -> Iterator[Callable[[Mapping[str, Sequence["RetrievalMetrics"]]], None]]:
-    """Make ready to log the scores of sets of pairs: one run for each set.
+    """Open a log for the scores of sets of pairs, with one run for each set.
 
-    The tracker is opened before the work, so that one that cannot be used is told before it.
+    The tracker is opened before the work, so that an unusable tracker is reported first.
 
     Yields:
-        What takes the recalls of each student by the name of the set.
+        A function that logs the recalls of each student, by the name of the set.
 
     Raises:
-        RayvlddError: when the tracker cannot be used.
+        RayvlddError: if the tracker cannot be used.
     """
     from rayvldd.tracking.machine_use import MachineEnergy
     from rayvldd.tracking.protocol import Origins, Scores

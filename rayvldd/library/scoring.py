@@ -1,4 +1,4 @@
-"""Students of several sets and coresets, trained and scored side by side on one split."""
+"""Concurrent training and scoring of the students of several sets and coresets on one split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Split = Literal["val", "test"]
 
 ALL_PAIRS = "all pairs"
-"""The row of the full-data bound."""
+"""Name of the row of the full-data bound."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Real pairs of one number, chosen by one method, once for every student."""
+    """Coresets of one size, selected by one method, one for every student."""
 
     method: str
     num_pairs: int
@@ -32,18 +32,18 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Name in the table."""
         return f"{self.num_pairs} pairs, {self.method}"
 
     def jobs(self, seeds: Sequence[int]) -> list["StudentSpec"]:
-        """One student for each choice."""
+        """One student for each coreset."""
         from rayvldd.runtime.evaluation import StudentSpec
 
         return [StudentSpec(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
 def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
-    """Seeds of the students; on test they are those of a sweep's own test, which this repeats."""
+    """Seeds of the students; on test they are those of a sweep's test, which is thereby reproduced."""
     from rayvldd.randomness import StudentPurpose, student_seeds
 
     wanted = count or study.evaluation.num_test_students
@@ -52,7 +52,7 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
 
 
 def full_data_jobs(seeds: Sequence[int]) -> list["StudentSpec"]:
-    """The students on all pairs: the first seeds, as in a sweep's own test."""
+    """The students on all pairs, with the first seeds, as in a sweep's test."""
     from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
     from rayvldd.runtime.evaluation import StudentSpec
 
@@ -68,9 +68,9 @@ def choose_coresets(
     seeds: Sequence[int],
     display: "ProgressDisplay",
 ) -> list[Chosen]:
-    """Choose by every method and in every number, once a seed; methods that go on from fewer pairs choose once.
+    """Select coresets by every method and of every size, once per seed; incremental methods select only once.
 
-    Random pairs are drawn here, the others are chosen side by side.
+    Random pairs are sampled in this process, the others are selected concurrently.
     """
     from rayvldd.coresets.selection import NESTED_METHODS, choose_coreset
     from rayvldd.runtime.evaluation import CoresetChoice, choose_in_parallel
@@ -104,7 +104,7 @@ def score_sets(
     display: "ProgressDisplay",
     command: str,
 ) -> dict[str, list["RetrievalRanks"]]:
-    """Train and score all students of all sets side by side, log each set, and return the ranks by the set's name."""
+    """Train and score the students of all sets concurrently, log each set, and return the ranks by the set's name."""
     from rayvldd.library.score_log import score_log
     from rayvldd.runtime.evaluation import rank_in_parallel
 
@@ -130,7 +130,7 @@ def summary_of_students(
 ) -> dict[str, Any]:
     """Mean, standard deviation and 95 % interval of each recall over students, in percent.
 
-    A single student has neither deviation nor interval. With ``full_data``, also the share of its mean recall.
+    There is no deviation or interval for a single student. With ``full_data``, also the fraction of its mean recall.
     """
     from statistics import fmean, stdev
 

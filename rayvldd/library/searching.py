@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What came out of a study."""
+    """The result of a study."""
 
     values: dict[str, Any]
     """The object of ``rayvldd sweep --json``."""
@@ -51,12 +51,12 @@ class StudyResult:
 
     @property
     def val_mean_recall(self) -> float:
-        """Of the chosen point on validation, in percent."""
+        """Mean recall of the chosen point on validation, in percent."""
         return float(self.values["best"][VAL_MEAN_RECALL])
 
     @property
     def test_mean_recall(self) -> float:
-        """Of the chosen sets on test, in percent."""
+        """Mean recall of the chosen sets on test, in percent."""
         return float(self.values["test"][MEAN_RECALL.name])
 
     def distilled_set(self) -> "DistilledSet":
@@ -72,7 +72,7 @@ class StudyResult:
         )
 
     def _repr_html_(self) -> str:
-        """The answer and the trials, for notebooks."""
+        """The result and the trials, for notebooks."""
         from html import escape
 
         html: str = self.trials.to_html(index=False, float_format="{:.4g}".format)
@@ -87,18 +87,18 @@ def search(
     tracking_uri: str | None = None,
     address: str | None = None,
 ) -> StudyResult:
-    """Run a study to its end, or continue it, or return the result it already has.
+    """Run or resume a study to its end, or return the result of a finished one.
 
     Args:
-        study: What to search.
+        study: The study, with a search space.
         workspace: Folder of caches, experts, studies and MLflow's database.
-        store: Where experts are kept; default: in the workspace.
+        store: Store of experts; default: in the workspace.
         tracking_uri: MLflow server or database, or ``none``; default: ``mlflow.db`` in the workspace.
         address: The Ray cluster to run on; default: this machine.
 
     Raises:
-        ConfigError: when the study has nothing to search.
-        RayvlddError: when data, models or settings do not fit, or every trial failed.
+        ConfigError: if the search space is empty.
+        RayvlddError: if data, models or settings are not compatible, or every trial failed.
     """
     refuse_one_point(study, study.name)
 

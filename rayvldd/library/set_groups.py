@@ -1,4 +1,4 @@
-"""Distilled sets, grouped by what their students share, so that one pool of actors serves a whole group."""
+"""Groups of distilled sets whose students share data and model, so that one actor pool serves a whole group."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from rayvldd.workspace import Workspace
 
 _SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
-"""Settings that students of one group have in common; how a set was distilled is not among them."""
+"""Settings that the students of one group have in common; settings of the distillation are not included."""
 
 
 @dataclass(frozen=True, eq=False)
 class SetGroup:
-    """Sets whose students have data, model and training in common, and with them the full-data bound."""
+    """Sets whose students have data, model and training in common, and therefore the full-data bound."""
 
     study: Study
     """The settings of their students."""
     encoder: str
-    """What tables call the image encoder that the students are trained on."""
+    """Name of the students' image encoder in tables."""
     base: str
-    """The common settings but for another encoder: what the columns of a transfer matrix share."""
+    """The common settings except the encoder, which are equal for the columns of a transfer matrix."""
     sets: Mapping[str, "DistilledSet"]
     """The sets by their folders."""
 
     @property
     def measured_on(self) -> dict[str, Any]:
-        """What the recalls of this group may be set beside: for ``--json`` and for the page that reads it."""
+        """Conditions of the measurement; recalls are comparable if they are equal. For ``--json`` and the page."""
         from rayvldd.data.array_cache import fingerprint
         from rayvldd.reports.measured_on import measured_on
 
@@ -55,23 +55,23 @@ class SetGroup:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """The image encoder that each set was made with."""
+        """The image encoder that each set was distilled with."""
         return {name: made.card["study"]["model"]["image_encoder"]["name"] for name, made in self.sets.items()}
 
     def learned_rates(self, name: str) -> tuple[float, float]:
-        """The step sizes that a set has learned: image side, text side."""
+        """The learned step sizes of a set: image side, text side."""
         return self.sets[name].lr_student_image, self.sets[name].lr_student_text
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What the students of a group have shown, by what they were trained on: the rows of its table."""
+    """Scores of the students of a group, by set or baseline: the rows of its table."""
 
     ranks: Mapping[str, Sequence["RetrievalRanks"]]
     coresets: Mapping[str, "Chosen"]
-    """The rows that are real pairs."""
+    """Names of the rows of real pairs."""
     fingerprints: Mapping[str, str]
-    """Of data and encoders."""
+    """Fingerprints of data and encoders."""
 
     @property
     def recalls(self) -> dict[str, list["RetrievalMetrics"]]:
@@ -84,11 +84,11 @@ def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet
 
     Args:
         places: Folders, or URIs of MLflow.
-        workspace: Whose database such a URI is looked up in, unless ``MLFLOW_TRACKING_URI`` names another.
+        workspace: Workspace whose database resolves such a URI, unless ``MLFLOW_TRACKING_URI`` names another.
 
     Raises:
-        StoreError: when one place holds no set, or a damaged one.
-        InputError: when several do.
+        StoreError: if one location has no set, or a damaged one.
+        InputError: if several do.
     """
     from rayvldd.distillation.distilled_set import DistilledSet
 
@@ -113,15 +113,15 @@ def group_sets(
     check: Callable[[Study, str], None] | None = None,
     next_command: str = "",
 ) -> list[SetGroup]:
-    """Group the sets, once for every encoder, and look at all models and data without any work.
+    """Group the sets, once for every encoder, and check all models and data before any work.
 
     Args:
         sets: The sets by their folders.
-        encoders: To train on in place of the sets' own; none: each set's own. A bare name that is the name of the
-            encoder of one of the sets means that one, with its weights and all other settings.
-        overrides: ``KEY=VALUE`` over the settings of the cards.
-        check: Called with every study and the file it comes from; raises its faults.
-        next_command: What to run once the faults are mended.
+        encoders: Encoders for the students; default: each set's own encoder. A name that is equal to that of the
+            encoder of one of the sets refers to that encoder, with its weights and other settings.
+        overrides: ``KEY=VALUE`` texts that override settings of the cards.
+        check: Called with every study and its file; raises its faults.
+        next_command: Command to run once the faults are corrected.
 
     Raises:
         InputError: with the faults of all cards, models and data.
@@ -145,7 +145,7 @@ def group_sets(
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
-        raise InputError(faults, next_command=f"mend them, then: {next_command}")
+        raise InputError(faults, next_command=f"correct them, then: {next_command}")
     return list(groups.values())
 
 
@@ -160,10 +160,10 @@ def _studies_of(sets: Mapping[str, "DistilledSet"], overrides: Sequence[str]) ->
 
 
 def study_of_card(folder: str, card: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
-    """The settings that a set was made with, after ``--set``.
+    """The settings that a set was distilled with, with overrides.
 
     Raises:
-        ConfigError: naming the card where the settings do not fit.
+        ConfigError: naming the card if its settings are invalid.
     """
     file, values = f"{folder}/card.json", card.get("study")
     try:
@@ -185,13 +185,13 @@ def score_group(
     display: "ProgressDisplay",
     command: str,
 ) -> tuple["RetrievalTask", GroupScores]:
-    """Train and score the students of all sets of a group, and what stands beside them, at once.
+    """Train and score the students of all sets of a group and of the baselines together.
 
     Returns:
-        The task of the group, and what each student found: on the sets, coresets of the same numbers, all pairs.
+        The task of the group, and the scores of each student: of the sets, coresets of the same sizes, and all pairs.
 
     Raises:
-        StoreError: when a set's captions come from another text encoder, or its images have another size.
+        StoreError: if a set's captions come from another text encoder, or its images have another size.
     """
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
@@ -227,7 +227,7 @@ def _key(study: Study, *, without_encoder: bool = False) -> str:
 
 
 def _differences(name: str, group: SetGroup, task: "RetrievalTask") -> list[str]:
-    """What of data and encoder is not what a set was made with; the text encoder's must be, or it fails."""
+    """Differences of data and encoders from those of a set; another text encoder raises an error."""
     made, now = group.sets[name].card["fingerprints"], task.fingerprints
     named = {"data": "the data"}
     if group.study.model.image_encoder.name == group.made_with[name]:

@@ -1,4 +1,4 @@
-"""Contract tests for plug-ins, and a toy study that they run on.
+"""Contract tests for plug-ins, and the toy study that they use.
 
 A plug-in's test file imports a contract and calls it::
 
@@ -7,7 +7,7 @@ A plug-in's test file imports a contract and calls it::
     def test_my_method(tmp_path):
         check_method("my_method", tmp_path)
 
-Every function raises ``AssertionError`` with a sentence where the contract is broken.
+Every function raises ``AssertionError`` with a message if the contract is violated.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a contract when it is first used."""
+    """Load a contract on first access."""
     if name not in _WHERE:
         raise AttributeError(f"module 'rayvldd.testing' has no attribute {name!r}")
     from importlib import import_module

@@ -18,13 +18,16 @@ def check_method(
     settings: dict[str, Any] | None = None,
     protocols: Iterable[str] = ("heads_only", "full_image_encoder", "lora"),
 ) -> None:
-    """A registered method: the loss is finite, the set moves, a seed repeats, a run that was stopped continues.
+    """Check a registered method: finite loss, changes of the set, reproducibility, and resuming a stopped run.
 
     Args:
-        name: Of the method.
-        folder: Empty, for the cache and checkpoints.
-        settings: Of the method's section on the toy study; default: those of its declaration's probe.
-        protocols: Those that the method supports.
+        name: Name of the method.
+        folder: Empty folder for the cache and checkpoints.
+        settings: Settings of the method's section in the toy study; default: those of its declaration's probe.
+        protocols: Protocols that the method supports.
+
+    Raises:
+        AssertionError: if the contract is violated.
     """
     for protocol in protocols:
         study = toy_study(name, settings, **PROTOCOLS[protocol])
@@ -45,7 +48,7 @@ def check_method(
         _same(again, whole, f"{where}: a second run of the same seed differs")
 
         parts = distill(study, task, experts, 3, folder / protocol / "parts")
-        begun = [next(parts), next(parts)]  # and no further: the run is left where it saved its state
+        begun = [next(parts), next(parts)]  # and no further: the run is left at its saved state
         rest = list(distill(study, task, experts, 3, folder / protocol / "parts"))
         _same([*begun, *rest], whole, f"{where}: a run that was stopped and continued differs")
 

@@ -8,14 +8,17 @@ from rayvldd.testing.toy import toy_study, toy_task
 
 
 def check_metric(metric: Metric, folder: Path) -> None:
-    """A metric returns the declared numbers, finite, the same for the same student, and changes nothing.
+    """Check that a metric returns the declared numbers, finite and reproducible, and changes nothing.
 
     Args:
-        metric: To check.
-        folder: Empty, for the cache.
+        metric: The metric.
+        folder: Empty folder for the cache.
+
+    Raises:
+        AssertionError: if the contract is violated.
     """
     names = [info.name for info in metric.infos]
-    assert names and len(set(names)) == len(names), f"declared names must be there and differ, got {names}"
+    assert names and len(set(names)) == len(names), f"declared names must exist and be distinct, got {names}"
     assert all(info.direction in ("max", "min") for info in metric.infos), "a direction is max or min"
     study = toy_study()
     task, experts = toy_task(study, folder / "cache")

@@ -12,10 +12,13 @@ from rayvldd.storage.tensor_files import save_tensors
 
 
 def check_storage(make: Callable[[], Storage]) -> None:
-    """Files are there whole or not at all, one of many swaps succeeds, tensors come back with their bits.
+    """Check that writes are atomic, one of several concurrent swaps succeeds, and tensors are read back exactly.
 
     Args:
         make: Returns an empty storage.
+
+    Raises:
+        AssertionError: if the contract is violated.
     """
     storage: Storage = pickle.loads(pickle.dumps(make()))
     _check_small_files(storage)
@@ -28,13 +31,13 @@ def _check_small_files(storage: Storage) -> None:
     assert storage.read("a/b.json") is None and storage.size("a/b.json") is None, "a file that is not there"
     for content in (b"first", b"second, and longer"):
         storage.write("a/b.json", content)
-        assert storage.read("a/b.json") == content, "a file does not hold what was written last"
+        assert storage.read("a/b.json") == content, "a file does not have the content that was written last"
         assert storage.size("a/b.json") == len(content), "the size is not that of the content"
     storage.write("c.json", b"")
     assert storage.names() == ["a/b.json", "c.json"], "names are whole and sorted"
     assert storage.names("a") == ["a/b.json"], "names of a folder begin with it"
     storage.delete("c.json")
-    storage.delete("c.json")  # no fault the second time
+    storage.delete("c.json")  # deleting it again is not an error
     assert storage.names() == ["a/b.json"], "a deleted file is still there"
 
 

@@ -1,4 +1,4 @@
-"""The toy study: 40 drawn images of 16 px, a small ConvNet, projection heads; seconds on one core, no download."""
+"""The toy study: 40 generated images of 16 pixels, a small ConvNet, projection heads. It takes seconds on one core."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,14 @@ TOY_STUDY: dict[str, Any] = {
     "distillation": {"num_pairs": 4, "lr_image": 10.0, "lr_text": 10.0, "outer_steps": 4, "evaluate_every": 2},
     "evaluation": {"num_students": 1, "epochs": 2, "num_test_students": 2, "full_data_epochs": 1},
 }
-"""The settings, without a method's own."""
+"""The settings without those of a method."""
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "heads_only": {},
     "full_image_encoder": {"model.protocol": "full_image_encoder"},
     "lora": {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"], "model.lora.rank": 2},
 }
-"""The changes that make each protocol of the toy study."""
+"""Overrides of the toy study for each protocol."""
 
 
 def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | None = None, **changes: Any) -> Study:
@@ -38,8 +38,8 @@ def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | No
 
     Args:
         method: Name of a registered method.
-        settings: Of the method's section; default: those of its declaration's probe, which read the first epochs.
-        changes: Dotted keys to set.
+        settings: Settings of the method's section; default: those of its declaration's probe.
+        changes: Values by dotted key.
     """
     from rayvldd.config.methods.registry import declaration_of
 
@@ -49,7 +49,7 @@ def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | No
 
 
 def toy_task(study: Study, cache: Path) -> "tuple[RetrievalTask, list[Trajectory]]":
-    """The task of a toy study, and two experts where its method requires some."""
+    """The task of a toy study, and two experts if its method requires experts."""
     from rayvldd.data.array_cache import ArrayCache
     from rayvldd.experts.recipe import expert_training
     from rayvldd.experts.training import train_expert

@@ -8,16 +8,19 @@ from rayvldd.testing.toy import toy_study
 from rayvldd.tracking.protocol import Origins, Tracker
 
 Written = Callable[[], Mapping[str, Mapping[int, float]]]
-"""Reads back what a tracker wrote: for every trial the values of the metric ``val_mean_recall`` by step."""
+"""Reads back the records of a tracker: for every trial the values of the metric ``val_mean_recall`` by step."""
 
 
 def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -> None:
-    """A study with two trials is written once, though its driver tells the first part of it twice.
+    """Check that a study with two trials is written once, although the driver sends the first part of it twice.
 
     Args:
         make: Returns the tracker; called twice, as by a command that was interrupted and repeated.
-        written: Reads what is there afterwards.
-        folder: Empty, for artifacts.
+        written: Reads the records afterwards.
+        folder: Empty folder for artifacts.
+
+    Raises:
+        AssertionError: if the contract is violated.
     """
     study = toy_study()
     artifacts = folder / "artifacts"
@@ -25,7 +28,7 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
     (artifacts / "note.txt").write_text("kept", encoding="utf-8")
     for session in range(2):
         tracker = make()
-        assert tracker.uri, "a tracker says where it writes"
+        assert tracker.uri, "a tracker has the location of its records as uri"
         tracker.start_study(study, "sweep toy.yaml")
         tracker.log_origins(None, Origins({"data": "d" * 16}))
         tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
@@ -39,5 +42,5 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
         tracker.end_trial("trial_001", "failed", None, {"reason": "diverged"})
         tracker.end_study("finished", {MEAN_RECALL.on("test"): 2.0}, None)
     found = written()
-    assert dict(found["trial_000"]) == {0: 1.5, 2: 2.5}, f"of trial_000 was written {dict(found['trial_000'])}"
+    assert dict(found["trial_000"]) == {0: 1.5, 2: 2.5}, f"the records of trial_000 are {dict(found['trial_000'])}"
     assert not found.get("trial_001"), "a trial without an evaluation has values"

@@ -1,4 +1,4 @@
-"""Which code computed a run: the release always, the commit where the package runs from a clone."""
+"""Version of the code that computed a run: the release, and the commit if the package runs from a clone."""
 
 import subprocess
 from functools import cache
@@ -9,7 +9,7 @@ import rayvldd
 
 @cache
 def code_version() -> dict[str, str]:
-    """Tags for the tracker, in MLflow's own name where it has one; the commit only of a clone of this project."""
+    """Tags for the tracker, with MLflow's standard names where there are any; the commit only for a clone."""
     package = Path(rayvldd.__file__).parent
     tags = {"rayvldd.version": rayvldd.__version__}
     if not (package.parent / ".git").exists():
@@ -24,6 +24,6 @@ def code_version() -> dict[str, str]:
 def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git, or a clone that belongs to somebody else
+    except (OSError, subprocess.SubprocessError):  # no git, or a clone of another user
         return ""
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Trials that MLflow has kept of earlier studies, for a search that is to begin with what they have shown."""
+"""Trials of earlier studies in MLflow, for the warm start of a search."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from rayvldd.tracking.protocol import EarlierTrial
 from rayvldd.workspace import database_file
 
 _PAGE = 1000
-"""Runs that MLflow is asked for at a time."""
+"""Runs per request to MLflow."""
 
 
 def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
@@ -24,11 +24,11 @@ def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
         name: Name of an MLflow experiment or of a study.
 
     Raises:
-        ConfigError: when there is neither, with the nearest name.
-        RayvlddError: when the server does not answer.
+        ConfigError: if there is neither, with the most similar name.
+        RayvlddError: if the server does not answer.
     """
     database = database_file(uri)
-    if database is not None and not database.is_file():  # asking would make an empty one
+    if database is not None and not database.is_file():  # a query would create an empty one
         raise _nothing_of(name, uri, set())
     try:
         client = MlflowClient(tracking_uri=uri)
@@ -48,7 +48,7 @@ def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
 
 
 def _runs(client: MlflowClient, experiments: list[str], kind: str) -> Iterator[Run]:
-    """All runs of a kind, oldest first; what a finalist's point made again is none of the search's trials."""
+    """All runs of a kind, oldest first; the sets of finalists are not trials of the search."""
     token: str | None = None
     while True:
         query = f"tags.`rayvldd.kind` = '{kind}'"

@@ -1,4 +1,4 @@
-"""Plain files: one line of JSON an event, readable without any server or library."""
+"""Tracker that writes plain files with one line of JSON per event; they need no server or library."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 class FolderTracker:
     """Writes below one folder: ``study.json``, ``study.jsonl``, ``trials/<trial>.jsonl`` and ``artifacts/``.
 
-    The first line of a trial holds its point, the last one its state and tags, those between metrics with a step.
+    The first line of a trial is its point, the last one its state and tags, the others are metrics with a step.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -25,17 +25,17 @@ class FolderTracker:
         self.uri = self.folder.as_uri()
         self._open_trials: set[str] = set()
         self._last_steps: dict[Path, dict[str, int]] = {}
-        """File to metric to the last step written."""
+        """File -> metric -> last step written."""
         self.translating_errors: dict[Path, list[dict[str, Any]]] = {}
-        """File to the origins and ends it holds, so that nothing is written twice when a study continues."""
+        """File -> its origins and ends, so that nothing is written twice when a study is resumed."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Nothing: a write that fails raises."""
+        """Empty, because failed writes raise an error."""
         return ()
 
     def start_study(self, study: Study, command: str) -> None:
-        """Write the study's settings, or go on in what an earlier call has written."""
+        """Write the study's settings, or continue the files of an earlier call."""
         try:
             self._open(self._file(None))
             write_json_whole(
@@ -49,18 +49,18 @@ class FolderTracker:
             ) from error
 
     def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
-        """Write a trial's point, or go on in its file."""
+        """Write a trial's point, or continue its file."""
         self._open_trials.add(trial_id)
         file = self._file(trial_id)
         if not self._open(file):
             _append(file, {"event": "start", "trial_id": trial_id, "point": dict(point)})
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
-        """Write what a trial, or the study itself, is computed from."""
-        self._tell(self._file(trial_id), {"event": "origins", **asdict(origins)})
+        """Write the origins of a trial or of the study."""
+        self._write_once(self._file(trial_id), {"event": "origins", **asdict(origins)})
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
-        """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
+        """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
         file = self._file(trial_id)
         last = self._last_steps[file]
         new = {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
@@ -69,13 +69,13 @@ class FolderTracker:
             last.update(dict.fromkeys(new, step))
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
-        """Write how a trial ended and copy its artifacts."""
+        """Write the state of an ended trial and copy its artifacts."""
         self._open_trials.discard(trial_id)
         self._keep(artifacts, trial_id)
-        self._tell(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
+        self._write_once(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
-        """Write how the study ended with its figures; open trials end as interrupted."""
+        """Write the state of the study and its metrics; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
         self._keep(artifacts, "study")
@@ -91,7 +91,7 @@ class FolderTracker:
         return self.folder / "study.jsonl" if trial_id is None else self.folder / "trials" / f"{trial_id}.jsonl"
 
     def _open(self, file: Path) -> list[dict[str, Any]]:
-        """Make ready to append to a file, and return what it holds; a line that was cut off is dropped."""
+        """Prepare a file for appending, and return its events; an incomplete last line is removed."""
         file.parent.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]
@@ -103,8 +103,8 @@ class FolderTracker:
         self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
         return events
 
-    def _tell(self, file: Path, event: dict[str, Any]) -> None:
-        """Append an event, unless it is what the file says last of its kind."""
+    def _write_once(self, file: Path, event: dict[str, Any]) -> None:
+        """Append an event, unless it equals the last event of its kind in the file."""
         told_before = self.translating_errors.setdefault(file, [])
         same_kind = [told for told in told_before if told["event"] == event["event"]]
         if not same_kind or same_kind[-1] != event:

@@ -1,4 +1,4 @@
-"""What makes two calls one study on a tracking server."""
+"""Identity of a study on a tracking server."""
 
 from rayvldd.config.setting import MayChange, selected
 from rayvldd.config.study import Study
@@ -6,11 +6,11 @@ from rayvldd.data.array_cache import fingerprint
 
 
 def study_identity(study: Study, command: str, origin: str) -> str:
-    """Name what must be the same for two calls to continue one study; settings that may change are left out.
+    """Hash of everything that must be equal for a call to resume a study; settings that may change are excluded.
 
     Args:
         study: The study of the call.
-        command: The command line; its verb counts, its options do not.
+        command: The command line; only its verb is included, not its options.
         origin: What distinguishes studies of the same name and settings, e.g. the folder.
     """
     settings = selected(study, lambda info: info.may_change is MayChange.NEVER)

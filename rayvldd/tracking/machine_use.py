@@ -1,6 +1,6 @@
-"""What a computation took of the machine: the peak memory of a process, and energy where the machine counts it.
+"""Resources that a computation used: peak memory of a process, and energy if the machine measures it.
 
-What cannot be read is left out; nothing here is estimated.
+Values that cannot be read are left out; nothing is estimated.
 """
 
 import re
@@ -13,29 +13,29 @@ from typing import Any
 from rayvldd.background import RepeatedCall
 
 POWERCAP = Path("/sys/class/powercap")
-"""Counters of processor packages (RAPL, Intel and AMD); on most machines only root may read them."""
+"""Energy counters of processor packages (RAPL, Intel and AMD); on most machines only root can read them."""
 _EVERY_S = 30.0
-"""Seconds between readings: a package's counter of 262 kJ turns over after 15 minutes at 290 W."""
+"""Seconds between readings: a package's counter wraps around at 262 kJ, i.e. after 15 minutes at 290 W."""
 _PROCESS = Path("/proc/self")
 
 
 class PeakMemory:
-    """The most memory that this process, and the models on its GPU, have had since this object was made.
+    """Peak main and GPU memory of this process since this object was created.
 
-    Main memory is what Linux calls the high-water mark of resident memory, with the pages of memory-mapped caches that
-    the process has touched, which others may share. A process that runs trial after trial starts each at a new mark.
+    Main memory is Linux's high-water mark of resident memory. It includes the touched pages of memory-mapped caches,
+    which other processes may share. The mark is reset for each trial of a process.
     """
 
     def __init__(self) -> None:
         self._has_mark = False
-        with suppress(OSError):  # no Linux, or a kernel without it
+        with suppress(OSError):  # not Linux, or a kernel without this file
             (_PROCESS / "clear_refs").write_text("5")
             self._has_mark = True
         if gpu := _torch_gpu():
             gpu.reset_peak_memory_stats()
 
     def metrics(self) -> dict[str, float]:
-        """``peak_memory_gb`` and ``peak_gpu_memory_gb``, in 10^9 bytes; without what cannot be told."""
+        """``peak_memory_gb`` and ``peak_gpu_memory_gb``, in 10^9 bytes; without values that cannot be read."""
         found = {}
         with suppress(OSError):
             if self._has_mark and (mark := re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())):
@@ -46,7 +46,7 @@ class PeakMemory:
 
 
 class MachineEnergy:
-    """Energy of the whole machine while a block runs, whatever else ran on it: processor packages, NVIDIA GPUs."""
+    """Energy of the whole machine while a block runs, including other processes: processor packages, NVIDIA GPUs."""
 
     def __init__(self, powercap: Path = POWERCAP) -> None:
         self._packages = _readable_packages(powercap)
@@ -56,11 +56,11 @@ class MachineEnergy:
         self._reading = threading.Lock()
 
     def read(self) -> None:
-        """Add what the packages have counted since the last reading.
+        """Add the energy of the packages since the last reading.
 
         Raises:
-            OSError: when a counter cannot be read.
-            ValueError: when a counter is empty or no number.
+            OSError: if a counter cannot be read.
+            ValueError: if a counter is empty or not a number.
         """
         with self._reading:
             for package, last in self._last.items():
@@ -71,7 +71,7 @@ class MachineEnergy:
 
     @contextmanager
     def reading(self) -> Iterator["MachineEnergy"]:
-        """Read the counters often enough while the block runs."""
+        """Read the counters periodically while the block runs."""
         if not self._packages:
             yield self
             return
@@ -79,9 +79,9 @@ class MachineEnergy:
             yield self
 
     def metrics(self) -> dict[str, float]:
-        """``machine_cpu_kj`` and ``machine_gpu_kj`` so far; without what the machine does not tell."""
+        """``machine_cpu_kj`` and ``machine_gpu_kj`` so far; without values that the machine does not measure."""
         found = {}
-        with suppress(OSError, ValueError):  # a sum without its last part is no sum
+        with suppress(OSError, ValueError):  # an incomplete sum is not reported
             if self._packages:
                 self.read()
                 found["machine_cpu_kj"] = sum(self._joules.values()) / 1e3
@@ -92,7 +92,7 @@ class MachineEnergy:
 
 
 def _readable_packages(powercap: Path) -> list[Path]:
-    """The zones of processor packages; none unless all can be read, for a part would pass for the whole."""
+    """The zones of processor packages; empty unless all can be read, because a partial sum would be misleading."""
     zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]
     try:
         packages = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
@@ -108,10 +108,10 @@ def _counter(package: Path) -> int:
 
 
 def _gpu_joules() -> float | None:
-    """What all NVIDIA GPUs have used since their driver was loaded; None without one, or with one too old to count."""
+    """Energy of all NVIDIA GPUs since their driver was loaded; None if there is no GPU or it has no counter."""
     try:
         import pynvml
-    except ImportError:  # an installation from before rayvldd wanted it
+    except ImportError:  # an installation of an earlier release without this dependency
         return None
     try:
         pynvml.nvmlInit()
@@ -127,7 +127,7 @@ def _gpu_joules() -> float | None:
 
 
 def _torch_gpu() -> Any:
-    """The module ``torch.cuda`` where this process has used a GPU."""
+    """The module ``torch.cuda``, if this process has used a GPU."""
     import torch
 
     return torch.cuda if torch.cuda.is_initialized() else None

@@ -1,8 +1,8 @@
-"""MLflow: a parent run for the study, a child run for every trial.
+"""Tracker that writes to MLflow: a parent run for the study, a child run for every trial.
 
-Only ``MlflowClient`` with explicit run ids is used, never the library's current run: the one writer is the outbox of
-the driver, and it has several trials open at once. Runs are found again by their tags: a study that continues goes on
-in the runs it began, and a request whose answer was lost makes no second run.
+Only ``MlflowClient`` with explicit run ids is used, never the library's active run: the only writer is the outbox of
+the driver, which has several trials open at the same time. Runs are identified by their tags: a resumed study
+continues its runs, and repeating a request whose response was lost creates no second run.
 """
 
 import getpass
@@ -41,16 +41,16 @@ from rayvldd.workspace import database_file
 
 EXPERIMENT = "rayvldd"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""What MLflow's pages take the experiment for: training runs with charts, not traces of language models."""
+"""Kind of experiment for MLflow's pages: training runs with charts, not traces of language models."""
 
 _STATUS: dict[State, str] = {
     "finished": "FINISHED",
-    "stopped": "FINISHED",  # stopping early is how the search works, not a fault; the tag tells the two apart
+    "stopped": "FINISHED",  # early stopping is not a failure; a tag distinguishes the two
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
 _MAX_PARAM = 500
-"""Characters of a parameter's value: what servers of older versions take."""
+"""Maximum length of a parameter's value, in characters, on servers of older versions."""
 _MAX_TAG = 5000
 _MAX_PARAMS_A_BATCH = 100
 _SEARCHED, _SCORED = sections_where(lambda info: info.searchable), ("data", "model", "evaluation")
@@ -58,9 +58,9 @@ _SEARCHED, _SCORED = sections_where(lambda info: info.searchable), ("data", "mod
 _DETAIL = re.compile(
     r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|.*_of_all_sets|student_.*"
 )
-"""Metrics that MLflow shows in a section of their own, so that those people compare by stay few."""
+"""Metrics in a separate section of MLflow's pages, so that the main section has only those used for comparison."""
 _PATIENCE_S: dict[State, float] = {"finished": 600.0, "failed": 60.0, "interrupted": 10.0}
-"""How long the end of a study waits for a server that is away; an unfinished one goes on with the same command."""
+"""Seconds that the end of a study waits for an unavailable server; unfinished ones can be resumed."""
 
 
 class MlflowTracker:
@@ -68,11 +68,11 @@ class MlflowTracker:
 
     Args:
         uri: Tracking URI, e.g. ``http://127.0.0.1:5000`` or ``sqlite:////folder/mlflow.db``.
-        artifacts: Folder for the artifacts of the embedded database; default: wherever the server keeps them.
-        origin: What tells this study from one with the same name and settings on a shared server, e.g. its folder.
+        artifacts: Folder for the artifacts of the embedded database; default: the server's location.
+        origin: Distinguishes studies with the same name and settings on a shared server, e.g. the folder.
 
     Raises:
-        RayvlddError: when the URI cannot be used or does not answer.
+        RayvlddError: if the URI cannot be used or does not answer.
     """
 
     def __init__(self, uri: str, artifacts: Path | None = None, *, origin: str = "") -> None:
@@ -83,9 +83,9 @@ class MlflowTracker:
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
         self._done: set[str] = set()
-        """Trials whose run was closed in an earlier session, with all that belongs to it."""
+        """Trials whose run was closed in an earlier session and is complete."""
         self._last_steps: dict[str, dict[str, int]] = {}
-        """Run id to metric to the last step written."""
+        """Run id -> metric -> last step written."""
         with _quiet(), _answering(uri):
             if file := database_file(uri):
                 ready_sqlite(file)
@@ -111,7 +111,7 @@ class MlflowTracker:
         self._try_artifacts(self._study_run)
 
     def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
-        """Open the child run of a trial, or find it again."""
+        """Open the child run of a trial, or find the existing one."""
         self._open_trials.add(trial_id)
         self._outbox.put(trial_id, partial(self._open_trial, trial_id, dict(point)), what=f"the run of {trial_id}")
 
@@ -122,7 +122,7 @@ class MlflowTracker:
         self._outbox.put(trial_id or _STUDY, write, what=f"the origins of {trial_id or 'the study'}")
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
-        """Write metrics of a trial or, without one, of the study; steps that were written before are left out."""
+        """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
         entries = _entries(metrics, step)
         what = f"metrics of {trial_id or 'the study'}"
         self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries, what=what)
@@ -130,7 +130,7 @@ class MlflowTracker:
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Close the child run of a trial with its artifacts and tags.
 
-        Each is a write of its own: what the server does not take keeps no run from its end.
+        These are separate writes, so that a rejected one does not keep the run from being closed.
         """
         self._open_trials.discard(trial_id)
         if artifacts is not None:
@@ -140,7 +140,7 @@ class MlflowTracker:
         self._outbox.put(trial_id, partial(self._close, trial_id, state), what=f"the state of {trial_id}")
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
-        """Close the parent run with the figures of the whole study; open trials end as interrupted."""
+        """Close the parent run with the metrics of the whole study; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
         self._outbox.put(_STUDY, partial(self._write_final, _entries(metrics, 0)), what="metrics of the study")
@@ -154,7 +154,7 @@ class MlflowTracker:
         self._wait(_PATIENCE_S[state])
 
     def log_scores(self, scores: Scores) -> None:
-        """Write an evaluation as a run of its own: each student is a step, the mean over all stands at the last."""
+        """Write an evaluation as a separate run: each student is a step, the last step has the mean over students."""
         self._study = scores.study
         entries, record = _entries_of_scores(scores), secrets.token_hex(8)
         self._outbox.put(record, partial(self._open_scores, scores, record), what=f"the run of {scores.name}")
@@ -169,13 +169,13 @@ class MlflowTracker:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What the server does not have so far, each with the reason."""
+        """Writes that the server does not have so far, each with the reason."""
         late = len(self._outbox)
         waiting = (f"{late} writes: the server did not answer",) if late else ()
         return (*map(str, self._outbox.dropped), *waiting)
 
     def _wait(self, patience_s: float) -> None:
-        """Let the outbox finish; what the server has not taken by then is said, and stands in the workspace."""
+        """Wait for the outbox, and log the number of missing writes; the workspace contains their data."""
         if self._outbox.wait(patience_s):
             return
         logging.getLogger(__name__).warning(
@@ -213,7 +213,7 @@ class MlflowTracker:
         self._trial_runs[trial_id] = self._open_run(known, trial_id, tags, params)
 
     def _open_run(self, known: Run | None, name: str, tags: dict[str, str], params: dict[str, str]) -> str:
-        """Make a run, or go on with one; what it lacks is added, what it has is not written again."""
+        """Create a run, or continue an existing one; only missing tags and parameters are written."""
         tags = {**tags, **_common_tags(self._study)}
         if known is None:
             known = self._client.create_run(self._experiment, run_name=name, tags=tags)
@@ -283,15 +283,15 @@ class MlflowTracker:
             self._client.delete_tag(run_id, _MISSING)
 
     def _close(self, trial_id: str | None, state: State) -> None:
-        """Artifacts and tags come first: a run that says FINISHED has them, or says which it lacks."""
+        """Close a run after its artifacts and tags: a FINISHED run has them, or a tag that lists the missing ones."""
         if trial_id not in self._done:
             self._client.set_terminated(self._run_id(trial_id), _STATUS[state])
 
     def _try_artifacts(self, run_id: str) -> None:
-        """Write a small artifact and remove it, where that is allowed: artifacts may go to S3 from this machine.
+        """Write a small artifact and delete it if possible; this machine may write artifacts directly to S3.
 
         Raises:
-            RayvlddError: when none can be written.
+            RayvlddError: if artifacts cannot be written.
         """
         place = self._client.get_run(run_id).info.artifact_uri
         repository = get_artifact_repository(place, tracking_uri=self.uri)
@@ -300,21 +300,21 @@ class MlflowTracker:
             probe.write_text("This file says that artifacts can be written here.\n", encoding="utf-8")
             try:
                 repository.log_artifact(str(probe))
-            except Exception as error:  # of MLflow, boto3, Azure, or an operating system
+            except Exception as error:  # from MLflow, boto3, Azure or the operating system
                 raise RayvlddError(
                     f"tracking URI {self.uri}: artifacts cannot be written to {place}: {message_of(error)}; allowed: "
                     f"credentials on this machine for the place that the server keeps artifacts in",
                     next_command="set them (AWS_ACCESS_KEY_ID, AWS_PROFILE, …), or repeat the command with "
                     "--tracking-uri none",
                 ) from error
-            with suppress(Exception):  # some places cannot remove
+            with suppress(Exception):  # some stores cannot delete
                 repository.delete_artifacts(probe.name)
 
     def _register(self, name: str) -> None:
-        """Make the set of the study's run a model version, and let the alias ``best`` name it."""
+        """Register the set of the study's run as a model version, with the alias ``best``."""
         if any(dropped.what == _STUDY_ARTIFACTS for dropped in self._outbox.dropped):
             raise _NoRunError("the set is not among the artifacts")
-        with suppress(MlflowException):  # it is there already; whatever else is wrong, the next call tells
+        with suppress(MlflowException):  # it exists already; other errors are raised by the next call
             self._client.create_registered_model(name, description="Distilled sets that rayvldd has chosen.")
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{self._study_run}'")
         version = found[0] if found else self._new_version(name)
@@ -337,26 +337,26 @@ def _is_improved(card: Path) -> bool:
 
 
 class _NoRunError(PermanentError):
-    """What a write needs was not taken by the server, so that it can never be made."""
+    """A write that can never succeed, because the server rejected the run that it belongs to."""
 
 
 _STUDY = ""
 """The lane of the study itself in the outbox."""
 _STUDY_ARTIFACTS = "the artifacts of the study"
 _MISSING = "rayvldd.missing"
-"""Tag of a run that has ended without all that belongs to it; the same command completes it."""
+"""Tag of a run that ended incomplete; the same command completes it."""
 
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
     now = int(time.time() * 1000)
     names = {key: f"details/{key}" if _DETAIL.fullmatch(key) else key for key in metrics}
-    # MLflow's compare view opens with the metric that a run had first.
+    # MLflow's compare view opens with the first metric of a run.
     ordered = sorted(metrics, key=lambda key: not key.endswith(MEAN_RECALL.name))
     return [Metric(names[key], float(metrics[key]), now, step) for key in ordered]
 
 
 def _entries_of_scores(scores: Scores) -> list[Metric]:
-    """The mean of every recall under its own name, each student's mean recall under ``student_…``."""
+    """The mean of every recall under its name, and each student's mean recall under ``student_…``."""
     count = len(scores.students)
     prefix = f"{scores.split}_"
     means = {f"{prefix}{key}": sum(row[key] for row in scores.students) / count for key in scores.students[0]}
@@ -373,7 +373,7 @@ def _params(study: Study, sections: tuple[str, ...] | None = None) -> dict[str, 
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key to text for every setting that has a value; a searched domain is one value."""
+    """Dotted key -> text for every setting with a value; a searched domain is one value."""
     flat = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -389,12 +389,12 @@ def _common_tags(study: Study) -> dict[str, str]:
     tags |= {"mlflow.source.name": "rayvldd", "mlflow.source.type": "LOCAL"}
     try:
         return tags | {"mlflow.user": getpass.getuser()}
-    except (OSError, KeyError):  # a container whose user has no name
+    except (OSError, KeyError):  # a container with a user without a name
         return tags
 
 
 def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
-    """The id of our experiment. Its artifact location is for ever, so a folder that was moved needs a new one."""
+    """Id of the package's experiment. Its artifact location cannot change, so a moved folder needs a new one."""
     location = None if artifacts is None else artifacts.absolute().as_uri()
     known = client.get_experiment_by_name(EXPERIMENT)
     name = EXPERIMENT
@@ -413,12 +413,12 @@ def _experiment(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
 
 @contextmanager
 def _answering(uri: str) -> Iterator[None]:
-    """Say plainly that a tracking URI cannot be used, whatever its client library raises."""
+    """Translate any error of a client library into one about the tracking URI."""
     try:
         yield
     except RayvlddError:
         raise
-    except Exception as error:  # SQL drivers, HTTP clients and MLflow itself, each with its own family
+    except Exception as error:  # SQL drivers, HTTP clients and MLflow have different base classes
         raise RayvlddError(
             f"tracking URI {uri}: cannot be used: {message_of(error)}; allowed: an MLflow server that answers, "
             f"sqlite:///FILE in a folder that can be written, or none",
@@ -428,7 +428,7 @@ def _answering(uri: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the making of a database to itself: MLflow tells every migration, and its own dependencies warn."""
+    """Suppress messages while a database is created: MLflow logs every migration, and its dependencies warn."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

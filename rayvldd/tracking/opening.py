@@ -1,20 +1,19 @@
-"""The tracker that a URI names: the embedded MLflow of the workspace, another server or database, or plain files."""
+"""Opening a tracker by URI: the embedded MLflow of the workspace, another server or database, or plain files."""
 
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-"""The variable that names a server or database for every command, or is ``none``."""
+"""Environment variable with the server or database for every command, or ``none``."""
 
 
 def open_tracker(uri: str | None, study_name: str, workspace: Workspace, *, origin: str | None = None) -> Tracker:
-    """Open the tracker that a URI names; without one, the workspace's own.
+    """Open the tracker with a URI; without one, the workspace's embedded MLflow.
 
-    ``origin`` tells the study from others of its name and settings on a shared server, where it is not known by its
-    folder.
+    ``origin`` distinguishes studies with the same name and settings on a shared server; default: the folder.
 
     Raises:
-        RayvlddError: when the URI cannot be used or does not answer.
+        RayvlddError: if the URI cannot be used or does not answer.
     """
     folder = workspace.study(study_name)
     if uri == "none":

@@ -1,4 +1,4 @@
-"""Writes to a server that may be away for a while: by one thread, none lost, nobody kept waiting."""
+"""Queue of writes to a server that may be temporarily unavailable: written by one thread, without blocking callers."""
 
 import logging
 import threading
@@ -14,29 +14,29 @@ from rayvldd.errors import message_of
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 1.0
-"""After this time a server that did not answer is asked again; then after twice as long, and so on."""
+"""Seconds before the first retry if the server did not answer; doubled after every attempt."""
 LONGEST_RETRY_S = 30.0
-"""The longest time between two attempts."""
+"""Maximum seconds between two attempts."""
 MOST_ROWS = 1000
-"""Rows of one write: what MLflow takes in a batch."""
+"""Maximum number of rows per write: MLflow's limit for a batch."""
 _UNEXPECTED_TRIES = 5
-"""Attempts at a write that fails for a reason that is not known to pass."""
+"""Attempts at a write that fails for an unknown reason."""
 
 
 class Verdict(Enum):
-    """What an error says of a write."""
+    """Classification of an error of a write."""
 
     AWAY = auto()
     """The server cannot be reached now: the write is kept until it can."""
     REFUSED = auto()
-    """The server will never take the write, or what is to be written cannot be read."""
+    """The server will never accept the write, or its data cannot be read."""
     UNEXPECTED = auto()
-    """Neither is known: a few attempts are made, and then the write must not hold up the later ones."""
+    """Unknown: a few attempts are made, then the write is dropped so that it does not delay later ones."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A write that was given up."""
+    """A write that was dropped after an error."""
 
     lane: str
     what: str
@@ -55,16 +55,16 @@ class _Write:
 
 
 class Outbox:
-    """Makes writes in a thread of its own; keeps them and tries again while the server does not answer.
+    """Performs writes in a background thread, and keeps and retries them while the server does not answer.
 
-    There is one thread at most, and none while nothing waits, so a database behind it has one writer. Writes of one
-    lane are made in their order. Rows that wait in a lane are written together: what an outage has piled up is a few
-    requests, not one a report.
+    There is at most one thread, and none while the queue is empty, so a database has a single writer. Writes of one
+    lane are performed in order. Waiting rows of a lane are combined, so that after an outage a few requests are
+    sufficient.
 
     Args:
         address: The server, for messages.
-        verdict: What an error says of the write that raised it.
-        first_retry_s: Seconds before the first of the further attempts.
+        verdict: Classifies the error of a write.
+        first_retry_s: Seconds before the first retry.
     """
 
     def __init__(
@@ -74,39 +74,39 @@ class Outbox:
         self._verdict = verdict
         self._first_retry_s = first_retry_s
         self.dropped: list[Dropped] = []
-        """Writes that were given up, each logged when it was."""
+        """Dropped writes; each was logged when it was dropped."""
         self._waiting: deque[_Write] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._singly = 0
-        """Writes that are made one by one, as the server has refused them together."""
+        """Writes that are performed one by one, because the server rejected their combination."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, lane: str, do: Callable[..., None], rows: Sequence[Any] | None = None, what: str = "") -> None:
-        """Have a write made after all earlier ones of its lane.
+        """Queue a write after all earlier writes of its lane.
 
         Args:
-            lane: What the write is about, e.g. a trial.
-            do: Makes the write; it may be called again after it failed. With rows, it is called with a list of them.
-            rows: What may be written together with the rows before and after it.
-            what: The write by name, for the message when it is given up.
+            lane: Subject of the write, e.g. a trial.
+            do: Performs the write; it may be called again after a failure. With rows, it is called with a list of rows.
+            rows: Rows that may be combined with the preceding and following rows of the lane.
+            what: Name of the write, for the message if it is dropped.
         """
         with self._changed:
             self._waiting.append(_Write(lane, do, rows, what or f"a write of {lane or 'the study'}"))
             if self._thread is None:
-                # A daemon: after Ctrl-C nobody waits for a server that does not answer.
+                # A daemon thread: the process can end after Ctrl-C although the server does not answer.
                 thread = threading.Thread(target=self._work, name="rayvldd tracking", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError as error:  # no room for one more now; the next write tries again
+                except RuntimeError as error:  # no further thread can be started now; the next write tries again
                     logger.warning("%s: what is to be written waits: %s", self._address, error)
                 else:
                     self._thread = thread
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until everything is written, and say whether it is."""
+        """Wait until everything is written or the timeout expires; return whether everything is written."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
@@ -146,18 +146,18 @@ class Outbox:
     def _verdict_of(self, error: Exception) -> Verdict:
         try:
             return self._verdict(error)
-        except Exception:  # an error so odd that it cannot be looked at; the thread must live on
+        except Exception:  # the error cannot be inspected; the thread must continue
             return Verdict.UNEXPECTED
 
     def _drop(self, write: _Write, error: Exception) -> None:
-        """Give a write up; of many that fail alike, one is logged."""
+        """Drop a write; of many with the same error, only the first is logged."""
         dropped = Dropped(write.lane, write.what, message_of(error))
         if all(before.reason != dropped.reason for before in self.dropped):
             logger.warning("%s did not take a write, which is dropped: %s", self._address, dropped)
         self.dropped.append(dropped)
 
     def _next(self) -> list[_Write]:
-        """The first write, with those of its lane whose rows go with it."""
+        """The first write, with those of its lane whose rows can be combined with it."""
         first = self._waiting[0]
         taken = [first]
         if first.rows is None or self._singly:
@@ -174,7 +174,7 @@ class Outbox:
 
 
 def _error_of(taken: Sequence[_Write]) -> Exception | None:
-    """Make the write; whatever a client library raises, a search must not end because of it."""
+    """Perform the write and return its error; no error of a client library may end a search."""
     first = taken[0]
     try:
         if first.rows is None:

@@ -1,4 +1,4 @@
-"""Distilled sets that MLflow keeps, as local folders: the entry points ``models`` and ``runs`` of the package."""
+"""Download of distilled sets from MLflow: the package's entry points for ``models:/`` and ``runs:/`` addresses."""
 
 import os
 import tempfile
@@ -16,22 +16,22 @@ from rayvldd.errors import StoreError, message_of
 from rayvldd.workspace import Workspace, database_file
 
 BEST_ALIAS = "best"
-"""The alias of the model version that is the chosen set of a study's last run."""
+"""Alias of the model version of the set that a study chose last."""
 
 _FORMS = "models:/STUDY@best, models:/STUDY/VERSION, runs:/RUN_ID or runs:/RUN_ID/PATH"
 
 
 @contextmanager
 def fetched(uri: str, workspace: Path | None = None) -> Iterator[Path]:
-    """Copy the artifacts that a ``models:/`` or ``runs:/`` URI names into a folder that lasts as long as the block.
+    """Copy the artifacts of a ``models:/`` or ``runs:/`` URI into a folder that exists while the block runs.
 
     Args:
         uri: One of the forms above.
-        workspace: Whose database is asked where ``MLFLOW_TRACKING_URI`` names no other; by default that in
+        workspace: Workspace whose database is used unless ``MLFLOW_TRACKING_URI`` is set; default: that in
             ``RAYVLDD_WORKSPACE``.
 
     Raises:
-        StoreError: when there is no such model, alias, run or path, or the server does not answer.
+        StoreError: if there is no such model, alias, run or path, or the server does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="rayvldd-") as place:
         yield _copy(uri, _tracking_uri(uri, workspace), place)
@@ -46,7 +46,7 @@ def _copy(uri: str, tracking_uri: str, place: str) -> Path:
 
 
 def _location(client: MlflowClient, uri: str) -> str:
-    """Where the artifacts lie. Models are looked up here: MLflow itself would leave a file of its own among them."""
+    """Location of the artifacts. Models are resolved here, because MLflow would add a file to the artifacts."""
     scheme, _, rest = uri.partition(":")
     name, *parts = rest.strip("/").split("/")
     if scheme == "runs":
@@ -59,12 +59,12 @@ def _location(client: MlflowClient, uri: str) -> str:
 
 
 def _tracking_uri(uri: str, workspace: Path | None) -> str:
-    """The server or database that is asked: what was set for MLflow, else the workspace's own."""
+    """The server or database: that of ``MLFLOW_TRACKING_URI``, else the workspace's."""
     if mlflow.is_tracking_uri_set() and mlflow.get_tracking_uri() != "none":
         return mlflow.get_tracking_uri()
     own = Workspace(workspace or os.environ.get("RAYVLDD_WORKSPACE", "rayvldd_workspace")).tracking_uri
     database = database_file(own)
-    if database is not None and not database.is_file():  # asking for a model would make an empty one
+    if database is not None and not database.is_file():  # a query would create an empty one
         _refuse(uri, f"there is no {database}, and MLFLOW_TRACKING_URI names no other server or database")
     return own
 

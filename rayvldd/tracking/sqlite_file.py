@@ -1,4 +1,4 @@
-"""The SQLite file of an embedded MLflow: made whole or not at all, and tried before it is used."""
+"""The SQLite file of an embedded MLflow: created atomically, and checked before it is used."""
 
 import secrets
 import sqlite3
@@ -12,20 +12,20 @@ from rayvldd.storage.atomic import sync_folder
 from rayvldd.workspace import database_uri
 
 _WAIT_S = 10.0
-"""How long a file that another process writes to is waited for."""
+"""Seconds to wait for a file that another process is writing to."""
 
 
 def ready_sqlite(file: Path) -> None:
-    """Make the database if there is none, and try it as a writer.
+    """Create the database if there is none, and check that it can be written.
 
-    MLflow makes about fifty tables over some seconds, and never comes to terms with a file in which it was killed
-    meanwhile. So they are made in a file beside it, which then gets the name. A file that a killed process has left
-    half made, without a single run, is moved aside. Trying it here is quicker, too: MLflow would try ten times, for
-    two minutes, before it says what is wrong.
+    MLflow creates about fifty tables over several seconds, and cannot use a file whose creation was interrupted.
+    Therefore the tables are created in a temporary file, which is then renamed. An incomplete file of a killed process
+    without any run is moved aside. Checking the file here is also faster: MLflow would retry ten times, for two
+    minutes, before it reports an error.
 
     Raises:
-        OSError: when the folder cannot be written.
-        sqlite3.Error: when the file is no database or cannot be written.
+        OSError: if the folder cannot be written.
+        sqlite3.Error: if the file is not a database or cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if _is_missing(file) or _is_half_made(file):
@@ -44,7 +44,7 @@ def _is_missing(file: Path) -> bool:
 
 
 def _make(file: Path) -> None:
-    """The caller holds the lock, so that parts that are there belong to processes that died."""
+    """Create the database; the caller must hold the lock, so existing partial files are those of dead processes."""
     from mlflow import MlflowClient
 
     for left in file.parent.glob(f".{file.name}.*.part*"):
@@ -52,7 +52,7 @@ def _make(file: Path) -> None:
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         store = MlflowClient(tracking_uri=database_uri(part))._tracking_client.store
-        store._dispose_engine()  # closes its connections: the file is on the disk, with no journal beside it
+        store._dispose_engine()  # closes its connections: the file is complete and has no journal
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def _make(file: Path) -> None:
 
 
 def _is_half_made(file: Path) -> bool:
-    """Whether somebody died while the tables were made. What holds a run, or an experiment of anybody's, is whole."""
+    """Whether the creation of the tables was interrupted; a file with a run or a user's experiment is complete."""
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=_WAIT_S)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments", "runs"} & tables:

@@ -1,4 +1,4 @@
-"""What an error of a tracking client says of the write that raised it: try again, or give it up."""
+"""Classification of errors of tracking clients: retry the write, or drop it."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from mlflow.exceptions import MlflowException
 from rayvldd.tracking.outbox import Verdict
 
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers of servers that may be others later. All further ones from 400 on stay: 401, 403, 404, 409, 501."""
+"""HTTP status codes that are temporary. All others from 400 are permanent: 401, 403, 404, 409, 501."""
 
 _UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnicodeError)
-"""What a file raises that cannot be read, or written below a folder of artifacts, whatever time passes."""
+"""Permanent errors of files that cannot be read, or written to a folder of artifacts."""
 
 
 class PermanentError(Exception):
-    """A write that can never be made."""
+    """A write that can never succeed."""
 
 
 def verdict_of(error: Exception) -> Verdict:
-    """Return what to do with a write; clients wrap the errors of others, so causes are looked at as well."""
+    """Classify an error and its causes, because clients wrap the errors of other libraries."""
     for one in _with_causes(error):
         if isinstance(one, (PermanentError, *_UNREADABLE)):
             return Verdict.REFUSED
@@ -33,7 +33,7 @@ def verdict_of(error: Exception) -> Verdict:
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:
-    """An error, then what it was raised from; a wrapper without a verdict of its own is looked through."""
+    """An error followed by its causes; wrappers without a verdict are skipped."""
     found: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in found:
@@ -43,7 +43,7 @@ def _with_causes(error: BaseException) -> list[BaseException]:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """The status of an HTTP answer that an error carries."""
+    """Status code of the HTTP response in an error."""
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())
     response: Any = getattr(error, "response", None)
