@@ -76,7 +76,7 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
     ending = f"{_again(planned['finalists'])}the best on validation is tested once"
     if len(search["objectives"]) > 1:
         front = f"the Pareto front of {', '.join(search['objectives'])}"
-        again = f"distilled again, {planned['finalists']['sets_of_each']} sets of fresh seeds, and "
+        again = f"distilled again, {planned['finalists']['sets_of_each']} sets with new seeds, and "
         again = again if planned["finalists"]["trials"] else ""
         ending = f"the set that search.choose takes from {front} is {again}tested once"
     dormant = ", ".join(search["not_searched_here"])
@@ -100,7 +100,7 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
 def _again(finalists: Mapping[str, int]) -> str:
     trials, sets = finalists["trials"], finalists["sets_of_each"]
     which = "the best trial is" if trials == 1 else f"the best {trials} trials are"
-    return f"{which} distilled again, {sets} sets of fresh seeds each; " if trials else ""
+    return f"{which} distilled again, {sets} sets with new seeds each; " if trials else ""
 
 
 def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:

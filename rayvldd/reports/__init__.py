@@ -1,1 +1,1 @@
-"""What people look at: tables for the terminal, pictures of distilled sets and of a search."""
+"""Output for users: tables for the terminal, pictures of distilled sets, plots of searches, the comparison page."""

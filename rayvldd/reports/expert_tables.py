@@ -1,4 +1,4 @@
-"""Tables about what a store of experts holds."""
+"""Tables of the content of an expert store."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from rayvldd.reports.tables import plain_table
 
 
 def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:
-    """One row a set."""
+    """One row per set."""
     table = plain_table(f"Expert sets in {uri}")
     for column in ("key", "protocol", "encoder"):
         table.add_column(column, overflow="fold")
@@ -41,7 +41,7 @@ def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:
 
 
 def values_of_set(known: SetSummary) -> dict[str, Any]:
-    """What the table says, for programs."""
+    """The values of the table for ``--json``."""
     settings = known.recipe.settings
     model, experts = settings.get("model", {}), settings.get("experts", {})
     recalls = [record["metrics"][-1][VAL_MEAN_RECALL] for record in known.records.values() if record["metrics"]]
@@ -66,8 +66,8 @@ def values_of_set(known: SetSummary) -> dict[str, Any]:
 
 
 def training_as_text(found: ExpertInTraining) -> str:
-    """Which expert, how far it is, and who trains it."""
-    return f"#{found.index} epoch {found.epoch}, {_holder_as_text(found) if found.holder else 'held by nobody'}"
+    """Format an expert in training: index, epoch and process."""
+    return f"#{found.index} epoch {found.epoch}, {_holder_as_text(found) if found.holder else 'not leased'}"
 
 
 def _holder_as_text(found: ExpertInTraining) -> str:
@@ -76,7 +76,7 @@ def _holder_as_text(found: ExpertInTraining) -> str:
 
 
 def experts_table(known: SetSummary) -> Table:
-    """One row an expert of a set."""
+    """One row per expert of a set."""
     table = plain_table("Experts")
     for column in ("expert", "epochs kept", "bytes", "seconds", "val mean recall, last epoch"):
         table.add_column(column, justify="right")
@@ -110,7 +110,7 @@ def epochs_table(known: SetSummary) -> Table:
 
 
 def checksums_table(known: SetSummary) -> Table:
-    """The checksum of every tensor of a set."""
+    """The checksums of all tensors of a set."""
     table = plain_table("Checksums (xxh3, 128 bits)")
     for column in ("file", "tensor", "checksum"):
         table.add_column(column, overflow="fold")
@@ -124,7 +124,7 @@ def checksums_table(known: SetSummary) -> Table:
 
 
 def damages_table(damages: Iterable[Damage]) -> Table:
-    """Damaged files, and why they are."""
+    """Damaged files, with the reasons."""
     table = plain_table("Damaged")
     for column in ("file", "why"):
         table.add_column(column, overflow="fold")
@@ -134,7 +134,7 @@ def damages_table(damages: Iterable[Damage]) -> Table:
 
 
 def leftovers_table(leftovers: Iterable[Leftover]) -> Table:
-    """What can be cleared away."""
+    """Files that can be deleted."""
     table = plain_table("Left over")
     table.add_column("set")
     table.add_column("what", overflow="fold")
@@ -146,7 +146,7 @@ def leftovers_table(leftovers: Iterable[Leftover]) -> Table:
 
 
 def size_as_text(num_bytes: int) -> str:
-    """Bytes as people say them: 912 B, 14.2 MiB, 1.6 GiB."""
+    """Format a number of bytes: 912 B, 14.2 MiB, 1.6 GiB."""
     size, unit = float(num_bytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
@@ -156,7 +156,7 @@ def size_as_text(num_bytes: int) -> str:
 
 
 def epochs_as_text(epochs: Sequence[int]) -> str:
-    """Epochs with runs drawn together: 0–3, 7."""
+    """Format epochs, with consecutive ones as ranges: 0–3, 7."""
     runs: list[list[int]] = []
     for epoch in epochs:
         if runs and epoch == runs[-1][1] + 1:

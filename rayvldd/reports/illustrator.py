@@ -1,4 +1,4 @@
-"""The pictures that a sweep keeps beside each of its sets."""
+"""The pictures that a search saves with each set."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,9 @@ class Pictures:
     """Draws sets and searches into their folders."""
 
     def draw_set(self, folder: Path, train: SplitInputs) -> None:
-        """Write the images before and after, and the nearest captions, beside the set in ``folder``."""
+        """Write the images before and after distillation, and the nearest captions, to the set's ``folder``."""
         distilled = DistilledSet.load(folder)
-        # Both in one pass over the real captions, which takes longer than all else here.
+        # Both need a pass over the real captions, which takes most of the time; it is done once.
         found = nearest_captions(np.concatenate([distilled.start_texts.numpy(), distilled.texts.numpy()]), train)
         before, after = found[: len(distilled)], found[len(distilled) :]
         starts = [start or was.caption for start, was in zip(distilled.start_captions, before, strict=True)]
@@ -36,11 +36,11 @@ class Pictures:
         draw_before_after(distilled, after, folder / BEFORE_AFTER)
 
     def has_drawn_set(self, folder: Path) -> bool:
-        """Say whether all that :meth:`draw_set` writes is there; the images come last."""
+        """Whether all files of :meth:`draw_set` exist; the images are written last."""
         return (folder / BEFORE_AFTER).is_file()
 
     def draw_study(self, folder: Path, trials: list[Trial]) -> None:
-        """Write the curves of all trials into ``folder``."""
+        """Write the curves of all trials to ``folder``."""
         best = best_of(trials)
         convergence(trials, best.trial_id if best else "").save(folder / CURVES)
 

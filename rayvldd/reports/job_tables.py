@@ -12,7 +12,7 @@ from rayvldd.runtime.jobs import Job
 
 
 def jobs_table(jobs: Sequence[Job], address: str) -> Table:
-    """One row a job; what is no sweep is told by its command."""
+    """One row per job; jobs other than sweeps are shown with their commands."""
     table = plain_table(f"Jobs at {address}")
     for column in ("job", "state"):
         table.add_column(column, no_wrap=True)

@@ -1,4 +1,4 @@
-"""What recalls were measured with: numbers of another dataset, size, encoder or protocol stand apart from them."""
+"""Conditions of measurement: recalls with another dataset, image size, encoder or protocol are not comparable."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def measured_on(settings: Mapping[str, Any], protocol: str = "") -> tuple[str, ...]:
-    """Data, image size, encoders and protocol in words; what the settings do not say is left out.
+    """Data, image size, encoders and protocol as texts; values that the settings do not state are left out.
 
     Args:
-        settings: A study as its file or its JSON has it, whole or not.
-        protocol: The protocol, where it is known from elsewhere.
+        settings: The nested values of a study, possibly incomplete.
+        protocol: The protocol, if it is not part of the settings.
     """
     data, model = _section(settings.get("data")), _section(settings.get("model"))
     image, text = _section(model.get("image_encoder")), _section(model.get("text_encoder"))

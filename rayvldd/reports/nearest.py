@@ -1,4 +1,4 @@
-"""The real caption that says in words what a synthetic embedding stands for."""
+"""The nearest real caption of a synthetic text embedding."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ import numpy as np
 from rayvldd.models.retrieval_task import SplitInputs
 
 _CHUNK = 65536
-"""Captions compared at a time: 65,536 x 768 in float32 are 200 MB."""
+"""Captions per chunk: 65,536 x 768 in float32 are 200 MB."""
 
 
 @dataclass(frozen=True)
 class NearestCaption:
-    """A training caption and how near it is."""
+    """A training caption and its similarity."""
 
     caption: str
     similarity: float
@@ -20,7 +20,7 @@ class NearestCaption:
 
 
 def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCaption]:
-    """The training caption nearest to each embedding by cosine, the first of those that are equally near.
+    """The training caption with the largest cosine similarity to each embedding; the first one in a tie.
 
     Args:
         texts: Embeddings [pair, text_dim] in the space of ``train.captions``.
@@ -32,7 +32,7 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
     for start in range(0, len(train.captions), _CHUNK):
         captions = np.asarray(train.captions[start : start + _CHUNK], dtype=np.float32)
         scores = asked @ captions.T
-        scores /= _lengths(captions)  # not the captions, of which a sweep would make a copy at the end of every trial
+        scores /= _lengths(captions)  # normalising the captions instead would copy them at the end of every trial
         nearest = scores.argmax(axis=1)
         score = scores[np.arange(len(asked)), nearest]
         nearer = score > best

@@ -15,13 +15,13 @@ from rayvldd.reports.nearest import NearestCaption
 from rayvldd.storage.atomic import write_bytes_whole
 
 MAX_PAIRS = 100
-"""Pairs in one picture; of a larger set the first so many are shown."""
+"""Maximum number of pairs in a picture; of a larger set the first ones are shown."""
 
 _SIDE, _GAP, _MARGIN = 112, 4, 20
-"""Pixels of one image's side, between the two images of a pair, and around a pair."""
+"""Pixels: side of an image, gap between the two images of a pair, and margin around a pair."""
 _CELL = 2 * _SIDE + _GAP
 _LINE, _LINES = 14, 2
-"""Pixels of a line of text, and lines that one caption may take."""
+"""Height of a line of text in pixels, and maximum number of lines of a caption."""
 _HEADER = 64
 _MAX_BYTES = 1_500_000
 _GREY, _BLACK = "#6b6b6b", "#111111"
@@ -38,11 +38,11 @@ class _Cell:
 def draw_before_after(
     distilled: DistilledSet, nearest: Sequence[NearestCaption], path: Path, *, max_pairs: int = MAX_PAIRS
 ) -> None:
-    """Draw every pair's image before and after distillation side by side, with its captions below.
+    """Draw the image of each pair before and after distillation, with its captions below.
 
-    The black caption is the training caption nearest to what the embedding became, the grey one is what it started
-    from, where that was another. The suffix of ``path`` is the picture's format. Distilled pixels are near to noise,
-    which compresses badly: JPEG is saved at the best quality that stays below 1.5 MB.
+    The black caption is the training caption nearest to the distilled embedding, the grey one is the initial caption if
+    it differs. The suffix of ``path`` determines the format. Distilled pixels resemble noise and compress badly, so
+    JPEG is saved with the best quality that stays below 1.5 MB.
     """
     number = min(len(distilled), max_pairs)
     columns = min(5, number)
@@ -95,7 +95,7 @@ def _draw_cell(picture: Image.Image, cell: _Cell, left: int, top: int) -> None:
 
 
 def _thumbnail(pixels: np.ndarray) -> Image.Image:
-    """An image as people see it: clamped to what a screen can show; small ones stay sharp-edged when enlarged."""
+    """Convert an image for display: clamped to the range 0 to 1; small images are enlarged without smoothing."""
     eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     image = Image.fromarray(np.ascontiguousarray(eight_bit))
     enlarged = image.width * 2 <= _SIDE
@@ -103,7 +103,7 @@ def _thumbnail(pixels: np.ndarray) -> Image.Image:
 
 
 def _wrapped(text: str, width: int, max_lines: int) -> list[str]:
-    """The text in lines of at most ``width`` pixels, cut with an ellipsis after ``max_lines``."""
+    """Wrap a text to lines of at most ``width`` pixels, with an ellipsis after ``max_lines``."""
     font, lines = _font(11), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

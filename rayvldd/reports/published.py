@@ -1,4 +1,4 @@
-"""Recalls in print, beside one's own in a table apart: they were measured and chosen otherwise."""
+"""Published recalls, shown in a separate table because they were measured and chosen differently."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,13 +16,12 @@ _FILE = "published.yaml"
 
 
 def published_rows() -> list[dict[str, Any]]:
-    """Every row of the data file, complete in itself.
+    """Return all rows of the data file, with the defaults of their tables.
 
     Returns:
         ``dataset``, ``pool``, ``source``, ``link``, ``protocol``, ``encoders`` (None: not given here), ``trained_on``,
-        ``pairs`` (None: all), ``chosen_on``; ``image_to_text`` and ``text_to_image``: R@1, R@5, R@10 in percent as far
-        as they are in print, with ``…_std``; ``mean_recall``: of the six, as printed or computed from them, None where
-        neither can be.
+        ``pairs`` (None: all), ``chosen_on``; ``image_to_text`` and ``text_to_image``: R@1, R@5, R@10 in percent if
+        published, with ``…_std``; ``mean_recall``: mean of the six, as published or computed from them, else None.
     """
     file = yaml.safe_load(files("rayvldd.reports").joinpath(_FILE).read_text(encoding="utf-8"))
     rows = []
@@ -43,9 +42,9 @@ def published_rows() -> list[dict[str, Any]]:
 
 
 def published_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows as they are in print; none of them was measured here."""
+    """The rows as published; none of them was measured here."""
     pools = {row["dataset"]: row["pool"] for row in rows}
-    title = "In print, not measured here (%): " + "; ".join(f"{name}: {pool}" for name, pool in pools.items())
+    title = "Published, not measured here (%): " + "; ".join(f"{name}: {pool}" for name, pool in pools.items())
     table = plain_table(title)
     for column in ("dataset", "source", "protocol", "trained on"):
         table.add_column(column, overflow="fold")

@@ -24,7 +24,7 @@ _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for
 
 
 def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
-    """The trials of a study, best validation recall first; the best one is marked."""
+    """The trials of a study by descending validation recall; the best one is marked."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
     table = plain_table("Trials, by validation mean recall (%)")
     for name in ("trial", "state", "val mean recall", "at step"):
@@ -41,10 +41,10 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
 
 
 def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "", *, full_data: str = "") -> Table:
-    """Recalls in percent of several sets, each with its students: the mean, ± half of its 95 % t-interval.
+    """Recalls of several sets in percent: mean over students, ± half of its 95 % t-interval.
 
-    The number of students stands after the name; a single one has no interval. TR is image to text, IR text to image,
-    as in the field's tables. Where ``full_data`` names a row, the last column is the share of its mean recall.
+    The number of students follows the name; there is no interval for a single one. TR is image to text, IR is text to
+    image, as usual in publications. If ``full_data`` names a row, the last column is the fraction of its mean recall.
     """
     table = plain_table(f"{title or 'Recall (%)'}, ± 95 % interval; TR: image to text, IR: text to image")
     table.add_column("trained on", overflow="fold")
@@ -69,10 +69,10 @@ def transfer_table(
     """Mean recalls of several sets on several image encoders, in percent, ± half of the 95 % t-interval.
 
     Args:
-        columns: By the encoder that students were trained on, the recalls by what they were trained on.
-        made_with: The encoder that each set was made with; that cell is bold.
-        title: What stands above.
-        full_data: The row of the full-data bound, if there is one: each cell then says its share of that.
+        columns: Recalls by training set, by encoder of the students.
+        made_with: The encoder that each set was distilled with; its cell is bold.
+        title: Title of the table.
+        full_data: Name of the row of the full-data bound, if there is one; each cell then has its fraction of it.
     """
     table = plain_table(f"{title}, ± 95 % interval")
     table.add_column("trained on", overflow="fold")
@@ -90,12 +90,12 @@ def transfer_table(
 
 
 def breakdown_table(rows: Sequence[Mapping[str, Any]], title: str, *, full_data: str = "") -> Table:
-    """Recall by groups of captions, a column for each thing students were trained on.
+    """Recall by groups of captions, with one column for each training set of students.
 
     Args:
-        rows: Each with ``by``, ``group``, ``num_captions`` and ``recall``, in percent by what students were trained on.
-        title: What stands above.
-        full_data: The column of the full data, if there is one: the other cells then say their share of it.
+        rows: Each with ``by``, ``group``, ``num_captions`` and ``recall``, in percent by training set.
+        title: Title of the table.
+        full_data: Name of the column of the full data, if there is one; the other cells then have their fraction of it.
     """
     table = plain_table(title)
     for name in ("by", "group"):
@@ -115,8 +115,8 @@ def breakdown_table(rows: Sequence[Mapping[str, Any]], title: str, *, full_data:
 
 
 def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
-    """How often subjects are named in the data, where a set started, and among the captions nearest its texts."""
-    table = plain_table(f"{title}; * where the data's share lies outside the 95 % interval")
+    """Frequency of subjects in the captions of the data, of a set's initial pairs, and nearest to its texts."""
+    table = plain_table(f"{title}; *: the data's share is outside the 95 % interval")
     for name in ("subject", "data", "start", "nearest captions", "95 % interval"):
         table.add_column(name, justify="left" if name == "subject" else "right")
     for share in shares:
@@ -128,7 +128,7 @@ def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """What a finished study found, beside random pairs and the full data."""
+    """Test results of a finished study, with random pairs and the full data."""
     tested = result["test"]
     low, high = tested["interval"]
     full = tested[FULL_DATA_MEAN_RECALL]
@@ -147,8 +147,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 
 def finalists_table(result: Mapping[str, Any]) -> Table:
-    """What the search had shown of its best trials, and what their points make of fresh seeds."""
-    table = plain_table("Finalists, by mean recall on validation of sets of fresh seeds (%)")
+    """Recalls of the finalists in the search, and of their points with new seeds."""
+    table = plain_table("Finalists, by mean recall on validation of sets with new seeds (%)")
     for name in ("trial", "mean", "95 % interval", "sets", "failed", "in the search"):
         table.add_column(name, justify="left" if name == "trial" else "right")
     for row in sorted(result["finalists"], key=lambda row: row[VAL_MEAN_RECALL], reverse=True):
@@ -162,19 +162,19 @@ def finalists_table(result: Mapping[str, Any]) -> Table:
 
 
 def trust_of(result: Mapping[str, Any]) -> str:
-    """One line on what the number of a study rests on."""
+    """One line about the basis of a study's result: interval, sets, students and test evaluations."""
     tested, looks = result["test"], result.get("test_evaluations", 1)
     low, high = tested["interval"]
     over = tested.get("interval_over", "students")
     times = "once" if looks == 1 else f"{looks} times"
     return (
         f"{tested[MEAN_RECALL.name]:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {over}, "
-        f"{_sets_and_students(tested)}, protocol {result['protocol']}; test was looked at {times}"
+        f"{_sets_and_students(tested)}, protocol {result['protocol']}; test evaluated {times}"
     )
 
 
 def importance_line(result: Mapping[str, Any], most: int = 3) -> str:
-    """The settings that explain most of the variance of recall, by functional ANOVA; empty where nothing is known."""
+    """The settings that explain most of the variance of recall, by functional ANOVA; empty if unknown."""
     shares = sorted(result.get("importance", {}).items(), key=lambda entry: -entry[1])
     return ", ".join(f"{key.rpartition('.')[2]} {100 * share:.0f} %" for key, share in shares[:most])
 
@@ -206,7 +206,7 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
-    """``17.3±0.4``, with half of the 95 % interval of the mean; the number alone where there is only one."""
+    """``17.3±0.4``, with half of the 95 % interval of the mean; without it for a single value."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
     low, high = recall_interval(values)
@@ -214,13 +214,13 @@ def mean_and_interval(values: Sequence[float]) -> str:
 
 
 def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> str:
-    """``82 %``: the students' mean recall as a share of the full data's."""
+    """``82 %``: the students' mean recall as a fraction of the full-data bound."""
     mean, full = (float(np.mean([student.mean_recall for student in group])) for group in (students, bound))
     return f"{100 * mean / full:.0f} %" if full > 0 else "–"
 
 
 def plain_table(title: str) -> Table:
-    """An empty table in the look of all tables: no lines, the title at the left."""
+    """An empty table in the common style: no lines, left-aligned title."""
     look: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 1, 0, 0)}
     return Table(title=title, title_justify="left", title_style="", **look)
 

@@ -480,7 +480,7 @@ def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: 
     place = next(iter(row.recall))
     drawing = recall_by_group([many], "length", {place: "one"}, "x")
     assert [mark.words.split(": ")[0] for mark in drawing.marks] == ["1 to 5 words, one", "1 to 5 words, all pairs"]
-    assert "Real pairs stand in the numbers only" in drawing.words and len(drawing.rows[0]) == 2 + 8
+    assert "Real pairs are only in the table of numbers" in drawing.words and len(drawing.rows[0]) == 2 + 8
 
 
 def test_evaluated_sets_are_shown_once_and_one_that_is_gone_is_said_to_be(
@@ -544,7 +544,7 @@ def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> Non
     result = run(*asked, "--json")
     assert result.exit_code == 0, result.output
     assert "does not beat real pairs" in last_object(result)["verdicts"][-1]
-    assert "In print, not measured here" in result.stderr and "gone is not a distilled set" in result.stderr
+    assert "Published, not measured here" in result.stderr and "gone is not a distilled set" in result.stderr
     page = Path(last_object(result)["page"])
     assert {path.name for path in (page.parent / "tables").glob("*.tex")} == {
         "published.tex",

@@ -1,4 +1,4 @@
-"""Sets beside each other by their number of pairs: distilled, real pairs of the same number, and the full data."""
+"""Comparison of sets by number of pairs: distilled sets, coresets of the same size, and the full data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_n
 from rayvldd.reports.page.study_report import StudyReport
 
 Key = tuple[str, ...]
-"""What recalls were measured with; only those of the same key are set beside each other."""
+"""Conditions of measurement; only recalls with the same key are compared."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class SizePoint:
     """``distilled``, or the coreset method."""
     num_pairs: int
     name: str
-    """The study or the set; of real pairs the study whose numbers they are, or nothing."""
+    """Name of the study or the set; for real pairs the study that evaluated them, or empty."""
     mean: float
     """Mean recall on test in percent."""
     interval: tuple[float, float] | None
-    """95 % of it over students; None where there was one student."""
+    """95 % interval over students; None if there was one student."""
     num_students: int | None = None
     recalls: Mapping[str, float] = field(default_factory=dict)
-    """The six of which it is the mean, as far as they are known."""
+    """The six recalls of the mean, if known."""
 
     @property
     def words(self) -> str:
@@ -62,17 +62,17 @@ def _in_brackets(interval: tuple[float, float] | None) -> str:
 
 @dataclass
 class ComparableSets:
-    """Studies and evaluated sets that were measured alike."""
+    """Studies and evaluated sets that were measured under the same conditions."""
 
     measured_on: tuple[str, ...]
     points: list[SizePoint]
     bound: Bound | None
 
 
-def measured_alike(
+def comparable_sets(
     studies: Sequence[StudyReport], coresets: Sequence[CoresetScores] = (), evaluations: Sequence[SetScores] = ()
 ) -> list[ComparableSets]:
-    """All sets by what they were measured on, as far as there is a distilled one among them."""
+    """Group all sets by their conditions of measurement; groups without a distilled set are left out."""
     by_study: dict[Key, list[StudyReport]] = {}
     for report in studies:
         if report.result is not None:
@@ -110,7 +110,7 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
 
 
 def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[SizePoint]], dict[Key, Bound]]:
-    """Sets on the encoder they were made with, and what stands beside them; the rest is for the transfer matrix."""
+    """Points of sets on their own encoder, with their baselines; other encoders belong to the transfer matrix."""
     names = names_of_sets(evaluations)
     points: dict[Key, list[SizePoint]] = {}
     bounds: dict[Key, Bound] = {}
@@ -128,7 +128,7 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
 
 
 def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
-    """What to call each evaluated set, by its place."""
+    """Displayed names of the evaluated sets, by location."""
     return short_names(list(dict.fromkeys(row.distilled_set for found in evaluations for row in found.sets)))
 
 
@@ -138,7 +138,7 @@ def _point(kind: str, num_pairs: int, name: str, row: Scored) -> SizePoint:
 
 
 def _without_repeats(points: Iterable[SizePoint]) -> list[SizePoint]:
-    """The points, of those with equal numbers the first: seeds repeat, so it is the same set, scored twice."""
+    """Remove points with equal values: seeds are deterministic, so these are the same set, scored twice."""
     seen: dict[tuple[object, ...], SizePoint] = {}
     for point in points:
         seen.setdefault((point.kind, point.num_pairs, round(point.mean, 6), point.num_students), point)
@@ -156,7 +156,7 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
 
 
 Standing = Literal["better", "ahead", "unsure", "not better"]
-"""Of a distilled set against real pairs: ``ahead`` with overlapping intervals, ``unsure`` with none to compare."""
+"""Result of a comparison with real pairs: ``ahead``: overlapping intervals, ``unsure``: no intervals."""
 
 _SAID: dict[Standing, str] = {
     "better": "The distilled set is better: the intervals do not overlap.",
@@ -164,9 +164,9 @@ _SAID: dict[Standing, str] = {
     "unsure": "The distilled set is ahead; a single student gives no interval.",
     "not better": "The distilled set is not better.",
 }
-_HELD = "the intervals do not overlap"
-_SAID_OF_SIZES: dict[Standing, str] = {
-    "better": f"is better than the best of them, and {_HELD}",
+_APART = "the intervals do not overlap"
+_PHRASES: dict[Standing, str] = {
+    "better": f"is better than the best of them, and {_APART}",
     "ahead": "is ahead of the best of them, but the intervals overlap",
     "unsure": "is ahead of the best of them, without intervals to compare",
     "not better": "is not better than the best of them",
@@ -174,19 +174,19 @@ _SAID_OF_SIZES: dict[Standing, str] = {
 
 
 def verdicts(points: Sequence[SizePoint]) -> list[str]:
-    """For each distilled set one sentence: whether it beats the best real pairs of the same number, or not."""
+    """One sentence for each distilled set: whether it is better than the best coreset of the same size."""
     sentences = []
     for point, best, methods in _duels(points):
         among = "" if methods == 1 else f", the best of {methods} coresets"
         sentences.append(
             f"{point.name}, {point.num_pairs} distilled pairs: {point.recall}; {best.kind} pairs{among}: "
-            f"{best.recall}. {_SAID[_standing(point, best)]}"
+            f"{best.recall}. {_SENTENCES[_standing(point, best)]}"
         )
     return sentences
 
 
 def verdict_over_sizes(points: Sequence[SizePoint]) -> str:
-    """Whether the best distilled set beats the best real pairs at every number of pairs; empty for a single number."""
+    """Whether the best distilled set is better than the best coreset at every size; empty for a single size."""
     by_size: dict[int, Standing] = {}
     best_mean: dict[int, float] = {}
     for point, rival, _ in _duels(points):
@@ -200,13 +200,13 @@ def verdict_over_sizes(points: Sequence[SizePoint]) -> str:
         sizes.setdefault(standing, []).append(str(size))
     if list(sizes) == ["better"]:
         numbers = _listed(sizes["better"])
-        return f"At every number of pairs ({numbers}) the distilled set is better than the best real pairs: {_HELD}."
-    parts = [f"at {_listed(numbers)} pairs it {_SAID_OF_SIZES[standing]}" for standing, numbers in sizes.items()]
+        return f"At every number of pairs ({numbers}) the distilled set is better than the best real pairs: {_APART}."
+    parts = [f"at {_listed(numbers)} pairs it {_PHRASES[standing]}" for standing, numbers in sizes.items()]
     return f"The distilled set does not beat real pairs at every number of pairs: {'; '.join(parts)}."
 
 
 def _duels(points: Sequence[SizePoint]) -> Iterable[tuple[SizePoint, SizePoint, int]]:
-    """Each distilled set with the best real pairs of its number, and how many methods chose such."""
+    """Each distilled set with the best coreset of its size, and the number of coreset methods."""
     for point in points:
         rivals = [other for other in points if other.kind != "distilled" and other.num_pairs == point.num_pairs]
         if point.kind == "distilled" and rivals:

@@ -1,4 +1,4 @@
-"""Tables with their numbers as numbers: shown on the page, and written as CSV and LaTeX."""
+"""Tables with numeric values, shown on the page and written as CSV and LaTeX."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class DataTable:
     best: frozenset[int] = frozenset()
     """Rows that are marked."""
     digits: int = 2
-    """Of recalls, behind the point."""
+    """Decimal places of recalls."""
 
 
 _RECALLS = tuple(info.name for info in RECALLS)
@@ -32,7 +32,7 @@ _PERCENT = {"val", "test", "95 % low", "95 % high", "random", "full data", "mean
 
 
 def shown(value: Any, column: str = "", digits: int = 2) -> str:
-    """A cell as people read it: recalls with so many digits, seconds whole, the rest as settings are written."""
+    """Format a cell: recalls with ``digits`` decimal places, whole seconds, other values like settings."""
     if isinstance(value, Cell):
         return value.words
     if isinstance(value, float) and column.startswith("seconds"):
@@ -45,12 +45,12 @@ def shown(value: Any, column: str = "", digits: int = 2) -> str:
 
 
 def as_number(value: Any) -> Any:
-    """What a program reads of a cell: of a cell of a transfer matrix the mean."""
+    """The value of a cell for programs; of a cell of a transfer matrix the mean."""
     return value.mean if isinstance(value, Cell) else value
 
 
 def studies_table(reports: Sequence[StudyReport]) -> DataTable:
-    """One row a study, in the order given; the best of those that can be compared is marked."""
+    """One row per study, in the given order; the best comparable study is marked."""
     columns = (
         "study",
         "state",
@@ -59,7 +59,7 @@ def studies_table(reports: Sequence[StudyReport]) -> DataTable:
         "95 % low",
         "95 % high",
         "sets × students",
-        "looks at test",
+        "test evaluations",
         "share of full data (%)",
         "random",
         "full data",
@@ -108,7 +108,7 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
 
 
 def sets_table(group: ComparableSets, name: str) -> DataTable:
-    """All sets that were measured alike, by their number of pairs; the best of each number is marked."""
+    """All comparable sets, by number of pairs; the best set of each size is marked."""
     columns = (
         "trained on",
         "pairs",
@@ -141,7 +141,7 @@ def sets_table(group: ComparableSets, name: str) -> DataTable:
 
 
 def transfer_table(matrix: TransferMatrix, name: str) -> DataTable:
-    """The transfer matrix, a row for each thing that students were trained on."""
+    """The transfer matrix, with one row for each training set of students."""
     rows = [
         (row, matrix.made_with.get(row, ""), *(cells.get(encoder) for encoder in matrix.encoders))
         for row, cells in matrix.rows.items()
@@ -150,7 +150,7 @@ def transfer_table(matrix: TransferMatrix, name: str) -> DataTable:
 
 
 def published_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
-    """Recalls in print, as :func:`rayvldd.reports.published.published_rows` gives them."""
+    """Published recalls, from :func:`rayvldd.reports.published.published_rows`."""
     columns = ("trained on", "pairs", "dataset", "source", *_RECALL_COLUMNS, "mean", "chosen on", "protocol")
 
     def three(row: Mapping[str, Any], way: str) -> list[float | None]:
@@ -173,11 +173,11 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
         )
         for row in rows
     ]
-    return DataTable("published", columns, table, digits=1)  # as in print
+    return DataTable("published", columns, table, digits=1)  # as published
 
 
 def recalls_table(report: StudyReport) -> DataTable | None:
-    """What the one look at test has shown, of a study that is finished."""
+    """Results of the test evaluation of a finished study."""
     if report.result is None:
         return None
     tested = report.result.test

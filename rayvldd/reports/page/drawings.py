@@ -1,7 +1,7 @@
-"""What all plots of the page and of papers share: drawn once by matplotlib, as SVG for the one and PNG for the other.
+"""Common parts of all plots: drawn once by matplotlib, as SVG for the page and as PNG for papers.
 
-A drawing brings its words along: what it shows in a sentence, and its numbers as a table. Colours are those of Okabe
-and Ito; line styles and marks differ as well.
+A drawing includes a description and its numbers as a table. The colours are those of Okabe and Ito; line styles and
+markers differ as well.
 """
 
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ from matplotlib.figure import Figure
 
 BEST, FINISHED, STOPPED, FAILED = "#0072b2", "#56b4e9", "#8a8a8a", "#d55e00"
 INK, GRID = "#333333", "#e0e0e0"
-"""The page gives each of these another value in the dark; see ``svg.py``."""
+"""The page replaces these colours in dark mode; see ``svg.py``."""
 
 WIDTH_IN = 5.2
-"""A column of a paper, and at 72 units an inch the width of a phone: text stays legible on both."""
+"""Width of a column of a paper, and at 72 units per inch that of a phone; text is legible on both."""
 _DPI = 300
-"""Of files: what journals ask for."""
+"""Resolution of files; journals require it."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A thing in a drawing that can be pointed at."""
+    """An element of a drawing with a tooltip."""
 
     words: str
     trial_id: str = ""
@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass
 class Drawing:
-    """A plot with its words."""
+    """A plot with its description and numbers."""
 
     name: str
     """Stem of its files."""
@@ -47,19 +47,19 @@ class Drawing:
     marks: list[Mark] = field(default_factory=list)
 
     def mark(self, artist: Artist, words: str, trial_id: str = "") -> None:
-        """Let ``artist`` be pointed at; its name in the SVG is its place in ``marks``."""
+        """Add a tooltip to ``artist``; its name in the SVG is its index in ``marks``."""
         artist.set_gid(f"mark{len(self.marks)}")
         self.marks.append(Mark(words, trial_id))
 
     def save(self, path: Path) -> None:
-        """Write it as a picture for papers; the suffix of ``path`` is the format."""
+        """Write the drawing as a file for papers; the suffix of ``path`` determines the format."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context({"text.parse_math": False}):
             self.figure.savefig(path, dpi=_DPI, facecolor="white")
 
 
 def new_axes(height_in: float = 3.4, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of the width that all have, and its axes row by row."""
+    """A figure with the common width, and its axes in row order."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for one in axes:
@@ -72,7 +72,7 @@ def new_axes(height_in: float = 3.4, columns: int = 1, rows: int = 1) -> tuple[F
 
 
 def short(value: Any) -> str:
-    """A setting or a number as people write it."""
+    """Format a setting or a number."""
     if value is None:
         return "–"
     if not isinstance(value, float):
@@ -81,6 +81,6 @@ def short(value: Any) -> str:
 
 
 def add_legend(figure: Figure, columns: int = 4) -> None:
-    """Name the series above the axes, where any has a name."""
+    """Add a legend above the axes if any series has a name."""
     if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
         figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)

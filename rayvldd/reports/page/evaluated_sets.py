@@ -1,4 +1,4 @@
-"""The sets that evaluations name, opened where they still are."""
+"""The sets of evaluations, opened if they still exist."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from rayvldd.reports.page.study_report import PairCaptions, StudyReport
 
 @dataclass
 class EvaluatedSetReport:
-    """A set that ``rayvldd evaluate`` was given."""
+    """An evaluated set."""
 
     name: str
     place: str
-    """As it was typed."""
+    """Location as given by the user."""
     num_pairs: int
     measured_on: tuple[str, ...]
     commands: list[str]
-    """That have evaluated it."""
+    """Commands that evaluated it."""
     distilled: DistilledSet | None = None
     fault: str = ""
-    """Why it is not shown."""
+    """The reason why it is not shown."""
 
     @property
     def captions(self) -> list[PairCaptions]:
-        """One a pair; empty where the set has none beside it."""
+        """One per pair; empty if the set has no file of captions."""
         rows = self.distilled.nearest_captions if self.distilled else []
         return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
 
@@ -36,12 +36,12 @@ class EvaluatedSetReport:
 def evaluated_sets(
     evaluations: Sequence[SetScores], studies: Sequence[StudyReport], workspace: Path
 ) -> list[EvaluatedSetReport]:
-    """Open every evaluated set once, but for those that are the chosen set of one of the studies.
+    """Open every evaluated set once, except the chosen sets of the studies.
 
     Args:
-        evaluations: What names the sets; a folder is looked for from where the user stands.
-        studies: What the page shows anyhow.
-        workspace: Whose database URIs are looked up in.
+        evaluations: Evaluations of the sets; their folders are relative to the working directory.
+        studies: The studies of the page.
+        workspace: Workspace whose database resolves URIs.
     """
     names = names_of_sets(evaluations)
     shown = {(report.root / "best").resolve() for report in studies if report.distilled is not None}

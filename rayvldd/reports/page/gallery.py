@@ -1,4 +1,4 @@
-"""The images of a distilled set as they stand in a page: small, and part of the page itself."""
+"""Thumbnails of a distilled set, embedded in the page."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.reports.page.study_report import PairCaptions
 
 MAX_SIDE = 112
-"""Pixels of an image's longer side in the page; smaller ones stay as they are."""
+"""Pixels of an image's longer side in the page; smaller images are not changed."""
 _QUALITY = 70
-"""Of WebP: distilled pixels are near to noise, which costs; 96 px take about 4 KB."""
+"""WebP quality: distilled pixels resemble noise and compress badly; an image of 96 pixels takes about 4 KB."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GalleryPair:
     after: str
     captions: PairCaptions
     is_small: bool
-    """Whether pixels are to be shown as squares."""
+    """Whether pixels are displayed as squares."""
 
 
 def gallery_of(distilled: DistilledSet, captions: Sequence[PairCaptions], most: int) -> Iterator[GalleryPair]:
@@ -35,8 +35,8 @@ def gallery_of(distilled: DistilledSet, captions: Sequence[PairCaptions], most: 
 
     Args:
         distilled: The set.
-        captions: One a pair, as far as there are any.
-        most: Pairs at most.
+        captions: One per pair; may be empty.
+        most: Maximum number of pairs.
     """
     for number in range(min(most, len(distilled))):
         words = (
@@ -49,7 +49,7 @@ def gallery_of(distilled: DistilledSet, captions: Sequence[PairCaptions], most: 
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """An image [3, height, width] on a 0 to 1 scale as a data URI, clamped to what a screen can show."""
+    """Encode an image ``[3, height, width]`` with values from 0 to 1 as a data URI; other values are clamped."""
     eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     image = Image.fromarray(np.ascontiguousarray(eight_bit))
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)

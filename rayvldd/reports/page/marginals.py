@@ -1,8 +1,8 @@
-"""What recall to expect at one value of one setting, whatever the others are: the marginals of functional ANOVA.
+"""Marginals of functional ANOVA: expected recall by value of one setting, averaged over the other settings.
 
-Hutter et al., An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014: a random forest learns recall
-from the trials, and its prediction is averaged over all values of the other settings. Deviation: averaged over draws
-instead of the leaves in closed form, which scikit-learn's forest does not offer.
+Hutter et al., An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014: a random forest is fitted to
+the recalls of the trials, and its prediction is averaged over all values of the other settings. Deviation: the average
+is over random samples, because scikit-learn's forest does not provide the closed form over its leaves.
 """
 
 import math
@@ -14,23 +14,23 @@ from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
 from rayvldd.records.trial import Trial
 
 FEWEST_TRIALS = 8
-"""Trials below which the forest would tell little more than its own splits."""
+"""Minimum number of trials for a meaningful forest."""
 
 _TREES, _DRAWS, _VALUES = 64, 256, 21
-"""Trees as in Optuna's functional ANOVA; draws of the other settings; values of a setting that a curve goes through."""
+"""Number of trees, as in Optuna's functional ANOVA; samples of the other settings; values of a setting in a curve."""
 
 Curve = tuple[list[Scalar], list[float]]
-"""Values of a setting, and the recall in percent to be expected at each."""
+"""Values of a setting, and the expected recall at each, in percent."""
 
 
 def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], seed: int = 0) -> dict[str, Curve]:
-    """The marginal of each setting of ``space``; empty where fewer than eight trials that did not fail have all."""
+    """The marginal of each setting of ``space``; empty if fewer than eight successful trials have all settings."""
     known = [trial for trial in trials if trial.is_candidate and space.keys() <= trial.point.keys()]
     if not space or len(known) < FEWEST_TRIALS:
         return {}
     from sklearn.ensemble import (
         RandomForestRegressor,
-    )  # a second, which a sweep that draws its curves need not wait for
+    )  # importing takes a second, which is not needed for the curves of a sweep
 
     features = np.array([[height_in(space[key], trial.point[key]) for key in space] for trial in known])
     forest = RandomForestRegressor(_TREES, random_state=seed).fit(features, [trial.value() for trial in known])
@@ -46,7 +46,7 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], 
 
 
 def height_in(domain: DrawnDomain, value: Scalar) -> float:
-    """Where a value lies between the ends of its domain, from 0 to 1; choices in their order."""
+    """Relative position of a value within its domain, from 0 to 1; choices in their order."""
     if isinstance(domain, ChoiceDomain):
         return domain.values.index(value) / max(1, len(domain.values) - 1) if value in domain.values else 0.5
     low, high, number = float(domain.low), float(domain.high), float(value)

@@ -1,4 +1,4 @@
-"""Plots of a search: how its trials went, and what each searched setting is worth."""
+"""Plots of a search: progress of the trials, and effects of the searched settings."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,17 @@ _STATES = {
     "stopped": (STOPPED, "--", "s"),
     "failed": (FAILED, "-", "X"),
 }
-"""Colour, line style and mark, by how a trial ended."""
+"""Colour, line style and marker by state of a trial."""
 
 
 def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
-    """Validation recall by outer step of every trial, the best one in front."""
+    """Validation recall by outer step of all trials, with the best one in front."""
     figure, (axes,) = new_axes()
     drawing = Drawing(
         "convergence",
         "Convergence of the trials",
-        "Validation mean recall by outer step, a line a trial. Stopped trials are dashed and end in a square, failed "
-        "ones end in a cross; the best is thick.",
+        "Validation mean recall by outer step, one line per trial. Stopped trials are dashed and end in a square, "
+        "failed ones end in a cross; the best is thick.",
         figure,
         ("trial", "state", "outer step", "val mean recall"),
         [(t.trial_id, t.state, one.outer_step, one.recall) for t in trials for one in t.evaluations],
@@ -52,7 +52,7 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
 
 
 def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], best_id: str) -> Drawing:
-    """A line a trial through the values of all searched settings to its recall."""
+    """Parallel coordinates: one line per trial through the values of its settings to its recall."""
     figure, (axes,) = new_axes(3.8)
     keys = list(space)
     rows = [
@@ -61,7 +61,7 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
     drawing = Drawing(
         "parallel_coordinates",
         "Parallel coordinates",
-        "A line a trial: its value of each searched setting, between the bounds of the search, and its best "
+        "One line per trial: its value of each searched setting, between the bounds of the search, and its best "
         "validation recall on the right. A line has a gap where its trial did not search a setting. Lines look as in "
         "the convergence.",
         figure,
@@ -95,7 +95,7 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
 
 
 def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
-    """What share of the variance of recall each searched setting explains."""
+    """Fraction of the variance of recall that each searched setting explains."""
     figure, (axes,) = new_axes(0.9 + 0.34 * len(shares))
     drawing = Drawing(
         "importance",
@@ -128,13 +128,13 @@ def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
 def marginals(
     trials: Sequence[Trial], space: Mapping[str, DrawnDomain], best_id: str, expected: Mapping[str, Curve]
 ) -> Drawing:
-    """Recall by each searched setting alone, a mark a trial.
+    """Recall by each searched setting, one marker per trial.
 
     Args:
         trials: The trials of a study.
-        space: What was searched.
+        space: The searched domains.
         best_id: Name of the trial to highlight.
-        expected: By setting, its values and the recall to be expected there, whatever the others are; may be empty.
+        expected: Values and expected recalls (marginals) by setting; may be empty.
     """
     columns = min(2, len(space))
     rows = math.ceil(len(space) / columns)
@@ -180,12 +180,12 @@ def _scale_to(axes: Axes, domain: DrawnDomain) -> None:
 
 
 def _as_drawn(value: Scalar) -> Scalar:
-    """Words and truth values have no place on a scale of numbers."""
+    """Convert booleans to text, so that they are not placed on a numeric scale."""
     return str(value) if isinstance(value, str | bool) else value
 
 
 def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -> Drawing:
-    """What a set of more cost has bought: recall against it, with the trials that no other one dominates.
+    """Recall against cost, with the trials that no other trial dominates.
 
     Args:
         trials: The trials of a study.
@@ -221,7 +221,7 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
 
 
 def _recall_of(trial: Trial) -> float:
-    """The best validation recall in percent, of a trial with an evaluation."""
+    """The best validation recall of a trial with an evaluation, in percent."""
     assert trial.best is not None
     return trial.best.recall
 
@@ -242,7 +242,7 @@ _COST_WORDS = {
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Indices of the points (cost, value) that no other point beats in one without losing in the other."""
+    """Indices of the points (cost, value) that no other point dominates."""
     kept, best = set(), -math.inf
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if points[index][1] > best:
@@ -252,7 +252,7 @@ def front_of(points: Sequence[tuple[float, float]]) -> set[int]:
 
 
 def words_of(trial: Trial) -> str:
-    """A trial in one line."""
+    """Format a trial as one line."""
     recall = f"{trial.best.recall:.2f} at step {trial.best.outer_step}" if trial.best else "no evaluation"
     point = ", ".join(f"{_last(key)} {short(value)}" for key, value in trial.point.items())
     return f"{trial.trial_id}, {trial.state}: {recall}" + (f" ({point})" if point else "")

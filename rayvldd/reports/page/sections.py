@@ -1,4 +1,4 @@
-"""What the page says of each study and of all together, put together before any of it is written."""
+"""Assembly of the page's content: a section for each study, and comparisons of all studies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
 from rayvldd.reports.gain import words_without_gain
-from rayvldd.reports.page.baselines import ComparableSets, measured_alike, names_of_sets, verdict_over_sizes, verdicts
+from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
     DataTable,
     published_table,
@@ -40,12 +40,12 @@ from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
 
 MOST_PAIRS = 300
-"""Pairs in all galleries of a page together: about 3 MB at 96 px."""
+"""Maximum number of pairs in all galleries of a page: about 3 MB at 96 pixels."""
 
 
 @dataclass
 class StudySection:
-    """What the page shows of one study."""
+    """Content of the page for one study."""
 
     report: StudyReport
     recalls: DataTable | None
@@ -57,12 +57,12 @@ class StudySection:
     """That distillation has not improved the set; else empty."""
     gallery: list[GalleryPair]
     settings: str
-    """The settings as YAML; what stands in the file where they do not fit this release."""
+    """The settings as YAML; the content of the file if it is not valid for this release."""
 
 
 @dataclass
 class SetSection:
-    """What the page shows of a set that was evaluated and is not the chosen one of a study."""
+    """Content of the page for an evaluated set that is not the chosen set of a study."""
 
     report: EvaluatedSetReport
     drawings: list[Drawing]
@@ -78,13 +78,13 @@ class Group:
     drawing: Drawing
     sets: DataTable
     verdict: str
-    """Over all numbers of pairs; empty where there is but one."""
+    """Verdict over all sizes; empty if there is only one."""
     verdicts: list[str]
-    """Of each distilled set."""
+    """Verdict of each distilled set."""
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict of each set, then the one over all numbers of pairs."""
+        """The verdict of each set, then the verdict over all sizes."""
         return [*self.verdicts, *([self.verdict] if self.verdict else [])]
 
 
@@ -99,7 +99,7 @@ class Transfer:
 
 @dataclass
 class Loss:
-    """What of the data sets lose, by the captions."""
+    """Recall by groups of captions, and subjects of the captions."""
 
     measured_on: str
     drawings: list[Drawing]
@@ -107,7 +107,7 @@ class Loss:
 
 @dataclass
 class Comparison:
-    """All that the page shows."""
+    """Content of the whole page."""
 
     studies: DataTable | None
     groups: list[Group]
@@ -125,21 +125,21 @@ def compare(
     sets: Sequence[EvaluatedSetReport] = (),
     published: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
-    """Put together what the page shows.
+    """Assemble the content of the page.
 
     Args:
         reports: The studies.
-        coresets: Real pairs that join the sets of their studies.
-        evaluations: Scores of any sets, of real pairs beside them, and on other encoders.
-        sets: The evaluated sets that are shown.
-        published: Rows in print, which stand apart.
+        coresets: Scores of coresets for the sets of the studies.
+        evaluations: Scores of sets, of coresets, and on other encoders.
+        sets: The evaluated sets to show.
+        published: Published results, shown separately.
     """
     shown = sum(report.distilled is not None for report in reports) + sum(one.distilled is not None for one in sets)
     most = max(12, MOST_PAIRS // max(1, shown))
     ranked = _ranked(reports)
     return Comparison(
         studies_table(ranked) if ranked else None,
-        [_group(n, group) for n, group in enumerate(measured_alike(reports, coresets, evaluations), start=1)],
+        [_group(n, group) for n, group in enumerate(comparable_sets(reports, coresets, evaluations), start=1)],
         [_section(report, most) for report in ranked],
         [_transfer(number, matrix) for number, matrix in enumerate(matrices_of(evaluations), start=1)],
         _losses(evaluations),
@@ -149,7 +149,7 @@ def compare(
 
 
 def _ranked(reports: Sequence[StudyReport]) -> list[StudyReport]:
-    """Finished ones first, by recall on test; then the others by name."""
+    """Finished studies by test recall, then the others by name."""
 
     def place(report: StudyReport) -> tuple[float, str]:
         return (-report.result.test.mean_recall if report.result else 1.0), report.name
@@ -223,7 +223,7 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
     else:
         left_out.append("No trial has been evaluated, so there is nothing to draw of the search.")
     space = report.study.space if report.study else Space({}, {})
-    known = [trial for trial in report.trials if trial.best and _lies_in(trial.point, space)]
+    known = [trial for trial in report.trials if trial.best and _is_in(trial.point, space)]
     if "distillation.num_pairs" in space.drawn and known:
         drawings.append(pareto_front(known, best_id, "num_pairs"))
     if space.drawn and known:
@@ -246,15 +246,15 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
 
 
 def _learned_similarity(distilled: DistilledSet, nearest: Sequence[str]) -> Iterable[Drawing]:
-    """The heat map, of a set that has learned one."""
+    """The heat map of the learned similarity, if the set has one."""
     matrix = distilled.similarity.matrix()
     if matrix is not None:
         captions = nearest if len(nearest) == len(matrix) else distilled.start_captions
         yield similarity(np.nan_to_num(matrix.numpy()), captions)
 
 
-def _lies_in(point: Mapping[str, Scalar], space: Space) -> bool:
-    """Whether a point has all that every point has, and nothing that no point of the space can have."""
+def _is_in(point: Mapping[str, Scalar], space: Space) -> bool:
+    """Whether a point has all unconditional settings of the space, and only settings of the space."""
     domains = space.domains
     return space.unconditional.keys() <= point.keys() <= domains.keys() and all(
         value in domains[key] for key, value in point.items()

@@ -1,4 +1,4 @@
-"""Plots of sets: by their number of pairs, on other encoders, by what captions name, and what a set has learned."""
+"""Plots of sets: by number of pairs, on other encoders, by groups of captions, and of the learned similarity."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,14 +14,14 @@ from rayvldd.reports.page.transfer import ALL_PAIRS, TransferMatrix
 
 _SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))
 _MARGIN = 1.3
-"""Factor by which the axis goes beyond the smallest and the largest number of pairs."""
+"""Factor by which the axis extends beyond the smallest and the largest number of pairs."""
 _ASIDE = 1.02
-"""Factor by which a series stands beside the next, so that bars at the same number of pairs do not hide each other."""
+"""Horizontal factor between two series, so that error bars at the same number of pairs do not overlap."""
 _OTHERS = (("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
 
 
 def recall_by_pairs(points: Sequence[SizePoint], bound: Bound | None, name: str) -> Drawing:
-    """Mean recall on test against the number of pairs, one line a kind of set."""
+    """Mean recall on test against the number of pairs, one line per kind of set."""
     figure, (axes,) = new_axes()
     drawing = Drawing(
         name,
@@ -85,8 +85,8 @@ def similarity(matrix: np.ndarray, captions: Sequence[str]) -> Drawing:
     """The learned similarity as a heat map, white at zero.
 
     Args:
-        matrix: Similarity of image i and text j [pair, pair].
-        captions: What the texts say, for the table of the largest ones beside the diagonal.
+        matrix: Similarity of image i and text j, ``[pair, pair]``.
+        captions: Captions of the texts, for the table of the largest off-diagonal entries.
     """
     figure, (axes,) = new_axes(4.6)
     limit = float(np.abs(matrix).max()) or 1.0
@@ -116,7 +116,7 @@ def similarity(matrix: np.ndarray, captions: Sequence[str]) -> Drawing:
 
 
 def transfer(matrix: TransferMatrix, name: str) -> Drawing:
-    """The transfer matrix as a heat map: shares of the full data where they are known, else recalls."""
+    """The transfer matrix as a heat map: fractions of the full-data bound if known, else recalls."""
     rows = list(matrix.rows)
     figure, (axes,) = new_axes(1.3 + 0.42 * len(rows))
     cells = [(row, encoder, cell) for row in rows for encoder, cell in matrix.rows[row].items()]
@@ -164,11 +164,11 @@ def transfer(matrix: TransferMatrix, name: str) -> Drawing:
 
 
 _LINE = 14
-"""Characters of a name that stand beside a plot in one line."""
+"""Maximum length of a name next to a plot, in characters per line."""
 
 
 def in_two_lines(name: str) -> str:
-    """A long name broken near its middle, where it has a place to break."""
+    """Break a long name near its middle, if possible."""
     places = [place for place, letter in enumerate(name) if letter in "_/, " and 0 < place < len(name) - 1]
     if len(name) <= _LINE or not places:
         return name
@@ -177,22 +177,22 @@ def in_two_lines(name: str) -> str:
 
 
 _MOST_SERIES = 6
-"""Series of a plot that can be told apart."""
+"""Maximum number of distinguishable series in a plot."""
 _LOOKS = ((BEST, "o"), ("#e69f00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), (FAILED, "P"), (FINISHED, "X"))
 
 
 def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str], name: str) -> Drawing:
-    """Recall of the captions of each group, a mark for each thing that students were trained on.
+    """Recall of the captions of each group, with one marker for each training set of students.
 
     Args:
         rows: The groups of one kind.
-        by: What that kind is: ``length``, ``gender`` or ``noun``.
-        sets: What to call the distilled sets, by their names in ``rows``.
+        by: The kind of groups: ``length``, ``gender`` or ``noun``.
+        sets: Displayed names of the distilled sets, by their names in ``rows``.
         name: Stem of the files.
     """
     series = list(rows[0].recall)
     drawn = series if len(series) <= _MOST_SERIES else [one for one in series if one in sets or one == ALL_PAIRS]
-    left_out = "" if len(drawn) == len(series) else " Real pairs stand in the numbers only."
+    left_out = "" if len(drawn) == len(series) else " Real pairs are only in the table of numbers."
     figure, (axes,) = new_axes(1.3 + 0.27 * len(rows))
     drawing = Drawing(
         name,
@@ -234,7 +234,7 @@ _KINDS = {"length": "caption length", "gender": "whom captions name", "noun": "w
 
 
 def subjects_kept(shares: Sequence[SubjectKept], label: str, name: str) -> Drawing:
-    """How often subjects are named among the captions nearest a set's texts, beside the data's captions."""
+    """Frequency of subjects in the captions nearest to a set's texts, compared with all captions of the data."""
     figure, (axes,) = new_axes(1.0 + 0.27 * len(shares))
     drawing = Drawing(
         name,

@@ -1,6 +1,6 @@
-"""What a study's folder has to show: finished, unfinished or damaged, it is read as far as it can be.
+"""Reading of a study's folder for the page, even if the study is unfinished or damaged.
 
-Nothing here writes: a sweep may be running in the folder. What cannot be read becomes a sentence in ``faults``.
+Nothing is written, because a sweep may be running in the folder. Unreadable files become messages in ``faults``.
 """
 
 import json
@@ -20,7 +20,7 @@ from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.measured_on import measured_on
 
 State = Literal["finished", "unfinished", "damaged"]
-"""``damaged``: it says that it is finished, and what came out cannot be read."""
+"""``damaged``: the study is finished, but its result cannot be read."""
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class _Read(BaseModel):
 
 
 class Tested(_Read):
-    """What the one look at test has shown; recalls in percent."""
+    """Results of the test evaluation; recalls in percent."""
 
     mean_recall: float
     interval: tuple[float, float]
@@ -54,7 +54,7 @@ class Tested(_Read):
 
 
 class Chosen(_Read):
-    """The trial that validation chose."""
+    """The trial that was chosen on validation."""
 
     trial_id: str
     outer_step: int
@@ -77,7 +77,7 @@ class Result(_Read):
 
 @dataclass(frozen=True)
 class PairCaptions:
-    """What a pair said before and after distillation, in words."""
+    """Captions of a pair before and after distillation."""
 
     start: str
     nearest: str
@@ -97,31 +97,31 @@ class StudyReport:
     study: Study | None = None
     """The same, where it is a study for this release."""
     trials: list[Trial] = field(default_factory=list)
-    """By number; damaged ones are left out."""
+    """Trials by number, without damaged ones."""
     commands: list[str] = field(default_factory=list)
     distilled: DistilledSet | None = None
-    """The chosen set; of an unfinished study that of the best ended trial, where it is kept."""
+    """The chosen set; for an unfinished study that of the best ended trial, if it is saved."""
     captions: list[PairCaptions] = field(default_factory=list)
-    """One a pair; empty where the set has no such file."""
+    """One per pair; empty if the set has no file of captions."""
     faults: list[str] = field(default_factory=list)
     claims_a_result: bool = False
 
     @property
     def state(self) -> State:
-        """How far the study is."""
+        """State of the study."""
         if self.result is None:
             return "damaged" if self.claims_a_result or not self.settings else "unfinished"
         return "finished"
 
     @property
     def best_trial(self) -> Trial | None:
-        """The trial that was chosen, or the best one so far."""
+        """The chosen trial, or the best one so far."""
         if self.result is not None:
             return next((trial for trial in self.trials if trial.trial_id == self.result.best.trial_id), None)
         return best_of(self.trials)
 
     def setting(self, *keys: str) -> Any:
-        """A setting of the study by its path, from the chosen set's card where there is one: it may be searched."""
+        """A setting of the study by its path; from the chosen set's card if there is one, since it may be searched."""
         card = self.distilled.card.get("study") if self.distilled else None
         for values in (card, self.settings):
             for key in keys:
@@ -132,19 +132,19 @@ class StudyReport:
 
     @property
     def measured_on(self) -> tuple[str, ...]:
-        """What must be equal for recalls to be comparable: data, image size, encoders and protocol, in words."""
+        """Data, image size, encoders and protocol as texts; recalls are comparable only if they are equal."""
         protocol = self.result.protocol if self.result else ""
         return measured_on({"data": self.setting("data"), "model": self.setting("model")}, protocol)
 
     @property
     def comparable(self) -> tuple[str, ...]:
-        """Key of the studies that this one may be ranked with: what it was measured on, and the data's fingerprint."""
+        """Key of comparable studies: conditions of measurement and fingerprint of the data."""
         fingerprints = _section(self.distilled.card.get("fingerprints")) if self.distilled else {}
         return (*self.measured_on, str(fingerprints.get("data", "")))
 
 
 def read_study(root: Path) -> StudyReport:
-    """Read the folder of a study; what cannot be read is told in ``faults``, and nothing is raised."""
+    """Read the folder of a study; errors are listed in ``faults`` and not raised."""
     folder, report = StudyFolder(root), StudyReport(root.name, root)
     report.settings = _tried(report, "study.json", lambda: read_json(folder.settings)) or {}
     if report.settings:

@@ -1,4 +1,4 @@
-"""A drawing as SVG inside a page: it takes the page's colours and fonts, and its marks can be pointed at."""
+"""Drawings as inline SVG with the page's colours and fonts, and with tooltips."""
 
 import html
 import re
@@ -16,7 +16,7 @@ VARIABLES = {
     INK: "--ink",
     GRID: "--grid",
 }
-"""Colour of a drawing to the page's variable, which has another value in the dark."""
+"""Colour of a drawing -> CSS variable of the page, which differs in dark mode."""
 
 _STYLE = re.compile(r'style="[^"]*"')
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
@@ -24,11 +24,11 @@ _MARK = re.compile(r'<g id="mark(\d+)">')
 
 
 def to_svg(drawing: Drawing, prefix: str, study: str = "") -> str:
-    """The drawing as an ``<svg>`` element that may stand in a page beside others.
+    """Convert a drawing to an ``<svg>`` element of a page with several drawings.
 
     Args:
-        drawing: What to write; its words become the element's description.
-        prefix: Put before every id, of which a page may have each but once.
+        drawing: The drawing; its description becomes that of the element.
+        prefix: Prefix of every id, which makes ids unique within the page.
         study: Name of the study that the marks' trials belong to.
     """
     text = StringIO()

@@ -1,4 +1,4 @@
-"""The transfer matrix: sets made with one image encoder, students trained with another."""
+"""The transfer matrix: sets distilled with one image encoder, students trained with another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,30 +9,30 @@ from rayvldd.reports.page.baselines import names_of_sets
 Row = EvaluatedSet | EvaluatedCoreset | EvaluatedBound
 
 ALL_PAIRS = "all pairs"
-"""The row of the full data."""
+"""Name of the row of the full data."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What students of one encoder show on one thing, in percent."""
+    """Recall of students with one encoder and one training set, in percent."""
 
     mean: float
     interval: Interval
     share: float | None
-    """Of what students of the same encoder show on all pairs, 0 to 1."""
+    """Fraction of the recall of students with the same encoder and all pairs, 0 to 1."""
     is_own: bool = False
-    """Whether the set was made with this encoder."""
+    """Whether the set was distilled with this encoder."""
 
     @property
     def words(self) -> str:
-        """As tables write it: mean, half the interval, share."""
+        """Format the cell: mean, half of the interval, fraction of the bound."""
         half = f" ± {(self.interval[1] - self.interval[0]) / 2:.1f}" if self.interval else ""
         return f"{self.mean:.1f}{half}" + (f" ({100 * self.share:.0f} %)" if self.share is not None else "")
 
 
 @dataclass
 class TransferMatrix:
-    """Cells by what students were trained on, then by their encoder."""
+    """Cells by training set of the students, then by encoder."""
 
     measured_on: tuple[str, ...]
     """What all cells have in common."""
@@ -42,7 +42,7 @@ class TransferMatrix:
     rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
 
     def add(self, row: Row, name: str) -> None:
-        """Enter a row of an evaluation under a name."""
+        """Add a row of an evaluation under a name."""
         if row.trained_with not in self.encoders:
             self.encoders.append(row.trained_with)
         is_own = isinstance(row, EvaluatedSet) and not row.is_transferred
@@ -51,8 +51,8 @@ class TransferMatrix:
         if isinstance(row, EvaluatedSet):
             self.made_with[name] = row.made_with
 
-    def drop_what_did_not_travel(self) -> None:
-        """Leave out what met a single encoder, which says nothing of others; a set may have met one not its own."""
+    def drop_single_encoder_rows(self) -> None:
+        """Remove rows with a single encoder, unless it is another encoder than that of the set."""
         for name, cells in list(self.rows.items()):
             met_another = name in self.made_with and not all(cell.is_own for cell in cells.values())
             if len(cells) < 2 and name != ALL_PAIRS and not met_another:
@@ -61,7 +61,7 @@ class TransferMatrix:
 
 
 def matrices_of(evaluations: Sequence[SetScores]) -> list[TransferMatrix]:
-    """One matrix for all rows that differ in nothing but encoder and set, where a set met an encoder not its own."""
+    """One matrix for all rows that differ only in encoder and set, if a set was evaluated on another encoder."""
     names = names_of_sets(evaluations)
     bases = {row.base for found in evaluations for row in found.sets if row.is_transferred}
     rows: list[tuple[Row, str]] = [(row, names[row.distilled_set]) for found in evaluations for row in found.sets]
@@ -73,5 +73,5 @@ def matrices_of(evaluations: Sequence[SetScores]) -> list[TransferMatrix]:
             common = tuple(word for word in row.measured_on if word != row.image_encoder)
             matrices.setdefault(row.base, TransferMatrix(common)).add(row, name)
     for matrix in matrices.values():
-        matrix.drop_what_did_not_travel()
+        matrix.drop_single_encoder_rows()
     return list(matrices.values())

@@ -1,4 +1,4 @@
-"""Writes a comparison: one page that opens offline, the plots as PNG, the tables as CSV and LaTeX."""
+"""Writing of a comparison: a page that opens offline, plots as PNG, tables as CSV and LaTeX."""
 
 import base64
 import hashlib
@@ -22,10 +22,10 @@ PAGE = "compare.html"
 
 
 def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:
-    """Write everything below ``folder`` and return the page's path; files of the same names are replaced.
+    """Write all files below ``folder`` and return the page's path; existing files are replaced.
 
-    The page is ``compare.html``; beside it stand ``plots/`` (PNG, and the numbers of each as CSV) and ``tables/`` (CSV
-    and LaTeX), for each study in a folder of its name, and for other sets in a folder of theirs below ``sets/``.
+    The page is ``compare.html``. ``plots/`` has the plots as PNG and their numbers as CSV, ``tables/`` has the tables
+    as CSV and LaTeX; there is one folder for each study, and one below ``sets/`` for each other set.
     """
     tables, plots = folder / "tables", folder / "plots"
     common = [comparison.studies, comparison.published]
@@ -48,7 +48,7 @@ def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path
 
 
 def render_page(comparison: Comparison, command: str) -> str:
-    """The page as one string. It loads nothing, and runs no script but its own: captions are untrusted text."""
+    """Render the page. It loads no other resources and runs only its own script, because captions are untrusted."""
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined

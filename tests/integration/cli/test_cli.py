@@ -271,7 +271,7 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
     assert run("evaluate", best, tmp_path / "elsewhere", *arguments, "--split", "test").exit_code == 0
     again = run(*sweep)
     assert last_object(again)["test_evaluations"] == before + 1
-    told = f"over students, 1 set × 2 students, protocol heads_only; test was looked at {before + 1} times"
+    told = f"over students, 1 set × 2 students, protocol heads_only; test evaluated {before + 1} times"
     assert told in again.stderr
 
 

@@ -256,7 +256,7 @@ def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_pa
     assert weighted == pytest.approx(np.mean([recalls[f"text_to_image_r{k}"] for k in (1, 5, 10)]))
     assert {share["name"] for share in lost["subjects"][str(set_folder)]} >= {"female only", "male only", "neither"}
     assert {row["source"] for row in found["published"]} >= {"Wu et al.", "LoRS", "RepBlend", "MDM", "PTM-ST", "AMD"}
-    assert "In print, not measured here" in result.stderr
+    assert "Published, not measured here" in result.stderr
 
 
 @pytest.mark.timeout(600)

@@ -162,7 +162,7 @@ def test_list_says_what_is_there(store: ExpertStore) -> None:
     files = folder_of(store, RECIPE).rglob("*.safetensors")
     assert known["bytes"] == sum(file.stat().st_size for file in files)
     assert sets[DELTAS.key]["storage"] == "float16_deltas"
-    for text in (RECIPE.key, "heads_only", "#2 epoch 1, held by nobody", "#3 epoch 5, process 42 on elsewhere"):
+    for text in (RECIPE.key, "heads_only", "#2 epoch 1, not leased", "#3 epoch 5, process 42 on elsewhere"):
         assert text in result.stderr
 
 
@@ -187,7 +187,7 @@ def test_a_set_before_its_first_expert_is_finished(tmp_path: Path) -> None:
     start_training(store, 0)
     (known,) = summaries(store)
     assert (known.fault, known.records, known.in_training[0].epoch) == ("", {}, 1)
-    assert "in training: #0 epoch 1, held by nobody" in run("experts", "show", RECIPE.key, "--store", tmp_path).output
+    assert "in training: #0 epoch 1, not leased" in run("experts", "show", RECIPE.key, "--store", tmp_path).output
 
 
 def test_show_says_what_made_it(store: ExpertStore) -> None:

@@ -150,10 +150,9 @@ def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -
         "importance": {"a.x": 0.2, "a.lr_image": 0.5, "b": 0.1, "c": 0.2},
     }
     assert trust_of(result) == (
-        "6.50 on test, 95 % interval 5.00 to 8.00 over sets, 3 sets × 5 students, protocol lora; "
-        "test was looked at once"
+        "6.50 on test, 95 % interval 5.00 to 8.00 over sets, 3 sets × 5 students, protocol lora; test evaluated once"
     )
-    assert "looked at 3 times" in trust_of({**result, "test_evaluations": 3})
+    assert "evaluated 3 times" in trust_of({**result, "test_evaluations": 3})
     assert importance_line(result) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
     console = Console(file=StringIO(), width=200)
     console.print(finalists_table(result))

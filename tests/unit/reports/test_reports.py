@@ -237,5 +237,5 @@ def test_published_rows_agree_with_the_means_in_print() -> None:
 
 def test_the_published_table_says_that_it_was_not_measured_here() -> None:
     text = text_of(published_table(published_rows()), 120)
-    assert "In print, not measured here" in text and "flickr30k: 1,000 test images" in text
+    assert "Published, not measured here" in text and "flickr30k: 1,000 test images" in text
     assert "9.9±0.3/28.3±0.5/39.1±0.7" in text
