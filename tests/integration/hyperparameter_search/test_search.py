@@ -542,7 +542,7 @@ def test_the_search_says_which_experts_its_trials_are_making(
             study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
         )
         monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
-        Recorder(run).look()
+        Recorder(run).poll()
         assert shown == told
 
 
