@@ -1,1 +1,1 @@
-"""The command line: text to settings to a call. The one place that prints and exits."""
+"""The command line: parses options and calls the library. Only this package prints and exits."""

@@ -1,4 +1,4 @@
-"""``rayvldd evaluate --breakdown``: what of the data a distilled set loses, in tables and for ``--json``."""
+"""``rayvldd evaluate --breakdown``: recall and subjects by group of captions, as tables and for ``--json``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,11 +24,11 @@ def show_breakdown(
     """Print recall by caption length, gender and noun, and the subjects that each set keeps; return both.
 
     Args:
-        invocation: Where tables go.
+        invocation: Prints the tables.
         task: Model and data of the sets.
         sets: The sets by their names in ``ranks``.
-        ranks: What each student found, by what it was trained on.
-        split: What students were scored on.
+        ranks: Ranks of each student, by training set.
+        split: The split that students were scored on.
     """
     from rayvldd.evaluation.breakdown import groups_by_gender, groups_by_length, groups_by_noun
     from rayvldd.reports.tables import breakdown_table, subjects_table

@@ -1,4 +1,4 @@
-"""``rayvldd experts import``: trajectories that the released code of Wu et al. made."""
+"""``rayvldd experts import``: import of trajectories from the released code of Wu et al."""
 
 import shlex
 from collections.abc import Callable
@@ -46,9 +46,9 @@ def import_command(
 ) -> None:
     """Import trajectories of the released code as experts for STUDY.
 
-    The files say nothing of what made them: STUDY declares it. Their tensors are compared with the parameters of its
-    model, and kept under a key of their own, so that they are never taken for experts trained here; the command ends
-    with the settings under which a sweep takes them. Nothing but tensors is read of a file.
+    The files do not contain the settings of their training, so STUDY states them. Their tensors are checked against
+    the parameters of its model and stored under a separate key, so they are never mistaken for experts trained here.
+    The command prints the settings for a sweep that uses them. Only tensors are read from the files.
     """
     _check_paired(image_buffers, text_buffers)
     study, workspace = checked_study(invocation, study_file)
@@ -90,7 +90,7 @@ def import_command(
     where = ["--workspace", str(workspace.root)] + (["--store", store_uri] if store_uri else [])
     command = shlex.join(["rayvldd", "sweep", str(study_file), *overrides, *where])
     invocation.say(f"{num_experts} experts in {store.uri} under {recipe.key}, {kept} of them new")
-    invocation.say("How good they are is not known: the files do not say, and nothing was trained.")
+    invocation.say("Their recall is unknown: the files do not contain it, and nothing was trained.")
     invocation.say(f"Next: {command}")
     invocation.finish({**result, "made": kept, "next_command": command})
 
@@ -98,16 +98,16 @@ def import_command(
 def _check_paired(image_buffers: tuple[Path, ...], text_buffers: tuple[Path, ...]) -> None:
     if len(image_buffers) != len(text_buffers):
         problem = f"given {len(text_buffers)} times, --image-buffer {len(image_buffers)} times"
-        fault = Fault("--text-buffer", problem, "as many of one as of the other, in the same order")
+        fault = Fault("--text-buffer", problem, "the same number of both, in the same order")
         raise InputError([fault], next_command="the same command with both files of each pair")
 
 
 def _check_one_set(study: Study, file: Path) -> None:
-    """Refuse a study whose points need experts of different kinds: a buffer holds one kind."""
+    """Reject a study whose points need different experts, because a buffer contains only one kind."""
     if len(study.expert_points()) == 1:
         return
     faults = [
-        Fault(f"{file}: search.space.{key}", "is searched, and each value needs experts of its own", "one value")
+        Fault(f"{file}: search.space.{key}", "is searched, and each value needs its own experts", "one value")
         for key in study.search.space
         if changes_experts(key)
     ]

@@ -1,4 +1,4 @@
-"""``rayvldd check``: everything that can be told before any work."""
+"""``rayvldd check``: all checks that are possible before any work."""
 
 import shlex
 from pathlib import Path
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     "cluster_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Check a cluster file: against Ray's schema, for what it opens and whom it lets in, and what it costs.",
+    help="Check a cluster file: against Ray's schema, for open ports and access rules, and estimate its cost.",
 )
 @click.option(
     "--probe",
     "with_probe",
     is_flag=True,
-    help="Time an expert epoch, an outer step and a student here, and say what a sweep would take. Fills the cache.",
+    help="Time an expert epoch, an outer step and a student, and estimate the time of a sweep. Fills the cache.",
 )
 @click.option(
     "--deep",
     "decodes",
     is_flag=True,
-    help="Decode every image too, which names the damaged ones. Fills the cache.",
+    help="Also decode every image, to list damaged ones. Fills the cache.",
 )
 @store_option
 @click.pass_context
@@ -58,11 +58,11 @@ def command(
 ) -> None:
     """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
-    Nothing is cached and no cloud is asked, without `--probe` or `--deep`; `--dry-run` only adds the resolved settings.
-    All faults are told at once, each with file, key, value and what is allowed. Encoders are tried on the shortest and
-    longest caption, and with one step of the study's method on blank images.
+    Without `--probe` or `--deep` nothing is cached, and no cloud service is contacted; `--dry-run` only adds the
+    resolved settings. All faults are reported at once, with file, key, value and allowed values. Encoders are tested on
+    the shortest and longest caption, and with one step of the study's method on blank images.
 
-    With a file of Kubernetes manifests and a STUDY, `--json` has a RayJob that runs it, for `kubectl create -f -`.
+    With a file of Kubernetes manifests and a STUDY, `--json` contains a RayJob for `kubectl create -f -`.
     """
     invocation: Invocation = context.obj
     if study_file is None and cluster_file is None:
@@ -118,7 +118,7 @@ def _checked_plan(
 
 
 def _decode(study: "Study", cache: Path) -> None:
-    """Decode every image of every point; the images that can be decoded are kept, so that no command does it again.
+    """Decode all images of all points; decoded images are cached, so that no command decodes them again.
 
     Raises:
         DataError: listing every image that cannot be decoded.

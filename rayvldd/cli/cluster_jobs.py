@@ -1,4 +1,4 @@
-"""What the commands about a cluster's jobs share: its address, and how a job is told of."""
+"""Common parts of the commands for a cluster's jobs: the option for its address, and the output of a job."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ dashboard_option = click.option(
     metavar="URL",
     default="http://127.0.0.1:8265",
     show_default=True,
-    help="The cluster's dashboard, http://HOST:PORT, mostly an ssh-forwarded port; or `auto` on a node of the cluster.",
+    help="The cluster's dashboard, http://HOST:PORT, usually a port forwarded by ssh; or `auto` on a cluster node.",
 )
 
 
 def values_of_job(job: "Job") -> dict[str, Any]:
-    """A job for programs."""
+    """A job as values for ``--json``."""
     return {
         "id": job.job_id,
         "state": job.state,
@@ -36,11 +36,11 @@ def values_of_job(job: "Job") -> dict[str, Any]:
 
 
 def say_next(invocation: Invocation, *lines: str) -> None:
-    """Print commands to go on with."""
+    """Print the next commands."""
     for number, line in enumerate(lines):
         invocation.say(("Next: " if number == 0 else "      ") + line)
 
 
 def address_words(address: str) -> str:
-    """The option that repeats an address in a command, where it is not the default; with a space before it."""
+    """The option for an address in a command, with a leading space; empty for the default address."""
     return "" if address == "http://127.0.0.1:8265" else f" --address {address}"

@@ -1,4 +1,4 @@
-"""``rayvldd compare``: the studies of a workspace beside each other, as a table and as a page."""
+"""``rayvldd compare``: comparison of the studies of a workspace, as a table and as a page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What `rayvldd coreset STUDY --json` printed: its sets join those of that study. May be repeated.",
+    help="Output of `rayvldd coreset STUDY --json`: its sets are added to those of the study. May be repeated.",
 )
 @click.option(
     "--evaluations",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     help="What `rayvldd evaluate SET... --json` printed: its sets, real pairs, transfer matrix and breakdown. May be "
     "repeated.",
 )
-@click.option("--reference", is_flag=True, help="Also show the paper's tables for Flickr30K and COCO, apart from ours.")
+@click.option("--reference", is_flag=True, help="Also show published tables for Flickr30K and COCO, separately.")
 @click.option(
     "--out",
     "out_folder",
@@ -60,18 +60,18 @@ def command(
     reference: bool,
     out_folder: Path | None,
 ) -> None:
-    """Show the studies of the workspace in one table and write a page about them, or about those that are named.
+    """Show all studies of the workspace, or the named ones, in a table, and write a page about them.
 
-    The page, compare.html, is one file that opens offline: recall against number of pairs, the search with all its
-    trials, and the sets to look at. Beside it are the plots as PNG, and all tables as CSV and LaTeX. Studies that are
-    not finished, or damaged, are shown as far as they can be read.
+    The page, compare.html, is one file that opens offline. It shows recall against number of pairs, the search with all
+    trials, and the sets. Plots as PNG and tables as CSV and LaTeX are written to the same folder. Unfinished or damaged
+    studies are shown as far as they can be read.
 
-    A FILE holds what the command has printed with `--json` on test: `rayvldd evaluate SET... --json > FILE`. Its sets
-    stand beside studies and other sets of the same data, encoders and protocol; several files and sizes go together.
-    Sets on encoders that they were not made with become a transfer matrix, and a `--breakdown` is drawn.
+    A FILE is the output of a command with `--json` on test: `rayvldd evaluate SET... --json > FILE`. Its sets are
+    compared with studies and sets with the same data, encoders and protocol; files and sizes are combined. Results on
+    other encoders than that of a set form a transfer matrix, and a `--breakdown` is plotted.
 
-    Recalls of different datasets, protocols or numbers of pairs are not comparable; shares of the full-data bound come
-    nearer to it.
+    Recalls of different datasets, protocols or numbers of pairs are not comparable; fractions of the full-data bound
+    are more comparable.
     """
     from rayvldd.library.comparing import chosen_studies
     from rayvldd.library.comparing import compare as compare_studies
@@ -109,7 +109,7 @@ def command(
 
 
 def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
-    """Say of each group whether its sets beat real pairs, and which sets could not be opened."""
+    """Print for each group whether its sets are better than real pairs, and which sets could not be opened."""
     for group in comparison.groups:
         invocation.say(f"{group.measured_on}:")
         for sentence in group.sentences:
@@ -120,7 +120,7 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
 
 
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
-    """Print the finished studies as a table and the others in a line each; return the results."""
+    """Print the finished studies as a table and the others as one line each; return the results."""
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.reports.tables import comparison_table
 

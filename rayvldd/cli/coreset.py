@@ -1,4 +1,4 @@
-"""``rayvldd coreset``: what real pairs of the same number are worth."""
+"""``rayvldd coreset``: evaluation of coresets, the baselines of distilled sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,12 @@ if TYPE_CHECKING:
 )
 @study_argument
 @click.option(
-    "--method", "method_list", default="all", show_default=True, metavar="NAMES", help="Methods, with commas; or `all`."
+    "--method",
+    "method_list",
+    default="all",
+    show_default=True,
+    metavar="NAMES",
+    help="Comma-separated methods; or `all`.",
 )
 @click.option("--pairs", "pairs_list", metavar="NUMBERS", help="Numbers of pairs. Default: distillation.num_pairs.")
 @scoring_options
@@ -51,7 +56,7 @@ if TYPE_CHECKING:
     "out_folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Also write the first student's pairs there, in the form of distilled sets: a folder a method and number.",
+    help="Also write the first student's pairs there as distilled sets, one folder per method and number of pairs.",
 )
 @click.pass_obj
 def command(
@@ -65,11 +70,11 @@ def command(
     reference: bool,
     out_folder: Path | None,
 ) -> None:
-    """Train fresh students on real pairs of STUDY, chosen by each method, and print their recalls.
+    """Train new students on real pairs of STUDY, selected by each method, and print their recalls.
 
     The baselines of distillation: `random`, `herding`, `k_center`, `k_means`, `prototypes` (images with mean texts of
     clusters), `forgetting` (the least forgotten pairs of an expert's training) and `forgetting_most`. Every student has
-    a seed and a choice of its own, at the first point of STUDY.
+    its own seed and coreset, at the first point of STUDY.
     """
     methods, faults = read_methods(method_list, "--method")
     numbers, more = _read_numbers(pairs_list)
@@ -103,7 +108,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Work:
-    """What the options ask for."""
+    """The parsed options."""
 
     methods: list[str]
     numbers: list[int]
@@ -116,7 +121,7 @@ class _Work:
 def _choose_and_score(
     point: Study, workspace: "Workspace", work: _Work, display: "ProgressDisplay", command: str
 ) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
-    """Return the coresets, and the recalls by the rows of the table, of which the full data is the last."""
+    """Return the coresets, and the recalls by row of the table; the last row is the full data."""
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
     from rayvldd.runtime.cluster import start_ray
@@ -135,7 +140,7 @@ def _choose_and_score(
 
 
 def _read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:
-    """Read the numbers of pairs, none of which leaves it to the study; and a fault for every word that is none."""
+    """Parse the numbers of pairs; empty: the study's number. Also return a fault for every invalid word."""
     given = words(pairs_list or "")
     wrong = [word for word in given if not word.isdecimal() or int(word) < 2]
     allowed = "whole numbers of at least 2, with commas: 100,200"
@@ -146,10 +151,10 @@ def _read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:
 
 
 def _check_out_folder(folder: Path | None) -> None:
-    """Make the folder now, and not after the choices are made.
+    """Create the folder before the work starts.
 
     Raises:
-        StoreError: when it cannot be made.
+        StoreError: if it cannot be created.
     """
     if folder is None:
         return
@@ -158,7 +163,7 @@ def _check_out_folder(folder: Path | None) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(
-            f"--out {folder}: cannot be made: {reason}; allowed: a folder that you may write to",
+            f"--out {folder}: cannot be created: {reason}; allowed: a folder that you may write to",
             next_command="the same command with another --out",
         ) from None
 

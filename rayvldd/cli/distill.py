@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 @store_option
 @click.pass_obj
 def command(invocation: Invocation, study_file: Path, out: Path | None, store_uri: str | None) -> None:
-    """Distil once, at the first point of STUDY, and keep the set that is best on validation.
+    """Distil once, at the first point of STUDY, and save the set that is best on validation.
 
-    The first point is the first of `search.initial_points`, over the file's constants; `--set` moves it. Experts that
-    are missing are trained first. The same command continues a distillation that was interrupted.
+    The first point consists of the first of `search.initial_points` and the file's constants; `--set` changes it.
+    Missing experts are trained first. The same command resumes an interrupted distillation.
     """
     study, workspace = checked_study(invocation, study_file)
     point = study.at(study.first_point())

@@ -14,11 +14,11 @@ FORMS = "NAME of timm, NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.im
 
 
 def read_encoders(entries: list[str], option: str) -> tuple[dict[str, "ImageEncoderSettings"], list[Fault]]:
-    """Image encoders by what tables call them, and a fault for every entry that is none.
+    """Parse image encoders; return them by displayed name, and a fault for every invalid entry.
 
     Args:
-        entries: Each in one of ``FORMS``. Whether timm knows the name is told where models are checked.
-        option: The option they come from, to name in the faults.
+        entries: Each in one of ``FORMS``. Whether timm has the model is checked later, with the other models.
+        option: Name of the option, for the faults.
     """
     encoders: dict[str, ImageEncoderSettings] = {}
     faults = []
@@ -39,7 +39,7 @@ def _settings(entry: str) -> "ImageEncoderSettings":
     if entry.endswith((".yaml", ".yml")):
         values = yaml.safe_load(Path(entry).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("the file holds no keys")
+            raise ValueError("the file has no keys")
         return ImageEncoderSettings.model_validate(values)
     name, _, weights = entry.partition("=")
     return ImageEncoderSettings(name=name.strip(), weights=weights.strip() or None)

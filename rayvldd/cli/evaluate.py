@@ -1,4 +1,4 @@
-"""``rayvldd evaluate``: fresh students on distilled sets, by the sets' own image encoder or by others."""
+"""``rayvldd evaluate``: evaluation of distilled sets with new students, on their own or other image encoders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 )
 @click.argument("places", metavar="SET...", nargs=-1, required=True)
 @scoring_options
-@click.option("--coresets", metavar="NAMES", help="Beside the sets, as many real pairs by these methods; or `all`.")
-@click.option("--image-encoder", metavar="ENC", help="Train students on this encoder, not on the one of the set.")
+@click.option("--coresets", metavar="NAMES", help="Also evaluate coresets of the same size by these methods; or `all`.")
+@click.option("--image-encoder", metavar="ENC", help="Train students with this encoder instead of the set's.")
 @click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
-@click.option("--lr-student", metavar="IMAGE,TEXT", help="Student rates in place of those that the sets have learned.")
-@click.option("--breakdown", is_flag=True, help="Also recall by caption length and subject, and the subjects kept.")
+@click.option("--lr-student", metavar="IMAGE,TEXT", help="Learning rates of students in place of the learned ones.")
+@click.option("--breakdown", is_flag=True, help="Also show recall by caption length and subject, and subjects kept.")
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -55,26 +55,27 @@ def command(
     lr_student: str | None,
     breakdown: bool,
 ) -> None:
-    """Train fresh students on each distilled SET and print their recalls.
+    """Train new students on each distilled SET and print their recalls.
 
-    A SET is a folder, or models:/STUDY@best of MLflow; its card gives the settings it was made with. Where data or
-    weights lie elsewhere on this machine, `--set data.root=...` and the like say so. ENC is a timm name,
-    NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. Another encoder gets the set's pixels on its
-    own scale, and the step sizes that the set has learned for its own encoder; `--lr-student` sets others.
+    A SET is a folder, or models:/STUDY@best of MLflow; its card contains the settings of its distillation. If data or
+    weights are in another place on this machine, use `--set data.root=...` and similar. ENC is a timm name,
+    NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. For another encoder, the set's pixels are
+    converted to its scale, and the step sizes that the set learned for its own encoder are used unless `--lr-student`
+    is given.
     """
 
     def check(study: Study, file: str) -> None:
         check_models_and_data(study, file, invocation.line)
 
-    asked, faults = _read_options(coresets, image_encoder, transfer, lr_student)
+    parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     if breakdown and transfer is not None:
         faults.append(
-            Fault("--breakdown", "given beside --transfer", "one of the two; --image-encoder takes one encoder")
+            Fault("--breakdown", "given together with --transfer", "one of the two; --image-encoder takes one encoder")
         )
     workspace = writable_workspace(invocation)
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
-        groups = group_sets(sets, asked.encoders, invocation.overrides, check, invocation.line)
+        groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
     if invocation.dry_run:
         return _dry_run(invocation, groups, students, split)
 
@@ -86,7 +87,7 @@ def command(
     with ProgressDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
-        options = EvaluationOptions(students, split, full_data, asked.methods, asked.rates)
+        options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
@@ -99,33 +100,33 @@ def command(
     published = {"published": show_published(invocation)} if reference else {}
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
     show_split(invocation, split)
-    invocation.say(f"scores kept in {kept.file}")
+    invocation.say(f"scores saved in {kept.file}")
     values = kept.scores.model_dump(mode="json", exclude=set() if breakdown else {"breakdown"})
     invocation.finish({**values, "scores": kept.file, **published})
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the options ask for, read."""
+class _Options:
+    """The parsed options."""
 
     methods: list[str]
     encoders: dict[str, "ImageEncoderSettings"]
-    """Encoders to train on in place of the sets' own; empty: each set's own."""
+    """Encoders for the students; empty: each set's own encoder."""
     rates: tuple[float, float] | None
 
 
 def _read_options(
     coresets: str | None, image_encoder: str | None, transfer: str | None, lr_student: str | None
-) -> tuple[_Asked, list[Fault]]:
+) -> tuple[_Options, list[Fault]]:
     methods, faults = read_methods(coresets, "--coresets") if coresets is not None else ([], [])
     encoders: dict[str, ImageEncoderSettings] = {}
     if image_encoder is not None and transfer is not None:
-        faults.append(Fault("--image-encoder", "given beside --transfer", "one of the two"))
+        faults.append(Fault("--image-encoder", "given together with --transfer", "one of the two"))
     elif image_encoder is not None or transfer is not None:
         option = "--transfer" if transfer is not None else "--image-encoder"
         entries = words(transfer) if transfer is not None else [str(image_encoder)]
         encoders, more = read_encoders(entries, option)
-        faults += more if entries else [Fault(option, "names no encoder", "timm names, with commas")]
+        faults += more if entries else [Fault(option, "names no encoder", "timm names, separated by commas")]
     try:
         rates = tuple(float(word) for word in lr_student.split(",")) if lr_student is not None else None
     except ValueError:
@@ -133,7 +134,7 @@ def _read_options(
     if rates is not None and (len(rates) != 2 or not all(0 < rate < float("inf") for rate in rates)):
         faults.append(Fault("--lr-student", f"got {lr_student!r}", "two numbers above 0 with a comma: 0.1,0.1"))
         rates = None
-    return _Asked(methods, encoders, (rates[0], rates[1]) if rates else None), faults
+    return _Options(methods, encoders, (rates[0], rates[1]) if rates else None), faults
 
 
 def _show_group(
@@ -147,7 +148,7 @@ def _show_group(
 
 
 def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores], split: str) -> None:
-    """One table a base: sets that differ in more than the encoder have other full data, and often another scale."""
+    """Print one table per base: sets that differ in other settings than the encoder have another full-data bound."""
     from rayvldd.reports.tables import transfer_table
 
     for base in dict.fromkeys(group.base for group in scored):

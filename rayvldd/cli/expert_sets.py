@@ -1,4 +1,4 @@
-"""``rayvldd experts list``, ``show``, ``verify``, ``prune`` and ``copy``: the sets in a store of experts."""
+"""``rayvldd experts list``, ``show``, ``verify``, ``prune`` and ``copy``: management of expert sets in a store."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayvldd.experts.store.inspection import SetSummary
 
 EXIT_FOUND = 1
-"""Exit code where a file is damaged, or not all of a set could be copied."""
+"""Exit code if a file is damaged, or a set could not be copied completely."""
 
 
 @contextmanager
@@ -47,10 +47,10 @@ def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
 @store_option
 @click.pass_obj
 def list_command(invocation: Invocation, store_uri: str | None) -> None:
-    """List the expert sets of a store, one row a set.
+    """List the expert sets of a store, one row per set.
 
-    A set is known by its key, which is made of all settings that decide its trajectories. Experts in training are shown
-    with their last finished epoch and who trains them.
+    A set is identified by its key, a hash of all settings that determine its trajectories. Experts in training are
+    shown with their last finished epoch and the process that trains them.
     """
     from rayvldd.experts.store.inspection import summaries
     from rayvldd.reports.expert_tables import sets_table, values_of_set
@@ -72,13 +72,13 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     examples=["rayvldd experts show 0123456789abcdef", "rayvldd experts show 0123456789abcdef --checksums"],
 )
 @click.argument("key", metavar="KEY")
-@click.option("--checksums", is_flag=True, help="List the checksum of every tensor too; --json always has them.")
+@click.option("--checksums", is_flag=True, help="Also list the checksum of every tensor; --json always has them.")
 @store_option
 @click.pass_obj
 def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: str | None) -> None:
-    """Show what made the set KEY and what is recorded of its experts.
+    """Show the settings and experts of the set KEY.
 
-    Settings, fingerprints of data and encoders, seed, numbers a side, the experts, and their metrics by epoch.
+    Settings, fingerprints of data and encoders, seed, number of parameters per side, experts, and metrics by epoch.
     """
     from rayvldd.experts.store.inspection import summary_of
     from rayvldd.reports.expert_tables import checksums_table, experts_table, values_of_set
@@ -141,13 +141,14 @@ def _show_metrics(invocation: Invocation, known: "SetSummary") -> None:
     ],
 )
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option("--drop", "drops", is_flag=True, help="Let damaged experts count as missing, to be made again.")
+@click.option("--drop", "drops", is_flag=True, help="Delete the records of damaged experts, to make them again.")
 @store_option
 @click.pass_obj
 def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, store_uri: str | None) -> None:
     """Read every tensor and compare it with its checksum.
 
-    Of the sets named, or of all. Damaged files are named, and the exit code is then 1. Only --drop changes anything.
+    Checks the named sets, or all sets. If files are damaged, they are listed and the exit code is 1. Only --drop
+    changes the store.
     """
     from rayvldd.experts.store.inspection import drop, verify
     from rayvldd.reports.expert_tables import damages_table
@@ -168,7 +169,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     if damages and not drops:
         invocation.say("Next: the same command with --drop, then rayvldd experts STUDY.yaml makes them again")
     if any(not damage.records for damage in damages):
-        invocation.say("Next, for sets that nothing says the making of: rayvldd experts prune --unreadable")
+        invocation.say("Next, for sets without a readable manifest: rayvldd experts prune --unreadable")
     found = [asdict(damage) for damage in damages]
     invocation.finish({"store": store.uri, "files": files, "damaged": found, "dropped_experts": dropped})
     if damages:
@@ -179,7 +180,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     "prune",
     cls=RunCommand,
     takes_settings=False,
-    kept="all experts; what was to be cleared away still is",
+    kept="all experts; the remaining files can still be deleted",
     examples=[
         "rayvldd experts prune --dry-run",
         "rayvldd experts prune --yes",
@@ -191,11 +192,11 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
 @store_option
 @click.pass_obj
 def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri: str | None) -> None:
-    """Clear away what commands that died have left.
+    """Delete the remains of killed commands.
 
-    That is: epochs of unfinished experts, leases that nobody holds, parts of files, and starts that no expert shares.
-    Whatever a living command holds stays; to see that a lease of another machine is dead takes half a minute. An expert
-    that was interrupted would be trained from its start again.
+    These are epochs of unfinished experts, expired leases, partial files, and initial parameters without experts. Files
+    of running commands are kept; it takes half a minute to detect that a lease of another machine is expired.
+    Interrupted experts will be trained from the beginning.
     """
     from rayvldd.experts.store.pruning import Pruning
     from rayvldd.reports.expert_tables import leftovers_table, size_as_text
@@ -209,7 +210,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
             )
         result: dict[str, Any] = {"store": store.uri, "left_over": [asdict(one) for one in found], "removed": 0}
         if not found:
-            invocation.say(f"Nothing to clear away in {store.uri}")
+            invocation.say(f"Nothing to delete in {store.uri}")
             return invocation.finish(result)
         invocation.show(leftovers_table(found))
         if invocation.dry_run:
@@ -218,9 +219,9 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
         if not yes:
             click.confirm(f"Delete these, {size} in {store.uri}?", abort=True, err=True)
         removed = [pruning.remove(one) for one in found]
-    invocation.say(f"{sum(removed)} of {len(found)} cleared away")
+    invocation.say(f"{sum(removed)} of {len(found)} deleted")
     if not all(removed):
-        invocation.say("The others are held by commands that have come since.")
+        invocation.say("The others are now in use by other commands.")
     invocation.finish({**result, "removed": sum(removed)})
 
 
@@ -241,8 +242,8 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
 def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, keys: tuple[str, ...]) -> None:
     """Copy complete experts from the store SRC to the store DST.
 
-    An expert counts at DST once all its checksums were compared there. What DST has already is skipped, so the same
-    command continues after an interruption. The exit code is 1 where something could not be copied.
+    An expert is complete at DST once all its checksums are verified there. Existing experts are skipped, so the same
+    command resumes an interrupted copy. The exit code is 1 if an expert could not be copied.
     """
     from rayvldd.experts.store.copying import copy_sets
     from rayvldd.experts.store.inspection import check_keys, summaries
@@ -260,7 +261,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
         f"{copied.copied} experts copied ({size_as_text(copied.num_bytes)}), {copied.there} were in {destination.uri}"
     )
     for name in copied.held:
-        invocation.say(f"not copied: {name}: another command makes it there; the same command again looks for it")
+        invocation.say(f"not copied: {name}: another command is making it there; repeat the command to check again")
     for fault in copied.faults:
         invocation.say(f"not copied: {fault}")
     invocation.finish({"source": source.uri, "destination": destination.uri, **asdict(copied)})
@@ -275,4 +276,4 @@ COMMANDS_ON_SETS: dict[str, RunCommand] = {
     "prune": prune_command,
     "copy": copy_command,
 }
-"""By the word that stands in the place of STUDY."""
+"""Subcommands by the word in place of STUDY."""

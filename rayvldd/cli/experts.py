@@ -1,6 +1,6 @@
-"""``rayvldd experts``: train what a study's trials will match.
+"""``rayvldd experts``: training of the experts of a study.
 
-:mod:`rayvldd.cli.expert_sets` and :mod:`rayvldd.cli.buffers` have the rest.
+Its subcommands are in :mod:`rayvldd.cli.expert_sets` and :mod:`rayvldd.cli.buffers`.
 """
 
 from pathlib import Path
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 SUBCOMMANDS: dict[str, RunCommand] = {**COMMANDS_ON_SETS, "import": import_command}
-"""The words that may stand in the place of STUDY."""
+"""Names of the subcommands, in place of STUDY."""
 
 
 class StudyOrWord(RunCommand):
-    """A command on a study that gives its place to another one where a word of theirs stands first.
+    """A command on a study that is replaced by a subcommand if the first argument is its name.
 
-    A study file that is called like one of them is still found as ``./list``.
+    A study file with such a name can be given as ``./list``.
     """
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the arguments, as those of the command that is meant."""
+        """Parse the arguments with the command or subcommand that they name."""
         word = args[0] if args else ""
         if word in SUBCOMMANDS:
             return SUBCOMMANDS[word].make_context(f"{info_name} {word}", args[1:], parent, **extra)
@@ -44,9 +44,9 @@ class StudyOrWord(RunCommand):
         return super().make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the other commands below the options."""
+        """Show the subcommands below the options."""
         super().format_options(ctx, formatter)
-        with formatter.section("In the place of STUDY"):
+        with formatter.section("In place of STUDY"):
             formatter.write_dl([(word, found.get_short_help_str(80)) for word, found in SUBCOMMANDS.items()])
 
 
@@ -62,14 +62,14 @@ class StudyOrWord(RunCommand):
     ],
 )
 @study_argument
-@click.option("--num-experts", type=click.IntRange(min=1), help="Experts in each set; default: what STUDY says.")
+@click.option("--num-experts", type=click.IntRange(min=1), help="Experts in each set; default: the study's setting.")
 @store_option
 @click.pass_obj
 def command(invocation: Invocation, study_file: Path, num_experts: int | None, store_uri: str | None) -> None:
-    """Train the experts of STUDY side by side, and keep their trajectories.
+    """Train the experts of STUDY in parallel, and save their trajectories.
 
-    Each searched setting that changes the experts, such as the rank of the adapters, gets a set of its own. Experts
-    that are there already are kept; those made for other settings are never taken for them.
+    Each value of a searched setting that changes the experts, such as the rank of the adapters, gets its own set.
+    Existing experts are reused, but never those of other settings.
     """
     extra = [f"experts.num_experts={num_experts}"] if num_experts else []
     study, workspace = checked_study(invocation, study_file, *extra)
@@ -93,21 +93,21 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
         summaries = [_summary(known, store) for known in sets]
     for summary in summaries:
         recall = summary[VAL_MEAN_RECALL]
-        said = "val mean recall not known" if recall is None else f"val mean recall {recall:.1f} at the last"
+        score = "val mean recall unknown" if recall is None else f"val mean recall {recall:.1f} at the last"
         invocation.say(
-            f"{summary['num_experts']} experts of {summary['epochs']} epochs, {said}, "
+            f"{summary['num_experts']} experts of {summary['epochs']} epochs, {score}, "
             f"in {summary['store']} under {summary['key']}"
         )
     invocation.finish({"study": study.name, "made": made, "sets": summaries})
 
 
 def no_experts(study: Study) -> str:
-    """That the methods of a study use no experts."""
+    """Text stating that the methods of a study use no experts."""
     return f"none, {' and '.join(method.name for method in study.methods())} needs none"
 
 
 def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
-    """What training the experts of a study would take."""
+    """Plan of the training of a study's experts."""
     if not study.requires_experts:
         return {"expert_sets": 0, "experts": no_experts(study)}
     points = study.expert_points()

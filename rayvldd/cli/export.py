@@ -1,4 +1,4 @@
-"""``rayvldd export``: a distilled set for other programs."""
+"""``rayvldd export``: export of a distilled set for other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,11 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 )
 @click.pass_obj
 def command(invocation: Invocation, place: str, folder: Path, form: str) -> None:
-    """Write the pairs of a distilled SET into FOLDER, for programs that know nothing of rayvldd.
+    """Export the pairs of a distilled SET to FOLDER, for programs other than rayvldd.
 
-    A SET is a folder with a card, or models:/STUDY@best or runs:/RUN/PATH of MLflow. FOLDER must be new or empty; it is
-    written whole or not at all. A PNG holds 8 bits between black and white; the exact pixels are in SET, and in the
-    column `pixels` of the format `datasets`.
+    A SET is a folder with a card, or models:/STUDY@best or runs:/RUN/PATH of MLflow. FOLDER must be new or empty and is
+    written atomically. PNG files have 8 bits per channel; the exact pixels are in SET, and in the column `pixels` of
+    the format `datasets`.
     """
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.distillation.exports import check_form, check_free, clipped_share, export
@@ -49,7 +49,7 @@ def command(invocation: Invocation, place: str, folder: Path, form: str) -> None
     export(distilled, folder, form)
     invocation.say(f"{len(distilled)} pairs in {result['folder']}")
     if form == "png":
-        invocation.say(f"{result['clipped_share']:.1%} of the pixel values lie beyond black or white and were clipped")
+        invocation.say(f"{result['clipped_share']:.1%} of the pixel values are outside black to white and were clipped")
     if not distilled.nearest_captions:
-        invocation.say("no captions: this set has no nearest_captions.jsonl beside it, which sweep and distill write")
+        invocation.say("no captions: this set has no nearest_captions.jsonl, which sweep and distill write")
     invocation.finish(result)

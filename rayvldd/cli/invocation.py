@@ -1,4 +1,4 @@
-"""What every command shares: its common options, where its output goes, and how its errors are told."""
+"""Common parts of all commands: options, output and error messages."""
 
 import contextlib
 import json
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_WORKSPACE = Path("rayvldd_workspace")
-"""The workspace of commands without ``--workspace``."""
+"""Environment variable with the workspace of commands without ``--workspace``."""
 
 EXIT_USER_ERROR = 2
-"""Exit code of input that cannot be used; the same as click's own for a wrong option."""
+"""Exit code for invalid input, as in click for invalid options."""
 EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it: 128 + SIGINT."""
+"""Exit code after Ctrl-C, as in shells: 128 + SIGINT."""
 
 _WIDTH_OF_FILES = 200
-"""Columns of a table that goes into a file or pipe, where rich would assume 80."""
+"""Width of a table that is written to a file or pipe, for which rich would assume 80 columns."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """The common options of one command line, and the way out for its results."""
+    """The common options of a command, and methods for its output."""
 
     line: str
-    """The command as it was typed, to repeat it."""
+    """The command line of the user."""
     overrides: tuple[str, ...]
     """``KEY=VALUE`` of every ``--set``."""
     workspace_folder: Path
     """Folder of experts, studies, caches and tracking."""
     dry_run: bool
-    """Print what would be done, and do nothing."""
+    """Print the plan, and do nothing."""
     as_json: bool
     """End with one JSON object on stdout; everything else goes to stderr."""
     debug: bool
     """Show the traceback of an error before its message."""
     stdout: TextIO = field(repr=False)
-    """The real standard output, which ``as_json`` keeps for the object alone."""
+    """The original standard output, which ``as_json`` reserves for the object."""
 
     def say(self, text: str = "") -> None:
-        """Print a line for people."""
+        """Print a line of text."""
         click.echo(text)
 
     def show(self, table: "RenderableType") -> None:
-        """Print a table; where nobody watches, as wide as it wants to be."""
+        """Print a table; if the output is not a terminal, with unlimited width."""
         from rich.console import Console
 
         console = Console()
@@ -63,20 +63,20 @@ class Invocation:
         console.print()
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Hand the command's result to programs: the object of ``--json``, without which nothing is printed."""
+        """Print the result as JSON object if ``--json`` is given."""
         if self.as_json:
             sys.stderr.flush()
             print(json.dumps(result, default=str), file=self.stdout, flush=True)
 
 
 class RunCommand(click.Command):
-    """A command with the common options and runnable examples, whose errors are told without a traceback.
+    """A command with the common options and examples, which prints errors without a traceback.
 
     Args:
         examples: Command lines for the end of ``--help``; tests parse them.
-        kept: What is still usable after Ctrl-C, to complete the sentence "Kept: ...".
-        takes_settings: Whether there are settings that ``--set`` could override.
-        only_reads: Whether it is done by looking, so that ``--dry-run`` would say nothing.
+        kept: Results that are kept after Ctrl-C, to complete the sentence "Kept: ...".
+        takes_settings: Whether the command has ``--set``.
+        only_reads: Whether the command changes nothing, so that it needs no ``--dry-run``.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class RunCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the arguments, and remember them as they were typed."""
+        """Parse the arguments, and store the original command line."""
         line = shlex.join(["rayvldd", *str(info_name).split(), *args])
         context = super().make_context(info_name, args, parent, **extra)
         context.meta["rayvldd.line"] = line
         return context
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with an :class:`Invocation` as its context's object."""
+        """Run the command with an :class:`Invocation` as the context's object."""
         invocation = _invocation(ctx)
         ctx.obj = invocation
         redirect = contextlib.redirect_stdout(sys.stderr) if invocation.as_json else contextlib.nullcontext()
@@ -116,8 +116,8 @@ class RunCommand(click.Command):
                 if invocation.debug:
                     traceback.print_exc()
                 if isinstance(error, RayvlddError):
-                    _tell(error, invocation)
-                _tell_interrupted(self.kept, invocation)
+                    _exit_with(error, invocation)
+                _exit_interrupted(self.kept, invocation)
 
 
 def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parameter]:
@@ -142,13 +142,13 @@ def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parame
         *([override] if takes_settings else []),
         workspace,
         *([] if only_reads else [click.Option(["--dry-run"], is_flag=True, help=dry_run_help)]),
-        click.Option(["--json", "as_json"], is_flag=True, help="End stdout with one JSON object; the rest to stderr."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object to stdout, the rest to stderr."),
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
     ]
 
 
 def _invocation(ctx: click.Context) -> Invocation:
-    """Take the common options out of the context's parameters, which go to the command's function."""
+    """Remove the common options from the context's parameters, which are passed to the command's function."""
     take = ctx.params.pop
     return Invocation(
         line=ctx.meta["rayvldd.line"],
@@ -161,7 +161,7 @@ def _invocation(ctx: click.Context) -> Invocation:
     )
 
 
-def _tell(error: RayvlddError, invocation: Invocation) -> NoReturn:
+def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
     click.echo(f"Error: {error}", err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
@@ -175,7 +175,7 @@ def _tell(error: RayvlddError, invocation: Invocation) -> NoReturn:
     raise SystemExit(EXIT_USER_ERROR)
 
 
-def _tell_interrupted(kept: str, invocation: Invocation) -> NoReturn:
+def _exit_interrupted(kept: str, invocation: Invocation) -> NoReturn:
     click.echo("\nInterrupted." + (f" Kept: {kept}." if kept else " Nothing was changed."), err=True)
     click.echo(f"The same command continues: {invocation.line}", err=True)
     invocation.finish({"error": "Interrupted", "kept": kept, "next_command": invocation.line})

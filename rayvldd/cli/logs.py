@@ -1,4 +1,4 @@
-"""``rayvldd logs``: what a job of a cluster has printed."""
+"""``rayvldd logs``: output of a job of a cluster."""
 
 import click
 
@@ -11,17 +11,17 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     cls=RunCommand,
     takes_settings=False,
     only_reads=True,
-    kept="the job, which goes on",
+    kept="the job, which continues",
     examples=["rayvldd logs", "rayvldd logs quickstart-3f9a1c --follow", "rayvldd logs mlflow"],
 )
 @click.argument("job_id", metavar="[ID]", required=False)
-@click.option("--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--follow", is_flag=True, help="Continue until the job ends.")
 @dashboard_option
 @click.pass_obj
 def command(invocation: Invocation, job_id: str | None, follow: bool, address: str) -> None:
-    """Print what the job ID of a cluster has printed; without ID, the latest sweep.
+    """Print the output of the job ID of a cluster; without ID, that of the latest sweep.
 
-    With --json the text goes to standard error and is part of the object too, unless it is followed.
+    With --json the text is written to standard error and, without --follow, is also part of the object.
     """
     from rayvldd.runtime.jobs import ClusterJobs
 

@@ -1,4 +1,4 @@
-"""The entry point ``rayvldd`` and its commands, each loaded when it is asked for."""
+"""The entry point ``rayvldd`` and its commands, which are imported on demand."""
 
 from importlib import import_module
 
@@ -24,18 +24,18 @@ COMMANDS = (
     "export",
     "schema",
 )
-"""Names of the commands, in the order of ``--help``; each is the ``command`` of the module of its name."""
+"""Names of the commands, in the order of ``--help``; each is the function ``command`` of the module with its name."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module on first use, so that one command never pays for another's imports."""
+    """Imports the module of a command on first use, so that other commands' imports cost no time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, in the order in which they are used."""
+        """The names of all commands, in the order of their typical use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, or None."""
+        """The command with this name, or None."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"rayvldd.cli.{cmd_name}").command
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or fail with the nearest name and all that exist."""
+        """Find the command, or fail with the most similar name and a list of all commands."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             hint = did_you_mean(args[0], COMMANDS)
             ctx.fail(f"No such command {args[0]!r}{hint}. Commands: {', '.join(COMMANDS)}.")
@@ -62,8 +62,8 @@ Examples:
 @click.group(name="rayvldd", cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(rayvldd.__version__, prog_name="rayvldd")
 def main() -> None:
-    """Search the hyperparameters of vision-language dataset distillation, side by side with Ray.
+    """Distributed hyperparameter search for vision-language dataset distillation, with Ray.
 
-    A dataset of image-caption pairs goes in; a handful of synthetic pairs comes out, on which a two-tower model
-    trains to nearly the same retrieval. Every command reads one YAML file, the study.
+    From a dataset of image-caption pairs, a few synthetic pairs are distilled, on which a two-tower model can be
+    trained for retrieval. A YAML file, the study, describes a search.
     """

@@ -1,4 +1,4 @@
-"""The checks that come before any work: the study file, then the workspace, then models and data together."""
+"""Checks before any work: the study file, then the workspace, then models and data together."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rayvldd.workspace import Workspace
 
 _SCENES = 32
-"""Drawn scenes whose captions are tried: they are all alike."""
+"""Number of toy scenes whose captions are tested; all captions are similar."""
 
 study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
-"""The study file; whether it exists is told by the loader, which knows the nearest name."""
+"""The study file; the loader checks whether it exists and suggests similar names."""
 
 store_option = click.option(
     "--store",
@@ -30,17 +30,17 @@ store_option = click.option(
     envvar="RAYVLDD_STORE",
     show_envvar=True,
     metavar="URI",
-    help="Where experts are kept: a folder, s3://BUCKET/PREFIX, or object-store://NAME in the Ray cluster. Default: in "
+    help="Store of experts: a folder, s3://BUCKET/PREFIX, or object-store://NAME in the Ray cluster. Default: in "
     "the workspace.",
 )
 
 
 @contextmanager
 def reachable(store: "ExpertStore") -> Iterator[None]:
-    """Be connected, inside the block, to the Ray cluster that a store lives in, where it lives in one.
+    """Connect to the Ray cluster of a store within the block, if the store is in the cluster's object store.
 
     Raises:
-        RayvlddError: when no cluster runs: a Ray of the command's own would take the store with it when it ends.
+        RayvlddError: if no cluster is running; a local Ray would delete the store at the end of the command.
     """
     from rayvldd.experts.store.addresses import lives_in_ray
 
@@ -62,23 +62,23 @@ def checked_study(
     searches: bool = False,
     on_this_machine: bool = False,
 ) -> tuple[Study, "Workspace"]:
-    """Load a study and check all that a run needs, without doing any of it.
+    """Load a study and check all requirements of a run, before any work.
 
     Args:
         invocation: Overrides and workspace.
         file: The study file.
-        extra_overrides: ``KEY=VALUE`` of the command's own options, which win over ``--set``.
-        num_pairs: The most pairs that the command's own ``--pairs`` asks for, instead of the study's.
-        distils: Whether the model must be differentiable as the study's method does it.
-        searches: Whether the study must have something to search.
-        on_this_machine: Whether a Ray of the command's own must have the study's resources.
+        extra_overrides: ``KEY=VALUE`` from options of the command, which take precedence over ``--set``.
+        num_pairs: Largest number of pairs of the command's ``--pairs``, in place of the study's.
+        distils: Whether the model must be differentiable for the study's method.
+        searches: Whether the study must have a search space.
+        on_this_machine: Whether this machine must have the study's resources.
 
     Raises:
-        ConfigError: when the file has faults, has nothing to search, or asks for more than this machine has.
-        StoreError: when the workspace cannot be written.
-        ModelError: when a model does not exist or does not fit.
-        DataError: when the dataset has faults.
-        InputError: when both models and data have faults.
+        ConfigError: if the file has faults, has no search space, or needs more resources than this machine has.
+        StoreError: if the workspace cannot be written.
+        ModelError: if a model does not exist or is not compatible.
+        DataError: if the dataset has faults.
+        InputError: if both models and data have faults.
     """
     study = load_study(file, [*invocation.overrides, *extra_overrides])
     if searches:
@@ -98,7 +98,7 @@ def _check_resources(study: Study, file: str, next_command: str) -> None:
 
     faults = [_in_file(fault, file) for fault in faults_of_resources(study.resources)]
     if faults:
-        raise ConfigError(faults, next_command=f"mend them, then: {next_command}")
+        raise ConfigError(faults, next_command=f"correct them, then: {next_command}")
 
 
 def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
@@ -113,20 +113,20 @@ def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
 
 
 def _check_step(study: Study, file: str, next_command: str) -> None:
-    """Take a step of the study's method on blank images, for every model that it has."""
+    """Run one step of the study's method on blank images, for every model of the study."""
     from rayvldd.distillation.trial_step import faults_of_step
 
     points = {point.model.model_dump_json(): point for point in study.expert_points()}
     faults = [_in_file(fault, file) for point in points.values() for fault in faults_of_step(point)]
     if faults:
-        raise ModelError(faults, next_command=f"mend them, then: {next_command}")
+        raise ModelError(faults, next_command=f"correct them, then: {next_command}")
 
 
 def writable_workspace(invocation: Invocation) -> "Workspace":
-    """The workspace of the command line.
+    """The workspace of the command line, which is created if it is missing.
 
     Raises:
-        StoreError: when it cannot be written.
+        StoreError: if it cannot be written.
     """
     from rayvldd.workspace import Workspace
 
@@ -136,13 +136,13 @@ def writable_workspace(invocation: Invocation) -> "Workspace":
 
 
 def check_models_and_data(study: Study, file: str, next_command: str, num_pairs: int | None = None) -> None:
-    """Look at every model and every record of a study, and tell all faults of both at once.
+    """Check all models and data of a study, and report the faults of both at once.
 
     Args:
         study: The study, with or without a search space.
-        file: Where its settings came from, to name in the faults.
-        next_command: What to run once they are mended.
-        num_pairs: The most pairs that ``--pairs`` asks for; default: what the study does.
+        file: File of its settings, for the faults.
+        next_command: Command to run once the faults are corrected.
+        num_pairs: Largest number of pairs of ``--pairs``; default: that of the study.
     """
     errors: dict[type[InputError], list[Fault]] = {}
     num_train, captions, data_errors = _read_data(study)
@@ -153,24 +153,24 @@ def check_models_and_data(study: Study, file: str, next_command: str, num_pairs:
     if errors:
         kind = next(iter(errors)) if len(errors) == 1 else InputError
         faults = [_in_file(fault, file) for found in errors.values() for fault in found]
-        raise kind(faults, next_command=f"mend them, then: {next_command}")
+        raise kind(faults, next_command=f"correct them, then: {next_command}")
 
 
 def show_settings(invocation: Invocation, study: Study) -> None:
-    """Print the settings as they are after overrides, defaults and environment."""
+    """Print the settings with overrides, defaults and environment variables applied."""
     invocation.say("# The settings, resolved:")
     invocation.say(dump_study(study))
 
 
 def dry_run(invocation: Invocation, study: Study, plan: dict[str, Any]) -> None:
-    """Print the settings and what would be done: the whole of ``--dry-run``."""
+    """Print the settings and the plan, for ``--dry-run``."""
     show_settings(invocation, study)
     show_plan(invocation, plan)
     invocation.finish({"study": study.name, "settings": study.model_dump(mode="json"), "plan": plan})
 
 
 def show_plan(invocation: Invocation, plan: dict[str, Any]) -> None:
-    """Print what would be done, one line a part."""
+    """Print the plan, one line per part."""
     width = max(len(name) for name in plan)
     invocation.say("# What would be done:")
     for name, value in plan.items():
@@ -191,7 +191,7 @@ def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
 
 
 def _read_data(study: Study) -> tuple[int, list[str], list[InputError]]:
-    """The number of training images, all captions, and what is wrong with the annotations."""
+    """The number of training images, all captions, and the faults of the annotations."""
     from rayvldd.data.annotations import read_records
     from rayvldd.data.toy_scenes import iterate_scenes
 
@@ -215,6 +215,6 @@ def _pair_errors(study: Study, num_pairs: int | None, num_train: int) -> list[In
 
 
 def _in_file(fault: Fault, file: str) -> Fault:
-    """Name the study file where a fault names only a setting in it."""
+    """Add the study file to a fault that names only a setting."""
     section = fault.where.split(".")[0].split(":")[0]
     return Fault(f"{file}: {fault.where}", fault.problem, fault.allowed) if section in Study.model_fields else fault

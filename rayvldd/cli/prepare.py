@@ -1,4 +1,4 @@
-"""``rayvldd prepare``: decode and embed a dataset with all machines of a cluster, for the commands that follow."""
+"""``rayvldd prepare``: decoding and embedding of a dataset on all machines of a cluster, for later commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     "--node-cache",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="A folder on a disk of each machine, to which arrays are copied once a machine, on first use. Default: the "
-    "workspace's cache, which is one for all where machines share the workspace.",
+    help="A folder on a local disk of each machine, to which arrays are copied on first use. Default: the workspace's "
+    "cache, which is common to all machines that share the workspace.",
 )
 @click.pass_obj
 def command(
     invocation: Invocation, study_file: Path, store_uri: str | None, address: str | None, node_cache: Path | None
 ) -> None:
-    """Decode the images and embed the captions of STUDY side by side, into shards in the store.
+    """Decode the images and embed the captions of STUDY in parallel, and write them as shards to the store.
 
-    What is there already stays. The other commands on this workspace then copy the finished arrays to their cache,
-    shard by shard, and decode and embed nothing. Without this command they do both themselves, on one machine.
+    Existing shards are kept. Other commands on this workspace then copy the finished arrays to their cache, shard by
+    shard, instead of decoding and embedding. Without this command they do both themselves, on one machine.
     """
     study, workspace = checked_study(invocation, study_file)
 
@@ -60,7 +60,7 @@ def command(
     if node_cache and not node_cache.is_absolute():
         faults.append(Fault("--node-cache", f"got {str(node_cache)!r}", "an absolute path, the same on all machines"))
     if faults:
-        raise InputError(faults, next_command="the same command with what is allowed")
+        raise InputError(faults, next_command="the same command with allowed values")
     if invocation.dry_run:
         return dry_run(invocation, study, _plan(study, store.uri, node_cache))
 
@@ -80,7 +80,7 @@ def command(
     note_prepared(workspace, store.uri, node_cache)
     for array in arrays:
         invocation.say(_line_of(array))
-    invocation.say(f"in {store.uri}; the other commands on {workspace.root} take them from there")
+    invocation.say(f"in {store.uri}; other commands on {workspace.root} read them from there")
     invocation.finish({"study": study.name, "store": store.uri, "arrays": [vars(array) for array in arrays]})
 
 
@@ -99,4 +99,4 @@ def _line_of(array: "PreparedArray") -> str:
     nodes = ", ".join(f"{number} by {node}" for node, number in sorted(array.made_by_node.items()))
     made = f"{array.made} made" + (f" ({nodes})" if len(array.made_by_node) > 1 else "")
     shards = f"{array.shards} shard{'' if array.shards == 1 else 's'}"
-    return f"{array.title:14} {array.rows:9} rows in {shards}, {made}, {array.shards - array.made} there before"
+    return f"{array.title:14} {array.rows:9} rows in {shards}, {made}, {array.shards - array.made} already there"

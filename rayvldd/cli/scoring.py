@@ -1,4 +1,4 @@
-"""Options that ``evaluate`` and ``coreset`` share."""
+"""Common options of ``evaluate`` and ``coreset``."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,42 +14,40 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--students",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Students a set. Default: evaluation.num_test_students.",
+        help="Students per set. Default: evaluation.num_test_students.",
     ),
     click.option(
         "--split",
         type=click.Choice(["val", "test"]),
         default="val",
         show_default=True,
-        help="What students are scored on: val for choosing, test once for what was chosen.",
+        help="Split for scoring: val for making choices, test once for the chosen set.",
     ),
     click.option(
         "--full-data/--no-full-data",
         default=True,
         show_default=True,
-        help="Train up to three models on all pairs too: the bound that shares are of. Each costs what an expert does.",
+        help="Also train up to three models on all pairs, for the full-data bound. Each costs as much as an expert.",
     ),
-    click.option(
-        "--reference", is_flag=True, help="Also print the paper's tables for Flickr30K and COCO, apart from ours."
-    ),
+    click.option("--reference", is_flag=True, help="Also print published tables for Flickr30K and COCO, separately."),
 )
 
 
 def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--students``, ``--split``, ``--full-data`` and ``--reference``, in this order in its help."""
+    """Add ``--students``, ``--split``, ``--full-data`` and ``--reference`` to a command, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def show_split(invocation: Invocation, split: str) -> None:
-    """After scores on validation, print what they are for and how to get those of the test split."""
+    """After scores on validation, print their purpose and the option for the test split."""
     if split == "val":
         invocation.say("scored on validation, for choosing. `rayvldd compare` shows scores on test: --split test")
 
 
 def show_published(invocation: Invocation) -> list[dict[str, Any]]:
-    """Print the recalls in print in a table of their own, and return its rows."""
+    """Print the published recalls as a separate table, and return its rows."""
     from rayvldd.reports.published import published_rows, published_table
 
     rows = published_rows()
@@ -59,7 +57,7 @@ def show_published(invocation: Invocation) -> list[dict[str, Any]]:
 
 @contextmanager
 def together_with(faults: Sequence[Fault], next_command: str) -> Iterator[None]:
-    """Raise the given faults after the block, or with those that the block raises.
+    """Raise the given faults after the block, together with those that the block raises.
 
     Raises:
         InputError: with all faults.
@@ -75,12 +73,12 @@ def together_with(faults: Sequence[Fault], next_command: str) -> Iterator[None]:
 
 
 def words(text: str) -> list[str]:
-    """The words between commas, each once."""
+    """The distinct words of a comma-separated list."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def read_methods(text: str, option: str) -> tuple[list[str], list[Fault]]:
-    """Coreset methods with commas, or ``all``; and a fault for every word that is none."""
+    """Parse a comma-separated list of coreset methods or ``all``; also return a fault for every unknown name."""
     from rayvldd.coresets.selection import METHODS
 
     methods = list(METHODS) if text.strip() == "all" else words(text)

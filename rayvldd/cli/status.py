@@ -18,8 +18,8 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 def command(invocation: Invocation, address: str) -> None:
     """List the jobs that were submitted to a cluster, the latest first.
 
-    The list is the cluster's and goes with it. What a sweep has made stays in its workspace, and the same command goes
-    on with it on any cluster that sees that folder.
+    The list exists as long as the cluster. The results of a sweep remain in its workspace, and the same command resumes
+    it on any cluster with access to that folder.
     """
     from rayvldd.reports.job_tables import jobs_table
     from rayvldd.runtime.jobs import ClusterJobs
@@ -28,7 +28,7 @@ def command(invocation: Invocation, address: str) -> None:
     if jobs:
         invocation.show(jobs_table(jobs, address))
     else:
-        invocation.say(f"No job was submitted to the cluster at {address} since it is up.")
+        invocation.say(f"No job was submitted to the cluster at {address} since its start.")
     sweeps = [job for job in jobs if job.study]
     if sweeps:
         say_next(invocation, f"rayvldd logs {sweeps[0].job_id} --follow{address_words(address)}")

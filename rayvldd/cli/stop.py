@@ -10,7 +10,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     "stop",
     cls=RunCommand,
     takes_settings=False,
-    kept="the job, which goes on or is about to end",
+    kept="the job, which continues or is about to end",
     examples=["rayvldd stop quickstart-3f9a1c", "rayvldd stop quickstart-3f9a1c --dry-run"],
 )
 @click.argument("job_id", metavar="ID")
@@ -19,8 +19,8 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 def command(invocation: Invocation, job_id: str, address: str) -> None:
     """End the job ID of a cluster, as Ctrl-C ends a command.
 
-    Experts and trials that a sweep has finished are kept, and every other trial up to its last evaluation; the same
-    sweep, submitted again, goes on from there.
+    Finished experts and trials of a sweep are kept, and every other trial up to its last evaluation; submit the same
+    sweep again to resume it.
     """
     from rayvldd.runtime.jobs import ENDED, ClusterJobs
 

@@ -1,4 +1,4 @@
-"""``rayvldd sweep --submit``: the sweep as a job of a cluster."""
+"""``rayvldd sweep --submit``: submission of a sweep as a job of a cluster."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ _DASHBOARD = "http://127.0.0.1:8265"
 def submit_sweep(
     invocation: Invocation, study_file: Path, address: str | None, tracking_uri: str | None, store_uri: str | None
 ) -> None:
-    """Send the study to a cluster, and say how to find it again.
+    """Submit the study to a cluster, and print the commands for its job.
 
-    The file is checked here; data, models and folders are the cluster's, and are checked by the job before any work.
+    The file is checked here; data, models and folders are on the cluster, and are checked by the job before any work.
     """
     study = load_study(study_file, invocation.overrides)
     refuse_one_point(study, str(study_file))
@@ -38,7 +38,7 @@ def submit_sweep(
     from rayvldd.runtime.jobs import ClusterJobs
 
     job = ClusterJobs(dashboard).submit(study, workspace, options)
-    invocation.say(f"job {job.job_id}: {job.state.lower()} at {dashboard}; it goes on when this terminal closes")
+    invocation.say(f"job {job.job_id}: {job.state.lower()} at {dashboard}; it continues when this terminal closes")
     words = address_words(dashboard)
     say_next(
         invocation,
@@ -50,7 +50,7 @@ def submit_sweep(
 
 
 def _faults_of_paths(workspace: Path, store_uri: str | None, address: str | None) -> list[Fault]:
-    """What means one thing here and another on the cluster."""
+    """Faults of paths and addresses that would be different on the cluster."""
     faults = []
     shared = "an absolute path of a folder that all machines of the cluster see"
     if not workspace.is_absolute():

@@ -1,4 +1,4 @@
-"""``rayvldd sweep``: the whole search, from experts to a tested set."""
+"""``rayvldd sweep``: a whole search, from experts to a tested set."""
 
 import shlex
 import shutil
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     help="Run on a Ray cluster: `auto` or HOST:PORT on one of its nodes; with --submit, http://HOST:PORT of its "
     "dashboard. Default: this machine; with --submit, http://127.0.0.1:8265.",
 )
-@click.option("--submit", "submits", is_flag=True, help="Send it to the cluster as a job, which needs no terminal.")
+@click.option("--submit", "submits", is_flag=True, help="Submit it to the cluster as a job, which needs no terminal.")
 @click.option(
     "--study-store",
     "study_store_uri",
     envvar="RAYVLDD_STUDY_STORE",
     show_envvar=True,
     metavar="URI",
-    help="Keep the study in a folder or s3://BUCKET/PREFIX too, with which the same command continues on any machine.",
+    help="Also store the study in a folder or s3://BUCKET/PREFIX, from which the same command resumes on any machine.",
 )
 @click.option(
     "--warm-start",
     metavar="EXPERIMENT",
-    help="Tell the sampler of the trials of an MLflow experiment, or of one study, as far as they fit this one.",
+    help="Start the sampler with the compatible trials of an MLflow experiment or of one study.",
 )
 @click.pass_obj
 def command(
@@ -69,17 +69,17 @@ def command(
     study_store_uri: str | None,
     warm_start: str | None,
 ) -> None:
-    """Search the settings of STUDY and hand back the best distilled set.
+    """Search the settings of STUDY and return the best distilled set.
 
-    Trains the experts that are missing, runs the trials side by side, stops poor ones early, distils the best points
-    again with fresh seeds, chooses among them on validation, and tests once, beside random pairs and the full data. A
-    study that was interrupted continues; one that is finished shows its result again.
+    Trains missing experts, runs trials in parallel, stops poor ones early, distils the best points again with new
+    seeds, chooses one on validation, and evaluates it once on test, with random pairs and the full data for comparison.
+    An interrupted study is resumed; for a finished one the result is shown again.
     """
     if submits:
         from rayvldd.cli.submission import submit_sweep
 
         if study_store_uri or warm_start:
-            fault = Fault("--submit", "given beside --study-store or --warm-start", "these with --address")
+            fault = Fault("--submit", "given together with --study-store or --warm-start", "these with --address")
             raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
     study, workspace = checked_study(
@@ -139,10 +139,10 @@ def command(
 
 
 def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":
-    """Where the study is kept beside the workspace.
+    """The persistent storage of the study, if there is one.
 
     Raises:
-        InputError: when the address cannot be understood.
+        InputError: if the address is invalid.
     """
     if uri is None:
         return None
@@ -156,15 +156,15 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
 def _warm_start(
     name: str | None, tracking_uri: str | None, study_name: str, workspace: "Workspace"
 ) -> "WarmStart | None":
-    """Where earlier trials come from.
+    """The source of earlier trials, if there is one.
 
     Raises:
-        ConfigError: when the study itself is named, or there is no tracker to ask.
+        ConfigError: if the study itself is named, or there is no tracker.
     """
     if name is None:
         return None
     if name == study_name:
-        fault = Fault("--warm-start", f"got {name!r}, which is this study: it knows its own trials", "another study")
+        fault = Fault("--warm-start", f"got {name!r}, which is this study: its trials are known", "another study")
         raise ConfigError([fault], next_command="the same command without --warm-start, which continues the study")
     if tracking_uri == "none":
         fault = Fault("--warm-start", "needs MLflow, and the tracking URI is none", "a server or database")
@@ -178,7 +178,7 @@ def _warm_start(
 
 
 def _how_to_look(tracking_uri: str) -> str:
-    """The command that shows the runs of an embedded database, or where a server has them."""
+    """The command that shows the runs of an embedded database, or the address of a server."""
     if tracking_uri.startswith("sqlite"):
         mlflow = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
         return shlex.join([mlflow, "ui", "--backend-store-uri", tracking_uri])

@@ -240,7 +240,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
         hosts[KILLED].kill()
         hosts[CUT].cut()
         cut_at = time.monotonic()
-        assert "goes on when this terminal closes" in terminal.said()
+        assert "continues when this terminal closes" in terminal.said()
     with laptop.terminal() as terminal:
         terminal.wait_until(lambda: laptop.alive() == {"host0"}, "the loss of both is noticed")
         time.sleep(max(0.0, 60 - (time.monotonic() - cut_at)))

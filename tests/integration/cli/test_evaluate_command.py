@@ -121,7 +121,7 @@ def test_encoders_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
     text.write_text("resnet18")
     _, faults = read_encoders([str(wrong), str(text), str(tmp_path / "none.yaml")], "--transfer")
     told = [fault.problem for fault in faults]
-    assert len(told) == 3 and "nmae" in told[0] and "holds no keys" in told[1] and "No such file" in told[2]
+    assert len(told) == 3 and "nmae" in told[0] and "has no keys" in told[1] and "No such file" in told[2]
 
 
 def test_sets_of_the_same_settings_share_a_group(set_folder: Path) -> None:
@@ -187,14 +187,14 @@ def test_evaluate_on_one_encoder_and_on_several_exclude_each_other(set_folder: P
     both = ["--image-encoder", "convnet_d3", "--transfer", "convnet_d3"]
     result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *both)
     assert result.exit_code == EXIT_USER_ERROR
-    assert "--image-encoder: given beside --transfer" in result.stderr
+    assert "--image-encoder: given together with --transfer" in result.stderr
 
 
 def test_a_breakdown_is_of_one_encoder(set_folder: Path, tmp_path: Path) -> None:
     both = ["--breakdown", "--transfer", "convnet_d3"]
     result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *both)
     assert result.exit_code == EXIT_USER_ERROR
-    assert "--breakdown: given beside --transfer" in result.stderr
+    assert "--breakdown: given together with --transfer" in result.stderr
 
 
 def test_coreset_tells_wrong_words_and_a_wrong_study_at_once(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_prune_takes_what_is_left_over_and_nothing_else(store: ExpertStore, impa
     assert last_object(run("experts", "prune", "--store", store.uri, "--yes", "--json"))["removed"] == 4
     assert all_files(store) == {**finished, "somebody/else.json": b"{}"}
     assert not part.exists() and young.exists() and foreign.exists()
-    assert "Nothing to clear away" in run("experts", "prune", "--store", store.uri, "--yes").output
+    assert "Nothing to delete" in run("experts", "prune", "--store", store.uri, "--yes").output
 
 
 def test_prune_touches_nothing_of_a_living_claim(store: ExpertStore, impatient: None) -> None:

@@ -258,7 +258,7 @@ def test_a_distillation_takes_what_was_imported(
     shown = run("experts", "show", told["key"], "--workspace", workspace).output
     assert "not known" in shown and "img_replay_buffer_0.pt and" in shown
     there = run("experts", study_file, "--workspace", workspace, *settings[:-2])
-    assert "val mean recall not known" in there.output
+    assert "val mean recall unknown" in there.output
     more = run("experts", study_file, "--workspace", workspace, *settings[:2], "--num-experts", "3")
     assert more.exit_code == EXIT_USER_ERROR
     assert "Next: the same command with --set experts.num_experts=2" in more.stderr
