@@ -191,7 +191,7 @@ def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> I
 def joint_features(task: RetrievalTask, captions: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image dim"]:
     """Return one feature per training image and its given caption: both modalities at length 1, concatenated."""
     images = _image_features(task)
-    texts = task.train.captions[captions]
+    texts = task.train.caption_embeddings[captions]
     sides = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (images, texts)]
     return np.concatenate(sides, axis=1)
 

@@ -86,7 +86,7 @@ class ExpertFit:
     ) -> tuple[Float[Tensor, "real dim"], Float[Tensor, "real dim"]]:
         """Return the embeddings of a batch of real images, each with one of its captions."""
         task, train = self._task, self._task.train
-        order = generator.permutation(len(train.captions))
+        order = generator.permutation(len(train.caption_embeddings))
         _, first = np.unique(train.split.caption_image[order], return_index=True)  # one random caption for each image
         captions = order[np.sort(first)[: self._settings.real_batch_size]]
         images = task.frozen_outputs(train, train.split.caption_image[captions])

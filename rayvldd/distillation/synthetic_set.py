@@ -46,7 +46,7 @@ class SyntheticSet:
             ConfigError: when a learned similarity leaves no pairs, or there are fewer training images than pairs.
         """
         self.settings = settings
-        numbers = 3 * task.image_size**2 + task.train.captions.shape[1]
+        numbers = 3 * task.image_size**2 + task.train.caption_embeddings.shape[1]
         self.num_pairs = pairs_within_budget(settings, numbers)
         self.initial = initial_set(task, settings, self.num_pairs, generator)
         self._similarity = build_similarity(settings, self.num_pairs, torch.Generator().manual_seed(seed))

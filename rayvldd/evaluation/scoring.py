@@ -28,7 +28,10 @@ def ranks(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> R
         ]
     )
     captions = torch.cat(
-        [model.embed_texts(task.texts(inputs, index), text_parameters) for index in _batches(len(inputs.captions))]
+        [
+            model.embed_texts(task.texts(inputs, index), text_parameters)
+            for index in _batches(len(inputs.caption_embeddings))
+        ]
     )
     return retrieval_ranks(images, captions, inputs.split.caption_image)
 

@@ -20,7 +20,7 @@ class Ledger:
         self.folder = folder
         self.trials: dict[str, Trial] = {}
         for file in sorted(folder.glob(f"*/{RECORD}")):
-            trial = Trial.read(file.parent, mend=True)
+            trial = Trial.read(file.parent, repair=True)
             self.trials[trial.trial_id] = trial
 
     @property

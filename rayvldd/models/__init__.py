@@ -1,1 +1,1 @@
-"""Encoders, projection heads, adapters, and what of them is trained and matched."""
+"""The two-tower retrieval model: encoders, projection heads, adapters, and its trained parameters."""

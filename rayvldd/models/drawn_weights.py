@@ -59,7 +59,7 @@ def pretrain(seed: int = 0) -> ConvNet:
 
 
 def main() -> None:
-    """Pretrain the encoder and write its weights beside the model code."""
+    """Pretrain the encoder and write its weights to the folder of the model code."""
     torch.set_num_threads(1)  # for the same numbers on every machine with the same processor type
     SHIPPED_WEIGHTS.parent.mkdir(exist_ok=True)
     save_tensors(SHIPPED_WEIGHTS, pretrain().state_dict())

@@ -1,4 +1,4 @@
-"""Any timm model as an image encoder, with its weights, its normalisation and a fingerprint of both."""
+"""Image encoders from timm, with weights, normalisation and a fingerprint of both."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from rayvldd.randomness import seeded
 
 
 def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Module:
-    """Return the encoder without its classifier; weights that are not loaded are drawn from ``seed``.
+    """Return the encoder without its classifier; weights that are not loaded are initialised from ``seed``.
 
     Raises:
-        ModelError: when timm cannot build the model or load the weights.
+        ModelError: if timm cannot build the model or load the weights.
     """
     from_hub = settings.pretrained and not settings.weights
     options: dict[str, Any] = dict(settings.options)
@@ -31,13 +31,13 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
             encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
         if settings.weights:
             _load(encoder, str(Path(settings.weights).expanduser()))
-    except Exception as error:  # timm and the hub raise whatever their own libraries raise
+    except Exception as error:  # timm and the hub raise errors of many libraries
         raise ModelError([_fault(settings, error)], next_command=_NEXT) from error
     return encoder
 
 
 def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
-    """What can be told to be wrong without building the model: its name and its weights file."""
+    """Faults that can be found without building the model: its name and its weights file."""
     faults = []
     if not timm.is_model(settings.name.removeprefix("hf-hub:")) and not settings.name.startswith("hf-hub:"):
         hint = did_you_mean(settings.name, timm.list_models())
@@ -50,16 +50,16 @@ def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
 
 
 def normalisation(settings: ImageEncoderSettings, encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """RGB mean and standard deviation that the weights expect, on a 0 to 1 scale."""
+    """RGB mean and standard deviation that the weights expect, on a scale from 0 to 1."""
     known = resolve_model_data_config(encoder)
     return settings.mean or tuple(known["mean"]), settings.std or tuple(known["std"])
 
 
 def image_identity(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
-    """16 hex digits over everything that decides a feature.
+    """Hash of everything that determines the features, 16 hex digits.
 
-    That is the model, its options, the scale of pixels that it expects, and the values of its weights: a retrained
-    checkpoint of the same name is another encoder, and the same weights from another file are the same one.
+    It includes the model, its options, the pixel normalisation and the values of its weights. A retrained checkpoint
+    with the same name is another encoder; the same weights from another file are the same encoder.
     """
     stated = [settings.name, settings.options, *map(list, normalisation(settings, encoder))]
     digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
@@ -70,10 +70,10 @@ def image_identity(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
 
 
 def _load(encoder: nn.Module, file: str) -> None:
-    """Load a checkpoint: one of exactly this model, or one as timm's hub has it, with a classifier or at another size.
+    """Load a checkpoint of this model, or one from timm's hub with a classifier or another image size.
 
     Raises:
-        RuntimeError: naming what does not fit.
+        RuntimeError: naming the weights that do not match.
     """
     if file.lower().endswith((".npz", ".npy")):
         load_checkpoint(encoder, file)
@@ -97,7 +97,7 @@ def _load(encoder: nn.Module, file: str) -> None:
 
 
 def _adapted(values: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """Weights without the classifier, and in the form and at the size of the model, as timm makes them for its hub."""
+    """Convert weights as timm does for its hub: without the classifier, and to the form and size of the model."""
     adapt = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
     classifiers = (getattr(encoder, "pretrained_cfg", None) or {}).get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
@@ -111,7 +111,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-_NEXT = "rayvldd check STUDY.yaml after mending model.image_encoder"
+_NEXT = "correct model.image_encoder, then: rayvldd check STUDY.yaml"
 
 
 def _fault(settings: ImageEncoderSettings, error: Exception) -> Fault:

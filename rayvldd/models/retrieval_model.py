@@ -1,10 +1,10 @@
-"""The two-tower retrieval model, split into what is frozen and what is trained.
+"""The two-tower retrieval model, split into a frozen and a trained part.
 
     image x -> frozen part -> image part (trained) -> embedding        text y -> text part (trained) -> embedding
 
-The *protocol* decides where the cut lies. Under ``heads_only`` the whole encoder is the frozen part, its output can be
-computed once, and only heads are trained and matched; under ``full_image_encoder`` and ``lora`` the frozen part is the
-identity. Everything after the frozen part is a function of a flat parameter vector, so that students are values.
+The *protocol* determines the split. Under ``heads_only`` the whole encoder is frozen, its output can be computed once,
+and only heads are trained and matched; under ``full_image_encoder`` and ``lora`` the frozen part is the identity.
+Everything after the frozen part is a function of a flat parameter vector, so that students are values.
 
 Source: Wu et al., section 3.1 and the released ``networks.py``. Deviation: the released inner loop multiplies
 similarities by log(1 / 0.07) = 2.66, experts and evaluation by 1 / 0.07 = 14.29; here it is 14.29 everywhere.
@@ -27,7 +27,7 @@ from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.randomness import seeded
 
 _FROZEN_SEED = 0
-"""Frozen weights that are not loaded from anywhere are drawn from this seed, the same for everyone."""
+"""Seed of frozen weights that are not loaded; it is the same for all studies."""
 
 
 class ProjectionHead(nn.Module):
@@ -47,20 +47,20 @@ class ProjectionHead(nn.Module):
         return output
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew from the global stream."""
+        """Initialise the parameters from torch's global generator."""
         for part in (self.projection, self.fc, self.layer_norm):
             part.reset_parameters()
 
 
 class RetrievalModel(nn.Module):
-    """Images and caption embeddings to one space in which a pair lies close together."""
+    """Maps images and caption embeddings to a shared space in which the embeddings of a pair are close."""
 
     def __init__(self, settings: ModelSettings, image_size: int, text_width: int) -> None:
         """Build both towers.
 
         Raises:
-            ModelError: when an encoder cannot be built, an adapter target matches nothing, or the encoder does not
-                take images of this size.
+            ModelError: if an encoder cannot be built, an adapter target matches nothing, or the encoder does not
+                accept images of this size.
         """
         super().__init__()
         self.settings = settings
@@ -74,10 +74,10 @@ class RetrievalModel(nn.Module):
         if settings.protocol == "lora":
             encoder = _with_adapters(encoder.requires_grad_(False), settings.lora, faults)
         if faults:
-            raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
+            raise ModelError(faults, next_command="correct them, then: rayvldd check STUDY.yaml")
         width = settings.width if settings.has_image_head else self.encoder_width
         head: nn.Module = nn.Identity()
-        with seeded(_FROZEN_SEED):  # every student draws its own heads: here they must only not touch the global stream
+        with seeded(_FROZEN_SEED):  # students initialise their own heads; here the global generator must not change
             self.text_part = ProjectionHead(text_width, width, settings.dropout)
             if settings.has_image_head:
                 head = ProjectionHead(self.encoder_width, width, settings.dropout)
@@ -94,7 +94,7 @@ class RetrievalModel(nn.Module):
 
     @property
     def encoder_is_frozen(self) -> bool:
-        """Whether features after the frozen part can be computed once and kept."""
+        """Whether features after the frozen part can be computed once and cached."""
         return self.settings.protocol == "heads_only"
 
     def train(self, mode: bool = True) -> "RetrievalModel":
@@ -107,24 +107,24 @@ class RetrievalModel(nn.Module):
         return self
 
     def normalise(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
-        """RGB on a 0 to 1 scale to the scale the encoder's weights expect."""
+        """Convert RGB on a scale from 0 to 1 to the scale that the encoder's weights expect."""
         return (images - self.mean) / self.std  # type: ignore[operator]  # buffers are tensors
 
     def denormalise(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
-        """The encoder's scale back to RGB on a 0 to 1 scale, not clamped."""
+        """Convert the encoder's scale to RGB on a scale from 0 to 1, without clamping."""
         return images * self.std + self.mean  # type: ignore[operator]  # buffers are tensors
 
     def embed_images(
         self, frozen_output: Float[Tensor, "image ..."], parameters: Float[Tensor, " image_param"]
     ) -> Float[Tensor, "image dim"]:
-        """Embeddings of length 1 of images that went through the frozen part, under the given parameters."""
+        """Embed outputs of the frozen part with the given parameters; embeddings have length 1."""
         named = self.image_layout.unflatten(parameters)
         return F.normalize(functional_call(self.image_part, named, (frozen_output,)), dim=1)
 
     def embed_texts(
         self, texts: Float[Tensor, "text text_dim"], parameters: Float[Tensor, " text_param"]
     ) -> Float[Tensor, "text dim"]:
-        """Embeddings of length 1 of caption embeddings, under the given parameters."""
+        """Embed caption embeddings with the given parameters; the results have length 1."""
         return F.normalize(functional_call(self.text_part, self.text_layout.unflatten(parameters), (texts,)), dim=1)
 
     def loss(
@@ -136,13 +136,13 @@ class RetrievalModel(nn.Module):
         similarity: Float[Tensor, "pair pair"] | None = None,
         pair_loss: str = "info_nce",
     ) -> Float[Tensor, ""]:
-        """The loss of a batch of pairs under the given parameters, by default the contrastive one.
+        """The loss of a batch of pairs with the given parameters, by default the contrastive loss.
 
         Args:
-            parameters: Of both towers.
-            frozen_output: Images that went through the frozen part.
+            parameters: Parameters of both towers.
+            frozen_output: Output of the frozen part for the images.
             texts: Caption embeddings.
-            similarity: How much image i and text j belong together; None: only where i = j.
+            similarity: Target similarity of image i and text j; None: the identity.
             pair_loss: A name of ``PAIR_LOSSES``.
         """
         return PAIR_LOSSES[pair_loss](
@@ -153,7 +153,7 @@ class RetrievalModel(nn.Module):
         )
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """A fresh student: pretrained weights where there are any, the rest drawn from ``seed``."""
+        """Parameters of a new student: pretrained weights if available, the rest initialised from ``seed``."""
         with seeded(seed):
             if self.settings.protocol == "full_image_encoder" and not _is_pretrained(self.settings):
                 fresh = build_image_encoder(self.settings.image_encoder, seed).to(self.mean.device)  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faul
             output: Tensor = encoder(torch.zeros(1, 3, image_size, image_size))
         if output.ndim != 2:
             raise ValueError(f"it returns shape {tuple(output.shape)}, not one feature vector an image")
-    except Exception as error:  # whatever a model raises on a size it was not built for
+    except Exception as error:  # models raise many types of errors for other image sizes
         faults.append(
             Fault(
                 "model.image_encoder",
@@ -192,7 +192,7 @@ def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faul
 
 
 def _with_adapters(encoder: nn.Module, lora: LoraSettings, faults: list[Fault]) -> nn.Module:
-    """Put LoRA adapters on the target layers, the rest stays frozen; add to ``faults`` what does not fit."""
+    """Add LoRA adapters to the target layers and freeze the rest; add mismatches to ``faults``."""
     from peft import LoraConfig, inject_adapter_in_model  # 3 s of imports that only this protocol needs
 
     alpha: Any = lora.alpha  # peft declares an int, and only ever divides it by the rank

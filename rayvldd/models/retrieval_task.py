@@ -1,8 +1,8 @@
-"""A retrieval task: a model, and the real pairs in the form that its trained part takes.
+"""A retrieval task: a model, and the real pairs as inputs of its trained part.
 
-Whatever frozen parts compute is computed once and kept in the cache: caption embeddings always, image features when
-the image encoder is frozen. The keys hold the fingerprint of the data, of the weights and of the preprocessing, so
-nothing stale is read; the arrays are memory-mapped, so every process of a machine shares one copy.
+Outputs of frozen parts are computed once and cached: caption embeddings always, image features if the image encoder is
+frozen. The cache keys include fingerprints of data, weights and preprocessing, so stale arrays are never read. The
+arrays are memory-mapped and shared by all processes of a machine.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,45 +27,45 @@ from rayvldd.models.text_encoder import (
 )
 
 OnProgress = Callable[[str, int, int], None]
-"""Told (what is being done, items done, items in all)."""
+"""Called with the current activity, the number of finished items and their total."""
 
 _BATCH = 128
-"""Images that go through a frozen encoder at a time."""
+"""Batch size of a frozen image encoder."""
 
 CAPTIONS_AT_A_TIME = 4096
-"""Captions that an encoder is handed at a time; which ones share a batch can change the last bit of an embedding."""
+"""Batch size of a text encoder; the composition of a batch can change the last bit of an embedding."""
 
 
 @dataclass(frozen=True)
 class SplitInputs:
-    """One split as arrays: images on one side, captions on the other, and which belongs to which."""
+    """One split as arrays: images, caption embeddings, and their assignment."""
 
     split: Split
     images: np.ndarray
-    """float32 features [image, dim] where the encoder is frozen, else uint8 pixels [image, 3, height, width]."""
-    captions: np.ndarray
-    """float32 caption embeddings [caption, text_dim]."""
+    """float32 features ``[image, dim]`` if the encoder is frozen, else uint8 pixels ``[image, 3, height, width]``."""
+    caption_embeddings: np.ndarray
+    """float32 ``[caption, text_dim]``."""
 
     @property
     def num_images(self) -> int:
-        """Images in the split."""
+        """Number of images in the split."""
         return len(self.images)
 
     def captions_of(self, image: int) -> np.ndarray:
-        """Indexes of the captions of one image."""
+        """Indices of the captions of one image."""
         return np.flatnonzero(self.split.caption_image == image)
 
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Model and data; what experts, distillation and evaluation work on."""
+    """Model and data for experts, distillation and evaluation."""
 
     model: RetrievalModel
     train: SplitInputs
     val: SplitInputs
     test: SplitInputs
     fingerprints: dict[str, str]
-    """What the data and both encoders are, by content."""
+    """Fingerprints of the data and both encoders."""
     device: torch.device
 
     @property
@@ -74,37 +74,37 @@ class RetrievalTask:
         return int(self.train.split.pixels.shape[-1])
 
     def frozen_outputs(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image ..."]:
-        """The chosen images as the trained image part takes them, on the device."""
+        """Inputs of the trained image part for the images ``index``, on the device."""
         rows = torch.from_numpy(np.ascontiguousarray(inputs.images[index])).to(self.device)
         return rows if self.model.encoder_is_frozen else self.model.normalise(rows.float() / 255)
 
     def pixels(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image 3 height width"]:
-        """The chosen images themselves on the encoder's normalised scale, on the device."""
+        """Pixels of the images ``index`` on the encoder's normalised scale, on the device."""
         rows = torch.from_numpy(np.ascontiguousarray(inputs.split.pixels[index])).to(self.device)
         return self.model.normalise(rows.float() / 255)
 
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
-        """The chosen caption embeddings, on the device."""
-        return torch.from_numpy(np.ascontiguousarray(inputs.captions[index])).to(self.device)
+        """The caption embeddings ``index``, on the device."""
+        return torch.from_numpy(np.ascontiguousarray(inputs.caption_embeddings[index])).to(self.device)
 
 
 def check_models(model: ModelSettings, image_size: int, captions: Sequence[str] = ()) -> None:
-    """Build both encoders once and embed some captions, to fail before any work starts.
+    """Build both encoders once and embed two captions, so that errors are found before any work.
 
     Args:
-        model: What is built.
+        model: Settings of the model.
         image_size: Side of the images, in pixels.
-        captions: Those of the data; their shortest and longest are embedded.
+        captions: Captions of the data; the shortest and the longest are embedded.
 
     Raises:
-        ModelError: naming every setting that does not fit.
+        ModelError: naming every setting with a fault.
     """
     faults = faults_of_image_encoder(model.image_encoder)
     faults = faults or _faults_in_building(lambda: RetrievalModel(model, image_size, text_width=1))  # any width will do
     faults_of_text = faults_of_text_encoder(model.text_encoder)
     faults += faults_of_text or _faults_of_text_tower(model.text_encoder, captions)
     if faults:
-        raise ModelError(faults, next_command="rayvldd check STUDY.yaml after mending them")
+        raise ModelError(faults, next_command="correct them, then: rayvldd check STUDY.yaml")
 
 
 def _faults_of_text_tower(settings: TextEncoderSettings, captions: Sequence[str]) -> list[Fault]:
@@ -130,18 +130,18 @@ def load_task(
     device: str = "auto",
     on_progress: OnProgress | None = None,
 ) -> RetrievalTask:
-    """Load data and models, and compute whatever of them is not in the cache yet.
+    """Load data and models, and compute missing arrays of the cache.
 
     Args:
         data: The real pairs.
         model: The two-tower model and its protocol.
-        cache: Where decoded images, caption embeddings and features are kept.
+        cache: Cache of decoded images, caption embeddings and features.
         device: ``cpu``, ``cuda``, …, or ``auto``: the GPU if this process has one.
-        on_progress: Told of long work.
+        on_progress: Called during long activities.
 
     Raises:
-        ModelError: when an encoder cannot be built.
-        DataError: when the dataset has faults.
+        ModelError: if an encoder cannot be built.
+        DataError: if the dataset has faults.
     """
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     dataset = load_dataset(data, cache, on_progress)
@@ -175,7 +175,7 @@ def _inputs(
             if on_progress:
                 on_progress(f"embedding {split.name} captions", min(part.stop, len(out)), len(out))
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         if on_progress:
             on_progress(f"fetching {split.name} caption embeddings", done, len(split.captions))
 
@@ -187,12 +187,13 @@ def _inputs(
     return SplitInputs(split, images, captions)
 
 
-def captions_array(captions: str, num_captions: int, text_encoder: TextEncoder) -> ArrayDescription:
-    """The embeddings of captions, which are named by the fingerprint of their list.
+def captions_array(fingerprint_of_captions: str, num_captions: int, text_encoder: TextEncoder) -> ArrayDescription:
+    """Describe the cached array of the embeddings of captions.
 
-    By the captions alone: another image size or image encoder needs no new embeddings.
+    Its name depends only on the fingerprint of the captions and on the text encoder, so another image size or image
+    encoder needs no new embeddings.
     """
-    key = {"captions": captions, "text_encoder": text_encoder.fingerprint}
+    key = {"captions": fingerprint_of_captions, "text_encoder": text_encoder.fingerprint}
     return ArrayDescription("captions", key, (num_captions, text_encoder.width), "float32")
 
 

@@ -1,7 +1,7 @@
-"""Frozen text encoders: captions in, one embedding each out. They are never trained.
+"""Frozen text encoders, which map each caption to one embedding and are never trained.
 
-Wu et al. take BERT's [CLS] vector or CLIP's text projection; sentence encoders with mean pooling stand between the
-two in size. ``hashed_ngrams`` has no weights at all: the offline default, and a floor to compare with.
+Wu et al. use BERT's [CLS] vector or CLIP's text projection; sentence encoders use mean pooling. ``hashed_ngrams`` has
+no weights: it is the default without downloads, and a lower baseline.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ from rayvldd.errors import Fault, ModelError, message_of
 from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
 
 _MOST_BY_PADDING = 0.02
-"""Relative difference of an embedding from that beside a longer caption."""
+"""Maximum relative difference of an embedding from that in a batch with a longer caption."""
 _PROBE = "a photograph"
-"""Embedded when an encoder is loaded; every tokenizer has something for it."""
+"""Caption that is embedded when an encoder is loaded; every tokenizer can handle it."""
 _MOST_TOKENS = 512
-"""Captions are never longer, and tokenizers that state no limit have one of 10^30."""
+"""Maximum number of tokens of a caption; tokenizers without a limit report 10^30."""
 _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
-"""What models call their learned positions, of which they have so many and no more."""
+"""Names of learned position embeddings in models, whose number limits the input length."""
 _BATCH = 256
-"""Captions embedded at a time: 256 x 64 tokens x 768 wide in float32 is 50 MB of activations a layer."""
+"""Batch size: activations of 256 captions x 64 tokens x 768 dimensions in float32 are 50 MB per layer."""
 
 
-@runtime_checkable  # so that signatures which name it can be checked in tests
+@runtime_checkable  # for runtime type checks of signatures in tests
 class TextEncoder(Protocol):
-    """What the rest of the system needs of a text encoder."""
+    """Interface of a text encoder."""
 
     width: int
-    """Numbers in one embedding."""
+    """Dimension of the embeddings."""
     fingerprint: str
-    """Changes when the embeddings of the same captions would."""
+    """Hash of everything that determines the embeddings."""
 
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
-        """Return one float32 embedding a caption, on the CPU."""
+        """Return one float32 embedding per caption, on the CPU."""
         ...
 
 
@@ -46,8 +46,8 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
     """Return the encoder that the settings describe.
 
     Raises:
-        ModelError: when transformers cannot load it from the folder or hub name, when weights that it reads are not
-            there, or when it does not embed captions.
+        ModelError: if transformers cannot load it from the folder or hub name, if weights that it reads are missing,
+            or if it cannot embed captions.
     """
     if settings.pooling == "hashed_ngrams":
         return HashedNgrams(settings.width)
@@ -55,7 +55,7 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
         return TransformerTextEncoder(settings)
     except ModelError:
         raise
-    except Exception as error:  # transformers and the hub raise whatever their own libraries raise
+    except Exception as error:  # transformers and the hub raise errors of many libraries
         problem = f"transformers could not load {settings.name!r}: {message_of(error)}"
         allowed = "a local folder with config, weights and tokenizer, or a hub name (needs network)"
         if "trust_remote_code" in str(error):
@@ -66,11 +66,11 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
 
 def _model_error(problem: str, allowed: str) -> ModelError:
     fault = Fault("model.text_encoder.name", problem, allowed)
-    return ModelError([fault], next_command="rayvldd check STUDY.yaml after mending it")
+    return ModelError([fault], next_command="correct it, then: rayvldd check STUDY.yaml")
 
 
 def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
-    """What can be told to be wrong without loading the model: a path that does not exist."""
+    """Faults that can be found without loading the model: a path that does not exist."""
     looks_like_path = settings.name.startswith(("/", ".", "~")) or settings.name.count("/") > 1
     if settings.pooling != "hashed_ngrams" and looks_like_path and not Path(settings.name).expanduser().is_dir():
         return [Fault("model.text_encoder.name", f"no such folder: {settings.name}", "a folder or a hub name")]
@@ -78,11 +78,11 @@ def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
 
 
 def faults_of_embedding(encoder: TextEncoder, captions: Sequence[str]) -> list[Fault]:
-    """What is wrong with how an encoder embeds the captions that it is for; their shortest and longest are embedded.
+    """Faults of an encoder for the captions of the data; the shortest and the longest caption are embedded.
 
     Args:
         encoder: The encoder.
-        captions: Of the data, all of them.
+        captions: All captions of the data.
     """
     if not isinstance(encoder, TransformerTextEncoder) or not captions:
         return []
@@ -95,12 +95,12 @@ def faults_of_embedding(encoder: TextEncoder, captions: Sequence[str]) -> list[F
     try:
         alone = torch.cat([encoder.embed([caption]) for caption in ends])
         together = encoder.embed(ends)
-    except Exception as error:  # whatever a tokenizer or a model raises
+    except Exception as error:  # tokenizers and models raise many types of errors
         problem = f"cannot embed the longest caption ({len(ends[0])} characters) beside the shortest"
         return [Fault(where, f"{problem}: {message_of(error)}", "a tokenizer that can pad captions to one length")]
     if not alone.isfinite().all() or not together.isfinite().all():
         return [Fault(where, f"embeddings of {ends[0][:60]!r} are not finite", "weights that are finite in float32")]
-    # Rounding makes a millionth, and on a GPU a thousandth. A model that sees its padding makes a few tenths.
+    # Rounding errors are about 1e-6, and 1e-3 on a GPU. A model that attends to padding differs by a few tenths.
     off = ((alone - together).norm(dim=1) / alone.norm(dim=1).clamp_min(1e-12)).max()
     if off > _MOST_BY_PADDING:
         problem = f"a caption beside a longer one is embedded otherwise than alone, by {off:.0%} of its length"
@@ -109,11 +109,12 @@ def faults_of_embedding(encoder: TextEncoder, captions: Sequence[str]) -> list[F
 
 
 class HashedNgrams:
-    """Counts of words, word pairs and word triples, hashed with signs to a fixed width, each caption at one length.
+    """Counts of words, word pairs and word triples, hashed with signs to a fixed width and scaled to equal length.
 
-    Weinberger et al., "Feature Hashing for Large Scale Multitask Learning" (arXiv 0902.2206), as scikit-learn
-    implements it. Pairs and triples keep some word order: "red above blue" is not "blue above red". The length is the
-    square root of the width, so that numbers are as large as those of other encoders and rates mean the same.
+    Weinberger et al., "Feature Hashing for Large Scale Multitask Learning" (arXiv 0902.2206), in scikit-learn's
+    implementation. Pairs and triples represent some word order: "red above blue" differs from "blue above red". The
+    length is the square root of the width, so that values and learning rates are of the same size as for other
+    encoders.
     """
 
     def __init__(self, width: int) -> None:
@@ -121,8 +122,8 @@ class HashedNgrams:
         self.fingerprint = f"hashed_ngrams-{width}-1to3-rms1"
 
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
-        """Return one embedding a caption; it is 0 where the caption has no word."""
-        from sklearn.feature_extraction.text import HashingVectorizer  # 2 s, which a full cache does not need
+        """Return one embedding per caption; it is 0 if the caption has no word."""
+        from sklearn.feature_extraction.text import HashingVectorizer  # 2 s, only if the cache is empty
 
         vectorizer = HashingVectorizer(n_features=self.width, ngram_range=(1, 3), norm="l2", alternate_sign=True)
         counts: Tensor = torch.from_numpy(vectorizer.transform(captions).toarray()).float()
@@ -130,29 +131,29 @@ class HashedNgrams:
 
 
 class TransformerTextEncoder:
-    """A transformers model with the pooling that the settings name; in float32, whatever its file has."""
+    """A transformers model with the pooling of the settings, always in float32."""
 
     def __init__(self, settings: TextEncoderSettings) -> None:
-        """Load the encoder and embed one caption, which shows the width and the weights that are read.
+        """Load the encoder and embed one caption, to determine the width and the weights that are used.
 
         Raises:
-            ModelError: when weights that are read are not in the file, or the model does not embed the caption.
+            ModelError: if weights that are used are not in the file, or the model cannot embed the caption.
         """
         from transformers import AutoTokenizer
 
         folder = Path(settings.name).expanduser()
         source = str(folder) if folder.is_dir() else settings.name
         self._pooling = settings.pooling
-        # Without a word about it, transformers would ask on the terminal whether to run code that the folder brings.
+        # Without this option, transformers would ask on the terminal whether to run code from the folder.
         self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         self._model, not_loaded, unexpected = _loaded(source, settings.pooling)
         self._longest = _longest_input(self._model, self._tokenizer)
         try:
             probe = self._tokens([_PROBE])
-            # A tokenizer with more words than the model serves captions without these: see ``unknown_tokens``.
+            # A tokenizer with more tokens than the model works for captions without these; see ``unknown_tokens``.
             probe["input_ids"].clamp_(max=self._model.get_input_embeddings().num_embeddings - 1)
             pooled = self._pool(probe)
-        except Exception as error:  # whatever a model raises that wants other input than captions
+        except Exception as error:  # models for other inputs raise many types of errors
             problem = (
                 f"{settings.name!r} with pooling {settings.pooling!r} does not embed a caption: {message_of(error)}"
             )
@@ -173,7 +174,7 @@ class TransformerTextEncoder:
 
     @torch.no_grad()
     def embed(self, captions: list[str]) -> Float[Tensor, "caption text_dim"]:
-        """Return one embedding a caption; captions are cut at the model's longest input."""
+        """Return one embedding per caption; captions are truncated to the model's longest input."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(device)
         longest_first = sorted(range(len(captions)), key=lambda i: -len(captions[i]))  # little padding in a batch
@@ -185,7 +186,7 @@ class TransformerTextEncoder:
         return embeddings
 
     def unknown_tokens(self, captions: list[str]) -> list[str]:
-        """The captions with a token that the model has no embedding for, where its tokenizer has more than it has."""
+        """The captions with a token for which the model has no embedding, if its tokenizer has more tokens."""
         table = self._model.get_input_embeddings()
         if max(self._tokenizer.get_vocab().values(), default=0) < table.num_embeddings:
             return []
@@ -215,15 +216,15 @@ class TransformerTextEncoder:
 
 
 def _loaded(source: str, pooling: str) -> tuple[Any, set[str], set[str]]:
-    """The model in float32, the names of its weights that the file lacks, and the names of those that it does not want.
+    """The model in float32, the names of weights that are missing in the file, and those of unexpected weights.
 
-    transformers tells of both on the terminal and goes on with weights that it draws.
+    transformers only prints both on the terminal and initialises missing weights at random.
     """
     from transformers import AutoModel, CLIPTextModelWithProjection
     from transformers.utils import logging
 
     loader: Any = CLIPTextModelWithProjection if pooling == "clip" else AutoModel
-    logging.disable_progress_bar()  # a bar of its own for each process that loads the model tells nobody anything
+    logging.disable_progress_bar()  # otherwise each process that loads the model shows a progress bar
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -234,11 +235,11 @@ def _loaded(source: str, pooling: str) -> tuple[Any, set[str], set[str]]:
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
-    """Tokens that a caption is cut at: as the tokenizer says, and no more than the model has positions for."""
+    """Maximum number of tokens of a caption: the tokenizer's limit, and at most the model's number of positions."""
     longest = min(tokenizer.model_max_length, _MOST_TOKENS)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITIONS:
-            # RoBERTa and its kin count positions from behind the padding's index, OPT from an offset.
+            # RoBERTa and similar models count positions after the padding's index, OPT from an offset.
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1
             longest = min(longest, module.num_embeddings - skipped - int(getattr(module, "offset", 0)))
     return int(longest)

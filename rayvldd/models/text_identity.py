@@ -1,8 +1,8 @@
-"""What decides the embeddings of a transformers model: weights that are read, configuration, tokenizer, longest input.
+"""Identity of a transformers text encoder: weights that are used, configuration, tokenizer, longest input.
 
-Two encoders with the same identity embed the same captions alike, and what cannot reach an embedding is no part of
-it: weights that the pooling does not read (which may not be in the file at all, and are then drawn in each process
-anew), dropout, labels, and who saved the files with which release.
+Encoders with the same identity give the same embeddings. Everything that cannot affect an embedding is excluded:
+weights that the pooling does not use (if they are not in the file, each process initialises them at random), dropout,
+labels, and the release that saved the files.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ _NO_PART = frozenset(
     "output_attentions output_hidden_states prefix problem_type return_dict task_specific_params tie_word_embeddings "
     "torch_dtype transformers_version use_cache".split()
 )
-"""Configuration that reaches no embedding in inference."""
+"""Configuration that does not affect embeddings in inference."""
 
 
 def weights_read(pooled: Tensor) -> set[int]:
-    """The ids of all leaves that a tensor was computed from with a gradient, found without computing any."""
+    """The ids of all leaves of a tensor's autograd graph, found without computing gradients."""
     found: set[int] = set()
     seen, waiting = {pooled.grad_fn}, [pooled.grad_fn]
     while waiting:
         node: Any = waiting.pop()
-        leaf = getattr(node, "variable", None)  # of the nodes that end at a leaf
+        leaf = getattr(node, "variable", None)  # only nodes of leaves have it
         if leaf is not None:
             found.add(id(leaf))
         for following, _ in node.next_functions if node is not None else ():
@@ -43,13 +43,13 @@ def weights_read(pooled: Tensor) -> set[int]:
 def weights_that_count(model: nn.Module, read: set[int], not_loaded: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The named weights and buffers that belong to an encoder's identity.
 
-    Left out are whole parts of the model that the pooling does not read, and single weights of the others that it does
-    not read and that were not in the file. Experts of a mixture that a caption happens not to use stay in.
+    Excluded are whole parts of the model that the pooling does not use, and single unused weights that were not in the
+    file. Experts of a mixture that a particular caption does not use are included.
 
     Args:
         model: The model.
         read: The ids of the parameters that an embedding was computed from.
-        not_loaded: Names of weights that were drawn at random.
+        not_loaded: Names of weights that were initialised at random.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     parts = {name.partition(".")[0] for name, value in parameters.items() if id(value) in read}
@@ -64,14 +64,14 @@ def weights_that_count(model: nn.Module, read: set[int], not_loaded: set[str]) -
 def text_identity(
     model: nn.Module, weights: Iterator[tuple[str, Tensor]], tokenizer: Any, pooling: str, longest: int
 ) -> str:
-    """16 hex digits over everything that decides an embedding.
+    """Hash of everything that determines an embedding, 16 hex digits.
 
     Args:
-        model: A transformers model, in the precision that it computes in.
-        weights: Those of its weights that count.
-        tokenizer: What cuts captions into its input.
-        pooling: How an embedding is taken from its output.
-        longest: Tokens that a caption is cut at.
+        model: A transformers model, in the precision of its computation.
+        weights: The weights that belong to the identity.
+        tokenizer: Its tokenizer.
+        pooling: Pooling of its outputs.
+        longest: Maximum number of tokens of a caption.
     """
     stated = {
         "model": type(model).__name__,
@@ -105,7 +105,7 @@ def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        # How a batch is cut and filled up is given with each call.
+        # Truncation and padding are set in each call.
         return {
             **stated,
             "rules": {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")},

@@ -1,1 +1,1 @@
-"""Results in files: typed, versioned, each written and read by one class."""
+"""Typed and versioned records of results; one class writes and reads each kind of file."""

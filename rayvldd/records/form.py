@@ -1,4 +1,4 @@
-"""The form that all records share: an object of JSON with the version of its format, checked value by value."""
+"""Common form of all records: a JSON object with the version of its format, validated by pydantic."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,34 +15,34 @@ FORMAT = "format"
 
 
 class Values(BaseModel):
-    """Part of a record. Values are not converted, numbers are finite, and keys of other programs are passed over."""
+    """Part of a record. Values are not converted, numbers must be finite, and unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The values as JSON has them, without optional ones that were never given."""
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The values for JSON, without optional ones that were not given."""
         values: dict[str, Any] = handler(self)
         absent = {name for name in values if getattr(self, name) is None and name not in self.model_fields_set}
         return {name: value for name, value in values.items() if name not in absent}
 
 
 class Record(Values):
-    """A record with a file of its own."""
+    """A record with its own file."""
 
     version: ClassVar[int]
-    """Of the format; raised when a file of this release would mean something else to the one before."""
+    """Version of the format; increased when the previous release would misread a file of this release."""
     title: ClassVar[str]
-    """What a person calls it, e.g. ``the result of a study``."""
+    """Name of the record in messages, e.g. ``the result of a study``."""
     remedy: ClassVar[str]
-    """The next command where a file cannot be read; ``{file}`` and ``{folder}`` are replaced."""
+    """The next command if a file cannot be read; ``{file}`` and ``{folder}`` are replaced."""
 
     def as_json(self) -> dict[str, Any]:
         """The object of the file and of ``--json``."""
         return {FORMAT: self.version, **self.model_dump(mode="json")}
 
     def write(self, file: Path) -> None:
-        """Write the file; readers see it whole or not at all."""
+        """Write the file atomically."""
         write_json_whole(file, self.as_json())
 
     @classmethod
@@ -50,7 +50,7 @@ class Record(Values):
         """Read the file.
 
         Raises:
-            StoreError: when it cannot be read, holds something else, or was written by a newer release.
+            StoreError: if it cannot be read, is not such a record, or was written by a newer release.
         """
         return FileForm(cls, cls.version, cls.title, cls.remedy).read(file)
 
@@ -66,7 +66,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class FileForm(Generic[M]):
-    """How the files of one kind of record are read."""
+    """Reader of the files of one kind of record."""
 
     model: type[M]
     version: int
@@ -77,7 +77,7 @@ class FileForm(Generic[M]):
         """Read a file.
 
         Raises:
-            StoreError: when it cannot be read, holds something else, or was written by a newer release.
+            StoreError: if it cannot be read, is not such a record, or was written by a newer release.
         """
         try:
             content = file.read_bytes()
@@ -89,7 +89,7 @@ class FileForm(Generic[M]):
         """Read the content of a file.
 
         Raises:
-            StoreError: as :meth:`read` does, naming ``file``.
+            StoreError: like :meth:`read`, naming ``file``.
         """
         self._check_version(content, file)
         try:
@@ -113,7 +113,7 @@ class FileForm(Generic[M]):
             raise self.unreadable(file, f"format {found} is of an earlier release; this one reads {self.version}")
 
     def unreadable(self, file: Path, problem: str) -> RayvlddError:
-        """The error of a file that holds no such record."""
+        """The error for a file that is not such a record."""
         return StoreError(
             f"{file}: not readable as {self.title}: {problem}",
             next_command=self.remedy.format(file=file, folder=file.parent),
@@ -121,7 +121,7 @@ class FileForm(Generic[M]):
 
 
 def words_of(error: ValidationError) -> str:
-    """Where and why values do not fit, in one line: the first of them, and how many there are."""
+    """Describe invalid values in one line: the first one, and their number."""
     first, count = error.errors(include_url=False)[0], error.error_count()
     where = ".".join(map(str, first["loc"]))
     head = f"{count} values do not fit, first " if count > 1 else ""

@@ -1,7 +1,7 @@
 """Scores of distilled sets and coresets: the object of ``rayvldd evaluate --json`` and ``rayvldd coreset --json``.
 
-Both commands keep it in the workspace too, under a name made of what was evaluated, so that the same evaluation again
-replaces itself and ``rayvldd compare`` finds it.
+Both commands also save it in the workspace for ``rayvldd compare``, under a name that is a hash of the evaluation's
+inputs, so that a repeated evaluation replaces the earlier one.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.storage.json_files import write_json_whole
 
 VERSION = 1
-"""Raised when the form changes; a newer one is refused."""
+"""Version of the format; files with a newer version are rejected."""
 
 Interval = tuple[float, float] | None
-"""95 % of a mean over students; None where there was one student."""
+"""95 % interval of a mean over students; None if there was one student."""
 
 
 def _with_mean_recall(mean: dict[str, float]) -> dict[str, float]:
@@ -35,25 +35,25 @@ class _Read(BaseModel):
 
 
 class Scored(_Read):
-    """Recalls of the students on one thing, in percent."""
+    """Recalls of the students of one training set, in percent."""
 
     num_students: int
     mean: Annotated[dict[str, float], AfterValidator(_with_mean_recall)]
-    """By recall, such as ``text_to_image_r5``, and ``mean_recall``."""
+    """Values by recall, e.g. ``text_to_image_r5``, and ``mean_recall``."""
     std: dict[str, float | None] = Field(default_factory=dict)
-    """Over students; None where there was one."""
+    """Standard deviations over students; None if there was one."""
     interval: dict[str, Interval]
     share_of_full_data: float | None = None
     """Mean recall divided by that of models trained on all pairs."""
 
     @property
     def mean_recall(self) -> float:
-        """The mean of the six, in percent."""
+        """Mean of the six recalls, in percent."""
         return self.mean[MEAN_RECALL.name]
 
     @property
     def mean_interval(self) -> Interval:
-        """The interval of that mean."""
+        """Interval of the mean recall."""
         return self.interval.get(MEAN_RECALL.name)
 
 
@@ -65,13 +65,13 @@ class ScoredCoreset(Scored):
 
 
 class _Measured(_Read):
-    """What a row or a table was measured on."""
+    """Conditions of the measurement of a row or a table."""
 
     measured_on: tuple[str, ...]
     trained_with: str
-    """What tables call the image encoder of the students."""
+    """Name of the students' image encoder in tables."""
     base: str
-    """The same for all that may stand in one transfer matrix."""
+    """Equal for all rows of one transfer matrix."""
 
 
 class _Evaluated(Scored, _Measured):
@@ -81,7 +81,7 @@ class _Evaluated(Scored, _Measured):
 
     @property
     def comparable(self) -> tuple[str, ...]:
-        """Key of what this row may be ranked with, the same as that of a study."""
+        """Key of comparable rows, equal to that of comparable studies."""
         return (*self.measured_on, self.fingerprints.get("data", ""))
 
 
@@ -89,35 +89,35 @@ class EvaluatedSet(_Evaluated):
     """A distilled set."""
 
     distilled_set: str
-    """As it was typed: a folder or a URI."""
+    """Location as given by the user: a folder or a URI."""
     num_pairs: int
     made_with: str
-    """The image encoder that it was made with."""
+    """The image encoder that it was distilled with."""
     lr_student_image: float | None = None
     lr_student_text: float | None = None
 
     @property
     def is_transferred(self) -> bool:
-        """Whether the students had another encoder than the set was made with."""
+        """Whether the students had another encoder than that of the set."""
         return self.made_with != self.image_encoder
 
 
 class EvaluatedCoreset(_Evaluated, ScoredCoreset):
-    """Real pairs of as many."""
+    """A coreset of the same size."""
 
     coreset: str = ""
-    """The row of the table."""
+    """Name of its row in the table."""
 
 
 class EvaluatedBound(_Evaluated):
     """All pairs."""
 
     sets: list[str] = Field(default_factory=list)
-    """The sets that it is the bound of."""
+    """The sets for which it is the bound."""
 
 
 class GroupRecall(_Read):
-    """Recall of the captions of one group, in percent by what students were trained on."""
+    """Recall of the captions of one group, in percent by training set of the students."""
 
     by: str
     group: str
@@ -126,7 +126,7 @@ class GroupRecall(_Read):
 
 
 class SubjectKept(_Read):
-    """How often a subject is named, as shares from 0 to 1; see ``evaluation/breakdown.py``."""
+    """Frequency of a subject, as fractions from 0 to 1; see ``evaluation/breakdown.py``."""
 
     name: str
     data: float
@@ -137,7 +137,7 @@ class SubjectKept(_Read):
 
 
 class Breakdown(_Measured):
-    """What of the data sets lose."""
+    """Recall by group of captions, and subjects of the captions."""
 
     recalls: list[GroupRecall]
     subjects: dict[str, list[SubjectKept]]
@@ -158,7 +158,7 @@ class SetScores(_Read):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What was evaluated, without what came out."""
+        """The inputs of the evaluation, without its results."""
         rows = [(row.distilled_set, row.trained_with, row.num_students) for row in self.sets]
         rows += [(row.coreset, row.trained_with, row.num_students) for row in self.coresets]
         return {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
@@ -176,7 +176,7 @@ class CoresetScores(_Read):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What was evaluated, without what came out."""
+        """The inputs of the evaluation, without its results."""
         rows = [(row.method, row.num_pairs, row.num_students) for row in self.coresets]
         return {"study": self.study, "split": self.split, "rows": rows}
 
@@ -192,13 +192,13 @@ class _Form(Generic[Scores]):
         self.command = command
 
     def read(self, files: Iterable[Path], *, whole: bool = False) -> tuple[list[Scores], list[Fault]]:
-        """What the files hold, and a fault for every one that holds something else, or scores on validation.
+        """Read files; also return a fault for every file with another content, or with scores on validation.
 
         Args:
-            files: To read.
+            files: The files.
             whole: Whether the object is the whole file, not its last line.
         """
-        allowed = f"what `{self.command} --json` prints"
+        allowed = f"the output of `{self.command} --json`"
         read: list[Scores] = []
         faults: list[Fault] = []
         for file in files:
@@ -230,10 +230,10 @@ _EVALUATIONS = _Form(SetScores, "rayvldd evaluate SET...")
 def read_scores(
     coreset_files: Iterable[Path] = (), evaluation_files: Iterable[Path] = ()
 ) -> tuple[list[CoresetScores], list[SetScores]]:
-    """Read what was kept of ``rayvldd coreset --json`` and ``rayvldd evaluate --json``.
+    """Read files with the output of ``rayvldd coreset --json`` and ``rayvldd evaluate --json``.
 
     Raises:
-        ConfigError: listing every file that holds something else, or scores on validation.
+        ConfigError: listing every file with another content, or with scores on validation.
     """
     coresets, faults = _CORESETS.read(coreset_files)
     evaluations, more = _EVALUATIONS.read(evaluation_files)
@@ -244,7 +244,7 @@ def read_scores(
 
 
 def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
-    """Write scores to the workspace's folder of scores; those of the same evaluation are replaced."""
+    """Write scores to the workspace's folder of scores, replacing those of the same evaluation."""
     name = hashlib.sha256(json.dumps(scores.identity, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"{scores.kind}-{name}.json"
     write_json_whole(file, scores.model_dump(mode="json"))
@@ -252,7 +252,7 @@ def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
 
 
 def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], list[str]]:
-    """The scores on test that :func:`keep_scores` wrote, and what cannot be read of them, a sentence each."""
+    """The scores on test that :func:`keep_scores` wrote, and a message for every unreadable file."""
     coresets, faults = _CORESETS.read(sorted(folder.glob(f"{CoresetScores.kind}-*.json")), whole=True)
     evaluations, more = _EVALUATIONS.read(sorted(folder.glob(f"{SetScores.kind}-*.json")), whole=True)
     on_test = [found for found in coresets if found.split == "test"]
@@ -262,8 +262,8 @@ def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], lis
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:
-    """What to call sets: as much of the end of their places as tells them apart, and more than ``best`` alone."""
-    # Path.resolve would follow links, and name what nobody typed.
+    """Short distinct names of sets: the last parts of their locations, and more than only ``best``."""
+    # Path.resolve would follow links, and show other paths than the user's.
     whole = {place: place if ":/" in place else os.path.abspath(place) for place in places}  # noqa: PTH100
     parts = {place: PurePath(path).parts for place, path in whole.items()}
     lengths = {place: 2 if of_place[-1] in ("best", "distilled_set") else 1 for place, of_place in parts.items()}

@@ -1,7 +1,8 @@
-"""One trial of a search: its point, how it ended, and its evaluations.
+"""One trial of a search: its point, state and evaluations.
 
-A trial has a folder. ``trial.json`` holds point, seed and state with the version of the format, ``evaluations.jsonl``
-one line for each evaluation, in order. Beside them ``checkpoint/``, while it runs, and ``artifacts/``.
+A trial has a folder. ``trial.json`` contains point, seed, state and the version of the format; ``evaluations.jsonl``
+contains one line for each evaluation, in order. The folder also has ``checkpoint/`` while the trial runs, and
+``artifacts/``.
 """
 
 import json
@@ -25,14 +26,14 @@ Ended = Literal["finished", "stopped", "failed"]
 TrialState = Literal["running"] | Ended
 
 VERSION = 1
-"""Of the format of a trial's folder."""
+"""Version of the format of a trial's folder."""
 
 RECORD, EVALUATIONS = "trial.json", "evaluations.jsonl"
 
 SEARCH_SECONDS = "search_seconds"
-"""What trackers call :attr:`Evaluation.search_seconds`."""
+"""Name of :attr:`Evaluation.search_seconds` in trackers."""
 _SECONDS = ("seconds_matching", "seconds_evaluating")
-"""Diagnostics of the work that a trial did up to an evaluation."""
+"""Names of the seconds that a trial had spent at an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,19 @@ class Evaluation:
     metrics: Mapping[str, float]
     """Declared metrics and diagnostics, by name; recalls in percent."""
     search_seconds: float = 0.0
-    """How long the search had lasted, all its sessions together, when it came in."""
+    """Duration of the search at this evaluation, over all sessions, in seconds."""
 
     def __getitem__(self, metric: str) -> float:
         return self.metrics[metric]
 
     @property
     def recall(self) -> float:
-        """Validation recall, by which trials are compared, in percent."""
+        """Validation recall in percent; trials are compared by it."""
         return self.metrics[VAL_MEAN_RECALL]
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of matching and evaluating that the trial took up to here; None where they were not measured."""
+        """Seconds of distillation and evaluation of the trial so far; None if they were not measured."""
         parts = [self.metrics[name] for name in _SECONDS if name in self.metrics]
         return sum(parts) if parts else None
 
@@ -66,28 +67,28 @@ class Evaluation:
 
 @dataclass
 class Trial:
-    """One point, and how far its distillation came."""
+    """One trial: a point, and the state and evaluations of its distillation."""
 
     trial_id: str
     number: int
     seed: int
-    """Decides every draw of the distillation."""
+    """Seed of the distillation's random numbers."""
     point: dict[str, Scalar]
     """The searched settings by dotted key."""
     folder: Path
     state: TrialState = "running"
     reason: str = ""
-    """Why it failed, for people."""
+    """The reason of a failure, for the user."""
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
     def checkpoint(self) -> Path:
-        """State of the distillation, from which it continues."""
+        """State of the distillation for resuming it."""
         return self.folder / "checkpoint"
 
     @property
     def artifacts(self) -> Path:
-        """What is kept of a trial that ended, and handed to the tracker."""
+        """Files of an ended trial, also logged to the tracker."""
         return self.folder / "artifacts"
 
     @property
@@ -97,12 +98,12 @@ class Trial:
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation with the highest validation recall, the earliest if several are equal."""
+        """The evaluation with the highest validation recall, the earliest in a tie."""
         return max(self.evaluations, key=lambda evaluation: evaluation.recall, default=None)
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it may be the best: it did not fail and has an evaluation."""
+        """Whether the trial can be the best one: it did not fail and has an evaluation."""
         return self.state != "failed" and bool(self.evaluations)
 
     @property
@@ -112,15 +113,15 @@ class Trial:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of matching and evaluating so far; None where they were not measured."""
+        """Seconds of distillation and evaluation so far; None if they were not measured."""
         return self.evaluations[-1].seconds if self.evaluations else None
 
     def value(self, metric: str = VAL_MEAN_RECALL) -> float | None:
-        """A metric at the best evaluation; None before the first one, or where it was not measured."""
+        """A metric at the best evaluation; None if there is no evaluation or the metric was not measured."""
         return self.best.metrics.get(metric) if self.best else None
 
     def add(self, evaluation: Evaluation) -> bool:
-        """Append an evaluation, in the file too; one of a known outer step is left out, and False returned."""
+        """Append an evaluation to the trial and its file; return False if its outer step is already recorded."""
         if evaluation.outer_step <= self.outer_step:
             return False
         self.evaluations.append(evaluation)
@@ -134,28 +135,28 @@ class Trial:
         write_json_whole(self.folder / RECORD, {FORMAT: VERSION, **values})
 
     @classmethod
-    def read(cls, folder: Path, *, mend: bool = False) -> Self:
+    def read(cls, folder: Path, *, repair: bool = False) -> Self:
         """Read a trial from its folder.
 
         Args:
-            folder: The trial's own.
-            mend: Whether a last evaluation that was cut off in the middle is dropped from the file too; for the one
-                process that writes there.
+            folder: Folder of the trial.
+            repair: Whether an incomplete last line is also removed from the file; only for the process that writes
+                the file.
 
         Raises:
-            StoreError: when a file cannot be read, or a newer release wrote it.
+            StoreError: if a file cannot be read, or was written by a newer release.
         """
         values = _FORM.read(folder / RECORD)
         if values.trial_id != folder.name:
             raise _FORM.unreadable(folder / RECORD, f"it is that of {values.trial_id}")
-        evaluations = _read_evaluations(folder / EVALUATIONS, mend=mend)
+        evaluations = _read_evaluations(folder / EVALUATIONS, repair=repair)
         return cls(**dict(values), folder=folder, evaluations=evaluations)
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials of which one is the best, by falling validation recall; of equal ones the earlier.
+    """The trials that can be the best, by descending validation recall; ties in the given order.
 
-    This is the one order in which trials are compared: failed ones and those without an evaluation are left out.
+    This is the only definition of the order of trials. Failed trials and those without an evaluation are excluded.
     """
     candidates = [(best.recall, trial) for trial in trials if trial.is_candidate and (best := trial.best)]
     return [trial for _, trial in sorted(candidates, key=lambda known: (-known[0], known[1].number))]
@@ -167,12 +168,12 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
 
 
 def in_order_of_recall(trials: Sequence[Trial]) -> list[Trial]:
-    """All trials for people to read, failed ones too: by falling recall, those without an evaluation last."""
+    """All trials for display, including failed ones, by descending recall; those without an evaluation last."""
     return sorted(trials, key=lambda trial: trial.best.recall if trial.best else -1.0, reverse=True)
 
 
 def trial_id_of(number: int) -> str:
-    """The name of a trial: its folder here, its run in the tracker."""
+    """Name of a trial, of its folder and of its run in the tracker."""
     return f"trial_{number:03d}"
 
 
@@ -212,8 +213,8 @@ _FORM = FileForm(
 _LINE = TypeAdapter(_EvaluationValues)
 
 
-def _read_evaluations(file: Path, *, mend: bool) -> list[Evaluation]:
-    """Read the whole lines; a last one without an end was cut off."""
+def _read_evaluations(file: Path, *, repair: bool) -> list[Evaluation]:
+    """Read the complete lines; a last line without a newline is incomplete."""
     if not file.is_file():
         return []
     try:
@@ -224,6 +225,6 @@ def _read_evaluations(file: Path, *, mend: bool) -> list[Evaluation]:
         raise _FORM.unreadable(file, words_of(error)) from None
     except (OSError, ValueError) as error:
         raise _FORM.unreadable(file, str(error)) from None
-    if cut_off and mend:
+    if cut_off and repair:
         write_text_whole(file, f"{whole}\n" if whole else "")
     return [Evaluation(**dict(line)) for line in lines]

@@ -23,14 +23,14 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
     """The training caption with the largest cosine similarity to each embedding; the first one in a tie.
 
     Args:
-        texts: Embeddings [pair, text_dim] in the space of ``train.captions``.
+        texts: Embeddings [pair, text_dim] in the space of ``train.caption_embeddings``.
         train: The real captions.
     """
     asked = np.asarray(texts, dtype=np.float32)
     asked = asked / _lengths(asked)[:, None]
     best, index = np.full(len(asked), -np.inf), np.zeros(len(asked), dtype=np.int64)
-    for start in range(0, len(train.captions), _CHUNK):
-        captions = np.asarray(train.captions[start : start + _CHUNK], dtype=np.float32)
+    for start in range(0, len(train.caption_embeddings), _CHUNK):
+        captions = np.asarray(train.caption_embeddings[start : start + _CHUNK], dtype=np.float32)
         scores = asked @ captions.T
         scores /= _lengths(captions)  # normalising the captions instead would copy them at the end of every trial
         nearest = scores.argmax(axis=1)

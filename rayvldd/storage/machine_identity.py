@@ -1,4 +1,4 @@
-"""Which machine this is, for leases: no two running machines share an identity, whatever their names are."""
+"""Identity of this machine for leases; it differs between all running machines, even with equal host names."""
 
 import functools
 import hashlib
@@ -16,15 +16,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @functools.cache
 def machine_identity() -> str:
-    """The host's name, a digest of this boot, and the space of process numbers.
+    """Host name, a digest of the current boot, and the PID namespace.
 
-    Two processes with one identity can look each other's process numbers up. Machines made from one image share host
-    name and machine-id, so neither counts. Linux draws an identity at every boot; a random part, kept in a file of the
-    temporary folder, separates containers and systems that have no such identity. Where the file cannot be kept, every
-    process is a machine of its own: a holder that died is then waited for, and none that lives is taken for dead.
+    Processes with the same identity can look up each other's PIDs. Machines created from one image may have the same
+    host name and machine-id, so these are not sufficient. Linux has a random identity for every boot; a random token in
+    a file of the temporary folder distinguishes containers and systems without it. If the file cannot be written, every
+    process has its own identity: dead holders are then detected by their heartbeats, and live ones are never considered
+    dead.
     """
     space = ""
-    with suppress(OSError):  # containers have process numbers of their own
+    with suppress(OSError):  # containers have their own PIDs
         space = str(Path("/proc/self/ns/pid").readlink())
     boot = _boot()
     digest = hashlib.sha256(f"{boot} {_random_part(boot)}".encode()).hexdigest()[:16]
@@ -48,10 +49,10 @@ def _random_part(boot: str) -> str:
             file.write(token)
         try:
             with suppress(FileExistsError):
-                os.link(part, name)  # of processes that start at once, one makes the name, and it has its content
+                os.link(part, name)  # of concurrent processes, only one creates the name, together with its content
         finally:
             part.unlink()
-        if name.is_symlink() or name.stat().st_uid != os.getuid():  # the folder is everybody's
+        if name.is_symlink() or name.stat().st_uid != os.getuid():  # other users can write to the folder
             return token
         return name.read_text(encoding="ascii")
     except (OSError, ValueError):

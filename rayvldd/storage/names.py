@@ -1,15 +1,15 @@
-"""Names of files below a folder. Those that come from a storage were written by whoever can write there."""
+"""Validation of file names from a storage, which anyone with write access may have chosen."""
 
 from pathlib import Path
 
 from rayvldd.errors import StoreError
 
 _LONGEST_PART = 255
-"""Bytes of one part of a path that file systems take."""
+"""Maximum length of a path component in bytes."""
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path with ``/`` names something below the folder that it is appended to."""
+    """Whether a relative path with ``/`` stays below the folder that it is appended to."""
     parts = name.split("/")
     return (
         "\0" not in name
@@ -22,7 +22,7 @@ def path_inside(folder: Path, name: str) -> Path:
     """The path of a name below a folder; the empty name is the folder.
 
     Raises:
-        StoreError: when it is absolute or leads out of the folder.
+        StoreError: if it is absolute or leads out of the folder.
     """
     if name and not stays_inside(name):
         raise StoreError(

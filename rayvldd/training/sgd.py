@@ -1,7 +1,7 @@
 """SGD on batches of pairs.
 
 Source: the released ``buffer.py`` and ``epoch.py`` of Wu et al.: plain SGD for experts, momentum 0.9 and weight decay
-5e-4 for students. Each side has a rate of its own.
+5e-4 for students. Each side has its own learning rate.
 """
 
 from collections.abc import Iterable
@@ -20,16 +20,16 @@ class TrainingBatch(NamedTuple):
     """Pairs of one step, on the model's device."""
 
     frozen_output: Float[Tensor, "pair ..."]
-    """Images that went through the frozen part."""
+    """Output of the frozen part for the images."""
     texts: Float[Tensor, "pair text_dim"]
     """Caption embeddings."""
     similarity: Float[Tensor, "pair pair"] | None = None
-    """How much image i and text j belong together; None where only i = j do."""
+    """Target similarity of image i and text j; None: the identity."""
 
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """Rates of an SGD."""
+    """Settings of SGD."""
 
     lr_image: float
     lr_text: float
@@ -46,13 +46,13 @@ def train_on_batches(
 ) -> tuple[Parameters, list[Float[Tensor, ""]]]:
     """Take one SGD step on each batch.
 
-    Dropout and lazily drawn batches use torch's global stream: the caller seeds it.
+    Dropout and lazily sampled batches use torch's global generator, which the caller must seed.
 
     Args:
-        model: Its own parameters are not read.
-        parameters: Where training begins; not changed.
-        batches: Consumed one by one, so that what they draw is drawn between the steps.
-        settings: Rates of both sides.
+        model: The model; its own parameters are not used.
+        parameters: Initial parameters; not changed.
+        batches: Consumed one by one, so random numbers of a batch are drawn directly before its step.
+        settings: Learning rates of both sides, momentum and weight decay.
         pair_loss: A name of ``PAIR_LOSSES``.
 
     Returns:

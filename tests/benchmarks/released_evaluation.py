@@ -51,7 +51,9 @@ def released_students(
                 index = np.arange(start, min(start + _TEST_BATCH, inputs.num_images))
                 features = task.model.frozen_part(task.pixels(inputs, index))
                 embedded.append(task.model.embed_images(features, student.image))
-            captions = task.model.embed_texts(task.texts(inputs, np.arange(len(inputs.captions))), student.text)
+            captions = task.model.embed_texts(
+                task.texts(inputs, np.arange(len(inputs.caption_embeddings))), student.text
+            )
         recalls.append(released_recall(torch.cat(embedded), captions, inputs.split.caption_image).mean_recall)
     return recalls
 

@@ -40,7 +40,7 @@ class Pull:
         assert not experts, "the method declares that it uses none"
         self._strength = settings.of(PullSettings).strength
         self._images = task.pixels(task.train, np.arange(task.train.num_images)).mean(0)
-        self._texts = task.texts(task.train, np.arange(len(task.train.captions))).mean(0)
+        self._texts = task.texts(task.train, np.arange(len(task.train.caption_embeddings))).mean(0)
 
     def gradient(self, synthetic_set, outer_step, generator):
         away = {"images": synthetic_set.images - self._images, "texts": synthetic_set.texts - self._texts}

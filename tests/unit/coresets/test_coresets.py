@@ -120,7 +120,7 @@ def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_ca
     task = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
     captions = np.arange(0, 200, 5)
     trajectory, _ = train_expert(task, expert_training(task.study), index=4)
-    texts = torch.from_numpy(task.train.captions[captions])
+    texts = torch.from_numpy(task.train.caption_embeddings[captions])
     groups = np.split(np.random.default_rng(0).permutation(40), 5)
     company = {int(pair): [int(other) for other in group if other != pair] for group in groups for pair in group}
     history = []
@@ -158,7 +158,7 @@ def test_a_coreset_holds_different_images_with_captions_of_their_own(
     assert pairs.lr_image == pairs.lr_text == task.study.evaluation.lr_coreset
     pixels = task.train.split.pixels[coreset.image_index]
     assert torch.allclose(task.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
-    assert torch.equal(pairs.texts, torch.from_numpy(task.train.captions[coreset.caption_index]))
+    assert torch.equal(pairs.texts, torch.from_numpy(task.train.caption_embeddings[coreset.caption_index]))
     assert coreset.captions(task)[0] == task.train.split.captions[coreset.caption_index[0]]
 
 
@@ -238,7 +238,7 @@ def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: 
     with torch.no_grad():
         stem = load(tiny_study, tiny_cache).model.frozen_part
         images = stem(task.pixels(task.train, np.arange(40)))
-    texts = torch.from_numpy(task.train.captions[captions])
+    texts = torch.from_numpy(task.train.caption_embeddings[captions])
     expected = torch.cat([torch.nn.functional.normalize(images), torch.nn.functional.normalize(texts)], dim=1)
     assert np.allclose(joint_features(task, captions), expected, atol=1e-5)
 

@@ -134,7 +134,7 @@ def test_start_from_real_pairs(make_task: MakeTask) -> None:
     pixels = torch.from_numpy(task.train.split.pixels.copy()) / 255
     for image, text, caption in zip(made.images, made.texts, made.start_captions, strict=True):
         number = task.train.split.captions.index(caption)
-        assert torch.equal(text, torch.from_numpy(task.train.captions[number].copy()))
+        assert torch.equal(text, torch.from_numpy(task.train.caption_embeddings[number].copy()))
         nearest = (pixels - image).abs().amax((1, 2, 3)).argmin()
         assert nearest == task.train.split.caption_image[number]
         assert torch.allclose(pixels[nearest], image, atol=1e-5)
@@ -145,7 +145,7 @@ def test_start_from_noise(make_task: MakeTask) -> None:
     made = OuterLoop(task.study, task, experts(task), seed=1).distilled_set()
     images = task.model.normalise(made.images)
     assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
-    real = torch.from_numpy(task.train.captions.copy())
+    real = torch.from_numpy(task.train.caption_embeddings.copy())
     assert float(made.texts.std()) == pytest.approx(float(real.std()), rel=0.1)
     assert made.start_captions == [""] * 40
     only_images = make_task(start_images="noise")

@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_a_naive_version(make_task: MakeTask, protocol: 
     """Float64 finite differences of the loss along the gradient, before it is clipped."""
     task = make_task(**PROTOCOLS[protocol], **{"distillation.expert_fit.max_gradient_norm": 1e9})
     task.model.double()
-    train = replace(task.train, captions=task.train.captions.astype(np.float64))
+    train = replace(task.train, caption_embeddings=task.train.caption_embeddings.astype(np.float64))
     if task.model.encoder_is_frozen:  # else the images are pixels
         train = replace(train, images=task.train.images.astype(np.float64))
     task = replace(task, train=train)

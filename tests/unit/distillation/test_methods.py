@@ -360,7 +360,7 @@ def test_real_starts_are_the_coreset_of_the_generators_first_number(
 
 def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache)
-    texts_elsewhere = replace(task.train, captions=task.train.captions * 3 + 5)
+    texts_elsewhere = replace(task.train, caption_embeddings=task.train.caption_embeddings * 3 + 5)
     task = replace(task, train=texts_elsewhere)
 
     def begun(images: str, texts: str, seed: int = 4) -> Any:

@@ -150,7 +150,7 @@ def test_score_embeds_every_image_and_caption(tiny_study: Study, tiny_cache: Pat
     with torch.no_grad():
         pixels = torch.from_numpy(np.array(task.val.split.pixels)).float() / 255
         images = task.model.embed_images(task.model.frozen_part(task.model.normalise(pixels)), parameters.image)
-        captions = task.model.embed_texts(torch.from_numpy(np.array(task.val.captions)), parameters.text)
+        captions = task.model.embed_texts(torch.from_numpy(np.array(task.val.caption_embeddings)), parameters.text)
     expected = slow_recall(images, captions, task.val.split.caption_image)
     assert asdict(score(task, parameters, task.val)) == pytest.approx(asdict(expected))
 

@@ -68,7 +68,7 @@ def test_a_last_line_without_an_end_is_dropped_from_the_file_on_request_alone(tm
         lines.write('{"outer_step": 2, "met')
     before = file.read_bytes()
     assert Trial.read(trial.folder).evaluations == [evaluated(0, 1.0)] and file.read_bytes() == before
-    assert Trial.read(trial.folder, mend=True).evaluations == [evaluated(0, 1.0)]
+    assert Trial.read(trial.folder, repair=True).evaluations == [evaluated(0, 1.0)]
     assert file.read_text() == before.decode().partition("\n")[0] + "\n"
 
 
