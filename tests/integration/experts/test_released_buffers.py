@@ -290,5 +290,5 @@ def test_a_study_with_several_sets_is_told_which_setting(tmp_path: Path) -> None
     buffers: list[str | Path] = ["--image-buffer", "a.pt", "--text-buffer", "c.pt"]
     result = run("experts", "import", file, *buffers, "--workspace", tmp_path / "workspace")
     assert result.exit_code == EXIT_USER_ERROR
-    assert "search.space.experts.epochs: is searched, and each value needs experts of its own" in result.stderr
+    assert "search.space.experts.epochs: is searched, and each value needs its own experts" in result.stderr
     assert "Next: the same command with --set experts.epochs=VALUE" in result.stderr
