@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What gcp_gpu.yaml needs of a Google Cloud project, once: a network whose firewall lets one address in by ssh, an account
-# for the head that may run machines and nothing else, and the disk that outlives every cluster. Left alone, Ray would take
-# the default network, with ssh open to the whole internet, and run the head as an account that may write every bucket.
+# Resources of a Google Cloud project for gcp_gpu.yaml: a network whose firewall admits one address by ssh, an account
+# for the head that may only run machines, and the disk that outlives every cluster. By default, Ray would use
+# the default network, with ssh open to the whole internet, and an account for the head that may write to every bucket.
 #
 #   clusters/gcp_project.sh YOUR-PROJECT us-central1-a $(curl -s https://checkip.amazonaws.com)
 #
@@ -22,7 +22,7 @@ gcloud compute firewall-rules create rayvldd-nodes --network=rayvldd --allow=all
 gcloud iam service-accounts create rayvldd-head --display-name="Head of rayvldd clusters"
 gcloud projects add-iam-policy-binding "$project" --member="serviceAccount:$head" --role=roles/compute.instanceAdmin.v1
 
-# `ray up` makes an account of its own with rights to all buckets, which no node of ours runs as. It may rest.
+# `ray up` creates its own account with rights to all buckets, which no node of this cluster uses. It can be kept.
 gcloud iam service-accounts create ray-autoscaler-sa-v1 --display-name="Made by Ray, not used"
 gcloud iam service-accounts disable "ray-autoscaler-sa-v1@$project.iam.gserviceaccount.com"
 

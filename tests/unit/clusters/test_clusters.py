@@ -55,7 +55,7 @@ def test_header_says_command_cost_what_to_edit_and_what_was_not_run(file: Path) 
     read = read_cluster_file(file)
     header = read.text[: read.text.index("\n\n")]
     assert all(line.startswith("#") for line in header.splitlines())
-    assert "Cost" in header and "Tried" in header
+    assert "Cost" in header and "Tested" in header
     assert len(read.edits) <= 3
     if read.kind != "cloudformation":
         assert f"clusters/{file.name}" in header
