@@ -126,7 +126,9 @@ def _prototypes(task: RetrievalTask, num_pairs: int, captions: Int[np.ndarray, "
     """Return the prototypes of the training images, each with its given caption."""
     key = num_pairs, seed, tuple(task.fingerprints.values())
     if key not in _prototypes_before:
-        _prototypes_before[key] = prototypes(_image_features(task), task.train.captions[captions], num_pairs, seed)
+        _prototypes_before[key] = prototypes(
+            _image_features(task), task.train.caption_embeddings[captions], num_pairs, seed
+        )
     return _prototypes_before[key]
 
 

@@ -121,7 +121,7 @@ class Covariance:
     def _real_batch(self, generator: np.random.Generator) -> "RealSides":
         """Return scaled features of a batch of real images, each with one of its captions, with noise if enabled."""
         task, train = self._task, self._task.train
-        order = generator.permutation(len(train.captions))
+        order = generator.permutation(len(train.caption_embeddings))
         _, first = np.unique(train.split.caption_image[order], return_index=True)  # one random caption for each image
         captions = order[np.sort(first)[: self._settings.real_batch_size]]
         images = self._real.image(task.frozen_outputs(train, train.split.caption_image[captions]))

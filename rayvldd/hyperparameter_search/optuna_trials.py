@@ -22,7 +22,7 @@ from rayvldd.hyperparameter_search.objectives import values_of_trial
 from rayvldd.records.trial import Trial
 
 FEWEST_TRIALS = 20
-"""Minimum number of trials with a recall for importances: with eight, two runs of one study named different settings."""
+"""Minimum number of trials for importances: with eight, two runs of one study named different settings."""
 
 
 def directions_of(study: Study) -> list[StudyDirection]:

@@ -180,7 +180,7 @@ def _inputs(
             on_progress(f"fetching {split.name} caption embeddings", done, len(split.captions))
 
     array = captions_array(fingerprint(split.captions), len(split.captions), text_encoder)
-    captions = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, embed, tell)
+    captions = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, embed, report)
     images = split.pixels
     if model.encoder_is_frozen:
         images = _features(split, dataset, model, cache, device, on_progress)

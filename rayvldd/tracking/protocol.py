@@ -107,7 +107,8 @@ class Tracker(Protocol):
         """Close the record of the study; open trials end as interrupted.
 
         If the artifacts of a finished study are a distilled set that is better than its initial pairs, and the tracker
-        has a model registry, the set is registered under the name of the study. The call waits a limited time for an unavailable server.
+        has a model registry, the set is registered under the name of the study. The call waits a limited time for an
+        unavailable server.
         """
         ...
 

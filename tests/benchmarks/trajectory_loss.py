@@ -99,7 +99,7 @@ def _loss(task: RetrievalTask, trajectory: Trajectory, start: int, step_size: fl
     # Only the loss is wanted: the way back through one step is the shortest there is.
     settings = distillation_settings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
     chosen = np.arange(_PAIRS)
-    captions = np.array([task.train.caption_embeddings_of(int(image))[0] for image in chosen])
+    captions = np.array([task.train.captions_of(int(image))[0] for image in chosen])
     images, texts = task.frozen_outputs(task.train, chosen), task.texts(task.train, captions)
     inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
     walk = random_walk(seed=3, pairs=_PAIRS, steps=steps)

@@ -158,7 +158,7 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
 Standing = Literal["better", "ahead", "unsure", "not better"]
 """Result of a comparison with real pairs: ``ahead``: overlapping intervals, ``unsure``: no intervals."""
 
-_SAID: dict[Standing, str] = {
+_SENTENCES: dict[Standing, str] = {
     "better": "The distilled set is better: the intervals do not overlap.",
     "ahead": "The distilled set is ahead, but the intervals overlap.",
     "unsure": "The distilled set is ahead; a single student gives no interval.",

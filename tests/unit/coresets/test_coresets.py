@@ -167,9 +167,9 @@ def test_prototypes_pair_real_images_with_mean_texts(tiny_study: Study, tiny_cac
     coreset = choose_coreset(task, "prototypes", 12, seed=3)
     assert len(set(coreset.image_index.tolist())) == len(coreset.captions(task)) == 12
     texts = coreset.pairs(task, 0.1).texts
-    length = torch.tensor(np.array(task.train.captions)).norm(dim=1).mean()
+    length = torch.tensor(np.array(task.train.caption_embeddings)).norm(dim=1).mean()
     assert torch.allclose(texts.norm(dim=1), length.expand(12), rtol=0.05)
-    captions = torch.from_numpy(task.train.captions[coreset.caption_index])
+    captions = torch.from_numpy(task.train.caption_embeddings[coreset.caption_index])
     assert not torch.equal(texts, captions)
     assert torch.nn.functional.cosine_similarity(texts, captions).min() > 0.3, "the captions are the nearest ones"
     assert torch.equal(coreset.first(5).pairs(task, 0.1).texts, texts[:5])

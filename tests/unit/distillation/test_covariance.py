@@ -44,7 +44,9 @@ def make_task(tiny_study: Study, tiny_cache: Path) -> MakeTask:
 def all_pairs(task: StudyTask) -> tuple[Tensor, Tensor]:
     """The features of every caption and of its image, not scaled."""
     train = task.train
-    return torch.from_numpy(train.images[train.split.caption_image]), torch.from_numpy(np.array(train.captions))
+    return torch.from_numpy(train.images[train.split.caption_image]), torch.from_numpy(
+        np.array(train.caption_embeddings)
+    )
 
 
 def naive_scaled(task: StudyTask) -> list[tuple[Tensor, Tensor]]:
