@@ -1,4 +1,4 @@
-"""What several test modules share: a small study, and one local Ray for a whole session."""
+"""Fixtures of several test modules: a small study, and one local Ray for the whole session."""
 
 import os
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from helpers.studies import TINY_STUDY
 
 from rayvldd.config.study import Study
 
-# Before anything imports torch. pytest -n starts several processes, and each would otherwise use a thread for every
-# CPU: they then wait for each other at every small sum, and the unit tier takes ten times as long.
+# Set before torch is imported. pytest -n starts several processes, and each would otherwise use one thread per CPU;
+# they would wait for each other in every small operation, and the unit tier would take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from rayvldd.storage.storage import Storage
 
 LONGEST = ("test_three_hosts", "test_killed_study", "test_trajectories_benchmark")
-"""Modules with tests of minutes."""
+"""Modules with tests that take minutes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 3 --dist loadfile`` each process takes module after module: first those that take longest.
+    """Sort the modules for ``-n 3 --dist loadfile``: first the longest ones, then the others with Ray.
 
-    After these come the others with Ray, of which each process starts one when it first needs it. Both wait more than
-    they compute, so that two cores have room for a third process.
+    Each process starts its own Ray when it needs it. Both kinds of modules mostly wait, so that three processes can
+    share two cores.
     """
 
     def on_ray(item: pytest.Item) -> bool:
@@ -41,25 +41,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_tracking_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands log to plain files unless a test says otherwise: a database of MLflow takes seconds to make."""
+    """Commands log to plain files by default, because creating a database of MLflow takes seconds."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
 
 
 @pytest.fixture
 def tiny_study() -> Study:
-    """A study of 40 drawn images of 16 px, a ConvNet of 8 channels and projection heads, with nothing searched."""
+    """A study of 40 generated images of 16 pixels, a ConvNet of 8 channels and projection heads; no search space."""
     return Study.model_validate(TINY_STUDY)
 
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for the whole session: what decides an array is in its name, so tests may share it."""
+    """A cache folder for the whole session; tests can share it, because names of arrays depend on their content."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray of two CPUs on this machine, started once; code under test finds it running and leaves it so."""
+    """A local Ray with two CPUs, started once; the tested code finds it running and does not stop it."""
     from rayvldd.runtime.cluster import start_ray
 
     with start_ray(address=None, num_cpus=2):
@@ -68,7 +68,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_of_the_session() -> Iterator["S3Server"]:
-    """An S3 over HTTP on this machine, started once."""
+    """A local S3 server, started once."""
     from helpers.s3_server import running_s3
 
     with running_s3() as server:
@@ -77,7 +77,7 @@ def s3_of_the_session() -> Iterator["S3Server"]:
 
 @pytest.fixture
 def s3(s3_of_the_session: "S3Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "S3Server":
-    """That S3 with a new bucket ``experts``, without faults; nothing of the machine's own settings is found."""
+    """The S3 server with a new bucket ``experts`` and without failures, isolated from the machine's AWS settings."""
     server = s3_of_the_session
     for variable in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(variable)
@@ -98,7 +98,7 @@ def s3(s3_of_the_session: "S3Server", tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture(params=["folder", "s3", "object_store"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> "Storage":
-    """Each kind of storage that a store can be in, empty."""
+    """Each kind of storage, empty."""
     if request.param == "folder":
         from rayvldd.storage.folder import FolderStorage
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers.tasks import distillation_settings, encoder, random_walk
+from helpers.tasks import distillation_settings, encoder, random_batches
 from trajectory_cases import Layouts, save_expert
 from unroll_cases import matching_from
 
@@ -102,7 +102,7 @@ def _loss(task: RetrievalTask, trajectory: Trajectory, start: int, step_size: fl
     captions = np.array([task.train.captions_of(int(image))[0] for image in chosen])
     images, texts = task.frozen_outputs(task.train, chosen), task.texts(task.train, captions)
     inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
-    walk = random_walk(seed=3, pairs=_PAIRS, steps=steps)
+    walk = random_batches(seed=3, pairs=_PAIRS, steps=steps)
     segment = trajectory.segment(start, start + 1)
     loop = InnerLoop(task.model, settings, settings.of(TrajectoryMatchingSettings))
     loss, _ = loop.gradient(segment.start, matching_from(segment), inputs, walk)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers.tasks import distillation_settings, drawn_like, encoder, random_walk
+from helpers.tasks import distillation_settings, drawn_like, encoder, random_batches
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -95,7 +95,7 @@ def build_case(size: Size, device: str, dtype: torch.dtype = torch.float32) -> C
 
 def walk_of(case: Case, steps: int) -> InnerBatches:
     """Steps on all pairs."""
-    walk = random_walk(seed=4, pairs=len(case.texts), steps=steps)
+    walk = random_batches(seed=4, pairs=len(case.texts), steps=steps)
     return InnerBatches([batch.to(case.texts.device) for batch in walk.batches], walk.seeds)
 
 

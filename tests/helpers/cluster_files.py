@@ -1,4 +1,4 @@
-"""Cluster files with changes, and the faults of checking them."""
+"""Changed cluster files, and the faults that checking them reports."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def changed(name: str, change: Change, folder: Path) -> Path:
-    """A copy of a shipped file with one thing changed, beside copies of the files it names."""
+    """A copy of a shipped file with one change, together with copies of the files that it names."""
     for beside in ("aws_account.yaml", "gcp_project.sh"):
         (folder / beside).write_text((CLUSTERS / beside).read_text(encoding="utf-8"), encoding="utf-8")
     documents = list(yaml.safe_load_all((CLUSTERS / name).read_text(encoding="utf-8")))
@@ -37,7 +37,7 @@ def faults_of(file: Path) -> list[str]:
 
 
 def _set(path: str, value: Any) -> Change:
-    """Set the value at a path of keys and indexes; None takes the key away."""
+    """Set the value at a path of keys and indices; None removes the key."""
 
     def change(config: dict[str, Any]) -> None:
         *parts, last = path.split(">")

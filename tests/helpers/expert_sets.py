@@ -28,7 +28,7 @@ LAYOUTS = ParameterLayout(("weight", "bias"), ((2, 2), (1,))), ParameterLayout((
 
 
 def expert(seed: int = 0, size: int = 5, epochs: tuple[int, ...] = (0, 1, 2)) -> MadeExpert:
-    """Numbers that move a little from a start that all experts share on the image side, as experts do."""
+    """An expert whose parameters change slightly per epoch; all experts have the same initial image parameters."""
     generator = torch.Generator().manual_seed(seed)
     image, text = torch.randn(size, generator=torch.Generator().manual_seed(99)), torch.randn(3, generator=generator)
     snapshots = {0: Parameters(image, text)}

@@ -1,7 +1,7 @@
-"""Several hosts on this machine, reached by ssh: what `ray up` is tried on.
+"""Several simulated hosts on this machine with ssh access, for tests of `ray up`.
 
-Each is a set of Linux namespaces with an address, a process table, a host name, a home folder, /dev/shm and /tmp/ray of
-its own, in which sshd runs. They share the disk, as hosts with a shared file system do, and this machine's CPUs.
+Each is a set of Linux namespaces with its own address, process table, host name, home folder, /dev/shm and /tmp/ray, in
+which sshd runs. They share the disk, like hosts with a shared file system, and this machine's CPUs.
 """
 
 import json
@@ -21,17 +21,17 @@ from pathlib import Path
 from helpers.paths import ROOT
 
 TOOLS = {"ip": "iproute2", "unshare": "util-linux", "sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync"}
-"""What is needed, and the package of Debian that has it."""
+"""Required programs, and the Debian packages that contain them."""
 
 _SBIN = "/usr/sbin:/sbin"
 _UP_S = 20.0
 _SCRIPTS = ("ray", "mlflow")
-"""Programs of this environment that a host's own environment has too."""
+"""Programs of this environment that are also in a host's environment."""
 _CONSTRAINTS = ROOT / "constraints.txt"
 
 
 def why_not() -> str:
-    """Why hosts cannot be made here; empty where they can."""
+    """Reason why hosts cannot be created here; empty if they can."""
     if os.geteuid() != 0:
         return "hosts need root"
     missing = [package for tool, package in TOOLS.items() if not _path_of(tool)]
@@ -44,9 +44,9 @@ def why_not() -> str:
 
 
 def fetch_wheels(folder: Path) -> str:
-    """Put into a folder what nodes of a cluster have and this environment has not; why that failed, or nothing.
+    """Download packages of cluster nodes that this environment lacks; return the reason of a failure, or empty.
 
-    From the registry, which the hosts themselves cannot reach.
+    The hosts themselves have no access to the registry.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     wanted = [f"ray[default]=={version('ray')}", "-c", str(_CONSTRAINTS)]
@@ -62,32 +62,32 @@ def fetch_wheels(folder: Path) -> str:
 
 @dataclass
 class Host:
-    """One of them."""
+    """One simulated host."""
 
     number: int
     address: str
     home: Path
     namespace: str
     interface: str
-    """This machine's end of its cable."""
+    """This machine's end of the network link."""
     process: "subprocess.Popen[bytes]"
 
     def cut(self) -> None:
-        """Take it off the network."""
+        """Disconnect the host from the network."""
         _ip("link", "set", self.interface, "down")
 
-    def mend(self) -> None:
-        """Put it back."""
+    def reconnect(self) -> None:
+        """Connect the host to the network again."""
         _ip("link", "set", self.interface, "up")
 
     def kill(self) -> None:
-        """End it and all its processes at once, as a power cut does: nothing answers at its address any more."""
+        """Kill all processes of the host at once, like a power failure: its address no longer responds."""
         self.cut()
         self.process.kill()
         self.process.wait()
 
     def commands(self) -> list[str]:
-        """The command lines of its processes, but for sshd's."""
+        """The command lines of its processes except sshd."""
         with_pids = Path(f"/proc/{self.process.pid}/ns/pid_for_children")
         mine = with_pids.readlink() if with_pids.exists() else None
         found = []
@@ -102,7 +102,7 @@ class Host:
 
 @dataclass
 class Hosts:
-    """All of them, by number from 0, and the key that opens each."""
+    """All hosts, by number from 0, and the ssh key for them."""
 
     folder: Path
     key: Path
@@ -115,18 +115,18 @@ class Hosts:
         return len(self.hosts)
 
     def ssh(self, number: int, *options: str) -> list[str]:
-        """The beginning of a command that is run on a host."""
+        """The beginning of a command line that runs a command on a host."""
         unasked = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
         return ["ssh", *unasked, "-i", str(self.key), *options, f"root@{self.hosts[number].address}"]
 
 
 @contextmanager
 def running_hosts(count: int, folder: Path) -> Iterator[Hosts]:
-    """Hosts that live as long as the block.
+    """Run hosts for the duration of the block.
 
     Args:
-        count: How many.
-        folder: For their homes, keys and logs; what they install lies in ``wheels`` there.
+        count: Number of hosts.
+        folder: Folder of their homes, keys and logs; ``wheels`` in it has the packages that they install.
     """
     net, bridge = f"10.78.{os.getpid() % 250 + 1}", f"rv{os.getpid()}"
     hosts = Hosts(folder, folder / "key")
@@ -159,7 +159,7 @@ mount --bind {folder}/passwd{number} /etc/passwd
 exec {sshd} -D -e -o ListenAddress={address} -o HostKey={folder}/hostkey -o AuthorizedKeysFile={folder}/key.pub \
     -o PidFile=none -o StrictModes=no -o PermitRootLogin=yes -o UsePAM=no -o SetEnv=OMP_WAIT_POLICY=PASSIVE
 """
-"""The hosts share the CPUs: threads that wait for each other by counting would take them from each other."""
+"""The hosts share the CPUs, so threads must not wait actively (OMP_WAIT_POLICY)."""
 
 
 def _started(number: int, address: str, gateway: str, bridge: str, folder: Path) -> Host:
@@ -193,9 +193,9 @@ def _started(number: int, address: str, gateway: str, bridge: str, folder: Path)
 
 
 def _make_home(home: Path, wheels: Path) -> None:
-    """A home with an environment that finds the packages of this one and downloads nothing.
+    """Create a home with an environment that uses the packages of the present one and downloads nothing.
 
-    It is one of its own all the same: what `ray up` installs goes there, and its programs run there.
+    It is a separate environment: `ray up` installs packages into it, and its programs run from it.
     """
     environment = home / ".rayvldd" / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)

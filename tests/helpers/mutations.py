@@ -1,4 +1,4 @@
-"""JSON that was damaged or comes from elsewhere."""
+"""Damaged or foreign JSON."""
 
 import json
 from typing import Any
@@ -13,14 +13,14 @@ anything = st.recursive(
 
 
 def places_in(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all values inside a value, its own first."""
+    """The paths of all values inside a value, beginning with its own."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [at, *(place for key, one in inner for place in places_in(one, (*at, key)))]
 
 
 @st.composite
 def mutated(draw: st.DrawFn, value: Any) -> bytes:
-    """The JSON of a value in which one place is removed or something else, or whose text breaks off or is noise."""
+    """JSON of a value with one entry removed or replaced; or truncated or random text."""
     if draw(st.integers(0, 4)) == 0:
         text = json.dumps(value).encode()
         return draw(st.binary(max_size=12)) if draw(st.booleans()) else text[: draw(st.integers(0, len(text) - 1))]

@@ -1,6 +1,6 @@
-"""An S3 over HTTP on this machine, and a proxy before it that fails when it is told to.
+"""A local S3 server over HTTP, with a proxy that injects failures.
 
-The server is moto's. The proxy also sees to what moto does not promise: of conditional writes, one at a time.
+The server is moto's. The proxy also serialises conditional writes, which moto does not guarantee.
 """
 
 import http.client
@@ -20,11 +20,11 @@ ERROR = '<?xml version="1.0"?><Error><Code>{code}</Code><Message>a fault of the 
 
 @dataclass
 class Fault:
-    """What happens to the next ``times`` requests of a method whose address contains ``part``.
+    """A failure of the next ``times`` requests of a method whose address contains ``part``.
 
-    ``answer``: S3 says no, with ``status`` and ``code``. ``slow``: it says nothing for ``seconds`` first. ``lost``: it
-    does what it is asked, and the answer never arrives. ``cut``: the connection ends in the middle of the body, of the
-    request or, for GET, of the answer.
+    ``answer``: S3 responds with an error, with ``status`` and ``code``. ``slow``: it waits for ``seconds`` first.
+    ``lost``: the request is executed, but the response is lost. ``cut``: the connection ends in the middle of the body,
+    of the request or, for GET, of the response.
     """
 
     kind: Literal["answer", "slow", "lost", "cut"]
@@ -37,28 +37,28 @@ class Fault:
 
 
 class S3Server:
-    """Where the proxy listens, what it has seen, and what it does next."""
+    """Address of the proxy, its received requests and its pending failures."""
 
     def __init__(self, moto: tuple[str, int]) -> None:
         self.moto = moto
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.carried_out: list[tuple[str, str]] = []
-        """Those that moto has answered: on a busy machine a connection to it may break, and the client asks again."""
+        """Requests that moto answered: on a busy machine a connection to it may break, and the client retries."""
         self.conditional_write = threading.Lock()
         self._choice = threading.Lock()
         self.url = ""
         address = f"http://{moto[0]}:{moto[1]}"
         session = boto3.session.Session("nobody", "secret", region_name="us-east-1")
         self.client: Any = session.client("s3", endpoint_url=address)
-        """Past the proxy, to look behind the storage."""
+        """Client without the proxy, to inspect the bucket."""
 
     def seen(self, method: str, part: str = "") -> int:
-        """How many requests of a method had ``part`` in their address."""
+        """Number of requests of a method with ``part`` in their address."""
         return sum(method == seen and part in path for seen, path in self.requests)
 
     def served(self, method: str, part: str = "") -> int:
-        """How many of these moto has answered."""
+        """Number of these requests that moto answered."""
         return sum(method == served and part in path for served, path in self.carried_out)
 
     def fault_for(self, method: str, path: str) -> Fault | None:
@@ -89,7 +89,7 @@ class _Proxy(BaseHTTPRequestHandler):
             no_body = self.command == "HEAD"
             self._answer(fault.status, {}, b"" if no_body else ERROR.format(code=fault.code).encode())
             return
-        status, headers, content = self._ask(body)
+        status, headers, content = self._forward(body)
         if fault and fault.kind == "lost":
             return
         half = fault is not None and fault.kind == "cut"
@@ -97,7 +97,7 @@ class _Proxy(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
 
-    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(*self.s3.moto, timeout=60)
         conditional = "If-Match" in self.headers or "If-None-Match" in self.headers
         try:
@@ -128,12 +128,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        """A client that was cut off hangs up as well."""
+        """Ignore errors of clients whose connection was cut."""
 
 
 @contextmanager
 def running_s3() -> Iterator[S3Server]:
-    """Moto's server with the proxy before it, for as long as the block lasts."""
+    """Run moto's server with the proxy for the duration of the block."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     s3 = S3Server(moto.get_host_and_port())

@@ -18,5 +18,5 @@ def with_search(study: Study, **search: Any) -> Study:
 
 
 def evaluated(step: int, recall: float, seconds: float = 1.0, **metrics: float) -> Evaluation:
-    """An evaluation whose recall is the best so far, unless metrics say otherwise."""
+    """An evaluation whose recall is the best so far, unless metrics override it."""
     return Evaluation(step, {"val_mean_recall": recall, "best_val_mean_recall": recall, **metrics}, seconds)

@@ -1,4 +1,4 @@
-"""Searches without Ray on an objective that costs nothing: two workers, trials that stop, fail and are cut off."""
+"""Simulated searches without Ray: two workers, and trials that are stopped, fail or are interrupted."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ SEARCH: dict[str, Any] = {"space": SPACE, "num_trials": 14, "initial_points": FI
 
 LAST_STEP, EVERY = 16, 2
 CUT_AFTER = 30
-"""Events after which the first session ends."""
+"""Number of events after which the first session ends."""
 
 CASES: dict[str, dict[str, Any]] = {
     **{sampler: {"sampler": sampler} for sampler in ("tpe", "cmaes", "qmc", "random")},
@@ -67,20 +67,20 @@ class Session(Protocol):
     """The search of one process."""
 
     def propose(self) -> tuple[str, dict[str, Scalar]]:
-        """Name and point of the next trial, which begins."""
+        """Start the next trial; return its name and point."""
         ...
 
     def report(self, trial_id: str, evaluation: Evaluation) -> bool:
-        """Enter an evaluation and say whether the trial is to stop."""
+        """Record an evaluation and return whether the trial must stop."""
         ...
 
     def end(self, trial_id: str, state: str) -> None:
-        """Enter how a trial ended."""
+        """Record the end of a trial."""
         ...
 
 
 class Sessions(Protocol):
-    """Begins a session on the records of those before."""
+    """Starts a session with the records of earlier sessions."""
 
     def __call__(self) -> Session: ...
 
@@ -92,12 +92,12 @@ class _Running:
 
 
 def run(sessions: Sessions, cut_after: int, proposals: int) -> list[list[Any]]:
-    """Everything that a search proposes and decides, in order: two workers take turns.
+    """All proposals and decisions of a search in order, with two alternating workers.
 
     Args:
-        sessions: Begins a session.
-        cut_after: Events of the first session, which ends with its trials running.
-        proposals: Trials in all, those that continue after the cut counted again.
+        sessions: Starts a session.
+        cut_after: Number of events of the first session, which ends while its trials are running.
+        proposals: Total number of proposals; resumed trials count twice.
     """
     log: list[list[Any]] = []
     for last in (cut_after, 10**6):
@@ -129,7 +129,7 @@ def _fails(trial_id: str) -> bool:
 
 
 def rows_of(trial_id: str, point: Mapping[str, Scalar]) -> Iterator[Evaluation | None]:
-    """The evaluations of a trial, a function of its name and point; some trials fail on their way."""
+    """The evaluations of a trial, determined by its name and point; some trials fail."""
     number, rate = int(trial_id[-3:]), float(point["distillation.lr_image"])
     height = 20 - abs(math.log(rate / 40)) - abs(math.log(float(point["distillation.lr_text"]) / 20))
     height += 2.0 * ("distillation.sim_rank" in point) + 0.05 * float(point["distillation.num_pairs"])

@@ -1,4 +1,4 @@
-"""Evaluations of trials side by side, and what a strategy decides about them."""
+"""Evaluations of concurrent trials, and the decisions of a strategy about them."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from rayvldd.records.trial import Evaluation, Trial, trial_id_of
 
 
 def results_of(study: Study, trials: int, steps: int) -> list[tuple[int, Evaluation]]:
-    """Results of trials side by side, in the order in which they come in; seconds count up."""
+    """Results of concurrent trials in order of arrival, with increasing seconds."""
     generator = np.random.default_rng(3)
     rows: list[tuple[int, Evaluation]] = []
     quality = generator.uniform(5, 20, size=trials)
@@ -30,7 +30,7 @@ def trial_of(number: int, evaluations: Sequence[Evaluation] = ()) -> Trial:
 def decisions(
     study: Study, rows: Sequence[tuple[int, Evaluation]], known: Collection[Trial] = ()
 ) -> list[tuple[int, int]]:
-    """Enter evaluations and return (trial, step) of every stop; stopped trials give no more evaluations."""
+    """Record evaluations and return (trial, step) of every stop; stopped trials give no more evaluations."""
     trials = {trial.number: trial for trial in known}
     strategy, stops = make_strategy(study, trials.values()), list[tuple[int, int]]()
     for number, result in rows:

@@ -4,7 +4,7 @@ from rayvldd.storage.ray_store import RayStorage
 
 
 def empty_object_store() -> RayStorage:
-    """One storage in the object store for all tests: its process takes seconds to start."""
+    """An empty storage in the object store; all tests share one, because its process takes seconds to start."""
     storage = RayStorage("tests")
     for name in storage.names():
         storage.delete(name)

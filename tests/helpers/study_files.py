@@ -23,7 +23,7 @@ MINIMAL: dict[str, Any] = {
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """Write the minimal study with dotted keys changed (``__`` stands for a dot)."""
+    """Write the minimal study with changed dotted keys (``__`` in place of a dot)."""
     values = copy.deepcopy(MINIMAL)
     for key, value in changes.items():
         set_dotted(values, key.replace("__", "."), value)

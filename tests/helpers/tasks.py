@@ -1,4 +1,4 @@
-"""Small models, students' walks and whole problems that the tests of the tensor rooms share."""
+"""Small models, inner batches and tasks for the tests of the tensor rooms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ def encoder(name: str, **options: Any) -> dict[str, Any]:
 
 
 def small_model(protocol: str, image_encoder: dict[str, Any], image_size: int = 16, **settings: Any) -> RetrievalModel:
-    """A float64 model with whatever else of ``ModelSettings`` is given, in a shared space 8 wide."""
+    """A float64 model with a shared space of width 8 and the given settings of ``ModelSettings``."""
     values = {
         "protocol": protocol,
         "image_encoder": image_encoder,
@@ -40,13 +40,13 @@ def small_model(protocol: str, image_encoder: dict[str, Any], image_size: int = 
 
 
 def drawn_like(values: Tensor, seed: int, scale: float = 1.0) -> Tensor:
-    """Normal noise in the shape and type of ``values``, from a stream of its own."""
+    """Normal noise with the shape and type of ``values``, from a separate generator."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values) * scale
 
 
 def random_segment(model: RetrievalModel, seed: int) -> Segment:
-    """A start near the model's own initialisation and a target a little further; no parameter is zero."""
+    """A segment that starts near the model's initialisation and ends close to it; no parameter is zero."""
     initial = model.initial_parameters(seed)
     start = Parameters(*(side + drawn_like(side, seed + 1, 0.02) for side in initial))
     return Segment(start, Parameters(*(side + drawn_like(side, seed + 2, 0.02) for side in start)))
@@ -60,7 +60,7 @@ def random_inputs(
     step_sizes: tuple[float, float] = (0.05, 0.1),
     with_similarity: bool = False,
 ) -> StudentInputs:
-    """Random synthetic pairs after the frozen part, and two different step sizes."""
+    """Random synthetic pairs as outputs of the frozen part, and two different step sizes."""
     dtype = next(model.text_part.parameters()).dtype
     with torch.no_grad():
         frozen_output = model.frozen_part(drawn_like(torch.empty(pairs, 3, image_size, image_size, dtype=dtype), seed))
@@ -70,8 +70,8 @@ def random_inputs(
     return StudentInputs(frozen_output, texts, lr_image, lr_text, similarity if with_similarity else None)
 
 
-def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | None = None) -> InnerBatches:
-    """Steps on ``batch_size`` pairs each, drawn without replacement within a step."""
+def random_batches(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | None = None) -> InnerBatches:
+    """Batches of ``batch_size`` pairs, sampled without replacement within a step."""
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randperm(pairs, generator=generator)[: batch_size or pairs] for _ in range(steps)]
     return InnerBatches(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
@@ -79,7 +79,7 @@ def random_walk(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | Non
 
 @dataclass(frozen=True)
 class StudyTask(RetrievalTask):
-    """A task, with the study at whose point it was loaded."""
+    """A task with the study that it was loaded for."""
 
     study: Study
 
@@ -92,7 +92,7 @@ def load(study: Study, cache: Path, **changes: Any) -> StudyTask:
 
 
 def distillation_settings(**flat: Any) -> DistillationSettings:
-    """Settings by their names alone, e.g. ``syn_steps=3``."""
+    """Settings by name without section, e.g. ``syn_steps=3``."""
     values: dict[str, Any] = {}
     for name, value in flat.items():
         set_dotted(values, distillation_key(name).removeprefix("distillation."), value)
@@ -100,7 +100,7 @@ def distillation_settings(**flat: Any) -> DistillationSettings:
 
 
 def distillation_key(name: str) -> str:
-    """The dotted key of a setting of the section ``distillation`` by its name alone, e.g. ``syn_steps``."""
+    """The dotted key of a setting below ``distillation`` from its name, e.g. ``syn_steps``."""
     if name in TrajectoryMatchingSettings.model_fields:
         return f"distillation.trajectory_matching.{name}"
     inside = name.removeprefix("start_")
@@ -108,7 +108,7 @@ def distillation_key(name: str) -> str:
 
 
 def random_trajectory(model: RetrievalModel, seed: int = 0, epochs: int = 2) -> Trajectory:
-    """A random walk of a fresh model's parameters, in place of a trained expert."""
+    """A random walk of the parameters of a new model, in place of a trained expert."""
     snapshots = [model.initial_parameters(seed)]
     for epoch in range(epochs):
         snapshots.append(Parameters(*(side + drawn_like(side, seed + epoch, 0.02) for side in snapshots[-1])))

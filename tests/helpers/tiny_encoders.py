@@ -1,4 +1,4 @@
-"""Text encoders of a few thousand weights, made in the test, as folders that transformers loads."""
+"""Text encoders with a few thousand weights, created in tests as folders that transformers can load."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ BERT = {
 
 
 def make_tokenizer(*, pads: bool = True, marks: bool = True, longest: int | None = 64, **more: Any) -> Any:
-    """A tokenizer of whole words; with or without a pad token, [CLS] and [SEP], and a longest input."""
+    """A tokenizer of whole words, optionally with a pad token, [CLS] and [SEP], and a maximum length."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +35,7 @@ def make_tokenizer(*, pads: bool = True, marks: bool = True, longest: int | None
 
 
 def make_bert(kind: str = "BertModel", seed: int = 0, **changes: Any) -> Any:
-    """A BERT of one layer; ``kind`` is the class that it is saved from."""
+    """A BERT with one layer; ``kind`` is its class."""
     import transformers
 
     torch.manual_seed(seed)

@@ -244,7 +244,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
     with laptop.terminal() as terminal:
         terminal.wait_until(lambda: laptop.alive() == {"host0"}, "the loss of both is noticed")
         time.sleep(max(0.0, 60 - (time.monotonic() - cut_at)))
-        hosts[CUT].mend()
+        hosts[CUT].reconnect()
         terminal.wait_until(lambda: (study / "result.json").is_file(), "the result")
         terminal.wait_until(lambda: "host1" in laptop.alive(), "the host that was cut off works again")
         terminal.wait_until(laptop.has_succeeded, "the end of the job")

@@ -9,9 +9,9 @@ from helpers.tasks import (
     CONVNET,
     distillation_settings,
     encoder,
+    random_batches,
     random_inputs,
     random_segment,
-    random_walk,
     small_model,
 )
 from hypothesis import given, settings
@@ -124,7 +124,7 @@ def assert_gradient_is_unrolled(
 def test_gradient_is_that_of_the_unrolled_walk(name: str, dtype: torch.dtype) -> None:
     model = small_model(**MODELS[name]).to(dtype)
     inputs = random_inputs(model, seed=3)
-    walk = random_walk(seed=4, steps=3, batch_size=3)
+    walk = random_batches(seed=4, steps=3, batch_size=3)
     assert_gradient_is_unrolled(model, inputs, walk, 1e-12 if dtype == torch.float64 else 1e-5)
 
 
@@ -133,7 +133,7 @@ def test_gradient_is_that_of_the_unrolled_walk(name: str, dtype: torch.dtype) ->
 def test_gradient_is_the_same_however_it_is_computed(name: str, options: dict[str, Any]) -> None:
     model = small_model(**MODELS[name])
     inputs = random_inputs(model, seed=3, with_similarity="similarity" in options)
-    assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, steps=5, batch_size=3), 1e-12, **options)
+    assert_gradient_is_unrolled(model, inputs, random_batches(seed=4, steps=5, batch_size=3), 1e-12, **options)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -147,12 +147,12 @@ def test_gradient_is_the_same_in_micro_batches(name: str, loss: str, micro_batch
         "similarity": "identity" if loss == "info_nce" else "full",
         "engine": {"micro_batch": micro_batch},
     }
-    assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, pairs=5, steps=3, batch_size=4), 1e-12, **options)
+    assert_gradient_is_unrolled(model, inputs, random_batches(seed=4, pairs=5, steps=3, batch_size=4), 1e-12, **options)
 
 
 def test_dropout_in_micro_batches_repeats() -> None:
     model = small_model("heads_only", CONVNET, dropout=0.5)
-    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3)
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_batches(seed=3)
     first, again = (
         matching_gradient(model, segment, inputs, walk, engine={"micro_batch": 2, "parameter_checkpoints": kind})[1]
         for kind in ("memory", "recompute")  # which walks each step twice: with other masks it would end elsewhere
@@ -173,7 +173,7 @@ def test_dropout_in_micro_batches_repeats() -> None:
 )
 def test_gradient_goes_through_augmentation_and_blending(name: str, options: dict[str, Any], kept: int) -> None:
     model = small_model(**MODELS[name])
-    walk = random_walk(seed=4, steps=6, batch_size=3)
+    walk = random_batches(seed=4, steps=6, batch_size=3)
     options = {**options, "engine": {"graph_budget_gb": kept}}
     assert_gradient_is_unrolled(model, random_inputs(model, seed=3), walk, 1e-11, **options)
 
@@ -192,7 +192,7 @@ def test_gradient_is_the_same_compiled(name: str, loss: str) -> None:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-        assert_gradient_is_unrolled(model, inputs, random_walk(seed=4, steps=3, batch_size=3), 1e-12, **options)
+        assert_gradient_is_unrolled(model, inputs, random_batches(seed=4, steps=3, batch_size=3), 1e-12, **options)
     assert len(vars(model)["compiled_steps"]) == 1
     compiled = dict(vars(model)["compiled_steps"])
     common = distillation_settings(**options)
@@ -203,7 +203,7 @@ def test_gradient_is_the_same_compiled(name: str, loss: str) -> None:
 def test_all_kept_or_none_gives_the_same_bits() -> None:
     """What is free in memory when a run begins must not show in its numbers."""
     model = small_model(**MODELS["lora on convolutions"]).float()
-    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3, steps=6)
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_batches(seed=3, steps=6)
     few, all_of_them = (
         matching_gradient(model, segment, inputs, walk, engine={"graph_budget_gb": gb})[1] for gb in (0, 100)
     )
@@ -214,7 +214,7 @@ def test_all_kept_or_none_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("matched", ["image", "text"])
 def test_one_side_alone_is_matched(matched: str) -> None:
     model = small_model("heads_only", CONVNET)
-    inputs, walk = random_inputs(model, seed=3), random_walk(seed=4)
+    inputs, walk = random_inputs(model, seed=3), random_batches(seed=4)
     segment = random_segment(model, seed=1)
     loss, gradient = matching_gradient(model, segment, inputs, walk, matched=matched)
     both, gradient_of_both = matching_gradient(model, segment, inputs, walk)
@@ -231,7 +231,7 @@ def test_one_side_alone_is_matched(matched: str) -> None:
 def test_truncated_gradient_is_that_of_the_last_steps_alone() -> None:
     """A walk of 5 steps cut to 2 is a walk of 2 from where the first 3 arrived, with the distances of the whole."""
     model = small_model("heads_only", CONVNET)
-    inputs, walk, segment = random_inputs(model, seed=3), random_walk(seed=4, steps=5), random_segment(model, seed=1)
+    inputs, walk, segment = random_inputs(model, seed=3), random_batches(seed=4, steps=5), random_segment(model, seed=1)
     for kind in ("memory", "recompute", "offload"):
         engine = {"graph_budget_gb": 0, "parameter_checkpoints": kind}
         _, cut = matching_gradient(model, segment, inputs, walk, gradient="truncated", truncated_steps=2, engine=engine)
@@ -257,7 +257,7 @@ def test_truncated_gradient_is_that_of_the_last_steps_alone() -> None:
 def test_tesla_is_the_two_pass_form_and_not_the_gradient() -> None:
     """The released form: sum the steps' gradients, then differentiate |start - a sum - target|^2 with theta_i fixed."""
     model = small_model("heads_only", CONVNET)
-    inputs, walk, segment = random_inputs(model, seed=3), random_walk(seed=4, steps=5), random_segment(model, seed=1)
+    inputs, walk, segment = random_inputs(model, seed=3), random_batches(seed=4, steps=5), random_segment(model, seed=1)
     _, gradient = matching_gradient(model, segment, inputs, walk, gradient="tesla")
     leaves = StudentInputs(*(value.clone().requires_grad_() for value in present(inputs)))
     image, text = (side.clone() for side in segment.start)
@@ -276,7 +276,7 @@ def test_tesla_is_the_two_pass_form_and_not_the_gradient() -> None:
         assert_close(left, right, 1e-12)
     exact = matching_gradient(model, segment, inputs, walk)[1]
     assert (gradient.texts - exact.texts).norm() > 1e-3 * exact.texts.norm()
-    one_step = random_walk(seed=4, steps=1)  # with one step there is no dg_i/dtheta to leave out
+    one_step = random_batches(seed=4, steps=1)  # with one step there is no dg_i/dtheta to leave out
     for left, right in zip(
         present(matching_gradient(model, segment, inputs, one_step, gradient="tesla")[1]),
         present(matching_gradient(model, segment, inputs, one_step)[1]),
@@ -318,7 +318,7 @@ def test_gradient_holds_for_any_walk(
     convnet = encoder("convnet_d3", img_size=image_size, width=3)
     model = small_model(protocol, convnet, image_size, dropout=dropout)
     inputs = random_inputs(model, seed, pairs, image_size, step_sizes, with_similarity=loss != "info_nce")
-    walk = random_walk(seed, pairs, steps, min(batch_size, pairs))
+    walk = random_batches(seed, pairs, steps, min(batch_size, pairs))
     similarity = "identity" if loss == "info_nce" else "full"
     assert_gradient_is_unrolled(model, inputs, walk, 1e-11, student_loss=loss, similarity=similarity, engine=engine)
 
@@ -340,7 +340,7 @@ class MatchingLossOfInputs(torch.autograd.Function):
 def test_gradient_is_that_of_finite_differences() -> None:
     model = small_model("heads_only", encoder("convnet_d3", img_size=16, width=1), dropout=0.2)
     inputs = StudentInputs(*(value.requires_grad_() for value in present(random_inputs(model, seed=5, pairs=3))))
-    segment, walk = random_segment(model, seed=6), random_walk(seed=7, pairs=3, steps=3, batch_size=2)
+    segment, walk = random_segment(model, seed=6), random_batches(seed=7, pairs=3, steps=3, batch_size=2)
 
     def loss_of(*values: Tensor) -> Tensor:
         loss: Tensor = MatchingLossOfInputs.apply(model, segment, walk, *values)
@@ -353,7 +353,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
 def test_student_steps_as_torch_sgd_does(name: str) -> None:
     model = small_model(**MODELS[name])
     segment, inputs = random_segment(model, seed=8), random_inputs(model, seed=9)
-    walk = random_walk(seed=10, steps=4, batch_size=3)
+    walk = random_batches(seed=10, steps=4, batch_size=3)
     loss, _ = matching_gradient(model, segment, inputs, walk)
 
     for part, layout, start in (
@@ -425,7 +425,7 @@ def test_graph_does_not_grow_with_the_steps(protocol: str) -> None:
         graph = BytesOfGraph()
         with torch.autograd.graph.saved_tensors_hooks(graph.pack, graph.unpack):
             engine = {"graph_budget_gb": graph_budget_gb}
-            matching_gradient(model, segment, inputs, random_walk(seed=13, steps=steps), engine=engine)
+            matching_gradient(model, segment, inputs, random_batches(seed=13, steps=steps), engine=engine)
         return graph.most
 
     assert most_bytes(16, 0) == most_bytes(2, 0) > 0
@@ -455,7 +455,7 @@ def test_fused_attention_is_switched_in_the_inner_loop_only_and_said_once(caplog
     with caplog.at_level("INFO", logger="rayvldd"):
         for seed in (3, 4):
             loop.gradient(
-                segment.start, lambda end: EndLoss(matching_loss(end, segment).total, {}), inputs, random_walk(seed)
+                segment.start, lambda end: EndLoss(matching_loss(end, segment).total, {}), inputs, random_batches(seed)
             )
     assert [record.message for record in caplog.records] == [
         "attention runs unfused inside the inner loop: the fused kernels have no double backward"
@@ -466,13 +466,13 @@ def test_fused_attention_is_switched_in_the_inner_loop_only_and_said_once(caplog
 def test_global_random_stream_is_left_alone() -> None:
     model = small_model("heads_only", CONVNET, dropout=0.5)
     before = torch.get_rng_state()
-    matching_gradient(model, random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3))
+    matching_gradient(model, random_segment(model, seed=1), random_inputs(model, seed=2), random_batches(seed=3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_dropout_takes_part_and_its_seed_decides() -> None:
     model = small_model("heads_only", CONVNET, dropout=0.5)
-    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_walk(seed=3)
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_batches(seed=3)
     first, again = (matching_gradient(model, segment, inputs, walk)[1].texts for _ in range(2))
     other = matching_gradient(model, segment, inputs, InnerBatches(walk.batches, [seed + 1 for seed in walk.seeds]))[
         1
