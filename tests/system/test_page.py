@@ -230,7 +230,7 @@ def test_a_finished_study_is_read_whole(studies: Path) -> None:
     assert report.measured_on == ("40 drawn scenes", "16 px", "convnet_d3", "hashed_ngrams", "heads_only")
 
 
-def test_what_is_not_finished_or_damaged_is_said_to_be_so(studies: Path) -> None:
+def test_unfinished_or_damaged_studies_are_marked(studies: Path) -> None:
     half, rubbish = read_study(studies / "half_done"), read_study(studies / "rubbish")
     assert (half.state, half.faults) == ("unfinished", [])
     assert half.best_trial is not None and half.best_trial.trial_id == "trial_002"
@@ -439,7 +439,7 @@ def test_evaluated_sets_stand_beside_the_studies_of_the_same_data(comparison: Co
     )
 
 
-def test_a_set_that_wins_at_every_number_is_said_to() -> None:
+def test_a_set_that_is_better_at_every_size_is_reported() -> None:
     points = [SizePoint("distilled", size, "one", 20.0, (18.5, 21.5)) for size in (100, 200, 500)]
     points += [SizePoint("random", size, "", 10.0, (9.0, 11.0)) for size in (100, 200, 500)]
     assert verdict_over_sizes(points[:1] + points[3:]) == ""  # one number needs no summary
@@ -465,7 +465,7 @@ def test_sets_on_other_encoders_are_a_matrix(comparison: Comparison) -> None:
     assert ("one", "convnet_d3", OTHER_ENCODER, 12.0, 11.0, 13.0, 30.0) in transfer.drawing.rows
 
 
-def test_what_is_lost_is_drawn(comparison: Comparison) -> None:
+def test_losses_are_drawn(comparison: Comparison) -> None:
     (loss,) = comparison.losses
     names = [drawing.name for drawing in loss.drawings]
     assert names == ["recall_by_length_1", "recall_by_gender_1", "recall_by_noun_1", "subjects_1_1"]
@@ -483,7 +483,7 @@ def test_more_series_than_eyes_can_hold_apart_stand_in_the_numbers(evaluations: 
     assert "Real pairs are only in the table of numbers" in drawing.words and len(drawing.rows[0]) == 2 + 8
 
 
-def test_evaluated_sets_are_shown_once_and_one_that_is_gone_is_said_to_be(
+def test_evaluated_sets_are_shown_once_and_missing_ones_are_reported(
     studies: Path, evaluations: list[SetScores], tmp_path: Path
 ) -> None:
     reports = [read_study(studies / "weak")]
@@ -509,7 +509,7 @@ def test_sets_are_called_by_the_end_of_their_places(places: list[str], names: li
     assert list(short_names(places).values()) == names
 
 
-def test_wrong_evaluations_are_told_together_with_wrong_coresets(tmp_path: Path) -> None:
+def test_wrong_evaluations_are_reported_together_with_wrong_coresets(tmp_path: Path) -> None:
     values = evaluation(tmp_path)
     del values["sets"][1]["made_with"]
     wrong = write_evaluation(tmp_path / "wrong.json", values)
@@ -522,7 +522,7 @@ def test_wrong_evaluations_are_told_together_with_wrong_coresets(tmp_path: Path)
         assert word in str(told.value)
 
 
-def test_rows_in_print_stand_apart_and_say_what_they_were_chosen_on(comparison: Comparison) -> None:
+def test_published_rows_are_separate_and_name_the_split_of_their_choice(comparison: Comparison) -> None:
     table = comparison.published
     assert table is not None and len(table.rows) == len(published_rows())
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
@@ -555,7 +555,7 @@ def test_compare_needs_no_study_where_sets_were_evaluated(tmp_path: Path) -> Non
         assert float(next(csv.DictReader(table))[OTHER_ENCODER]) == 12.0
 
 
-def test_all_wrong_coreset_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_wrong_coreset_files_are_reported_at_once(tmp_path: Path) -> None:
     wrong = tmp_path / "text.json"
     wrong.write_text("no object")
     with pytest.raises(ConfigError, match=r"(?s)2 faults.*text.json: not readable.*scored on val"):
@@ -703,7 +703,7 @@ def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") ->
     assert first_cells(table) == ["half_done", "rubbish", "strong", "weak"]
 
 
-def test_a_transfer_matrix_sorts_by_its_numbers_and_says_which_encoder_is_the_sets_own(browser_page: "Page") -> None:
+def test_a_transfer_matrix_sorts_by_its_numbers_and_marks_the_encoder_of_the_set(browser_page: "Page") -> None:
     table = browser_page.locator("#transfer-1")
     header = table.locator("thead th", has_text="convnet_d3").locator("button")
     header.click()
@@ -763,7 +763,7 @@ def test_a_trial_lights_up_in_all_plots_from_the_keyboard(browser_page: "Page") 
     assert browser_page.locator(".mark.lit").count() == 0
 
 
-def test_pointing_at_a_mark_says_what_it_is(browser_page: "Page") -> None:
+def test_pointing_at_a_marker_shows_its_tooltip(browser_page: "Page") -> None:
     mark = browser_page.locator("#study-1 .mark[data-trial='strong/trial_001'] path").last
     mark.dispatch_event("pointerenter")
     mark.locator("..").dispatch_event("pointerenter")

@@ -40,7 +40,7 @@ def test_ideal_hands_out_whole_pieces_from_when_each_node_was_ready() -> None:
     assert ideal.an_hour == pytest.approx(3600 * 3 / 20)
 
 
-def test_what_is_late_or_left_idle_is_missing_from_the_efficiency() -> None:
+def test_late_or_idle_work_reduces_the_efficiency() -> None:
     late = scaling(2, ("a", 4, 15), ("b", 6, 17), ("a", 17, 29))
     assert late.efficiency == pytest.approx(20 / 25)
     left_idle = scaling(2, ("a", 4, 14), ("b", 6, 16), ("a", 14, 24), ("a", 24, 34))  # b could have done the fourth

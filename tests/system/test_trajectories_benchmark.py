@@ -57,7 +57,7 @@ def test_sharing_and_making_with_ray(tmp_path: Path) -> None:
         (["--folder", "/dev/shm", "--only", "segment_read_time"], "allowed: a folder on a disk"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
+def test_impossible_measurements_are_rejected(
     arguments: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])

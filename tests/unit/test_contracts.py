@@ -102,7 +102,7 @@ class Undeclared:
         return {"two": 2.0}
 
 
-def test_a_metric_that_returns_what_it_did_not_declare_breaks_it(tmp_path: Path) -> None:
+def test_undeclared_numbers_of_a_metric_violate_the_contract(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"returned \['two'\], declared \['one'\]"):
         check_metric(Undeclared(), tmp_path)
 

@@ -52,7 +52,7 @@ def test_every_import_is_a_dependency() -> None:
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS)
-def test_dependency_is_imported_where_its_comment_says(requirement: str) -> None:
+def test_dependency_is_imported_in_the_module_of_its_comment(requirement: str) -> None:
     line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
     comment = line.partition("  # ")[2]
     assert comment, f"{requirement}: say which module wants it"

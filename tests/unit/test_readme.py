@@ -87,7 +87,7 @@ def test_links_to_files_resolve(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_tools_of_the_environment_are_what_the_project_installs(document: Path) -> None:
+def test_tools_of_the_environment_are_those_of_the_project(document: Path) -> None:
     known = {"pip", "python", "rayvldd", "mlflow", "pytest", "mypy", "ruff", "pre-commit"}
     used = {Path(words[0]).name for words in shell_commands(document) if words[0].startswith(".venv/bin/")}
     assert used <= known
@@ -105,7 +105,7 @@ def test_ci_runs_the_test_line_of_the_readme() -> None:
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_a_model_of_ones_own_learns_as_the_readme_says(
+def test_the_training_example_of_the_readme_works(
     tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

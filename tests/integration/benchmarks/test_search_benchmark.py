@@ -290,7 +290,7 @@ def test_searches_beside_runs_that_do_not_repeat_are_refused(searched: Path, rec
         record_the_searches(searched, table, tmp_path / "searches.jsonl", 1)
 
 
-def test_a_trial_that_was_stopped_says_no_more_than_it_did(recorded: Path, searches: Path) -> None:
+def test_a_stopped_trial_reports_no_further_evaluations(recorded: Path, searches: Path) -> None:
     trials = Table.load(recorded, searches).searches[0]
     stopped = next(trial for trial in trials if trial.stopped)
     assert stopped.has(len(stopped.seconds) - 1)

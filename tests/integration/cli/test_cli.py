@@ -91,7 +91,7 @@ def test_unknown_command_names_the_nearest() -> None:
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-def test_faults_of_a_file_are_told_at_once_without_traceback(study_file: Path, workspace: Path) -> None:
+def test_faults_of_a_file_are_reported_at_once_without_traceback(study_file: Path, workspace: Path) -> None:
     result = run("sweep", study_file, "--workspace", workspace, "--set", "distillation.lr_imgs=3", "--set", "seed=-1")
     assert result.exit_code == EXIT_USER_ERROR
     assert "2 faults found, nothing was started" in result.stderr
@@ -130,7 +130,7 @@ def test_workspace_that_cannot_be_written(study_file: Path, tmp_path: Path) -> N
     assert f"workspace {taken}: cannot be" in result.stderr
 
 
-def test_faults_of_models_and_data_are_told_together(study_file: Path, workspace: Path) -> None:
+def test_faults_of_models_and_data_are_reported_together(study_file: Path, workspace: Path) -> None:
     overrides = ["model.image_encoder.name=convnet_d4", "distillation.num_pairs=41"]
     result = run("sweep", study_file, "--workspace", workspace, *(w for o in overrides for w in ("--set", o)))
     assert result.exit_code == EXIT_USER_ERROR
@@ -147,7 +147,9 @@ def test_start_epoch_beyond_the_experts(study_file: Path, workspace: Path) -> No
     assert "beyond the experts' last epoch 2" in result.stderr
 
 
-def test_interruption_says_what_is_kept(study_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_names_the_kept_results(
+    study_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

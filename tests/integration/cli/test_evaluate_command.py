@@ -88,7 +88,7 @@ def test_every_method_without_clusters_is_nested() -> None:
 # --- intervals ----------------------------------------------------------------------------------------------------
 
 
-def test_a_summary_says_interval_and_share_by_hand() -> None:
+def test_a_summary_has_interval_and_share_computed_by_hand() -> None:
     students = [RetrievalMetrics(*[value] * 6) for value in (10.0, 11.0, 12.0)]
     found = summary_of_students(students, [RetrievalMetrics(*[44.0] * 6)])
     assert found["mean"]["mean_recall"] == pytest.approx(11)
@@ -115,7 +115,7 @@ def test_encoders_are_read_in_every_form(tmp_path: Path) -> None:
     assert encoders["convnet_d3"].options == OTHER["options"]
 
 
-def test_encoders_that_cannot_be_read_are_told_together(tmp_path: Path) -> None:
+def test_unreadable_encoders_are_reported_together(tmp_path: Path) -> None:
     wrong, text = tmp_path / "wrong.yaml", tmp_path / "text.yaml"
     wrong.write_text("nmae: resnet18")
     text.write_text("resnet18")
@@ -160,7 +160,7 @@ def test_pixels_arrive_on_the_other_encoders_scale(task: StudyTask, set_folder: 
 # --- faults before work -------------------------------------------------------------------------------------------
 
 
-def test_sets_that_are_none_are_told_together(tmp_path: Path) -> None:
+def test_invalid_sets_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)2 faults found.*one is not a distilled set.*two is not a distilled set"):
         load_sets([str(tmp_path / "one"), str(tmp_path / "two")], tmp_path)
 

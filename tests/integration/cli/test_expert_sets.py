@@ -140,7 +140,7 @@ def test_an_unknown_key_names_the_nearest(store: ExpertStore, tmp_path: Path, wo
 # --- list and show --------------------------------------------------------------------------------------------------
 
 
-def test_list_says_what_is_there(store: ExpertStore) -> None:
+def test_list_shows_the_content_of_a_store(store: ExpertStore) -> None:
     start_training(store, 2)
     put_claim(store, 3, done=5, process=42)
     result = run("experts", "list", "--store", store.uri, "--json")
@@ -190,7 +190,7 @@ def test_a_set_before_its_first_expert_is_finished(tmp_path: Path) -> None:
     assert "in training: #0 epoch 1, not leased" in run("experts", "show", RECIPE.key, "--store", tmp_path).output
 
 
-def test_show_says_what_made_it(store: ExpertStore) -> None:
+def test_show_prints_the_origin_of_a_set(store: ExpertStore) -> None:
     result = run("experts", "show", DELTAS.key, "--store", store.uri, "--checksums")
     assert result.exit_code == 0, result.output
     record = json.loads((folder_of(store, DELTAS) / "expert_001.json").read_text())
@@ -218,7 +218,7 @@ def test_verify_reads_everything_and_finds_nothing(store: ExpertStore) -> None:
     assert last_object(result) == {"store": store.uri, "files": 5, "damaged": [], "dropped_experts": 0}
 
 
-def test_verify_names_what_is_damaged_and_drops_it_when_asked(store: ExpertStore) -> None:
+def test_verify_names_damaged_files_and_drops_them_on_request(store: ExpertStore) -> None:
     flip_last_byte(folder_of(store, RECIPE) / "expert_001.safetensors")
     before = all_files(store)
     result = run("experts", "verify", RECIPE.key, "--store", store.uri, "--json")
@@ -276,7 +276,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "_LOOK_S", 0.02)
 
 
-def test_prune_takes_what_is_left_over_and_nothing_else(store: ExpertStore, impatient: None) -> None:
+def test_prune_deletes_only_leftovers(store: ExpertStore, impatient: None) -> None:
     finished = all_files(store)
     start_training(store, 2)
     put_claim(store, 2)
@@ -338,7 +338,7 @@ def test_a_claim_taken_since_the_look_is_left_alone(store: ExpertStore, impatien
     assert store.kept_epochs(RECIPE, 2) == [] and store.holder(RECIPE, 2) is None
 
 
-def test_prune_of_sets_that_nothing_says_the_making_of(store: ExpertStore, impatient: None) -> None:
+def test_prune_of_sets_without_a_readable_manifest(store: ExpertStore, impatient: None) -> None:
     (folder_of(store, RECIPE) / "manifest.json").write_text("{")
     newer = folder_of(store, DELTAS) / "manifest.json"
     newer.write_text(json.dumps({**json.loads(newer.read_text()), "format": 3}))
@@ -357,7 +357,7 @@ def test_prune_of_sets_that_nothing_says_the_making_of(store: ExpertStore, impat
 # --- copy -----------------------------------------------------------------------------------------------------------
 
 
-def test_copy_brings_sets_whole_and_skips_what_is_there(store: ExpertStore, tmp_path: Path) -> None:
+def test_copy_copies_complete_sets_and_skips_existing_ones(store: ExpertStore, tmp_path: Path) -> None:
     there = ExpertStore(FolderStorage(tmp_path / "copy"))
     first = run("experts", "copy", store.uri, there.uri, "--key", DELTAS.key, "--json")
     assert first.exit_code == 0, first.output
@@ -391,7 +391,7 @@ def test_a_damaged_expert_is_not_copied_and_the_others_are(store: ExpertStore, t
     assert there.finished(RECIPE) == [1] and there.finished(DELTAS) == [0, 1]
 
 
-def test_copy_goes_on_after_an_interruption(
+def test_copy_resumes_after_an_interruption(
     store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
@@ -417,7 +417,7 @@ def test_copy_goes_on_after_an_interruption(
     assert there.finished(RECIPE) == there.finished(DELTAS) == [0, 1]
 
 
-def test_copy_leaves_an_expert_to_who_makes_it_there(store: ExpertStore, tmp_path: Path) -> None:
+def test_copy_skips_an_expert_in_training_at_the_destination(store: ExpertStore, tmp_path: Path) -> None:
     there = ExpertStore(FolderStorage(tmp_path / "copy"))
     with there.acquire(RECIPE, 0, LeaseHolder("another command")):  # type: ignore[union-attr]
         copied = copy_sets(store, there, [RECIPE.key])
@@ -438,7 +438,7 @@ def test_copy_and_epochs_left_out(store: ExpertStore, tmp_path: Path) -> None:
     assert "SRC keeps epochs 0, 2, DST 0, 1: neither has all" in fault
 
 
-def test_copy_never_mixes_what_different_recipes_made(store: ExpertStore, tmp_path: Path) -> None:
+def test_copy_never_mixes_experts_of_different_recipes(store: ExpertStore, tmp_path: Path) -> None:
     there = ExpertStore(FolderStorage(tmp_path / "copy"))
     there.save(OTHER, 0, expert())
     folder_of(there, OTHER).rename(folder_of(there, RECIPE))

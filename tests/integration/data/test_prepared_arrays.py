@@ -111,7 +111,7 @@ def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp
 # --- shards -------------------------------------------------------------------------------------------------------
 
 
-def test_shards_give_back_what_was_written(store: Storage) -> None:
+def test_shards_are_read_as_written(store: Storage) -> None:
     parts = kept(store).parts(ARRAY)
     assert parts is not None
     found = list(parts)
@@ -146,7 +146,7 @@ def test_an_array_with_shards_missing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["bytes", "rows", "shape"])
-def test_a_damaged_shard_is_told_and_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_shard_is_reported_and_made_again(tmp_path: Path, damage: str) -> None:
     shards, file = kept(FolderStorage(tmp_path)), tmp_path / "arrays" / ARRAY.name / "shard_00001.arrow"
     if damage == "bytes":
         content = bytearray(file.read_bytes())
@@ -179,7 +179,7 @@ def never(_: np.ndarray) -> None:
     raise AssertionError("it lies in the store")
 
 
-def test_the_cache_takes_what_the_store_has(store: Storage, tmp_path: Path) -> None:
+def test_the_cache_fetches_arrays_of_the_store(store: Storage, tmp_path: Path) -> None:
     told: list[int] = []
     cache = ArrayCache(tmp_path / "cache", kept(store))
     array = cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never, told.append)
@@ -230,7 +230,7 @@ def forbid_making(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @RAY_WARNS_OF_ITSELF
-def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
+def test_prepare_resumes_and_commands_use_its_arrays(
     tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None
 ) -> None:
     workspace = Workspace(tmp_path / "workspace")
@@ -269,7 +269,7 @@ def test_prepare_goes_on_where_it_was_and_the_commands_take_its_arrays(
 
 
 @RAY_WARNS_OF_ITSELF
-def test_images_that_cannot_be_decoded_are_told_at_once(tiny_study: Study, tmp_path: Path, local_ray: None) -> None:
+def test_undecodable_images_are_reported_at_once(tiny_study: Study, tmp_path: Path, local_ray: None) -> None:
     data = photographs(tmp_path / "data")
     for name in ("0.jpg", "3.jpg"):
         (tmp_path / "data" / "images" / name).write_bytes(b"no image")
@@ -285,7 +285,7 @@ def test_images_that_cannot_be_decoded_are_told_at_once(tiny_study: Study, tmp_p
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def test_faults_of_the_command_are_told_at_once(tiny_study: Study, tmp_path: Path) -> None:
+def test_faults_of_the_command_are_reported_at_once(tiny_study: Study, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(json.dumps(tiny_study.model_dump(mode="json")), encoding="utf-8")
     options = ["--workspace", str(tmp_path / "w"), "--store", "object-store://experts", "--node-cache", "disk"]

@@ -35,7 +35,7 @@ def store(storage: Storage) -> ExpertStore:
 # --- the contract, in every storage ----------------------------------------------------------------------------------
 
 
-def test_what_was_saved_is_loaded(store: ExpertStore) -> None:
+def test_a_saved_set_is_loaded(store: ExpertStore) -> None:
     assert store.finished(RECIPE) == []
     for index in (3, 0, 11):
         store.save(RECIPE, index, expert(index))
@@ -64,7 +64,7 @@ def test_differences_in_16_bits(store: ExpertStore) -> None:
     assert size is not None and size < 2 * 2 * 4000 + 1000
 
 
-def test_epochs_left_out_are_made_again_when_asked_for(store: ExpertStore) -> None:
+def test_omitted_epochs_are_made_again_on_request(store: ExpertStore) -> None:
     store.save(RECIPE, 0, expert(0, epochs=(0, 2)))
     assert store.finished(RECIPE) == store.finished(RECIPE, {0, 2}) == [0]
     assert store.finished(RECIPE, {0, 1}) == []
@@ -119,7 +119,7 @@ def test_writers_side_by_side(store: ExpertStore) -> None:
         assert_same(store.load(RECIPE, index), expert(index, size=2000).trajectory)
 
 
-def test_an_expert_in_training_goes_on_from_its_last_epoch(store: ExpertStore) -> None:
+def test_an_expert_in_training_resumes_from_its_last_epoch(store: ExpertStore) -> None:
     assert store.kept_epochs(RECIPE, 0) == []
     states = [
         ExpertState(epoch, expert().trajectory[epoch], METRICS[:epoch], {"state": {"inc": 2**100 + epoch}})
@@ -164,7 +164,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / RECIPE.key
 
 
-def test_manifest_and_record_say_what_made_them(folder: Path) -> None:
+def test_manifest_and_record_contain_the_origin(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert ExpertRecipe(manifest["recipe"]).key == RECIPE.key == manifest["key"]
     assert manifest["layout"] == {"image": [["weight", [2, 2]], ["bias", [1]]], "text": [["weight", [3]]]}

@@ -69,7 +69,7 @@ def assert_same(left: Trajectory, right: Trajectory) -> None:
         assert torch.equal(left[epoch].text, right[epoch].text)
 
 
-def test_what_is_there_is_taken_and_only_what_is_asked_for_is_made(
+def test_existing_experts_are_reused_and_only_requested_ones_are_made(
     task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
     told: list[tuple[int, int]] = []

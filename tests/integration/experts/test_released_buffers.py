@@ -125,13 +125,13 @@ def changed(path: tuple[int, ...], change: Callable[[Any], Any]) -> Side:
         (lambda buffer: buffer[:1], r"txt_replay_buffer_0.pt: has 2 experts, \S+img_replay_buffer_0.pt has 1; allowed"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, side: Side, told: str) -> None:
+def test_mismatches_are_named(tmp_path: Path, side: Side, told: str) -> None:
     with pytest.raises(InputError, match=told) as error:
         read_buffers([written(tmp_path, image=side)], IMAGE, TEXT, EPOCHS)
     assert ("torch.save(" if "lists of" in str(error.value) else "--set model.…") in error.value.next_command
 
 
-def test_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_faults_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     first = written(tmp_path, image=changed((0,), lambda expert: expert[:2]), text=lambda _: [])
     second = written(tmp_path, number=1, text=changed((1, 1, 0), lambda tensor: tensor[0]))
     with pytest.raises(InputError, match="3 faults found") as error:
@@ -233,7 +233,7 @@ def import_of(study_file: Path, workspace: Path, pair: BufferPair, *more: str) -
 
 
 @pytest.mark.timeout(600)  # it starts Ray
-def test_a_distillation_takes_what_was_imported(
+def test_a_distillation_uses_imported_experts(
     study_file: Path, released: BufferPair, tmp_path: Path, local_ray: None
 ) -> None:
     workspace = tmp_path / "workspace"
@@ -283,7 +283,7 @@ def test_files_without_a_partner(study_file: Path, tmp_path: Path) -> None:
     assert "--text-buffer: given 1 times, --image-buffer 2 times" in result.stderr
 
 
-def test_a_study_with_several_sets_is_told_which_setting(tmp_path: Path) -> None:
+def test_a_study_with_several_sets_is_rejected_with_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "several.yaml"
     space = {"experts.epochs": {"type": "int", "low": 2, "high": 3}}
     file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"num_trials": 1, "space": space}}), encoding="utf-8")

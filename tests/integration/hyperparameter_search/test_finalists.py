@@ -127,7 +127,7 @@ def test_the_interval_is_over_sets_with_their_students_inside() -> None:
     assert nested_interval([[10.0, 12.0, 14.0]]) == recall_interval([10.0, 12.0, 14.0])
 
 
-def test_nested_intervals_hold_what_they_promise() -> None:
+def test_nested_intervals_have_their_coverage() -> None:
     """Of 2,000 draws of 3 sets × 4 students, 95 % have the true mean inside; over all students far fewer."""
     generator = np.random.default_rng(0)
     draws = 20 + generator.normal(size=(2000, 3, 1)) + 0.5 * generator.normal(size=(2000, 3, 4))
@@ -137,7 +137,7 @@ def test_nested_intervals_hold_what_they_promise() -> None:
     assert np.mean([low < 20 < high for low, high in pooled]) < 0.8
 
 
-def test_the_end_of_a_sweep_says_what_its_number_rests_on(two: list[Finalist]) -> None:
+def test_the_end_of_a_sweep_states_the_basis_of_its_result(two: list[Finalist]) -> None:
     write_scores(two[0], [4.0, 5.0, None])
     write_scores(two[1], [6.0, 8.0, 7.0])
     tested = {"mean_recall": 6.5, "interval": [5.0, 8.0], "interval_over": "sets", "num_sets": 3, "num_students": 5}
@@ -191,7 +191,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, task: RetrievalTask, note: 
 QUIET = ProgressDisplay(Console(quiet=True))
 
 
-def test_a_set_that_was_cut_off_goes_on_and_finished_ones_are_not_made_again(
+def test_an_interrupted_set_resumes_and_finished_ones_are_not_repeated(
     two: list[Finalist], job: TrialContext, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done = in_this_process(monkeypatch, task, lambda step: None)

@@ -49,7 +49,7 @@ def names(trials: list[Trial]) -> list[int]:
     return [trial.number for trial in trials]
 
 
-def test_the_front_is_what_no_other_beats(tiny_study: Study) -> None:
+def test_the_front_has_the_trials_that_are_not_dominated(tiny_study: Study) -> None:
     study = study_for(tiny_study)
     assert names(pareto_front(TRIALS, study)) == [0, 4, 1, 6], "2 is beaten by 1, 3 is equal to it, 5 has failed"
     assert names(pareto_front([], study)) == []

@@ -87,7 +87,7 @@ class Tracker(FolderTracker):
 # --- ledger -------------------------------------------------------------------------------------------------------
 
 
-def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
+def test_the_ledger_reads_its_files(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for number in range(3):
         ledger.start(number, 10 + number, {"distillation.trajectory_matching.syn_steps": number})
@@ -217,7 +217,7 @@ def test_a_trial_reports_every_evaluation(job: TrialContext, reports: list[Any])
     assert card["study"]["distillation"]["lr_image"] == 10.0
 
 
-def test_memory_is_given_back_without_a_look_at_what_was_imported(job: TrialContext, reports: list[Any]) -> None:
+def test_memory_is_released_without_visiting_imported_objects(job: TrialContext, reports: list[Any]) -> None:
     run_trial(job, reports)
     assert gc.get_freeze_count() > 10_000
     made_by_a_trial = StringIO()
@@ -245,7 +245,7 @@ def without_seconds(report: EvaluationReport) -> dict[str, float]:
     return {name: value for name, value in report.metrics.items() if not name.startswith("seconds")}
 
 
-def test_a_trial_that_was_cut_off_goes_on(job: TrialContext, reports: list[Any]) -> None:
+def test_an_interrupted_trial_resumes(job: TrialContext, reports: list[Any]) -> None:
     run_trial(job, reports)
     whole = [without_seconds(report) for report in reports]
 
@@ -394,7 +394,7 @@ def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
     assert not list(Path.home().glob("ray_results/tune*"))
 
 
-def test_a_search_that_was_interrupted_goes_on(toy: Toy) -> None:
+def test_an_interrupted_search_resumes(toy: Toy) -> None:
     cut = toy.run(interrupted_at=7)
     ended = {known.trial_id for known in cut.ended}
     assert cut.running and len(cut.trials) < 8
@@ -459,7 +459,7 @@ if __name__ == "__main__":
 
 @pytest.mark.long  # test_killed_study.py kills a whole study three times
 @pytest.mark.timeout(240)
-def test_a_search_whose_driver_is_killed_goes_on(toy: Toy) -> None:
+def test_a_search_with_a_killed_driver_resumes(toy: Toy) -> None:
     toy.study = with_search(toy.study, num_trials=12)
     folders = [str(Path(__file__).parent), str(ROOT / "tests")]
     source = _DRIVER.format(tests=folders, study=toy.study.model_dump_json(), root=str(toy.root))
@@ -506,9 +506,7 @@ def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: Pr
     assert len({known.recipe.key for known in sets}) == 2
 
 
-def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
-    searched: Study, tiny_cache: Path, quiet: ProgressDisplay
-) -> None:
+def test_certain_sets_are_made_before_the_search(searched: Study, tiny_cache: Path, quiet: ProgressDisplay) -> None:
     """One set is every trial's; of several, those of the first points: the sampler may never come to the others."""
     (only,) = certain_sets(searched, load_expert_sets(searched, tiny_cache, quiet))
     assert only.epochs == frozenset({0, 1, 2})
@@ -522,7 +520,7 @@ def test_sets_that_are_certain_to_be_asked_for_are_made_before_the_search(
     assert [known.point for known in asked_for] == [{"experts.epochs": 2}]
 
 
-def test_the_search_says_which_experts_its_trials_are_making(
+def test_the_search_shows_experts_in_training(
     searched: Study, tiny_cache: Path, quiet: ProgressDisplay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
@@ -655,7 +653,7 @@ def test_a_set_keeps_the_epochs_that_some_point_reaches(searched: Study) -> None
     assert epochs_of(every, every.at({})) == frozenset(range(10))
 
 
-def test_a_trial_makes_the_experts_that_nobody_made(job: TrialContext, reports: list[Any]) -> None:
+def test_a_trial_makes_missing_experts(job: TrialContext, reports: list[Any]) -> None:
     for file in Path(job.store.uri.removeprefix("file://")).rglob("*"):
         if file.is_file():
             file.unlink()
@@ -668,7 +666,7 @@ def test_a_trial_makes_the_experts_that_nobody_made(job: TrialContext, reports: 
     assert [without_seconds(report) for report in reports[len(made) :]] == made
 
 
-def test_the_plan_says_what_is_there_and_what_is_missing(searched: Study, tmp_path: Path) -> None:
+def test_the_plan_lists_existing_and_missing_experts(searched: Study, tmp_path: Path) -> None:
     planned = plan(searched, Workspace(tmp_path), store_in(Workspace(tmp_path)))
     assert planned["expert_sets"] == [{"point": {}, "experts": 2, "existing": 0, "epochs": 2}]
     assert planned["trials"]["total"] == 4 and planned["trials"]["ended"] == 0
@@ -717,7 +715,7 @@ def test_the_display_prints_plain_lines_where_there_is_no_terminal(tmp_path: Pat
     assert text == "a line that is longer than the console is wide, [kept] as it is\n"
 
 
-def test_a_line_says_how_a_trial_ended(tmp_path: Path) -> None:
+def test_a_line_describes_an_ended_trial(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.start(0, 1, {"distillation.lr_image": 12.3456, "distillation.initialisation.images": "real"})
     ledger.add_evaluation("trial_000", evaluated(20, 17.256))
@@ -813,7 +811,7 @@ def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
     assert not list(folder.finalists.rglob("checkpoint"))
 
 
-def test_a_study_whose_trials_all_failed_says_why(
+def test_a_study_with_only_failed_trials_reports_the_reasons(
     searched: Study, tmp_path: Path, local_ray: None, quiet: ProgressDisplay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path)

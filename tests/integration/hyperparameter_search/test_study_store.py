@@ -65,7 +65,7 @@ def begun(machine: Path) -> StudyFolder:
     return folder
 
 
-def test_another_machine_goes_on_and_hands_back(storage: Storage, tmp_path: Path) -> None:
+def test_another_machine_resumes_and_returns_the_study(storage: Storage, tmp_path: Path) -> None:
     first, second = begun(tmp_path / "a"), folder_on(tmp_path / "b")
     write(first, tune__x="Ray's", _dot_lock="", trials__trial_001___dot_part="half")
     with StudyStore(storage, first).held(QUIET):
@@ -168,7 +168,7 @@ def test_a_trial_that_is_written_to_meanwhile_is_kept_as_it_was(
     assert content(other) == content(folder)
 
 
-def test_a_folder_that_goes_on_from_the_snapshot_is_not_overwritten(storage: Storage, tmp_path: Path) -> None:
+def test_a_folder_resumed_from_the_snapshot_is_not_overwritten(storage: Storage, tmp_path: Path) -> None:
     """What a killed driver did after its last push is still there on its own machine."""
     folder = begun(tmp_path / "a")
     StudyStore(storage, folder).push()
@@ -209,7 +209,7 @@ def test_two_studies_of_one_name_are_not_mixed(storage: Storage, tmp_path: Path)
     assert (content(other), storage.read("tiny/snapshot.json")) == before
 
 
-def test_who_was_taken_for_dead_writes_nothing_more(storage: Storage, tmp_path: Path) -> None:
+def test_a_driver_considered_dead_stops_writing(storage: Storage, tmp_path: Path) -> None:
     first, second = begun(tmp_path / "a"), folder_on(tmp_path / "b")
     slow = StudyStore(storage, first)
     slow.push()
@@ -256,7 +256,7 @@ def test_the_study_of_a_machine_that_died_is_taken_over(tmp_path: Path, monkeypa
         assert content(folder_on(tmp_path / "b")) == content(folder_on(tmp_path / "a"))
 
 
-def test_a_file_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path / "kept")
     StudyStore(storage, begun(tmp_path / "a")).push()
     files: dict[str, dict[str, str]] = json.loads(storage.read("tiny/snapshot.json") or b"")["files"]
@@ -390,7 +390,7 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_only_what_outlives_a_machine_can_keep_studies(tmp_path: Path) -> None:
+def test_studies_need_a_persistent_storage(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert open_storage(str(tmp_path / "x"), workspace, "--study-store").uri.startswith("file:")
     for uri in ("object-store://x", "ftp://x/y"):

@@ -81,7 +81,7 @@ def test_a_study_is_found_by_name_and_an_experiment_whole(database: str) -> None
     assert [trial.name for trial in earlier_trials(database, "rayvldd")] == [*same, "other/trial_000"]
 
 
-def test_what_is_not_there_is_named_with_what_is(database: str, tmp_path: Path) -> None:
+def test_missing_names_are_reported_with_existing_ones(database: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"study 'smae' \(did you mean 'same'\?\); allowed: .*: other, same"):
         earlier_trials(database, "smae")
     missing = f"sqlite:///{tmp_path / 'none.db'}"
@@ -90,7 +90,7 @@ def test_what_is_not_there_is_named_with_what_is(database: str, tmp_path: Path) 
     assert not list(tmp_path.iterdir()), "asking makes no database"
 
 
-def test_a_server_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RayvlddError, match=r"--warm-start same: http://127.0.0.1:9 cannot be read"):
         earlier_trials("http://127.0.0.1:9", "same")
@@ -120,13 +120,13 @@ def test_trials_that_fit_come_with_their_recall_and_others_are_named(database: s
     assert lines[0] == "warm start from rayvldd: 2 trials inside the space, 4 left out" and len(lines) == 5
 
 
-def test_what_changes_no_recall_and_where_files_lie_does_not_matter(database: str, tmp_path: Path) -> None:
+def test_settings_without_effect_on_recall_and_paths_do_not_matter(database: str, tmp_path: Path) -> None:
     study = study_named("new", evaluation={"num_test_students": 9}, experts={"keep_epochs": "reached"})
     found, _ = kept(StudyFolder(tmp_path), study, database, "same")
     assert [trial.trial_id for trial in found] == ["same/trial_001", "same/trial_003"]
 
 
-def test_settings_of_another_release_are_told(tmp_path: Path) -> None:
+def test_settings_of_another_release_are_reported(tmp_path: Path) -> None:
     odd = EarlierTrial("old/trial_000", {"distillation.lr_imgs": "3"}, PRINTS, "finished", 3.0)
     folder = StudyFolder(tmp_path)
     keep_earlier_trials(study_named("new"), folder, WarmStart("old", lambda: [odd]))
@@ -134,7 +134,7 @@ def test_settings_of_another_release_are_told(tmp_path: Path) -> None:
     assert not found and left_out["old/trial_000"].startswith("its settings do not fit this release: ")
 
 
-def test_a_study_that_goes_on_asks_nobody(database: str, tmp_path: Path) -> None:
+def test_a_resumed_study_needs_no_server(database: str, tmp_path: Path) -> None:
     folder, study = StudyFolder(tmp_path), study_named("new")
     first = kept(folder, study, database, "same")
 
@@ -172,7 +172,7 @@ def test_the_sampler_begins_where_earlier_trials_were_good() -> None:
     assert warm < 0.5 * cold
 
 
-def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
+def test_the_command_rejects_impossible_options(tmp_path: Path) -> None:
     import yaml
     from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 

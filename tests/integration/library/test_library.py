@@ -71,7 +71,7 @@ def test_a_distillation_returns_its_set(workspace: Path) -> None:
     assert first == again and first.card["study"]["name"] == "once"
 
 
-def test_faults_of_a_mapping_are_told_with_their_keys() -> None:
+def test_faults_of_a_mapping_are_reported_with_their_keys() -> None:
     with pytest.raises(rv.RayvlddError, match=r"<dict>: distillation.syn_steps: unknown key 'syn_steps'") as raised:
         rv.load_study({**TINY_STUDY, "distillation": {"syn_steps": 3}})
     assert "did you mean 'distillation.trajectory_matching.syn_steps'?" in str(raised.value)

@@ -117,7 +117,7 @@ def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: Study
     assert store.finished(recipe) == []
 
 
-def test_an_expert_that_diverges_says_so_without_a_traceback(
+def test_a_diverging_expert_is_reported_without_a_traceback(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
@@ -496,7 +496,7 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
-def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(
+def test_ctrl_c_keeps_finished_work_and_leaves_no_process(
     tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""

@@ -77,7 +77,7 @@ def memory_mb(kind: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
 
 
-def test_what_is_put_outlives_its_process_and_is_shared(storage: RayStorage) -> None:
+def test_files_outlive_their_process_and_are_shared(storage: RayStorage) -> None:
     others: Any = [ray.remote(Other).options(num_cpus=0).remote() for _ in range(3)]
     ray.get(others[0].put.remote(storage))
     ray.kill(others[0])
@@ -104,7 +104,7 @@ def test_threads_open_without_warnings(storage: RayStorage) -> None:
             assert tensor[7] == 7
 
 
-def test_of_many_directories_one_is_made_and_its_death_is_told(local_ray: None) -> None:
+def test_of_many_directories_one_is_made_and_its_death_is_reported(local_ray: None) -> None:
     storages = [RayStorage("new") for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda indexed: indexed[1].swap("lease", None, b"%d" % indexed[0]), enumerate(storages)))
@@ -202,7 +202,7 @@ print("whole")
 """
 
 
-def test_what_another_node_put_outlives_that_node() -> None:
+def test_files_of_another_node_outlive_that_node() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])}
     answer = subprocess.run(
         [sys.executable, "-c", TWO_NODES], env=environment, capture_output=True, text=True, timeout=200

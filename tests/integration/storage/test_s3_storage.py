@@ -97,7 +97,7 @@ def test_a_copy_that_is_not_whole_is_downloaded_again(storage: S3Storage, tmp_pa
     assert not left.exists()
 
 
-def test_what_another_machine_replaced_is_downloaded_again(storage: S3Storage, tmp_path: Path) -> None:
+def test_a_file_replaced_by_another_machine_is_downloaded_again(storage: S3Storage, tmp_path: Path) -> None:
     other = elsewhere(storage, tmp_path)
     for value in (1.0, 2.0):
         with storage.new_file("expert") as path:
@@ -116,7 +116,7 @@ with storage.new_file("killed") as path:
 """
 
 
-def test_what_a_killed_process_left_is_cleared_away(storage: S3Storage, tmp_path: Path) -> None:
+def test_remains_of_a_killed_process_are_deleted(storage: S3Storage, tmp_path: Path) -> None:
     with storage.new_file("living") as living:
         save_file({"a": torch.ones(3)}, living)
         child = subprocess.Popen([sys.executable, "-c", KILLED, pickle.dumps(storage).hex()], stdout=subprocess.PIPE)
@@ -282,7 +282,7 @@ EVERYTHING = [
 
 
 @pytest.mark.parametrize("index", range(len(EVERYTHING)))
-def test_every_call_says_what_is_wrong(
+def test_every_call_reports_the_reason(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
 ) -> None:
     call: Any = EVERYTHING[index]

@@ -100,7 +100,7 @@ def test_a_file_is_there_when_it_is_whole(storage: Storage) -> None:
     assert torch.equal(storage.open_tensors("expert.safetensors").tensor("image.0"), TENSORS["image.0"])
 
 
-def test_a_file_that_replaces_another_is_what_is_read(storage: Storage) -> None:
+def test_a_replaced_file_is_read(storage: Storage) -> None:
     put(storage, "checkpoint", {"image.0": torch.zeros(4)})
     before = storage.open_tensors("checkpoint").tensor("image.0")
     put(storage, "checkpoint", {"image.0": torch.ones(4)})

@@ -122,7 +122,7 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not list(tmp_path.iterdir()), "asking makes no database"
 
 
-def test_a_study_is_registered_once_and_says_what_it_was_made_from(registered: tuple[Path, str]) -> None:
+def test_a_study_is_registered_once_with_its_origin(registered: tuple[Path, str]) -> None:
     root, run_id = registered
     client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'tiny'")

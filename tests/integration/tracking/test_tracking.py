@@ -505,7 +505,7 @@ def test_mlflow_database_appears_whole(tmp_path: Path, monkeypatch: pytest.Monke
     MlflowTracker(database)
 
 
-def test_mlflow_database_with_somebodys_work_is_left_alone(tmp_path: Path) -> None:
+def test_mlflow_database_with_foreign_runs_is_not_changed(tmp_path: Path) -> None:
     """One of another release is for MLflow to judge, whatever its tables are."""
     file = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(file)) as connection:
@@ -555,7 +555,7 @@ def outbox_of(server: Server) -> Outbox:
     return Outbox("the server", verdict, first_retry_s=0.01)
 
 
-def test_outbox_keeps_order_and_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+def test_outbox_keeps_order_without_blocking(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     outbox = outbox_of(server)
     server.is_away = True
@@ -601,7 +601,7 @@ def test_outbox_sends_no_more_rows_than_a_server_takes() -> None:
     assert sum(sizes) == 25 * 99 and max(sizes) == 990 <= MOST_ROWS and len(sizes) < 6
 
 
-def test_outbox_drops_what_is_refused_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_outbox_drops_only_rejected_writes(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     outbox = outbox_of(server)
     server.open.clear()
@@ -632,7 +632,7 @@ def test_outbox_keeps_a_write_that_failed_for_no_known_reason(caplog: pytest.Log
     assert len(caplog.records) == 1
 
 
-def test_outbox_is_not_held_up_by_what_never_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+def test_outbox_is_not_blocked_by_writes_that_never_succeed(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
 
     def write() -> None:

@@ -61,7 +61,7 @@ def test_nothing_is_replaced_and_a_dry_run_writes_nothing(table: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "karpathy", "blip"])
-def test_a_folder_is_read_by_what_it_holds(form: str, tmp_path: Path) -> None:
+def test_the_format_of_a_folder_is_detected(form: str, tmp_path: Path) -> None:
     images = [
         {"image": f"{number}.jpg", "split": split} for number, split in enumerate(["train"] * 8 + ["val", "test"])
     ]

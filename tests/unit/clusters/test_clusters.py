@@ -51,7 +51,7 @@ def test_shipped_file_passes(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_header_says_command_cost_what_to_edit_and_what_was_not_run(file: Path) -> None:
+def test_header_has_command_cost_edits_and_untested_parts(file: Path) -> None:
     read = read_cluster_file(file)
     header = read.text[: read.text.index("\n\n")]
     assert all(line.startswith("#") for line in header.splitlines())
@@ -272,7 +272,7 @@ def test_firewall_is_refused(old: str, new: str, message: str, tmp_path: Path) -
     assert any(message in text for text in found), found
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     def change(config: dict[str, Any]) -> None:
         config["provider"]["security_group"] = {"GroupName": "x"}
         del config["file_mounts"][TOKEN]
@@ -299,7 +299,7 @@ def test_pins_of_another_ray_are_refused_with_both_versions(tmp_path: Path) -> N
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def test_placeholders_are_told_and_then_the_token_and_the_start(tmp_path: Path) -> None:
+def test_placeholders_are_reported_and_then_the_token_and_the_start(tmp_path: Path) -> None:
     file = changed("aws_gpu.yaml", lambda config: None, tmp_path)
     file.write_text((CLUSTERS / "aws_gpu.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     result = run("--cluster", file)
@@ -330,7 +330,7 @@ def test_price_that_is_not_in_the_table_is_to_be_looked_up(tmp_path: Path) -> No
         ("name: x", "is no cluster file"),
     ],
 )
-def test_what_is_no_cluster_file_is_told(text: str, message: str, tmp_path: Path) -> None:
+def test_other_files_are_reported_as_no_cluster_file(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(text, encoding="utf-8")
     result = run("--cluster", file)

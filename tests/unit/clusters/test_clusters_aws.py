@@ -105,7 +105,7 @@ def test_files_are_found() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 @pytest.mark.parametrize("node_type", ["head", "worker"])
-def test_node_comes_out_as_the_file_says(file: Path, node_type: str, account: dict[str, str]) -> None:
+def test_node_is_configured_as_in_the_file(file: Path, node_type: str, account: dict[str, str]) -> None:
     written = yaml.safe_load(file.read_text(encoding="utf-8"))["available_node_types"][node_type]["node_config"]
     request, instance = launched(bootstrapped(file), node_type)
 

@@ -96,7 +96,7 @@ def test_launch_request_is_one_that_compute_engine_describes(node_type: str, mon
     assert "metadata" not in body, "no start script, and nothing in it"
 
 
-def test_description_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_description_rejects_unknown_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     _, body = launched("worker", monkeypatch)
     body["scheduling"]["provisioningModel"] = "CHEAP"
     body["machinetype"] = "x"
@@ -121,7 +121,7 @@ def test_workers_are_spot_and_have_no_account(monkeypatch: pytest.MonkeyPatch) -
     assert "serviceAccounts" not in body
 
 
-def test_script_makes_what_the_file_names() -> None:
+def test_script_creates_the_resources_of_the_file() -> None:
     script = (FILE.parent / "gcp_project.sh").read_text(encoding="utf-8")
     for made in ("subnets create rayvldd", "service-accounts create rayvldd-head", "disks create rayvldd"):
         assert made in script

@@ -134,7 +134,7 @@ def test_manifests_are_refused(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Ingress", "Service"])
-def test_what_opens_the_cluster_is_refused(kind: str, tmp_path: Path) -> None:
+def test_open_access_to_the_cluster_is_rejected(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "kuberay.yaml"
     spec = {"type": "NodePort"} if kind == "Service" else {}
     extra = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}

@@ -300,7 +300,7 @@ def all_settings() -> list[type[BaseModel]]:
 
 
 @pytest.mark.parametrize("model", all_settings(), ids=lambda model: model.__name__)
-def test_every_setting_says_what_it_means(model: type[BaseModel]) -> None:
+def test_every_setting_has_a_description(model: type[BaseModel]) -> None:
     assert model.__doc__
     silent = [
         name for name, field in model.model_fields.items() if not field.description and name not in ("source", "type")
@@ -404,7 +404,7 @@ def test_expert_points_are_the_combinations_that_change_experts() -> None:
     assert len(study_with(SPACE).expert_points()) == len(study_with({}).expert_points()) == 1
 
 
-def test_what_changes_experts() -> None:
+def test_settings_that_change_experts() -> None:
     assert changes_experts("model.lora.rank") and changes_experts("experts.lr_image")
     assert not changes_experts("distillation.trajectory_matching.syn_steps") and not changes_experts(
         "experts.num_experts"

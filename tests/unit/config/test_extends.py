@@ -185,7 +185,7 @@ def test_a_circle_is_refused_with_its_files(tmp_path: Path) -> None:
         ("torn.yaml", "torn.yaml line 2: not readable as YAML"),
     ],
 )
-def test_what_cannot_be_extended(tmp_path: Path, named: Any, expected: str) -> None:
+def test_invalid_base_files(tmp_path: Path, named: Any, expected: str) -> None:
     (fault,) = faults_of(written(tmp_path, base=BASE, list="- a\n", torn="a: [1\n", own={"extends": named}))
     assert fault.startswith(expected)
 

@@ -24,7 +24,7 @@ def validator() -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_shipped_studies_are_valid_and_say_what_they_are_for(name: str, validator: Draft202012Validator) -> None:
+def test_shipped_studies_are_valid_and_have_a_purpose(name: str, validator: Draft202012Validator) -> None:
     values = parsed_yaml(SPACES[name].read_text(encoding="utf-8"))
     assert [error.message for error in validator.iter_errors(values)] == []
     assert len(purpose_of(SPACES[name])) > 20

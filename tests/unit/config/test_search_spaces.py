@@ -52,7 +52,7 @@ def test_header_gives_command_expectation_and_source(file: Path) -> None:
         assert part in header
 
 
-def test_header_says_how_long_it_takes_or_that_nobody_ran_it(file: Path) -> None:
+def test_header_has_the_duration_or_states_that_it_was_not_run(file: Path) -> None:
     study, lines = load_study(file), file.read_text(encoding="utf-8").splitlines()
     header = "\n".join(line for line in lines if line.startswith("#"))
     if study.resources.gpus_per_trial:
@@ -108,7 +108,7 @@ def test_the_published_setting_is_tried_first(name: str, monkeypatch: pytest.Mon
     assert first.model.protocol != "lora" or first.model.lora.rank == 4
 
 
-def test_every_first_point_lies_in_its_space(file: Path) -> None:
+def test_every_first_point_is_in_its_space(file: Path) -> None:
     study = load_study(file)
     space = study.space
     for point in study.initial_points():

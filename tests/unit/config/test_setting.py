@@ -120,7 +120,7 @@ def test_settings_of_the_same_key_agree_whatever_the_source_of_the_data() -> Non
             assert of_study.by_content == (key != "image_size")
 
 
-def test_what_a_study_declares() -> None:
+def test_declarations_of_a_study() -> None:
     assert sections_where(lambda info: info.searchable) == ("model", "experts", "distillation")
     assert sections_where(lambda info: info.in_point) == ("data", "model", "experts", "distillation", "evaluation")
     assert changes_experts("model.lora.rank") and changes_experts("experts.lr_image")

@@ -53,7 +53,7 @@ def test_every_file_has_its_meaning_written_down() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_file_means_what_it_meant(file: Path) -> None:
+def test_a_file_keeps_its_meaning(file: Path) -> None:
     """The recorded studies hold; a setting that has come since has its default."""
     values = study_of(own_values(file), file).model_dump(mode="json")
     space, meant = values["search"].pop("space"), MEANT[file.stem]
@@ -63,7 +63,7 @@ def test_a_file_means_what_it_meant(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_file_states_only_what_differs(file: Path) -> None:
+def test_a_file_states_only_differences(file: Path) -> None:
     """Without any value that it states, the file would be another study, or none."""
     own = own_values(file)
     study, repeated = study_of(own, file), []

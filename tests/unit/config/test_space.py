@@ -41,7 +41,7 @@ def last_parts(point: dict[str, Any]) -> dict[str, Any]:
     return {key.rpartition(".")[2]: value for key, value in point.items()}
 
 
-def test_points_hold_what_is_searched_there() -> None:
+def test_points_contain_the_active_settings() -> None:
     points = [last_parts(point) for point in similar().corners()]
     low_rank = {"similarity": "low_rank", "student_loss": "weighted_bce"}
     branches = [{**low_rank, "sim_rank": rank, "sim_alpha": alpha} for rank in (5, 40) for alpha in (0.1, 3.0)]
@@ -239,7 +239,7 @@ BOTH = ["val_mean_recall", "num_pairs"]
         ({"choose": {"at_least": {"val_mean_recall": 200}}}, "choose.at_least.val_mean_recall: input should be less"),
     ],
 )
-def test_a_search_that_cannot_be_as_it_is_asked(tmp_path: Path, search: dict[str, Any], expected: str) -> None:
+def test_unsupported_combinations_are_rejected(tmp_path: Path, search: dict[str, Any], expected: str) -> None:
     (fault,) = faults_of(write(tmp_path, search=search))
     assert fault.startswith(f"search.{expected}")
 

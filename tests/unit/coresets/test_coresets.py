@@ -115,7 +115,7 @@ def test_nothing_is_right_where_embeddings_are_no_numbers() -> None:
     assert not first_both_ways(torch.full((3, 2), torch.nan), torch.ones(3, 2)).any()
 
 
-def test_forgetting_follows_what_the_expert_retrieves(tiny_study: Study, tiny_cache: Path) -> None:
+def test_forgetting_follows_the_retrievals_of_the_expert(tiny_study: Study, tiny_cache: Path) -> None:
     """The same record, made one pair at a time from the trajectory of the same expert, in the same groups."""
     task = load(tiny_study, tiny_cache, **{"experts.batch_size": 8, "experts.epochs": 12})
     captions = np.arange(0, 200, 5)

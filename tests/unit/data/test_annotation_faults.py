@@ -107,7 +107,7 @@ def test_text_that_is_no_annotation_is_a_fault(root: Path, content: str | bytes,
 # --- which file an image is ----------------------------------------------------------------------------------------
 
 
-def test_one_file_under_two_names_is_told_with_both_places(root: Path) -> None:
+def test_one_file_under_two_names_is_reported_with_both_places(root: Path) -> None:
     (root / "images" / "link.jpg").symlink_to("a.jpg")
     again = ["./a.jpg", str(root / "images" / "a.jpg"), "link.jpg", "x/../a.jpg"]
     (root / "images" / "x").mkdir()

@@ -59,7 +59,7 @@ def test_any_change_is_another_array(tmp_path: Path, kind: str, key: dict, shape
     np.testing.assert_array_equal(array, 2)
 
 
-def test_the_key_lies_beside_the_array(tmp_path: Path) -> None:
+def test_the_key_is_stored_with_the_array(tmp_path: Path) -> None:
     ArrayCache(tmp_path).get_or_make("pixels", {"files": "abc"}, (2,), np.uint8, Maker(0))
     (described,) = tmp_path.glob("pixels-*.json")
     assert json.loads(described.read_text())["key"] == {"files": "abc"}
@@ -79,7 +79,7 @@ def test_nothing_is_kept_when_making_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+def test_a_truncated_or_foreign_file_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
     cache = ArrayCache(tmp_path)
     cache.get_or_make("pixels", {}, (1000,), np.uint8, Maker(1))
     (file,) = tmp_path.glob("*.npy")
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> N
     np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (1000,), np.uint8, Maker(2)), 2)
 
 
-def test_a_file_that_is_not_what_was_written_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     """A single bit anywhere: in the pixels, in the header, in the checksum, or no checksum at all."""
     cache = ArrayCache(tmp_path)
     cache.get_or_make("pixels", {}, (1000,), np.uint8, Maker(1))
@@ -142,7 +142,7 @@ def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert make.calls == 0
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+def test_remains_of_a_killed_process_are_overwritten(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path)
     cache.get_or_make("pixels", {}, (4,), np.uint8, Maker(1))
     (file,) = tmp_path.glob("*.npy")
@@ -179,7 +179,7 @@ def test_fingerprint_names_the_value_not_its_spelling() -> None:
     assert len(fingerprint(None)) == 16
 
 
-def test_fingerprint_refuses_what_json_cannot_say() -> None:
+def test_fingerprint_rejects_values_outside_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
         fingerprint(float("nan"))
     with pytest.raises(TypeError, match="not JSON serializable"):

@@ -123,7 +123,7 @@ def test_every_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("pixels-*.npy"))
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     load_dataset(make_folder(tmp_path / "data"), ArrayCache(tmp_path / "cache"), lambda *step: told.append(step))
     assert told[:4] == [("decoding train images", done, 4) for done in (1, 2, 3, 4)]

@@ -122,7 +122,7 @@ def test_after_a_damaged_file_is_replaced_it_alone_is_decoded(tmp_path: Path, de
     assert found.fingerprint == afresh.fingerprint
 
 
-def test_what_was_decoded_of_a_file_that_changed_since_is_not_taken(tmp_path: Path, decoded: list[str]) -> None:
+def test_decoded_images_of_changed_files_are_not_reused(tmp_path: Path, decoded: list[str]) -> None:
     settings, cache = folder_of(tmp_path, 6), ArrayCache(tmp_path / "cache")
     sound = (tmp_path / "images" / "0.png").read_bytes()
     (tmp_path / "images" / "0.png").write_bytes(b"damaged")
@@ -148,7 +148,7 @@ def test_a_damaged_index_costs_time_and_nothing_else(tmp_path: Path, damage: byt
     assert load_dataset(settings, cache).train.pixels.any(axis=(1, 2, 3)).all()
 
 
-def test_an_interruption_keeps_what_was_decoded(tmp_path: Path, decoded: list[str]) -> None:
+def test_an_interruption_keeps_decoded_images(tmp_path: Path, decoded: list[str]) -> None:
     settings, cache = folder_of(tmp_path, 40), ArrayCache(tmp_path / "cache")
 
     def interrupt(what: str, done: int, total: int) -> None:

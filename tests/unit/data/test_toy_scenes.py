@@ -68,7 +68,7 @@ def test_every_mention_is_true(scenes: list[Scene]) -> None:
                 assert size in ("", *(("large", "big") if thing.is_large else ("small", "little"))), caption
 
 
-def test_every_colour_told_afterwards_is_true(scenes: list[Scene]) -> None:
+def test_every_colour_in_later_captions_is_true(scenes: list[Scene]) -> None:
     told = [
         (scene, *found)
         for scene in scenes
@@ -124,7 +124,7 @@ def test_things_do_not_overlap_and_lie_inside(scenes: list[Scene]) -> None:
             assert all(np.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius for b in scene.things[:i])
 
 
-def test_balls_are_seen_where_they_are_said_to_be() -> None:
+def test_balls_are_drawn_at_their_positions() -> None:
     settings = ToyScenesData(source="toy_scenes", num_train=60, image_size=48)
     pixels, _ = draw_split(settings, "train")
     expected = {"red": (226, 43, 48), "green": (46, 160, 67), "blue": (38, 96, 224), "yellow": (255, 217, 46)}

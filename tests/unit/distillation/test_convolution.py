@@ -68,7 +68,7 @@ def test_third_derivatives_are_refused() -> None:
         torch.autograd.grad(first.sum(), weight, create_graph=True)
 
 
-def test_what_it_does_not_cover_is_left_to_torch() -> None:
+def test_other_cases_are_left_to_torch() -> None:
     images, weight = drawn(1, 2, 4, 4, seed=1), drawn(3, 2, 3, 3, seed=2)
     with TwiceDifferentiableConvolutions(images):
         assert F.conv2d(images, weight, padding="same").shape == (1, 3, 4, 4)

@@ -182,9 +182,7 @@ def test_noise_on_the_real_side_has_the_stated_size(make_task: MakeTask) -> None
         ),
     ],
 )
-def test_what_the_closed_form_does_not_cover_is_refused(
-    tiny_study: Study, changes: dict[str, Any], expected: str
-) -> None:
+def test_cases_without_a_closed_form_are_rejected(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         tiny_study.at({"distillation.method": "covariance", **changes})
 

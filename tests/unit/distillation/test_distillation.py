@@ -395,7 +395,7 @@ def test_a_learned_similarity_costs_pairs_and_moves(make_task: MakeTask) -> None
     )
 
 
-def test_a_set_says_what_of_the_model_was_matched(make_task: MakeTask) -> None:
+def test_a_set_names_the_matched_parts_of_the_model(make_task: MakeTask) -> None:
     """The released figure for LoRA, 18 M parameters, says neither layers nor rank: ours says both, and counts."""
     task = make_task({**LORA, "model.lora.alpha": 6.0})
     made = OuterLoop(task.study, task, experts(task), seed=0).distilled_set()
@@ -407,7 +407,7 @@ def test_a_set_says_what_of_the_model_was_matched(make_task: MakeTask) -> None:
     )
 
 
-def test_the_average_is_what_is_evaluated_and_kept(make_task: MakeTask) -> None:
+def test_the_average_is_evaluated_and_saved(make_task: MakeTask) -> None:
     settings = {"lr_lr": 1e-6, "lr_text": 0.1, "outer_steps": 3, "evaluate_every": 1}
     plain, averaged = (
         [evaluation.distilled_set for evaluation in distill(task.study, task, experts(task), 0)][1:]

@@ -49,7 +49,7 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path, distilled: DistilledSet
     assert DistilledSet.load(str(folder)).card == loaded.card
 
 
-def test_the_card_says_how_the_set_was_made(distilled: DistilledSet, task: StudyTask) -> None:
+def test_the_card_contains_the_settings_of_the_set(distilled: DistilledSet, task: StudyTask) -> None:
     card = distilled.card
     assert Study.model_validate(card["study"]) == task.study
     assert card["fingerprints"] == task.fingerprints
@@ -73,7 +73,7 @@ def test_a_data_loader_gives_normalised_images_and_their_embeddings(
     assert len(list(DataLoader(loaded, batch_size=3, shuffle=True))) == 2
 
 
-def test_the_description_names_what_to_train(distilled: DistilledSet) -> None:
+def test_the_description_names_the_trained_parts(distilled: DistilledSet) -> None:
     text = distilled.describe()
     for part in ("4 pairs", "16 px", "32 wide", "convnet_d3", "hashed_ngrams", "heads_only", "0.07", "16 wide on each"):
         assert part in text

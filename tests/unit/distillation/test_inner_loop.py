@@ -447,7 +447,7 @@ def test_stored_states_do_not_grow_with_the_steps() -> None:
         assert alive <= most
 
 
-def test_fused_attention_is_switched_in_the_inner_loop_only_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_fused_attention_is_switched_in_the_inner_loop_only_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     model = small_model(**MODELS["lora on attention"])
     common = DistillationSettings()
     loop = InnerLoop(model, common, common.of(TrajectoryMatchingSettings))

@@ -87,7 +87,7 @@ def test_a_seed_decides_the_left_factor_and_the_identity_learns_nothing() -> Non
 
 @settings(max_examples=100, derandomize=True, deadline=None, database=None)
 @given(st.integers(2, 60), st.sampled_from(["identity", "full", "low_rank"]), st.integers(1, 9), st.integers(1, 400))
-def test_similarity_and_pairs_together_cost_what_the_pairs_may(
+def test_similarity_and_pairs_together_are_within_the_budget(
     num_pairs: int, form: str, rank: int, numbers_per_pair: int
 ) -> None:
     chosen = learned(form, num_pairs=num_pairs, sim_rank=rank)
@@ -426,7 +426,7 @@ def test_outer_optimisers_are_those_of_torch(name: str, expected: Callable[[], d
 
 
 @pytest.mark.parametrize("name", sorted(OUTER_OPTIMISERS))
-def test_an_optimiser_goes_on_from_its_state_bit_for_bit(name: str) -> None:
+def test_an_optimiser_resumes_from_its_state_bit_for_bit(name: str) -> None:
     whole, resumed, forgetful = descend(name, 6), descend(name, 6, split_at=3), descend(name, 3)
     for key, value in whole.items():
         assert torch.equal(resumed[key], value)
@@ -446,7 +446,7 @@ def test_values_without_a_gradient_stay_and_zeros_move_nothing(name: str) -> Non
     assert gradients["images"].tolist() == [1.0, -2.0, 0.5]
 
 
-def test_a_normalised_first_step_is_as_long_as_the_rate_says() -> None:
+def test_a_normalised_first_step_has_the_length_of_the_rate() -> None:
     for size in (1e-6, 1.0, 1e6):
         values = {"images": torch.zeros(50)}
         gradient = drawn_like(torch.empty(50), seed=0, scale=size)
@@ -469,7 +469,7 @@ def test_an_average_weighs_every_update_by_its_age(updates: int, decay: float, s
     assert torch.allclose(average.values["images"], torch.as_tensor(expected), rtol=1e-9, atol=1e-12)
 
 
-def test_an_average_begins_empty_keeps_what_is_constant_and_follows_no_later_change() -> None:
+def test_an_average_starts_empty_keeps_constants_and_copies_values() -> None:
     average = MovingAverage(0.9)
     assert average.values == {}
     values = {"images": torch.full((3,), 2.0), "lr_image": torch.tensor(0.1)}
@@ -483,7 +483,7 @@ def test_an_average_begins_empty_keeps_what_is_constant_and_follows_no_later_cha
     assert float(average.values["images"][0]) < 2
 
 
-def test_an_average_goes_on_from_its_state_and_without_decay_is_the_last() -> None:
+def test_an_average_resumes_from_its_state_and_without_decay_is_the_last() -> None:
     whole, first = MovingAverage(0.7), MovingAverage(0.7)
     for update in range(3):
         for average in (whole, first):

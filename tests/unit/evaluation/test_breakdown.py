@@ -33,7 +33,7 @@ def test_words_count_as_wholes_and_in_their_forms() -> None:
     assert naming(words, nouns()["man"]).tolist() == [False, True, False, False, False]
 
 
-def test_genders_are_told_by_nouns_and_pronouns() -> None:
+def test_genders_are_recognised_by_nouns_and_pronouns() -> None:
     by_name = {group.name: group.chosen.tolist() for group in groups_by_gender(CAPTIONS)}
     assert by_name == {
         "female only": [True, False, False, False, False],
@@ -43,7 +43,7 @@ def test_genders_are_told_by_nouns_and_pronouns() -> None:
     }
 
 
-def test_no_form_stands_for_two_nouns_or_for_both_genders() -> None:
+def test_no_form_belongs_to_two_nouns_or_both_genders() -> None:
     forms = [form for of_noun in nouns().values() for form in of_noun]
     assert len(forms) == len(set(forms)) > 200
     assert not genders()["female"] & genders()["male"]

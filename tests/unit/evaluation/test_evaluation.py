@@ -82,7 +82,7 @@ def test_embeddings_that_say_nothing_score_nothing(value: float) -> None:
 
 
 @pytest.mark.parametrize("broken", ["images", "captions"])
-def test_an_embedding_that_is_not_a_number_stands_before_the_right_answer(broken: str) -> None:
+def test_an_embedding_that_is_not_a_number_ranks_before_the_correct_answer(broken: str) -> None:
     images, captions, owners = torch.eye(20), torch.eye(20), np.arange(20)
     (images if broken == "images" else captions)[3] = float("nan")
     metrics = retrieval_recall(images, captions, owners)
@@ -111,7 +111,7 @@ def test_a_caption_that_two_images_share_is_right_for_its_own_image_only() -> No
     assert retrieval_ranks(images, unlike, owners).image_to_text.tolist() == [1, 2, 1]
 
 
-def test_ranks_are_what_recalls_are_counted_from() -> None:
+def test_recalls_are_computed_from_ranks() -> None:
     ranks = RetrievalRanks(np.array([1, 5, 6, 11]), np.array([10, 2]))
     assert ranks.recalls() == RetrievalMetrics(25.0, 50.0, 75.0, 0.0, 50.0, 100.0)
 
@@ -213,7 +213,7 @@ def test_a_seed_decides_a_student(tiny_study: Study, tiny_cache: Path) -> None:
     assert scores == [score(task, parameters, task.val) for parameters in (first, other)]
 
 
-def test_students_learn_what_they_are_shown(tiny_study: Study, tiny_cache: Path) -> None:
+def test_students_learn_their_training_set(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"evaluation.epochs": 60})
     pairs = choose_coreset(task, "random", 40, seed=0, training=expert_training(task.study)).pairs(
         task, task.study.evaluation.lr_coreset

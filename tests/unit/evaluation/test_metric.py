@@ -43,7 +43,7 @@ def strings_of(file: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def test_no_name_of_a_recall_stands_outside_its_declaration() -> None:
+def test_names_of_recalls_occur_only_in_their_declaration() -> None:
     files = [file for file in sorted((ROOT / "rayvldd").rglob("*.py")) if file != DECLARED]
     assert len(files) > 100
     suffixes = tuple(NAMES)

@@ -167,7 +167,7 @@ def test_full_data_bound_is_trained_as_experts_are(task: StudyTask) -> None:
 
 
 @pytest.mark.parametrize("cut_after", [0, 1, 2])
-def test_an_expert_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
+def test_a_resumed_expert_is_identical_to_an_uninterrupted_one(
     tiny_study: Study, tiny_cache: Path, cut_after: int
 ) -> None:
     task = load(tiny_study, tiny_cache, **{"experts.epochs": 3, "model.dropout": 0.2})
@@ -230,7 +230,7 @@ def test_a_segment_reads_its_two_epochs_and_nothing_else(
     assert torch.equal(segment.target.image, trajectory[3].image)
 
 
-def test_what_is_read_is_mapped_and_not_copied(tmp_path: Path, trajectory: Trajectory) -> None:
+def test_tensors_are_mapped_and_not_copied(tmp_path: Path, trajectory: Trajectory) -> None:
     read = opened(tmp_path, trajectory)
     read.segment(0, 1)
     maps = Path("/proc/self/maps")
@@ -289,7 +289,7 @@ def test_a_write_that_fails_leaves_nothing(
         {"experts.imported": "0123456789abcdef"},
     ],
 )
-def test_what_decides_a_trajectory_makes_other_experts(
+def test_settings_that_determine_trajectories_make_other_experts(
     task: StudyTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
     assert recipe_of(load(tiny_study, tiny_cache, **changes)).key != recipe_of(task).key
@@ -307,7 +307,7 @@ def test_what_decides_a_trajectory_makes_other_experts(
         {"resources.cpus_per_expert": 2},
     ],
 )
-def test_what_does_not_decide_a_trajectory_keeps_the_experts(
+def test_other_settings_keep_the_experts(
     task: StudyTask, tiny_study: Study, tiny_cache: Path, changes: dict[str, Any]
 ) -> None:
     assert recipe_of(load(tiny_study, tiny_cache, **changes)).key == recipe_of(task).key

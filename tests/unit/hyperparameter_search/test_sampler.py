@@ -123,7 +123,7 @@ def test_every_sampler_draws_inside_the_space(sampler: str, searched: Study, tmp
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_that_goes_on_repeats_no_point(sampler: str, searched: Study, tmp_path: Path) -> None:
+def test_a_resumed_study_repeats_no_point(sampler: str, searched: Study, tmp_path: Path) -> None:
     study = with_sampler(searched, sampler)
     first, second = run(study, tmp_path, 3), run(study, tmp_path, 3)
     assert [point[TRIAL_ID] for point in second] == ["trial_003", "trial_004", "trial_005"]
@@ -157,7 +157,7 @@ def test_trials_that_were_cut_off_come_first_under_their_names(searched: Study, 
 
 
 @pytest.mark.parametrize("rows", [[], [(0, 3.0)], [(0, 3.0), (2, 9.0)]])
-def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
+def test_a_failed_trial_is_passed_to_the_sampler_without_a_value(
     rows: list[tuple[int, float]], searched: Study, tmp_path: Path
 ) -> None:
     ledger = Ledger(tmp_path)
@@ -174,13 +174,13 @@ def test_a_failed_trial_is_told_to_the_sampler_without_a_value(
         assert (state, known, intermediate) == (optuna.trial.TrialState.PRUNED, None, {})
 
 
-def test_known_trials_are_told_with_their_values(searched: Study, tmp_path: Path) -> None:
+def test_known_trials_are_passed_with_their_values(searched: Study, tmp_path: Path) -> None:
     run(searched, tmp_path, 2)
     told = _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))
     assert [trial.value for trial in told] == [t.best.recall for t in Ledger(tmp_path).ended if t.best]
 
 
-def test_a_stopped_trial_is_told_with_its_best_recall_and_its_curve(searched: Study, tmp_path: Path) -> None:
+def test_a_stopped_trial_is_passed_with_its_best_recall_and_its_curve(searched: Study, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     strategy = make_strategy(searched)
     proposal = strategy.propose(ledger.trials.values())
@@ -255,7 +255,7 @@ def test_conditional_settings_of_a_first_point_are_tried_as_given(searched: Stud
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
-def test_several_objectives_are_told_to_the_sampler(sampler: str, searched: Study, tmp_path: Path) -> None:
+def test_several_objectives_are_passed_to_the_sampler(sampler: str, searched: Study, tmp_path: Path) -> None:
     space = {key: domain for key, domain in SPACE.items() if "low" in domain}
     space["distillation.num_pairs"] = {"type": "int", "low": 2, "high": 40}
     objectives = ["val_mean_recall", "num_pairs", "seconds"]

@@ -79,7 +79,7 @@ def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_the_fingerprint_holds_what_decides_a_feature_and_nothing_else(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_exactly_on_the_features(tmp_path: Path) -> None:
     file = kept(tmp_path, weights_of("test_vit", img_size=32))
 
     def identity(**values: Any) -> str:

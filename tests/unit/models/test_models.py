@@ -103,7 +103,7 @@ def test_embeddings_have_length_one_and_the_width_of_the_shared_space(
         assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings), dtype=torch.float64))
 
 
-def test_the_protocol_decides_what_is_trained() -> None:
+def test_the_protocol_determines_the_trained_parts() -> None:
     heads = small_model("heads_only", CONVNET)
     assert heads.encoder_is_frozen
     assert not any(parameter.requires_grad for parameter in heads.frozen_part.parameters())
@@ -205,7 +205,7 @@ def test_weights_are_named_by_their_values(tmp_path: Path) -> None:
 # --- the task --------------------------------------------------------------------------------------------------
 
 
-def test_features_of_a_frozen_encoder_are_what_it_computes(tiny_study: Study, tiny_cache: Path) -> None:
+def test_features_of_a_frozen_encoder_equal_its_outputs(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache)
     index = np.array([3, 0, 7])
     assert task.train.images.shape == (40, task.model.encoder_width)

@@ -81,7 +81,7 @@ def test_sixteen_bits_are_embedded_in_float32(tmp_path: Path, kind: torch.dtype)
     assert build(small).fingerprint == build(wide).fingerprint
 
 
-def test_code_of_a_folder_is_never_run_and_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_a_folder_is_never_run_and_there_is_no_prompt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "modeling_mine.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
     names = {"AutoConfig": "modeling_mine.MineConfig", "AutoModel": "modeling_mine.Mine"}
     edit(folder / "config.json", model_type="mine_bert", architectures=["Mine"], auto_map=names)
@@ -221,14 +221,14 @@ DOES_NOT_REACH = {
 
 
 @pytest.mark.parametrize("name", REACHES)
-def test_what_reaches_an_embedding_changes_the_fingerprint(folder: Path, name: str) -> None:
+def test_changes_of_embeddings_change_the_fingerprint(folder: Path, name: str) -> None:
     before = build(folder)
     REACHES[name](folder)
     assert build(folder).fingerprint != before.fingerprint
 
 
 @pytest.mark.parametrize("name", DOES_NOT_REACH)
-def test_what_reaches_no_embedding_does_not(folder: Path, name: str) -> None:
+def test_changes_without_effect_on_embeddings_keep_the_fingerprint(folder: Path, name: str) -> None:
     before = build(folder)
     DOES_NOT_REACH[name](folder)
     after = build(folder)

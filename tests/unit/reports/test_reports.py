@@ -199,7 +199,7 @@ def result_of(name: str, recall: float) -> dict[str, object]:
     }
 
 
-def test_the_result_says_the_share_of_the_full_data() -> None:
+def test_the_result_has_the_fraction_of_the_full_data() -> None:
     text = text_of(result_table(result_of("one", 18.0)))
     assert "18.00" in text and "17.50 to 18.50" in text and "75 %" in text and "100 %" in text
     assert "(3 sets × 5" in text
@@ -235,7 +235,7 @@ def test_published_rows_agree_with_the_means_in_print() -> None:
     assert len(rows) == len({(row["dataset"], row["source"], row["trained_on"], row["pairs"]) for row in rows}) == 71
 
 
-def test_the_published_table_says_that_it_was_not_measured_here() -> None:
+def test_the_published_table_states_that_it_was_not_measured_here() -> None:
     text = text_of(published_table(published_rows()), 120)
     assert "Published, not measured here" in text and "flickr30k: 1,000 test images" in text
     assert "9.9±0.3/28.3±0.5/39.1±0.7" in text

@@ -19,14 +19,14 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("who", ["expert", "trial"])
 @pytest.mark.parametrize(("what", "has", "lacks"), [("cpus", 4, 5), ("gpus", 1.0, 2.0), ("gpus", 0.5, 2.0)])
-def test_what_the_machine_has_passes_and_more_does_not(who: str, what: str, has: float, lacks: float) -> None:
+def test_resources_of_the_machine_pass_and_more_do_not(who: str, what: str, has: float, lacks: float) -> None:
     assert faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": has})) == []
     (fault,) = faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": lacks}))
     assert fault.where == f"resources.{what}_per_{who}" and f"asks for {lacks:g}" in fault.problem
     assert "at most what this machine has" in fault.allowed and "--address" in fault.allowed
 
 
-def test_all_are_told_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     asked: dict[str, Any] = {
         "cpus_per_trial": 9,
         "gpus_per_trial": 3,

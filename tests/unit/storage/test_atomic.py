@@ -75,7 +75,7 @@ def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "a"
     write_bytes_whole(file, b"before")
     with pytest.raises(KeyboardInterrupt), file_written_whole(file) as part:

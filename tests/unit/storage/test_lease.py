@@ -30,7 +30,7 @@ class Failing(FolderStorage):
 @pytest.mark.parametrize(
     "error", [KeyError("AWS_PROFILE"), RuntimeError("x"), OSError(28, "full"), NotImplementedError]
 )
-def test_the_beat_goes_on_after_an_unexpected_error(
+def test_the_heartbeat_continues_after_an_unexpected_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     monkeypatch.setattr("rayvldd.storage.lease.BEAT_S", 0.005)
