@@ -111,7 +111,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-_NEXT = "correct model.image_encoder, then: rayvldd check STUDY.yaml"
+_NEXT = "rayvldd check STUDY.yaml, after correcting model.image_encoder"
 
 
 def _fault(settings: ImageEncoderSettings, error: Exception) -> Fault:

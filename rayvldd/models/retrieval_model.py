@@ -74,7 +74,7 @@ class RetrievalModel(nn.Module):
         if settings.protocol == "lora":
             encoder = _with_adapters(encoder.requires_grad_(False), settings.lora, faults)
         if faults:
-            raise ModelError(faults, next_command="correct them, then: rayvldd check STUDY.yaml")
+            raise ModelError(faults, next_command="rayvldd check STUDY.yaml, after correcting them")
         width = settings.width if settings.has_image_head else self.encoder_width
         head: nn.Module = nn.Identity()
         with seeded(_FROZEN_SEED):  # students initialise their own heads; here the global generator must not change

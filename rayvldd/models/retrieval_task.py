@@ -104,7 +104,7 @@ def check_models(model: ModelSettings, image_size: int, captions: Sequence[str] 
     faults_of_text = faults_of_text_encoder(model.text_encoder)
     faults += faults_of_text or _faults_of_text_tower(model.text_encoder, captions)
     if faults:
-        raise ModelError(faults, next_command="correct them, then: rayvldd check STUDY.yaml")
+        raise ModelError(faults, next_command="rayvldd check STUDY.yaml, after correcting them")
 
 
 def _faults_of_text_tower(settings: TextEncoderSettings, captions: Sequence[str]) -> list[Fault]:

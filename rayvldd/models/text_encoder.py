@@ -66,7 +66,7 @@ def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
 
 def _model_error(problem: str, allowed: str) -> ModelError:
     fault = Fault("model.text_encoder.name", problem, allowed)
-    return ModelError([fault], next_command="correct it, then: rayvldd check STUDY.yaml")
+    return ModelError([fault], next_command="rayvldd check STUDY.yaml, after correcting it")
 
 
 def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:

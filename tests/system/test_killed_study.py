@@ -1,4 +1,4 @@
-"""A whole study killed three times at random moments: what it had is kept, and nothing is done or made twice."""
+"""A whole study that is killed three times at random moments: its results are kept, and no work is repeated."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def how_far(folder: StudyFolder) -> int:
 
 
 def kill_and_go_on(root: Path) -> None:
-    """Run the study in sessions, each a fork of this process that has imported everything, and print what was seen."""
+    """Run the study in sessions, each a fork of this process with all imports done, and print the observations."""
     import ray  # noqa: F401
     import torch  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""The page that compares studies: what is read, what is drawn and said, and the page itself in headless Chromium."""
+"""The page that compares studies: its inputs, plots and texts, and the page itself in headless Chromium."""
 
 import csv
 import json
@@ -161,7 +161,7 @@ def evaluated(mean: float, encoder: str = "convnet_d3", **own: Any) -> dict[str,
 
 
 def evaluation(sets: Path) -> dict[str, Any]:
-    """Two sets, of which one is no longer there, coresets beside them, another encoder, and what is lost."""
+    """Two sets, of which one was deleted, coresets, another encoder, and a breakdown by captions."""
     one, gone = str(sets / "one"), str(sets / "gone")
     about = {key: value for key, value in evaluated(0.0).items() if key in ("measured_on", "trained_with", "base")}
     shares = {"data": 0.5, "start": None, "kept": 0.2, "interval": [0.1, 0.4], "differs": True}
@@ -292,7 +292,7 @@ def test_reading_leaves_a_running_study_as_it_is(tmp_path: Path) -> None:
     assert len(trials[1].evaluations) == 2
     assert file.read_bytes() == before
     assert len(Ledger(folder.trials).trials) == 2
-    assert file.read_bytes() != before  # the sweep itself mends it
+    assert file.read_bytes() != before  # the sweep itself repairs it
 
 
 def test_the_commands_of_a_study_are_kept_in_order(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_the_commands_of_a_study_are_kept_in_order(tmp_path: Path) -> None:
     assert folder.commands() == ["rayvldd sweep a.yaml", "rayvldd sweep a.yaml --set x=1"]
 
 
-# --- what is said of the search -----------------------------------------------------------------------------------
+# --- texts about the search ---------------------------------------------------------------------------------------
 
 
 def trials_of(recall: Any, number: int = 24) -> list[Trial]:
@@ -562,7 +562,7 @@ def test_all_wrong_coreset_files_are_reported_at_once(tmp_path: Path) -> None:
         read_scores([wrong, coreset_file(tmp_path / "val.json", "val")])
 
 
-# --- what is put together -----------------------------------------------------------------------------------------
+# --- assembly -----------------------------------------------------------------------------------------------------
 
 
 def test_studies_stand_by_recall_with_the_best_of_those_that_compare_marked(comparison: Comparison) -> None:
@@ -653,7 +653,7 @@ def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Pa
 
 @pytest.fixture(scope="module")
 def browser_page(written: Path) -> Iterator["Page"]:
-    """The page in Chromium without a network; whatever the console says fails the test that ends it."""
+    """The page in Chromium without network; messages on the console make the test fail."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")

@@ -1,4 +1,4 @@
-"""The benchmark of scale: what it calls ideal, and that the script runs on a small cluster."""
+"""The benchmark of scale: its ideal times, and the script on a small cluster."""
 
 import json
 import subprocess

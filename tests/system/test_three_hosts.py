@@ -133,7 +133,7 @@ class Laptop:
             shell.communicate(timeout=30)
 
     def job(self) -> dict[str, Any]:
-        """The latest sweep, with what it has printed."""
+        """The latest sweep, with its output."""
         words = ("rayvldd", "logs", "--json", "--address", self.address)
         done = subprocess.run(words, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300)
         job: dict[str, Any] = json.loads(done.stdout)
@@ -170,7 +170,7 @@ class Laptop:
 
 @dataclass
 class Terminal:
-    """A shell that somebody types into."""
+    """An interactive shell."""
 
     shell: "subprocess.Popen[bytes]"
     output: Path
@@ -249,7 +249,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
         terminal.wait_until(lambda: "host1" in laptop.alive(), "the host that was cut off works again")
         terminal.wait_until(laptop.has_succeeded, "the end of the job")
         log = laptop.job()["log"]
-        (tmp_path / "job.log").write_text(log)  # to be read beside a failure
+        (tmp_path / "job.log").write_text(log)  # for the analysis of a failure
         assert_all_accounted_for(study, log)
         assert_mlflow_is_complete(study, laptop)
     laptop.run("ray", "down", "-y", str(laptop.cluster_file))
@@ -265,7 +265,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
 
 
 def assert_all_accounted_for(study: Path, log: str) -> None:
-    """Six trials ended, none of them lost; what was lost with a host was taken up again, and no expert made again."""
+    """Six trials ended and none was lost; interrupted trials were resumed, and no expert was made twice."""
     result = json.loads((study / "result.json").read_text())
     ended = [trial.state for trial in Ledger(study / "trials").trials.values()]
     assert len(ended) == 6 and set(ended) <= {"finished", "stopped"}, ended

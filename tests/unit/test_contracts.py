@@ -112,7 +112,7 @@ def test_a_folder_keeps_the_contract_of_storages(tmp_path: Path) -> None:
 
 
 class Careless(FolderStorage):
-    """A storage whose swap does not look at what is there."""
+    """A storage whose swap ignores the present content."""
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         self.write(name, new)

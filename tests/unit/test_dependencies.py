@@ -1,4 +1,4 @@
-"""pyproject.toml says what the code imports, and which module wants it; constraints.txt pins all of it."""
+"""pyproject.toml lists all imports with the modules that need them; constraints.txt pins all packages."""
 
 import ast
 import re
@@ -74,7 +74,7 @@ def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
 
 
 def test_every_file_of_the_package_is_installed() -> None:
-    """An editable installation sees all files; only an ordinary one shows what is missing."""
+    """An editable installation has all files; only an ordinary one shows missing ones."""
     patterns = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["rayvldd"]
     package = ROOT / "rayvldd"
     installed = {file for pattern in patterns for file in package.glob(pattern)}

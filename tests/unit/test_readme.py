@@ -1,4 +1,4 @@
-"""What the documents say can be done: their commands parse, their links lead somewhere, CI runs the README's line."""
+"""The documents are correct: their commands parse, their links exist, and CI runs the README's test line."""
 
 import contextlib
 import math
@@ -38,7 +38,7 @@ def shell_commands(document: Path) -> Iterator[list[str]]:
 
 
 def commands_of(document: Path) -> list[str]:
-    """The ``rayvldd`` commands that a reader is asked to run."""
+    """The ``rayvldd`` commands in the documents."""
     return [shlex.join(words) for words in shell_commands(document) if words[0].endswith("rayvldd")]
 
 

@@ -1,4 +1,4 @@
-"""The tiers hold what their names say: tests import helpers and no other test, and the fast tier starts no service."""
+"""Rules of the test tiers: tests import helpers and no other test, and the fast tier starts no service."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The comparison of gradients on a tiny study: what it chooses, keeps, and prints."""
+"""The comparison of gradients on a tiny study: its choices, files and output."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The benchmarks of search and evaluation: what is recorded, how it is replayed, and that the scripts run."""
+"""The benchmarks of search and evaluation: recording, replay, and the scripts."""
 
 import json
 import math
@@ -26,7 +26,7 @@ POINT = {"distillation.lr_image": 1.0, "distillation.trajectory_matching.syn_ste
 
 
 def record(study: Path, runs: int, *more: str) -> list[str]:
-    """Run the recorder to so many runs; returns the lines of its table."""
+    """Run the recorder up to a number of runs; return the lines of its table."""
     out = study.with_name("responses.jsonl")
     command = ["record_responses.py", str(study), "--workspace", str(study.parent / "workspace"), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:

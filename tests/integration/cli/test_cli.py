@@ -47,7 +47,7 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=["rayvldd", *COMMANDS])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    """What makes ``--help`` slow is what it imports; a clock would measure the machine."""
+    """Imports make ``--help`` slow, so they are checked instead of the time, which depends on the machine."""
     lines = [
         "import sys",
         "from rayvldd.cli.main import main",
@@ -183,7 +183,7 @@ def test_check_prints_the_plan_as_one_object(study_file: Path, workspace: Path) 
 def test_a_study_with_nothing_to_search_is_distilled(
     values: list[float] | None, study_file: Path, workspace: Path
 ) -> None:
-    """A sweep of it would run the same trial again and again; check says what fits it."""
+    """A sweep of it would repeat the same trial; check names the suitable command."""
     space = {"distillation.lr_image": {"type": "choice", "values": values}} if values else {}
     study_file.write_text(yaml.safe_dump({**TINY_STUDY, "search": {"space": space}}), encoding="utf-8")
     for more in ([], ["--submit"]):
@@ -269,7 +269,7 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
     scored = run("evaluate", best, *arguments)  # on validation, unless test is named
     assert scored.exit_code == 0 and "--split test" in scored.output
     assert last_object(run(*sweep))["test_evaluations"] == before
-    shutil.copytree(best, tmp_path / "elsewhere")  # its card says whose it is
+    shutil.copytree(best, tmp_path / "elsewhere")  # its card names the study
     assert run("evaluate", best, tmp_path / "elsewhere", *arguments, "--split", "test").exit_code == 0
     again = run(*sweep)
     assert last_object(again)["test_evaluations"] == before + 1

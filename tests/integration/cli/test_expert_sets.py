@@ -1,4 +1,4 @@
-"""``rayvldd experts list``, ``show``, ``verify``, ``prune`` and ``copy``, and what they rest on."""
+"""``rayvldd experts list``, ``show``, ``verify``, ``prune`` and ``copy``, and the functions behind them."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def start_training(store: ExpertStore, index: int, recipe: ExpertRecipe = RECIPE
 
 
 def put_claim(store: ExpertStore, index: int, **values: Any) -> str:
-    """A lease of a process on another machine, of which nobody can say at once whether it lives."""
+    """A lease of a process on another machine, which cannot be checked immediately."""
     state = LeaseState(**{"owner": "other", "machine": "elsewhere", "process": 1, "beat": 3, "done": 1, **values})
     name = f"{RECIPE.key}/leases/expert_{index:03d}.json"
     store.storage.write(name, state.as_bytes())
@@ -295,7 +295,7 @@ def test_prune_deletes_only_leftovers(store: ExpertStore, impatient: None) -> No
     listed = last_object(run("experts", "prune", "--store", store.uri, "--dry-run", "--json"))
     assert len(listed["left_over"]) == 4 and listed["removed"] == 0
     assert all_files(store) == before and part.exists()
-    refused = run("experts", "prune", "--store", store.uri)  # nobody answers
+    refused = run("experts", "prune", "--store", store.uri)  # there is no terminal for the prompt
     assert refused.exit_code == 1 and "Delete these" in refused.stderr
     assert all_files(store) == before and part.exists()
     assert last_object(run("experts", "prune", "--store", store.uri, "--yes", "--json"))["removed"] == 4

@@ -66,7 +66,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rows of ``ARRAY``; of images of 16 px one. What is cut is said in the manifest, which workers read."""
+    """Three rows of ``ARRAY``, or one image of 16 pixels, per shard. Workers read the sizes from the manifest."""
     monkeypatch.setattr(array_shards, "SHARD_BYTES", 3 * ROWS[0].nbytes)
 
 
@@ -97,7 +97,7 @@ def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp
         assert (tmp_path / "cache" / f"{source.pixels.name}.npy").is_file()
         assert source.captions_fingerprint == fingerprint(split.captions)
         assert source.num_captions == len(split.captions)
-        cut = min(257, len(split.pixels) - 1)  # behind a noted state of the generator, where there are so many
+        cut = min(257, len(split.pixels) - 1)  # after a saved state of the generator, if there are that many
         for start, stop in ((0, cut), (cut, len(split.pixels))):
             pixels = np.zeros((stop - start, *split.pixels.shape[1:]), dtype=np.uint8)
             source.image_part(start, stop).fill(pixels)
@@ -208,7 +208,7 @@ def test_each_machine_copies_to_its_own_disk(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
     kept(FolderStorage(tmp_path / "store"))
     note_prepared(workspace, str(tmp_path / "store"), tmp_path / "disk")
-    note_prepared(workspace, str(tmp_path / "another"), None)  # the first is still looked at, and the disk still used
+    note_prepared(workspace, str(tmp_path / "another"), None)  # the first store and the local disk are still used
     open_cache(workspace.cache).get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never)
     assert [path.name for path in (tmp_path / "disk").glob("*.npy")] == [f"{ARRAY.name}.npy"]
     assert not list(workspace.cache.glob("*.npy"))
@@ -262,7 +262,7 @@ def test_prepare_resumes_and_commands_use_its_arrays(
         taken = load_task(tiny_study.data, tiny_study.model, open_cache(workspace.cache), device="cpu")
     assert taken.fingerprints == alone.fingerprints
     files = sorted((tmp_path / "alone").glob("*.npy"))
-    # Of each split pixels and their digest, what the scenes say, and the features of captions and of images.
+    # For each split: pixels and their digest, captions, and the features of captions and of images.
     assert len(files) == 15
     for made in files:
         assert (workspace.cache / made.name).read_bytes() == made.read_bytes()

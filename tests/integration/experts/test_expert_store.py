@@ -50,7 +50,7 @@ def test_a_saved_set_is_loaded(store: ExpertStore) -> None:
 
 
 def test_differences_in_16_bits(store: ExpertStore) -> None:
-    """A quarter of the bytes of two snapshots, errors of a 2,000th of what an expert moved; the start is exact."""
+    """A quarter of the size of two snapshots, errors of 1/2,000 of an expert's change; epoch 0 is exact."""
     for index in range(2):
         store.save(DELTAS, index, expert(index, size=4000))
     for index in range(2):
@@ -98,7 +98,7 @@ def test_a_store_travels_by_pickle(store: ExpertStore) -> None:
 
 
 def test_writers_side_by_side(store: ExpertStore) -> None:
-    """Two drivers that make the same set at once: one expert a number, whole, whoever was first."""
+    """Two drivers that make the same set at the same time: one complete expert for each number."""
     faults: list[BaseException] = []
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""Experts that many processes want at once: each is made once, whoever dies, and nobody waits for the dead."""
+"""Concurrent requests for experts: each expert is made once, even if processes die, and none waits for dead ones."""
 
 import json
 import subprocess
@@ -129,7 +129,7 @@ room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
 
 
 def maker(study: Study, cache: Path, folder: Path, num_experts: int, last_epoch: int = EPOCHS) -> subprocess.Popen[str]:
-    """A process that wants experts, prints what it trains, and is killed when it goes beyond an epoch."""
+    """A process that requests experts, prints those it trains, and is killed after an epoch."""
     numbers = [str(number) for number in (torch.get_num_threads(), num_experts, last_epoch)]
     command = [sys.executable, "-c", _MAKER, study.model_dump_json(), str(cache), str(folder), *numbers]
     pipe = subprocess.PIPE
@@ -198,7 +198,7 @@ def elsewhere(beat: int, done: int = 0) -> bytes:
 def test_a_holder_far_away_is_waited_for_while_it_lives(
     task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its beats keep it alive, whatever its clock says; when they stop, its work is taken over."""
+    """Heartbeats keep a lease valid, independently of clocks; when they stop, the work is taken over."""
     monkeypatch.setattr(rayvldd.storage.lease, "STALE_S", 1.0)
     monkeypatch.setattr(rayvldd.experts.get_or_make, "_POLL_S", 0.05)
     monkeypatch.setattr(time, "time", lambda: 0.0)

@@ -1,4 +1,4 @@
-"""Buffers of the released code: read without running what is in them, compared with the model, taken as they are."""
+"""Buffers of the released code: read without executing their content, checked against the model, used unchanged."""
 
 import pickle
 import shlex

@@ -1,4 +1,4 @@
-"""The best points distilled again: which, with which seeds, by what they are compared, and what a cut-off costs."""
+"""Finalists: selection, seeds, comparison, and resuming after an interruption."""
 
 import json
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def write_scores(finalist: Finalist, recalls: list[float | None]) -> None:
         write_json_whole(one.record, {"state": "failed", "reason": "diverged"} if recall is None else made)
 
 
-# --- which, and by what they are compared -------------------------------------------------------------------------
+# --- selection and comparison -------------------------------------------------------------------------------------
 
 
 def test_the_finalists_are_the_best_trials_at_different_points(study: Study, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Pareto front and what is chosen from it."""
+"""The Pareto front and the choice from it."""
 
 from pathlib import Path
 from typing import Any

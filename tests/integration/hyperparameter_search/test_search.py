@@ -1,4 +1,4 @@
-"""The search on a toy that costs nothing, cut off in every way; one real study from end to end."""
+"""The search with a cheap toy objective and all kinds of interruptions; one real study from end to end."""
 
 import gc
 import json
@@ -67,7 +67,7 @@ def quiet() -> ProgressDisplay:
 
 
 class Tracker(FolderTracker):
-    """The tracker of files; Ctrl-C is pressed when it is told of the given number of evaluations."""
+    """The tracker of files, which raises KeyboardInterrupt after the given number of evaluations."""
 
     def __init__(self, folder: Path, interrupted_at: int = -1) -> None:
         super().__init__(folder)
@@ -241,7 +241,7 @@ def test_a_trial_is_a_function_of_its_point_and_seed(job: TrialContext, reports:
 
 
 def without_seconds(report: EvaluationReport) -> dict[str, float]:
-    """What a report says of the set, without what the machine spent on it."""
+    """The values of a report about the set, without times and memory."""
     return {name: value for name, value in report.metrics.items() if not name.startswith("seconds")}
 
 
@@ -407,7 +407,7 @@ def test_an_interrupted_search_resumes(toy: Toy) -> None:
 
 
 def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
-    """Ended trials did not run again, others went on where they were, and nothing is missing or told twice."""
+    """Ended trials did not run again, others were resumed, and nothing is missing or reported twice."""
     starts = toy.starts()
     for known in cut.ended:
         assert sum(line.startswith(known.trial_id) for line in starts) == 1
@@ -593,7 +593,7 @@ def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_
 
 
 class SlowPictures:
-    """Draws once it is told to go on, unless it dies before."""
+    """Draws after a signal to continue, unless it fails before."""
 
     def __init__(self, dies: bool = False) -> None:
         self.dies, self.go_on, self.drawn = dies, threading.Event(), list[str]()

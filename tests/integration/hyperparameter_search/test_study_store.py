@@ -1,4 +1,4 @@
-"""A study kept in a storage: any machine goes on from it, and what is there is one whole moment whatever dies."""
+"""A study in a storage: any machine can resume it, and its snapshot is always consistent."""
 
 import json
 import os

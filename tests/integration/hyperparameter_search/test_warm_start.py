@@ -1,4 +1,4 @@
-"""Earlier trials of MLflow for a new search: which are found, which fit, and what the sampler makes of them."""
+"""Warm start from earlier trials in MLflow: which are found, which are compatible, and their use by the sampler."""
 
 from pathlib import Path
 from typing import Any

@@ -82,7 +82,7 @@ def made(*snapshots: Parameters) -> MadeExpert:
 def test_experts_are_those_that_one_process_trains(
     local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    """More experts than actors, one of them there before: each is what its number says, whoever trained it."""
+    """More experts than actors, one of them existing: each depends only on its number, not on its actor."""
     study = tiny_study.at({"experts.num_experts": 4})
     recipe, store = expert_recipe(study, tiny_problem.fingerprints), ExpertStore(FolderStorage(tmp_path))
     early = made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3)))
@@ -178,7 +178,7 @@ def test_students_are_those_that_one_process_trains(
 
 @dataclass(frozen=True)
 class Answer:
-    """Returns what it is given; before that, its process dies as often as it is told."""
+    """Returns its argument; before that, its process dies the given number of times."""
 
     value: Any
     notes: Path
@@ -463,7 +463,7 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
     """Each of two nodes trains an expert; the one that stays takes the other's up where its node was killed."""
     study = tiny_study.at(LONG)
     command = [sys.executable, "-c", _NODES, study.model_dump_json(), str(tiny_cache), str(tmp_path / "experts")]
-    # Into a file: what is left of a killed node for a moment would hold a pipe open.
+    # To a file: remaining processes of a killed node would keep a pipe open for a moment.
     with (tmp_path / "output").open("w") as output:
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
     told = (tmp_path / "output").read_text()
@@ -499,7 +499,7 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
 def test_ctrl_c_keeps_finished_work_and_leaves_no_process(
     tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    """A driver with a Ray of its own, interrupted in the middle, says nothing but the interrupt and is gone."""
+    """A driver with its own Ray that is interrupted prints only the interrupt and ends."""
     study = tiny_study.at({"experts.num_experts": 100_000})
     mark = f"RAYVLDD_TEST_MARK={tmp_path.name}-{os.getpid()}"
     environment = {**os.environ, **dict([mark.split("=")])}

@@ -1,4 +1,4 @@
-"""Sweeps as jobs: what is sent, what is refused, and how a job is found again and ended.
+"""Sweeps as jobs: submission, rejections, and finding and stopping a job.
 
 The cluster is a server here that answers as Ray's job API does, asked by Ray's own client. The API itself, a cluster
 and its jobs are tried in tests/test_three_hosts.py.
@@ -109,7 +109,7 @@ def serving(handler: type[FakeCluster]) -> Iterator[str]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[FakeCluster], str]]:
-    """A cluster that runs what is installed here, and its address."""
+    """A cluster with the packages installed here, and its address."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)

@@ -42,7 +42,7 @@ def storage(local_ray: None) -> RayStorage:
 
 @contextmanager
 def refused(match: str) -> Iterator[None]:
-    """The message says address, reason, what is allowed and what is next."""
+    """The message contains address, reason, allowed values and the next command."""
     with pytest.raises(StoreError, match=f"(?is){match}") as caught:
         yield
     assert re.match(r"(?s)object-store://\w+(/\w+)?: .+; allowed: .+\nNext: .+", str(caught.value))
@@ -117,7 +117,7 @@ def test_of_many_directories_one_is_made_and_its_death_is_reported(local_ray: No
 
 
 def kill_and_wait(actor: Any) -> None:
-    """Kill an actor; what it was asked before Ray got to it may still be answered."""
+    """Kill an actor; calls that were made before may still be answered."""
     ray.kill(actor)
     with pytest.raises(ray.exceptions.RayActorError):
         while True:

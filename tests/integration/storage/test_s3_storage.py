@@ -1,4 +1,4 @@
-"""Files in a bucket: what the contract of storages does not say, and every way in which S3 fails."""
+"""Files in a bucket: behaviour beyond the contract of storages, and all kinds of failures of S3."""
 
 import os
 import pickle
@@ -213,7 +213,7 @@ def test_a_swap_in_conflict_looks_again(s3: S3Server, storage: S3Storage, old: b
 
 @contextmanager
 def refused(match: str) -> Iterator[None]:
-    """The message says address, reason, what is allowed and what is next."""
+    """The message contains address, reason, allowed values and the next command."""
     with pytest.raises(StoreError, match=f"(?is){match}") as caught:
         yield
     assert re.match(r"s3://[\w ]+/sets/of/mine\S*: could not be \w+: .+; allowed: .+\nNext: .+", str(caught.value))

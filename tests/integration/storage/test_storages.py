@@ -1,4 +1,4 @@
-"""Every storage of files: what is there is whole, of many that swap one succeeds, and nothing else is ever seen."""
+"""All storages: files are complete, one of several concurrent swaps succeeds, and no other state is visible."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor

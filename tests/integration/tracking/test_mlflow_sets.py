@@ -1,4 +1,4 @@
-"""What MLflow is told beside metrics, and that what it keeps opens again; with a real server that comes and goes."""
+"""Data other than metrics in MLflow, opening of its sets, and a real server that is temporarily unavailable."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, chosen: DistilledSet) -
     tracker.start_study(Study.model_validate(TINY_STUDY), "rayvldd sweep tiny.yaml")
     tracker.log_origins(None, ORIGINS)
     tracker.log_origins(None, ORIGINS)
-    for _ in range(2):  # a driver that died before it noted that the study is finished says so again
+    for _ in range(2):  # a driver that died before it recorded the end of the study reports it again
         tracker.end_study("finished", {"test_mean_recall": 11.0}, root / "best")
     return root, tracker._study_run
 
@@ -264,7 +264,7 @@ def test_every_point_arrives_at_a_server_that_goes_away(
         half.wait(60)
     half.wait(60)
     for thread in trials:
-        thread.join(60)  # all reports are made while nobody answers
+        thread.join(60)  # all reports are made while the server does not answer
     assert len(waited) == NUM_TRIALS * POINTS_A_TRIAL and len(tracker._outbox) > 0
     assert max(waited) < 2, "no trial waits for the server"
     with server(tmp_path, port):

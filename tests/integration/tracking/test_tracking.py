@@ -1,4 +1,4 @@
-"""Every tracker: what is written is there, under the right trial, once."""
+"""All trackers: every value is written once, under the right trial."""
 
 import json
 import os
@@ -35,7 +35,7 @@ POINT = {"distillation.trajectory_matching.syn_steps": 4, "distillation.trajecto
 
 @dataclass
 class Written:
-    """What a study or trial left behind, whoever wrote it."""
+    """The records of a study or trial, from any tracker."""
 
     state: str = ""
     point: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Written:
 
 @dataclass
 class Storage:
-    """A tracker's place: how to open a tracker on it, and how to read what is there."""
+    """Location of a tracker, with functions that open a tracker and read its records."""
 
     open: Callable[[], Tracker]
     read: Callable[[], tuple[Written, dict[str, Written]]]
@@ -291,7 +291,7 @@ def test_mlflow_continues_no_other_study(database: str, tmp_path: Path, tiny_stu
 def test_mlflow_continues_a_study_whose_choice_and_budget_changed(
     database: str, tmp_path: Path, tiny_study: Study
 ) -> None:
-    """What an unfinished study may go on with makes no second record of it and of its trials."""
+    """Settings that may change in an unfinished study create no second record of it or its trials."""
     first = study_with_front(tiny_study, num_pairs=2)
     tracker = MlflowTracker(database, tmp_path / "mlartifacts", origin="/one")
     folder = StudyFolder(tmp_path / "study")
@@ -378,7 +378,7 @@ def test_mlflow_server_that_goes_away_for_a_while(
         assert not tracker._outbox.wait(0.5)
     tracker.end_trial("a", "finished", None, {})
     tracker.end_study("finished", {}, None)
-    # Ray and MLflow may say something of their own in the meantime.
+    # Ray and MLflow may log messages in the meantime.
     told = [record.message for record in caplog.records if record.name.startswith("rayvldd")]
     assert [message.split(":")[0] for message in told] == [
         f"the tracking server {tracker.uri} does not answer; what is to be written is kept meanwhile".split(":")[0]
@@ -522,7 +522,7 @@ def _raise_no_answer(*_: Any, **__: Any) -> None:
 
 
 class Server:
-    """A fake that notes what it takes, and can be away, refuse or keep its callers waiting."""
+    """A fake that records accepted writes, and can be unavailable, reject writes or block its callers."""
 
     def __init__(self) -> None:
         self.taken: list[Any] = []
@@ -550,7 +550,7 @@ def outbox_of(server: Server) -> Outbox:
             return Verdict.AWAY
         if isinstance(error, ValueError):
             return Verdict.REFUSED
-        raise error  # as a client whose errors cannot even be looked at
+        raise error  # like a client whose errors cannot be inspected
 
     return Outbox("the server", verdict, first_retry_s=0.01)
 
@@ -567,7 +567,7 @@ def test_outbox_keeps_order_without_blocking(caplog: pytest.LogCaptureFixture) -
     assert [record.message for record in caplog.records] == [
         "the server does not answer; what is to be written is kept meanwhile: no route"
     ]
-    server.is_away = True  # the next outage is said again
+    server.is_away = True  # the next outage is logged again
     outbox.put("a", partial(server.write, 4))
     assert not outbox.wait(0.05)
     server.is_away = False
@@ -578,7 +578,7 @@ def test_outbox_writes_rows_of_a_lane_together() -> None:
     server = Server()
     outbox = outbox_of(server)
     server.open.clear()
-    outbox.put("b", partial(server.write, 0))  # whoever writes waits here, while the rest comes in
+    outbox.put("b", partial(server.write, 0))  # the writer waits here while the other writes are queued
     for number in (1, 2, 3):
         outbox.put("a", server.write_rows, [number, 10 * number])
         outbox.put("b", server.write_rows, [100 * number])

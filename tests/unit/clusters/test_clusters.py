@@ -1,4 +1,4 @@
-"""Every file of `clusters/` holds to Ray's schema and to our rules; each rule refuses what it is there for."""
+"""Every file of `clusters/` satisfies Ray's schema and the rules of this package; each rule rejects its faults."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["check", *map(str, arguments)], prog_name="rayvldd")
 
 
-# --- what is shipped ----------------------------------------------------------------------------------------------
+# --- shipped files ------------------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_machine_has_its_file() -> None:
@@ -84,7 +84,7 @@ def test_cost_in_the_header_is_the_sum_of_the_prices(name: str) -> None:
     assert f"= {total:.2f} USD" in report.file.text
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected files -----------------------------------------------------------------------------------------------
 
 
 def _without(path: str, text: str) -> Change:

@@ -167,7 +167,7 @@ def test_nodes_reach_one_prefix_of_one_bucket(account: dict[str, str]) -> None:
 
 
 def test_without_the_stack_nothing_is_made(aws: str) -> None:
-    """Another region, where nobody has deployed the template: Ray would make an open group if it got that far."""
+    """Another region without the template: Ray would create an open security group if it got that far."""
     elsewhere = boto3.client("ec2", "us-west-2")
     with pytest.raises(ClientError, match="InvalidLaunchTemplateName"):
         bootstrapped(FILES[0], "us-west-2")
@@ -177,7 +177,7 @@ def test_without_the_stack_nothing_is_made(aws: str) -> None:
 
 
 def test_left_alone_ray_opens_ssh_to_everybody(aws: str) -> None:
-    """Why the template is there; where this fails, a later Ray has mended it, and the rule in aws_rules.py may go."""
+    """The reason for the template; if this fails, Ray has fixed it, and the rule in aws_rules.py can be removed."""
     bootstrapped(FILES[0], "eu-west-1", left_out="LaunchTemplate")
     groups = boto3.client("ec2", "eu-west-1").describe_security_groups()["SecurityGroups"]
     (made,) = (group for group in groups if group["GroupName"] != "default")

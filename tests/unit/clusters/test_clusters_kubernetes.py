@@ -61,7 +61,7 @@ def pod_templates() -> list[dict[str, Any]]:
     return [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
 
 
-# --- what is shipped ----------------------------------------------------------------------------------------------
+# --- shipped files ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "NetworkPolicy"])
@@ -96,7 +96,7 @@ def test_mlflow_listens_on_loopback_and_shares_the_volume() -> None:
     assert mlflow["volumeMounts"] == head["containers"][0]["volumeMounts"]
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejected files -----------------------------------------------------------------------------------------------
 
 HEAD = "RayCluster>spec>headGroupSpec"
 FAULTS: dict[str, tuple[Change, str]] = {

@@ -1,4 +1,4 @@
-"""Study files: all faults at once, close matches, overrides, environment, domains, and what a search may not break."""
+"""Study files: all faults at once, suggestions, overrides, environment, domains, and checks of the search space."""
 
 import math
 import pickle

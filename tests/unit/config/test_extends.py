@@ -1,4 +1,4 @@
-"""Study files that extend another: what is merged, what is replaced, and which file a fault names."""
+"""Study files that extend another: merged and replaced values, and the file that a fault names."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The schema of study files takes what the loader takes, and names what it does not know."""
+"""The schema of study files accepts the same files as the loader, and names unknown keys."""
 
 from pathlib import Path
 from typing import Any

@@ -100,7 +100,7 @@ SPECIAL: dict[str, Any] = {
     "search.choose.at_least": {"val_mean_recall": 3.0},
     "search.objectives": ("val_mean_recall", "seconds"),
 }
-"""Settings whose type does not say what another value could be."""
+"""Settings with a type that does not determine another valid value."""
 
 
 def changed(section: Any, key: str, whole_key: str = "") -> Any:
@@ -195,7 +195,7 @@ class Loop:
 
 
 def test_the_state_of_a_distillation(case: tuple[Study, Study, str], tmp_path: Path) -> None:
-    """A run goes on from a state under any change that the state does not depend on."""
+    """A run resumes from a state after any change that the state does not depend on."""
     before, after, key = case
     info = about(key)
     assert info is not None

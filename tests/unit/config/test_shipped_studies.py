@@ -18,7 +18,7 @@ from rayvldd.config.study_files import EXTENDS, extended, parsed_yaml
 ROOT = Path(__file__).parents[3] / "search_spaces"
 FILES = sorted(ROOT.rglob("*.yaml"))
 MEANT = json.loads((Path(__file__).parent / "shipped_studies.json").read_text(encoding="utf-8"))
-"""By name: the settings by dotted key, and the domains in their order, which decides what the sampler draws."""
+"""By name: the settings by dotted key, and the domains in order, which determines the samples."""
 
 
 @cache

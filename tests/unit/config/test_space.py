@@ -20,7 +20,7 @@ SIMILAR: dict[str, Any] = {
         "when": {"distillation.similarity": ["low_rank", "full"]},
     },
 }
-"""Given before what they depend on: order in the file does not matter."""
+"""Listed before the settings that they depend on: the order in the file does not matter."""
 
 
 def without(key: str) -> dict[str, Any]:

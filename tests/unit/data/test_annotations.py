@@ -1,4 +1,4 @@
-"""Three formats of annotations, read alike; every fault of a dataset in one message."""
+"""Three formats of annotations with the same result; every fault of a dataset in one message."""
 
 import json
 from pathlib import Path

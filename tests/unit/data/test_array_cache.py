@@ -1,4 +1,4 @@
-"""Arrays that are made once, whoever asks, and never read when anything about them has changed."""
+"""Cached arrays are made once, and never read when their inputs have changed."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ from rayvldd.errors import StoreError
 
 
 class Maker:
-    """Fills an array with one number and counts how often it was asked to."""
+    """Fills an array with one number and counts its calls."""
 
     def __init__(self, number: float) -> None:
         self.number = number
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
         content = bytearray(damaged.read_bytes())
         content[at] ^= 1
         damaged.write_bytes(content)
-        file.touch()  # a machine looks again where the file's times have changed, or after its next start
+        file.touch()  # a machine verifies a file again if its times have changed, or after a boot
         make = Maker(1)
         np.testing.assert_array_equal(cache.get_or_make("pixels", {}, (1000,), np.uint8, make), 1)
         assert make.calls == 1, number

@@ -1,4 +1,4 @@
-"""Datasets in a cache: decoded once, made anew when a file changes, named by their content."""
+"""Cached datasets: decoded once, made again when a file changes, named by their content."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Decoding: images are turned as viewers turn them, and what was decoded is kept when a file is damaged."""
+"""Decoding: images are rotated as in viewers, and decoded images are kept when a file is damaged."""
 
 import io
 import os

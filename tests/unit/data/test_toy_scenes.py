@@ -1,4 +1,4 @@
-"""Drawn scenes: the same every time, captions that are true and tell scenes apart, things where they are said to be."""
+"""Toy scenes: deterministic, with true and distinctive captions, and things at their positions."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Covariance matching: moments, losses and gradients against naive versions in float64, and what is refused."""
+"""Covariance matching: moments, losses and gradients against naive versions in float64, and rejected settings."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -118,7 +118,7 @@ def test_step_sizes_stay_positive_at_any_rate(make_task: MakeTask, lr_lr: float)
     for _ in range(12):
         try:
             report = distiller.step()
-        except DivergedError:  # steps that double each time carry the student away; that is told, not hidden
+        except DivergedError:  # step sizes that double each time make the student diverge, which is reported
             break
         after = [report.numbers["lr_student_image"], report.numbers["lr_student_text"]]
         for old, new in zip(before, after, strict=True):
@@ -314,9 +314,9 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
     assert run([50.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0, 24.0, 60.0], tmp_path / "recovers") == list(range(9))
     with pytest.raises(DivergedError, match=r"below half of the start's 50.00 for 2 evaluations"):
         run([50.0, 24.0, 60.0, 24.0, 23.0], tmp_path / "falls")
-    with pytest.raises(DivergedError, match="below half"):  # nor does the same command go on with it
+    with pytest.raises(DivergedError, match="below half"):  # and the same command does not resume it
         run([], tmp_path / "falls")
-    assert DistilledSet.load(tmp_path / "falls" / "best").card["outer_step"] == 2  # what was good is kept
+    assert DistilledSet.load(tmp_path / "falls" / "best").card["outer_step"] == 2  # the best set is kept
 
 
 def test_a_start_near_guessing_has_no_floor(make_task: MakeTask) -> None:
@@ -396,7 +396,7 @@ def test_a_learned_similarity_costs_pairs_and_moves(make_task: MakeTask) -> None
 
 
 def test_a_set_names_the_matched_parts_of_the_model(make_task: MakeTask) -> None:
-    """The released figure for LoRA, 18 M parameters, says neither layers nor rank: ours says both, and counts."""
+    """The released number for LoRA, 18 M parameters, has neither layers nor rank; here both are stated and counted."""
     task = make_task({**LORA, "model.lora.alpha": 6.0})
     made = OuterLoop(task.study, task, experts(task), seed=0).distilled_set()
     adapters = sum(p.numel() for name, p in task.model.image_part.named_parameters() if "lora_" in name)
@@ -584,7 +584,7 @@ def test_the_folder_holds_one_state_and_the_best_set(
     evaluations = []
     for evaluation in distill(task.study, task, experts(task), 0, tmp_path / "run"):
         evaluations.append(evaluation)
-        best = DistilledSet.load(tmp_path / "run" / "best")  # already there when the evaluation is told
+        best = DistilledSet.load(tmp_path / "run" / "best")  # exists already when the evaluation is reported
         assert best.card["metrics"]["val_mean_recall"] == evaluation.metrics["best_val_mean_recall"]
     assert [evaluation.is_best for evaluation in evaluations] == [True, True, False, False]  # not for an equal one
     assert_same(best, evaluations[1].distilled_set)

@@ -1,4 +1,4 @@
-"""A distilled set on disk and in a DataLoader, and what is refused when it does not fit or is damaged."""
+"""A distilled set on disk and in a DataLoader, and rejection of incompatible or damaged sets."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What other programs read of a distilled set: nothing is lost on the way but what a PNG cannot hold."""
+"""Exports of a distilled set: nothing is lost except the precision that PNG does not have."""
 
 import builtins
 import json

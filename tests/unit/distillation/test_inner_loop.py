@@ -1,4 +1,4 @@
-"""The sweep's gradient against the graph of the whole walk, against finite differences, and what it keeps in memory."""
+"""The gradient of the inner loop compared with the full unroll and with finite differences, and its memory."""
 
 from functools import partial
 from typing import Any
@@ -393,7 +393,7 @@ def test_loss_is_zero_at_the_target_and_two_at_the_start() -> None:
 
 
 class BytesOfGraph:
-    """Counts the bytes that the graph keeps at a time, by what it hands over when it saves a tensor."""
+    """Counts the bytes of the tensors that the autograd graph saves."""
 
     def __init__(self) -> None:
         self.alive = self.most = 0

@@ -284,7 +284,7 @@ def test_colours_change_brightness_saturation_and_contrast() -> None:
 
 
 def numbered_trajectory(expert: int, epochs: int = 9) -> Trajectory:
-    """Parameters that say which expert, epoch and side they are of."""
+    """Parameters whose values encode expert, epoch and side."""
     return Trajectory.of_every_epoch(
         [
             Parameters(torch.tensor([expert, epoch, 0.0]), torch.tensor([expert, epoch, 1.0]))
@@ -386,7 +386,7 @@ def test_noise_takes_the_place_of_one_side_and_leaves_the_other(tiny_study: Stud
 
 
 def descend(name: str, steps: int, split_at: int | None = None) -> dict[str, Tensor]:
-    """Descend a quadratic from a fixed start, if asked for with another optimiser from ``split_at`` on."""
+    """Minimise a quadratic from a fixed start, optionally with another optimiser from ``split_at`` on."""
     values = {"images": doubles(4, 2), "similarity.left": doubles(3, seed=1)}
     optimiser = OUTER_OPTIMISERS[name](0.6)
     for step in range(steps):

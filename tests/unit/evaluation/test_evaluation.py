@@ -99,12 +99,12 @@ def test_a_pool_of_fewer_than_ten_is_scored_as_it_is() -> None:
 
 
 def test_a_caption_that_two_images_share_is_right_for_its_own_image_only() -> None:
-    """Images 0 and 1 carry the same caption, and image 0 another that says nothing; image 2 stands apart."""
+    """Images 0 and 1 have the same caption, and image 0 a second one of no use; image 2 is different."""
     images = torch.eye(3, 4)
     shared = torch.tensor([0.8, 0.6, 0.0, 0.0])
     captions, owners = torch.stack([shared, torch.eye(4)[3], shared, torch.eye(4)[2]]), np.array([0, 0, 1, 2])
     ranks = retrieval_ranks(images, captions, owners)
-    assert ranks.image_to_text.tolist() == [2, 2, 1]  # the copy scores the same and stands before the image's own
+    assert ranks.image_to_text.tolist() == [2, 2, 1]  # the copy has the same score and ranks first
     assert ranks.text_to_image.tolist() == [1, 3, 2, 1]  # as a query, the copy of image 1 finds image 0 first
     unlike = captions.clone()
     unlike[1] = images[0]  # another caption of image 0 is found before either copy
@@ -201,7 +201,7 @@ def test_student_is_trained_as_a_plain_module_is(tiny_study: Study, tiny_cache: 
 def test_a_seed_decides_a_student(tiny_study: Study, tiny_cache: Path) -> None:
     changes = {"model.dropout": 0.2, "evaluation.batch_size": 2, "evaluation.epochs": 2}
     task = load(tiny_study, tiny_cache, **changes)
-    pairs = coreset_pairs(task, 5)  # batches of 2, 2 and 1: the last has nothing to be told apart from
+    pairs = coreset_pairs(task, 5)  # batches of 2, 2 and 1: the last pair has no negatives
     before = torch.get_rng_state()
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images)

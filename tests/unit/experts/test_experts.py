@@ -1,4 +1,4 @@
-"""Experts: how they are trained, what their trajectories keep, and what makes one set another."""
+"""Experts: training, content of trajectories, and identity of sets."""
 
 import json
 from pathlib import Path

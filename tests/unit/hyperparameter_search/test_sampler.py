@@ -1,4 +1,4 @@
-"""Every domain is drawn from inside itself, by every sampler, and what is known of a study is not drawn again."""
+"""Every sampler stays inside every domain, and does not repeat known points of a study."""
 
 import math
 import warnings

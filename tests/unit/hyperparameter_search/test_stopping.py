@@ -1,4 +1,4 @@
-"""Rules that stop trials early, and what they remember when a study continues."""
+"""Rules that stop trials early, and their state in a resumed study."""
 
 from typing import Any
 

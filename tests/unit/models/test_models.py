@@ -1,4 +1,4 @@
-"""The two-tower model as a function of flat parameters, its encoders, and what is refused before any work."""
+"""The two-tower model as a function of flat parameters, its encoders, and rejections before any work."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -236,7 +236,7 @@ def test_features_of_other_weights_are_not_read(tiny_study: Study, tiny_cache: P
     assert not np.allclose(first.train.images, other.train.images)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- rejections ---------------------------------------------------------------------------------------------------
 
 
 def model_settings(**changes: Any) -> ModelSettings:

@@ -1,4 +1,4 @@
-"""Encoders of transformers: what is refused, and what belongs to their fingerprints."""
+"""Encoders of transformers: rejections, and the content of their fingerprints."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The record of a trial: what is written is read, and everything else is refused in our own words."""
+"""The record of a trial: it is read as written, and everything else is rejected with a message."""
 
 import json
 import math

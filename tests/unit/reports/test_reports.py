@@ -1,4 +1,4 @@
-"""Nearest captions against a plain loop; pictures of the right size that open; tables that say the numbers."""
+"""Nearest captions compared with a plain loop; pictures of the right size; numbers in tables."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a study asks of a machine of its own, of experts and trials alike."""
+"""Resource requests of experts and trials on a single machine."""
 
 import os
 from typing import Any

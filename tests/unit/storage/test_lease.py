@@ -1,4 +1,4 @@
-"""Leases: a living holder keeps its work whatever fails beside it, and is not taken for dead."""
+"""Leases: a live holder keeps its lease despite failures, and is not considered dead."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from rayvldd.storage.machine_identity import machine_identity
 
 
 class Failing(FolderStorage):
-    """Raises from its writes what is put there."""
+    """A storage whose writes raise the given errors."""
 
     error: Exception | None = None
 
@@ -40,7 +40,7 @@ def test_the_heartbeat_continues_after_an_unexpected_error(
     with lease:
         storage.error = error
         wait_until(lambda: lease.error is not None)
-        lease.tell(3)  # the work goes on
+        lease.tell(3)  # the work continues
         storage.error = None
         before = state_of(storage, "lease")
         wait_until(lambda: state_of(storage, "lease") != before)

@@ -1,4 +1,4 @@
-"""Names that somebody else has written into a storage lead nowhere but below its folder."""
+"""Names that others have written to a storage cannot refer to paths outside its folder."""
 
 from collections.abc import Callable
 from pathlib import Path

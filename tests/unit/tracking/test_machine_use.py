@@ -1,4 +1,4 @@
-"""Memory and energy: what the machine counts is read as it is, and what it does not tell is left out."""
+"""Memory and energy: values of the machine are read unchanged, and missing ones are left out."""
 
 import time
 from pathlib import Path
