@@ -246,6 +246,6 @@ def test_features_are_those_of_the_plain_encoder(tiny_study: Study, tiny_cache: 
 def test_a_wrong_method_and_a_wrong_number_are_named_together(tiny_study: Study, tiny_cache: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"(?s)'herdng'; allowed: random, herding, k_center, k_means, forgetting, .*got 41; allowed: 2 to 40",
+        match=r"(?s)'herdng'; allowed: random, herding, .*, prototypes, forgetting, .*got 41; allowed: 2 to 40",
     ):
         choose_coreset(load(tiny_study, tiny_cache), "herdng", 41, seed=0)
