@@ -26,6 +26,16 @@ def no_faults(study: "Study") -> list[str]:
     return []
 
 
+def faults_of_compile(study: "Study") -> list[str]:
+    """Refuse ``engine.compile`` for a method without student steps, which alone are compiled."""
+    if not study.distillation.engine.compile:
+        return []
+    return [
+        f"distillation.engine.compile has no effect under distillation.method {study.distillation.method}, which has "
+        f"no student steps to compile, got true: use false"
+    ]
+
+
 @dataclass(frozen=True)
 class MethodDeclaration:
     """Declaration of a distillation method.

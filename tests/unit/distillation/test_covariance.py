@@ -180,6 +180,7 @@ def test_noise_on_the_real_side_has_the_stated_size(make_task: MakeTask) -> None
             {"distillation.covariance.variant": "plain", "distillation.covariance.real_noise": 0.3},
             "real_noise has no effect under variant plain",
         ),
+        ({"distillation.engine.compile": True}, "engine.compile has no effect under distillation.method covariance"),
     ],
 )
 def test_cases_without_a_closed_form_are_rejected(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:

@@ -146,6 +146,23 @@ def test_settings_that_contradict_each_other_are_refused(tiny_study: Study) -> N
             tiny_study.at({**base, **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"distillation.engine.compile": True}, "engine.compile has no effect under distillation.method expert_fit"),
+        (
+            {"model.protocol": "full_image_encoder", "distillation.engine.autocast": True},
+            r"engine\.autocast has no effect under .* model\.protocol full_image_encoder",
+        ),
+    ],
+)
+def test_engine_settings_without_effect_are_refused(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:
+    own = {"distillation.method": "expert_fit", "distillation.expert_fit.max_epoch": 2}
+    with pytest.raises(ValueError, match=expected):
+        tiny_study.at({**own, **changes})
+    assert tiny_study.at({**own, "distillation.engine.autocast": True}).distillation.engine.autocast  # heads_only
+
+
 def test_the_epochs_that_it_reads_are_those_of_its_settings(tiny_study: Study) -> None:
     point = tiny_study.at({"distillation.method": "expert_fit", "distillation.expert_fit.max_epoch": 2})
     assert point.reached_epochs() == {0, 1, 2}
