@@ -173,7 +173,7 @@ class ModelSettings(Settings):
 
 # --- experts ------------------------------------------------------------------------------------------------------
 
-TrajectoryStorage = Literal["float32", "float16_deltas"]
+TrajectoryStorage = Literal["float32", "float16_deltas", "float16"]
 """Number format of stored trajectories."""
 
 
@@ -195,12 +195,14 @@ class ExpertSettings(Settings):
     and epoch, a fifth of the cost."""
     num_train_images: int | None = setting(None, ge=2, unit="images")
     """Train only on this many training images, the first ones, to save time; default: all."""
-    keep_epochs: Literal["all", "reached"] = setting("all", changes_experts=False, changes_recall=False)
+    keep_epochs: Literal["all", "reached", "ends"] = setting("all", changes_experts=False, changes_recall=False)
     """``reached``: store only the epochs at which the study's segments can begin or end; a study that needs other
-    epochs trains these experts again. Not part of the set's identity."""
+    epochs trains these experts again; ``ends``: only the two epochs that ``trajectory_matching.shortcut_to`` reads. Not
+    part of the set's identity."""
     storage: TrajectoryStorage = "float32"
     """``float16_deltas`` stores each epoch after the first as its difference from the previously stored epoch, in 16
-    bits: half the size. Part of the set's identity, because matching losses change in their last digits."""
+    bits: half the size; ``float16`` stores the first epoch in 16 bits as well. Part of the set's identity, because
+    matching losses change in their last digits."""
     imported: str | None = None
     """Key of a set of trajectories of other code, imported with ``rayvldd experts import``; it is used as it is and
     never trained. Default: experts trained by this package."""

@@ -246,6 +246,9 @@ def _moments(sums: Tensors, count: int, dtype: torch.dtype) -> RealMoments:
     }
     cross = (sums["cross"] - count * torch.outer(mean["image"], mean["text"])) / (count - 1)
     length = {side: within[side].trace().sqrt() for side in within}
+    length = {
+        side: torch.where(value > 0, value, 1) for side, value in length.items()
+    }  # equal features stay as they are
     return RealMoments(
         Scale(mean["image"].to(dtype), length["image"].to(dtype)),
         Scale(mean["text"].to(dtype), length["text"].to(dtype)),

@@ -23,10 +23,11 @@ from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.method import MethodStep
-from rayvldd.distillation.segments import draw_segment
+from rayvldd.distillation.segments import draw_segment, drift_bounds, fixed_bounds
 from rayvldd.distillation.synthetic_set import SIMILARITY, SyntheticSet, Tensors
 from rayvldd.distillation.unroll.batches import StudentInputs, draw_batches
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
+from rayvldd.experts.movement import Layouts
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -66,12 +67,16 @@ class TrajectoryMatching:
     def __init__(self, task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]) -> None:
         self._task, self._common, self._experts = task, settings, experts
         self._settings = settings.of(TrajectoryMatchingSettings)
+        self._layouts = Layouts(task.model.image_layout, task.model.text_layout)
+        drift = self._settings.start_ranges == "drift"
+        self._bounds = drift_bounds(experts, self._settings, self._layouts) if drift else fixed_bounds(self._settings)
         self._inner_loop = InnerLoop(task.model, settings, self._settings)
         self.lr_step_sizes: float | None = self._settings.lr_lr
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
         """Draw a segment, and return the matching loss and its gradient."""
-        segment = self._on_device(draw_segment(self._experts, self._settings, outer_step, generator))
+        drawn = draw_segment(self._experts, self._settings, outer_step, generator, self._layouts, self._bounds)
+        segment = self._on_device(drawn)
         batches = draw_batches(self._settings, synthetic_set.num_pairs, generator, self._task.device)
         features = FrozenFeatures(self._task.model, self._common, synthetic_set.images, batches.seeds[0])
         similarity = synthetic_set.similarity_leaves()

@@ -33,7 +33,8 @@ def faults_of_step(study: Study) -> list[Fault]:
     task = _blank_task(study)
     declaration = study.distillation.declaration
     changes = {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
-    point = study.at({f"distillation.{name}": value for name, value in changes.items()})
+    probed = {f"distillation.{name}": value for name, value in changes.items()}
+    point = study.at({**probed, "experts.keep_epochs": "all"})
     section = point.distillation.section()
     fields = type(section).model_fields
     short = {"syn_steps": _STEPS, "batch_size": None, "truncated_steps": _STEPS}
@@ -42,7 +43,13 @@ def faults_of_step(study: Study) -> list[Fault]:
         update={"compile": False, "micro_batch": None, "graph_budget_gb": 0.0}
     )
     settings = point.distillation.model_copy(
-        update={"num_pairs": _PAIRS, "similarity": "identity", "engine": engine, declaration.name: section}
+        update={
+            "num_pairs": _PAIRS,
+            "similarity": "identity",
+            "engine": engine,
+            "initialise_from": None,
+            declaration.name: section,
+        }
     )
     start = task.model.initial_parameters(0)
     target = Parameters(*(side + 1e-3 for side in start))

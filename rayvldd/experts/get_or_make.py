@@ -119,18 +119,18 @@ def make_one(
         _refuse_changed(task, recipe, index)
         kept = _without_gaps(store.kept_epochs(recipe, index), request.epochs)
         snapshots = {state.epoch: state.parameters for state in kept if state.epoch in request.epochs}
-        metrics = kept[-1].metrics if kept else []
+        metrics, movements = (kept[-1].metrics, kept[-1].movements) if kept else ([], ())
         for state in train_epochs(task, request.training, index, kept[-1] if kept else None):
             if state.epoch < request.training.settings.epochs:  # the last epoch is stored with the finished expert
                 store.keep_epoch(recipe, index, state, request.epochs)
             if state.epoch in request.epochs:
                 snapshots[state.epoch] = state.parameters
-            metrics = state.metrics
+            metrics, movements = state.metrics, state.movements
             lease.tell(state.epoch)
             if note:
                 note(state.epoch)
         layouts = task.model.image_layout, task.model.text_layout
-        store.save(recipe, index, MadeExpert(Trajectory(snapshots), metrics, *layouts))
+        store.save(recipe, index, MadeExpert(Trajectory(snapshots, movements), metrics, *layouts))
     return True
 
 

@@ -16,6 +16,7 @@ from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.settings import ExpertSettings
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.scoring import score
+from rayvldd.experts.movement import Layouts, Movement, movement_between
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -35,6 +36,8 @@ class ExpertState:
     """``epoch, train_loss, val_mean_recall, seconds`` for every epoch so far."""
     random_state: Mapping[str, Any]
     """State of the generator of batches and dropout, as a JSON value."""
+    movements: tuple[Movement, ...] = ()
+    """How far the parameters moved in every epoch so far; fewer if an earlier version stored the state."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,13 @@ def train_epochs(
         yield after
     else:
         generator.bit_generator.state = after.random_state
-    state = after
+    state, layouts = after, Layouts(task.model.image_layout, task.model.text_layout)
     for epoch in range(state.epoch + 1, training.settings.epochs + 1):
         parameters, metrics = _trained_epoch(task, training.settings, index, epoch, state.parameters, generator)
-        state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state)
+        moved = movement_between(state.parameters, parameters, layouts)
+        # Without a gap: the place in the list is the epoch.
+        movements = (*state.movements, moved) if len(state.movements) == epoch - 1 else state.movements
+        state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state, movements)
         yield state
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rayvldd.errors import StoreError
+from rayvldd.experts.movement import Layouts, Movement, movement_between, shortcut_at
 from rayvldd.models.parameters import Parameters
 
 
@@ -31,8 +32,15 @@ class Trajectory:
     A store may hold only the epochs that a study can use.
     """
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, movements: Sequence[Movement] = ()) -> None:
+        """Wrap snapshots.
+
+        Args:
+            snapshots: Parameters by epoch.
+            movements: Movement of every epoch from the first one on, if it is known without the snapshots.
+        """
         self._snapshots = snapshots
+        self._movements = list(movements)
 
     @classmethod
     def of_every_epoch(cls, snapshots: Sequence[Parameters]) -> "Trajectory":
@@ -52,6 +60,39 @@ class Trajectory:
     def __getitem__(self, epoch: int) -> Parameters:
         """Return the parameters after ``epoch`` epochs; 0 is the initial state."""
         return self._snapshots[epoch]
+
+    @property
+    def known_movements(self) -> list[Movement]:
+        """Movements of the first epochs, as far as they are known without reading snapshots."""
+        return list(self._movements)
+
+    def movements(self, epochs: int, layouts: Layouts) -> Sequence[Movement]:
+        """Return the movements of the first epochs; those that were not stored are computed from snapshots.
+
+        Raises:
+            StoreError: when neither they nor all snapshots are there.
+        """
+        while len(self._movements) < epochs:
+            epoch = len(self._movements)
+            if not {epoch, epoch + 1} <= set(self._snapshots):
+                raise StoreError(
+                    f"a trajectory with the epochs {', '.join(map(str, self.epochs))} has no norms of its movement in "
+                    f"epoch {epoch + 1}, which an earlier version did not store; allowed: norms of {epochs} epochs",
+                    next_command="the same command with --set experts.keep_epochs=all, or --store ANOTHER",
+                )
+            self._movements.append(movement_between(self[epoch], self[epoch + 1], layouts))
+        return self._movements[:epochs]
+
+    def shortcut(self, start: int, target: int, end: int, layouts: Layouts) -> Segment:
+        """Return a segment of the shortcut trajectory from epoch 0 to ``end`` (see :mod:`rayvldd.experts.movement`).
+
+        Raises:
+            StoreError: when the snapshots of epochs 0 and ``end``, or the norms between, are missing.
+        """
+        assert 0 <= start < target <= end, "settings are validated"
+        whole, movements = self.segment(0, end), self.movements(end, layouts)
+        ends = whole.start, whole.target
+        return Segment(shortcut_at(start, ends, movements, layouts), shortcut_at(target, ends, movements, layouts))
 
     def segment(self, start: int, target: int) -> Segment:
         """Return the segment between two epochs.

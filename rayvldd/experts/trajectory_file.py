@@ -1,7 +1,8 @@
 """Trajectories as safetensors files, one tensor per epoch and side, so that a segment reads only two epochs.
 
 ``float32`` stores snapshots unchanged. ``float16_deltas`` stores the initial state in float32 and every later epoch as
-a float16 difference from the previous stored epoch *as it is read back*. Rounding therefore affects the parameter
+a float16 difference from the previous stored epoch *as it is read back*; ``float16`` stores the initial state in
+float16, too. Rounding therefore affects the parameter
 change of an epoch, and the errors do not accumulate as they would in differences from the initial state. The image side
 of the initial state, which experts with a pretrained encoder share, is stored once in its own file, named by its
 content.
@@ -87,7 +88,7 @@ class StoredSnapshots:
             raise KeyError(epoch)
         if self._start is None:
             return Parameters(self._file.tensor(f"image.{epoch}"), self._file.tensor(f"text.{epoch}"))
-        reached = Parameters(self._start.tensor(SHARED_START), self._file.tensor("text.start"))
+        reached = Parameters(self._start.tensor(SHARED_START).float(), self._file.tensor("text.start").float())
         for step in self._epochs:
             if 0 < step <= epoch:
                 reached = _moved(
@@ -100,7 +101,7 @@ def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple
     """Return the tensors of the expert's own file and, if stored separately, the image side of its initial state.
 
     Args:
-        trajectory: The trajectory; must include epoch 0 if ``storage`` is ``float16_deltas``.
+        trajectory: The trajectory; must include epoch 0 unless ``storage`` is ``float32``.
         storage: Number format.
     """
     if storage == "float32":
@@ -108,7 +109,10 @@ def tensors_to_keep(trajectory: Trajectory, storage: TrajectoryStorage) -> tuple
         for epoch in trajectory.epochs:
             named[f"image.{epoch}"], named[f"text.{epoch}"] = trajectory[epoch]
         return named, None
-    reached = start = trajectory[0]
+    start = trajectory[0]
+    if storage == "float16":
+        start = Parameters(*(side.to(float16) for side in start))
+    reached = Parameters(*(side.float() for side in start))
     named = {"text.start": start.text}
     for epoch in trajectory.epochs:
         if epoch:

@@ -151,7 +151,8 @@ def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoo
     declaration = point.distillation.declaration
     changes: dict[str, Scalar] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
     changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
-    probed = point.at({f"distillation.{name}": value for name, value in changes.items()})
+    settings = {f"distillation.{name}": value for name, value in changes.items()}
+    probed = point.at({**settings, "experts.keep_epochs": "all"})
     return OuterLoop(probed, task, [trajectory] if declaration.requires_experts else [], seed=0)
 
 

@@ -26,7 +26,7 @@ class CovarianceSettings(MethodSettings):
     """Factor on the matrix of the real pairs under ``plain`` and ``whitened``."""
     weight_mean: float = setting(0.1, ge=0, source="CovMatch: 0.1, 0.5 for 500 pairs")
     """Weight of the squared distance between the mean features of synthetic and real pairs, of each side."""
-    regularisation: float = setting(0.1, gt=0)
+    regularisation: float = setting(3.0, gt=0)
     """Added to the diagonal of each inverted matrix under ``whitened`` and ``ridge``, as a multiple of the mean
     eigenvalue that this matrix has on real pairs."""
     real_batch_size: int = setting(1024, ge=4, unit="pairs")

@@ -52,6 +52,11 @@ def _faults(study: "Study") -> list[str]:
             f"distillation.expert_fit.max_epoch {settings.max_epoch} is beyond the experts' last epoch "
             f"{study.experts.epochs}: lower it, or raise experts.epochs"
         )
+    if study.experts.keep_epochs == "ends":
+        faults.append(
+            "experts.keep_epochs ends stores what distillation.trajectory_matching.shortcut_to reads alone, got "
+            "distillation.method expert_fit: use keep_epochs reached"
+        )
     if study.distillation.similarity != "identity":
         faults.append(
             f"distillation.method expert_fit learns no similarity, got distillation.similarity "

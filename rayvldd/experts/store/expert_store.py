@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import rayvldd
 from rayvldd.errors import StoreError
+from rayvldd.experts.movement import Movement
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store.file_names import (
     data_file,
@@ -120,6 +121,7 @@ class ExpertStore:
             "storage": recipe.storage,
             "seconds": sum(epoch.get("seconds", 0.0) for epoch in expert.metrics),
             "metrics": expert.metrics,
+            "movements": expert.trajectory.known_movements,
             **({"origin": expert.origin} if expert.origin else {}),
             "start": self._keep_start(recipe, image_start, metadata) if image_start is not None else None,
         }
@@ -150,7 +152,8 @@ class ExpertStore:
             )
         own = self._opened(recipe, index, data_file(recipe.key, index), record["checksums"])
         start = record["start"] and self._opened(recipe, index, record["start"]["name"], record["start"]["checksums"])
-        return Trajectory(StoredSnapshots(own, start or None, record["epochs"]))
+        movements = [Movement(*map(tuple, each)) for each in record.get("movements", [])]
+        return Trajectory(StoredSnapshots(own, start or None, record["epochs"]), movements)
 
     def record(self, recipe: ExpertRecipe, index: int) -> dict[str, Any] | None:
         """Return the record of an expert; None unless it is complete and its file has the recorded size."""
@@ -188,7 +191,7 @@ class ExpertStore:
         """
         self._check_manifest(recipe, without_records=True)
         names = {"image": state.parameters.image, "text": state.parameters.text}
-        content = {"metrics": state.metrics, "random_state": state.random_state}
+        content = {"metrics": state.metrics, "random_state": state.random_state, "movements": state.movements}
         checksums = {name: checksum(value) for name, value in names.items()}
         metadata = {"state": json.dumps(content), "checksums": json.dumps(checksums)}
         with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
@@ -218,7 +221,8 @@ class ExpertStore:
                 return None
         except (DamagedFileError, KeyError, ValueError):
             return None
-        return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"])
+        movements = tuple(Movement(*map(tuple, each)) for each in content.get("movements", []))
+        return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"], movements)
 
     # --- what a set is ---
 
