@@ -17,6 +17,7 @@ from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import DivergedError, StoreError
+from rayvldd.evaluation.diagnostics import diagnostics
 from rayvldd.evaluation.metric import mean_over_students, metrics_by_name
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs, mean_of, train_students
@@ -98,6 +99,7 @@ class EvaluatedRun:
         metrics = {
             **_means(steps),
             **recalls,
+            **diagnostics(self.task, self.loop.distilled_set().pairs(self.task)),
             BEST_VAL_MEAN_RECALL: self.best_recall,
             "seconds_matching": self.seconds_matching,
             "seconds_evaluating": self.seconds_evaluating,

@@ -435,6 +435,7 @@ def test_a_state_of_other_settings_is_refused(make_task: MakeTask, tmp_path: Pat
 
 RECALLS = {f"val_{name}" for name in RetrievalMetrics(*[0.0] * 6).as_dict()}
 SECONDS = {"seconds_matching", "seconds_evaluating"}
+DIAGNOSTICS = {"concentration_image", "concentration_text", "nearest_image_cosine"}
 STEP = {
     *("matching_loss", "matching_loss_image", "matching_loss_text"),
     *("lr_student_image", "lr_student_text", "drift", "rollbacks"),
@@ -455,7 +456,7 @@ def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_task
     best = -1.0
     for evaluation, since in zip(evaluations, ([], steps[:2], steps[2:4], steps[4:]), strict=True):
         metrics = evaluation.metrics
-        assert set(metrics) == RECALLS | SECONDS | {"best_val_mean_recall"} | (STEP if since else set())
+        assert set(metrics) == RECALLS | SECONDS | DIAGNOSTICS | {"best_val_mean_recall"} | (STEP if since else set())
         for name in STEP if since else ():
             assert metrics[name] == pytest.approx(sum(step.numbers[name] for step in since) / len(since))
         assert evaluation.is_best == (metrics["val_mean_recall"] > best)
