@@ -74,8 +74,8 @@ def command(
     with ProgressDisplay() as display, start_ray(address, None):
         if address is not None:
             refuse_unfit_nodes(workspace.root)
-        wanted = requested_arrays(study)
-        arrays = prepare_arrays(wanted, study.resources, ArrayShards(store.storage), display.progress)
+        requests = requested_arrays(study)
+        arrays = prepare_arrays(requests, study.resources, ArrayShards(store.storage), display.progress)
         display.done()
     note_prepared(workspace, store.uri, node_cache)
     for array in arrays:

@@ -54,7 +54,7 @@ def attach_volume(ec2: Any, name: str, instance: str, wait_s: float = _WAIT_S) -
             ec2.attach_volume(VolumeId=volume["VolumeId"], InstanceId=instance, Device=_DEVICE)
             requested = True
         elif time.monotonic() > end:
-            holder = ", ".join(holders) or "nobody"
+            holder = ", ".join(holders) or "no instance"
             raise RayvlddError(
                 f"volume {volume['VolumeId']}: still {volume['State']} by {holder} after {wait_s:.0f} s",
                 next_command="ray down of the other cluster, then ray up of this one",

@@ -109,7 +109,7 @@ def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
                 Fault(
                     f"{file}: file_mounts.{target}",
                     f"there is no {source} in {Path.cwd()}",
-                    "a path that exists; the shipped files want to be used from the root of a clone",
+                    "a path that exists; use the shipped files from the root of a clone",
                 )
             )
     return faults

@@ -18,7 +18,7 @@ def refuse_one_point(study: Study, file: str) -> None:
     """Refuse to search a study whose space has one point: its trials would differ in their seeds alone.
 
     Args:
-        study: What is to be searched.
+        study: The study.
         file: Where its settings are from, for the message.
 
     Raises:

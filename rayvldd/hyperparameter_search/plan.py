@@ -69,7 +69,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
 def describe_plan(planned: Mapping[str, Any]) -> str:
     """Format the plan in a few lines."""
     sets, trials = planned["expert_sets"], planned["trials"]
-    wanted, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
+    total, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
     each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
     earlier = f", {trials['ended']} of them ended and {trials['cut_off']} cut off earlier" if trials["ended"] else ""
     budget, search = trials["time_budget_s"], planned["search"]
@@ -85,7 +85,7 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
             f"study {planned['study']} in {planned['storage']['study']}",
             f"  method:  {', '.join(planned['methods'])}",
             f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
-            f"{wanted} in all, {wanted - existing} to make"
+            f"{total} in all, {total - existing} to make"
             if sets
             else f"  experts: none, {' and '.join(planned['methods'])} needs none",
             f"  trials:  {trials['total']}, {trials['at_a_time']} at a time{earlier}"
@@ -112,6 +112,6 @@ def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:
 
 def _existing(at_point: Study, recipes: list[tuple[dict[str, Any], int]]) -> int:
     """Number of experts in the largest set with the settings of the point."""
-    wanted = expert_settings(at_point).items()
-    fitting = [number for recipe, number in recipes if all(recipe.get(name) == value for name, value in wanted)]
+    required = expert_settings(at_point).items()
+    fitting = [number for recipe, number in recipes if all(recipe.get(name) == value for name, value in required)]
     return max(fitting, default=0)

@@ -122,21 +122,21 @@ def certain_sets(study: Study, sets: ExpertSets) -> list[ExpertSet]:
     if len(sets.sets) == 1:
         return sets.sets
     keys = set(sets.sets[0].point)
-    told_apart = [point for point in study.search.initial_points if keys <= set(point)]
-    first = [sets.at(point).point for point in told_apart]
+    distinguishing = [point for point in study.search.initial_points if keys <= set(point)]
+    first = [sets.at(point).point for point in distinguishing]
     return [known for known in sets if known.point in first]
 
 
 def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
     """Short descriptions of the experts of a study that are being trained at the moment."""
-    told = []
+    lines = []
     for known in sets:
         for index in store.leased(known.recipe):
             holder = store.holder(known.recipe, index)
             if holder:
                 where = f" of {point_as_text(known.point)}" if known.point else ""
-                told.append(f"expert {index}{where} at epoch {holder.done} of {known.study.experts.epochs}")
-    return told
+                lines.append(f"expert {index}{where} at epoch {holder.done} of {known.study.experts.epochs}")
+    return lines
 
 
 def _shown_as(which: str, display: ProgressDisplay) -> Any:

@@ -211,7 +211,8 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         values = error
     if not isinstance(values, dict):
-        raise StoreError(f"{file}: not readable: {values}", next_command=f"move {file.parent} away and begin anew")
+        next_command = f"move {file.parent} away, then the same command"
+        raise StoreError(f"{file}: not readable: {values}", next_command=next_command)
     return values
 
 

@@ -119,11 +119,11 @@ def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) ->
         return []
     # Only the first ones, even if there are more: results of a trial must not depend on other studies.
     indexes = tuple(range(study.experts.num_experts))
-    wanted = ExpertRequest(
+    request = ExpertRequest(
         expert_recipe(study, task.fingerprints), expert_training(study), indexes, epochs_of(context.study, study)
     )
     torch.set_num_threads(context.study.resources.cpus_per_expert)  # as in actors: floating-point sums depend on it
-    trajectories = get_or_make(task, wanted, context.store)
+    trajectories = get_or_make(task, request, context.store)
     torch.set_num_threads(context.study.resources.cpus_per_trial)
     return trajectories
 

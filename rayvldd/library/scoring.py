@@ -46,9 +46,9 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
     """Seeds of the students; on test they are those of a sweep's test, which is thereby reproduced."""
     from rayvldd.randomness import StudentPurpose, student_seeds
 
-    wanted = count or study.evaluation.num_test_students
+    num_students = count or study.evaluation.num_test_students
     purpose = StudentPurpose.TEST if split == "test" else StudentPurpose.VALIDATION
-    return student_seeds(study.seed, wanted, purpose)
+    return student_seeds(study.seed, num_students, purpose)
 
 
 def full_data_jobs(seeds: Sequence[int]) -> list["StudentSpec"]:
@@ -78,8 +78,8 @@ def choose_coresets(
     def show(done: int, total: int) -> None:
         display.progress("choices of real pairs", done, total)
 
-    asked = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
-    keys = [(method, number, seed) for method in methods for number in asked[method] for seed in seeds]
+    sizes = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
+    keys = [(method, number, seed) for method in methods for number in sizes[method] for seed in seeds]
     keys.sort(key=lambda key: not key[0].startswith("forgetting"))  # the longest first: they train experts
     drawn = [key for key in keys if key[0] == "random"]
     found = {key: choose_coreset(task, *key) for key in drawn}
@@ -89,7 +89,7 @@ def choose_coresets(
     display.done()
 
     def coresets(method: str, number: int) -> list["Coreset"]:
-        size = number if number in asked[method] else max(numbers)
+        size = number if number in sizes[method] else max(numbers)
         return [found[method, size, seed].first(number) for seed in seeds]
 
     return [Chosen(method, number, coresets(method, number)) for number in numbers for method in methods]

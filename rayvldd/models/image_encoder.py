@@ -85,7 +85,7 @@ def _load(encoder: nn.Module, file: str) -> None:
         values = _adapted(values, encoder)
     fit = encoder.load_state_dict(values, strict=False)
     if fit.missing_keys or fit.unexpected_keys:
-        told = [
+        problems = [
             f"{len(names)} {what}: {_few(names)}"
             for names, what in (
                 (fit.missing_keys, "of the model's weights are not in the file"),
@@ -93,7 +93,7 @@ def _load(encoder: nn.Module, file: str) -> None:
             )
             if names
         ]
-        raise RuntimeError("; ".join(told))
+        raise RuntimeError("; ".join(problems))
 
 
 def _adapted(values: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:

@@ -172,7 +172,7 @@ def _is_pretrained(settings: ModelSettings) -> bool:
 
 
 def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faults: list[Fault]) -> int:
-    """Ask the encoder itself: one black image in, count what comes out; add to ``faults`` what it raises."""
+    """Determine the width of the encoder's output for one black image; add its errors to ``faults``."""
     encoder.eval()
     try:
         with torch.no_grad():
@@ -184,7 +184,7 @@ def _width_of(encoder: nn.Module, settings: ModelSettings, image_size: int, faul
             Fault(
                 "model.image_encoder",
                 f"{settings.image_encoder.name!r} does not take {image_size} px images: {error}",
-                f"an encoder for this size; transformers want options: {{img_size: {image_size}}}",
+                f"an encoder for this size; vision transformers need options: {{img_size: {image_size}}}",
             )
         )
         return 1

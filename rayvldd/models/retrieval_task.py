@@ -209,7 +209,7 @@ def _features(
     def compute(out: np.ndarray) -> None:
         for start in range(0, len(out), _BATCH):
             part = slice(start, start + _BATCH)
-            pixels = torch.from_numpy(np.array(split.pixels[part])).to(device)  # a copy: torch wants writable memory
+            pixels = torch.from_numpy(np.array(split.pixels[part])).to(device)  # a copy: torch needs writable memory
             out[part] = model.frozen_part(model.normalise(pixels.float() / 255)).cpu().numpy()
             if on_progress:
                 on_progress(f"encoding {split.name} images", min(start + _BATCH, len(out)), len(out))

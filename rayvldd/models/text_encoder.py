@@ -228,10 +228,10 @@ def _loaded(source: str, pooling: str) -> tuple[Any, set[str], set[str]]:
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model, told = loader.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
+        model, report = loader.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
     finally:
         logging.set_verbosity(before)
-    return model.float().eval(), set(told["missing_keys"]), set(told["unexpected_keys"])
+    return model.float().eval(), set(report["missing_keys"]), set(report["unexpected_keys"])
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:

@@ -26,15 +26,15 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
         texts: Embeddings [pair, text_dim] in the space of ``train.caption_embeddings``.
         train: The real captions.
     """
-    asked = np.asarray(texts, dtype=np.float32)
-    asked = asked / _lengths(asked)[:, None]
-    best, index = np.full(len(asked), -np.inf), np.zeros(len(asked), dtype=np.int64)
+    queries = np.asarray(texts, dtype=np.float32)
+    queries = queries / _lengths(queries)[:, None]
+    best, index = np.full(len(queries), -np.inf), np.zeros(len(queries), dtype=np.int64)
     for start in range(0, len(train.caption_embeddings), _CHUNK):
         captions = np.asarray(train.caption_embeddings[start : start + _CHUNK], dtype=np.float32)
-        scores = asked @ captions.T
+        scores = queries @ captions.T
         scores /= _lengths(captions)  # normalising the captions instead would copy them at the end of every trial
         nearest = scores.argmax(axis=1)
-        score = scores[np.arange(len(asked)), nearest]
+        score = scores[np.arange(len(queries)), nearest]
         nearer = score > best
         best[nearer], index[nearer] = score[nearer], start + nearest[nearer]
     return [NearestCaption(train.split.captions[i], float(s)) for i, s in zip(index, best, strict=True)]

@@ -263,8 +263,8 @@ class S3Storage:
             try:
                 return self._client().head_object(Bucket=self._bucket, Key=self._key(name))
             except ClientError as error:
-                # An answer to HEAD has no body: whether file or bucket is missing, or what is wrong with the
-                # credentials, only another question tells.
+                # A response to HEAD has no body: only another request shows whether the file or the bucket is missing,
+                # or the reason why the credentials are rejected.
                 self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._key(name), MaxKeys=1)
                 if _code(error) not in _MISSING:
                     raise

@@ -105,10 +105,10 @@ class FolderTracker:
 
     def _write_once(self, file: Path, event: dict[str, Any]) -> None:
         """Append an event, unless it equals the last event of its kind in the file."""
-        told_before = self.translating_errors.setdefault(file, [])
-        same_kind = [told for told in told_before if told["event"] == event["event"]]
+        events = self.translating_errors.setdefault(file, [])
+        same_kind = [earlier for earlier in events if earlier["event"] == event["event"]]
         if not same_kind or same_kind[-1] != event:
-            told_before.append(event)
+            events.append(event)
             _append(file, event)
 
     def _keep(self, artifacts: Path | None, name: str) -> None:

@@ -233,7 +233,7 @@ class MlflowTracker:
             self._write_origins(self._run_id(trial_id), settings, origins)
 
     def _write_origins(self, run_id: str, settings: dict[str, Any], origins: Origins) -> None:
-        """Write what a run is computed from; MLflow keeps an input that is written again once."""
+        """Write the origins of a run; MLflow stores a repeated input only once."""
         tags = {f"rayvldd.{name}": value for name, value in origins.fingerprints.items()}
         tags |= {"rayvldd.expert_set": origins.expert_set} if origins.expert_set else {}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -271,7 +271,7 @@ class MlflowTracker:
             self._client.log_artifacts(self._run_id(trial_id), str(artifacts))
 
     def _write_tags(self, trial_id: str | None, state: State, tags: dict[str, str]) -> None:
-        """Write the tags of a run that ends, and what it lacks, by which it is found again and completed."""
+        """Write the tags of an ended run, and a tag with its missing parts, by which it is found and completed."""
         if trial_id in self._done:
             return
         run_id, lane = self._run_id(trial_id), trial_id or _STUDY

@@ -101,7 +101,7 @@ class Outbox:
                 try:
                     thread.start()
                 except RuntimeError as error:  # no further thread can be started now; the next write tries again
-                    logger.warning("%s: what is to be written waits: %s", self._address, error)
+                    logger.warning("%s: writes are delayed: %s", self._address, error)
                 else:
                     self._thread = thread
 
@@ -141,7 +141,7 @@ class Outbox:
 
     def _log_outage(self, verdict: Verdict, error: Exception) -> None:
         trouble = "does not answer" if verdict is Verdict.AWAY else "did not take a write"
-        logger.warning("%s %s; what is to be written is kept meanwhile: %s", self._address, trouble, message_of(error))
+        logger.warning("%s %s; writes are queued in the meantime: %s", self._address, trouble, message_of(error))
 
     def _verdict_of(self, error: Exception) -> Verdict:
         try:

@@ -38,9 +38,9 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], 
     curves: dict[str, Curve] = {}
     for place, (key, domain) in enumerate(space.items()):
         values = _values_along(domain)
-        asked = np.tile(others, (len(values), 1))
-        asked[:, place] = np.repeat([height_in(domain, value) for value in values], _DRAWS)
-        means = forest.predict(asked).reshape(len(values), _DRAWS).mean(axis=1)
+        inputs = np.tile(others, (len(values), 1))
+        inputs[:, place] = np.repeat([height_in(domain, value) for value in values], _DRAWS)
+        means = forest.predict(inputs).reshape(len(values), _DRAWS).mean(axis=1)
         curves[key] = values, means.tolist()
     return curves
 

@@ -139,7 +139,7 @@ def marginals(
     columns = min(2, len(space))
     rows = math.ceil(len(space) / columns)
     figure, panels = new_axes(0.4 + 1.75 * rows, columns, rows)
-    line = " The line is what a random forest expects there, over all values of the others." if expected else ""
+    line = " The line is a random forest's prediction, averaged over the other settings." if expected else ""
     drawing = Drawing(
         "marginals",
         "Recall by each setting",

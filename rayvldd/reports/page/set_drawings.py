@@ -125,7 +125,7 @@ def transfer(matrix: TransferMatrix, name: str) -> Drawing:
     drawing = Drawing(
         name,
         "Transfer to other encoders",
-        f"Mean recall on test in percent of students whose image encoder stands below, trained on what stands at the "
+        f"Mean recall on test in percent of students with the image encoder below, trained on the set at the "
         f"left; the colour is the {what}. Frames mark the encoder that a set was made with.",
         figure,
         ("trained on", "made with", "students' encoder", "mean recall", "low", "high", "share of full data (%)"),

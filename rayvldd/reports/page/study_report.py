@@ -93,7 +93,7 @@ class StudyReport:
     root: Path
     result: Result | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    """``study.json`` as it stands."""
+    """Content of ``study.json``."""
     study: Study | None = None
     """The same, where it is a study for this release."""
     trials: list[Trial] = field(default_factory=list)
