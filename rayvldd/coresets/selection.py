@@ -173,6 +173,11 @@ def k_means(features: Float[np.ndarray, "pair dim"], count: int, seed: int) -> I
 
     Uses k-means++ and Lloyd's algorithm of scikit-learn, with one initialisation from ``seed``. MDM initialises its
     synthetic images in this way.
+
+    Args:
+        features: One row for each sample.
+        count: Number of clusters and of selected samples, at most the number of rows.
+        seed: Seed of the initialisation.
     """
     from sklearn.cluster import KMeans  # slow import that only this method needs
     from sklearn.exceptions import ConvergenceWarning

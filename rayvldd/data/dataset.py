@@ -80,6 +80,11 @@ class Dataset:
 def load_dataset(settings: DataSettings, cache: ArrayCache, on_progress: OnProgress | None = None) -> Dataset:
     """Load a dataset; its images are decoded or drawn in the first call and read from the cache afterwards.
 
+    Args:
+        settings: Source, paths and image size of the dataset.
+        cache: Cache of the pixels.
+        on_progress: Called while images are decoded, drawn or fetched.
+
     Raises:
         DataError: listing every fault of the annotations, or every image that cannot be decoded.
         StoreError: if the cache folder cannot be written.

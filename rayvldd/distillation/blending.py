@@ -27,7 +27,13 @@ class Blend:
 
 
 def draw_blend(seed: int, pairs: int, concentration: float) -> Blend:
-    """Draw partners and share for a batch of ``pairs`` pairs; concentration 1 draws the share uniformly."""
+    """Sample the partners and the weight of blending for a batch.
+
+    Args:
+        seed: Seed of the samples.
+        pairs: Number of pairs in the batch.
+        concentration: Parameter of Beta(concentration, concentration), from which the weight is sampled; 1: uniform.
+    """
     generator = np.random.default_rng(seed)
     share = float(generator.beta(concentration, concentration))
     return Blend(torch.from_numpy(generator.permutation(pairs)), share)

@@ -11,8 +11,15 @@ from rayvldd.models.retrieval_task import RetrievalTask
 def coreset_as_set(study: Study, task: RetrievalTask, coreset: Coreset, method: str, seed: int) -> DistilledSet:
     """Create a set of real pairs with the step sizes of ``evaluation.lr_coreset``; the initial pairs are the same.
 
-    The card names method, seed and images under ``coreset``. Whatever the study's method, students train on real pairs
-    with the contrastive loss.
+    The card names method, seed and images under ``coreset``. Independently of the study's method, students train on
+    real pairs with the contrastive loss.
+
+    Args:
+        study: The study at one point.
+        task: Model and data of the study.
+        coreset: The real pairs.
+        method: Name of the coreset method, for the card.
+        seed: Seed of the selection, for the card.
     """
     pairs = coreset.pairs(task, study.evaluation.lr_coreset)
     plain: dict[str, Any] = {

@@ -114,7 +114,11 @@ class EvaluatedRun:
         return self.start_recall / 2 if self.start_recall > 3 * chance else 0.0
 
     def raise_if_collapsed(self) -> None:
-        """Raise if two consecutive evaluations were far below the initial recall."""
+        """Raise if two consecutive evaluations were far below the initial recall.
+
+        Raises:
+            DivergedError: if the validation recall has stayed below half of the initial recall.
+        """
         if self.evaluations_below < _COLLAPSED:
             return
         raise DivergedError(

@@ -146,7 +146,15 @@ def distribution_distance(
 def geodesic_kernel(
     left: Float[Tensor, "left dim"], right: Float[Tensor, "right dim"], bandwidth: float
 ) -> Float[Tensor, "left right"]:
-    """Return exp(-arccos^2 <a, b> / (2 bandwidth^2)) of unit vectors, with cosines clamped to 1 - 1e-6."""
+    """Return exp(-arccos^2 <a, b> / (2 bandwidth^2)) of unit vectors, with cosines clamped to 1 - 1e-6.
+
+    Source: MDM, arXiv 2605.23482.
+
+    Args:
+        left: Vectors of length 1.
+        right: Vectors of length 1.
+        bandwidth: Bandwidth of the kernel in radians.
+    """
     angles = (left @ right.T).clamp(-_MAX_COSINE, _MAX_COSINE).arccos()
     return (-angles.square() / (2 * bandwidth**2)).exp()
 

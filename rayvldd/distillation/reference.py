@@ -29,6 +29,13 @@ def unrolled_matching_loss(
     """Return the matching loss of a student unrolled from the segment's start, differentiable by all ``inputs``.
 
     Source: Wu et al., algorithm 1 and equation 2.
+
+    Args:
+        model: The two-tower model.
+        segment: Start and target parameters of the expert.
+        inputs: Synthetic pairs and step sizes.
+        batches: Indices of the pairs and the seed of every student step.
+        settings: Settings of the distillation with trajectory matching.
     """
     image, text = (side.clone().requires_grad_() for side in segment.start)
     blending = settings.of(TrajectoryMatchingSettings).blending

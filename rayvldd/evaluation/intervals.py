@@ -33,7 +33,13 @@ def nested_interval(groups: Sequence[Sequence[float]], confidence: float = 0.95)
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a share, as a fraction; it is within 0 and 1 even if none or all are hits."""
+    """Return Wilson's interval of a fraction; it is within 0 and 1 even if none or all are hits.
+
+    Args:
+        hits: Number of hits.
+        count: Number of samples, at least 1.
+        confidence: Confidence level, between 0 and 1.
+    """
     z = float(stats.norm.ppf((1 + confidence) / 2))
     share, weight = hits / count, z * z / count
     middle = (share + weight / 2) / (1 + weight)

@@ -83,7 +83,14 @@ def metrics_by_name(names: Sequence[str]) -> dict[str, Metric]:
 def mean_over_students(
     metrics: Mapping[str, Metric], task: RetrievalTask, students: Sequence[Parameters], inputs: SplitInputs
 ) -> dict[str, float]:
-    """Return the mean of every number over students."""
+    """Return the mean of every number over students.
+
+    Args:
+        metrics: The metrics, by registered name.
+        task: Model and data.
+        students: Parameters of each student.
+        inputs: The split for scoring.
+    """
     means: dict[str, float] = {}
     for metric in metrics.values():
         rows = [metric(task, parameters, inputs) for parameters in students]

@@ -12,7 +12,7 @@ _BATCH = 512
 
 
 def score(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalMetrics:
-    """Embed the whole split with ``parameters`` and compute recall."""
+    """Embed the whole split with ``parameters`` and compute its recalls, in percent."""
     return ranks(task, parameters, inputs).recalls()
 
 

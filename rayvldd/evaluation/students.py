@@ -42,9 +42,19 @@ class Pairs:
 def evaluate_pairs(
     task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> list[RetrievalMetrics]:
-    """Train one fresh student for each seed on ``pairs`` and score each on ``inputs``.
+    """Train one new student for each seed on ``pairs`` and score each on ``inputs``.
 
     The output of the frozen part for the images is computed once for all students.
+
+    Args:
+        task: Model and data.
+        pairs: The training set of the students.
+        inputs: The split for scoring.
+        settings: Epochs, batch size and SGD settings of the students.
+        seeds: One seed for each student.
+
+    Returns:
+        The recalls of each student in percent, in the order of the seeds.
     """
     return [score(task, student, inputs) for student in train_students(task, pairs, settings, seeds)]
 
@@ -52,7 +62,7 @@ def evaluate_pairs(
 def train_students(
     task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> Iterator[Parameters]:
-    """Yield one fresh student per seed, trained on ``pairs`` on demand."""
+    """Yield one new student per seed, trained on ``pairs`` on demand; arguments as in :func:`evaluate_pairs`."""
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
     for seed in seeds:
@@ -66,7 +76,15 @@ def train_student(
     settings: EvaluationSettings,
     seed: int,
 ) -> Parameters:
-    """Train a fresh student on a small set; ``seed`` determines its initialisation, batches and dropout."""
+    """Train a new student on a small set and return its parameters.
+
+    Args:
+        task: Model and data.
+        pairs: The training set.
+        frozen_output: Output of the frozen part for the images of ``pairs``.
+        settings: Epochs, batch size and SGD settings.
+        seed: Seed of initialisation, batches and dropout.
+    """
     initial = task.model.initial_parameters(seed)
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)

@@ -34,7 +34,14 @@ class ParameterCheckpoints(Protocol):
 
 
 def build_checkpoints(kind: str, steps: range, device: torch.device, advance: Advance) -> ParameterCheckpoints:
-    """Create the storage for ``steps``; ``kind`` is a value of ``EngineSettings.parameter_checkpoints``."""
+    """Create the storage of the parameters of an unrolled student.
+
+    Args:
+        kind: A value of ``EngineSettings.parameter_checkpoints``.
+        steps: The steps whose parameters are stored.
+        device: Device of the parameters.
+        advance: Computes the parameters after a step again, for ``recompute``.
+    """
     if kind == "offload":
         return CheckpointsInFile() if device.type == "cpu" else CheckpointsInHostMemory()
     return RecomputedCheckpoints(steps, advance) if kind == "recompute" else CheckpointsInMemory()

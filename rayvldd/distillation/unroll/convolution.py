@@ -23,7 +23,11 @@ _SMALL_PLANE = 4
 
 
 class Geometry(NamedTuple):
-    """Stride, padding, dilation and groups of a convolution."""
+    """Stride, padding, dilation and groups of a convolution.
+
+    Shapes of its methods: images ``[image, in_channel, height, width]``, weight ``[out_channel, in_channel / groups,
+    kernel_height, kernel_width]``, gradient and output ``[image, out_channel, out_height, out_width]``.
+    """
 
     stride: tuple[int, int]
     padding: tuple[int, int]

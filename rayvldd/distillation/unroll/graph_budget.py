@@ -38,7 +38,14 @@ class GraphBudget:
 
 
 def bytes_of_graph(step: StudentStep, start: Parameters, batch: Batch, seed: int) -> int:
-    """Return the bytes held by the graph of one step, each storage counted once, including weights and inputs."""
+    """Return the bytes held by the graph of one step, each storage counted once, including weights and inputs.
+
+    Args:
+        step: The student's step.
+        start: Parameters before the step.
+        batch: Inputs of the step.
+        seed: Seed of the step's dropout and augmentation.
+    """
     blocks: dict[int, int] = {}
 
     def note(value: Tensor) -> Tensor:

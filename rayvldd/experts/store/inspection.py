@@ -215,7 +215,14 @@ def _gather(storage: Storage, key: str, index: int, files: dict[str, dict[str, A
 
 
 def fault_of_tensors(storage: Storage, name: str, checksums: Mapping[str, str], num_bytes: int | None = None) -> str:
-    """Read a tensor file and describe its first mismatch with the record; empty if it is intact."""
+    """Read a tensor file and describe its first mismatch with the record; empty if it is intact.
+
+    Args:
+        storage: Storage of the file.
+        name: Name of the file.
+        checksums: Recorded checksum of every tensor, by name.
+        num_bytes: Recorded size of the file in bytes; None: not recorded.
+    """
     size = storage.size(name)
     if size is None:
         return "is not there"
