@@ -381,7 +381,7 @@ def test_mlflow_server_that_goes_away_for_a_while(
     # Ray and MLflow may log messages in the meantime.
     told = [record.message for record in caplog.records if record.name.startswith("rayvldd")]
     assert [message.split(":")[0] for message in told] == [
-        f"the tracking server {tracker.uri} does not answer; what is to be written is kept meanwhile".split(":")[0]
+        f"the tracking server {tracker.uri} does not answer; writes are queued in the meantime".split(":")[0]
     ]
     _, trials = mlflow_place(tmp_path).read()
     assert trials["a"].metrics["val_mean_recall"] == [(0, 0.0), (1, 1.0), (2, 2.0)]
@@ -565,7 +565,7 @@ def test_outbox_keeps_order_without_blocking(caplog: pytest.LogCaptureFixture) -
     server.is_away = False
     assert outbox.wait(20) and server.taken == [[1], [2], [3]]
     assert [record.message for record in caplog.records] == [
-        "the server does not answer; what is to be written is kept meanwhile: no route"
+        "the server does not answer; writes are queued in the meantime: no route"
     ]
     server.is_away = True  # the next outage is logged again
     outbox.put("a", partial(server.write, 4))
