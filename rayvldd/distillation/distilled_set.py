@@ -19,13 +19,14 @@ from torch.utils.data import Dataset
 
 import rayvldd
 from rayvldd.config.study import Study
+from rayvldd.distillation.exports import export
 from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.form import FORMAT
-from rayvldd.records.set_card import SET_CARD, VERSION
+from rayvldd.records.set_card import CARD, SET_CARD, VERSION
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
 from rayvldd.storage.tensor_files import checksum, save_tensors
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 TENSORS = "distilled_set.safetensors"
-CARD = "card.json"
 NEAREST = "nearest_captions.jsonl"
 """Optional file with one line per pair: the real caption nearest to its embedding."""
 
@@ -190,8 +190,6 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             folder: A folder that does not exist yet or is empty.
             form: ``png`` with JSON lines, or ``datasets`` for ``datasets.load_from_disk``.
         """
-        from rayvldd.distillation.exports import export  # here, to avoid a circular import
-
         return export(self, folder, form)
 
     @classmethod

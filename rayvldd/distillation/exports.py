@@ -10,15 +10,16 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from rayvldd.distillation.distilled_set import CARD, DistilledSet
+from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.records.set_card import CARD
 from rayvldd.storage.atomic import sync_below
 
 LINES = "captions.jsonl"
@@ -29,7 +30,41 @@ SPLIT = "train"
 """Split name of the exported pairs: a distilled set is for training; validation and test use real data."""
 
 
-def export(distilled: DistilledSet, folder: str | Path, form: str = "png") -> Path:
+@runtime_checkable  # for runtime type checks of signatures in tests
+class ExportedSet(Protocol):
+    """What an export reads of a distilled set."""
+
+    @property
+    def images(self) -> Float[Tensor, "pair 3 height width"]:
+        """RGB on a 0 to 1 scale, not clamped."""
+        ...
+
+    @property
+    def texts(self) -> Float[Tensor, "pair text_dim"]:
+        """Caption embeddings."""
+        ...
+
+    @property
+    def start_captions(self) -> list[str]:
+        """Caption of each initial pair."""
+        ...
+
+    @property
+    def nearest_captions(self) -> list[dict[str, Any]]:
+        """For each pair the real caption nearest to its embedding; empty if not computed."""
+        ...
+
+    @property
+    def similarity(self) -> SimilarityParameters:
+        """Learned similarity of image i and text j."""
+        ...
+
+    def card_values(self) -> dict[str, Any]:
+        """Return the content of the card."""
+        ...
+
+
+def export(distilled: ExportedSet, folder: str | Path, form: str = "png") -> Path:
     """Write a set for other programs, atomically.
 
     Args:
@@ -87,7 +122,7 @@ def check_free(folder: Path) -> None:
     )
 
 
-def clipped_share(distilled: DistilledSet) -> float:
+def clipped_share(distilled: ExportedSet) -> float:
     """Return the fraction of pixel values outside the range of PNG: below black or above white."""
     return float(((distilled.images < 0) | (distilled.images > 1)).float().mean())
 
@@ -97,7 +132,7 @@ def eight_bit(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "heig
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def _write_png(distilled: DistilledSet, folder: Path) -> None:
+def _write_png(distilled: ExportedSet, folder: Path) -> None:
     """Write ``images/0000.png``, ``embeddings/0000.npy`` (float32 [text_dim]) and ``captions.jsonl``."""
     for name in ("images", "embeddings"):
         (folder / name).mkdir()
@@ -111,7 +146,7 @@ def _write_png(distilled: DistilledSet, folder: Path) -> None:
     (folder / LINES).write_text("".join(lines), encoding="utf-8")
 
 
-def _write_datasets(distilled: DistilledSet, folder: Path) -> None:
+def _write_datasets(distilled: ExportedSet, folder: Path) -> None:
     """Write a ``DatasetDict`` with one split, for ``datasets.load_from_disk``."""
     from datasets import Array3D, Dataset, DatasetDict, Features, List, Value
     from datasets import Image as ImageColumn
@@ -143,7 +178,7 @@ def _write_datasets(distilled: DistilledSet, folder: Path) -> None:
             enable_progress_bars()
 
 
-def _captions(distilled: DistilledSet) -> list[dict[str, Any]]:
+def _captions(distilled: ExportedSet) -> list[dict[str, Any]]:
     """Return the readable texts of each pair: the nearest real caption, if computed, and the initial caption."""
     rows = distilled.nearest_captions or [{} for _ in distilled.start_captions]
     return [
@@ -168,7 +203,7 @@ def check_form(form: str) -> None:
     _writer(form)
 
 
-def _writer(form: str) -> Callable[[DistilledSet, Path], None]:
+def _writer(form: str) -> Callable[[ExportedSet, Path], None]:
     if form not in FORMS:
         fault = Fault("format", f"no form {form!r}", ", ".join(FORMS))
         raise ConfigError([fault], next_command="rayvldd export --help")
@@ -184,5 +219,5 @@ def _writer(form: str) -> Callable[[DistilledSet, Path], None]:
     return FORMS[form]
 
 
-FORMS: dict[str, Callable[[DistilledSet, Path], None]] = {"png": _write_png, "datasets": _write_datasets}
+FORMS: dict[str, Callable[[ExportedSet, Path], None]] = {"png": _write_png, "datasets": _write_datasets}
 """By name of ``--format``: the writer, which fills an empty folder."""

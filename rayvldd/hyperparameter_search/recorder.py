@@ -13,7 +13,6 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
-from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
@@ -21,6 +20,7 @@ from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker

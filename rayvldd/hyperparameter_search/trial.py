@@ -18,7 +18,6 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
-from rayvldd.distillation.distilled_set import CARD
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
 from rayvldd.errors import RayvlddError, message_of
@@ -30,6 +29,7 @@ from rayvldd.hyperparameter_search.preparation import epochs_of
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, Reporter
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.records.set_card import CARD
 from rayvldd.tracking.machine_use import PeakMemory
 
 

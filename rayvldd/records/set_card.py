@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rayvldd.records.form import FileForm
 
+CARD = "card.json"
+"""Name of the file."""
 VERSION = 1
 """Format version of a card; newer ones are refused."""
 

@@ -28,8 +28,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from rayvldd.config.domains import Scalar
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
-from rayvldd.distillation.distilled_set import CARD
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.records.set_card import CARD
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.outbox import Outbox

@@ -108,6 +108,23 @@ def test_no_cycle_between_rooms() -> None:
         pytest.fail(f"rooms import each other: {' -> '.join(error.args[1])}")
 
 
+def test_no_cycle_between_modules_of_distillation() -> None:
+    files = {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file
+        for file in FILES
+        if room_of(file) == "distillation"
+    }
+    graph = {
+        name: {module for _, found in imports_of(file) for module in (found, found.rpartition(".")[0])} & files.keys()
+        for name, file in files.items()
+    }
+    assert "rayvldd.distillation.exports" in graph["rayvldd.distillation.distilled_set"]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
 def test_the_reader_of_imports_sees_all_of_them(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text("import ray.tune\ndef f():\n    from mlflow import log\n    import os, boto3\n")

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from rayvldd.config.study import Study
-from rayvldd.distillation.distilled_set import CARD, TENSORS, DistilledSet
+from rayvldd.distillation.distilled_set import TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
+from rayvldd.records.set_card import CARD
 
 
 @pytest.fixture
