@@ -34,7 +34,7 @@ _KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching",
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """The synthetic set at one outer step, scored on validation."""
 
     outer_step: int
@@ -81,7 +81,7 @@ class EvaluatedRun:
         yield
         self.seconds_matching += time.perf_counter() - started
 
-    def evaluate(self, steps: Sequence[Mapping[str, float]]) -> Evaluation:
+    def evaluate(self, steps: Sequence[Mapping[str, float]]) -> EvaluationResult:
         """Score the current set, and save the state and the best set.
 
         Args:
@@ -104,7 +104,7 @@ class EvaluatedRun:
             "seconds_matching": self.seconds_matching,
             "seconds_evaluating": self.seconds_evaluating,
         }
-        evaluation = Evaluation(self.loop.outer_step, metrics, is_best, self.loop.distilled_set(metrics))
+        evaluation = EvaluationResult(self.loop.outer_step, metrics, is_best, self.loop.distilled_set(metrics))
         self._save(evaluation)
         return evaluation
 
@@ -140,7 +140,7 @@ class EvaluatedRun:
         further = mean_over_students(self._further_metrics, self.task, students, self.task.val)
         return {**{f"val_{name}": value for name, value in further.items()}, **recalls.as_dict("val_")}
 
-    def _save(self, evaluation: Evaluation) -> None:
+    def _save(self, evaluation: EvaluationResult) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
-from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, Evaluation, rates_of
+from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, rates_of
 from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
@@ -49,7 +49,7 @@ def distill(
     seed: int,
     checkpoint_folder: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-) -> Iterator[Evaluation]:
+) -> Iterator[EvaluationResult]:
     """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
 
     Args:

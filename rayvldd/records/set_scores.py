@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.records.form import FORMAT
 from rayvldd.storage.json_files import write_json_whole
 
 VERSION = 1
@@ -148,7 +149,7 @@ class SetScores(_Read):
     """The scores of an evaluation of distilled sets."""
 
     kind: ClassVar[str] = "evaluation"
-    version: int = VERSION
+    format: int = VERSION
     command: str
     split: str
     sets: list[EvaluatedSet] = Field(min_length=1)
@@ -168,7 +169,7 @@ class CoresetScores(_Read):
     """The scores of coresets of a study."""
 
     kind: ClassVar[str] = "coresets"
-    version: int = VERSION
+    format: int = VERSION
     study: str
     split: str
     coresets: list[ScoredCoreset]
@@ -204,7 +205,11 @@ class _Form(Generic[Scores]):
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8").strip()
-                found = self.model.model_validate(json.loads(text if whole else text.splitlines()[-1]))
+                values = json.loads(text if whole else text.splitlines()[-1])
+                if fault := _fault_of_format(values, str(file)):
+                    faults.append(fault)
+                    continue
+                found = self.model.model_validate(values)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -213,14 +218,22 @@ class _Form(Generic[Scores]):
                 reason = "it is empty" if isinstance(error, IndexError) else str(error)
                 faults.append(Fault(str(file), f"not readable: {reason}", allowed))
             else:
-                if found.version > VERSION:
-                    faults.append(Fault(str(file), f"has version {found.version}", f"up to {VERSION}, of this release"))
                 if found.split != "test":
                     faults.append(
                         Fault(str(file), f"scored on {found.split}", "scores on test, which the studies have")
                     )
                 read.append(found)
         return read, faults
+
+
+def _fault_of_format(values: object, file: str) -> Fault | None:
+    """The fault of an object without a format version, or with that of another release."""
+    allowed = f"format {VERSION}, of this release"
+    if not isinstance(values, dict) or FORMAT not in values:
+        return Fault(file, "it names no version of its format: an earlier release or another program wrote it", allowed)
+    if values[FORMAT] != VERSION:
+        return Fault(file, f"has format {values[FORMAT]!r}, of another release", allowed)
+    return None
 
 
 _CORESETS = _Form(CoresetScores, "rayvldd coreset STUDY")

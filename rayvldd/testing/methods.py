@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import OuterLoop, distill
 from rayvldd.testing.toy import PROTOCOLS, toy_study, toy_task
 
@@ -53,7 +53,7 @@ def check_method(
         _same([*begun, *rest], whole, f"{where}: a run that was stopped and continued differs")
 
 
-def _same(left: list[Evaluation], right: list[Evaluation], message: str) -> None:
+def _same(left: list[EvaluationResult], right: list[EvaluationResult], message: str) -> None:
     assert [one.outer_step for one in left] == [one.outer_step for one in right], message
     for one, other in zip(left, right, strict=True):
         assert torch.equal(one.distilled_set.images, other.distilled_set.images), message

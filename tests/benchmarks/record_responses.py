@@ -33,7 +33,7 @@ from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
-from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import StepReport, distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
@@ -165,7 +165,9 @@ class Recorder:
         self._append(row)
         return row
 
-    def evaluations(self, at_point: Study, seed: int, clock: Clock) -> Iterator[tuple[Evaluation, dict[str, float]]]:
+    def evaluations(
+        self, at_point: Study, seed: int, clock: Clock
+    ) -> Iterator[tuple[EvaluationResult, dict[str, float]]]:
         """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
         clock.go_on()
         for evaluation in distill(at_point, self.task, self.trajectories, seed, on_step=clock.step_taken):
@@ -179,7 +181,7 @@ class Recorder:
             yield evaluation, timed
             clock.go_on()
 
-    def _comparison(self, at_point: Study, evaluation: Evaluation) -> dict[str, Any]:
+    def _comparison(self, at_point: Study, evaluation: EvaluationResult) -> dict[str, Any]:
         """Recalls of one set by the cheaper evaluations and by the full one, and the seconds that each took."""
         values: dict[str, Any] = {"outer_step": evaluation.outer_step}
         ways = {

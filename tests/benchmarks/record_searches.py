@@ -31,7 +31,7 @@ from search_replay import Replay
 from rayvldd.config.domains import Scalar
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
-from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.errors import DivergedError
 
 _PACERS = 10
@@ -48,7 +48,7 @@ class LiveRun:
 
     point: dict[str, Scalar]
     clock: Clock
-    coming: Iterator[tuple[Evaluation, dict[str, float]]]
+    coming: Iterator[tuple[EvaluationResult, dict[str, float]]]
     pace: float = 1.0
     failed: str = ""
     rows: list[dict[str, float]] = field(default_factory=list)

@@ -168,6 +168,7 @@ def evaluation(sets: Path) -> dict[str, Any]:
     groups = [("length", "1 to 5 words"), ("length", "6 words"), ("gender", "neither"), ("noun", "dog")]
     recall = {one: 20.0, gone: 15.5, "all pairs": 30.0}
     return {
+        "format": 1,
         "command": "rayvldd evaluate one gone --json",
         "split": "test",
         "sets": [
@@ -392,7 +393,8 @@ def test_verdicts_say_plainly_whether_a_set_is_better(rival: tuple[float, Any], 
 
 def coreset_file(path: Path, split: str = "test", study: str = "weak") -> Path:
     row = {"num_pairs": 12, "num_students": 3, "mean": {"mean_recall": 9.0}, "interval": {"mean_recall": [8.0, 10.0]}}
-    path.write_text(json.dumps({"study": study, "split": split, "coresets": [row | {"method": "herding"}]}))
+    values = {"format": 1, "study": study, "split": split, "coresets": [row | {"method": "herding"}]}
+    path.write_text(json.dumps(values))
     return path
 
 

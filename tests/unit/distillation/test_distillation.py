@@ -15,7 +15,7 @@ import rayvldd.distillation.evaluations
 import rayvldd.distillation.trajectory_matching
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.distillation.evaluations import Evaluation
+from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import OuterLoop, StepReport, distill
 from rayvldd.distillation.reference import unrolled_matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
@@ -442,7 +442,7 @@ STEP = {
 }
 
 
-def numbers(evaluation: Evaluation) -> dict[str, float]:
+def numbers(evaluation: EvaluationResult) -> dict[str, float]:
     """What must repeat: everything but how long it took."""
     return {name: value for name, value in evaluation.metrics.items() if name not in SECONDS}
 
@@ -515,7 +515,7 @@ class Stopped(Exception):
     """Stands for Ctrl-C, or for a process that dies."""
 
 
-def stop_after(evaluations: int, run: Iterator[Evaluation]) -> None:
+def stop_after(evaluations: int, run: Iterator[EvaluationResult]) -> None:
     for _ in range(evaluations):
         next(run)
     run.close()  # type: ignore[attr-defined]  # a generator

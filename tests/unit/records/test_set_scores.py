@@ -1,0 +1,44 @@
+"""Scores of sets and coresets: one version key, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayvldd.errors import ConfigError
+from rayvldd.records.set_scores import CoresetScores, keep_scores, kept_scores, read_scores
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    row = {"num_pairs": 12, "num_students": 3, "mean": {"mean_recall": 9.0}, "interval": {"mean_recall": [8.0, 10.0]}}
+    return {"format": 1, "study": "weak", "split": "test", "coresets": [{**row, "method": "herding"}]}
+
+
+def test_scores_are_kept_with_their_format_and_read_again(tmp_path: Path, values: dict[str, Any]) -> None:
+    scores = CoresetScores.model_validate(values)
+    written = json.loads(keep_scores(scores, tmp_path).read_text(encoding="utf-8"))
+    assert written["format"] == 1 and "version" not in written
+    assert kept_scores(tmp_path) == ([scores], [], [])
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (2, "has format 2, of another release; allowed: format 1"),
+        ("1", "has format '1', of another release; allowed: format 1"),
+        (None, "it names no version of its format"),
+    ],
+)
+def test_scores_of_another_release_are_refused(
+    tmp_path: Path, values: dict[str, Any], found: object, problem: str
+) -> None:
+    file = tmp_path / "scores.json"
+    del values["format"]
+    values |= {} if found is None else {"format": found, "coresets": "of a form that this release does not know"}
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read_scores([file])
+    assert f"{file}: {problem}" in str(caught.value)
+    assert "Next: rayvldd coreset STUDY --split test --json > FILE" in str(caught.value)
