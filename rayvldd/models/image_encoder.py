@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import load_checkpoint, load_state_dict
 from torch import Tensor, nn
 

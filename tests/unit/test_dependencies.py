@@ -1,6 +1,7 @@
 """pyproject.toml lists all imports with the modules that need them; constraints.txt pins all packages."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -33,6 +34,7 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0].lower()
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """Top-level package to the modules of rayvldd that import it."""
     found: dict[str, set[str]] = {}
