@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from rayvldd.printable import printable
+
 _PLAIN_EVERY_S = 15.0
 """Minimum seconds between two lines of progress if the output is not a terminal."""
 
@@ -43,7 +45,7 @@ class ProgressDisplay:
 
     def line(self, text: str) -> None:
         """Print a permanent line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of an activity; it replaces that of another activity."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import click
 
 from rayvldd.errors import InputError, RayvlddError
+from rayvldd.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +51,7 @@ class Invocation:
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""
-        click.echo(text)
+        click.echo(printable(text))
 
     def show(self, table: "RenderableType") -> None:
         """Print a table; if the output is not a terminal, with unlimited width."""
@@ -162,7 +163,7 @@ def _invocation(ctx: click.Context) -> Invocation:
 
 
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
-    click.echo(f"Error: {error}", err=True)
+    click.echo(printable(f"Error: {error}"), err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
         {

@@ -19,6 +19,7 @@ from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.records.trial import Trial, in_order_of_recall
+from rayvldd.reports.plain_table import PlainTable
 
 _RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 
@@ -220,9 +221,8 @@ def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetr
 
 
 def plain_table(title: str) -> Table:
-    """An empty table in the common style: no lines, left-aligned title."""
-    look: dict[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False, "padding": (0, 1, 0, 0)}
-    return Table(title=title, title_justify="left", title_style="", **look)
+    """An empty table with the layout of all tables, without lines and with the title on the left."""
+    return PlainTable(title)
 
 
 def _sets_and_students(tested: Mapping[str, Any]) -> str:

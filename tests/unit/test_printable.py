@@ -1,0 +1,43 @@
+"""Text of others on a terminal: no control character reaches it, and nothing is markup."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from rayvldd.console import ProgressDisplay
+from rayvldd.evaluation.breakdown import SubjectShare
+from rayvldd.printable import printable
+from rayvldd.reports.plain_table import PlainTable
+from rayvldd.reports.tables import subjects_table
+
+HOSTILE = "dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
+SHOWN = r"dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
+
+
+@pytest.mark.parametrize("text", ["", "a dog", "déjà vu – 狗 🐕", "two\nlines\tand a tab"])
+def test_text_without_control_characters_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_every_control_character_is_spelt_out() -> None:
+    codes = [*range(0x20), *range(0x7F, 0xA0)]
+    shown = printable("".join(map(chr, codes)))
+    assert [char for char in shown if not char.isprintable()] == ["\t", "\n"]
+    assert printable(HOSTILE) == SHOWN
+
+
+def test_tables_and_lines_show_hostile_text_as_it_is() -> None:
+    share = SubjectShare(HOSTILE, data=0.5, start=None, kept=0.2, interval=(0.1, 0.4))
+    of_row = PlainTable(HOSTILE)
+    of_row.add_column(HOSTILE)
+    of_row.add_row(HOSTILE)
+    for table, count in ((subjects_table([share], HOSTILE), 2), (of_row, 3)):
+        console = Console(file=StringIO(), width=300, force_terminal=False)
+        console.print(table)
+        assert isinstance(console.file, StringIO)
+        shown = console.file.getvalue()
+        assert shown.count(SHOWN) == count and "\x1b" not in shown and "\x07" not in shown
+    console = Console(file=StringIO(), width=300)
+    ProgressDisplay(console).line(HOSTILE)
+    assert isinstance(console.file, StringIO) and SHOWN in console.file.getvalue()
