@@ -74,6 +74,10 @@ class StoreError(RayvlddError):
     """A folder or file that cannot be read or written, or that is damaged."""
 
 
+class OutageError(StoreError):
+    """A storage that does not answer, or cannot be read or written for now: the same work may succeed later."""
+
+
 class DivergedError(RayvlddError):
     """A training or matching loss that is not finite; the trial counts as failed."""
 

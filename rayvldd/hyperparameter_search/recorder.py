@@ -14,6 +14,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.evaluations import BEST
+from rayvldd.errors import OutageError, message_of
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.strategy import Proposal
@@ -81,6 +82,9 @@ class Recorder:
     def __init__(self, run: StudyRun) -> None:
         self.run = run
         self._failures: dict[str, str] = {}
+        self._outages: dict[str, str] = {}
+        self._noted: set[str] = set()
+        """What only decorates the search and has failed: each is said once."""
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
         self._last_poll = self._started
         self._experts: list[str] = []
@@ -109,7 +113,11 @@ class Recorder:
         self.close_drawn()
         if self.run.experts_in_training is None or time.monotonic() - self._last_poll < _POLL_S:
             return
-        before, self._experts = self._experts, self.run.experts_in_training()
+        before = self._experts
+        try:
+            self._experts = self.run.experts_in_training()
+        except Exception as error:  # of any storage: the bar goes without
+            self._note("the experts in training cannot be shown", error)
         self._last_poll = time.monotonic()
         if self._experts != before:
             self._show()
@@ -131,6 +139,23 @@ class Recorder:
         """Record why a trial will have no further evaluation; the first reason is kept."""
         self._failures.setdefault(trial_id, reason)
 
+    def outage(self, trial_id: str, reason: str) -> None:
+        """Note why a trial cannot go on for now. It stays a running trial, which the same command continues."""
+        self._outages[trial_id] = reason
+
+    def raise_outage(self) -> None:
+        """End the search where a trial cannot go on for now.
+
+        Raises:
+            OutageError: naming the trials, and why.
+        """
+        if self._outages:
+            lines = (f"{trial_id}: {reason}" for trial_id, reason in self._outages.items())
+            raise OutageError(
+                "\n".join(["the search stops at an outage, and what it has is kept:", *lines]),
+                next_command="the same command, once that is mended: every trial continues from its last evaluation",
+            )
+
     def process_died(self, trial_id: str) -> None:
         """Display that a trial's process died and that another one continues the trial."""
         self.run.display.line(f"{trial_id}: its process died; another continues from its last evaluation")
@@ -139,6 +164,8 @@ class Recorder:
         """Keep the set of a trial that ended, and close its record."""
         trial = self.run.ledger.trials.get(trial_id)
         if trial is None:  # proposed, but the time was up before it started
+            return
+        if trial_id in self._outages:  # it has not ended
             return
         self._end(trial)
 
@@ -187,18 +214,31 @@ class Recorder:
     def _draw_and_close(self, trial: Trial) -> None:
         """Close an ended trial's record once the pictures of its set exist; drawing takes a third of a second."""
         illustrator, folder = self.run.illustrator, trial.distilled_set
-        if illustrator is None or not folder.is_dir() or illustrator.has_drawn_set(folder):
+        if illustrator is None or not folder.is_dir():
             self._close_record(trial)
             return
-        train = self.run.train_inputs(trial.point)
-        self._being_drawn.append((trial, self._drawing_thread.submit(illustrator.draw_set, folder, train)))
+        try:
+            if not illustrator.has_drawn_set(folder):
+                train = self.run.train_inputs(trial.point)
+                self._being_drawn.append((trial, self._drawing_thread.submit(illustrator.draw_set, folder, train)))
+                return
+        except Exception as error:  # of images, captions, fonts or the disk
+            self._note(f"{trial.trial_id}: no pictures of its set", error)
+        self._close_record(trial)
 
     def close_drawn(self, wait: bool = False) -> None:
         """Close the records whose pictures exist; only this thread calls the tracker."""
         while self._being_drawn and (wait or self._being_drawn[0][1].done()):
             trial, drawn = self._being_drawn.popleft()
-            drawn.result()
+            if error := drawn.exception():  # a set is a result without its pictures, too
+                self._note(f"{trial.trial_id}: no pictures of its set", error)
             self._close_record(trial)
+
+    def _note(self, what: str, error: BaseException) -> None:
+        """Say once that something which only decorates the search has failed."""
+        if what not in self._noted:
+            self._noted.add(what)
+            self.run.display.line(f"{what}: {message_of(error)}")
 
     def _close_record(self, trial: Trial) -> None:
         assert trial.state != "running"

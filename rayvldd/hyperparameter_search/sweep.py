@@ -16,6 +16,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SEARCH_VAL_MEAN_RECALL,
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.errors import OutageError, message_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
@@ -139,21 +140,30 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any
             "test_students": tested["seeds"],
         },
     }
-    if session.illustrator:
-        session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
+    _draw(session)
     write_json_whole(session.folder.best / "result.json", result)
     session.tracker.end_study("finished", {**_numbers_of(result), **energy}, session.folder.best)
     write_json_whole(session.folder.result_file, result)  # last: with it the study is finished
     return result
 
 
+def _draw(session: StudySession) -> None:
+    """Draw the pictures of the whole study. A result without them is a result, and is kept."""
+    if session.illustrator:
+        try:
+            session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
+        except Exception as error:  # of images, captions, fonts or the disk
+            session.display.line(f"study {session.study.name}: no pictures of it: {message_of(error)}")
+
+
 @contextmanager
 def _reporting_failure(tracker: Tracker) -> Iterator[None]:
-    """Report a failure or an interruption to the tracker; after Ctrl-C the same command resumes the study."""
+    """Report a failure or an interruption to the tracker; after Ctrl-C or an outage the same command resumes."""
     try:
         yield
     except BaseException as error:
-        tracker.end_study("failed" if isinstance(error, Exception) else "interrupted", {}, None)
+        failed = isinstance(error, Exception) and not isinstance(error, OutageError)
+        tracker.end_study("failed" if failed else "interrupted", {}, None)
         raise
 
 

@@ -5,9 +5,12 @@ The distillation saves a checkpoint in the trial's folder before it reports, and
 
 import atexit
 import ctypes
+import errno
 import gc
+import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,17 +23,22 @@ from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
-from rayvldd.errors import RayvlddError, message_of
+from rayvldd.errors import OutageError, RayvlddError, message_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.hyperparameter_search.preparation import epochs_of
 from rayvldd.hyperparameter_search.study_folder import read_json
-from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, Reporter
+from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Reporter
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.records.set_card import CARD
 from rayvldd.tracking.machine_use import PeakMemory
+
+_PAUSES_S = (5.0, 30.0)
+"""Seconds before each further try of a trial that an outage cut off, beyond the tries of the storage's own client."""
+_OUTAGES = (errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE)
+"""Errors of the operating system that a full or lost disk gives, whatever is written to it."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,39 @@ class TrialContext:
 def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
     """Distil at a point and report every evaluation. Errors are reported, never raised.
 
-    An exception would end the process, and the next trial would need seconds to start another one.
+    An exception would end the process, and the next trial would need seconds to start another one. An outage is
+    reported as an outage, because it does not make the point a bad one.
     """
     _pass_over_imports()
     try:
-        memory = PeakMemory()
-        for evaluation in _evaluations(trial_id, point, context):
-            report(replace(evaluation, memory=memory.metrics()))
+        _run_through_outages(trial_id, point, context, report)
     except Exception as error:
         folder = context.trials / trial_id
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        report(FailureReport(reason_of(error)))
+        with suppress(OSError):  # the disk may be what failed
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        report(OutageReport(reason_of(error)) if is_outage(error) else FailureReport(reason_of(error)))
     finally:  # also if the trial is stopped, by a SystemExit from its report
         release_memory()
+
+
+def _run_through_outages(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+    """Run a trial. After an outage it continues from its checkpoint, as often as there are pauses."""
+    memory = PeakMemory()
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            for evaluation in _evaluations(trial_id, point, context):
+                report(replace(evaluation, memory=memory.metrics()))
+            return
+        except Exception as error:
+            if pause_s is None or not is_outage(error):
+                raise
+        time.sleep(pause_s)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error is of a storage or a disk, so that the same work may succeed later."""
+    return isinstance(error, OutageError) or (isinstance(error, OSError) and error.errno in _OUTAGES)
 
 
 @cache

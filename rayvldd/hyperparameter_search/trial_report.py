@@ -21,6 +21,13 @@ class FailureReport:
     reason: str
 
 
-Report = EvaluationReport | FailureReport
+@dataclass(frozen=True)
+class OutageReport:
+    """Why a trial cannot go on for now, in one line. It says nothing about the trial's point."""
+
+    reason: str
+
+
+Report = EvaluationReport | FailureReport | OutageReport
 Reporter = Callable[[Report], None]
 """Sends a report to the driver; raises SystemExit if the trial must stop."""

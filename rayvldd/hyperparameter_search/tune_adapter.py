@@ -25,7 +25,7 @@ from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.strategy import Decision, Proposal, SearchStrategy, make_strategy
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
-from rayvldd.hyperparameter_search.trial_report import FailureReport
+from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport
 
 _TRIAL_ID = "trial_id"
 """Key of the trial's name in a Tune config; the others are searched settings."""
@@ -98,6 +98,7 @@ def _run_trials(
         )
         try:
             tuner.fit()
+            recorder.raise_outage()  # one that was reported in Tune's last step
         except BaseException:
             callback.end_processes()
             raise
@@ -163,7 +164,9 @@ class _Scheduler(_NotSaved, FIFOScheduler):
         name, report = _name_of(trial), result.get(_REPORT)
         if isinstance(report, FailureReport):
             self._recorder.failure(name, report.reason)
-        if report is None or isinstance(report, FailureReport):
+        if isinstance(report, OutageReport):
+            self._recorder.outage(name, report.reason)
+        if report is None or isinstance(report, FailureReport | OutageReport):
             return FIFOScheduler.CONTINUE
         record = self._recorder.evaluation(name, report)
         decision = self._strategy.decide(record, self._recorder.history)
@@ -178,6 +181,7 @@ class _Callback(_NotSaved, tune.Callback):
         self._trials: list[TuneTrial] = []
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self._recorder.raise_outage()
         self._recorder.poll()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -217,7 +221,10 @@ def _name_of(trial: TuneTrial) -> str:
 def _error_of(trial: TuneTrial) -> str:
     """Why Tune ended a trial with an error; only the text of the error is available, in a file."""
     file = Path(trial.error_file) if trial.error_file else None
-    lines = file.read_text(encoding="utf-8").strip().splitlines() if file and file.is_file() else []
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file else []
+    except OSError:
+        lines = []
     return f"its process died: {lines[-1]}" if lines else "its process died"
 
 

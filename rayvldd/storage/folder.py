@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from rayvldd.errors import StoreError
+from rayvldd.errors import OutageError
 from rayvldd.storage.atomic import put_in_place, write_bytes_whole
 from rayvldd.storage.names import path_inside
 from rayvldd.storage.storage import KeepsParts, Storage
@@ -134,7 +134,7 @@ class FolderStorage:
         try:
             yield
         except OSError as error:
-            raise StoreError(
+            raise OutageError(
                 f"{self.folder}: {what}: {error.strerror or error}; allowed: a folder that can be read and written, "
                 f"with room for the file",
                 next_command="fix this, then the same command: what is finished is kept",

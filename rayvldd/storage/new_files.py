@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from rayvldd.errors import StoreError
+from rayvldd.errors import OutageError
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def unfinished_file(folder: Path, name: str) -> Iterator[Path]:
         name: Name of the file in its storage; the last component becomes the local file's name.
 
     Raises:
-        StoreError: when the folder cannot be written or is full.
+        OutageError: when the folder cannot be written or is full.
     """
     token = secrets.token_hex(8)
     room = folder / token
@@ -43,10 +43,10 @@ def unfinished_file(folder: Path, name: str) -> Iterator[Path]:
         raise local_fault(folder, error) from error
 
 
-def local_fault(folder: Path, error: Exception) -> StoreError:
+def local_fault(folder: Path, error: Exception) -> OutageError:
     """Build the error for a local folder that cannot be written."""
     reason = getattr(error, "strerror", None) or error
-    return StoreError(
+    return OutageError(
         f"{folder}: cannot be written: {reason}; allowed: a folder on a disk of this machine with room for the file",
         next_command="free the space or the permission, then the same command again: what is finished is kept",
     )

@@ -25,7 +25,7 @@ from ray.exceptions import GetTimeoutError, ObjectFetchTimedOutError, ObjectLost
 from safetensors import safe_open
 from torch import Tensor
 
-from rayvldd.errors import StoreError, message_of
+from rayvldd.errors import OutageError, StoreError, message_of
 from rayvldd.storage.new_files import unfinished_file
 from rayvldd.storage.storage import Storage
 from rayvldd.storage.tensor_files import DamagedFileError, TensorSource
@@ -231,7 +231,7 @@ class RayStorage:
             reason, next_command = _explained(error)
             if isinstance(error, RayActorError):
                 self._found = None  # so that the next call makes a new, empty directory
-            raise StoreError(
+            raise OutageError(
                 f"{self._address(name)}: {reason}; allowed: a Ray cluster that keeps its head node and has the memory",
                 next_command=next_command,
             ) from error

@@ -16,7 +16,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from rayvldd.errors import StoreError
+from rayvldd.errors import OutageError
 
 _AGAIN = "the same command again: what is finished is kept"
 
@@ -59,7 +59,7 @@ _BY_CODE = {
 """By error code of a response: the allowed value and the next command."""
 
 
-def store_error(address: str, done: str, error: BaseException, endpoint_url: str | None) -> StoreError:
+def store_error(address: str, done: str, error: BaseException, endpoint_url: str | None) -> OutageError:
     """Return the error to raise.
 
     Args:
@@ -69,7 +69,7 @@ def store_error(address: str, done: str, error: BaseException, endpoint_url: str
         endpoint_url: Address of the service, if the user gave one.
     """
     allowed, next_command = _way_out(error, endpoint_url)
-    return StoreError(
+    return OutageError(
         f"{address}: could not be {done}: {_reason(error)}; allowed: {allowed}", next_command=next_command
     )
 

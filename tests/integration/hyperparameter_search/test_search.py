@@ -1,5 +1,6 @@
 """The search with a cheap toy objective and all kinds of interruptions; one real study from end to end."""
 
+import errno
 import gc
 import json
 import math
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.console import Console
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.errors import ConfigError, DivergedError, RayvlddError, StoreError
+from rayvldd.errors import ConfigError, DivergedError, OutageError, RayvlddError, StoreError
 from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
@@ -47,7 +48,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.sweep import sweep
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.trial import run_trial as run_one
-from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, Report
+from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
@@ -293,6 +294,33 @@ def test_a_trial_that_fails_reports_why(job: TrialContext, reports: list[Any], m
     assert reports[-1] == FailureReport("ZeroDivisionError: division by zero")
 
 
+@pytest.mark.parametrize(
+    "outage", [OutageError("s3://bucket: could not be read"), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_a_trial_outlives_a_short_outage_and_reports_a_long_one(
+    job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch, outage: Exception
+) -> None:
+    monkeypatch.setattr(trial, "_PAUSES_S", (0.0, 0.0))
+    distill, left = trial.distill, 2
+
+    def cut_off(*values: Any) -> Iterator[Any]:
+        nonlocal left
+        for evaluation in distill(*values):
+            yield evaluation
+            if left:
+                left -= 1
+                raise outage
+
+    monkeypatch.setattr(trial, "distill", cut_off)
+    run_trial(job, reports)
+    assert not any(isinstance(report, FailureReport | OutageReport) for report in reports)
+    assert reports[-1].outer_step == job.study.distillation.outer_steps
+    left = 100
+    reports.clear()
+    run_trial(job, reports, "trial_004")
+    assert reports[-1] == OutageReport(trial.reason_of(outage)), "and not that the point is a bad one"
+
+
 # --- the search, on a toy -----------------------------------------------------------------------------------------
 
 
@@ -311,7 +339,7 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
                 time.sleep(3)
 
     def run(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
-        from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport
+        from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport
 
         number, folder = int(name[-3:]), job.trials / name / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
@@ -330,6 +358,8 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
                 return report(FailureReport("diverged at 0"))
             if behaviour == "mixed" and number == 1 and step == 0 and log.read_text().count("trial_001") < 2:
                 os._exit(1)
+            if behaviour == "outage" and number == 1 and step == 2:
+                return report(OutageReport("the storage is away"))
             if behaviour == "die":
                 os._exit(1)
             metrics = {"val_mean_recall": value, "best_val_mean_recall": value, "matching_loss": 1.0}
@@ -404,6 +434,16 @@ def test_an_interrupted_search_resumes(toy: Toy) -> None:
     starts = toy.starts()
     toy.run()
     assert ended and toy.starts() == starts, "a search that is complete starts nothing"
+
+
+def test_an_outage_ends_the_search_and_no_trial(toy: Toy) -> None:
+    with pytest.raises(OutageError, match=r"trial_001: the storage is away(?s:.)*Next: the same command"):
+        toy.run("outage")
+    cut = toy.folder.ledger()
+    assert "trial_001" in [known.trial_id for known in cut.running] and not cut.states()["failed"]
+    ledger = toy.run()
+    assert not ledger.running and not ledger.states()["failed"] and len(ledger.trials) == 8
+    check_continued(toy, cut, ledger)
 
 
 def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
@@ -542,6 +582,54 @@ def test_the_search_shows_experts_in_training(
         monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
         Recorder(run).poll()
         assert shown == told
+
+
+def test_a_store_that_cannot_be_listed_ends_no_search(
+    searched: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> list[str]:
+        raise OutageError("s3://bucket: S3 answered 503")
+
+    shown = StringIO()
+    ledger, display = StudyFolder(tmp_path / "study").ledger(), ProgressDisplay(Console(file=shown))
+    monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._LOOK_S", 0.0)
+    run: Any = SimpleNamespace(study=searched, ledger=ledger, display=display, experts_in_training=away)
+    recorder = Recorder(run)
+    recorder.look()
+    recorder.look()
+    assert shown.getvalue().count("S3 answered 503") == 1
+
+
+@pytest.mark.parametrize("text", [b"caf\xe9 is no UTF-8", b""])
+def test_why_a_process_died_is_told_whatever_its_text_is(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "error.txt").write_bytes(text)
+    given: Any = SimpleNamespace(error_file=str(tmp_path / "error.txt"))
+    assert tune_adapter._error_of(given).startswith("its process died")
+    gone: Any = SimpleNamespace(error_file=str(tmp_path / "gone.txt"))
+    assert tune_adapter._error_of(gone) == "its process died"
+
+
+@pytest.mark.parametrize("part", ["draw_set", "has_drawn_set", "train_inputs"])
+def test_a_picture_that_cannot_be_drawn_ends_no_search(
+    job: TrialContext, reports: list[Any], tmp_path: Path, part: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed")
+
+    pictures: Any = SimpleNamespace(draw_set=lambda *_: None, has_drawn_set=lambda _: False)
+    if part != "train_inputs":
+        setattr(pictures, part, fail)
+    inputs: Any = fail if part == "train_inputs" else lambda _: None
+    run_trial(job, reports)
+    tracker, shown = Tracker(tmp_path / "tracked"), StringIO()
+    tracker.start_study(job.study, "rayvldd sweep")
+    display = ProgressDisplay(Console(file=shown))
+    recorder = Recorder(StudyRun(job.study, Ledger(job.trials), tracker, display, pictures, inputs))
+    recorder.start(Proposal("trial_003", 3, POINT))
+    recorder.end("trial_003")
+    recorder.end_rest()
+    assert "trial_003: no pictures of its set" in shown.getvalue()
+    assert '"end"' in (tmp_path / "tracked" / "trials" / "trial_003.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
