@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
+from rayvldd.config.bounded_yaml import parsed_documents
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
 Kind = Literal["ray", "kubernetes", "cloudformation"]
@@ -77,7 +78,7 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
         )
     try:
         text = path.read_text(encoding="utf-8")
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in parsed_documents(text) if document is not None]
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError([Fault(f"{path}{line}", f"not readable as YAML: {error.problem}")]) from None

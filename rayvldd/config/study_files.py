@@ -16,6 +16,7 @@ from typing import cast
 import yaml
 from pydantic import JsonValue
 
+from rayvldd.config.bounded_yaml import BoundedLoader, parsed_documents
 from rayvldd.config.setting import flat_settings, value_at
 from rayvldd.config.shipped_spaces import shipped_spaces
 from rayvldd.errors import ConfigError, Fault, did_you_mean
@@ -172,7 +173,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _FLOAT_TAG = "tag:yaml.org,2002:float"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML loader that reads 1e-2 as a number and rejects duplicate keys, of which PyYAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
@@ -198,9 +199,13 @@ def parsed_yaml(text: str) -> JsonValue:
     """Parse a YAML text.
 
     Raises:
-        yaml.YAMLError: if the text is not valid YAML.
+        yaml.YAMLError: if the text is not valid YAML, has more than one document, or exceeds the bounds of
+            :mod:`rayvldd.config.bounded_yaml`.
     """
-    return cast(JsonValue, yaml.load(text, Loader=_Loader))
+    documents = parsed_documents(text, _Loader)
+    if len(documents) > 1:
+        raise yaml.YAMLError(f"{len(documents)} documents; allowed: one")
+    return cast(JsonValue, documents[0] if documents else None)
 
 
 def yaml_text(values: Mapping[str, JsonValue]) -> str:
