@@ -592,11 +592,11 @@ def test_a_store_that_cannot_be_listed_ends_no_search(
 
     shown = StringIO()
     ledger, display = StudyFolder(tmp_path / "study").ledger(), ProgressDisplay(Console(file=shown))
-    monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._LOOK_S", 0.0)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
     run: Any = SimpleNamespace(study=searched, ledger=ledger, display=display, experts_in_training=away)
     recorder = Recorder(run)
-    recorder.look()
-    recorder.look()
+    recorder.poll()
+    recorder.poll()
     assert shown.getvalue().count("S3 answered 503") == 1
 
 
