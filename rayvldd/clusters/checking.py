@@ -12,9 +12,11 @@ from rayvldd.clusters.kubernetes_rules import kubernetes_faults
 from rayvldd.clusters.nodes import NodeGroup, Prices, node_groups, prices_of, usd_per_hour
 from rayvldd.clusters.ray_rules import (
     TOKEN,
+    address_faults,
     key_faults,
     loopback_faults,
     mount_faults,
+    ssh_key_faults,
     token_faults,
     version_faults,
 )
@@ -122,6 +124,8 @@ def _faults_by_rule(file: ClusterFile, config: dict[str, Any], driver: Versions)
     name = str(file.path)
     faults = token_faults(config, name) + loopback_faults(config, name) + key_faults(config, file.text, name)
     faults += version_faults(config, name, driver) + mount_faults(config, name)
+    if config["provider"]["type"] == "local":
+        faults += address_faults(config, name) + ssh_key_faults(config, name)
     if config["provider"]["type"] == "aws":
         faults += aws_faults(config, file.path)
     if config["provider"]["type"] == "gcp":

@@ -12,6 +12,8 @@ TOKEN = "~/.ray/auth_token"
 """Path where Ray reads the token, on the user's machine and on every node."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_EXAMPLE = "192.0.2."
+"""Addresses for documentation (RFC 5737): nobody has edited the file yet."""
 _RAY_START = re.compile(r"\bray\s+start\b")
 _TOKEN_MODE = re.compile(r"\bRAY_AUTH_MODE=(['\"]?)(\w+)\1")
 _HOSTS = (
@@ -113,6 +115,33 @@ def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
                 )
             )
     return faults
+
+
+def address_faults(config: dict[str, Any], file: str) -> list[Fault]:
+    """Return faults for machines that are named twice, and for addresses with a port, which `ray up` cannot use."""
+    provider = config.get("provider") or {}
+    named = [("head_ip", str(provider.get("head_ip", "")))]
+    named += [(f"worker_ips.{place}", str(one)) for place, one in enumerate(provider.get("worker_ips") or [])]
+    faults, first = [], dict[str, str]()
+    for key, address in named:
+        where = f"{file}: provider.{key}"
+        if re.fullmatch(r"[^:]+:\d+", address):
+            allowed = "an address without a port; another port of ssh as `Port` below the host in ~/.ssh/config"
+            faults.append(Fault(where, f"got {address!r}", allowed))
+        elif address in first:
+            faults.append(Fault(where, f"{address} is {first[address]} already", "every machine once"))
+        first.setdefault(address, key)
+    return faults
+
+
+def ssh_key_faults(config: dict[str, Any], file: str) -> list[Fault]:
+    """Return a fault if the private key for ssh is not on this machine, which Ray notices when it has begun."""
+    key = (config.get("auth") or {}).get("ssh_private_key")
+    is_example = str((config.get("provider") or {}).get("head_ip", "")).startswith(_EXAMPLE)
+    if is_example or not key or Path(str(key)).expanduser().is_file():
+        return []
+    allowed = "a key that exists on this machine; or leave it out, for the keys of ssh itself"
+    return [Fault(f"{file}: auth.ssh_private_key", f"there is no {key}", allowed)]
 
 
 def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[Fault]:

@@ -350,3 +350,38 @@ def test_nothing_to_check_is_an_error() -> None:
 def test_no_cluster_file_needs_a_workspace(tmp_path: Path) -> None:
     run("--cluster", "clusters/aws_gpu.yaml", "--workspace", tmp_path / "ws")
     assert not (tmp_path / "ws").exists()
+
+
+# --- machines of one's own ----------------------------------------------------------------------------------------
+
+
+def _own(head: str = "10.0.0.5", workers: tuple[str, ...] = ("10.0.0.6",)) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        config["provider"].update(head_ip=head, worker_ips=list(workers))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (_own(workers=("10.0.0.5", "10.0.0.6")), "provider.worker_ips.0: 10.0.0.5 is head_ip already"),
+        (_own(workers=("10.0.0.6", "10.0.0.6")), "provider.worker_ips.1: 10.0.0.6 is worker_ips.0 already"),
+        (_own(head="10.0.0.5:2222"), "provider.head_ip: got '10.0.0.5:2222'; allowed: an address without a port"),
+        (_own(workers=("host:22",)), "provider.worker_ips.0: got 'host:22'; allowed: an address without a port"),
+    ],
+)
+def test_addresses_of_ones_own_machines(change: Change, expected: str, tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").touch()
+    (fault,) = faults_of(changed("on_prem.yaml", change, tmp_path))
+    assert expected in fault
+
+
+def test_a_private_key_that_does_not_exist(tmp_path: Path) -> None:
+    file = changed("on_prem.yaml", _own(), tmp_path)
+    (fault,) = faults_of(file)
+    assert "auth.ssh_private_key: there is no ~/.ssh/id_ed25519" in fault
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").touch()
+    assert check_cluster(file).provider == "local"
