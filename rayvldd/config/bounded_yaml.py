@@ -69,7 +69,7 @@ def _check_events(text: str, loader: Loader) -> None:
     Raises:
         yaml.MarkedYAMLError: where there are too many, or an alias stands inside of what it names.
     """
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     open_values: list[tuple[str | None, int]] = []  # anchor, and the number of values before it
     count = 0
     for event in yaml.parse(text, Loader=loader):
@@ -97,4 +97,5 @@ def _check_events(text: str, loader: Loader) -> None:
 
 
 def _refusal(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+    mark: Any = event.start_mark  # PyYAML's two parsers have a type each
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
