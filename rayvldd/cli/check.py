@@ -114,6 +114,10 @@ def _checked_plan(
     if invocation.dry_run:
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))
+    if on_this_machine:
+        from rayvldd.runtime.machine import describe_machine
+
+        invocation.say(f"  machine: {describe_machine(study.resources, study.search.max_concurrent)}")
     return study, dict(planned)
 
 

@@ -29,3 +29,27 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
         fault = f"asks for {amount:g} {name!r}, which nodes of a cluster declare"
         faults.append(Fault("resources.custom_per_expert", fault, f"nothing on this machine alone; {elsewhere}"))
     return faults
+
+
+def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
+    """One line on the CPUs and GPUs of this machine and how much of them a study uses.
+
+    Args:
+        resources: The study's resources.
+        max_concurrent: Trials that may run at the same time.
+    """
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    fit = min(max_concurrent, cpus // resources.cpus_per_trial)
+    used = f"{_count(resources.cpus_per_trial, 'CPU')} a trial, {_count(fit, 'trial')} at a time"
+    if not gpus:
+        return f"{_count(cpus, 'CPU')}, no GPU; the study uses {used}"
+    if not resources.gpus_per_trial:
+        advice = "--set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
+        return f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')}; the study uses NO GPU: {advice}"
+    fit = min(fit, int(gpus / resources.gpus_per_trial + 1e-9))
+    share = f"{resources.gpus_per_trial:g} GPU and {_count(resources.cpus_per_trial, 'CPU')}"
+    return f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')}; the study uses {share} a trial, {_count(fit, 'trial')} at a time"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rayvldd.config.settings import ResourceSettings
-from rayvldd.runtime.machine import faults_of_resources
+from rayvldd.runtime.machine import describe_machine, faults_of_resources
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,21 @@ def test_all_faults_are_reported_together() -> None:
         "gpus_per_trial",
         "custom_per_expert",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "resources", "words"),
+    [
+        (0, {}, "2 CPUs, no GPU; the study uses 1 CPU a trial, 2 trials at a time"),
+        (0, {"cpus_per_trial": 2}, "2 CPUs, no GPU; the study uses 2 CPUs a trial, 1 trial at a time"),
+        (1, {}, "2 CPUs, 1 GPU; the study uses NO GPU: --set resources.gpus_per_trial=0.5"),
+        (1, {"gpus_per_trial": 0.5}, "1 GPU; the study uses 0.5 GPU and 1 CPU a trial, 2 trials at a time"),
+        (1, {"gpus_per_trial": 1}, "1 GPU; the study uses 1 GPU and 1 CPU a trial, 1 trial at a time"),
+    ],
+)
+def test_the_machine_and_what_a_study_uses_of_it(
+    gpus: int, resources: dict[str, float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert words in describe_machine(ResourceSettings.model_validate(resources), max_concurrent=4)
