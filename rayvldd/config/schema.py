@@ -24,6 +24,9 @@ def study_schema() -> dict[str, JsonValue]:
     sections = {model.method: models[model, "validation"] for model in methods}
     definitions["DistillationSettings"]["properties"] |= sections
     definitions["DistillationSettings"]["additionalProperties"] = False
+    # ``null`` as a domain ends the search of a setting of the file that is extended.
+    domains = definitions["SearchSettings"]["properties"]["space"]
+    domains["additionalProperties"] = {"anyOf": [domains["additionalProperties"], {"type": "null"}]}
     study = definitions.pop("Study")
     # Without ``source``, which the other file may state, a section fits several forms.
     data = study["properties"]["data"]

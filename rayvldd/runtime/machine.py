@@ -39,16 +39,14 @@ def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
         max_concurrent: Trials that may run at the same time.
     """
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    fit = min(max_concurrent, cpus // resources.cpus_per_trial)
-    used = f"{_count(resources.cpus_per_trial, 'CPU')} a trial, {_count(fit, 'trial')} at a time"
-    if not gpus:
-        return f"{_count(cpus, 'CPU')}, no GPU; the study uses {used}"
-    if not resources.gpus_per_trial:
-        advice = "--set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
-        return f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')}; the study uses NO GPU: {advice}"
-    fit = min(fit, int(gpus / resources.gpus_per_trial + 1e-9))
-    share = f"{resources.gpus_per_trial:g} GPU and {_count(resources.cpus_per_trial, 'CPU')}"
-    return f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU')}; the study uses {share} a trial, {_count(fit, 'trial')} at a time"
+    has = f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU') if gpus else 'no GPU'}; the study uses"
+    if gpus and not resources.gpus_per_trial:
+        return f"{has} NO GPU: --set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
+    fit, share = min(max_concurrent, cpus // resources.cpus_per_trial), _count(resources.cpus_per_trial, "CPU")
+    if resources.gpus_per_trial:
+        fit = min(fit, int(gpus / resources.gpus_per_trial + 1e-9))
+        share = f"{resources.gpus_per_trial:g} GPU and {share}"
+    return f"{has} {share} a trial, {_count(fit, 'trial')} at a time"
 
 
 def _count(number: int, what: str) -> str:

@@ -100,7 +100,7 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
 
 def test_shipped_studies_are_listed_shown_and_copied(tmp_path: Path) -> None:
     listed = run("spaces")
-    assert "quickstart" in listed.output and "Scenes drawn in code" in listed.output
+    assert "quickstart" in listed.output and "Toy scenes" in listed.output
     assert "max_start_epoch" in run("spaces", "quickstart").output
     assert run("spaces", "quickstart", "--copy", tmp_path / "mine.yaml").exit_code == 0
     assert load_study(tmp_path / "mine.yaml") == load_study("quickstart")

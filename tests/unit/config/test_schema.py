@@ -43,6 +43,11 @@ def test_a_wrong_key_or_value_is_found(wrong: dict[str, Any], message: str, vali
     assert any(message in error.message for error in validator.iter_errors({"name": "x", **wrong}))
 
 
+def test_a_domain_may_be_null_in_a_file_that_extends_another(validator: Draft202012Validator) -> None:
+    values = {"name": "x", "extends": "y.yaml", "search": {"space": {"distillation.lr_image": None}}}
+    assert not list(validator.iter_errors(values))
+
+
 def test_every_method_has_its_section_with_descriptions() -> None:
     schema: Any = study_schema()
     properties = schema["$defs"]["DistillationSettings"]["properties"]

@@ -157,7 +157,7 @@ def test_settings_that_contradict_each_other_are_refused(tiny_study: Study) -> N
     ],
 )
 def test_engine_settings_without_effect_are_refused(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:
-    own = {"distillation.method": "expert_fit", "distillation.expert_fit.max_epoch": 2}
+    own: dict[str, Any] = {"distillation.method": "expert_fit", "distillation.expert_fit.max_epoch": 2}
     with pytest.raises(ValueError, match=expected):
         tiny_study.at({**own, **changes})
     assert tiny_study.at({**own, "distillation.engine.autocast": True}).distillation.engine.autocast  # heads_only
