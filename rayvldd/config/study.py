@@ -271,22 +271,38 @@ class Study(Settings):
     @property
     def requires_experts(self) -> bool:
         """Whether experts are used at some point."""
-        return any(method.requires_experts for method in self.methods())
+        return any(self._uses_experts(method) for method in self.methods())
+
+    def _uses_experts(self, method: MethodDeclaration) -> bool:
+        if method.reached_epochs is None or not method.without_experts:
+            return method.reached_epochs is not None
+        keys = {f"distillation.{method.name}.{name}": value for name, value in method.without_experts.items()}
+        return any(set(self._every_value_of(key)) != {value} for key, value in keys.items())
+
+    @property
+    def completed_distillation(self) -> DistillationSettings:
+        """The distillation settings with what the method in use takes from other sections; of a study at one point."""
+        declaration = self.distillation.declaration
+        if declaration.completed is None:
+            return self.distillation
+        return self.distillation.model_copy(update={declaration.name: declaration.completed(self)})
 
     def reached_epochs(self) -> frozenset[int]:
         """The expert epochs that the methods read at any point."""
         reached: frozenset[int] = frozenset()
         for method in self.methods():
-            if method.reached_epochs is not None:
+            if method.reached_epochs is not None and self._uses_experts(method):
                 reached |= method.reached_epochs(partial(self._values_of, method.name))
         return reached
 
     def _values_of(self, method: str, name: str) -> list[int]:
         """All possible values of an integer setting of a method."""
-        key = f"distillation.{method}.{name}"
+        return [int(value) for value in self._every_value_of(f"distillation.{method}.{name}")]
+
+    def _every_value_of(self, key: str) -> list[Any]:
+        """All possible values of a setting; of a float domain its ends."""
         domain = self.space.domains.get(key)
-        values = _all_values(key, domain) if domain is not None else []
-        return [int(value) for value in [*values, *self._constants_of(key)]]
+        return [*(_all_values(key, domain) if domain is not None else []), *self._constants_of(key)]
 
     def largest(self, key: str) -> int:
         """The largest value of a numeric setting at any point, rounded up."""

@@ -25,6 +25,7 @@ from rayvldd.config.methods.expert_fit import ExpertFitSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.method import MethodStep
+from rayvldd.distillation.real_pairs import draw_real_pairs
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.pair_losses import PAIR_LOSSES
@@ -86,9 +87,7 @@ class ExpertFit:
     ) -> tuple[Float[Tensor, "real dim"], Float[Tensor, "real dim"]]:
         """Return the embeddings of a batch of real images, each with one of its captions."""
         task, train = self._task, self._task.train
-        order = generator.permutation(len(train.caption_embeddings))
-        _, first = np.unique(train.split.caption_image[order], return_index=True)  # one random caption for each image
-        captions = order[np.sort(first)[: self._settings.real_batch_size]]
+        captions = draw_real_pairs(train, self._settings.real_batch_size, generator)
         images = task.frozen_outputs(train, train.split.caption_image[captions])
         return task.model.embed_images(images, teacher.image), task.model.embed_texts(
             task.texts(train, captions), teacher.text

@@ -96,7 +96,7 @@ class OuterLoop:
         self.outer_step = self.rollbacks = 0
         self._generator = generator_of(study.seed, Stream.DISTILLATION, seed)
         self.set = SyntheticSet(task, self.settings, self._generator, seed)
-        self._method: DistillationMethod = build_method(task, self.settings, experts)
+        self._method: DistillationMethod = build_method(task, study.completed_distillation, experts)
         self._card = card_of(study, task, seed)
         self._good = self._state()
 

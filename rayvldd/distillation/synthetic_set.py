@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings
+from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.distillation.ema import MovingAverage
 from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
@@ -90,14 +91,16 @@ class SyntheticSet:
         """Update the values with the outer optimiser, and the step sizes multiplicatively with momentum.
 
         A step size a becomes a * exp(-rate v / a). To first order this is the published a - rate v, so published rates
-        apply; it is positive for every v. One step at most halves or doubles it.
+        apply; it is positive for every v. One step at most halves or doubles it, and it stays within the method's
+        ``step_size_range`` if that is set.
 
         Args:
             gradients: Gradients by name; values and step sizes without a gradient do not change.
             scale: Factor on all rates.
             lr_step_sizes: Learning rate of the step sizes, if they have a gradient.
         """
-        settings = self.settings
+        settings, section = self.settings, self.settings.section()
+        factor = section.step_size_range if isinstance(section, InnerLoopSettings) else None
         rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
         moved = {name: part for name, part in gradients.items() if name in self.values}
         self._optimiser.step(self.values, moved, {name: rates.get(name, settings.lr_sim * scale) for name in moved})
@@ -105,6 +108,9 @@ class SyntheticSet:
             if lr_step_sizes is not None and name in gradients:
                 velocity = self._size_velocities[name].mul_(settings.momentum).add_(gradients[name])
                 size *= (-lr_step_sizes * scale * velocity / size).clamp(-math.log(2), math.log(2)).exp()
+                if factor is not None:
+                    start = self._initial_step_sizes[name]
+                    size.clamp_(start / factor, start * factor)
         if settings.ema_decay:
             self._average.update({**self.values, **self.step_sizes})
 

@@ -15,17 +15,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
-from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.method import MethodStep
 from rayvldd.distillation.segments import draw_segment, drift_bounds, fixed_bounds
-from rayvldd.distillation.synthetic_set import SIMILARITY, SyntheticSet, Tensors
-from rayvldd.distillation.unroll.batches import StudentInputs, draw_batches
+from rayvldd.distillation.set_inputs import SetInputs
+from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
+from rayvldd.distillation.unroll.batches import draw_batches
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.movement import Layouts
 from rayvldd.experts.trajectory import Segment, Trajectory
@@ -78,30 +77,14 @@ class TrajectoryMatching:
         drawn = draw_segment(self._experts, self._settings, outer_step, generator, self._layouts, self._bounds)
         segment = self._on_device(drawn)
         batches = draw_batches(self._settings, synthetic_set.num_pairs, generator, self._task.device)
-        features = FrozenFeatures(self._task.model, self._common, synthetic_set.images, batches.seeds[0])
-        similarity = synthetic_set.similarity_leaves()
-        matrix = similarity.matrix()
-        inputs = StudentInputs(
-            features.output,
-            synthetic_set.texts,
-            synthetic_set.step_sizes["lr_image"],
-            synthetic_set.step_sizes["lr_text"],
-            None if matrix is None else matrix.detach(),
-        )
+        source = SetInputs(self._task.model, self._common, synthetic_set, batches.seeds[0])
 
         def end_loss(student: Parameters) -> EndLoss:
             loss = matching_loss(student, segment, self._settings.matched)
             return EndLoss(loss.total, {"matching_loss_image": loss.image, "matching_loss_text": loss.text})
 
-        loss, by = self._inner_loop.gradient(segment.start, end_loss, inputs, batches)
-        gradients: Tensors = {"lr_image": by.lr_image, "lr_text": by.lr_text}
-        if self._settings.matched != "text":
-            gradients["images"] = features.back(by.frozen_output)
-        if self._settings.matched != "image":
-            gradients["texts"] = by.texts
-        if matrix is not None:
-            found = torch.autograd.grad(matrix, list(similarity.values.values()), by.similarity)
-            gradients |= {SIMILARITY + name: part for name, part in zip(similarity.values, found, strict=True)}
+        loss, by = self._inner_loop.gradient(segment.start, end_loss, source.inputs, batches)
+        gradients = source.back(by, images=self._settings.matched != "text", texts=self._settings.matched != "image")
         return MethodStep(loss.value, gradients, {"matching_loss": loss.value, **loss.log})
 
     def state_dict(self) -> Tensors:

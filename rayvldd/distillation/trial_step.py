@@ -35,9 +35,9 @@ def faults_of_step(study: Study) -> list[Fault]:
     changes = {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
     probed = {f"distillation.{name}": value for name, value in changes.items()}
     point = study.at({**probed, "experts.keep_epochs": "all"})
-    section = point.distillation.section()
+    section = point.completed_distillation.section()
     fields = type(section).model_fields
-    short = {"syn_steps": _STEPS, "batch_size": None, "truncated_steps": _STEPS}
+    short = {"syn_steps": _STEPS, "batch_size": None, "truncated_steps": _STEPS, "window": None}
     section = section.model_copy(update={name: value for name, value in short.items() if name in fields})
     engine = point.distillation.engine.model_copy(
         update={"compile": False, "micro_batch": None, "graph_budget_gb": 0.0}
@@ -53,7 +53,7 @@ def faults_of_step(study: Study) -> list[Fault]:
     )
     start = task.model.initial_parameters(0)
     target = Parameters(*(side + 1e-3 for side in start))
-    experts = [Trajectory.of_every_epoch([start, target])] if declaration.requires_experts else []
+    experts = [Trajectory.of_every_epoch([start, target])] if point.requires_experts else []
     generator = np.random.default_rng(0)
     try:
         synthetic_set = SyntheticSet(task, settings, generator, 0)

@@ -153,7 +153,7 @@ def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoo
     changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
     settings = {f"distillation.{name}": value for name, value in changes.items()}
     probed = point.at({**settings, "experts.keep_epochs": "all"})
-    return OuterLoop(probed, task, [trajectory] if declaration.requires_experts else [], seed=0)
+    return OuterLoop(probed, task, [trajectory] if probed.requires_experts else [], seed=0)
 
 
 def _timed_step(loop: OuterLoop) -> float:

@@ -142,7 +142,7 @@ def _evaluations(trial_id: str, point: Mapping[str, Scalar], context: TrialConte
 
 def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:
     """The experts that the method at a point requires; missing ones are trained here."""
-    if not study.distillation.declaration.requires_experts:
+    if not study.requires_experts:
         return []
     # Only the first ones, even if there are more: results of a trial must not depend on other studies.
     indexes = tuple(range(study.experts.num_experts))

@@ -64,9 +64,17 @@ def pull(request: pytest.FixtureRequest) -> Iterator[str]:
     unregister_method("pull")
 
 
-@pytest.mark.parametrize("name", ["trajectory_matching", "expert_fit"])
+BUILT_IN: dict[str, dict[str, Any] | None] = {
+    "trajectory_matching": None,
+    "expert_fit": None,
+    "meta_model": {"syn_steps": 5, "window": 2, "real_batch_size": 16},
+}
+"""By name: the settings that the contract is checked with, where they are not those of the probe."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_methods_that_ship_keep_the_contract(name: str, tmp_path: Path) -> None:
-    check_method(name, tmp_path)
+    check_method(name, tmp_path, settings=BUILT_IN[name])
 
 
 def test_covariance_keeps_the_contract(tmp_path: Path) -> None:
@@ -75,7 +83,12 @@ def test_covariance_keeps_the_contract(tmp_path: Path) -> None:
 
 
 def test_every_built_in_method_is_checked() -> None:
-    assert set(method_names()) == {"trajectory_matching", "expert_fit", "covariance"}
+    assert set(method_names()) == {*BUILT_IN, "covariance"}
+
+
+def test_a_method_that_can_use_experts_keeps_the_contract_with_them(tmp_path: Path) -> None:
+    settings = {**(BUILT_IN["meta_model"] or {}), "starts": "both"}
+    check_method("meta_model", tmp_path, settings=settings, protocols=["heads_only"])
 
 
 def test_a_method_without_experts_keeps_the_contract(pull: str, tmp_path: Path) -> None:

@@ -50,11 +50,15 @@ class MethodDeclaration:
     """``module:Class`` of the :class:`rayvldd.distillation.method.DistillationMethod`; imported when a run begins."""
     reached_epochs: Callable[[ValuesOf], frozenset[int]] | None = None
     """Returns the expert epochs that the method reads, over all values of its settings; None: it uses no experts."""
+    without_experts: Mapping[str, Scalar] = field(default_factory=dict)
+    """Settings of the section with which the method uses no experts after all; empty: it always uses them."""
     for_probe: Mapping[str, Scalar] = field(default_factory=dict)
     """Settings of the section for measuring the cost of an outer step: it then reads only expert epochs 0 and 1 and
     barely changes the set, at the usual cost."""
     decides_divergence: tuple[str, ...] = ()
     """Settings of the section to check first if a run has diverged."""
+    completed: Callable[["Study"], MethodSettings] | None = None
+    """Returns the section with the values that it takes from other sections of the study; None: it takes none."""
     faults: Callable[["Study"], list[str]] = no_faults
     """Returns contradictions between the settings of a study at one point, one sentence each."""
 
@@ -62,8 +66,3 @@ class MethodDeclaration:
     def name(self) -> str:
         """Name of the method in studies."""
         return self.settings.method
-
-    @property
-    def requires_experts(self) -> bool:
-        """Whether a study with this method trains experts."""
-        return self.reached_epochs is not None

@@ -13,6 +13,7 @@ _BUILT_IN = {
     "trajectory_matching": "rayvldd.config.methods.trajectory_matching:DECLARATION",
     "expert_fit": "rayvldd.config.methods.expert_fit:DECLARATION",
     "covariance": "rayvldd.config.methods.covariance:DECLARATION",
+    "meta_model": "rayvldd.config.methods.meta_model:DECLARATION",
 }
 
 _registered: dict[str, MethodDeclaration] = {}

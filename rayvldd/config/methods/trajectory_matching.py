@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from rayvldd.config.methods.declaration import MethodDeclaration, ValuesOf
-from rayvldd.config.methods.inner_loop import InnerLoopSettings
+from rayvldd.config.methods.inner_loop import InnerLoopSettings, faults_of_inner_loop
 from rayvldd.config.setting import setting
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ class TrajectoryMatchingSettings(InnerLoopSettings):
 
     method: ClassVar[str] = "trajectory_matching"
 
+    gradient: Literal["exact", "truncated", "tesla"] = setting(
+        "exact", source="exact: Wu et al.; tesla: TESLA, arXiv 2211.10586"
+    )
+    """``exact``: of the matching loss; ``truncated``: only through the last ``truncated_steps``; ``tesla``: the
+    released two-pass form of TESLA (arXiv 2211.10586), which is not the gradient of the loss."""
+    truncated_steps: int = setting(4, ge=1, unit="steps")
+    """Number of last steps that the truncated gradient includes."""
     expert_epochs: int = setting(1, ge=1, unit="epochs", source="Wu et al.: 1")
     """Expert epochs from a segment's start to its target; Wu et al. use 1."""
     min_start_epoch: int = setting(0, ge=0, unit="epochs")
@@ -65,6 +72,16 @@ class TrajectoryMatchingSettings(InnerLoopSettings):
         return self
 
     @property
+    def steps_back(self) -> int | None:
+        """Last student steps that the gradient goes through; None: all."""
+        return self.truncated_steps if self.gradient == "truncated" else None
+
+    @property
+    def through_parameters(self) -> bool:
+        """Whether a step's gradient is differentiated by the student's parameters too."""
+        return self.gradient != "tesla"
+
+    @property
     def last_epoch_read(self) -> int:
         """The last expert epoch that a segment can reach."""
         if self.start_ranges == "drift":
@@ -88,8 +105,7 @@ _BOUNDS = ("max_start_epoch", "max_start_epoch_image", "max_start_epoch_text")
 
 
 def _faults(study: "Study") -> list[str]:
-    settings, common = study.distillation.of(TrajectoryMatchingSettings), study.distillation
-    faults = _faults_of_kept_epochs(study)
+    settings, faults = study.distillation.of(TrajectoryMatchingSettings), _faults_of_kept_epochs(study)
     if settings.last_epoch_read > (settings.shortcut_to or study.experts.epochs) and settings.shortcut_to:
         faults.append(
             f"a segment reaches epoch {settings.last_epoch_read} (the last start + expert_epochs), beyond the end "
@@ -102,23 +118,7 @@ def _faults(study: "Study") -> list[str]:
             f"experts' last epoch {study.experts.epochs}: lower distillation.trajectory_matching.max_start_epoch or "
             f"distillation.trajectory_matching.expert_epochs, or raise experts.epochs"
         )
-    if settings.batch_size is not None and settings.batch_size > common.num_pairs:
-        faults.append(
-            f"distillation.trajectory_matching.batch_size must be at most distillation.num_pairs, got "
-            f"{settings.batch_size} and {common.num_pairs}"
-        )
-    if settings.blending is not None and study.model.protocol != "heads_only":
-        faults.append(
-            f"distillation.trajectory_matching.blending mixes the inputs of the projection heads and needs protocol "
-            f"heads_only, under which only these are trained, got {study.model.protocol}: leave blending out, or set "
-            f"model.protocol to heads_only"
-        )
-    if common.engine.compile and study.model.dropout:
-        faults.append(
-            f"distillation.engine.compile needs model.dropout 0, got {study.model.dropout}: compiled code draws other "
-            f"masks in the reverse sweep than in the forward pass"
-        )
-    return faults
+    return faults + faults_of_inner_loop(study, settings)
 
 
 def _faults_of_kept_epochs(study: "Study") -> list[str]:

@@ -34,7 +34,11 @@ class InnerBatches:
 
 
 def draw_batches(
-    settings: InnerLoopSettings, num_pairs: int, generator: np.random.Generator, device: torch.device
+    settings: InnerLoopSettings,
+    num_pairs: int,
+    generator: np.random.Generator,
+    device: torch.device,
+    steps: int | None = None,
 ) -> InnerBatches:
     """Draw the pairs and the seed of each student step.
 
@@ -45,19 +49,21 @@ def draw_batches(
         num_pairs: Number of pairs in the synthetic set.
         generator: Draws the pairs of all steps first, then the seeds.
         device: Device of the indexes.
+        steps: Number of steps, if it is not ``syn_steps``.
     """
+    steps = settings.syn_steps if steps is None else steps
     batches: list[Tensor] = []
     batch_size = min(settings.batch_size or num_pairs, num_pairs)
     per_epoch = num_pairs // batch_size if settings.batches == "permuted" else 1
-    while len(batches) < settings.syn_steps:
+    while len(batches) < steps:
         order = torch.from_numpy(generator.permutation(num_pairs)).to(device)
         batches += order[: per_epoch * batch_size].split(batch_size)
-    seeds = [int(seed) for seed in generator.integers(SEED_END, size=settings.syn_steps)]
-    return InnerBatches(batches[: settings.syn_steps], seeds)
+    seeds = [int(seed) for seed in generator.integers(SEED_END, size=steps)]
+    return InnerBatches(batches[:steps], seeds)
 
 
 class StudentInputs(NamedTuple):
-    """Tensors with respect to which the matching loss is differentiated."""
+    """Tensors with respect to which the loss of a student's end is differentiated."""
 
     frozen_output: Float[Tensor, "pair ..."]
     """Synthetic images after the frozen part, or the images themselves if there is none."""

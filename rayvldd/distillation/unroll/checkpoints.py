@@ -1,5 +1,6 @@
 """Storage of the student's parameters after every step, for the backward sweep.
 
+The sweep reads parameters alone. The velocity of a student with momentum is stored only where steps are taken again.
 For small models activations dominate the memory; for a large encoder these vectors do, S + 1 of them for S steps. All
 storages return bitwise the same parameters that were stored.
 """
@@ -8,22 +9,31 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rayvldd.models.parameters import Parameters
 
-Advance = Callable[[int, Parameters], Parameters]
-"""Takes step i from the given parameters."""
+
+class StudentState(NamedTuple):
+    """What the next step of a student starts from."""
+
+    parameters: Parameters
+    velocity: Parameters | None = None
+    """Velocity of SGD with momentum; None without momentum, and before the first step."""
+
+
+Advance = Callable[[int, StudentState], StudentState]
+"""Takes step i from the given state."""
 
 
 @runtime_checkable
 class ParameterCheckpoints(Protocol):
     """Parameters at the start of every step, stored in order and read in reverse order."""
 
-    def put(self, step: int, parameters: Parameters) -> None:
+    def put(self, step: int, state: StudentState) -> None:
         """Store the parameters at the start of ``step``."""
 
     def get(self, step: int) -> Parameters:
@@ -53,9 +63,9 @@ class CheckpointsInMemory:
     def __init__(self) -> None:
         self._states: dict[int, Parameters] = {}
 
-    def put(self, step: int, parameters: Parameters) -> None:
+    def put(self, step: int, state: StudentState) -> None:
         """Store the parameters at the start of ``step``."""
-        self._states[step] = parameters
+        self._states[step] = state.parameters
 
     def get(self, step: int) -> Parameters:
         """Return the parameters at the start of ``step``."""
@@ -74,21 +84,23 @@ class RecomputedCheckpoints:
 
     def __init__(self, steps: range, advance: Advance) -> None:
         self._first, self._every, self._advance = steps.start, max(1, math.isqrt(len(steps))), advance
-        self._marks: dict[int, Parameters] = {}
+        self._marks: dict[int, StudentState] = {}
         self._stretch: dict[int, Parameters] = {}
 
-    def put(self, step: int, parameters: Parameters) -> None:
-        """Store the parameters if ``step`` begins a segment."""
+    def put(self, step: int, state: StudentState) -> None:
+        """Store the state if ``step`` begins a segment."""
         if (step - self._first) % self._every == 0:
-            self._marks[step] = parameters
+            self._marks[step] = state
 
     def get(self, step: int) -> Parameters:
         """Return the parameters at the start of ``step``."""
         if step not in self._stretch:
             mark = step - (step - self._first) % self._every
-            self._stretch = {mark: self._marks.pop(mark)}
+            state = self._marks.pop(mark)
+            self._stretch = {mark: state.parameters}
             for earlier in range(mark, step):
-                self._stretch[earlier + 1] = self._advance(earlier, self._stretch[earlier])
+                state = self._advance(earlier, state)
+                self._stretch[earlier + 1] = state.parameters
         return self._stretch.pop(step)
 
     def close(self) -> None:
@@ -104,8 +116,9 @@ class CheckpointsInHostMemory:
         self._states: dict[int, tuple[Tensor, ...]] = {}
         self._device = torch.device("cpu")
 
-    def put(self, step: int, parameters: Parameters) -> None:
+    def put(self, step: int, state: StudentState) -> None:
         """Copy the parameters to the host."""
+        parameters = state.parameters
         self._device = parameters.image.device
         hosts = tuple(torch.empty(side.shape, dtype=side.dtype, pin_memory=True) for side in parameters)
         self._states[step] = tuple(
@@ -129,8 +142,9 @@ class CheckpointsInFile:
         self._places: dict[int, int] = {}
         self._kinds: list[tuple[int, torch.dtype]] = []
 
-    def put(self, step: int, parameters: Parameters) -> None:
+    def put(self, step: int, state: StudentState) -> None:
         """Append the parameters to the file."""
+        parameters = state.parameters
         self._places[step] = self._file.seek(0, os.SEEK_END)
         self._kinds = [(side.numel(), side.dtype) for side in parameters]
         for side in parameters:

@@ -24,7 +24,7 @@ from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSetting
 from rayvldd.distillation.reference import unrolled_matching_loss
 from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
-from rayvldd.distillation.unroll.checkpoints import build_checkpoints
+from rayvldd.distillation.unroll.checkpoints import StudentState, build_checkpoints
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
@@ -453,7 +453,7 @@ def test_stored_states_do_not_grow_with_the_steps() -> None:
         alive = 0
         states = build_checkpoints(kind, range(25), torch.device("cpu"), lambda step, state: state)
         for step in range(25):
-            states.put(step, Parameters(torch.zeros(2), torch.zeros(3)))
+            states.put(step, StudentState(Parameters(torch.zeros(2), torch.zeros(3))))
         for step in reversed(range(25)):
             states.get(step)
             alive = max(alive, sum(len(value) for value in vars(states).values() if isinstance(value, dict)))
