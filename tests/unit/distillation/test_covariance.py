@@ -35,7 +35,7 @@ def make_task(tiny_study: Study, tiny_cache: Path) -> MakeTask:
         own = {f"distillation.covariance.{name}": value for name, value in {"variant": variant, **settings}.items()}
         task = load(tiny_study, tiny_cache, **{"distillation.method": "covariance", **own})
         task.model.double()
-        doubled = {name: getattr(task.train, name).astype(np.float64) for name in ("images", "captions")}
+        doubled = {name: getattr(task.train, name).astype(np.float64) for name in ("images", "caption_embeddings")}
         return replace(task, train=replace(task.train, **doubled))
 
     return make

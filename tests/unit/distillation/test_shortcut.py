@@ -73,17 +73,17 @@ def test_two_snapshots_and_the_norms_are_enough() -> None:
         Trajectory({0: whole[0], 3: whole[3]}).shortcut(0, 1, 3, LAYOUTS)
 
 
-@pytest.mark.parametrize(("storage", "limit"), [("float32", 0.72), ("float16", 0.42)])
+@pytest.mark.parametrize(("number_format", "limit"), [("float32", 0.72), ("float16", 0.42)])
 def test_experts_store_just_the_ends(
-    tiny_study: Study, tiny_cache: Path, tmp_path: Path, storage: str, limit: float
+    tiny_study: Study, tiny_cache: Path, tmp_path: Path, number_format: str, limit: float
 ) -> None:
     """And a distillation reads them; interrupted training keeps the norms of the epochs before."""
-    own = {"experts.keep_epochs": "ends", "experts.storage": storage, "experts.num_experts": 1}
+    own = {"experts.keep_epochs": "ends", "experts.storage": number_format, "experts.num_experts": 1}
     shortcut = {"distillation.trajectory_matching.shortcut_to": 2}
     task = load(tiny_study, tiny_cache, **own, **shortcut)
     recipe, training = expert_recipe(task.study, task.fingerprints), expert_training(task.study)
     assert task.study.reached_epochs() == {0, 2}
-    store = ExpertStore(FolderStorage(tmp_path / storage))
+    store = ExpertStore(FolderStorage(tmp_path / number_format))
     states = train_epochs(task, training, 0)
     for state in (next(states), next(states)):
         store.keep_epoch(recipe, 0, state, {0, 2})

@@ -50,7 +50,7 @@ def test_the_heartbeat_continues_after_an_unexpected_error(
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120  # a beat waits for a core on a busy machine
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.002)
