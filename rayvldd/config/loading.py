@@ -309,9 +309,9 @@ def _near(name: object, known: Iterable[str]) -> str:
 
 
 def _elsewhere(name: Any) -> str:
-    """Suggestion of the setting with this name in another section, if there is exactly one."""
+    """Suggestion of the settings with this name in other sections, if there are one or two."""
     found = [key for key in all_settings() if key.rpartition(".")[2] == str(name)]
-    return f" (did you mean {found[0]!r}?)" if len(found) == 1 else ""
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if 1 <= len(found) <= 2 else ""
 
 
 def _unquoted(text: str) -> list[str]:

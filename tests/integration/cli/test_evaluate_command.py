@@ -92,8 +92,10 @@ def test_a_summary_has_interval_and_share_computed_by_hand() -> None:
     students = [RetrievalMetrics(*[value] * 6) for value in (10.0, 11.0, 12.0)]
     found = summary_of_students(students, [RetrievalMetrics(*[44.0] * 6)])
     assert found["mean"]["mean_recall"] == pytest.approx(11)
-    half = 4.302653 / np.sqrt(3)  # the 97.5 % point of Student's t with two degrees of freedom, a deviation of 1
-    assert found["interval"]["mean_recall"] == pytest.approx([11 - half, 11 + half], abs=1e-5)
+    # The 97.5 % point of Student's t with two degrees of freedom, a deviation of 1 %, on the logit scale.
+    centre, half = np.log(0.11 / 0.89), 4.302653 * 0.01 / np.sqrt(3) / (0.11 * 0.89)
+    expected = 100 / (1 + np.exp(-centre - np.array([-half, half])))
+    assert found["interval"]["mean_recall"] == pytest.approx(expected.tolist(), abs=1e-5)
     assert found["share_of_full_data"] == pytest.approx(0.25)
 
 

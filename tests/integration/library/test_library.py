@@ -74,7 +74,8 @@ def test_a_distillation_returns_its_set(workspace: Path) -> None:
 def test_faults_of_a_mapping_are_reported_with_their_keys() -> None:
     with pytest.raises(rv.RayvlddError, match=r"<dict>: distillation.syn_steps: unknown key 'syn_steps'") as raised:
         rv.load_study({**TINY_STUDY, "distillation": {"syn_steps": 3}})
-    assert "did you mean 'distillation.trajectory_matching.syn_steps'?" in str(raised.value)
+    message = str(raised.value)
+    assert "did you mean" in message and "'distillation.trajectory_matching.syn_steps'" in message
 
 
 def test_a_search_can_be_called_again(study: rv.Study, result: rv.StudyResult, workspace: Path) -> None:

@@ -424,7 +424,7 @@ def test_mlflow_run_ends_without_the_artifacts_that_are_not_taken(
 
     artifacts = tmp_path / "set"
     artifacts.mkdir()
-    (artifacts / "card.json").write_text("{}")
+    (artifacts / "card.json").write_text('{"outer_step": 2}')
 
     def write() -> MlflowTracker:
         tracker = MlflowTracker(database, tmp_path / "mlartifacts")
@@ -450,7 +450,7 @@ def test_mlflow_run_ends_without_the_artifacts_that_are_not_taken(
     assert write().missing == (), "the same again sends what was missing"
     study, trials = mlflow_place(tmp_path).read()
     assert "rayvldd.missing" not in {**study.tags, **trials["a"].tags}
-    assert trials["a"].artifacts == {"card.json": "{}"}
+    assert trials["a"].artifacts == {"card.json": '{"outer_step": 2}'}
     assert len(MlflowClient(tracking_uri=database).search_model_versions(f"name = '{tiny_study.name}'")) == 1
 
 
