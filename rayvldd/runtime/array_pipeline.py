@@ -8,9 +8,10 @@ shards survive an interruption.
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -118,15 +119,17 @@ def prepare_arrays(
     by_name = {prepared.name: prepared for prepared in result}
     faults: dict[tuple[int, int], list[Fault]] = {}
     for encoder, of_stage in jobs.items():
-        for row in _results(of_stage, encoder, resources, shards, on_progress):
-            error = pickle.loads(row["error"]) if row["error"] else None
-            if isinstance(error, DataError):
-                faults[list(by_name).index(row["array"]), row["number"]] = list(error.faults)
-            elif error:
-                raise error
-            else:
-                by_name[row["array"]].made += 1
-                by_name[row["array"]].made_by_node[row["node"]] += 1
+        # Closed at once, also after an error or Ctrl-C: a pipeline that waits for the garbage collector keeps its CPUs.
+        with closing(_results(of_stage, encoder, resources, shards, on_progress)) as rows_of_stage:
+            for row in rows_of_stage:
+                error = pickle.loads(row["error"]) if row["error"] else None
+                if isinstance(error, DataError):
+                    faults[list(by_name).index(row["array"]), row["number"]] = list(error.faults)
+                elif error:
+                    raise error
+                else:
+                    by_name[row["array"]].made += 1
+                    by_name[row["array"]].made_by_node[row["node"]] += 1
     if faults:
         in_order = [fault for shard in sorted(faults) for fault in faults[shard]]  # shards end in any order
         raise DataError(in_order, next_command="replace these files, then the same command: what is finished is kept")
@@ -145,7 +148,7 @@ def _results(
     resources: ResourceSettings,
     shards: ArrayShards,
     on_progress: OnProgress,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Run one pipeline and yield one row per finished shard."""
     if not jobs:
         return
@@ -173,12 +176,14 @@ def _results(
     what = "decoding images" if encoder is None else "embedding captions"
     done, total = 0, sum(job.num_rows for job in jobs)
     on_progress(what, done, total)
-    blocks: Iterable[Any] = results.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
-    for block in blocks:
-        for row in block.to_pylist():
-            done += row["rows"]
-            on_progress(what, done, total)
-            yield row
+    # iter() returns the generator of Ray Data, and closing it ends the pipeline and its actors.
+    batches = iter(results.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    with closing(cast(Generator[Any, None, None], batches)) as blocks:
+        for block in blocks:
+            for row in block.to_pylist():
+                done += row["rows"]
+                on_progress(what, done, total)
+                yield row
 
 
 def _embedding_resources(encoder: TextEncoderSettings, resources: ResourceSettings) -> ResourceRequest:

@@ -1,6 +1,7 @@
 """Arrays made in parts, kept in shards and taken by the cache: the same names and bytes as those made in one piece."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,6 +222,10 @@ def shards_with_times(store: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(store.rglob("shard_*"))}
 
 
+def running_pipelines() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
+
+
 def forbid_making(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Iterator[int]:
         raise AssertionError("it lies in the store")
@@ -243,6 +248,7 @@ def test_prepare_resumes_and_commands_use_its_arrays(
     wanted = requested_arrays(tiny_study)
     with pytest.raises(KeyboardInterrupt):
         prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderStorage(workspace.experts)), interrupt)
+    assert not running_pipelines(), "an interrupted pipeline keeps the CPUs of the next one"
     before = shards_with_times(workspace.experts)
     assert before
 
@@ -252,7 +258,8 @@ def test_prepare_resumes_and_commands_use_its_arrays(
     assert result.exit_code == 0, result.output
     arrays = json.loads(result.stdout)["arrays"]
     assert [array["shards"] for array in arrays] == [4, 2, 2, 1, 1, 1]
-    assert sum(array["made"] for array in arrays) == 11 - len(before) // 2
+    made = sum(array["made"] for array in arrays)
+    assert 0 < made <= 11 - len(before) // 2  # a shard that was being drawn at the interruption may still be written
     after = shards_with_times(workspace.experts)
     assert len(after) == 22 and before.items() <= after.items()
 
