@@ -11,7 +11,7 @@ so that the second derivatives of the step are C(u, w) + C(x, v) by g, X(g, v) b
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,7 @@ class TwiceDifferentiableConvolutions(TorchFunctionMode):
         super().__init__()
         self._images = images
 
+    @no_type_check  # the tests' run-time checks would see every torch function of a student, 20 % of their time
     def __torch_function__(
         self, function: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
