@@ -23,6 +23,10 @@ integration *options:
 system *options:
     {{python}}pytest -q -n 2 --dist loadfile --durations=10 {{options}} tests/system
 
+# The documentation site, in build/site; without the notice of mkdocs-material about its successor.
+docs:
+    NO_MKDOCS_2_WARNING=1 {{python}}mkdocs build --strict
+
 # Everything that CI has no room for.
 long *options:
     {{python}}pytest -q -m long {{options}} tests/unit tests/integration tests/system

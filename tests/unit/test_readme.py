@@ -88,7 +88,7 @@ def test_links_to_files_resolve(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_tools_of_the_environment_are_those_of_the_project(document: Path) -> None:
-    known = {"pip", "python", "rayvldd", "mlflow", "pytest", "mypy", "ruff", "pre-commit"}
+    known = {"pip", "python", "rayvldd", "mlflow", "mkdocs", "pytest", "mypy", "ruff", "pre-commit"}
     used = {Path(words[0]).name for words in shell_commands(document) if words[0].startswith(".venv/bin/")}
     assert used <= known
 
@@ -138,7 +138,7 @@ def test_recipes_name_folders_that_are_there() -> None:
 
 def test_sections_of_a_study_in_the_documents_are_valid(tiny_study: Study) -> None:
     sections = [yaml.safe_load(block) for document in DOCUMENTS for block in blocks(document, "yaml")]
-    assert {key for section in sections for key in section} == {"data", "search"}
+    assert {key for section in sections for key in section} == {"data", "resources", "search"}
     for section in sections:
         Study.model_validate(tiny_study.model_dump(mode="json") | section)
 
