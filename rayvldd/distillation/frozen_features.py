@@ -30,9 +30,13 @@ class FrozenFeatures:
         self._model, self._settings, self._seed = model, settings, seed
         self._images = images.detach()
         self._through = model.encoder_is_frozen
-        self._size = settings.engine.micro_batch or len(images)
         self._graphs: list[tuple[Tensor, Tensor]] = []
         self.output = self._forward() if self._through else self._images
+
+    @property
+    def _size(self) -> int:
+        """Images in a part."""
+        return self._settings.engine.micro_batch or len(self._images)
 
     def back(self, by_output: Float[Tensor, "pair ..."]) -> Float[Tensor, "pair 3 height width"]:
         """Return the gradient with respect to the pixels."""

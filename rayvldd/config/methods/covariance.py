@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, faults_of_compile
+from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, faults_of_engine
 from rayvldd.config.setting import setting
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _faults(study: "Study") -> list[str]:
             f"distillation.covariance.real_noise has no effect under variant {settings.variant}, which uses constant "
             f"moments of the real features, got {settings.real_noise:g}: use 0, or variant ridge"
         )
-    return [*faults, *faults_of_compile(study)]
+    return [*faults, *faults_of_engine(study)]
 
 
 DECLARATION = MethodDeclaration(

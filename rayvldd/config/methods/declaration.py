@@ -1,5 +1,6 @@
 """Declaration of a distillation method, with which a study is loaded, checked and planned without importing torch."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -26,14 +27,34 @@ def no_faults(study: "Study") -> list[str]:
     return []
 
 
-def faults_of_compile(study: "Study") -> list[str]:
-    """Refuse ``engine.compile`` for a method without student steps, which alone are compiled."""
-    if not study.distillation.engine.compile:
-        return []
-    return [
-        f"distillation.engine.compile has no effect under distillation.method {study.distillation.method}, which has "
-        f"no student steps to compile, got true: use false"
-    ]
+_READ_BY_FROZEN_FEATURES = frozenset({"micro_batch", "autocast"})
+
+
+def faults_of_engine(study: "Study") -> list[str]:
+    """Refuse changed settings of the engine that a method without student steps does not read.
+
+    Such a method reads ``micro_batch`` and ``autocast`` if the image encoder is frozen, and no others.
+    """
+    engine, method, protocol = study.distillation.engine, study.distillation.method, study.model.protocol
+    faults = []
+    for name, described in type(engine).model_fields.items():
+        value = getattr(engine, name)
+        if value == described.default:
+            continue
+        if name not in _READ_BY_FROZEN_FEATURES:
+            reason = f"distillation.method {method}, which has no student steps"
+        elif protocol != "heads_only":
+            reason = (
+                f"distillation.method {method} with model.protocol {protocol}: it concerns only a frozen image encoder "
+                f"(heads_only)"
+            )
+        else:
+            continue
+        faults.append(
+            f"distillation.engine.{name} has no effect under {reason}, got {json.dumps(value)}: use "
+            f"{json.dumps(described.default)}"
+        )
+    return faults
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, ValuesOf, faults_of_compile
+from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, ValuesOf, faults_of_engine
 from rayvldd.config.setting import setting
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ def _faults(study: "Study") -> list[str]:
             f"distillation.method expert_fit learns no similarity, got distillation.similarity "
             f"{study.distillation.similarity}: use identity"
         )
-    if study.distillation.engine.autocast and study.model.protocol != "heads_only":
-        faults.append(
-            f"distillation.engine.autocast has no effect under distillation.method expert_fit with model.protocol "
-            f"{study.model.protocol}: only a frozen image encoder (heads_only) runs in bfloat16, got true: use false"
-        )
-    return [*faults, *faults_of_compile(study)]
+    return [*faults, *faults_of_engine(study)]
 
 
 DECLARATION = MethodDeclaration(

@@ -154,13 +154,26 @@ def test_settings_that_contradict_each_other_are_refused(tiny_study: Study) -> N
             {"model.protocol": "full_image_encoder", "distillation.engine.autocast": True},
             r"engine\.autocast has no effect under .* model\.protocol full_image_encoder",
         ),
+        (
+            {"model.protocol": "full_image_encoder", "distillation.engine.micro_batch": 2},
+            r"engine\.micro_batch has no effect under .* model\.protocol full_image_encoder.* got 2: use null",
+        ),
+        (
+            {"distillation.engine.graph_budget_gb": 2.0},
+            r"engine\.graph_budget_gb has no effect under .*, which has no student steps, got 2\.0: use null",
+        ),
+        (
+            {"distillation.engine.parameter_checkpoints": "offload"},
+            r'parameter_checkpoints has no effect under .* got "offload": use "memory"',
+        ),
     ],
 )
 def test_engine_settings_without_effect_are_refused(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:
     own: dict[str, Any] = {"distillation.method": "expert_fit", "distillation.expert_fit.max_epoch": 2}
     with pytest.raises(ValueError, match=expected):
         tiny_study.at({**own, **changes})
-    assert tiny_study.at({**own, "distillation.engine.autocast": True}).distillation.engine.autocast  # heads_only
+    read = {"distillation.engine.autocast": True, "distillation.engine.micro_batch": 2}
+    assert tiny_study.at({**own, **read}).distillation.engine.micro_batch == 2  # heads_only
 
 
 def test_the_epochs_that_it_reads_are_those_of_its_settings(tiny_study: Study) -> None:
