@@ -121,11 +121,9 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
 
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
     """Print the finished studies as a table and the others as one line each; return the results."""
-    from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.reports.tables import comparison_table
 
-    finished = {report.name: report for report in reports if report.result is not None}
-    results = [result for report in finished.values() if (result := StudyFolder(report.root).result())]
+    results = list({report.name: report.result for report in reports if report.result is not None}.values())
     if results:
         invocation.show(comparison_table(results))
     for report in reports:
@@ -135,4 +133,4 @@ def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str
             invocation.say(f"{report.name}  {report.state}, {len(report.trials)} trials so far")
         for fault in report.faults:
             invocation.say(f"  not readable: {fault}")
-    return results
+    return [result.as_json() for result in results]

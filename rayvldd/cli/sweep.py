@@ -122,20 +122,20 @@ def command(
             warm_start=earlier,
             study_store=study_store,
         )
-    values = result.values
-    invocation.show(trials_table(result.trials, values["best"]["trial_id"]))
-    if values.get("finalists"):
-        invocation.show(finalists_table(values))
-    invocation.show(result_table(values))
-    invocation.say(f"answer         {trust_of(values)}")
-    if warning := words_without_gain(values["best"]["outer_step"], values["num_pairs"]):
+    outcome = result.outcome
+    invocation.show(trials_table(result.trials, outcome.best.trial_id))
+    if outcome.finalists:
+        invocation.show(finalists_table(outcome))
+    invocation.show(result_table(outcome))
+    invocation.say(f"answer         {trust_of(outcome)}")
+    if warning := words_without_gain(outcome.best.outer_step, outcome.num_pairs):
         invocation.say(f"WARNING        {warning}.")
-    if importance_line(values):
-        invocation.say(f"importance     {importance_line(values)} of the variance of validation recall")
-    invocation.say(f"distilled set  {values['distilled_set']}")
-    invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in values['seconds'].items())}")
-    invocation.say(f"look closer    {_how_to_look(values['tracking_uri'])}")
-    invocation.finish(values)
+    if importance := importance_line(outcome.importance):
+        invocation.say(f"importance     {importance} of the variance of validation recall")
+    invocation.say(f"distilled set  {outcome.distilled_set}")
+    invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
+    invocation.say(f"look closer    {_how_to_look(outcome.tracking_uri)}")
+    invocation.finish(outcome.as_json())
 
 
 def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":

@@ -14,6 +14,7 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.json_files import write_json_whole
 
 
@@ -93,16 +94,17 @@ class StudyFolder:
         """The study's trials."""
         return Ledger(self.trials)
 
-    def result(self) -> dict[str, Any] | None:
-        """The result of a finished study."""
+    def result(self) -> StudyOutcome | None:
+        """The result of a finished study.
+
+        Raises:
+            StoreError: when its file cannot be read, or a newer release wrote it.
+        """
         if not self.result_file.is_file():
             return None
         # The location of the set follows from that of the folder, which may come from another machine.
-        return {
-            **read_json(self.result_file),
-            "distilled_set": str(self.best),
-            "test_evaluations": self.test_evaluations(),
-        }
+        now = {"distilled_set": str(self.best), "test_evaluations": self.test_evaluations()}
+        return StudyOutcome.read(self.result_file).model_copy(update=now)
 
     @contextmanager
     def opened(self, study: Study) -> Iterator[None]:

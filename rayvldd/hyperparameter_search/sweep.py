@@ -10,7 +10,6 @@ therefore tested once, even if a process dies in between.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
@@ -26,10 +25,10 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials
 from rayvldd.randomness import sampler_seed
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
-from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
@@ -39,7 +38,7 @@ from rayvldd.workspace import Workspace
 class SweepResult:
     """The result of a study."""
 
-    values: dict[str, Any]
+    outcome: StudyOutcome
     """Object printed by ``--json``."""
     trials: list[Trial]
     """All trials, by number."""
@@ -101,7 +100,7 @@ def sweep(
             return SweepResult(result, session.ledger.by_number(), is_new=True)
 
 
-def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any]:
+def _finish(session: StudySession, energy: Mapping[str, float]) -> StudyOutcome:
     """Assemble the result, save it and send it to the tracker.
 
     Args:
@@ -112,7 +111,7 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any
     choice = {"finalists": [], **read_json(session.folder.choice)}
     card = DistilledSet.load(session.folder.best).card
     again = next((one for one in choice["finalists"] if one["trial_id"] == best.trial_id), choice["best"])
-    result = {
+    values = {
         "study": session.study.name,
         "protocol": session.study.at(best.point).model.protocol,
         "num_pairs": tested["num_pairs"],
@@ -140,10 +139,11 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> dict[str, Any
             "test_students": tested["seeds"],
         },
     }
+    result = StudyOutcome.model_validate(values, strict=False)
     _draw(session)
-    write_json_whole(session.folder.best / "result.json", result)
+    result.write(session.folder.best / "result.json")
     session.tracker.end_study("finished", {**_numbers_of(result), **energy}, session.folder.best)
-    write_json_whole(session.folder.result_file, result)  # last: with it the study is finished
+    result.write(session.folder.result_file)  # last: with it the study is finished
     return result
 
 
@@ -171,15 +171,14 @@ def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
     return {**seconds, "total": round(sum(seconds.values()), 1)}
 
 
-def _numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+def _numbers_of(result: StudyOutcome) -> dict[str, float]:
     """The numeric values of the result for the tracker, with descriptive names."""
-    tested = result["test"]
-    names = [name for name, value in tested.items() if isinstance(value, int | float)]
+    low, high = result.test.interval
     return {
-        BEST_VAL_MEAN_RECALL: result["best"][VAL_MEAN_RECALL],
-        "test_evaluations": result["test_evaluations"],
-        **{f"test_{name}": tested[name] for name in names},
-        "test_interval_low": tested["interval"][0],
-        "test_interval_high": tested["interval"][1],
-        **{f"seconds_{name}": value for name, value in result["seconds"].items()},
+        BEST_VAL_MEAN_RECALL: result.best.val_mean_recall,
+        "test_evaluations": result.test_evaluations,
+        **{f"test_{name}": value for name, value in result.test.numbers.items()},
+        "test_interval_low": low,
+        "test_interval_high": high,
+        **{f"seconds_{name}": value for name, value in result.seconds.items()},
     }

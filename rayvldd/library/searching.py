@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rayvldd.config.metrics import MEAN_RECALL, VAL_MEAN_RECALL
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
 from rayvldd.workspace import Workspace
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rayvldd.config.domains import Scalar
     from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.trial import Trial
 
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class StudyResult:
     """The result of a study."""
 
-    values: dict[str, Any]
-    """The object of ``rayvldd sweep --json``."""
+    outcome: "StudyOutcome"
+    """The record of the study, the object of ``rayvldd sweep --json``."""
     records: "list[Trial]"
     """All trials, by number."""
 
@@ -47,27 +48,27 @@ class StudyResult:
     @property
     def best(self) -> "dict[str, Scalar]":
         """The searched settings of the chosen trial."""
-        return dict(self.values["best"]["config"])
+        return dict(self.outcome.best.config)
 
     @property
     def val_mean_recall(self) -> float:
         """Mean recall of the chosen point on validation, in percent."""
-        return float(self.values["best"][VAL_MEAN_RECALL])
+        return self.outcome.best.val_mean_recall
 
     @property
     def test_mean_recall(self) -> float:
         """Mean recall of the chosen sets on test, in percent."""
-        return float(self.values["test"][MEAN_RECALL.name])
+        return self.outcome.test.mean_recall
 
     def distilled_set(self) -> "DistilledSet":
         """The chosen set."""
         from rayvldd.distillation.distilled_set import DistilledSet
 
-        return DistilledSet.load(self.values["distilled_set"])
+        return DistilledSet.load(self.outcome.distilled_set)
 
     def __repr__(self) -> str:
         return (
-            f"StudyResult({self.values['study']!r}, {len(self.records)} trials, "
+            f"StudyResult({self.outcome.study!r}, {len(self.records)} trials, "
             f"val {self.val_mean_recall:.2f}, test {self.test_mean_recall:.2f})"
         )
 
@@ -122,4 +123,4 @@ def search(
             display=display,
             illustrator=Pictures(),
         )
-    return StudyResult(result.values, result.trials)
+    return StudyResult(result.outcome, result.trials)

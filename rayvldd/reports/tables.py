@@ -8,16 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rayvldd.config.domains import Scalar
-from rayvldd.config.metrics import (
-    FULL_DATA_MEAN_RECALL,
-    MEAN_RECALL,
-    RANDOM_MEAN_RECALL,
-    SEARCH_VAL_MEAN_RECALL,
-    VAL_MEAN_RECALL,
-)
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.plain_table import PlainTable
 
@@ -128,17 +122,17 @@ def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
     return table
 
 
-def result_table(result: Mapping[str, Any]) -> Table:
+def result_table(result: StudyOutcome) -> Table:
     """Test results of a finished study, with random pairs and the full data."""
-    tested = result["test"]
-    low, high = tested["interval"]
-    full = tested[FULL_DATA_MEAN_RECALL]
-    table = plain_table(f"{result['study']}: mean recall on test (%)")
+    tested = result.test
+    low, high = tested.interval
+    full = tested.full_data_mean_recall
+    table = plain_table(f"{result.study}: mean recall on test (%)")
     for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
         table.add_column(name, justify="left" if name == "trained on" else "right")
     rows = [
-        (f"distilled pairs ({_sets_and_students(tested)})", tested[MEAN_RECALL.name], f"{low:.2f} to {high:.2f}"),
-        ("as many random pairs", tested[RANDOM_MEAN_RECALL], ""),
+        (f"distilled pairs ({tested.sets_and_students})", tested.mean_recall, f"{low:.2f} to {high:.2f}"),
+        ("as many random pairs", tested.random_mean_recall, ""),
         ("the full data", full, ""),
     ]
     for name, recall, interval in rows:
@@ -147,60 +141,58 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def finalists_table(result: Mapping[str, Any]) -> Table:
+def finalists_table(result: StudyOutcome) -> Table:
     """Recalls of the finalists in the search, and of their points with new seeds."""
     table = plain_table("Finalists, by mean recall on validation of sets with new seeds (%)")
     for name in ("trial", "mean", "95 % interval", "sets", "failed", "in the search"):
         table.add_column(name, justify="left" if name == "trial" else "right")
-    for row in sorted(result["finalists"], key=lambda row: row[VAL_MEAN_RECALL], reverse=True):
-        chosen = row["trial_id"] == result["best"]["trial_id"]
-        low, high = row["val_interval"]
-        cells = [row["trial_id"] + (" *" if chosen else ""), f"{row[VAL_MEAN_RECALL]:.2f}"]
-        cells += [f"{low:.2f} to {high:.2f}"]
-        cells += [str(len(row["sets"])), str(sum(one["state"] == "failed" for one in row["sets"]))]
-        table.add_row(*cells, f"{row[SEARCH_VAL_MEAN_RECALL]:.2f}", style="bold" if chosen else None)
+    for row in sorted(result.finalists, key=lambda row: row.val_mean_recall, reverse=True):
+        chosen = row.trial_id == result.best.trial_id
+        low, high = row.val_interval
+        cells = [row.trial_id + (" *" if chosen else ""), f"{row.val_mean_recall:.2f}", f"{low:.2f} to {high:.2f}"]
+        cells += [str(len(row.sets)), str(row.num_failed)]
+        table.add_row(*cells, f"{row.search_val_mean_recall:.2f}", style="bold" if chosen else None)
     return table
 
 
-def trust_of(result: Mapping[str, Any]) -> str:
+def trust_of(result: StudyOutcome) -> str:
     """One line about the basis of a study's result: interval, sets, students and test evaluations."""
-    tested, looks = result["test"], result.get("test_evaluations", 1)
-    low, high = tested["interval"]
-    over = tested.get("interval_over", "students")
+    tested, looks = result.test, result.test_evaluations
+    low, high = tested.interval
     times = "once" if looks == 1 else f"{looks} times"
     return (
-        f"{tested[MEAN_RECALL.name]:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {over}, "
-        f"{_sets_and_students(tested)}, protocol {result['protocol']}; test evaluated {times}"
+        f"{tested.mean_recall:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {tested.interval_over}, "
+        f"{tested.sets_and_students}, protocol {result.protocol}; test evaluated {times}"
     )
 
 
-def importance_line(result: Mapping[str, Any], most: int = 3) -> str:
+def importance_line(importance: Mapping[str, float], most: int = 3) -> str:
     """The settings that explain most of the variance of recall, by functional ANOVA; empty if unknown."""
-    shares = sorted(result.get("importance", {}).items(), key=lambda entry: -entry[1])
+    shares = sorted(importance.items(), key=lambda entry: -entry[1])
     return ", ".join(f"{key.rpartition('.')[2]} {100 * share:.0f} %" for key, share in shares[:most])
 
 
-def comparison_table(results: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(results: Sequence[StudyOutcome]) -> Table:
     """Several finished studies, best test recall first; ``n`` is distilled sets × students of each."""
     table = plain_table("Finished studies, by mean recall on test (%); n: sets × students")
     columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "n", "random", "full", "share")
     for name in columns:
         table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
-    for place, result in enumerate(sorted(results, key=lambda row: row["test"][MEAN_RECALL.name], reverse=True)):
-        tested = result["test"]
-        low, high = tested["interval"]
+    for place, result in enumerate(sorted(results, key=lambda row: row.test.mean_recall, reverse=True)):
+        tested = result.test
+        low, high = tested.interval
         cells = [
-            result["study"] + (" *" if place == 0 else ""),
-            str(result.get("protocol", "")),
-            str(result.get("num_pairs", "")),
-            str(sum(result["trials"].values())),
-            f"{result['best'][VAL_MEAN_RECALL]:.2f}",
-            f"{tested[MEAN_RECALL.name]:.2f}",
+            result.study + (" *" if place == 0 else ""),
+            result.protocol,
+            str(result.num_pairs),
+            str(sum(result.trials.values())),
+            f"{result.best.val_mean_recall:.2f}",
+            f"{tested.mean_recall:.2f}",
             f"{low:.2f} to {high:.2f}",
-            f"{tested.get('num_sets', 1)} × {tested['num_students']}",
-            f"{tested[RANDOM_MEAN_RECALL]:.2f}",
-            f"{tested[FULL_DATA_MEAN_RECALL]:.2f}",
-            f"{100 * tested['share_of_full_data']:.0f} %",
+            f"{tested.num_sets} × {tested.num_students}",
+            f"{tested.random_mean_recall:.2f}",
+            f"{tested.full_data_mean_recall:.2f}",
+            f"{100 * tested.share_of_full_data:.0f} %",
         ]
         table.add_row(*map(Text, cells), style="bold" if place == 0 else None)
     return table
@@ -223,11 +215,6 @@ def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetr
 def plain_table(title: str) -> Table:
     """An empty table with the layout of all tables, without lines and with the title on the left."""
     return PlainTable(title)
-
-
-def _sets_and_students(tested: Mapping[str, Any]) -> str:
-    sets = tested.get("num_sets", 1)
-    return f"{sets} set{'' if sets == 1 else 's'} × {tested['num_students']} students"
 
 
 def _short(value: Scalar | None) -> str:

@@ -137,7 +137,7 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
     sets = {trial.point["experts.epochs"] for trial in ledger.trials.values()}
     assert len(last["experts"]) == 2 * len(sets)
     result = folder.result()
-    assert result is not None and result["test_evaluations"] == 1 and result["test"]["num_sets"] == 2
+    assert result is not None and result.test_evaluations == 1 and result.test.num_sets == 2
     for trial in ledger.trials.values():
         steps = [each.outer_step for each in trial.evaluations]
         assert steps == sorted(set(steps))
@@ -151,4 +151,4 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
     other = sweep_on(tmp_path / "b", tmp_path / "kept")
     assert not other.is_new and len(other.trials) == 5, "another machine has it from the store, and runs nothing"
     there = str(StudyFolder(Workspace(tmp_path / "b").study("killed")).best)
-    assert other.values == {**result, "distilled_set": there}
+    assert other.outcome == result.model_copy(update={"distilled_set": there})

@@ -79,6 +79,7 @@ def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int 
     write_json_whole(
         folder.result_file,
         {
+            "format": 1,
             "study": name,
             "protocol": "heads_only",
             "num_pairs": pairs,
@@ -132,7 +133,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     half.result_file.unlink()
     shutil.rmtree(half.best)
     rubbish = write_study(root, "rubbish", num_trials=3)
-    rubbish.result_file.write_text('{"study": "rubbish", "test": {"mean_recall": "high"}}')
+    rubbish.result_file.write_text('{"format": 1, "study": "rubbish", "test": {"mean_recall": "high"}}')
     rubbish.settings.write_text("{")
     (rubbish.best / "card.json").write_text("[]")
     (rubbish.trials / "trial_001" / "trial.json").write_text("{}")

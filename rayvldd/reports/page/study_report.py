@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.measured_on import measured_on
 
@@ -23,56 +24,6 @@ State = Literal["finished", "unfinished", "damaged"]
 """``damaged``: the study is finished, but its result cannot be read."""
 
 T = TypeVar("T")
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class Tested(_Read):
-    """Results of the test evaluation; recalls in percent."""
-
-    mean_recall: float
-    interval: tuple[float, float]
-    num_students: int
-    """Of each set."""
-    num_sets: int = 1
-    """Sets that the chosen point made, each of another seed."""
-    random_mean_recall: float
-    full_data_mean_recall: float
-    share_of_full_data: float
-    students: dict[str, list[float]] = Field(default_factory=dict)
-    """Mean recalls of single students on ``distilled``, ``random`` and ``full_data``."""
-    recalls: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """The six recalls on ``random`` and ``full_data``, means over students."""
-    image_to_text_r1: float | None = None
-    image_to_text_r5: float | None = None
-    image_to_text_r10: float | None = None
-    text_to_image_r1: float | None = None
-    text_to_image_r5: float | None = None
-    text_to_image_r10: float | None = None
-
-
-class Chosen(_Read):
-    """The trial that was chosen on validation."""
-
-    trial_id: str
-    outer_step: int
-    val_mean_recall: float
-    config: dict[str, Any]
-
-
-class Result(_Read):
-    """``result.json`` of a finished study."""
-
-    study: str
-    protocol: str = ""
-    num_pairs: int
-    trials: dict[str, int]
-    best: Chosen
-    test: Tested
-    seconds: dict[str, float] = Field(default_factory=dict)
-    test_evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +42,7 @@ class StudyReport:
 
     name: str
     root: Path
-    result: Result | None = None
+    result: StudyOutcome | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """Content of ``study.json``."""
     study: Study | None = None
@@ -151,7 +102,7 @@ def read_study(root: Path) -> StudyReport:
         report.study = _tried(report, "study.json", lambda: Study.model_validate(report.settings))
     report.claims_a_result = folder.result_file.is_file()
     if report.claims_a_result:
-        report.result = _tried(report, "result.json", lambda: Result.model_validate(folder.result()))
+        report.result = _tried(report, "result.json", folder.result)
     report.trials, faults = read_trials(folder.trials)
     report.faults += faults
     report.commands = _tried(report, "commands.json", folder.commands) or []

@@ -34,6 +34,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
 from rayvldd.storage.folder import FolderStorage
@@ -140,20 +141,31 @@ def test_nested_intervals_have_their_coverage() -> None:
 def test_the_end_of_a_sweep_states_the_basis_of_its_result(two: list[Finalist]) -> None:
     write_scores(two[0], [4.0, 5.0, None])
     write_scores(two[1], [6.0, 8.0, 7.0])
-    tested = {"mean_recall": 6.5, "interval": [5.0, 8.0], "interval_over": "sets", "num_sets": 3, "num_students": 5}
-    result: dict[str, Any] = {
+    tested: dict[str, Any] = {
+        "mean_recall": 6.5,
+        "interval": [5.0, 8.0],
+        "interval_over": "sets",
+        "num_sets": 3,
+        "num_students": 5,
+    }
+    tested |= {"random_mean_recall": 3.0, "full_data_mean_recall": 20.0, "share_of_full_data": 0.325}
+    values = {
+        "study": "two",
+        "num_pairs": 4,
+        "trials": {"finished": 2},
         "finalists": [finalist.as_dict() for finalist in two],
-        "best": {"trial_id": "trial_002"},
+        "best": {"trial_id": "trial_002", "config": {}, "outer_step": 1, "val_mean_recall": 7.0},
         "test": tested,
         "test_evaluations": 1,
         "protocol": "lora",
         "importance": {"a.x": 0.2, "a.lr_image": 0.5, "b": 0.1, "c": 0.2},
     }
+    result = StudyOutcome.model_validate(values, strict=False)
     assert trust_of(result) == (
         "6.50 on test, 95 % interval 5.00 to 8.00 over sets, 3 sets × 5 students, protocol lora; test evaluated once"
     )
-    assert "evaluated 3 times" in trust_of({**result, "test_evaluations": 3})
-    assert importance_line(result) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
+    assert "evaluated 3 times" in trust_of(result.model_copy(update={"test_evaluations": 3}))
+    assert importance_line(result.importance) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
     console = Console(file=StringIO(), width=200)
     console.print(finalists_table(result))
     assert isinstance(console.file, StringIO)

@@ -853,14 +853,14 @@ def test_a_study_from_end_to_end_in_two_sessions(
     made = {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
     result = session()
     assert made and made == {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
-    check_result(result.values, workspace, study)
+    check_result(result.outcome.as_json(), workspace, study)
     assert result.is_new and len(result.trials) == 3 and looks == ["test"]
 
     again = session()
-    assert not again.is_new and again.values == result.values and looks == ["test"], "test is looked at once"
+    assert not again.is_new and again.outcome == result.outcome and looks == ["test"], "test is looked at once"
     StudyFolder(workspace.study("tiny")).result_file.unlink()
     third = session()
-    assert third.values["test"] == result.values["test"] and looks == ["test"]
+    assert third.outcome.test == result.outcome.test and looks == ["test"]
 
 
 def store_in(workspace: Workspace) -> ExpertStore:

@@ -33,9 +33,9 @@ def test_a_study_of_two_objectives_ends_with_its_front(tiny_study: Study, tmp_pa
     store, tracker = ExpertStore(FolderStorage(workspace.experts)), FolderTracker(tmp_path / "tracked")
     result = sweep(study, workspace, store, tracker, display=ProgressDisplay(Console(quiet=True)))
     assert [trial.state for trial in result.trials] == ["finished"] * 4
-    front = result.values["front"]
+    front = result.outcome.as_json()["front"]
     smallest = min(int(trial.point["distillation.num_pairs"]) for trial in result.trials)
     assert smallest == 2 and min(row["num_pairs"] for row in front) == 2, "no other set has as few pairs"
     best = max(trial.best.recall for trial in result.trials if trial.best)
-    assert front[0]["val_mean_recall"] == best == result.values["best"]["val_mean_recall"]
+    assert front[0]["val_mean_recall"] == best == result.outcome.best.val_mean_recall
     assert StudyFolder(workspace.study(study.name)).result_file.is_file()

@@ -42,8 +42,8 @@ def test_a_search_gives_its_trials_as_a_frame(result: rv.StudyResult, workspace:
 def test_the_chosen_set_is_a_dataset_with_a_picture(result: rv.StudyResult) -> None:
     distilled = result.distilled_set()
     assert repr(distilled) == "DistilledSet('tiny', 4 pairs, 16 px, embeddings 32 wide)"
-    assert distilled == rv.DistilledSet.load(result.values["distilled_set"]) and distilled != "a set"
-    other = rv.DistilledSet.load(result.values["distilled_set"])
+    assert distilled == rv.DistilledSet.load(result.outcome.distilled_set) and distilled != "a set"
+    other = rv.DistilledSet.load(result.outcome.distilled_set)
     other.images = other.images + 1
     assert distilled != other
     figure = distilled.plot(pairs=3)
@@ -53,7 +53,7 @@ def test_the_chosen_set_is_a_dataset_with_a_picture(result: rv.StudyResult) -> N
 
 
 def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: Path) -> None:
-    best = result.values["distilled_set"]
+    best = result.outcome.distilled_set
     found = rv.evaluate(best, workspace=workspace, students=2, split="test", coresets=["random"])
     assert list(found.frame["set"]) == [best, "4 pairs, random", "all pairs"]
     assert found.file.parent == workspace / "scores" and "<table" in found._repr_html_()

@@ -15,6 +15,7 @@ from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
@@ -180,13 +181,13 @@ def test_mean_and_interval_of_one_is_the_number() -> None:
     assert mean_and_interval([49.0, 51.0]) == "50.0±12.4"  # Student's would be 12.7
 
 
-def result_of(name: str, recall: float) -> dict[str, object]:
-    return {
+def result_of(name: str, recall: float) -> StudyOutcome:
+    values = {
         "study": name,
         "protocol": "heads_only",
         "num_pairs": 100,
         "trials": {"finished": 3, "stopped": 4, "failed": 1},
-        "best": {"val_mean_recall": 20.0},
+        "best": {"trial_id": "trial_001", "config": {}, "outer_step": 10, "val_mean_recall": 20.0},
         "test": {
             "mean_recall": recall,
             "interval": [recall - 0.5, recall + 0.5],
@@ -197,6 +198,7 @@ def result_of(name: str, recall: float) -> dict[str, object]:
             "num_students": 5,
         },
     }
+    return StudyOutcome.model_validate(values, strict=False)
 
 
 def test_the_result_has_the_fraction_of_the_full_data() -> None:

@@ -1,0 +1,136 @@
+"""The outcome of a finished study: ``result.json``, and the object of ``rayvldd sweep --json``."""
+
+from typing import ClassVar
+
+from pydantic import ConfigDict, Field
+
+from rayvldd.config.domains import Scalar
+from rayvldd.records.form import Record, Values
+
+Interval = tuple[float, float]
+"""Ends of a 95 % interval, in percent."""
+
+
+class ChosenTrial(Values):
+    """The trial that validation chose; recalls in percent."""
+
+    trial_id: str
+    config: dict[str, Scalar]
+    """The searched settings by dotted key."""
+    outer_step: int
+    val_mean_recall: float
+    """Of the sets of the chosen point, by which it was chosen."""
+    search_val_mean_recall: float | None = None
+    """Of the trial during the search."""
+
+
+class FinalistSet(Values):
+    """One set that a finalist's point made of another seed; its recalls on validation stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    seed: int
+    state: str
+    """``finished`` or ``failed``."""
+
+
+class FinalistOutcome(Values):
+    """One of the best trials, and the sets that its point made of other seeds; recalls in percent."""
+
+    trial_id: str
+    config: dict[str, Scalar]
+    search_val_mean_recall: float
+    val_mean_recall: float
+    val_interval: Interval
+    sets: list[FinalistSet]
+
+    @property
+    def num_failed(self) -> int:
+        """How many distillations failed."""
+        return sum(one.state == "failed" for one in self.sets)
+
+
+class SetOnTest(Values):
+    """One distilled set on the test split; recalls in percent."""
+
+    mean_recall: float
+    students: list[float]
+
+
+class ScoresOnTest(Values):
+    """The one evaluation on the test split; recalls in percent, means over students."""
+
+    mean_recall: float
+    interval: Interval
+    interval_over: str = "students"
+    """``sets`` where there are several, else ``students``."""
+    num_sets: int = 1
+    """Sets that the chosen point made, each of another seed."""
+    num_students: int
+    """Of each set."""
+    random_mean_recall: float
+    """Of as many random pairs."""
+    full_data_mean_recall: float
+    num_full_data_models: int | None = None
+    share_of_full_data: float
+    sets: list[SetOnTest] = Field(default_factory=list)
+    students: dict[str, list[float]] = Field(default_factory=dict)
+    """Mean recalls of single students on ``distilled``, ``random`` and ``full_data``."""
+    recalls: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The recalls on ``random`` and ``full_data``."""
+    image_to_text_r1: float | None = None
+    image_to_text_r5: float | None = None
+    image_to_text_r10: float | None = None
+    text_to_image_r1: float | None = None
+    text_to_image_r5: float | None = None
+    text_to_image_r10: float | None = None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The single numbers by name, for trackers."""
+        return {name: value for name, value in self if isinstance(value, int | float)}
+
+    @property
+    def sets_and_students(self) -> str:
+        """The size of the evaluation in words."""
+        return f"{self.num_sets} set{'' if self.num_sets == 1 else 's'} × {self.num_students} students"
+
+
+class Seeds(Values):
+    """The seeds from which the result can be repeated."""
+
+    study: int
+    sampler: int
+    best_trial: int
+    finalists: dict[str, int]
+    test_students: list[int]
+
+
+class StudyOutcome(Record):
+    """The outcome of a finished study."""
+
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = "the result of a study"
+    remedy: ClassVar[str] = "move {file} away and repeat the command: finished trials and the test are kept"
+
+    study: str
+    protocol: str = ""
+    num_pairs: int
+    trials: dict[str, int]
+    """Number of trials by state."""
+    best: ChosenTrial
+    front: list[dict[str, Scalar | dict[str, Scalar]]] | None = None
+    """The Pareto front of a study with several objectives."""
+    finalists: list[FinalistOutcome] = Field(default_factory=list)
+    test: ScoresOnTest
+    test_evaluations: int = 1
+    """How often sets of this study were evaluated on the test split."""
+    importance: dict[str, float] = Field(default_factory=dict)
+    """Share of the variance of validation recall that each setting explains."""
+    distilled_set: str = ""
+    """Folder of the chosen set."""
+    tracking_uri: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """By stage, and in ``total``."""
+    seeds: Seeds | None = None
