@@ -12,18 +12,20 @@ from pydantic import Field, field_validator, model_validator
 
 from rayvldd.config.base import Settings
 
-Scalar = bool | int | float | str
+Plain = bool | int | float | str
+SettingValue = Plain | tuple[Plain, ...] | None
+"""A value of a searched setting; the lists of study files are tuples here, which can be compared and hashed."""
 
 
 class _Domain(Settings):
-    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
+    when: dict[str, tuple[SettingValue, ...]] = Field(default_factory=dict)
     """Conditions: the setting is searched only if each of these settings, by dotted key, has the given value or one of
     the listed values; otherwise it keeps its constant. Default: always searched."""
 
-    @field_validator("when", mode="before", json_schema_input_type=dict[str, Scalar | tuple[Scalar, ...]])
+    @field_validator("when", mode="before", json_schema_input_type=dict[str, SettingValue | tuple[SettingValue, ...]])
     @classmethod
     def _listed(cls, when: object) -> object:
-        """Accept a single value in place of a list."""
+        """Accept a single value in place of a list; a single list is written as a list of one list."""
         if not isinstance(when, dict):
             return when
         return {key: value if isinstance(value, list | tuple) else (value,) for key, value in when.items()}
@@ -59,7 +61,7 @@ class FloatDomain(_Domain):
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
 
-    def corners(self) -> list[Scalar]:
+    def corners(self) -> list[SettingValue]:
         """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
@@ -92,11 +94,11 @@ class IntDomain(_Domain):
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
-    def corners(self) -> list[Scalar]:
+    def corners(self) -> list[SettingValue]:
         """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
-    def all_values(self) -> list[Scalar]:
+    def all_values(self) -> list[SettingValue]:
         """Every value of the domain, in order."""
         return list(range(self.low, self.high + 1, self.step))
 
@@ -105,27 +107,27 @@ class ChoiceDomain(_Domain):
     """One of the listed values, without an order."""
 
     type: Literal["choice"]
-    values: tuple[Scalar, ...] = Field(min_length=1)
+    values: tuple[SettingValue, ...] = Field(min_length=1)
     """The values to choose from, each at most once."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         """Optuna identifies values by equality, and 1, 1.0 and True are equal."""
         if len(set(self.values)) != len(self.values):
-            raise ValueError(f"values must be distinct, and 1, 1.0 and true are equal, got {list(self.values)}")
+            raise ValueError(f"values must be distinct, and 1, 1.0 and true are equal, got {self}")
         return self
 
     def __contains__(self, value: object) -> bool:
         return is_among(value, self.values)
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.values))
+        return ", ".join(map(value_as_text, self.values))
 
-    def corners(self) -> list[Scalar]:
+    def corners(self) -> list[SettingValue]:
         """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return list(self.values)
 
-    def all_values(self) -> list[Scalar]:
+    def all_values(self) -> list[SettingValue]:
         """Every value of the domain, in order."""
         return list(self.values)
 
@@ -134,20 +136,20 @@ class FixedDomain(_Domain):
     """One value, for a setting that depends on another choice, e.g. a loss that needs a learned similarity."""
 
     type: Literal["fixed"]
-    value: Scalar
+    value: SettingValue
     """Value of the setting if the domain's conditions are fulfilled."""
 
     def __contains__(self, value: object) -> bool:
         return is_among(value, (self.value,))
 
     def __str__(self) -> str:
-        return str(self.value)
+        return value_as_text(self.value)
 
-    def corners(self) -> list[Scalar]:
+    def corners(self) -> list[SettingValue]:
         """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.value]
 
-    def all_values(self) -> list[Scalar]:
+    def all_values(self) -> list[SettingValue]:
         """Every value of the domain."""
         return [self.value]
 
@@ -158,9 +160,29 @@ DrawnDomain = FloatDomain | IntDomain | ChoiceDomain
 Domain = Annotated[DrawnDomain | FixedDomain, Field(discriminator="type")]
 
 
-def is_among(value: object, allowed: tuple[Scalar, ...]) -> bool:
-    """Whether a value is one of the allowed values; unlike ``in``, true is not equal to 1."""
+def is_among(value: object, allowed: tuple[SettingValue, ...]) -> bool:
+    """Whether a value is one of the allowed values; true is not equal to 1, and a list equals a tuple."""
+    value = tuple(value) if isinstance(value, list) else value
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+
+
+def as_number(value: SettingValue) -> int | float:
+    """The value of a numeric setting; true and false, texts and lists are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value_as_text(value)} is no number")
+    return value
+
+
+def value_as_text(value: SettingValue) -> str:
+    """Format a value for a message: ``null`` and ``[color, crop]`` as in a study file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(value_as_text, value))}]"
+    return "null" if value is None else str(value)
+
+
+def quoted(value: SettingValue) -> str:
+    """Format a value that is at fault: like :func:`value_as_text`, with quotation marks around a text."""
+    return repr(value) if isinstance(value, str) else value_as_text(value)
 
 
 def _is_whole(number: float) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from rayvldd.config.base import Settings
-from rayvldd.config.domains import FloatDomain, Scalar
+from rayvldd.config.domains import FloatDomain, SettingValue, quoted, value_as_text
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_inactive, faults_of_search
 from rayvldd.config.setting import sections_in
 from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
@@ -285,8 +285,8 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
             return Fault(where, f"is {given!r}", "a section with keys")
         case "value_error":
             return Fault(where, str(context["error"]))
-    if detail["loc"][-1] in _PLAIN_TYPES:
-        return Fault(where, f"is {given!r}", "a number, a text, true or false")
+    if detail["loc"][-1] in _PLAIN_TYPES or _is_list_tag(detail["loc"][-1]):
+        return Fault(where, f"is {given!r}", "a number, a text, true, false, null, or a list of these")
     if detail["type"] in ("bool_parsing", "bool_type"):
         return Fault(where, f"unknown {given!r}", "true or false")
     message = detail["msg"]
@@ -301,7 +301,14 @@ _UNION_TAGS = frozenset(
 
 
 def _without_tags(location: Sequence[int | str]) -> list[int | str]:
-    return [part for part in location if part not in _UNION_TAGS]
+    """The keys of a location; a fault inside a list that is a single value is a fault of that value."""
+    inside = next((place for place, part in enumerate(location) if _is_list_tag(part)), len(location))
+    return [part for part in location[:inside] if part not in _UNION_TAGS]
+
+
+def _is_list_tag(part: int | str) -> bool:
+    """Whether this is the name that pydantic gives to the lists among the values of a setting."""
+    return isinstance(part, str) and part.startswith("tuple[")
 
 
 def _near(name: object, known: Iterable[str]) -> str:
@@ -394,7 +401,7 @@ def _is_setting(key: str) -> bool:
     return info is not None and info.searchable
 
 
-def _faults_of_point(study: Study, where: str, point: Mapping[str, Scalar]) -> list[Fault]:
+def _faults_of_point(study: Study, where: str, point: Mapping[str, SettingValue]) -> list[Fault]:
     faults = []
     for key, value in point.items():
         domain = study.search.space.get(key)
@@ -402,7 +409,7 @@ def _faults_of_point(study: Study, where: str, point: Mapping[str, Scalar]) -> l
             known = list(study.search.space)
             faults.append(Fault(where, f"{key!r} is not searched{did_you_mean(key, known)}", ", ".join(known)))
         elif value not in domain:
-            faults.append(Fault(where, f"{key}={value!r} is outside its domain", str(domain)))
+            faults.append(Fault(where, f"{key}={quoted(value)} is outside its domain", str(domain)))
     return faults + faults_of_inactive(study, where, point)
 
 
@@ -413,7 +420,7 @@ def _faults_of_corners(study: Study, file: str) -> list[Fault]:
         try:
             study.at(point)
         except ValidationError as error:
-            shown = ", ".join(f"{key}={value}" for key, value in point.items())
+            shown = ", ".join(f"{key}={value_as_text(value)}" for key, value in point.items())
             for fault in faults_of(error, f"{file}: search.space at {shown}"):
                 faults.setdefault(fault.problem, fault)
     return list(faults.values())

@@ -6,7 +6,7 @@ are rejected.
 
 from collections.abc import Callable, Mapping
 
-from rayvldd.config.domains import Domain, FloatDomain, Scalar, is_among
+from rayvldd.config.domains import Domain, FloatDomain, SettingValue, is_among, quoted, value_as_text
 from rayvldd.config.metrics import NUM_PAIRS, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS, Incompatibility
 from rayvldd.config.space import Space
@@ -50,7 +50,7 @@ def faults_of_conditions(space: Mapping[str, Domain], is_setting: Callable[[str]
             elif referenced is not None and not referenced.when:
                 wrong = [value for value in values if value not in referenced]
                 if wrong:
-                    faults.append(Fault(where, f"{name} never is {', '.join(map(repr, wrong))}", str(referenced)))
+                    faults.append(Fault(where, f"{name} never is {', '.join(map(quoted, wrong))}", str(referenced)))
     try:
         assert Space(space, {}).order is not None
     except ValueError as error:
@@ -58,14 +58,16 @@ def faults_of_conditions(space: Mapping[str, Domain], is_setting: Callable[[str]
     return faults
 
 
-def faults_of_inactive(study: Study, where: str, point: Mapping[str, Scalar]) -> list[Fault]:
+def faults_of_inactive(study: Study, where: str, point: Mapping[str, SettingValue]) -> list[Fault]:
     """Find settings of an initial point whose conditions the same point does not fulfil."""
     domains, faults = study.space.domains, []
     for key in point:
         for name, values in domains[key].when.items() if key in domains else ():
             if name in point and not is_among(point[name], values):
-                required = f"with {name}={' or '.join(map(str, values))}"
-                faults.append(Fault(where, f"{key} is not searched if {name} is {point[name]}", required))
+                required = f"with {name}={' or '.join(map(value_as_text, values))}"
+                faults.append(
+                    Fault(where, f"{key} is not searched if {name} is {value_as_text(point[name])}", required)
+                )
     return faults
 
 

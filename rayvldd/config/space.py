@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from pydantic import JsonValue
 
-from rayvldd.config.domains import Domain, DrawnDomain, FixedDomain, Scalar, is_among
+from rayvldd.config.domains import Domain, DrawnDomain, FixedDomain, SettingValue, is_among
 
 _MOST_CORNERS = 512
 """Up to this many combinations of domain ends are all checked; this takes well under a second."""
@@ -70,20 +70,20 @@ class Space:
         """Whether nothing is searched: there is no domain, or each has one value."""
         return all(len(set(domain.corners())) == 1 for domain in self.domains.values())
 
-    def is_active(self, key: str, point: Mapping[str, Scalar]) -> bool:
+    def is_active(self, key: str, point: Mapping[str, SettingValue]) -> bool:
         """Whether a setting is searched at a point, which must contain the active settings that precede it."""
         conditions = self.domains[key].when.items()
         return all(is_among(point.get(name, self.constants.get(name)), values) for name, values in conditions)
 
-    def point(self, choose: Callable[[str, Domain], Scalar]) -> dict[str, Scalar]:
+    def point(self, choose: Callable[[str, Domain], SettingValue]) -> dict[str, SettingValue]:
         """The point with the value that ``choose`` returns for each active setting, called in topological order."""
-        point: dict[str, Scalar] = {}
+        point: dict[str, SettingValue] = {}
         for key in self.order:
             if self.is_active(key, point):
                 point[key] = choose(key, self.domains[key])
         return {key: point[key] for key in self.domains if key in point}
 
-    def completed(self, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    def completed(self, given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
         """Complete a partial point with the fixed values that follow from it; drop settings that are not searched."""
         point = {key: value for key, value in given.items() if key in self.domains}
         for key in self.order:
@@ -94,8 +94,8 @@ class Space:
         return point
 
     def points(
-        self, values: Callable[[str, Domain], Sequence[Scalar]], keys: Sequence[str] | None = None
-    ) -> Iterator[dict[str, Scalar]]:
+        self, values: Callable[[str, Domain], Sequence[SettingValue]], keys: Sequence[str] | None = None
+    ) -> Iterator[dict[str, SettingValue]]:
         """Yield every combination of the given values of each setting.
 
         Args:
@@ -106,8 +106,8 @@ class Space:
         yield from self._points_from([key for key in self.order if key in selected], {}, values)
 
     def _points_from(
-        self, keys: list[str], point: dict[str, Scalar], values: Callable[[str, Domain], Sequence[Scalar]]
-    ) -> Iterator[dict[str, Scalar]]:
+        self, keys: list[str], point: dict[str, SettingValue], values: Callable[[str, Domain], Sequence[SettingValue]]
+    ) -> Iterator[dict[str, SettingValue]]:
         if not keys:
             yield {key: point[key] for key in self.domains if key in point}
             return
@@ -127,16 +127,16 @@ class Space:
                 waiting += [name for name in self.domains[key].when if name in self.domains]
         return found
 
-    def lowest(self, fixed: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
+    def lowest(self, fixed: Mapping[str, SettingValue] | None = None) -> dict[str, SettingValue]:
         """The point at the lower end of every domain, apart from the settings in ``fixed``."""
         given = fixed or {}
         return self.point(lambda key, domain: given.get(key, domain.corners()[0]))
 
-    def highest(self) -> dict[str, Scalar]:
+    def highest(self) -> dict[str, SettingValue]:
         """The point at the upper end of every domain."""
         return self.point(lambda key, domain: domain.corners()[-1])
 
-    def corners(self) -> Iterator[dict[str, Scalar]]:
+    def corners(self) -> Iterator[dict[str, SettingValue]]:
         """Yield points at the ends of all domains, to check whether a point of the space can be invalid.
 
         If there are few combinations, all of them. Otherwise each end of each domain, with the lower ends of the
@@ -150,9 +150,9 @@ class Space:
             yield self.lowest({**self._activating_values(key), key: value})
         yield self.highest()
 
-    def _activating_values(self, key: str) -> dict[str, Scalar]:
+    def _activating_values(self, key: str) -> dict[str, SettingValue]:
         """Values of other searched settings for which this setting is active."""
-        given: dict[str, Scalar] = {}
+        given: dict[str, SettingValue] = {}
         for name, values in self.domains[key].when.items():
             if name in self.domains:
                 fitting = [value for value in values if value in self.domains[name]]

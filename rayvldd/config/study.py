@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 
 from rayvldd.config.base import Settings
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.domains import Domain, FloatDomain, SettingValue
 from rayvldd.config.methods.declaration import MethodDeclaration
 from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
@@ -121,7 +121,7 @@ class SearchSettings(Settings):
     finalist_seeds: int = setting(3, ge=2, unit="sets", may_change=MayChange.UNTIL_CHOSEN)
     """Synthetic sets of each finalist, each with its own seed and its own ``evaluation.num_test_students`` students;
     the interval of the test is over these sets."""
-    initial_points: tuple[dict[str, Scalar], ...] = ()
+    initial_points: tuple[dict[str, SettingValue], ...] = ()
     """Points to evaluate first, e.g. published settings; the sampler draws missing keys."""
 
     @field_validator("sampler")
@@ -196,7 +196,7 @@ class Study(Settings):
             raise ValueError("; ".join(faults))
         return self
 
-    def at(self, point: Mapping[str, Scalar]) -> "Study":
+    def at(self, point: Mapping[str, SettingValue]) -> "Study":
         """Return the study at a point: with the dotted keys of ``point`` set and an empty search space.
 
         Raises:
@@ -206,7 +206,7 @@ class Study(Settings):
         values["search"]["space"] = {}
         values["search"]["initial_points"] = []
         for key, value in point.items():
-            set_dotted(values, key, value)
+            set_dotted(values, key, list(value) if isinstance(value, tuple) else value)
         return Study.model_validate(values)
 
     def override(self, overrides: Sequence[str] | Mapping[str, object]) -> "Study":
@@ -228,12 +228,12 @@ class Study(Settings):
         """Seed of the trial with this number; with ``search.trial_seeds: common`` the same for all trials."""
         return trial_seed(self.seed, 0 if self.search.trial_seeds == "common" else number)
 
-    def first_point(self) -> dict[str, Scalar]:
+    def first_point(self) -> dict[str, SettingValue]:
         """The first initial point, which ``distill`` uses if the study has a search space."""
         points = self.initial_points()
         return points[0] if points else {}
 
-    def initial_points(self) -> list[dict[str, Scalar]]:
+    def initial_points(self) -> list[dict[str, SettingValue]]:
         """The initial points, completed with fixed values and without settings that are not searched."""
         space = self.space
         return [space.completed(point) for point in self.search.initial_points]
@@ -253,9 +253,9 @@ class Study(Settings):
         """
         return [self.at(point) for _, point in self.expert_combinations()]
 
-    def expert_combinations(self) -> list[tuple[dict[str, Scalar], dict[str, Scalar]]]:
+    def expert_combinations(self) -> list[tuple[dict[str, SettingValue], dict[str, SettingValue]]]:
         """Combinations of searched settings that change the experts, each with a complete point that contains it."""
-        space, found = self.space, dict[str, tuple[dict[str, Scalar], dict[str, Scalar]]]()
+        space, found = self.space, dict[str, tuple[dict[str, SettingValue], dict[str, SettingValue]]]()
         keys = [key for key in space.domains if changes_experts(key)]
         for combination in space.points(_all_values, keys):
             part = {key: value for key, value in combination.items() if key in keys}
@@ -315,12 +315,12 @@ class Study(Settings):
         domain = self.space.domains.get(key)
         return [value_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
 
-    def corners(self) -> Iterator[dict[str, Scalar]]:
+    def corners(self) -> Iterator[dict[str, SettingValue]]:
         """Points at the ends of all domains, to check whether a point of the space can be invalid."""
         return self.space.corners()
 
 
-def _all_values(key: str, domain: Domain) -> list[Scalar]:
+def _all_values(key: str, domain: Domain) -> list[SettingValue]:
     """All values of a domain; for a float domain, its ends."""
     return domain.corners() if isinstance(domain, FloatDomain) else domain.all_values()
 

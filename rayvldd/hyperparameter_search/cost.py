@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import time_as_text
 from rayvldd.data.prepared_arrays import open_cache
@@ -149,7 +149,7 @@ def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
 def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoop:
     """An outer loop with the short expert and rates too small to diverge; the cost of a step is the same."""
     declaration = point.distillation.declaration
-    changes: dict[str, Scalar] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
+    changes: dict[str, SettingValue] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
     changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
     settings = {f"distillation.{name}": value for name, value in changes.items()}
     probed = point.at({**settings, "experts.keep_epochs": "all"})

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
@@ -40,7 +40,7 @@ class FinalistRun:
 
     name: str
     """Its folder, and its record in the tracker."""
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     number: int
     """Which of the finalist's sets it makes."""
     seed: int

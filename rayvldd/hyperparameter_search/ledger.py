@@ -8,7 +8,7 @@ its trials, and a trial with a newer checkpoint would start from scratch.
 from collections.abc import Mapping
 from pathlib import Path
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.errors import StoreError
 from rayvldd.records.trial import RECORD, Ended, Evaluation, Trial, best_of, trial_id_of
 
@@ -55,7 +55,7 @@ class Ledger:
             counts[trial.state] = counts.get(trial.state, 0) + 1
         return counts
 
-    def start(self, number: int, seed: int, point: Mapping[str, Scalar]) -> Trial:
+    def start(self, number: int, seed: int, point: Mapping[str, SettingValue]) -> Trial:
         """Add a trial, or return the existing trial with this number."""
         trial_id = trial_id_of(number)
         if trial_id not in self.trials:

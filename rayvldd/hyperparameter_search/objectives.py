@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue, as_number
 from rayvldd.config.metrics import NUM_PAIRS, OBJECTIVES, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.study import Objective, Study
 from rayvldd.errors import RayvlddError
 from rayvldd.records.trial import Evaluation, Trial, best_first
 
 
-def values_of(evaluation: Evaluation, point: Mapping[str, Scalar], study: Study) -> dict[Objective, float]:
+def values_of(evaluation: Evaluation, point: Mapping[str, SettingValue], study: Study) -> dict[Objective, float]:
     """The study's objectives at one evaluation of a trial.
 
     ``seconds`` is the time of distillation and evaluation up to this evaluation, which is the cost of its set, not of
@@ -18,7 +18,7 @@ def values_of(evaluation: Evaluation, point: Mapping[str, Scalar], study: Study)
     """
     known: dict[Objective, float] = {
         VAL_MEAN_RECALL: evaluation.recall,
-        NUM_PAIRS.name: float(point.get("distillation.num_pairs", study.distillation.num_pairs)),
+        NUM_PAIRS.name: float(as_number(point.get("distillation.num_pairs", study.distillation.num_pairs))),
         SECONDS.name: evaluation.seconds or 0.0,
     }
     return {name: known[name] for name in study.search.objectives}

@@ -6,17 +6,18 @@ study from the records.
 
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from typing import cast
 
 import optuna
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.optuna_trials import (
     as_optuna_trial,
     directions_of,
     intermediate_values,
+    optuna_choices,
+    optuna_value,
     optuna_values,
 )
 from rayvldd.hyperparameter_search.strategy import Sampler, next_number
@@ -58,11 +59,13 @@ class OptunaSampler:
         self._open: dict[str, optuna.trial.Trial] = {}
         """Proposed trials that had not ended when the history was last read."""
 
-    def propose(self, trial_id: str, given: dict[str, Scalar], history: Collection[Trial]) -> dict[str, Scalar]:
+    def propose(
+        self, trial_id: str, given: dict[str, SettingValue], history: Collection[Trial]
+    ) -> dict[str, SettingValue]:
         """Update Optuna's study from the history, and let Optuna choose the settings that are not given."""
         self._tell(history)
         if given:
-            self._optuna.enqueue_trial(given)
+            self._optuna.enqueue_trial({key: optuna_value(value) for key, value in given.items()})
         self._open[trial_id] = trial = self._optuna.ask()
         return suggest(trial, self._space)
 
@@ -81,17 +84,18 @@ class OptunaSampler:
             self._optuna.tell(optuna_trial, values, state=state)
 
 
-def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Scalar]:
+def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, SettingValue]:
     """Let an Optuna trial choose a value for each active setting, in the order of their conditions."""
     return space.point(lambda key, domain: _suggest_one(trial, key, domain))
 
 
-def _suggest_one(trial: optuna.trial.BaseTrial, key: str, domain: Domain) -> Scalar:
-    value: Scalar
+def _suggest_one(trial: optuna.trial.BaseTrial, key: str, domain: Domain) -> SettingValue:
+    value: SettingValue
     if isinstance(domain, FixedDomain):
         value = domain.value
     elif isinstance(domain, ChoiceDomain):
-        value = cast(Scalar, trial.suggest_categorical(key, domain.values))
+        choices = optuna_choices(domain)
+        value = domain.values[choices.index(trial.suggest_categorical(key, choices))]
     elif isinstance(domain, FloatDomain):
         value = trial.suggest_float(key, domain.low, domain.high, log=domain.log, step=domain.step)
     else:

@@ -1,6 +1,7 @@
 """Conversion of trials to Optuna's types, for its samplers and its importance evaluators."""
 
 import itertools
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,24 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 
-from rayvldd.config.domains import ChoiceDomain, Domain, DrawnDomain, FixedDomain, FloatDomain, Scalar
+from rayvldd.config.domains import (
+    ChoiceDomain,
+    Domain,
+    DrawnDomain,
+    FixedDomain,
+    FloatDomain,
+    Plain,
+    SettingValue,
+    as_number,
+)
 from rayvldd.config.metrics import OBJECTIVES
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.objectives import values_of_trial
 from rayvldd.records.trial import Trial
+
+OptunaValue = Plain | None
+"""A value of a categorical setting in Optuna."""
 
 FEWEST_TRIALS = 20
 """Minimum number of trials for importances: with eight, two runs of one study named different settings."""
@@ -34,10 +47,20 @@ def directions_of(study: Study) -> list[StudyDirection]:
 def distribution_of(domain: DrawnDomain) -> BaseDistribution:
     """The Optuna distribution with exactly the same values."""
     if isinstance(domain, ChoiceDomain):
-        return CategoricalDistribution(domain.values)
+        return CategoricalDistribution(optuna_choices(domain))
     if isinstance(domain, FloatDomain):
         return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
     return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def optuna_choices(domain: ChoiceDomain) -> list[OptunaValue]:
+    """The values of a choice for Optuna, in the same order."""
+    return [optuna_value(value) for value in domain.values]
+
+
+def optuna_value(value: SettingValue) -> OptunaValue:
+    """A value as Optuna stores it: a list as JSON text, since its storages take plain values only."""
+    return json.dumps(value) if isinstance(value, tuple) else value
 
 
 def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain], seed: int = 0) -> dict[str, float]:
@@ -88,7 +111,7 @@ def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
 
 
 def _with_values(
-    point: Mapping[str, Scalar],
+    point: Mapping[str, SettingValue],
     space: Mapping[str, DrawnDomain],
     values: Sequence[float] | None,
     intermediate: Mapping[int, float] | None = None,
@@ -96,26 +119,27 @@ def _with_values(
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED,
         values=values,
-        params=typed_point(point, space),
+        params={key: optuna_value(value) for key, value in typed_point(point, space).items()},
         distributions={key: distribution_of(space[key]) for key in point},
         intermediate_values=dict(intermediate or {}),
     )
 
 
-def typed_point(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> dict[str, Scalar]:
+def typed_point(point: Mapping[str, SettingValue], space: Mapping[str, Domain]) -> dict[str, SettingValue]:
     """Convert the values to the types of their domains: YAML's ``1`` is an int even in a float domain."""
     return {key: _typed_value(space[key], value) for key, value in point.items()}
 
 
-def _typed_value(domain: Domain, value: Scalar) -> Scalar:
+def _typed_value(domain: Domain, value: SettingValue) -> SettingValue:
     if isinstance(domain, FixedDomain):
         return domain.value
     if isinstance(domain, ChoiceDomain):
         return domain.values[_index(domain.values, value)]
-    return float(value) if isinstance(domain, FloatDomain) else int(value)
+    return float(as_number(value)) if isinstance(domain, FloatDomain) else int(as_number(value))
 
 
-def _index(values: Sequence[Scalar], value: Scalar) -> int:
-    """Index of a value; an equal value of the same type is preferred, because True equals 1."""
+def _index(values: Sequence[SettingValue], value: SettingValue) -> int:
+    """Index of a value; an equal value of the same type is preferred, because True equals 1. JSON has lists only."""
+    value = tuple(value) if isinstance(value, list) else value
     same = [number for number, known in enumerate(values) if known == value and type(known) is type(value)]
     return same[0] if same else values.index(value)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.setting import value_at
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
@@ -23,7 +23,7 @@ from rayvldd.tracking.protocol import Origins
 class ExpertSet:
     """Data and model of all points with the same expert settings, and the experts if a method requires them."""
 
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     """The searched settings that distinguish this set from the others of the study; empty if there is only one."""
     study: Study
     """The study at such a point."""
@@ -46,7 +46,7 @@ class ExpertSets:
     def __init__(self, sets: list[ExpertSet]) -> None:
         self.sets = sets
 
-    def at(self, point: Mapping[str, Scalar]) -> ExpertSet:
+    def at(self, point: Mapping[str, SettingValue]) -> ExpertSet:
         """The set that trials at this point use."""
         return next(known for known in self.sets if known.point == _expert_part(point))
 
@@ -54,14 +54,14 @@ class ExpertSets:
         return iter(self.sets)
 
 
-def expert_points(study: Study) -> list[tuple[dict[str, Scalar], Study]]:
+def expert_points(study: Study) -> list[tuple[dict[str, SettingValue], Study]]:
     """Every combination of searched settings that change the experts, with the largest number of experts of a trial."""
     most = study.largest("experts.num_experts")
     found = []
     for part, point in study.expert_combinations():
         at_point = study.at(point)
         values = at_point.model_dump(mode="json")
-        shown = {key: cast(Scalar, value_at(values, key)) for key in part}
+        shown = {key: cast(SettingValue, value_at(values, key)) for key in part}
         found.append((shown, at_point.at({"experts.num_experts": most})))
     return found
 
@@ -151,7 +151,7 @@ def _shown_as(which: str, display: ProgressDisplay) -> Any:
     return show
 
 
-def _expert_part(point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def _expert_part(point: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
     return {key: value for key, value in point.items() if changes_experts(key)}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
@@ -53,7 +53,7 @@ class Illustrator(Protocol):
 class TrainInputs(Protocol):
     """Returns the real training pairs as inputs of the model at a point."""
 
-    def __call__(self, point: Mapping[str, Scalar]) -> SplitInputs:
+    def __call__(self, point: Mapping[str, SettingValue]) -> SplitInputs:
         """Return the training pairs at a point of the search space."""
         ...
 
@@ -68,7 +68,7 @@ class StudyRun:
     display: ProgressDisplay
     illustrator: Illustrator | None
     train_inputs: TrainInputs
-    origins: Callable[[Mapping[str, Scalar]], Origins] | None = None
+    origins: Callable[[Mapping[str, SettingValue]], Origins] | None = None
     """Returns the origins of a trial at a point."""
     experts_in_training: Callable[[], list[str]] | None = None
     """Returns short descriptions of the experts that trials are training at the moment."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, cast
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
@@ -25,7 +25,7 @@ class Proposal:
 
     trial_id: str
     number: int
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     """The searched settings by dotted key."""
 
 
@@ -55,7 +55,9 @@ class SearchStrategy(Protocol):
 class Sampler(Protocol):
     """Proposes points."""
 
-    def propose(self, trial_id: str, given: dict[str, Scalar], history: Collection[Trial]) -> dict[str, Scalar]:
+    def propose(
+        self, trial_id: str, given: dict[str, SettingValue], history: Collection[Trial]
+    ) -> dict[str, SettingValue]:
         """A point of the study's space.
 
         Args:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from rayvldd.config.domains import Domain, Scalar
+from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
@@ -59,7 +59,7 @@ def keep_earlier_trials(study: Study, folder: StudyFolder, warm_start: WarmStart
 
 
 def known_points(
-    study: Study, folder: StudyFolder, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
+    study: Study, folder: StudyFolder, fingerprints: Callable[[Mapping[str, SettingValue]], Mapping[str, str]]
 ) -> tuple[list[Trial], dict[str, str]]:
     """The earlier trials that the study can use, and those that it cannot.
 
@@ -96,8 +96,8 @@ def _only(recall: float) -> Evaluation:
 
 
 def _fit(
-    trial: EarlierTrial, study: Study, fingerprints: Callable[[Mapping[str, Scalar]], Mapping[str, str]]
-) -> tuple[str, dict[str, Scalar]]:
+    trial: EarlierTrial, study: Study, fingerprints: Callable[[Mapping[str, SettingValue]], Mapping[str, str]]
+) -> tuple[str, dict[str, SettingValue]]:
     """Reason why a trial cannot be used, or an empty reason and its point in the study's space."""
     if trial.state not in ("finished", "stopped", "failed"):
         return f"has not ended ({trial.state})", {}
@@ -121,12 +121,12 @@ def _fit(
     return (f"another {' and '.join(unequal)} (by fingerprint)" if unequal else ""), point
 
 
-def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, Scalar], str]:
+def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, SettingValue], str]:
     """The point with these settings in the space; or a message about settings outside of it."""
     outside = []
 
-    def value_at(key: str, domain: Domain) -> Scalar:
-        value: Scalar = values.get(key)  # type: ignore[assignment]
+    def value_at(key: str, domain: Domain) -> SettingValue:
+        value: SettingValue = values.get(key)
         if value not in domain:
             outside.append(f"{key}={value!r} is outside {domain}")
         return value

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
@@ -52,7 +52,7 @@ class TrialContext:
     store: ExpertStore
 
 
-def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialContext, report: Reporter) -> None:
     """Distil at a point and report every evaluation. Errors are reported, never raised.
 
     An exception would end the process, and the next trial would need seconds to start another one. An outage is
@@ -71,7 +71,9 @@ def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext,
         release_memory()
 
 
-def _run_through_outages(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+def _run_through_outages(
+    trial_id: str, point: Mapping[str, SettingValue], context: TrialContext, report: Reporter
+) -> None:
     """Run a trial. After an outage it continues from its checkpoint, as often as there are pauses."""
     memory = PeakMemory()
     for pause_s in (*_PAUSES_S, None):
@@ -122,7 +124,7 @@ def number_of(trial_id: str) -> int:
     return int(trial_id.rpartition("_")[2])
 
 
-def _evaluations(trial_id: str, point: Mapping[str, Scalar], context: TrialContext) -> Iterator[EvaluationReport]:
+def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: TrialContext) -> Iterator[EvaluationReport]:
     study = context.study.at(point)
     task = task_at(study, context.cache)
     trajectories = trajectories_of(study, task, context)

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.strategy import Decision, Proposal, SearchStrategy, make_strategy
@@ -111,7 +111,7 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
     """
     run = run_trial
 
-    def run_and_report(config: Mapping[str, Scalar], context: TrialContext) -> None:
+    def run_and_report(config: Mapping[str, SettingValue], context: TrialContext) -> None:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_TO_END_S)
         point = {key: value for key, value in config.items() if key != _TRIAL_ID}
         run(str(config[_TRIAL_ID]), point, context, lambda report: tune.report({_REPORT: report}))
@@ -135,7 +135,7 @@ class _Searcher(_NotSaved, Searcher):
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
-    def suggest(self, trial_id: str) -> dict[str, Scalar]:
+    def suggest(self, trial_id: str) -> dict[str, SettingValue]:
         proposal = self._strategy.propose(self._recorder.history)
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 

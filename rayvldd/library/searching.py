@@ -12,7 +12,7 @@ from rayvldd.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rayvldd.config.domains import Scalar
+    from rayvldd.config.domains import SettingValue
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.trial import Trial
@@ -46,7 +46,7 @@ class StudyResult:
         )
 
     @property
-    def best(self) -> "dict[str, Scalar]":
+    def best(self) -> "dict[str, SettingValue]":
         """The searched settings of the chosen trial."""
         return dict(self.outcome.best.config)
 

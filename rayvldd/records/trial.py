@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.records.form import FORMAT, FileForm, words_of
 from rayvldd.storage.atomic import write_text_whole
@@ -73,7 +73,7 @@ class Trial:
     number: int
     seed: int
     """Seed of the distillation's random numbers."""
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     """The searched settings by dotted key."""
     folder: Path
     state: TrialState = "running"
@@ -185,7 +185,7 @@ class _TrialValues(BaseModel):
     trial_id: str
     number: int
     seed: int
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     state: TrialState
     reason: str
 

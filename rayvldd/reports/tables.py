@@ -7,10 +7,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.printable import value_as_text
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.plain_table import PlainTable
@@ -30,7 +31,7 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
         best, is_best = trial.best, trial.trial_id == best_id
         scores = [f"{best.recall:.2f}", str(best.outer_step)] if best else ["–", "–"]
         cells = [trial.trial_id + (" *" if is_best else ""), trial.state, *scores]
-        cells += [_short(trial.point.get(key)) for key in keys]
+        cells += [_short(trial.point[key]) if key in trial.point else "–" for key in keys]
         table.add_row(*map(Text, cells), style="bold" if is_best else None)
     return table
 
@@ -217,7 +218,5 @@ def plain_table(title: str) -> Table:
     return PlainTable(title)
 
 
-def _short(value: Scalar | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _short(value: SettingValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else value_as_text(value)

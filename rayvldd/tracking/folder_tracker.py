@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.storage.json_files import write_json_whole
@@ -48,7 +48,7 @@ class FolderTracker:
                 next_command="repeat the command with --workspace FOLDER",
             ) from error
 
-    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+    def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Write a trial's point, or continue its file."""
         self._open_trials.add(trial_id)
         file = self._file(trial_id)

@@ -25,7 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
@@ -110,7 +110,7 @@ class MlflowTracker:
             self._study_run = self._open_run(found, study.name, tags, _params(study))
         self._try_artifacts(self._study_run)
 
-    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+    def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Open the child run of a trial, or find the existing one."""
         self._open_trials.add(trial_id)
         self._outbox.put(trial_id, partial(self._open_trial, trial_id, dict(point)), what=f"the run of {trial_id}")
@@ -196,7 +196,7 @@ class MlflowTracker:
             raise _NoRunError(f"{trial_id}: its run could not be opened")
         return self._trial_runs[trial_id]
 
-    def _open_trial(self, trial_id: str, point: dict[str, Scalar]) -> None:
+    def _open_trial(self, trial_id: str, point: dict[str, SettingValue]) -> None:
         tags = {
             "rayvldd.kind": "trial",
             "rayvldd.study": self._study.name,

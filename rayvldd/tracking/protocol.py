@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 
 State = Literal["finished", "stopped", "failed", "interrupted"]
@@ -37,7 +37,7 @@ class Scores:
     split: str
     students: tuple[Mapping[str, float], ...]
     """The recalls of each student by name, in percent."""
-    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    settings: Mapping[str, SettingValue] = field(default_factory=dict)
     """Other properties that distinguish this set, e.g. the coreset method and the number of pairs."""
     origins: Origins = field(default_factory=lambda: Origins({}))
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+    def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Open the record of a trial with its searched settings, or continue the existing one."""
         ...
 

@@ -29,7 +29,7 @@ from figures import machine
 from pydantic.main import IncEx
 from recorded_responses import Table
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
@@ -64,7 +64,7 @@ MACHINES_OWN: dict[str, IncEx | bool] = {
 """Settings that say where files lie, which are not kept."""
 
 
-def spread_points(study: Study, number: int) -> list[dict[str, Scalar]]:
+def spread_points(study: Study, number: int) -> list[dict[str, SettingValue]]:
     """The study's initial points and, after them, a scrambled Sobol sequence over its space; rates of four digits."""
     space = study.space
     points = [typed_point(point, space.domains) for point in study.initial_points()]
@@ -82,7 +82,7 @@ def spread_points(study: Study, number: int) -> list[dict[str, Scalar]]:
     return points[:number]
 
 
-def _rounded(value: Scalar) -> Scalar:
+def _rounded(value: SettingValue) -> SettingValue:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -148,7 +148,7 @@ class Recorder:
             sys.exit(f"{self.out} holds runs of a study with other settings\nNext: the same command with another --out")
         return len(runs)
 
-    def record(self, number: int, point: Mapping[str, Scalar]) -> dict[str, Any]:
+    def record(self, number: int, point: Mapping[str, SettingValue]) -> dict[str, Any]:
         """Run one distillation to its end and keep it."""
         row: dict[str, Any] = {"run": number, "point": dict(point), "failed": "", "evaluations": [], "compared": []}
         clock, seed = Clock(), self.study.trial_seed(number)

@@ -28,7 +28,7 @@ from record_responses import MACHINES_OWN, Clock, Recorder
 from recorded_responses import DEFAULT_TABLE, Table
 from search_replay import Replay
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.distillation.evaluations import EvaluationResult
@@ -46,7 +46,7 @@ _SAME_RECALL = 0.5
 class LiveRun:
     """A distillation that runs as far as it is asked for."""
 
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     clock: Clock
     coming: Iterator[tuple[EvaluationResult, dict[str, float]]]
     pace: float = 1.0
@@ -107,13 +107,13 @@ class LiveAnswers:
         self._recorder, self._pace = recorder, pace
         self.runs: list[LiveRun] = []
 
-    def nearest(self, point: Mapping[str, Scalar]) -> LiveRun:
+    def nearest(self, point: Mapping[str, SettingValue]) -> LiveRun:
         """The distillation at this very point."""
         self.runs.append(live_run(self._recorder, point, len(self.runs), self._pace))
         return self.runs[-1]
 
 
-def live_run(recorder: Recorder, point: Mapping[str, Scalar], number: int, pace: float = 1.0) -> LiveRun:
+def live_run(recorder: Recorder, point: Mapping[str, SettingValue], number: int, pace: float = 1.0) -> LiveRun:
     """A distillation that has not begun."""
     clock = Clock()
     seed = recorder.study.trial_seed(number)

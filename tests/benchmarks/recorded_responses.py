@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, SettingValue, as_number
 from rayvldd.config.study import Study
 
 DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl")
@@ -27,7 +27,7 @@ DEFAULT_SEARCHES = Path(__file__).with_name("flickr8k_searches.jsonl")
 class Response:
     """One recorded run."""
 
-    point: dict[str, Scalar]
+    point: dict[str, SettingValue]
     failed: str
     """Why it was given up; empty where it reached its last step."""
     outer_steps: tuple[int, ...]
@@ -129,7 +129,7 @@ class Table:
             neighbours.append(self.responses[int(np.argmin(distances))].best)
         return own, neighbours
 
-    def distances(self, point: Mapping[str, Scalar]) -> np.ndarray:
+    def distances(self, point: Mapping[str, SettingValue]) -> np.ndarray:
         """Of all recorded points from this one."""
         squares: np.ndarray = np.square(self._places - _place(point, self.study.search.space)).sum(1)
         return squares
@@ -151,7 +151,7 @@ class Answers:
         self._table = table
         self._left = set(range(len(table.responses)))
 
-    def nearest(self, point: Mapping[str, Scalar]) -> Response:
+    def nearest(self, point: Mapping[str, SettingValue]) -> Response:
         """What is answered at a point."""
         distances = self._table.distances(point)
         number = min(self._left, key=lambda left: (distances[left], left))
@@ -170,7 +170,7 @@ class SearchAnswers:
         self.own = self.others = 0
         """Points answered by a run at that very point, and by another one."""
 
-    def nearest(self, point: Mapping[str, Scalar]) -> Response:
+    def nearest(self, point: Mapping[str, SettingValue]) -> Response:
         """What is answered at a point."""
         found = next((number for number, known in enumerate(self._recorded) if known.point == point), None)
         if found is None:
@@ -180,7 +180,7 @@ class SearchAnswers:
         return self._recorded.pop(found)
 
 
-def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarray:
+def _place(point: Mapping[str, SettingValue], space: Mapping[str, Domain]) -> np.ndarray:
     """Coordinates from 0 to 1; of a choice one for each of its values."""
     coordinates: list[float] = []
     for key, domain in space.items():
@@ -189,7 +189,8 @@ def _place(point: Mapping[str, Scalar], space: Mapping[str, Domain]) -> np.ndarr
             continue
         if isinstance(domain, FixedDomain):
             continue  # the same everywhere
-        scaled = [math.log(value) if domain.log else value for value in (domain.low, domain.high, float(point[key]))]
+        ends = domain.low, domain.high, float(as_number(point[key]))
+        scaled = [math.log(value) if domain.log else value for value in ends]
         low, high, value = scaled
         coordinates.append((value - low) / (high - low) if high > low else 0.0)
     return np.array(coordinates)

@@ -24,7 +24,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from search_overhead import OUTER_STEPS, RunTrial, asleep, run_sweep, study_of_size
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.settings import ExpertSettings
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.evaluation.recall import RetrievalMetrics
@@ -252,7 +252,7 @@ class _SleepingExpert(ExpertWork):
 def _sleeping_trial(told: Path, seconds: float) -> RunTrial:
     """A trial of that benchmark of searches, which tells of its sleep."""
 
-    def run_trial(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+    def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialContext, report: Reporter) -> None:
         trial.task_at(context.study.at(point), context.cache)  # kept by the process for its next trials
         sleep = _Sleep(seconds / OUTER_STEPS)
         asleep(sleep)(trial_id, point, context, report)

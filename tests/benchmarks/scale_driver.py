@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from search_overhead import study_of_size
 
-from rayvldd.config.domains import FloatDomain, Scalar
+from rayvldd.config.domains import FloatDomain, SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -115,7 +115,7 @@ def beat_seconds(folder: Path) -> float:
     return (time.perf_counter() - began) / _TIMED_BEATS
 
 
-def _points(number: int) -> tuple[Study, list[dict[str, Scalar]]]:
+def _points(number: int) -> tuple[Study, list[dict[str, SettingValue]]]:
     """A study of so many trials, and a point for each."""
     study, rng = study_of_size("driver", number, number, tiny=False), np.random.default_rng(0)
     domains = {key: domain for key, domain in study.space.domains.items() if isinstance(domain, FloatDomain)}
@@ -134,6 +134,6 @@ def _metrics() -> dict[str, float]:
     return {**dict.fromkeys((*losses, *seconds), 1.0), **recalls, VAL_MEAN_RECALL: 10.0, BEST_VAL_MEAN_RECALL: 10.0}
 
 
-def _no_inputs(point: Mapping[str, Scalar]) -> SplitInputs:
+def _no_inputs(point: Mapping[str, SettingValue]) -> SplitInputs:
     """Nothing is drawn."""
     raise AssertionError("no trial ends here")

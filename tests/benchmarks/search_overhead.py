@@ -15,7 +15,7 @@ import numpy as np
 from ray import cloudpickle
 from rich.console import Console
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.distillation import evaluations
@@ -33,7 +33,7 @@ from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.opening import open_tracker
 from rayvldd.workspace import Workspace
 
-RunTrial = Callable[[str, Mapping[str, Scalar], TrialContext, Reporter], None]
+RunTrial = Callable[[str, Mapping[str, SettingValue], TrialContext, Reporter], None]
 
 OUTER_STEPS = 18
 _AT_A_TIME = 2
@@ -108,7 +108,7 @@ def asleep(sleep: Callable[[], None]) -> RunTrial:
     def evaluate(*_: Any) -> list[RetrievalMetrics]:
         return [RetrievalMetrics(*[10.0] * 6)]
 
-    def run_asleep(trial_id: str, point: Mapping[str, Scalar], context: TrialContext, report: Reporter) -> None:
+    def run_asleep(trial_id: str, point: Mapping[str, SettingValue], context: TrialContext, report: Reporter) -> None:
         with patch.object(OuterLoop, "step", step), patch.object(evaluations, "evaluate_pairs", evaluate):
             trial.run_trial(trial_id, point, context, report)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from recorded_responses import Answers, Response, SearchAnswers, Table
 
-from rayvldd.config.domains import Domain, FloatDomain, Scalar
+from rayvldd.config.domains import Domain, FloatDomain, SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.strategy import Decision, Proposal, make_strategy
@@ -67,7 +67,7 @@ def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
     """One setting after the other, in an order that the seed draws, from the study's point; the best values stay."""
     answers, tried = Answers(table), []
 
-    def outcome(point: Mapping[str, Scalar]) -> float:
+    def outcome(point: Mapping[str, SettingValue]) -> float:
         tried.append(answers.nearest(point))
         return 0.0 if tried[-1].failed else tried[-1].best
 
@@ -81,7 +81,7 @@ def hand_tuning(table: Table, study: Study, seed: int) -> Curve:
     return _in_full(tried)
 
 
-def _values_by_hand(domain: Domain) -> list[Scalar]:
+def _values_by_hand(domain: Domain) -> list[SettingValue]:
     if isinstance(domain, FloatDomain):
         spread = np.geomspace if domain.log else np.linspace
         return [float(value) for value in spread(domain.low, domain.high, _VALUES_BY_HAND)]
@@ -143,7 +143,7 @@ class Answer(Protocol):
 class Answering(Protocol):
     """What stands in for the trials of one search."""
 
-    def nearest(self, point: Mapping[str, Scalar]) -> Answer: ...
+    def nearest(self, point: Mapping[str, SettingValue]) -> Answer: ...
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue, as_number
 from rayvldd.config.study import Study
 from rayvldd.records.trial import Evaluation
 
@@ -66,7 +66,7 @@ def study_of(base: Mapping[str, Any], case: str, seed: int = 3) -> Study:
 class Session(Protocol):
     """The search of one process."""
 
-    def propose(self) -> tuple[str, dict[str, Scalar]]:
+    def propose(self) -> tuple[str, dict[str, SettingValue]]:
         """Start the next trial; return its name and point."""
         ...
 
@@ -128,11 +128,11 @@ def _fails(trial_id: str) -> bool:
     return int(trial_id[-3:]) % 5 == 3
 
 
-def rows_of(trial_id: str, point: Mapping[str, Scalar]) -> Iterator[Evaluation | None]:
+def rows_of(trial_id: str, point: Mapping[str, SettingValue]) -> Iterator[Evaluation | None]:
     """The evaluations of a trial, determined by its name and point; some trials fail."""
-    number, rate = int(trial_id[-3:]), float(point["distillation.lr_image"])
-    height = 20 - abs(math.log(rate / 40)) - abs(math.log(float(point["distillation.lr_text"]) / 20))
-    height += 2.0 * ("distillation.sim_rank" in point) + 0.05 * float(point["distillation.num_pairs"])
+    number, rate = int(trial_id[-3:]), float(as_number(point["distillation.lr_image"]))
+    height = 20 - abs(math.log(rate / 40)) - abs(math.log(as_number(point["distillation.lr_text"]) / 20))
+    height += 2.0 * ("distillation.sim_rank" in point) + 0.05 * as_number(point["distillation.num_pairs"])
     best = 0.0
     for step in range(0, LAST_STEP + 1, EVERY):
         if _fails(trial_id) and step > 4:

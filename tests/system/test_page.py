@@ -16,7 +16,7 @@ from helpers.cli import last_object, run
 from helpers.studies import TINY_STUDY
 from PIL import Image
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
@@ -273,7 +273,7 @@ def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
 def test_choices_are_drawn_in_their_order(tmp_path: Path) -> None:
     space: dict[str, DrawnDomain] = {"a.words": ChoiceDomain(type="choice", values=("$x", "y_1", True))}
     trials = trials_of(lambda lr, steps: lr, 6)
-    values: tuple[Scalar, ...] = ("$x", "y_1", True) * 2
+    values: tuple[SettingValue, ...] = ("$x", "y_1", True) * 2
     for trial, value in zip(trials, values, strict=True):
         trial.point = {"a.words": value}
     for drawing in (parallel_coordinates(trials, space, ""), marginals(trials, space, "", {})):
@@ -313,7 +313,7 @@ def trials_of(recall: Any, number: int = 24) -> list[Trial]:
     generator = np.random.default_rng(0)
     trials = []
     for index in range(number):
-        point: dict[str, Scalar] = {
+        point: dict[str, SettingValue] = {
             LR: float(10 ** generator.uniform(0, 2)),
             STEPS: int(generator.choice([2, 4, 6, 8])),
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from rayvldd.config.base import Settings
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -71,9 +71,9 @@ class MethodDeclaration:
     """``module:Class`` of the :class:`rayvldd.distillation.method.DistillationMethod`; imported when a run begins."""
     reached_epochs: Callable[[ValuesOf], frozenset[int]] | None = None
     """Returns the expert epochs that the method reads, over all values of its settings; None: it uses no experts."""
-    without_experts: Mapping[str, Scalar] = field(default_factory=dict)
+    without_experts: Mapping[str, SettingValue] = field(default_factory=dict)
     """Settings of the section with which the method uses no experts after all; empty: it always uses them."""
-    for_probe: Mapping[str, Scalar] = field(default_factory=dict)
+    for_probe: Mapping[str, SettingValue] = field(default_factory=dict)
     """Settings of the section for measuring the cost of an outer step: it then reads only expert epochs 0 and 1 and
     barely changes the set, at the usual cost."""
     decides_divergence: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number
 from rayvldd.records.trial import Trial
 
 FEWEST_TRIALS = 8
@@ -19,7 +19,7 @@ FEWEST_TRIALS = 8
 _TREES, _DRAWS, _VALUES = 64, 256, 21
 """Number of trees, as in Optuna's functional ANOVA; samples of the other settings; values of a setting in a curve."""
 
-Curve = tuple[list[Scalar], list[float]]
+Curve = tuple[list[SettingValue], list[float]]
 """Values of a setting, and the expected recall at each, in percent."""
 
 
@@ -45,17 +45,17 @@ def expected_recalls(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], 
     return curves
 
 
-def height_in(domain: DrawnDomain, value: Scalar) -> float:
+def height_in(domain: DrawnDomain, value: SettingValue) -> float:
     """Relative position of a value within its domain, from 0 to 1; choices in their order."""
     if isinstance(domain, ChoiceDomain):
         return domain.values.index(value) / max(1, len(domain.values) - 1) if value in domain.values else 0.5
-    low, high, number = float(domain.low), float(domain.high), float(value)
+    low, high, number = float(domain.low), float(domain.high), float(as_number(value))
     if domain.log:
         low, high, number = math.log(low), math.log(high), math.log(number)
     return (number - low) / (high - low) if high > low else 0.5
 
 
-def _values_along(domain: DrawnDomain) -> list[Scalar]:
+def _values_along(domain: DrawnDomain) -> list[SettingValue]:
     if isinstance(domain, ChoiceDomain):
         return list(domain.values)
     low, high = float(domain.low), float(domain.high)

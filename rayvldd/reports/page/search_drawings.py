@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number, value_as_text
 from rayvldd.records.trial import Trial
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
 from rayvldd.reports.page.marginals import Curve, height_in
@@ -179,9 +179,9 @@ def _scale_to(axes: Axes, domain: DrawnDomain) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(domain, IntDomain)))
 
 
-def _as_drawn(value: Scalar) -> Scalar:
-    """Convert booleans to text, so that they are not placed on a numeric scale."""
-    return str(value) if isinstance(value, str | bool) else value
+def _as_drawn(value: SettingValue) -> float | str:
+    """Convert all values except numbers to text, so that they are not placed on a numeric scale."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else value_as_text(value)
 
 
 def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -> Drawing:
@@ -228,7 +228,7 @@ def _recall_of(trial: Trial) -> float:
 
 def _searched_pairs(trial: Trial) -> float | None:
     pairs = trial.point.get("distillation.num_pairs")
-    return float(pairs) if pairs is not None else None
+    return float(as_number(pairs)) if pairs is not None else None
 
 
 _COSTS: dict[str, Callable[[Trial], float | None]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -253,7 +253,7 @@ def _learned_similarity(distilled: DistilledSet, nearest: Sequence[str]) -> Iter
         yield similarity(np.nan_to_num(matrix.numpy()), captions)
 
 
-def _is_in(point: Mapping[str, Scalar], space: Space) -> bool:
+def _is_in(point: Mapping[str, SettingValue], space: Space) -> bool:
     """Whether a point has all unconditional settings of the space, and only settings of the space."""
     domains = space.domains
     return space.unconditional.keys() <= point.keys() <= domains.keys() and all(

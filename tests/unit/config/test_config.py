@@ -120,9 +120,9 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
             "search.space.data.seed: not a searchable setting",
         ),
         (
-            {"search__initial_points": [{"distillation.trajectory_matching.lr_lr": None}]},
-            "search.initial_points.0.distillation.trajectory_matching.lr_lr: is None; "
-            "allowed: a number, a text, true or false",
+            {"search__initial_points": [{"distillation.trajectory_matching.lr_lr": {"low": 1}}]},
+            "search.initial_points.0.distillation.trajectory_matching.lr_lr: is {'low': 1}; "
+            "allowed: a number, a text, true, false, null, or a list of these",
         ),
     ],
 )

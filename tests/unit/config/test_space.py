@@ -275,3 +275,35 @@ def test_shares_of_a_gpu_that_ray_would_refuse(tmp_path: Path, gpus: float, expe
     assert fault == f"resources.gpus_per_trial: {expected}"
     for allowed in (0.25, 1, 2):
         assert load_study(write(tmp_path, resources__gpus_per_trial=allowed)).resources.gpus_per_trial == allowed
+
+
+AUGMENTATION, BATCH = "distillation.augmentation", "distillation.trajectory_matching.batch_size"
+
+
+def test_lists_and_null_are_choices(tmp_path: Path) -> None:
+    space = {
+        AUGMENTATION: {"type": "choice", "values": [[], ["color"], ["color", "crop"]]},
+        BATCH: {"type": "choice", "values": [None, 2], "when": {AUGMENTATION: [[], ["color"]]}},
+    }
+    points = [{AUGMENTATION: ["color"], BATCH: None}, {AUGMENTATION: ["color", "crop"]}]
+    study = load_study(write(tmp_path, search={"space": space, "initial_points": points}))
+    (tmp_path / "again.yaml").write_text(dump_study(study), encoding="utf-8")
+    assert load_study(tmp_path / "again.yaml") == study
+    assert study.initial_points() == [{AUGMENTATION: ("color",), BATCH: None}, {AUGMENTATION: ("color", "crop")}]
+    at_first = study.at(study.first_point()).distillation
+    assert (at_first.augmentation, at_first.section().model_dump()["batch_size"]) == (("color",), None)
+    assert len(list(study.corners())) == 5, "the batch size is searched with two of the three lists"
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({AUGMENTATION: {"type": "choice", "values": [[], ["colr"]]}}, "unknown 'colr' (did you mean 'color'?)"),
+        ({AUGMENTATION: {"type": "choice", "values": [[], []]}}, "values must be distinct"),
+        ({BATCH: {"type": "choice", "values": [[2], 2]}}, "at distillation.trajectory_matching.batch_size=[2]"),
+        ({BATCH: {"type": "choice", "values": [{"a": 1}, 2]}}, "a number, a text, true, false, null, or a list"),
+    ],
+)
+def test_lists_that_a_setting_cannot_be(tmp_path: Path, space: dict[str, Any], expected: str) -> None:
+    faults = faults_of(write(tmp_path, search={"space": space}))
+    assert len(faults) == 1 and expected in faults[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers.simulated_search import CASES, CUT_AFTER, run, study_of
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
@@ -31,7 +31,7 @@ class Session:
         self.history = self.ledger.trials.values()
         self.strategy = make_strategy(study, self.history)
 
-    def propose(self) -> tuple[str, dict[str, Scalar]]:
+    def propose(self) -> tuple[str, dict[str, SettingValue]]:
         proposal = self.strategy.propose(self.history)
         self.ledger.start(proposal.number, 1, proposal.point)
         return proposal.trial_id, proposal.point
@@ -44,7 +44,7 @@ class Session:
         self.ledger.end(trial_id, state, "diverged" if state == "failed" else "")
 
 
-def approximately(point: dict[str, Scalar]) -> dict[str, Any]:
+def approximately(point: dict[str, SettingValue]) -> dict[str, Any]:
     """A point whose rates may be rounded otherwise, as by another release of scipy."""
     return {key: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value for key, value in point.items()}
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from helpers.searches import evaluated
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, Scalar
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.ledger import Ledger
@@ -28,8 +28,10 @@ DOMAINS: dict[str, DrawnDomain] = {
     "int_log": IntDomain(type="int", low=1, high=64, log=True),
     "choice": ChoiceDomain(type="choice", values=("real", "noise")),
     "mixed_choice": ChoiceDomain(type="choice", values=(True, 1.5, 3, "x")),
+    "lists_and_null": ChoiceDomain(type="choice", values=((), ("color",), ("color", "crop"), None)),
     "one": ChoiceDomain(type="choice", values=(7,)),
 }
+LR = "distillation.lr_image"
 SAMPLERS = ["tpe", "random", "gp", "cmaes", "qmc"]
 SPACE: dict[str, dict[str, Any]] = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
@@ -236,7 +238,7 @@ def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
 
 
 def test_the_sampler_models_once_it_has_its_start_trials(searched: Study, tmp_path: Path) -> None:
-    def points(start: int | None, total: int) -> list[dict[str, Scalar]]:
+    def points(start: int | None, total: int) -> list[dict[str, SettingValue]]:
         study = with_search(searched, num_start_trials=start, num_trials=total, initial_points=[])
         return [point_of(config) for config in run(study, tmp_path / f"{start}_{total}", 8)]
 
@@ -314,3 +316,20 @@ def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:
         "trial_000", 0, 1, {}, tmp_path, evaluations=[evaluated(0, 1.0), evaluated(2, 5.0), evaluated(4, 5.0)]
     )
     assert trial.best is not None and trial.best.outer_step == 2
+
+
+def test_trials_at_lists_and_null_are_known_to_the_sampler(tiny_study: Study, tmp_path: Path) -> None:
+    key, values = "distillation.augmentation", ((), ("color",), None, 3)
+    space = {key: ChoiceDomain(type="choice", values=values), LR: FloatDomain(type="float", low=1, high=2)}
+    search = tiny_study.search.model_copy(update={"space": space, "initial_points": ()})
+    study, ledger = tiny_study.model_copy(update={"search": search}), Ledger(tmp_path)
+    for number, value in enumerate(values):
+        ledger.start(number, 1, {key: value, LR: 1.5})
+        ledger.add_evaluation(f"trial_00{number}", evaluated(0, 1.0))
+        ledger.end(f"trial_00{number}", "finished")
+    known = Ledger(tmp_path).trials.values()
+    strategy = make_strategy(study, known)
+    assert strategy.propose(known).point[key] in space[key]
+    assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
+    params = [trial.params[key] for trial in strategy.sampler.optuna_trials()[:4]]
+    assert params == ["[]", '["color"]', None, 3], "plain values, which every storage of Optuna keeps"

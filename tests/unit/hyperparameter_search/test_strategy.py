@@ -10,7 +10,7 @@ from helpers.searches import evaluated
 from pydantic import ValidationError
 
 import rayvldd
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.search_plugins import RULES, SAMPLERS, SamplerDeclaration, StoppingRuleDeclaration
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
@@ -22,7 +22,9 @@ SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, 
 class Doubling:
     """Proposes twice the best rate so far."""
 
-    def propose(self, trial_id: str, given: dict[str, Scalar], history: Collection[Trial]) -> dict[str, Scalar]:
+    def propose(
+        self, trial_id: str, given: dict[str, SettingValue], history: Collection[Trial]
+    ) -> dict[str, SettingValue]:
         ended = [trial for trial in history if trial.state == "finished" and trial.best]
         best = max(ended, key=lambda trial: trial.best["val_mean_recall"] if trial.best else 0.0, default=None)
         rate = 2 * float(best.point["distillation.lr_image"]) if best else 1.0
@@ -59,7 +61,7 @@ def searched(study: Study, **search: Any) -> Study:
     return Study.model_validate(values)
 
 
-def ended(number: int, point: dict[str, Scalar], recall: float) -> Trial:
+def ended(number: int, point: dict[str, SettingValue], recall: float) -> Trial:
     evaluations = [evaluated(0, recall, float(number))]
     return Trial(f"trial_{number:03d}", number, 1, point, Path(), "finished", evaluations=evaluations)
 

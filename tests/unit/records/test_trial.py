@@ -11,11 +11,18 @@ from helpers.searches import evaluated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.errors import StoreError
 from rayvldd.records.trial import Evaluation, Trial, best_first, best_of, in_order_of_recall, trial_id_of
 
-POINT: dict[str, Scalar] = {"distillation.lr_image": 10.0, "distillation.num_pairs": 4, "a.flag": True, "a.word": "x"}
+POINT: dict[str, SettingValue] = {
+    "distillation.lr_image": 10.0,
+    "distillation.num_pairs": 4,
+    "a.flag": True,
+    "a.word": "x",
+    "a.list": ("x", 1),
+    "a.null": None,
+}
 
 
 def written(folder: Path, *evaluations: Evaluation, number: int = 3, **values: Any) -> Trial:
