@@ -35,6 +35,8 @@ class Stream(IntEnum):
     """Hyperband's bracket of a trial; numbered by the trial."""
     FINALIST = 104
     """Seed of a finalist's run; numbered by trial and repeat."""
+    UNTRIED = 105
+    """Points of a finite space, for a sampler that proposes known ones only; numbered by the trial."""
 
 
 class StudentPurpose(IntEnum):

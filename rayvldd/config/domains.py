@@ -65,6 +65,21 @@ class FloatDomain(_Domain):
         """Values that are validated to check the whole domain: its ends, or all values of a choice."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
+    @property
+    def num_values(self) -> int | None:
+        """Number of values; None if there are infinitely many."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else 1 + round((self.high - self.low) / self.step)
+
+    def nth(self, index: int) -> SettingValue:
+        """A value of a finite domain, by its place."""
+        return self.low + index * (self.step or 0.0)
+
+    def place_of(self, value: SettingValue) -> SettingValue:
+        """What identifies a value: on a grid its place, since computed values differ in the last digit."""
+        return value if self.step is None else round((as_number(value) - self.low) / self.step)
+
 
 class IntDomain(_Domain):
     """Whole numbers from ``low`` to ``high``, both included."""
@@ -102,6 +117,19 @@ class IntDomain(_Domain):
         """Every value of the domain, in order."""
         return list(range(self.low, self.high + 1, self.step))
 
+    @property
+    def num_values(self) -> int:
+        """Number of values."""
+        return 1 + (self.high - self.low) // self.step
+
+    def nth(self, index: int) -> SettingValue:
+        """A value of the domain, by its place."""
+        return self.low + index * self.step
+
+    def place_of(self, value: SettingValue) -> SettingValue:
+        """What identifies a value."""
+        return value
+
 
 class ChoiceDomain(_Domain):
     """One of the listed values, without an order."""
@@ -131,6 +159,19 @@ class ChoiceDomain(_Domain):
         """Every value of the domain, in order."""
         return list(self.values)
 
+    @property
+    def num_values(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+    def nth(self, index: int) -> SettingValue:
+        """A value of the domain, by its place."""
+        return self.values[index]
+
+    def place_of(self, value: SettingValue) -> SettingValue:
+        """What identifies a value."""
+        return value
+
 
 class FixedDomain(_Domain):
     """One value, for a setting that depends on another choice, e.g. a loss that needs a learned similarity."""
@@ -152,6 +193,19 @@ class FixedDomain(_Domain):
     def all_values(self) -> list[SettingValue]:
         """Every value of the domain."""
         return [self.value]
+
+    @property
+    def num_values(self) -> int:
+        """Number of values."""
+        return 1
+
+    def nth(self, index: int) -> SettingValue:
+        """The value."""
+        return self.value
+
+    def place_of(self, value: SettingValue) -> SettingValue:
+        """What identifies a value."""
+        return value
 
 
 DrawnDomain = FloatDomain | IntDomain | ChoiceDomain

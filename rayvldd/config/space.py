@@ -15,6 +15,12 @@ from pydantic import JsonValue
 
 from rayvldd.config.domains import Domain, DrawnDomain, FixedDomain, SettingValue, is_among
 
+PointKey = tuple[tuple[str, SettingValue], ...]
+"""Identifies a point."""
+
+_MOST_BRANCHES = 10_000
+"""Up to this many combinations of settings in conditions are counted; this takes well under a second."""
+
 _MOST_CORNERS = 512
 """Up to this many combinations of domain ends are all checked; this takes well under a second."""
 
@@ -69,6 +75,32 @@ class Space:
     def has_one_point(self) -> bool:
         """Whether nothing is searched: there is no domain, or each has one value."""
         return all(len(set(domain.corners())) == 1 for domain in self.domains.values())
+
+    @cached_property
+    def num_points(self) -> int | None:
+        """Number of points; None if there are infinitely many, or too many conditions to count them."""
+        counts = {key: domain.num_values for key, domain in self.domains.items()}
+        finite = {key: count for key, count in counts.items() if count is not None}
+        if len(finite) < len(counts):
+            return None
+        referenced = self._with_conditions([name for domain in self.domains.values() for name in domain.when])
+        if math.prod(finite[key] for key in referenced) > _MOST_BRANCHES:
+            return None
+        others = [key for key in self.domains if key not in referenced]
+        branches = self.points(_every_value, list(referenced))
+        return sum(math.prod(finite[key] for key in others if self.is_active(key, branch)) for branch in branches)
+
+    def every_point(self) -> Iterator[dict[str, SettingValue]]:
+        """Yield all points of a finite space."""
+        return self.points(_every_value)
+
+    def key_of(self, point: Mapping[str, SettingValue]) -> PointKey:
+        """What identifies a point: two points are the same if their keys are equal."""
+        return tuple((key, self.domains[key].place_of(point[key])) for key in self.domains if key in point)
+
+    def is_complete(self, point: Mapping[str, SettingValue]) -> bool:
+        """Whether a point has a value for each setting that is active at it."""
+        return all(key in point or not self.is_active(key, point) for key in self.order)
 
     def is_active(self, key: str, point: Mapping[str, SettingValue]) -> bool:
         """Whether a setting is searched at a point, which must contain the active settings that precede it."""
@@ -158,6 +190,11 @@ class Space:
                 fitting = [value for value in values if value in self.domains[name]]
                 given |= self._activating_values(name) | ({name: fitting[0]} if fitting else {})
         return given
+
+
+def _every_value(key: str, domain: Domain) -> list[SettingValue]:
+    """All values of a finite domain."""
+    return [domain.nth(index) for index in range(domain.num_values or 0)]
 
 
 def _can_hold(domain: Domain, active: Mapping[str, Domain], constants: Mapping[str, JsonValue]) -> bool:

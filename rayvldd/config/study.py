@@ -92,7 +92,7 @@ class SearchSettings(Settings):
     it, with different grace periods; ``median``: stops trials below the median of the others; ``none``: stops no
     trial, required for several objectives, because cheap sets have lower recall."""
     num_trials: int = setting(16, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
-    """Number of trials."""
+    """Number of trials; fewer run if the space has fewer points and trials share their seed."""
     num_start_trials: int | None = setting(None, ge=1, unit="trials")
     """Trials, including the initial points, before ``tpe``, ``gp`` and ``cmaes`` use their models; until then points
     are sampled at random. Default: a fifth of ``num_trials``, at least 3 and at most 10."""
@@ -112,7 +112,7 @@ class SearchSettings(Settings):
     evaluations. On Flickr8k, many rungs with a small factor gave better results than few rungs with a large one."""
     trial_seeds: Literal["common", "own"] = "common"
     """``common``: all trials use the same initial pairs and segments, so two trials differ only in their settings
-    (common random numbers); a result that is specific to this seed shows in the finalists, which use other seeds.
+    (common random numbers), and no point is run twice; a result that is specific to this seed shows in the finalists, which use other seeds.
     ``own``: a seed for each trial, from the study's seed and the trial's number."""
     num_finalists: int = setting(2, ge=0, unit="trials", may_change=MayChange.UNTIL_CHOSEN)
     """Number of best trials whose points are distilled again with new seeds; the point with the best mean on validation
@@ -223,6 +223,12 @@ class Study(Settings):
         from rayvldd.config.loading import load_study  # imports this module
 
         return load_study(self.model_dump(mode="json"), overrides)
+
+    @property
+    def max_trials(self) -> int:
+        """Number of trials that a search runs at most: where trials share their seed, each point is run once."""
+        points = self.space.num_points if self.search.trial_seeds == "common" else None
+        return self.search.num_trials if points is None else min(points, self.search.num_trials)
 
     def trial_seed(self, number: int) -> int:
         """Seed of the trial with this number; with ``search.trial_seeds: common`` the same for all trials."""

@@ -69,6 +69,14 @@ class OptunaSampler:
         self._open[trial_id] = trial = self._optuna.ask()
         return suggest(trial, self._space)
 
+    def repeated(self, trial_id: str, earlier: Trial | None) -> None:
+        """Add the outcome of the trial at the same point, once more; of one that has not ended there is none."""
+        optuna_trial = self._open.pop(trial_id)
+        if earlier is None or earlier.state == "running":
+            self._optuna.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)  # which samplers ignore
+        else:
+            self._tell_one(optuna_trial, earlier)
+
     def optuna_trials(self) -> list[optuna.trial.FrozenTrial]:
         """The trials of the Optuna study."""
         return self._optuna.get_trials()
@@ -77,11 +85,14 @@ class OptunaSampler:
         for trial in history:
             if trial.state == "running" or trial.trial_id not in self._open:
                 continue
-            optuna_trial, values = self._open.pop(trial.trial_id), optuna_values(trial, self._study)
-            for step, value in intermediate_values(trial, self._study).items():
-                optuna_trial.report(value, step)
-            state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED
-            self._optuna.tell(optuna_trial, values, state=state)
+            self._tell_one(self._open.pop(trial.trial_id), trial)
+
+    def _tell_one(self, optuna_trial: optuna.trial.Trial, trial: Trial) -> None:
+        values = optuna_values(trial, self._study)
+        for step, value in intermediate_values(trial, self._study).items():
+            optuna_trial.report(value, step)
+        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED
+        self._optuna.tell(optuna_trial, values, state=state)
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, SettingValue]:

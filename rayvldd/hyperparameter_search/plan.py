@@ -40,7 +40,9 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
         ],
         "methods": [method.name for method in study.methods()],
         "trials": {
-            "total": study.search.num_trials,
+            "total": study.max_trials,
+            "points": study.space.num_points,
+            "allowed": study.search.num_trials,
             "ended": len(ledger.ended),
             "cut_off": len(ledger.running),
             "at_a_time": study.search.max_concurrent,
@@ -88,13 +90,22 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
             f"{total} in all, {total - existing} to make"
             if sets
             else f"  experts: none, {' and '.join(planned['methods'])} needs none",
-            f"  trials:  {trials['total']}, {trials['at_a_time']} at a time{earlier}"
+            f"  trials:  {_number_of(trials)}, {trials['at_a_time']} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
             + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
         ]
     )
+
+
+def _number_of(trials: Mapping[str, Any]) -> str:
+    """Number of trials, and of points in a finite space."""
+    total, points, allowed = trials["total"], trials["points"], trials["allowed"]
+    if points is None:
+        return str(total)
+    once = f" and none runs twice, of {allowed} trials allowed" if total < allowed else ""
+    return f"{total}, where the space has {points} points{once}"
 
 
 def _again(finalists: Mapping[str, int]) -> str:

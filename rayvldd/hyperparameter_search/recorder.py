@@ -87,6 +87,7 @@ class Recorder:
         """What only decorates the search and has failed: each is said once."""
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
         self._last_poll = self._started
+        self._total = run.study.max_trials
         self._experts: list[str] = []
         self._last_shown = self._started
         self._last_steps: dict[str, int] = {}
@@ -263,7 +264,7 @@ class Recorder:
             self.run.tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, ended)
 
     def _show(self) -> None:
-        ledger, total = self.run.ledger, self.run.study.search.num_trials
+        ledger, total = self.run.ledger, self._total
         ended, running = len(ledger.ended), {trial.number: self._share_done(trial) for trial in ledger.running}
         best = best_of(ledger.trials.values())
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]

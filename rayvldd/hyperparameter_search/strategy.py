@@ -6,17 +6,24 @@ their states and evaluations, including running, failed and stopped ones. They d
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, cast
 
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.search_plugins import RULES, SAMPLERS
+from rayvldd.config.space import PointKey
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
 from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
+from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.trial import Trial, trial_id_of
+
+_TRIES = 10
+"""Proposals of a sampler for one trial, before a random point is taken; a model can prefer a known point for ever."""
+_RANDOM_TRIES = 100
+"""Random points for one trial, before the first one in order is taken."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Decision(StrEnum):
     STOP = "stop"
 
 
+class SpaceExhaustedError(Exception):
+    """Every point of the space has been proposed, and would not differ if it were run again."""
+
+
 class SearchStrategy(Protocol):
     """Proposes trials and decides which of them continue, from the history of records.
 
@@ -44,7 +55,11 @@ class SearchStrategy(Protocol):
     """
 
     def propose(self, history: Collection[Trial]) -> Proposal:
-        """The next trial; trials that were interrupted in an earlier session are proposed again before new ones."""
+        """The next trial; trials that were interrupted in an earlier session are proposed again before new ones.
+
+        Raises:
+            SpaceExhaustedError: if no point is left.
+        """
         ...
 
     def decide(self, trial: Trial, history: Collection[Trial]) -> Decision:
@@ -67,6 +82,15 @@ class Sampler(Protocol):
         """
         ...
 
+    def repeated(self, trial_id: str, earlier: Trial | None) -> None:
+        """Learn that the last point proposed under this name is known and will not run; another is proposed next.
+
+        Args:
+            trial_id: Name of the trial.
+            earlier: The trial at the same point, whose outcome it has; None if that one has not started.
+        """
+        ...
+
 
 SamplerFactory = Callable[[Study, Collection[Trial], Sequence[Trial]], Sampler]
 """Makes a sampler from the study, its trials so far and trials of earlier studies at points of its space. The
@@ -80,6 +104,8 @@ class SampledSearch:
     The decisions of earlier sessions are replayed first, from the evaluations in their order of arrival. A trial whose
     process died after the decision to stop it is therefore stopped at its next report.
 
+    If trials share their seed, a point that was proposed before is not proposed again.
+
     Args:
         study: The study; its initial points are proposed first.
         sampler: Proposes points.
@@ -89,7 +115,11 @@ class SampledSearch:
 
     def __init__(self, study: Study, sampler: Sampler, rule: StoppingRule, known: Collection[Trial]) -> None:
         self.sampler, self._rule = sampler, rule
-        self._domains, self._initial = study.space.domains, study.initial_points()
+        self._space, self._seed = study.space, study.seed
+        self._runs_once = study.search.trial_seeds == "common"
+        self._initial = self._distinct(study.initial_points())
+        self._name_at: dict[PointKey, str] = {self._space.key_of(trial.point): trial.trial_id for trial in known}
+        """Name of the trial at each point that was proposed."""
         by_number = sorted(known, key=lambda trial: trial.number)
         self._cut_off = deque(trial for trial in by_number if trial.state == "running")
         self._numbers = itertools.count(next_number(known))
@@ -102,12 +132,56 @@ class SampledSearch:
         """The next trial: first interrupted trials, then the initial points, then the sampler's proposals."""
         if self._cut_off:
             trial = self._cut_off.popleft()
-            number, trial_id, given = trial.number, trial.trial_id, trial.point
-        else:
-            number = next(self._numbers)
-            trial_id, given = trial_id_of(number), self._initial[number] if number < len(self._initial) else {}
-        point = self.sampler.propose(trial_id, typed_point(given, self._domains), history)
-        return Proposal(trial_id, number, point)
+            given = typed_point(trial.point, self._space.domains)
+            return Proposal(trial.trial_id, trial.number, self.sampler.propose(trial.trial_id, given, history))
+        if self._runs_once and len(self._name_at) == self._space.num_points:
+            raise SpaceExhaustedError
+        number = next(self._numbers)
+        given = self._initial[number] if number < len(self._initial) else {}
+        point = self._new_point(number, typed_point(given, self._space.domains), history)
+        self._name_at[self._space.key_of(point)] = trial_id_of(number)
+        return Proposal(trial_id_of(number), number, point)
+
+    def _new_point(
+        self, number: int, given: dict[str, SettingValue], history: Collection[Trial]
+    ) -> dict[str, SettingValue]:
+        """A point with the given settings, and one that was not proposed before if the trials share their seed."""
+        trial_id = trial_id_of(number)
+        if self._is_known(given) and self._space.is_complete(given):
+            given = {}
+        for _ in range(_TRIES):
+            point = self.sampler.propose(trial_id, given, history)
+            if not self._is_known(point):
+                return point
+            name = self._name_at[self._space.key_of(point)]
+            self.sampler.repeated(trial_id, next((trial for trial in history if trial.trial_id == name), None))
+        return self.sampler.propose(trial_id, self._untried(number, given), history)
+
+    def _is_known(self, point: Mapping[str, SettingValue]) -> bool:
+        return self._runs_once and self._space.key_of(point) in self._name_at
+
+    def _untried(self, number: int, given: dict[str, SettingValue]) -> dict[str, SettingValue]:
+        """A random new point of a finite space, for a sampler that keeps proposing known ones."""
+        if self._space.num_points is None:
+            return given
+        generator = generator_of(self._seed, Stream.UNTRIED, number)
+
+        def value_at(key: str, domain: Domain) -> SettingValue:
+            return given[key] if key in given else domain.nth(int(generator.integers(domain.num_values or 1)))
+
+        for _ in range(_RANDOM_TRIES):
+            if not self._is_known(point := self._space.point(value_at)):
+                return point
+        return next(point for point in self._space.every_point() if not self._is_known(point))
+
+    def _distinct(self, points: Sequence[dict[str, SettingValue]]) -> list[dict[str, SettingValue]]:
+        """The initial points without repetitions of complete ones, if trials share their seed."""
+        keys = [self._space.key_of(typed_point(point, self._space.domains)) for point in points]
+        return [
+            point
+            for place, point in enumerate(points)
+            if not (self._runs_once and self._space.is_complete(point) and keys[place] in keys[:place])
+        ]
 
     def decide(self, trial: Trial, history: Collection[Trial]) -> Decision:
         """Apply the rule to a new evaluation; a decision to stop is final.

@@ -22,7 +22,13 @@ from ray.tune.search import Searcher
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
-from rayvldd.hyperparameter_search.strategy import Decision, Proposal, SearchStrategy, make_strategy
+from rayvldd.hyperparameter_search.strategy import (
+    Decision,
+    Proposal,
+    SearchStrategy,
+    SpaceExhaustedError,
+    make_strategy,
+)
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport
@@ -51,9 +57,9 @@ it indefinitely."""
 
 
 def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
-    """Run trials until the study has ``search.num_trials`` or its time budget is used up."""
+    """Run trials until the study has all of them or its time budget is used up."""
     settings, recorder = run.study.search, Recorder(run)
-    missing = settings.num_trials - len(run.ledger.ended)
+    missing = run.study.max_trials - len(run.ledger.ended)
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
     recorder.resend_ended()
     if missing > 0 and (time_left is None or time_left > 0):
@@ -135,8 +141,11 @@ class _Searcher(_NotSaved, Searcher):
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
-    def suggest(self, trial_id: str) -> dict[str, SettingValue]:
-        proposal = self._strategy.propose(self._recorder.history)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        try:
+            proposal = self._strategy.propose(self._recorder.history)
+        except SpaceExhaustedError:
+            return str(Searcher.FINISHED)
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -307,3 +307,31 @@ def test_lists_and_null_are_choices(tmp_path: Path) -> None:
 def test_lists_that_a_setting_cannot_be(tmp_path: Path, space: dict[str, Any], expected: str) -> None:
     faults = faults_of(write(tmp_path, search={"space": space}))
     assert len(faults) == 1 and expected in faults[0]
+
+
+def test_a_finite_space_knows_the_number_of_its_points() -> None:
+    lists = {"type": "choice", "values": [[], ["color"], ["color", "crop"]]}
+    steps = {"type": "int", "low": 2, "high": 8, "step": 2}
+    grid = {"type": "float", "low": 1.0, "high": 2.0, "step": 0.25}
+    conditional = {AUGMENTATION: lists, BATCH: {**steps, "when": {AUGMENTATION: [[], ["color"]]}}}
+    for space, expected in (
+        ({AUGMENTATION: lists}, 3),
+        ({AUGMENTATION: lists, BATCH: steps, "distillation.lr_image": grid}, 3 * 4 * 5),
+        (conditional, 2 * 4 + 1),
+        ({**conditional, "distillation.lr_image": {**grid, "step": None}}, None),
+        ({"distillation.lr_image": {"type": "float", "low": 3, "high": 3}}, 1),
+    ):
+        found = study_with(space).space
+        assert found.num_points == expected
+        if expected is not None:
+            points = list(found.every_point())
+            assert len({found.key_of(point) for point in points}) == len(points) == expected
+            assert all(map(found.is_complete, points))
+    found = study_with({"distillation.lr_image": {"type": "float", "low": 0.1, "high": 0.7, "step": 0.1}}).space
+    assert found.key_of({"distillation.lr_image": 0.1 + 2 * 0.1}) == found.key_of({"distillation.lr_image": 0.3})
+
+
+def test_a_study_has_no_more_trials_than_points() -> None:
+    study = study_with({BATCH: {"type": "choice", "values": [None, 2, 3]}})
+    sizes = {seeds: study.override({"search.trial_seeds": seeds}).max_trials for seeds in ("common", "own")}
+    assert sizes == {"common": 3, "own": study.search.num_trials}

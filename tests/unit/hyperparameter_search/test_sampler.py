@@ -9,13 +9,13 @@ import optuna
 import pytest
 from helpers.searches import evaluated
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue, as_number
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, suggest
 from rayvldd.hyperparameter_search.optuna_trials import distribution_of
-from rayvldd.hyperparameter_search.strategy import SampledSearch, make_strategy
+from rayvldd.hyperparameter_search.strategy import SampledSearch, SpaceExhaustedError, make_strategy
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
 
@@ -173,7 +173,7 @@ def test_a_failed_trial_is_passed_to_the_sampler_without_a_value(
     strategy.propose(ledger.trials.values())
     for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
         ((state, known, intermediate),) = [(one.state, one.value, one.intermediate_values) for one in told]
-        assert (state, known, intermediate) == (optuna.trial.TrialState.PRUNED, None, {})
+        assert (state, known, intermediate) == (optuna.trial.TrialState.PRUNED, None, dict(rows))
 
 
 def test_known_trials_are_passed_with_their_values(searched: Study, tmp_path: Path) -> None:
@@ -333,3 +333,40 @@ def test_trials_at_lists_and_null_are_known_to_the_sampler(tiny_study: Study, tm
     assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
     params = [trial.params[key] for trial in strategy.sampler.optuna_trials()[:4]]
     assert params == ["[]", '["color"]', None, 3], "plain values, which every storage of Optuna keeps"
+
+
+STEPS = "distillation.trajectory_matching.syn_steps"
+SIX_POINTS = {
+    STEPS: {"type": "int", "low": 1, "high": 3},
+    "distillation.trajectory_matching.batch_size": {"type": "int", "low": 2, "high": 3},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_point_is_proposed_twice_where_trials_share_their_seed(
+    searched: Study, tmp_path: Path, sampler: str
+) -> None:
+    first = {STEPS: 2, "distillation.trajectory_matching.batch_size": 2}
+    study = with_search(
+        searched, sampler=sampler, space=SIX_POINTS, initial_points=[first, first, {STEPS: 2}], num_trials=9
+    )
+    points = [*run(study, tmp_path, 4), *run(study, tmp_path, 2)]  # in two sessions
+    assert len({(point[STEPS], point["distillation.trajectory_matching.batch_size"]) for point in points}) == 6
+    assert [point[STEPS] for point in points[:2]] == [2, 2], "initial points first, each once"
+    with pytest.raises(SpaceExhaustedError):
+        run(study, tmp_path, 1)
+
+
+def test_a_known_result_is_reported_to_the_sampler(searched: Study, tmp_path: Path) -> None:
+    study = with_search(searched, sampler="random", space={STEPS: {"type": "int", "low": 1, "high": 9}}, num_trials=9)
+    ledger = Ledger(tmp_path)
+    strategy = make_strategy(study, ledger.trials.values())
+    assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
+    for _ in range(9):
+        proposal = strategy.propose(ledger.trials.values())
+        trial = ledger.start(proposal.number, 1, proposal.point)
+        ledger.add_evaluation(trial.trial_id, evaluated(0, float(as_number(proposal.point[STEPS]))))
+        ledger.end(trial.trial_id, "finished")
+    known = [trial for trial in strategy.sampler.optuna_trials() if trial.state is optuna.trial.TrialState.COMPLETE]
+    assert len(known) > 9, "nine different points out of nine need repeated draws"
+    assert all(trial.value == trial.params[STEPS] for trial in known)

@@ -10,7 +10,7 @@ from helpers.searches import evaluated
 from pydantic import ValidationError
 
 import rayvldd
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.domains import SettingValue, as_number
 from rayvldd.config.search_plugins import RULES, SAMPLERS, SamplerDeclaration, StoppingRuleDeclaration
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.strategy import Decision, make_strategy
@@ -27,8 +27,11 @@ class Doubling:
     ) -> dict[str, SettingValue]:
         ended = [trial for trial in history if trial.state == "finished" and trial.best]
         best = max(ended, key=lambda trial: trial.best["val_mean_recall"] if trial.best else 0.0, default=None)
-        rate = 2 * float(best.point["distillation.lr_image"]) if best else 1.0
+        rate = 2 * as_number(best.point["distillation.lr_image"]) if best else 1.0
         return {"distillation.lr_image": rate, **given}
+
+    def repeated(self, trial_id: str, earlier: Trial | None) -> None:
+        raise AssertionError("a rate that doubles is never a known one")
 
 
 class Below:
