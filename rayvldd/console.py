@@ -9,8 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from rayvldd.config.domains import SettingValue, value_as_text
-from rayvldd.printable import printable
+from rayvldd.printable import printable, value_as_text
 
 _PLAIN_EVERY_S = 15.0
 """Minimum seconds between two lines of progress if the output is not a terminal."""
@@ -81,7 +80,7 @@ def shown(display: ProgressDisplay | None) -> Iterator[ProgressDisplay]:
         yield own
 
 
-def point_as_text(point: Mapping[str, SettingValue]) -> str:
+def point_as_text(point: Mapping[str, object]) -> str:
     """Format searched settings briefly: the last part of each key, floats with three digits."""
     return ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
 
@@ -94,5 +93,5 @@ def time_as_text(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _short(value: SettingValue) -> str:
+def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else value_as_text(value)

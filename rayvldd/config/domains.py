@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rayvldd.config.base import Settings
+from rayvldd.printable import value_as_text
 
 Plain = bool | int | float | str
 SettingValue = Plain | tuple[Plain, ...] | None
@@ -142,7 +143,7 @@ class ChoiceDomain(_Domain):
     def _distinct(self) -> Self:
         """Optuna identifies values by equality, and 1, 1.0 and True are equal."""
         if len(set(self.values)) != len(self.values):
-            raise ValueError(f"values must be distinct, and 1, 1.0 and true are equal, got {self}")
+            raise ValueError(f"values must be distinct, and 1, 1.0 and true are equal, got [{self}]")
         return self
 
     def __contains__(self, value: object) -> bool:
@@ -225,18 +226,6 @@ def as_number(value: SettingValue) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value_as_text(value)} is no number")
     return value
-
-
-def value_as_text(value: SettingValue) -> str:
-    """Format a value for a message: ``null`` and ``[color, crop]`` as in a study file."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(value_as_text, value))}]"
-    return "null" if value is None else str(value)
-
-
-def quoted(value: SettingValue) -> str:
-    """Format a value that is at fault: like :func:`value_as_text`, with quotation marks around a text."""
-    return repr(value) if isinstance(value, str) else value_as_text(value)
 
 
 def _is_whole(number: float) -> bool:

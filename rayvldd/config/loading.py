@@ -12,7 +12,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from rayvldd.config.base import Settings
-from rayvldd.config.domains import FloatDomain, SettingValue, quoted, value_as_text
+from rayvldd.config.domains import FloatDomain, SettingValue
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_inactive, faults_of_search
 from rayvldd.config.setting import sections_in
 from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
@@ -27,6 +27,7 @@ from rayvldd.config.study_files import (
     yaml_text,
 )
 from rayvldd.errors import ConfigError, Fault, did_you_mean
+from rayvldd.printable import quoted, value_as_text
 
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

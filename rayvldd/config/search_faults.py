@@ -6,12 +6,13 @@ are rejected.
 
 from collections.abc import Callable, Mapping
 
-from rayvldd.config.domains import Domain, FloatDomain, SettingValue, is_among, quoted, value_as_text
+from rayvldd.config.domains import Domain, FloatDomain, SettingValue, is_among
 from rayvldd.config.metrics import NUM_PAIRS, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS, Incompatibility
 from rayvldd.config.space import Space
 from rayvldd.config.study import SearchSettings, Study
 from rayvldd.errors import ConfigError, Fault, did_you_mean
+from rayvldd.printable import quoted, value_as_text
 
 
 def refuse_one_point(study: Study, file: str) -> None:

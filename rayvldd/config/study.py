@@ -112,8 +112,8 @@ class SearchSettings(Settings):
     evaluations. On Flickr8k, many rungs with a small factor gave better results than few rungs with a large one."""
     trial_seeds: Literal["common", "own"] = "common"
     """``common``: all trials use the same initial pairs and segments, so two trials differ only in their settings
-    (common random numbers), and no point is run twice; a result that is specific to this seed shows in the finalists, which use other seeds.
-    ``own``: a seed for each trial, from the study's seed and the trial's number."""
+    (common random numbers), and no point is run twice; a result that is specific to this seed shows in the finalists,
+    which use other seeds. ``own``: a seed for each trial, from the study's seed and the trial's number."""
     num_finalists: int = setting(2, ge=0, unit="trials", may_change=MayChange.UNTIL_CHOSEN)
     """Number of best trials whose points are distilled again with new seeds; the point with the best mean on validation
     is tested. This avoids choosing a trial by chance. 1: only the best trial, for an interval over sets; always so

@@ -68,10 +68,10 @@ class Ledger:
         """Append an evaluation; return False, without adding it, if its outer step is already recorded."""
         return self.trials[trial_id].add(evaluation)
 
-    def end(self, trial_id: str, state: Ended, reason: str = "") -> None:
+    def end(self, trial_id: str, state: Ended, reason: str = "", *, process_died: bool = False) -> None:
         """Record the end of a trial."""
         trial = self.trials[trial_id]
-        trial.state, trial.reason = state, reason
+        trial.state, trial.reason, trial.process_died = state, reason, process_died
         trial.write()
 
     def by_number(self) -> list[Trial]:

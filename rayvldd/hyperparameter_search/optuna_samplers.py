@@ -8,10 +8,13 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 
 import optuna
+from optuna.study import StudyDirection
 
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.objectives import values_of
 from rayvldd.hyperparameter_search.optuna_trials import (
     as_optuna_trial,
     directions_of,
@@ -22,7 +25,7 @@ from rayvldd.hyperparameter_search.optuna_trials import (
 )
 from rayvldd.hyperparameter_search.strategy import Sampler, next_number
 from rayvldd.randomness import sampler_seed
-from rayvldd.records.trial import Trial
+from rayvldd.records.trial import Evaluation, Trial
 
 
 class OptunaSampler:
@@ -30,12 +33,15 @@ class OptunaSampler:
 
     A failed trial is added as pruned without a value: Optuna's samplers ignore trials in the state FAIL and would
     propose diverging settings repeatedly, while TPE ranks a trial that was pruned without a value below all others.
+    Samplers that look at completed trials only get it as one with the worst values so far. A trial whose process died
+    says nothing about its point and is ignored.
 
     Args:
         study: Search space and objectives.
         sampler: Optuna sampler that proposes points.
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space.
+        ranks_pruned: Whether the sampler ranks pruned trials below the others; if not, it does not look at them.
     """
 
     def __init__(
@@ -44,9 +50,11 @@ class OptunaSampler:
         sampler: optuna.samplers.BaseSampler,
         known: Collection[Trial],
         earlier: Sequence[Trial],
+        *,
+        ranks_pruned: bool = True,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study, self._space = study, study.space
+        self._study, self._space, self._ranks_pruned = study, study.space, ranks_pruned
         self._optuna = optuna.create_study(
             storage=optuna.storages.InMemoryStorage(),
             sampler=sampler,
@@ -55,9 +63,12 @@ class OptunaSampler:
         )
         ended = sorted((trial for trial in known if trial.state != "running"), key=lambda trial: trial.number)
         for trial in [*earlier, *ended]:
-            self._optuna.add_trial(as_optuna_trial(trial, study))
+            if not trial.process_died:
+                self._optuna.add_trial(as_optuna_trial(trial, study, self._values_of(trial)))
         self._open: dict[str, optuna.trial.Trial] = {}
         """Proposed trials that had not ended when the history was last read."""
+        self._last_steps: dict[str, int] = {}
+        """Last outer step of each open trial that was reported to Optuna."""
 
     def propose(
         self, trial_id: str, given: dict[str, SettingValue], history: Collection[Trial]
@@ -75,7 +86,8 @@ class OptunaSampler:
         if earlier is None or earlier.state == "running":
             self._optuna.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)  # which samplers ignore
         else:
-            self._tell_one(optuna_trial, earlier)
+            self._report(optuna_trial, earlier, -1)
+            self._end(optuna_trial, earlier)
 
     def optuna_trials(self) -> list[optuna.trial.FrozenTrial]:
         """The trials of the Optuna study."""
@@ -83,16 +95,40 @@ class OptunaSampler:
 
     def _tell(self, history: Collection[Trial]) -> None:
         for trial in history:
-            if trial.state == "running" or trial.trial_id not in self._open:
+            if trial.trial_id not in self._open:
                 continue
-            self._tell_one(self._open.pop(trial.trial_id), trial)
+            optuna_trial = self._open[trial.trial_id]
+            self._report(optuna_trial, trial, self._last_steps.get(trial.trial_id, -1))
+            self._last_steps[trial.trial_id] = trial.outer_step
+            if trial.state != "running":
+                del self._open[trial.trial_id]
+                self._end(optuna_trial, trial)
 
-    def _tell_one(self, optuna_trial: optuna.trial.Trial, trial: Trial) -> None:
-        values = optuna_values(trial, self._study)
+    def _report(self, optuna_trial: optuna.trial.Trial, trial: Trial, last_step: int) -> None:
+        """Report the evaluations after an outer step."""
         for step, value in intermediate_values(trial, self._study).items():
-            optuna_trial.report(value, step)
-        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.PRUNED
-        self._optuna.tell(optuna_trial, values, state=state)
+            if step > last_step:
+                optuna_trial.report(value, step)
+
+    def _end(self, optuna_trial: optuna.trial.Trial, trial: Trial) -> None:
+        """Report how a trial ended."""
+        states, values = optuna.trial.TrialState, self._values_of(trial)
+        if trial.process_died:
+            self._optuna.tell(optuna_trial, state=states.FAIL)  # which samplers ignore
+        else:
+            self._optuna.tell(optuna_trial, values, state=states.COMPLETE if values else states.PRUNED)
+
+    def _values_of(self, trial: Trial) -> list[float] | None:
+        """The values of an ended trial; of a failed one None, or the worst so far for a sampler that needs values."""
+        values = optuna_values(trial, self._study)
+        if values is not None or trial.state != "failed" or self._ranks_pruned:
+            return values
+        completed = self._optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        evaluations = trial.evaluations or [Evaluation(0, {VAL_MEAN_RECALL: 0.0})]
+        known = [one.values for one in completed]
+        known += [list(values_of(one, trial.point, self._study).values()) for one in evaluations]
+        worst = (min if direction is StudyDirection.MAXIMIZE else max for direction in self._optuna.directions)
+        return [choose(column) for choose, column in zip(worst, zip(*known, strict=True), strict=True)]
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, SettingValue]:
@@ -137,7 +173,11 @@ def make_random(study: Study, known: Collection[Trial], earlier: Sequence[Trial]
 def make_gp(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
     """A Gaussian process."""
     return _made(
-        lambda seed, starts: optuna.samplers.GPSampler(seed=seed, n_startup_trials=starts), study, known, earlier
+        lambda seed, starts: optuna.samplers.GPSampler(seed=seed, n_startup_trials=starts),
+        study,
+        known,
+        earlier,
+        ranks_pruned=False,
     )
 
 
@@ -147,7 +187,7 @@ def make_cmaes(study: Study, known: Collection[Trial], earlier: Sequence[Trial])
     def make(seed: int, starts: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=starts, warn_independent_sampling=False)
 
-    return _made(make, study, known, earlier)
+    return _made(make, study, known, earlier, ranks_pruned=False)
 
 
 def make_qmc(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
@@ -164,6 +204,8 @@ def _made(
     study: Study,
     known: Collection[Trial],
     earlier: Sequence[Trial],
+    *,
+    ranks_pruned: bool = True,
 ) -> OptunaSampler:
     """The sampler, with a seed that depends on the number of known trials.
 
@@ -175,4 +217,4 @@ def _made(
         # Optuna marks options that it may still rename; the version range of the package protects against that.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = make(sampler_seed(study.seed, next_number(known)), starts)
-    return OptunaSampler(study, sampler, known, earlier)
+    return OptunaSampler(study, sampler, known, earlier, ranks_pruned=ranks_pruned)

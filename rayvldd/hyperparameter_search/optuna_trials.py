@@ -85,11 +85,11 @@ def importance_of_settings(trials: Sequence[Trial], space: Mapping[str, Domain],
         return optuna.importance.get_param_importances(history, evaluator=evaluator)
 
 
-def as_optuna_trial(trial: Trial, study: Study) -> optuna.trial.FrozenTrial:
-    """Convert an ended trial: a stopped trial has the value of its best set, a failed one ranks below all others."""
+def as_optuna_trial(trial: Trial, study: Study, values: Sequence[float] | None) -> optuna.trial.FrozenTrial:
+    """Convert an ended trial; without values it is pruned."""
     drawn = study.space.drawn
     point = {key: value for key, value in trial.point.items() if key in drawn}
-    return _with_values(point, drawn, optuna_values(trial, study), intermediate_values(trial, study))
+    return _with_values(point, drawn, values, intermediate_values(trial, study))
 
 
 def optuna_values(trial: Trial, study: Study) -> list[float] | None:
@@ -99,12 +99,8 @@ def optuna_values(trial: Trial, study: Study) -> list[float] | None:
 
 
 def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
-    """The best validation recall so far, by outer step.
-
-    Empty with several objectives, where Optuna does not allow intermediate values, and for a failed trial, which TPE
-    would otherwise rank by its last value instead of below all others.
-    """
-    if len(study.search.objectives) > 1 or trial.state == "failed":
+    """The best validation recall so far, by outer step; empty with several objectives, as Optuna requires."""
+    if len(study.search.objectives) > 1:
         return {}
     best = itertools.accumulate((evaluation.recall for evaluation in trial.evaluations), max)
     return {evaluation.outer_step: recall for evaluation, recall in zip(trial.evaluations, best, strict=True)}

@@ -83,6 +83,7 @@ class Recorder:
         self.run = run
         self._failures: dict[str, str] = {}
         self._outages: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._noted: set[str] = set()
         """What only decorates the search and has failed: each is said once."""
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
@@ -139,6 +140,12 @@ class Recorder:
     def failure(self, trial_id: str, reason: str) -> None:
         """Record why a trial will have no further evaluation; the first reason is kept."""
         self._failures.setdefault(trial_id, reason)
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """Record that a trial's process died too often, which says nothing about its point."""
+        if trial_id not in self._failures:
+            self._failures[trial_id] = reason
+            self._lost.add(trial_id)
 
     def outage(self, trial_id: str, reason: str) -> None:
         """Note why a trial cannot go on for now. It stays a running trial, which the same command continues."""
@@ -205,7 +212,7 @@ class Recorder:
         self._catch_up(trial)
         state = self._state_of(trial, reason)
         keep_best(trial, self.run)
-        self.run.ledger.end(trial.trial_id, state, reason)
+        self.run.ledger.end(trial.trial_id, state, reason, process_died=trial.trial_id in self._lost)
         self._draw_and_close(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
         self.run.display.line(line_of_trial(trial))

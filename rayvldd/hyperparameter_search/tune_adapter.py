@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -141,11 +141,11 @@ class _Searcher(_NotSaved, Searcher):
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         try:
             proposal = self._strategy.propose(self._recorder.history)
         except SpaceExhaustedError:
-            return str(Searcher.FINISHED)
+            return cast(None, Searcher.FINISHED)  # a text, which its annotation omits
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -204,7 +204,7 @@ class _Callback(_NotSaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the failure of a trial whose process died too often."""
-        self._recorder.failure(_name_of(trial), _error_of(trial))
+        self._recorder.lost(_name_of(trial), _error_of(trial))
         self._recorder.end(_name_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -80,6 +80,8 @@ class Trial:
     reason: str = ""
     """The reason of a failure, for the user."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    process_died: bool = False
+    """Whether a failed trial's process died too often, as of a lost node: then it says nothing about its point."""
 
     @property
     def checkpoint(self) -> Path:
@@ -188,6 +190,7 @@ class _TrialValues(BaseModel):
     point: dict[str, SettingValue]
     state: TrialState
     reason: str
+    process_died: bool = False
 
 
 def _with_recall(metrics: dict[str, float]) -> dict[str, float]:

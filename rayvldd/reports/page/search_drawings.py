@@ -9,7 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number, value_as_text
+from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number
+from rayvldd.printable import value_as_text
 from rayvldd.records.trial import Trial
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
 from rayvldd.reports.page.marginals import Curve, height_in

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rayvldd.config.domains import as_number
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -34,7 +35,7 @@ def test_a_study_of_two_objectives_ends_with_its_front(tiny_study: Study, tmp_pa
     result = sweep(study, workspace, store, tracker, display=ProgressDisplay(Console(quiet=True)))
     assert [trial.state for trial in result.trials] == ["finished"] * 4
     front = result.outcome.as_json()["front"]
-    smallest = min(int(trial.point["distillation.num_pairs"]) for trial in result.trials)
+    smallest = min(as_number(trial.point["distillation.num_pairs"]) for trial in result.trials)
     assert smallest == 2 and min(row["num_pairs"] for row in front) == 2, "no other set has as few pairs"
     best = max(trial.best.recall for trial in result.trials if trial.best)
     assert front[0]["val_mean_recall"] == best == result.outcome.best.val_mean_recall

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from helpers.searches import evaluated
 
 from rayvldd.cli.main import main
+from rayvldd.config.domains import as_number
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, RayvlddError
 from rayvldd.hyperparameter_search.strategy import make_strategy
@@ -166,7 +167,7 @@ def test_the_sampler_begins_where_earlier_trials_were_good() -> None:
         studies = [study_named("new").model_copy(update={"seed": seed}) for seed in range(30)]
         drawn = [make_strategy(study, earlier=known).propose(()) for study in studies]
         assert {proposal.trial_id for proposal in drawn} == {"trial_000"}
-        return [abs(float(np.log(float(proposal.point[LR]) / 30))) for proposal in drawn]
+        return [abs(float(np.log(as_number(proposal.point[LR]) / 30))) for proposal in drawn]
 
     warm, cold = np.median(distances(earlier)), np.median(distances([]))
     assert warm < 0.5 * cold

@@ -101,7 +101,7 @@ def run(study: Study, folder: Path, count: int) -> list[dict[str, Any]]:
         proposal = strategy.propose(ledger.trials.values())
         points.append({**proposal.point, TRIAL_ID: proposal.trial_id})
         trial = ledger.start(proposal.number, 1, proposal.point)
-        value = float(proposal.point["distillation.trajectory_matching.syn_steps"])
+        value = float(as_number(proposal.point["distillation.trajectory_matching.syn_steps"]))
         ledger.add_evaluation(trial.trial_id, evaluated(0, value))
         ledger.end(trial.trial_id, "finished")
     return points
@@ -172,8 +172,8 @@ def test_a_failed_trial_is_passed_to_the_sampler_without_a_value(
     ledger.end(proposal.trial_id, "failed", "diverged")
     strategy.propose(ledger.trials.values())
     for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
-        ((state, known, intermediate),) = [(one.state, one.value, one.intermediate_values) for one in told]
-        assert (state, known, intermediate) == (optuna.trial.TrialState.PRUNED, None, dict(rows))
+        ((state, curve),) = [(one.state, one.intermediate_values) for one in told]
+        assert (state, curve) == (optuna.trial.TrialState.PRUNED, dict(rows)), "below every trial with a value"
 
 
 def test_known_trials_are_passed_with_their_values(searched: Study, tmp_path: Path) -> None:
@@ -282,8 +282,9 @@ def test_several_objectives_are_passed_to_the_sampler(sampler: str, searched: St
     strategy.propose(ledger.trials.values())
     told = _optuna_trials(strategy)
     pairs = [trial.params["distillation.num_pairs"] for trial in told]
+    worst = [3.0, float(max(pairs[:4])), 5.0] if sampler == "gp" else None
     assert [trial.values for trial in told] == [
-        None if number == 3 else [9.0, float(count), 3.0] for number, count in enumerate(pairs)
+        worst if number == 3 else [9.0, float(count), 3.0] for number, count in enumerate(pairs)
     ]
     again = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
     assert [(trial.values, trial.params) for trial in again] == [(trial.values, trial.params) for trial in told]
@@ -320,7 +321,8 @@ def test_the_best_evaluation_is_the_earliest_of_equals(tmp_path: Path) -> None:
 
 def test_trials_at_lists_and_null_are_known_to_the_sampler(tiny_study: Study, tmp_path: Path) -> None:
     key, values = "distillation.augmentation", ((), ("color",), None, 3)
-    space = {key: ChoiceDomain(type="choice", values=values), LR: FloatDomain(type="float", low=1, high=2)}
+    choice = ChoiceDomain(type="choice", values=values)
+    space = {key: choice, LR: FloatDomain(type="float", low=1, high=2)}
     search = tiny_study.search.model_copy(update={"space": space, "initial_points": ()})
     study, ledger = tiny_study.model_copy(update={"search": search}), Ledger(tmp_path)
     for number, value in enumerate(values):
@@ -329,7 +331,7 @@ def test_trials_at_lists_and_null_are_known_to_the_sampler(tiny_study: Study, tm
         ledger.end(f"trial_00{number}", "finished")
     known = Ledger(tmp_path).trials.values()
     strategy = make_strategy(study, known)
-    assert strategy.propose(known).point[key] in space[key]
+    assert strategy.propose(known).point[key] in choice
     assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
     params = [trial.params[key] for trial in strategy.sampler.optuna_trials()[:4]]
     assert params == ["[]", '["color"]', None, 3], "plain values, which every storage of Optuna keeps"
@@ -370,3 +372,29 @@ def test_a_known_result_is_reported_to_the_sampler(searched: Study, tmp_path: Pa
     known = [trial for trial in strategy.sampler.optuna_trials() if trial.state is optuna.trial.TrialState.COMPLETE]
     assert len(known) > 9, "nine different points out of nine need repeated draws"
     assert all(trial.value == trial.params[STEPS] for trial in known)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_knows_failures_and_running_trials(searched: Study, tmp_path: Path, sampler: str) -> None:
+    study, ledger = with_sampler(searched, sampler), Ledger(tmp_path)
+    strategy, states = make_strategy(study), ["finished", "failed", "died", "running"]
+    for recall, state in enumerate(states, start=5):
+        proposal = strategy.propose(ledger.trials.values())
+        trial = ledger.start(proposal.number, 1, proposal.point)
+        for step, value in enumerate((recall, recall - 3.0)):
+            ledger.add_evaluation(trial.trial_id, evaluated(step, value))
+        if state != "running":
+            failed: Any = "failed" if state == "died" else state
+            ledger.end(trial.trial_id, failed, process_died=state == "died")
+    strategy.propose(ledger.trials.values())
+    assert isinstance(strategy, SampledSearch) and isinstance(strategy.sampler, OptunaSampler)
+    trials = strategy.sampler.optuna_trials()[:4]
+    only_completed = sampler in ("gp", "cmaes")
+    names = ["COMPLETE", "COMPLETE" if only_completed else "PRUNED", "FAIL", "RUNNING"]
+    assert [trial.state.name for trial in trials] == names
+    assert trials[0].values == [5.0] and (trials[1].values == [3.0] or not only_completed)
+    best_so_far = [{0: recall, 1: recall} for recall in (5.0, 6.0, 7.0, 8.0)]
+    assert [trial.intermediate_values for trial in trials] == best_so_far
+    again = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
+    assert [trial.state for trial in again] == [trial.state for trial in trials[:2]]
+    assert [trial.values for trial in again] == [[5.0], [3.0] if only_completed else None]
