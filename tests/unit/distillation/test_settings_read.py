@@ -12,13 +12,13 @@ from pydantic.fields import FieldInfo
 
 from rayvldd.config.base import Settings
 from rayvldd.config.distillation import DistillationSettings, EngineSettings
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.study import Study
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.testing.toy import PROTOCOLS, toy_study
 
-Point = dict[str, Scalar]
+Point = dict[str, SettingValue]
 
 VARIANTS: dict[str, list[Point]] = {
     "trajectory_matching": [
