@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.records.form import Record, Values
 
 Interval = tuple[float, float]
@@ -15,7 +15,7 @@ class ChosenTrial(Values):
     """The trial that validation chose; recalls in percent."""
 
     trial_id: str
-    config: dict[str, Scalar]
+    config: dict[str, SettingValue]
     """The searched settings by dotted key."""
     outer_step: int
     val_mean_recall: float
@@ -39,7 +39,7 @@ class FinalistOutcome(Values):
     """One of the best trials, and the sets that its point made of other seeds; recalls in percent."""
 
     trial_id: str
-    config: dict[str, Scalar]
+    config: dict[str, SettingValue]
     search_val_mean_recall: float
     val_mean_recall: float
     val_interval: Interval
@@ -120,7 +120,7 @@ class StudyOutcome(Record):
     trials: dict[str, int]
     """Number of trials by state."""
     best: ChosenTrial
-    front: list[dict[str, Scalar | dict[str, Scalar]]] | None = None
+    front: list[dict[str, SettingValue | dict[str, SettingValue]]] | None = None
     """The Pareto front of a study with several objectives."""
     finalists: list[FinalistOutcome] = Field(default_factory=list)
     test: ScoresOnTest
