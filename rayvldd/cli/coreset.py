@@ -9,7 +9,15 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
-from rayvldd.cli.scoring import read_methods, scoring_options, show_published, show_split, together_with, words
+from rayvldd.cli.scoring import (
+    read_methods,
+    scoring_options,
+    show_published,
+    show_recipe,
+    show_split,
+    together_with,
+    words,
+)
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, StoreError
 from rayvldd.library.evaluating import keep_coresets
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.records.full_data import ChosenRecipe
     from rayvldd.workspace import Workspace
 
 
@@ -98,10 +107,11 @@ def command(
     _check_out_folder(out_folder)
     with ProgressDisplay() as display:
         work = _Work(methods, numbers, students, split, full_data, out_folder)
-        chosen, scores = _choose_and_score(point, workspace, work, display, invocation.line)
+        chosen, scores, recipe = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
+    show_recipe(invocation, recipe)
     show_split(invocation, split)
-    kept = keep_coresets(study.name, split, chosen, scores, workspace)
+    kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
     published = {"published": show_published(invocation)} if reference else {}
     invocation.finish({**kept.model_dump(mode="json"), **published})
 
@@ -120,11 +130,12 @@ class _Work:
 
 def _choose_and_score(
     point: Study, workspace: "Workspace", work: _Work, display: "ProgressDisplay", command: str
-) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]]]:
-    """Return the coresets, and the recalls by row of the table; the last row is the full data."""
+) -> tuple[list[Chosen], dict[str, list["RetrievalMetrics"]], "ChosenRecipe | None"]:
+    """Return coresets, recalls by row of the table, and the recipe of the last row, which is the full data."""
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
     from rayvldd.runtime.cluster import start_ray
+    from rayvldd.runtime.full_data import choose_recipe
 
     with start_ray(None, None):
         task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
@@ -132,11 +143,13 @@ def _choose_and_score(
         chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)
         if work.out_folder:
             _save(point, task, chosen, seeds[0], work.out_folder, display)
-        jobs = {ALL_PAIRS: full_data_jobs(seeds)} if work.full_data else {}  # the longest first
+        choice = choose_recipe(point, workspace.cache, task.fingerprints, display) if work.full_data else None
+        jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
         ranks = score_sets(point, task, workspace, jobs, work.split, display, command)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
-    return chosen, {name: [found.recalls() for found in ranks[name]] for name in rows}
+    recalls = {name: [found.recalls() for found in ranks[name]] for name in rows}
+    return chosen, recalls, choice.best if choice else None
 
 
 def _read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:

@@ -10,7 +10,15 @@ from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
-from rayvldd.cli.scoring import read_methods, scoring_options, show_published, show_split, together_with, words
+from rayvldd.cli.scoring import (
+    read_methods,
+    scoring_options,
+    show_published,
+    show_recipe,
+    show_split,
+    together_with,
+    words,
+)
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
@@ -92,6 +100,7 @@ def command(
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
+                show_recipe(invocation, scored[group].recipe)
             if breakdown:
                 found = show_breakdown(invocation, task, group.sets, scored[group].ranks, split)
                 lost.append({**group.measured_on, **found})
@@ -160,6 +169,9 @@ def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores],
                 made_with |= group.made_with
         title = f"Mean recall on {split} (%) of students on each image encoder, and its share of that of all pairs"
         invocation.show(transfer_table(columns, made_with, title, full_data=ALL_PAIRS))
+        for group, scores in scored.items():
+            if group.base == base and scores.recipe:
+                invocation.say(f"all pairs, {group.encoder}: {scores.recipe.words}")
 
 
 def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], students: int | None, split: str) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rayvldd.cli.invocation import Invocation
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from rayvldd.records.full_data import ChosenRecipe
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
@@ -27,7 +30,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--full-data/--no-full-data",
         default=True,
         show_default=True,
-        help="Also train up to three models on all pairs, for the full-data bound. Each costs as much as an expert.",
+        help="Also train models on all pairs, for the full-data bound: one by each recipe of evaluation.full_data, and "
+        "up to three by the best one on validation. They are cached; each costs about as much as an expert.",
     ),
     click.option("--reference", is_flag=True, help="Also print published tables for Flickr30K and COCO, separately."),
 )
@@ -44,6 +48,12 @@ def show_split(invocation: Invocation, split: str) -> None:
     """After scores on validation, print their purpose and the option for the test split."""
     if split == "val":
         invocation.say("scored on validation, for choosing. `rayvldd compare` shows scores on test: --split test")
+
+
+def show_recipe(invocation: Invocation, recipe: "ChosenRecipe | None") -> None:
+    """Print the recipe of the models of all pairs, if there are any."""
+    if recipe:
+        invocation.say(f"all pairs: {recipe.words}")
 
 
 def show_published(invocation: Invocation) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ They are validated at construction, immutable, printed by ``--dry-run`` and save
 arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -210,6 +211,41 @@ class ExpertSettings(Settings):
 
 # --- evaluation ---------------------------------------------------------------------------------------------------
 
+LearningRateDecay = Literal["none", "cosine"]
+"""Course of the learning rates of a training: constant, or half a cosine from the full rates to nearly zero."""
+
+MAX_RECIPES = 12
+"""Maximum number of recipes for models of all pairs."""
+
+
+class FullDataSettings(Settings):
+    """Recipes for models of all pairs, whose recall is the full-data bound.
+
+    One model is trained by every combination of the values below, at most 12, and the best one on validation is the
+    recipe of the bound. The choice is kept in the workspace's cache.
+    """
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1, 0.3), min_length=1)
+    """Learning rates of both sides."""
+    momentums: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = setting((0.0, 0.9), min_length=1)
+    """Momentums of SGD."""
+    decays: tuple[LearningRateDecay, ...] = setting(("cosine",), min_length=1)
+    """Courses of the learning rates: ``none`` or ``cosine``, which ends at nearly zero."""
+    batch_sizes: tuple[Annotated[int, Field(ge=2)], ...] = setting((128, 512), min_length=1, unit="pairs")
+    """Pairs in a training batch."""
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = setting((10,), min_length=1, unit="epochs")
+    """Training epochs."""
+    captions_per_image: Literal["one", "all"] = "all"
+    """``all``: every image-caption pair once per epoch; ``one``: one random caption per image and epoch."""
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        lists = (self.learning_rates, self.momentums, self.decays, self.batch_sizes, self.epochs)
+        count = math.prod(len(values) for values in lists)
+        if count > MAX_RECIPES:
+            raise ValueError(f"the values combine to {count} recipes, allowed: at most {MAX_RECIPES}")
+        return self
+
 
 class EvaluationSettings(Settings):
     """Training and scoring of new students on a small set; the same for distilled sets and coresets."""
@@ -235,8 +271,8 @@ class EvaluationSettings(Settings):
     finalist for the choice on validation."""
     further_metrics: tuple[str, ...] = ()
     """Registered names of additional metrics, computed for the students of every evaluation on validation."""
-    full_data_epochs: int = setting(10, ge=1, unit="epochs", changes_recall=False)
-    """Training epochs of the full-data bound, which is trained like the experts."""
+    full_data: FullDataSettings = setting(FullDataSettings(), changes_recall=False)
+    """Recipes for models of all pairs, the best of which is the full-data bound."""
 
 
 # --- search -------------------------------------------------------------------------------------------------------

@@ -136,22 +136,6 @@ def _on_cpu(parameters: Parameters) -> Parameters:
     return Parameters(parameters.image.cpu(), parameters.text.cpu())
 
 
-def train_on_all(task: RetrievalTask, training: ExpertTraining, epochs: int, seed: int) -> Parameters:
-    """Train a new model on all real training pairs with the experts' settings, for the full-data bound.
-
-    Args:
-        task: Model and data.
-        training: Settings and seed of the experts.
-        epochs: Passes over the training data.
-        seed: Seed of the model; its random numbers are independent of those of experts.
-    """
-    generator = generator_of(training.seed, Stream.FULL_DATA, seed)
-    parameters = task.model.initial_parameters(int(generator.integers(SEED_END)))
-    for _ in range(epochs):
-        parameters, _ = _train_epoch(task, training.settings, parameters, generator)
-    return parameters
-
-
 def _train_epoch(
     task: RetrievalTask, settings: ExpertSettings, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, float]:

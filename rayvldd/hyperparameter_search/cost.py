@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,12 +15,13 @@ from rayvldd.config.study import Study
 from rayvldd.console import time_as_text
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.loop import OuterLoop
+from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
+from rayvldd.runtime.full_data import MAX_MODELS
 
 _EPOCH_IMAGES = 1024
 """Training images of the timed epoch; the time of a whole epoch is extrapolated."""
@@ -38,6 +39,8 @@ class Probe:
     """One outer step at the lowest and at the highest ends of the space."""
     student: float
     """One student trained on a set and scored on validation."""
+    full_data_epoch: float
+    """One epoch of a model of all pairs."""
 
 
 def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Probe:
@@ -57,7 +60,8 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     if points[1] != points[0]:
         other = _load(points[1], cache, on_progress)
         steps.append(_timed_step(_loop(points[1], other, _timed_epoch(points[1], other)[1])))
-    return Probe(prepare, epoch, (min(steps), max(steps)), student)
+    full_data_epoch = epoch * _pairs(points[0], task, "full data") / _pairs(points[0], task, "expert")
+    return Probe(prepare, epoch, (min(steps), max(steps)), student, full_data_epoch)
 
 
 def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: int | None = None) -> dict[str, Any]:
@@ -82,7 +86,10 @@ def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: 
     steps, every = study.largest("distillation.outer_steps"), study.largest("distillation.evaluate_every")
     evaluations = 1 + math.ceil(steps / every)
     a_trial = [steps * step + evaluations * evaluation.num_students * probed.student for step in probed.outer_step]
-    full_data = min(MAX_FULL_DATA, evaluation.num_test_students) * evaluation.full_data_epochs * probed.expert_epoch
+    recipes = recipes_of(evaluation)
+    full_data_epochs = sum(recipe.epochs for recipe in recipes)
+    full_data_epochs += min(MAX_MODELS, evaluation.num_test_students) * max(recipe.epochs for recipe in recipes)
+    full_data = full_data_epochs * probed.full_data_epoch
     return {
         "probe": asdict(probed),
         "at_a_time": side,
@@ -144,6 +151,14 @@ def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
     short = point.experts.model_copy(update={"epochs": 2, "num_train_images": part})
     trajectory, metrics = train_expert(task, ExpertTraining(short, point.seed), 0)
     return metrics[-1]["seconds"] * used / part, trajectory
+
+
+def _pairs(point: Study, task: RetrievalTask, model: Literal["expert", "full data"]) -> int:
+    """Pairs in an epoch of a model."""
+    caption_image = task.train.split.caption_image
+    images = (point.experts.num_train_images if model == "expert" else None) or task.train.num_images
+    captions = point.experts.captions_per_image if model == "expert" else point.evaluation.full_data.captions_per_image
+    return images if captions == "one" else int((caption_image < images).sum())
 
 
 def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoop:

@@ -19,12 +19,11 @@ from rayvldd.evaluation.students import mean_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.records.full_data import FullDataChoice
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
+from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
 from rayvldd.storage.json_files import write_json_whole
-
-MAX_FULL_DATA = 3
-"""Maximum number of models trained on the full data: each costs as much as an expert, and they differ little."""
 
 
 def evaluate_on_test(
@@ -43,8 +42,9 @@ def evaluate_on_test(
     sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
     count = study.evaluation.num_test_students
     seeds = student_seeds(study.seed, len(sets) * count, StudentPurpose.TEST)  # the first ones are those of `evaluate`
-    full_data_seeds = seeds[:count][:MAX_FULL_DATA]
-    jobs = [StudentSpec(None, seed) for seed in full_data_seeds]  # the longest first
+    choice = choose_recipe(point, cache, task.fingerprints, display)
+    full_data_seeds = seeds[:count][:MAX_MODELS]
+    jobs = [StudentSpec(choice, seed) for seed in full_data_seeds]  # the longest first
     jobs += [_random_job(task, len(sets[0]), seed) for seed in seeds[:count]]
     for number, distilled in enumerate(sets):
         pairs = distilled.pairs(task)
@@ -57,7 +57,7 @@ def evaluate_on_test(
     display.done()
     found = iter(scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
-    tested = summary([list(islice(found, count)) for _ in sets], random, full)
+    tested = summary([list(islice(found, count)) for _ in sets], random, full, choice)
     tested |= {"seeds": seeds, "num_pairs": len(sets[0])}
     folder.add_test_evaluation(command, len(sets), len(seeds))
     write_json_whole(folder.test, tested)
@@ -68,6 +68,7 @@ def summary(
     distilled: Sequence[Sequence[RetrievalMetrics]],
     random: Sequence[RetrievalMetrics],
     full: Sequence[RetrievalMetrics],
+    choice: FullDataChoice,
 ) -> dict[str, Any]:
     """Summarise a test evaluation: means in percent, and the fraction of the full-data bound.
 
@@ -75,6 +76,7 @@ def summary(
         distilled: Students of each distilled set, the same number for each.
         random: One student for each sample of random pairs.
         full: Models trained on the full data.
+        choice: Their recipe.
     """
     recalls = [[score.mean_recall for score in students] for students in distilled]
     students = [score for of_set in distilled for score in of_set]
@@ -88,6 +90,7 @@ def summary(
         RANDOM_MEAN_RECALL: mean_of(random).mean_recall,
         FULL_DATA_MEAN_RECALL: bound,
         "num_full_data_models": len(full),
+        "full_data_recipe": choice.best.model_dump(mode="json"),
         "share_of_full_data": mean_recall / bound if bound > 0 else 0.0,
         "sets": [{MEAN_RECALL.name: float(np.mean(of_set)), "students": of_set} for of_set in recalls],
         "students": {

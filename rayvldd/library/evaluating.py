@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayvldd.library.scoring import ALL_PAIRS, Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
+from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.set_scores import CoresetScores, SetScores, keep_scores
 from rayvldd.workspace import Workspace
 
@@ -126,14 +127,15 @@ def keep_coresets(
     split: Split,
     chosen: Sequence[Chosen],
     scores: Mapping[str, Sequence["RetrievalMetrics"]],
+    recipe: ChosenRecipe | None,
     workspace: Workspace,
 ) -> CoresetScores:
-    """Collect the scores of coresets and save them in the workspace."""
+    """Collect the scores of coresets and save them in the workspace; ``recipe`` is that of the models of all pairs."""
     bound = scores.get(ALL_PAIRS)
     rows = [
         {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
     ]
-    full = summary_of_students(bound, bound) if bound else None
+    full = {**summary_of_students(bound, bound), "recipe": recipe} if bound else None
     kept = CoresetScores.model_validate({"study": study, "split": split, "coresets": rows, "full_data": full})
     keep_scores(kept, workspace.scores)
     return kept
@@ -157,7 +159,7 @@ def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | N
                 own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
                 results["coresets"].append({**own, **values})
             else:
-                results["full_data"].append({"sets": list(group.sets), **values})
+                results["full_data"].append({"sets": list(group.sets), "recipe": scores.recipe, **values})
     return results
 
 

@@ -87,6 +87,7 @@ def study_text(name: str, data: dict[str, str | int], num_train: int, encoders: 
         text=json.dumps(encoders.text),
         epochs=epochs,
         batch=min(_BATCH, num_train),
+        small_batch=max(2, min(_BATCH, num_train) // 4),
         num_pairs=num_pairs,
         student_batch=max(2, min(100, num_pairs)),
         latest=latest,
@@ -145,7 +146,9 @@ distillation:
 
 evaluation:
   batch_size: {student_batch}
-  full_data_epochs: {epochs}
+  full_data:                      # recipes for models of all pairs; the best one is the full-data bound
+    epochs: [{epochs}]
+    batch_sizes: [{small_batch}, {batch}]
 
 search:
   # The rates differ most between datasets: published ones by a factor of 50 to 300.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.tracking.opening import TRACKING_URI, open_tracker
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ def score_log(
                 command=command,
                 split=split,
                 students=tuple(score.as_dict() for score in found),
-                settings={"trained_on": name, "num_pairs": num_pairs, "num_students": len(found)},
+                settings={
+                    "trained_on": name,
+                    "num_pairs": num_pairs,
+                    "num_students": len(found),
+                    **_recipe_of(sets[name]),
+                },
                 origins=Origins(task.fingerprints),
                 figures={f"{figure}_of_all_sets": value for figure, value in used.items()},
             )
@@ -62,13 +68,25 @@ def score_log(
         yield log
 
 
+def _recipe_of(jobs: Sequence["StudentSpec"]) -> dict[str, SettingValue]:
+    """The recipe of models of all pairs; empty for other students."""
+    from rayvldd.records.full_data import FullDataChoice
+
+    trained_on = jobs[0].pairs
+    if not isinstance(trained_on, FullDataChoice):
+        return {}
+    values: dict[str, SettingValue] = trained_on.best.recipe.model_dump(mode="json")
+    return {f"recipe.{name}": value for name, value in values.items()}
+
+
 def _kind_and_pairs(
     jobs: Sequence["StudentSpec"], task: "RetrievalTask"
 ) -> tuple[Literal["coreset", "evaluation", "full_data"], int]:
     from rayvldd.coresets.selection import Coreset
+    from rayvldd.records.full_data import FullDataChoice
 
     trained_on = jobs[0].pairs
-    if trained_on is None:
+    if isinstance(trained_on, FullDataChoice):
         return "full_data", task.train.num_images
     if isinstance(trained_on, Coreset):
         return "coreset", len(trained_on.image_index)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rayvldd.coresets.selection import Coreset
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.records.full_data import FullDataChoice
     from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.workspace import Workspace
 
@@ -51,12 +52,12 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
     return student_seeds(study.seed, num_students, purpose)
 
 
-def full_data_jobs(seeds: Sequence[int]) -> list["StudentSpec"]:
-    """The students on all pairs, with the first seeds, as in a sweep's test."""
-    from rayvldd.hyperparameter_search.final_evaluation import MAX_FULL_DATA
+def full_data_jobs(choice: "FullDataChoice", seeds: Sequence[int]) -> list["StudentSpec"]:
+    """The models of all pairs, with the first seeds, as in a sweep's test."""
     from rayvldd.runtime.evaluation import StudentSpec
+    from rayvldd.runtime.full_data import MAX_MODELS
 
-    return [StudentSpec(None, seed) for seed in seeds[:MAX_FULL_DATA]]
+    return [StudentSpec(choice, seed) for seed in seeds[:MAX_MODELS]]
 
 
 def choose_coresets(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.records.full_data import ChosenRecipe
     from rayvldd.workspace import Workspace
 
 _SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
@@ -72,6 +73,8 @@ class GroupScores:
     """Names of the rows of real pairs."""
     fingerprints: Mapping[str, str]
     """Fingerprints of data and encoders."""
+    recipe: "ChosenRecipe | None" = None
+    """The recipe of the models of all pairs; None if there are none."""
 
     @property
     def recalls(self) -> dict[str, list["RetrievalMetrics"]]:
@@ -196,11 +199,13 @@ def score_group(
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
     from rayvldd.runtime.evaluation import StudentSpec
+    from rayvldd.runtime.full_data import choose_recipe
 
     study, cache = group.study, open_cache(workspace.cache)
     task = load_task(study.data, study.model, cache, on_progress=display.progress)
     seeds = seeds_of_students(study, split, students)
-    jobs = {ALL_PAIRS: full_data_jobs(seeds)} if full_data else {}  # the longest first
+    choice = choose_recipe(study, workspace.cache, task.fingerprints, display) if full_data else None
+    jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
     for name, distilled in group.sets.items():
         for difference in _differences(name, group, task):
             display.line(f"note: {difference}")
@@ -216,7 +221,8 @@ def score_group(
     ranks = score_sets(study, task, workspace, jobs, split, display, command)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     coresets = {coreset.name: coreset for coreset in chosen}
-    return task, GroupScores({name: ranks[name] for name in rows}, coresets, task.fingerprints)
+    by_row = {name: ranks[name] for name in rows}
+    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None)
 
 
 def _key(study: Study, *, without_encoder: bool = False) -> str:

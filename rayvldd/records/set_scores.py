@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.records.form import FORMAT
+from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.storage.json_files import write_json_whole
 
 VERSION = 1
@@ -110,8 +111,15 @@ class EvaluatedCoreset(_Evaluated, ScoredCoreset):
     """Name of its row in the table."""
 
 
-class EvaluatedBound(_Evaluated):
+class ScoredBound(Scored):
     """All pairs."""
+
+    recipe: ChosenRecipe | None = None
+    """The recipe of the models, chosen on validation."""
+
+
+class EvaluatedBound(_Evaluated, ScoredBound):
+    """All pairs, as the bound of evaluated sets."""
 
     sets: list[str] = Field(default_factory=list)
     """The sets for which it is the bound."""
@@ -173,7 +181,7 @@ class CoresetScores(_Read):
     study: str
     split: str
     coresets: list[ScoredCoreset]
-    full_data: Scored | None = None
+    full_data: ScoredBound | None = None
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.records.form import Record, Values
+from rayvldd.records.full_data import ChosenRecipe
 
 Interval = tuple[float, float]
 """Ends of a 95 % interval, in percent."""
@@ -73,6 +74,8 @@ class ScoresOnTest(Values):
     """Of as many random pairs."""
     full_data_mean_recall: float
     num_full_data_models: int | None = None
+    full_data_recipe: ChosenRecipe | None = None
+    """The recipe of the models of all pairs, chosen on validation."""
     share_of_full_data: float
     sets: list[SetOnTest] = Field(default_factory=list)
     students: dict[str, list[float]] = Field(default_factory=dict)

@@ -14,14 +14,17 @@ import torch
 from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset, choose_coreset
+from rayvldd.evaluation.full_data import train_on_all
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
 from rayvldd.evaluation.students import Pairs, train_student
 from rayvldd.experts.recipe import expert_training
-from rayvldd.experts.training import ExpertTraining, train_on_all
+from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.full_data import keep_ranks, kept_ranks
 
 SplitName = Literal["val", "test"]
 
@@ -30,9 +33,11 @@ SplitName = Literal["val", "test"]
 class StudentSpec:
     """One student: its training set and its seed."""
 
-    pairs: Pairs | Coreset | None
-    """Training set, or indexes of real pairs; None for all real training pairs."""
+    pairs: Pairs | Coreset | FullDataChoice
+    """Training set, indexes of real pairs, or all real training pairs with their recipe."""
     seed: int
+    lr: float | None = None
+    """Learning rate on a coreset; default: ``evaluation.lr_coreset``."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,29 @@ def rank_in_parallel(
         on_progress: Called with (jobs finished, jobs in total), about twice a second.
 
     Returns:
-        The rank of every correct answer, in the order of the jobs.
+        The rank of every correct answer, in the order of the jobs. Ranks of models of all pairs are cached.
 
     Raises:
         RayvlddError: when no actor fits, or the process of a student dies repeatedly.
     """
+    cached = [
+        kept_ranks(cache_folder, job.pairs, split, job.seed) if isinstance(job.pairs, FullDataChoice) else None
+        for job in jobs
+    ]
+    missing = [job for job, known in zip(jobs, cached, strict=True) if known is None]
     with start_ray(None, None):
-        sent = {id(job.pairs): _send(job.pairs) for job in jobs if isinstance(job.pairs, Pairs)}
-        rules = study.evaluation, expert_training(study)
-        students = [_StudentWork(sent.get(id(job.pairs), job.pairs), job.seed, split, *rules) for job in jobs]
-        return run_work(students, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
+        sent = {id(job.pairs): _send(job.pairs) for job in missing if isinstance(job.pairs, Pairs)}
+        students = [
+            _StudentWork(sent.get(id(job.pairs), job.pairs), job.seed, job.lr, split, study.evaluation, study.seed)
+            for job in missing
+        ]
+        show = _callback(on_progress, len(jobs), done=len(jobs) - len(missing))
+        found = run_work(students, study, cache_folder, resources_of_trials(study), show)
+    for job, new in zip(missing, found, strict=True):
+        if isinstance(job.pairs, FullDataChoice):
+            keep_ranks(cache_folder, job.pairs, split, job.seed, new)
+    trained = iter(found)
+    return [next(trained) if known is None else known for known in cached]
 
 
 def choose_in_parallel(
@@ -117,10 +135,12 @@ def resources_of_trials(study: Study) -> ResourceRequest:
     return ResourceRequest(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
 
 
-def _callback(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[int, dict[int, int]], None]:
+def _callback(
+    on_progress: Callable[[int, int], None] | None, total: int, done: int = 0
+) -> Callable[[int, dict[int, int]], None]:
     def report(finished: int, _: dict[int, int]) -> None:
         if on_progress:
-            on_progress(finished, total)
+            on_progress(done + finished, total)
 
     return report
 
@@ -131,20 +151,22 @@ class _StudentWork:
 
     pairs: Any
     seed: int
+    lr: float | None
     split: SplitName
     settings: EvaluationSettings
-    training: ExpertTraining
+    study_seed: int
 
     @property
     def title(self) -> str:
         return f"student with seed {self.seed}"
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> RetrievalRanks:
-        if self.pairs is None:
-            trained = train_on_all(task, self.training, self.settings.full_data_epochs, self.seed)
+        if isinstance(self.pairs, FullDataChoice):
+            trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed)
         else:
             real = isinstance(self.pairs, Coreset)
-            pairs: Pairs = self.pairs.pairs(task, self.settings.lr_coreset) if real else ray.get(self.pairs)
+            lr = self.lr or self.settings.lr_coreset
+            pairs: Pairs = self.pairs.pairs(task, lr) if real else ray.get(self.pairs)
             with torch.no_grad():
                 frozen_output = task.model.frozen_part(pairs.images.to(task.device))
             trained = train_student(task, pairs, frozen_output, self.settings, self.seed)

@@ -21,7 +21,12 @@ TOY_STUDY: dict[str, Any] = {
     },
     "experts": {"num_experts": 2, "epochs": 2, "batch_size": 32},
     "distillation": {"num_pairs": 4, "lr_image": 10.0, "lr_text": 10.0, "outer_steps": 4, "evaluate_every": 2},
-    "evaluation": {"num_students": 1, "epochs": 2, "num_test_students": 2, "full_data_epochs": 1},
+    "evaluation": {
+        "num_students": 1,
+        "epochs": 2,
+        "num_test_students": 2,
+        "full_data": {"epochs": [1], "learning_rates": [0.1], "batch_sizes": [32]},
+    },
 }
 """The settings without those of a method."""
 

@@ -4,6 +4,7 @@ Source: the released ``buffer.py`` and ``epoch.py`` of Wu et al.: plain SGD for 
 5e-4 for students. Each side has its own learning rate.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.config.settings import LearningRateDecay
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 
@@ -35,6 +37,23 @@ class SgdSettings:
     lr_text: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    decay: LearningRateDecay = "none"
+    """Course of both learning rates."""
+    num_steps: int | None = None
+    """Steps of the whole training; required by ``cosine``."""
+
+
+def decay_factor(decay: LearningRateDecay, step: int, num_steps: int | None) -> float:
+    """Return the factor of the learning rates at a step, counted from 0; 1 at the first step.
+
+    Raises:
+        ValueError: if the decay needs the number of steps and it is not given.
+    """
+    if decay == "none":
+        return 1.0
+    if not num_steps:
+        raise ValueError(f"the decay {decay!r} needs the number of steps, got {num_steps}")
+    return (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
 def train_on_batches(
@@ -52,7 +71,7 @@ def train_on_batches(
         model: The model; its own parameters are not used.
         parameters: Initial parameters; not changed.
         batches: Consumed one by one, so random numbers of a batch are drawn directly before its step.
-        settings: Learning rates of both sides, momentum and weight decay.
+        settings: Learning rates of both sides with their decay, momentum and weight decay.
         pair_loss: A name of ``PAIR_LOSSES``.
 
     Returns:
@@ -68,7 +87,10 @@ def train_on_batches(
     losses: list[Tensor] = []
     model.train()
     try:
-        for batch in batches:
+        for step, batch in enumerate(batches):
+            factor = decay_factor(settings.decay, step, settings.num_steps)
+            for group, rate in zip(optimiser.param_groups, (settings.lr_image, settings.lr_text), strict=True):
+                group["lr"] = factor * rate
             loss = model.loss(
                 Parameters(image, text),
                 batch.frozen_output,

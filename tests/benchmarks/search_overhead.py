@@ -57,6 +57,10 @@ class StudyTimes:
         return (self.wall - self.asleep) / self.wall
 
 
+BOUND = {"epochs": [1], "learning_rates": [0.1], "momentums": [0.9], "batch_sizes": [128]}
+"""One recipe of one epoch for the models of all pairs."""
+
+
 def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bool) -> StudyTimes:
     """Run a study of the command ``sweep`` with everything it does, in a workspace where experts are made already."""
     prepared = study_of_size("prepared", 1, 1, tiny)
@@ -150,7 +154,7 @@ def study_of_size(name: str, num_trials: int, at_a_time: int, tiny: bool) -> Stu
                 "outer_steps": OUTER_STEPS,
                 "evaluate_every": 3,
             },
-            "evaluation": {"epochs": 2 if tiny else 100, "num_test_students": 2, "full_data_epochs": 1},
+            "evaluation": {"epochs": 2 if tiny else 100, "num_test_students": 2, "full_data": BOUND},
             "search": {
                 "space": {
                     "distillation.lr_image": rate,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.evaluation.intervals import recall_interval
+from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_names
 from rayvldd.reports.page.study_report import StudyReport
 
@@ -49,11 +50,13 @@ class Bound:
     interval: tuple[float, float] | None
     num_models: int | None = None
     recalls: Mapping[str, float] = field(default_factory=dict)
+    recipe: ChosenRecipe | None = None
 
     @property
     def words(self) -> str:
         """The bound in one line."""
-        return f"full data: {self.mean:.1f}" + _in_brackets(self.interval)
+        recipe = f"; {self.recipe.words}" if self.recipe else ""
+        return f"full data: {self.mean:.1f}{_in_brackets(self.interval)}{recipe}"
 
 
 def _in_brackets(interval: tuple[float, float] | None) -> str:
@@ -123,7 +126,9 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
             points.setdefault(real.comparable, []).append(_point(real.method, real.num_pairs, "", real))
         for full in evaluation.full_data:
             recalls = {key: value for key, value in full.mean.items() if key != MEAN_RECALL.name}
-            bounds[full.comparable] = Bound(full.mean_recall, full.mean_interval, full.num_students, recalls)
+            bounds[full.comparable] = Bound(
+                full.mean_recall, full.mean_interval, full.num_students, recalls, full.recipe
+            )
     return points, bounds
 
 
@@ -152,7 +157,10 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
     if not models:
         return None
     recalls = tests[0].recalls.get("full_data", {}) if len(tests) == 1 else {}
-    return Bound(sum(models) / len(models), recall_interval(models) if len(models) > 1 else None, len(models), recalls)
+    interval = recall_interval(models) if len(models) > 1 else None
+    recipes = [tested.full_data_recipe for tested in tests]
+    recipe = recipes[0] if all(other == recipes[0] for other in recipes) else None  # of other seeds, it may differ
+    return Bound(sum(models) / len(models), interval, len(models), recalls, recipe)
 
 
 Standing = Literal["better", "ahead", "unsure", "not better"]

@@ -136,7 +136,8 @@ def sets_table(group: ComparableSets, name: str) -> DataTable:
     }
     if group.bound:
         full = group.bound
-        rows.append(("full data", None, "", *figures(full.mean, full.interval, full.recalls), full.num_models))
+        recipe = full.recipe.recipe.words if full.recipe else ""
+        rows.append(("full data", None, recipe, *figures(full.mean, full.interval, full.recalls), full.num_models))
     return DataTable(name, columns, rows, frozenset(best))
 
 

@@ -23,10 +23,12 @@ from helpers.paths import ROOT
 from helpers.searches import SPACE, evaluated, with_search
 from rich.console import Console
 
+from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, OutageError, RayvlddError, StoreError
+from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.intervals import recall_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
@@ -50,6 +52,7 @@ from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.trial import run_trial as run_one
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
@@ -776,13 +779,19 @@ def test_the_summary_of_a_test() -> None:
     def student(value: float) -> RetrievalMetrics:
         return RetrievalMetrics(*[value] * 6)
 
-    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)])
+    tried = tuple(
+        TriedRecipe(recipe=recipe, val_mean_recall=10.0 * place)
+        for place, recipe in enumerate(recipes_of(EvaluationSettings())[:2])
+    )
+    choice = FullDataChoice(key="", tried=tried)
+    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)], choice)
+    assert found["full_data_recipe"] == {**tried[1].model_dump(), "num_recipes": 2}
     assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
     assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
     assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
     assert tuple(found["interval"]) == recall_interval([15.0, 17.0]) and found["interval_over"] == "students"
     sets = [[student(15.0), student(17.0)], [student(21.0), student(19.0)]]
-    several = summary(sets, [student(5.0)], [student(20.0)])
+    several = summary(sets, [student(5.0)], [student(20.0)], choice)
     assert several["mean_recall"] == pytest.approx(18)
     assert tuple(several["interval"]) == recall_interval([16.0, 20.0]) and several["interval_over"] == "sets"
     assert (several["num_sets"], several["num_students"]) == (2, 2)

@@ -22,15 +22,17 @@ import rayvldd.runtime.expert_training
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.errors import DivergedError, RayvlddError, StoreError
+from rayvldd.evaluation.full_data import recipes_of, train_on_all
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
-from rayvldd.experts.training import train_expert, train_on_all
+from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
@@ -153,19 +155,26 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_students_are_those_that_one_process_trains(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path
+    local_ray: None,
+    one_thread: None,
+    tiny_study: Study,
+    tiny_problem: StudyTask,
+    tiny_cache: Path,
+    tmp_path: Path,
 ) -> None:
     settings, training = tiny_study.evaluation, expert_training(tiny_study)
     pairs, others = (
         choose_coreset(tiny_problem, "random", number, seed, training=training).pairs(tiny_problem, settings.lr_coreset)
         for number, seed in ((6, 0), (8, 1))
     )
-    jobs = [StudentSpec(pairs, 0), StudentSpec(None, 5), StudentSpec(others, 0), StudentSpec(pairs, 1)]
+    recipe = TriedRecipe(recipe=recipes_of(settings)[0], val_mean_recall=1.0)
+    choice = FullDataChoice(key=tmp_path.name, tried=(recipe,))
+    jobs = [StudentSpec(pairs, 0), StudentSpec(choice, 5), StudentSpec(others, 0), StudentSpec(pairs, 1)]
     told: list[tuple[int, int]] = []
     recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
     assert recalls == [
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [0]),
-        score(tiny_problem, train_on_all(tiny_problem, training, settings.full_data_epochs, 5), tiny_problem.test),
+        score(tiny_problem, train_on_all(tiny_problem, recipe.recipe, tiny_study.seed, 5), tiny_problem.test),
         *evaluate_pairs(tiny_problem, others, tiny_problem.test, settings, [0]),
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [1]),
     ]

@@ -14,7 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
-from rayvldd.experts.training import ExpertState, train_epochs, train_expert, train_on_all
+from rayvldd.experts.training import ExpertState, train_epochs, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
 from rayvldd.models.image_encoder import build_image_encoder
@@ -154,13 +154,6 @@ def test_a_huge_rate_is_a_failure_that_names_it(tiny_study: Study, tiny_cache: P
     with pytest.raises(DivergedError, match=r"(?s)expert 0 diverged in epoch 1.*experts.lr_text=1e\+38.*Next: .*--set"):
         train_expert(task, expert_training(task.study), 0)
     assert not task.model.training
-
-
-def test_full_data_bound_is_trained_as_experts_are(task: StudyTask) -> None:
-    parameters = train_on_all(task, expert_training(task.study), epochs=1, seed=4)
-    assert torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=4).image)
-    assert not torch.equal(parameters.image, train_on_all(task, expert_training(task.study), epochs=1, seed=5).image)
-    assert not torch.equal(parameters.image, train_expert(task, expert_training(task.study), 4)[0][1].image)
 
 
 # --- going on where training was cut off ---------------------------------------------------------------------------

@@ -42,15 +42,15 @@ def test_the_epoch_of_a_part_is_scaled_to_all_images(
 
 def test_the_arithmetic(tiny_study: Study) -> None:
     study = with_search(tiny_study, max_concurrent=4)
-    cost = estimate(study, PLANNED, Probe(9.0, 30.0, (2.0, 5.0), 10.0), num_cpus=2)
+    cost = estimate(study, PLANNED, Probe(9.0, 30.0, (2.0, 5.0), 10.0, full_data_epoch=40.0), num_cpus=2)
     assert cost["at_a_time"] == {"experts": 2, "trials": 2}
     assert cost["seconds"] == {
         "experts": 4 * 5 * 30.0 / 2,
         "a_trial": [4 * 2.0 + 3 * 10.0, 4 * 5.0 + 3 * 10.0],
         "search": [10 * 38.0 / 2, 10 * 50.0 / 2],
-        "test": (2 * 2 * 10.0 + 2 * 1 * 30.0) / 2,
+        "test": (2 * 2 * 10.0 + (2 + 2) * 1 * 40.0) / 2,  # two recipes, and two models by the best one
     }
     shown = describe_cost(cost)
     assert "experts: 20 epochs x 30 s / 2 at a time = 5 min" in shown
     assert "a trial: 4 outer steps x 2 to 5 s + 3 evaluations x 1 students x 10 s = 38 s to 50 s" in shown
-    assert "in all:  9 min to 10 min" in shown
+    assert "in all:  10 min to 11 min" in shown
