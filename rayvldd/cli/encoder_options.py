@@ -34,12 +34,13 @@ def read_encoders(entries: list[str], option: str) -> tuple[dict[str, "ImageEnco
 
 
 def _settings(entry: str) -> "ImageEncoderSettings":
+    from rayvldd.config.bounded_yaml import parsed_documents
     from rayvldd.config.settings import ImageEncoderSettings
 
     if entry.endswith((".yaml", ".yml")):
-        values = yaml.safe_load(Path(entry).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
+        documents = parsed_documents(Path(entry).read_text(encoding="utf-8"))
+        if len(documents) != 1 or not isinstance(documents[0], dict):
             raise ValueError("the file has no keys")
-        return ImageEncoderSettings.model_validate(values)
+        return ImageEncoderSettings.model_validate(documents[0])
     name, _, weights = entry.partition("=")
     return ImageEncoderSettings(name=name.strip(), weights=weights.strip() or None)

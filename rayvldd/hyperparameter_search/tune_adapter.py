@@ -32,13 +32,16 @@ from rayvldd.hyperparameter_search.strategy import (
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport
+from rayvldd.runtime.cluster import workers_have_our_variables
 
 _TRIAL_ID = "trial_id"
 """Key of the trial's name in a Tune config; the others are searched settings."""
 _REPORT = "report"
 """Key of a Tune result with the :data:`Report`."""
 
-_ENVIRONMENT = {
+# The settings of Tune that it has as environment variables alone. They are set when this module is imported, before the
+# threads of a search, and for the rest of the process: the environment must not change while threads run.
+os.environ |= {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output, the study has its own display
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files
@@ -49,11 +52,6 @@ _ENVIRONMENT = {
 
 _LIVES = 3
 """Maximum number of processes of a trial: one whose process died (lost node, out of memory) is resumed."""
-
-_TO_END_S = 600
-"""Seconds that a stopped trial has to end before its process starts the next one. Releasing memory can take longer than
-Tune's default of 2 on a busy machine; Tune would then drop the next trial without notifying the searcher and wait for
-it indefinitely."""
 
 
 def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
@@ -92,7 +90,9 @@ def _run_trials(
                 num_samples=num_trials,
                 max_concurrent_trials=recorder.run.study.search.max_concurrent,
                 time_budget_s=time_left,
-                reuse_actors=True,  # a new process would load torch and the models: ten seconds on a laptop
+                # A new process would load torch and the models: ten seconds on a laptop. Without its timeout among the
+                # variables of workers, Tune could drop the next trial of a process.
+                reuse_actors=workers_have_our_variables(),
             ),
             run_config=tune.RunConfig(
                 name=folder.name,
@@ -118,7 +118,6 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
     run = run_trial
 
     def run_and_report(config: Mapping[str, SettingValue], context: TrialContext) -> None:
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_TO_END_S)
         point = {key: value for key, value in config.items() if key != _TRIAL_ID}
         run(str(config[_TRIAL_ID]), point, context, lambda report: tune.report({_REPORT: report}))
 
@@ -239,17 +238,11 @@ def _error_of(trial: TuneTrial) -> str:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Keep Tune from printing, catching Ctrl-C and leaving files, while the block runs."""
+    """Suppress log messages of Tune in the block."""
     logger = logging.getLogger("ray.tune")
-    level, before = logger.level, {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

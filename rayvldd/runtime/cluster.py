@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 import ray
 
-import rayvldd
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.runtime.environment import END_TIMEOUT, variables_of_workers
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Object store size of a local Ray: actors exchange only settings, scores and small sets, never trajectories."""
@@ -23,6 +22,17 @@ _ANSWER_S = 10.0
 _TRIES = 3
 _TOO_SLOW = "timed out during startup"
 """Part of Ray's message when its processes did not start within 30 seconds."""
+
+
+_is_ours = False
+
+
+def workers_have_our_variables() -> bool:
+    """Whether Ray's workers have our variables: always if :func:`start_ray` started or joined it, else maybe."""
+    if _is_ours:
+        return True
+    value: str | None = ray.get(ray.remote(num_cpus=0)(os.getenv).remote(END_TIMEOUT))
+    return value is not None
 
 
 @contextmanager
@@ -39,7 +49,6 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _prepare_environment()
     options = _local_options(num_cpus) if address is None else _cluster_options(address)
     try:
         if address is not None:
@@ -52,9 +61,12 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
             f"cluster, or no address",
             next_command="ray status, to see whether a cluster runs; or the same command without an address",
         ) from error
+    global _is_ours
+    _is_ours = True
     try:
         yield
     finally:
+        _is_ours = False
         ray.shutdown()
 
 
@@ -101,27 +113,4 @@ def _local_options(num_cpus: int | None) -> dict[str, Any]:
 
 
 def _cluster_options(address: str) -> dict[str, Any]:
-    checkout = _checkout()
-    environment = {"env_vars": {"PYTHONPATH": _python_path(checkout)}} if checkout else None
-    return {"address": address, "runtime_env": environment}
-
-
-def _prepare_environment() -> None:
-    """Set environment variables that Ray's processes inherit; values set by the user are kept."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise Ray hides all GPUs from workers that request none, and warns that this will change.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    checkout = _checkout()
-    if checkout:
-        os.environ["PYTHONPATH"] = _python_path(checkout)
-
-
-def _checkout() -> str | None:
-    """Return the folder that workers need on their path to import this package; None if it is installed."""
-    folder = str(Path(rayvldd.__file__).parents[1])
-    return None if folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")) else folder
-
-
-def _python_path(folder: str) -> str:
-    others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != folder]
-    return os.pathsep.join([folder, *others])
+    return {"address": address, "runtime_env": {"env_vars": variables_of_workers()}}

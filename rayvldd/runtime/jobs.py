@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import requests
+from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
@@ -86,7 +87,7 @@ class ClusterJobs:
         self.address = address
         with self.translating_errors():
             _refuse_silence(address)
-            with _no_other_address():
+            with _exact_address():
                 self._client = JobSubmissionClient(address, headers=_token_header())
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -259,13 +260,19 @@ def _token_header() -> dict[str, str] | None:
 
 
 @contextmanager
-def _no_other_address() -> Iterator[None]:
-    """Hide the environment variables that would override the given address."""
-    hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
+def _exact_address() -> Iterator[None]:
+    """Keep Ray from replacing the given address by one of RAY_API_SERVER_ADDRESS or RAY_ADDRESS in the block.
+
+    ``auto`` is not an address, and Ray resolves it as everywhere.
+    """
+    resolve = sdk.get_address_for_submission_client
+    sdk.get_address_for_submission_client = lambda address: (
+        address if address and address != "auto" else resolve(address)
+    )
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        sdk.get_address_for_submission_client = resolve
 
 
 def _refuse_silence(address: str) -> None:

@@ -118,12 +118,14 @@ def test_encoders_are_read_in_every_form(tmp_path: Path) -> None:
 
 
 def test_unreadable_encoders_are_reported_together(tmp_path: Path) -> None:
-    wrong, text = tmp_path / "wrong.yaml", tmp_path / "text.yaml"
+    wrong, text, deep = tmp_path / "wrong.yaml", tmp_path / "text.yaml", tmp_path / "deep.yaml"
     wrong.write_text("nmae: resnet18")
     text.write_text("resnet18")
-    _, faults = read_encoders([str(wrong), str(text), str(tmp_path / "none.yaml")], "--transfer")
-    told = [fault.problem for fault in faults]
-    assert len(told) == 3 and "nmae" in told[0] and "has no keys" in told[1] and "No such file" in told[2]
+    deep.write_text("name: " + "[" * 1000)
+    _, faults = read_encoders([str(wrong), str(text), str(deep), str(tmp_path / "none.yaml")], "--transfer")
+    problems = [fault.problem for fault in faults]
+    assert len(problems) == 4 and "nmae" in problems[0] and "has no keys" in problems[1]
+    assert "more than 50 levels" in problems[2] and "No such file" in problems[3]
 
 
 def test_sets_of_the_same_settings_share_a_group(set_folder: Path) -> None:
