@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.errors import InputError, RayvlddError
 from rayvldd.printable import printable
 
@@ -23,8 +24,6 @@ DEFAULT_WORKSPACE = Path("rayvldd_workspace")
 
 EXIT_USER_ERROR = 2
 """Exit code for invalid input, as in click for invalid options."""
-EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in shells: 128 + SIGINT."""
 
 _WIDTH_OF_FILES = 200
 """Width of a table that is written to a file or pipe, for which rich would assume 80 columns."""
@@ -75,7 +74,7 @@ class RunCommand(click.Command):
 
     Args:
         examples: Command lines for the end of ``--help``; tests parse them.
-        kept: Results that are kept after Ctrl-C, to complete the sentence "Kept: ...".
+        kept: Results that are kept after an interruption, to complete the sentence "Kept: ...".
         takes_settings: Whether the command has ``--set``.
         only_reads: Whether the command changes nothing, so that it needs no ``--dry-run``.
     """
@@ -110,7 +109,7 @@ class RunCommand(click.Command):
         invocation = _invocation(ctx)
         ctx.obj = invocation
         redirect = contextlib.redirect_stdout(sys.stderr) if invocation.as_json else contextlib.nullcontext()
-        with redirect:
+        with redirect, interruptible():
             try:
                 return super().invoke(ctx)
             except (RayvlddError, KeyboardInterrupt) as error:
@@ -118,7 +117,7 @@ class RunCommand(click.Command):
                     traceback.print_exc()
                 if isinstance(error, RayvlddError):
                     _exit_with(error, invocation)
-                _exit_interrupted(self.kept, invocation)
+                _exit_interrupted(error, self.kept, invocation)
 
 
 def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parameter]:
@@ -176,8 +175,8 @@ def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
     raise SystemExit(EXIT_USER_ERROR)
 
 
-def _exit_interrupted(kept: str, invocation: Invocation) -> NoReturn:
+def _exit_interrupted(error: KeyboardInterrupt, kept: str, invocation: Invocation) -> NoReturn:
     click.echo("\nInterrupted." + (f" Kept: {kept}." if kept else " Nothing was changed."), err=True)
     click.echo(f"The same command continues: {invocation.line}", err=True)
     invocation.finish({"error": "Interrupted", "kept": kept, "next_command": invocation.line})
-    raise SystemExit(EXIT_INTERRUPTED)
+    raise SystemExit(exit_code_of(error))

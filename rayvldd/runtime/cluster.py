@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +55,8 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     try:
         if address is not None:
             _refuse_silence(address)
-        _init(options)
+        with _handler_of_sigterm_kept():
+            _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
         raise RayvlddError(
@@ -100,6 +103,30 @@ def _init(options: dict[str, Any]) -> None:
             if not tries_left or _TOO_SLOW not in str(error):
                 raise
             ray.shutdown()
+
+
+@contextmanager
+def _handler_of_sigterm_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM after the block, in which Ray installs others.
+
+    One of them ends Python while Ray starts. The one that remains prints a stack of C++ and aborts, so that no block
+    is left properly, and neither the tracker nor the user is informed.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    handler, terminated = signal.getsignal(signal.SIGTERM), False
+    try:
+        yield
+    except SystemExit as ended:
+        terminated = ended.code == signal.SIGTERM
+        if not terminated:
+            raise
+        ray.shutdown()
+    finally:
+        signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _local_options(num_cpus: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.cli import last_object, run
 from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import preparation
-from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR, RunCommand
+from rayvldd.cli.invocation import EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
 
 HEAVY = {"torch", "torchvision", "timm", "transformers", "peft", "ray", "optuna", "mlflow", "matplotlib", "sklearn"}
@@ -155,7 +156,7 @@ def test_an_interruption_names_the_kept_results(
 
     monkeypatch.setattr(preparation, "check_models_and_data", interrupted)
     result = run("sweep", study_file, "--workspace", workspace)
-    assert result.exit_code == EXIT_INTERRUPTED
+    assert result.exit_code == 128 + signal.SIGINT
     assert "Kept: experts and trials that were finished" in result.stderr
     assert f"The same command continues: rayvldd sweep {study_file} --workspace {workspace}" in result.stderr
 

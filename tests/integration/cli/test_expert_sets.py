@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from helpers.expert_sets import METRICS, OTHER, assert_same, expert
 import rayvldd.experts.store.copying
 from rayvldd.cli.expert_sets import EXIT_FOUND
 from rayvldd.cli.experts import SUBCOMMANDS
-from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store import pruning
@@ -406,7 +407,7 @@ def test_copy_resumes_after_an_interruption(
     monkeypatch.setattr(rayvldd.experts.store.copying, "write_tensors", interrupted)
     there = ExpertStore(FolderStorage(tmp_path / "copy"))
     result = run("experts", "copy", store.uri, there.uri)
-    assert result.exit_code == EXIT_INTERRUPTED
+    assert result.exit_code == 128 + signal.SIGINT
     assert "Kept: every expert that was copied" in result.stderr
     assert f"The same command continues: rayvldd experts copy {store.uri} {there.uri}" in result.stderr
     num_there = len(there.finished(RECIPE)) + len(there.finished(DELTAS))

@@ -364,6 +364,7 @@ _DRIVER = """
 import signal
 import sys
 from pathlib import Path
+from rayvldd.cli.interrupts import interruptible
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.recipe import expert_recipe, expert_training
@@ -376,6 +377,8 @@ from rayvldd.storage.folder import FolderStorage
 
 # What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+handlers = interruptible()  # as in every command
+handlers.__enter__()
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
 recipe = expert_recipe(study, task.fingerprints)
@@ -505,10 +508,10 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
-def test_ctrl_c_keeps_finished_work_and_leaves_no_process(
+def test_sigterm_keeps_finished_work_and_leaves_no_process(
     tiny_study: Study, tiny_problem: StudyTask, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    """A driver with its own Ray that is interrupted prints only the interrupt and ends."""
+    """A driver with its own Ray that gets SIGTERM, and Ctrl-C while Ray ends, ends as after one Ctrl-C."""
     study = tiny_study.at({"experts.num_experts": 100_000})
     mark = f"RAYVLDD_TEST_MARK={tmp_path.name}-{os.getpid()}"
     environment = {**os.environ, **dict([mark.split("=")])}
@@ -519,11 +522,13 @@ def test_ctrl_c_keeps_finished_work_and_leaves_no_process(
         assert driver.stdout and driver.stderr
         while int(driver.stdout.readline().split()[0]) < 2:
             pass
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+        driver.terminate()  # as a batch system does
         pressed = time.monotonic()
+        time.sleep(0.2)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         errors = driver.stderr.read()
     assert time.monotonic() - pressed < 30
-    assert errors.strip().endswith("KeyboardInterrupt"), errors
+    assert errors.strip().endswith("Terminated"), errors
     assert errors.count("Traceback") == 1, errors
     store, recipe = ExpertStore(FolderStorage(tmp_path)), expert_recipe(study, tiny_problem.fingerprints)
     finished = store.finished(recipe)
