@@ -80,7 +80,7 @@ def command(
         return
     study, planned = _checked_plan(invocation, study_file, store_uri, on_this_machine=cluster_file is None)
     if decodes and not invocation.dry_run:
-        _decode(study, Path(planned["storage"]["cache"]))
+        _decode(invocation, study, Path(planned["storage"]["cache"]))
     if with_probe and not invocation.dry_run:
         found["cost"] = _probed(invocation, study, planned)
     if report and report.file.kind == "kubernetes":
@@ -121,20 +121,23 @@ def _checked_plan(
     return study, dict(planned)
 
 
-def _decode(study: "Study", cache: Path) -> None:
+def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
     """Decode all images of all points; decoded images are cached, so that no command decodes them again.
 
     Raises:
-        DataError: listing every image that cannot be decoded.
+        DataError: listing every image that cannot be decoded and is not left out.
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.dataset import load_dataset
+    from rayvldd.data.left_out import left_out_so_far
     from rayvldd.data.prepared_arrays import open_cache
 
     with ProgressDisplay() as display:
         for data in {point.data.model_dump_json(): point.data for point in study.expert_points()}.values():
             load_dataset(data, open_cache(cache), display.progress)
         display.done()
+    for file, count in left_out_so_far(study.data, cache).items():
+        invocation.say(f"  data:    {count} images cannot be decoded and are left out: {file}")
 
 
 def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:

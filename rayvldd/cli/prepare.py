@@ -66,20 +66,22 @@ def command(
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.array_shards import ArrayShards
+    from rayvldd.data.left_out import left_out_so_far
     from rayvldd.data.prepared_arrays import note_prepared
-    from rayvldd.runtime.array_pipeline import prepare_arrays, requested_arrays
+    from rayvldd.runtime.array_pipeline import prepare_study
     from rayvldd.runtime.cluster import start_ray
     from rayvldd.runtime.nodes import refuse_unfit_nodes
 
     with ProgressDisplay() as display, start_ray(address, None):
         if address is not None:
             refuse_unfit_nodes(workspace.root)
-        requests = requested_arrays(study)
-        arrays = prepare_arrays(requests, study.resources, ArrayShards(store.storage), display.progress)
+        arrays = prepare_study(study, workspace.cache, ArrayShards(store.storage), display.progress)
         display.done()
     note_prepared(workspace, store.uri, node_cache)
     for array in arrays:
         invocation.say(_line_of(array))
+    for file, count in left_out_so_far(study.data, workspace.cache).items():
+        invocation.say(f"{count} images cannot be decoded and are left out: {file}")
     invocation.say(f"in {store.uri}; other commands on {workspace.root} read them from there")
     invocation.finish({"study": study.name, "store": store.uri, "arrays": [vars(array) for array in arrays]})
 

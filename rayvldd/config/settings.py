@@ -10,7 +10,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rayvldd.config.base import Settings
-from rayvldd.config.setting import setting
+from rayvldd.config.setting import MayChange, SettingOptions, setting
+
+_WITHOUT_INFLUENCE: SettingOptions = {
+    "may_change": MayChange.ALWAYS,
+    "in_point": False,
+    "changes_experts": False,
+    "changes_recall": False,
+}
+"""Of a setting that changes nothing but whether a run starts: the fingerprint of the data states what it led to."""
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -41,6 +49,8 @@ class FolderData(Settings):
     """The JSON-lines file, relative to ``root``."""
     images: str = "images"
     """Folder of the image files, relative to ``root``."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized (bicubic, aspect ratio not kept, as in Wu et al.), in pixels."""
 
@@ -57,6 +67,8 @@ class KarpathyData(Settings):
     """Folder of the image files, relative to ``root``; COCO's ``filepath`` is appended to it."""
     restval: Literal["train", "drop"] = "train"
     """Use of COCO's ``restval`` images; usually they are added to the training split."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -71,6 +83,8 @@ class BlipData(Settings):
     """File name with ``{split}`` in place of train, val or test, relative to ``root``."""
     images: str = "."
     """Folder that the ``image`` paths are relative to; itself relative to ``root``."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 

@@ -86,14 +86,15 @@ class ArraySource(Protocol):
 class ArrayCache:
     """A folder of memory-mapped arrays, each with a JSON file that records its key and checksum."""
 
-    def __init__(self, folder: Path, source: ArraySource | None = None) -> None:
+    def __init__(self, folder: Path, source: ArraySource | None = None, *, shared_folder: Path | None = None) -> None:
         """Set up the cache without reading or creating anything.
 
         Args:
             folder: Folder on a local or a shared disk.
             source: Tried before an array is made.
+            shared_folder: Folder of small files that all machines share; default: the same.
         """
-        self.folder = folder
+        self.folder, self.shared_folder = folder, shared_folder or folder
         self._source = source
 
     def get_or_make(

@@ -6,7 +6,7 @@ last; a shard without a record is incomplete and is made again. The files can be
 have one column of the canonical type ``arrow.fixed_shape_tensor`` and one row per image or caption.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +24,9 @@ FORMAT = 1
 
 SHARD_BYTES = 32 * 2**20
 """Uncompressed size of a shard: bounds the memory of a process and the work that is lost by an interruption."""
+
+_FILES = "files.json"
+"""File of an array that cannot be finished, with the image file of each row."""
 
 _REMAKE = "rayvldd prepare STUDY.yaml, with the same --store"
 
@@ -44,18 +47,18 @@ class ArrayShards:
         Raises:
             StoreError: if the storage cannot be used, or its array has another version of the layout.
         """
-        existing = self._rows_per_shard(array)
+        existing = self.rows_per_shard(array)
         if existing is not None:
             return existing
         row_bytes = np.dtype(array.dtype).itemsize * int(np.prod(array.shape[1:]))
         rows = max(1, SHARD_BYTES // (row_bytes * unit)) * unit
         manifest = {"format": FORMAT, "rayvldd_version": rayvldd.__version__, "array": array.as_dict()}
         self.storage.swap(_manifest(array), None, json_text({**manifest, "rows_per_shard": rows}))
-        return self._rows_per_shard(array) or rows  # another process may have written it first
+        return self.rows_per_shard(array) or rows  # another process may have written it first
 
     def missing(self, array: ArrayDescription) -> list[int]:
         """Numbers of the unfinished shards of an array that has a manifest."""
-        rows = self._rows_per_shard(array)
+        rows = self.rows_per_shard(array)
         present = set(self.storage.names(_folder(array)))
         numbers = range(num_shards(array, rows)) if rows else ()
         return [n for n in numbers if not {_shard(array, n), _record(array, n)} <= present]
@@ -85,7 +88,7 @@ class ArrayShards:
         Raises:
             StoreError: if shards are missing; during iteration, if a shard is damaged.
         """
-        rows = self._rows_per_shard(array)
+        rows = self.rows_per_shard(array)
         if rows is None:
             return None
         missing = self.missing(array)
@@ -96,6 +99,43 @@ class ArrayShards:
                 next_command=f"{_REMAKE} (makes the missing shards)",
             )
         return (self._read(array, number, rows) for number in range(num_shards(array, rows)))
+
+    def kept(self, array: ArrayDescription, number: int) -> np.ndarray | None:
+        """The rows of one finished shard; None if it is missing or damaged."""
+        rows = self.rows_per_shard(array)
+        try:
+            return None if rows is None or number in self.missing(array) else self._read(array, number, rows)
+        except StoreError:
+            return None
+
+    def note_unfinished(self, array: ArrayDescription, files: Sequence[tuple[str, int, int]]) -> None:
+        """Record the file of each row of an array that cannot be finished, so that its shards can be used by others."""
+        self.storage.write(
+            _files(array), json_text({"array": array.as_dict(), "files": [list(file) for file in files]})
+        )
+
+    def unfinished(self, array: ArrayDescription) -> Iterator[tuple[ArrayDescription, list[tuple[str, int, int]]]]:
+        """Yield the arrays that differ from this one only in their files and cannot be finished, with the files."""
+        fixed = {name: value for name, value in array.key.items() if name != "files"}
+        for name in self.storage.names("arrays"):
+            if not name.endswith(f"/{_FILES}"):
+                continue
+            noted = parsed(self.storage.read(name)) or {}
+            try:
+                of = noted["array"]
+                other = ArrayDescription(of["kind"], of["key"], tuple(of["shape"]), of["dtype"])
+                files = [(str(image), int(size), int(time)) for image, size, time in noted["files"]]
+            except (KeyError, TypeError, ValueError):  # damaged: its images are decoded again
+                continue
+            same = {name: value for name, value in other.key.items() if name != "files"} == fixed
+            if same and other.kind == array.kind and other.shape[1:] == array.shape[1:] and other.name != array.name:
+                yield other, files
+
+    def drop_unfinished(self, array: ArrayDescription) -> None:
+        """Delete the unfinished arrays that differ from this one only in their files, once this one is finished."""
+        for other, _ in list(self.unfinished(array)):
+            for name in self.storage.names(_folder(other)):
+                self.storage.delete(name)
 
     def _read(self, array: ArrayDescription, number: int, rows_per_shard: int) -> np.ndarray:
         content, record = self.storage.read(_shard(array, number)), parsed(self.storage.read(_record(array, number)))
@@ -121,7 +161,8 @@ class ArrayShards:
             next_command=f"{_REMAKE} (makes this shard again)",
         )
 
-    def _rows_per_shard(self, array: ArrayDescription) -> int | None:
+    def rows_per_shard(self, array: ArrayDescription) -> int | None:
+        """Number of rows per shard of an array; None if it has no manifest."""
         content = self.storage.read(_manifest(array))
         if content is None:
             return None
@@ -161,6 +202,10 @@ def _folder(array: ArrayDescription) -> str:
 
 def _manifest(array: ArrayDescription) -> str:
     return f"{_folder(array)}/manifest.json"
+
+
+def _files(array: ArrayDescription) -> str:
+    return f"{_folder(array)}/{_FILES}"
 
 
 def _shard(array: ArrayDescription, number: int) -> str:

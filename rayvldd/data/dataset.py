@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import PIL
 from jaxtyping import Bool, Int64, UInt8
 from PIL import ExifTags, Image
 
-from rayvldd.config.settings import DataSettings, ToyScenesData
-from rayvldd.data.annotations import SPLITS, Record, read_records
+from rayvldd.config.settings import BlipData, DataSettings, FolderData, KarpathyData, ToyScenesData
+from rayvldd.data.annotations import SPLITS, Record, SplitName, read_records
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.decoded_images import DecodedImages
 from rayvldd.data.toy_scenes import (
@@ -25,7 +25,16 @@ from rayvldd.data.toy_scenes import (
     iterate_scenes,
     num_scenes,
 )
-from rayvldd.errors import DataError, Fault, message_of
+from rayvldd.data.unreadable import (
+    UnreadableImages,
+    UnreadableImagesError,
+    by_split,
+    drops_unreadable,
+    fault_of_image,
+    is_damage,
+    readable,
+)
+from rayvldd.errors import message_of
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the current activity, the number of finished items and their total."""
@@ -64,6 +73,8 @@ class Split:
     """The captions of the first image, then those of the second, and so on."""
     caption_image: Int64[np.ndarray, " caption"]
     """Index of each caption's image."""
+    left_out: tuple[str, ...] = ()
+    """Names of the images that cannot be decoded and are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +97,14 @@ def load_dataset(settings: DataSettings, cache: ArrayCache, on_progress: OnProgr
         on_progress: Called while images are decoded, drawn or fetched.
 
     Raises:
-        DataError: listing every fault of the annotations, or every image that cannot be decoded.
+        DataError: listing every fault of the annotations, or every image that cannot be decoded and is not left out.
         StoreError: if the cache folder cannot be written.
     """
     if isinstance(settings, ToyScenesData):
         splits = [_drawn_split(settings, name, cache, on_progress) for name in SPLITS]
     else:
-        records = read_records(settings)
-        splits = [
-            _decoded_split(name, [r for r in records if r.split == name], settings.image_size, cache, on_progress)
-            for name in SPLITS
-        ]
+        records = by_split(read_records(settings))
+        splits = [_readable_split(settings, name, records[name], cache, on_progress) for name in SPLITS]
     content = [[split.name, split.image_names, split.captions, split.caption_image.tolist()] for split, _ in splits]
     named = fingerprint({"content": content, "pixels": [digest for _, digest in splits]})
     train, val, test = (split for split, _ in splits)
@@ -188,6 +196,43 @@ def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, Any]:
 # --- image files --------------------------------------------------------------------------------------------------
 
 
+def _readable_split(
+    settings: FolderData | KarpathyData | BlipData,
+    name: SplitName,
+    records: list[Record],
+    cache: ArrayCache,
+    on_progress: OnProgress | None,
+) -> tuple[Split, str]:
+    """Decode a split, without its unreadable images if the settings allow that."""
+    if not drops_unreadable(settings):
+        return _decoded_split(name, records, settings.image_size, cache, on_progress)
+    listed = unreadable_images(cache.shared_folder, name, records, settings.image_size)
+    while True:  # every round but the last finds further images to leave out
+        kept = readable(name, records, listed)
+        try:
+            split, digest = _decoded_split(name, kept, settings.image_size, cache, on_progress)
+        except UnreadableImagesError as error:
+            if not error.may_be_dropped:
+                raise
+            listed.add(error.unreadable)
+        else:
+            names = {record.image for record in kept}
+            left_out = tuple(record.image for record in records if record.image not in names)
+            return replace(split, left_out=left_out), digest
+
+
+def unreadable_images(folder: Path, split: SplitName, records: list[Record], size: int) -> UnreadableImages:
+    """The list of images of a split that are left out.
+
+    Args:
+        folder: Folder of the workspace's cache.
+        split: Name of the split.
+        records: All records of the split.
+        size: Side of the images, in pixels.
+    """
+    return UnreadableImages(folder, split, decoded_pixels_array(split, records, size))
+
+
 def _decoded_split(
     name: str, records: list[Record], size: int, cache: ArrayCache, on_progress: OnProgress | None
 ) -> tuple[Split, str]:
@@ -195,7 +240,7 @@ def _decoded_split(
 
     def decode(pixels: np.ndarray) -> None:
         unfinished = DecodedImages(cache.folder, {"split": name, "size": size, **_DECODING})
-        files = [(str(record.path), *_size_and_time(record.path)) for record in records]
+        files = [(str(record.path), *size_and_time(record.path)) for record in records]
         decoded = unfinished.fill(pixels, files)
         try:
             for done in decode_into(pixels, records, decoded=decoded):
@@ -213,7 +258,7 @@ def _decoded_split(
 
 def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayDescription:
     """Describe the cached array of a split's image files, identified by names, sizes and modification times."""
-    files = [[record.image, *_size_and_time(record.path)] for record in records]
+    files = [[record.image, *size_and_time(record.path)] for record in records]
     key = {
         "files": fingerprint(files),
         "split": split,
@@ -223,7 +268,8 @@ def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayD
     return pixels_array(key, len(records), size)
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Size of a file in bytes, and its modification time in nanoseconds."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -243,34 +289,35 @@ def decode_into(
         decoded: Images that need not be decoded; updated as images are decoded.
 
     Raises:
-        DataError: at the end, listing every image that cannot be decoded.
+        UnreadableImagesError: at the end, listing every image that cannot be decoded.
     """
     size = pixels.shape[-1]
     marks = np.zeros(len(records), dtype=bool) if decoded is None else decoded
 
-    def decode_one(index: int) -> Fault | None:
+    def decode_one(index: int) -> Exception | None:
         try:
             pixels[index] = decode_image(records[index].path, size)
             marks[index] = True
         except Exception as error:  # Pillow's decoders raise many types of errors for damaged files
-            return Fault(
-                str(records[index].path), f"cannot be decoded: {message_of(error)}", "an image that Pillow can open"
-            )
+            return error
         return None
 
-    faults = []
+    faults, unreadable = [], {}
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(num_threads or num_cpus)
     try:
         missing = np.flatnonzero(~marks).tolist()
-        for done, fault in enumerate(pool.map(decode_one, missing), start=1 + len(records) - len(missing)):
-            if fault:
-                faults.append(fault)
+        errors = zip(missing, pool.map(decode_one, missing), strict=True)
+        for done, (index, error) in enumerate(errors, start=1 + len(records) - len(missing)):
+            if error:
+                faults.append(fault_of_image(records[index], error))
+                if is_damage(error):
+                    unreadable[records[index].image] = message_of(error)
             yield done
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the remaining images
     if faults:
-        raise DataError(faults, next_command="replace these files, then: rayvldd check STUDY.yaml")
+        raise UnreadableImagesError(faults, unreadable)
 
 
 def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:

@@ -40,7 +40,8 @@ def open_cache(folder: Path) -> ArrayCache:
     if not noted:
         return ArrayCache(folder)
     local = noted.get("node_cache")
-    return ArrayCache(Path(local) if local else folder, PreparedArrays(noted["stores"], Workspace(folder.parent)))
+    source = PreparedArrays(noted["stores"], Workspace(folder.parent))
+    return ArrayCache(Path(local) if local else folder, source, shared_folder=folder)
 
 
 class PreparedArrays:

@@ -7,6 +7,7 @@ parts that can be pickled; names and bytes are the same.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,8 +16,17 @@ from jaxtyping import UInt8
 from rayvldd.config.settings import DataSettings, ToyScenesData
 from rayvldd.data.annotations import SPLITS, Record, read_records
 from rayvldd.data.array_cache import ArrayDescription, ListFingerprint, fingerprint
-from rayvldd.data.dataset import decode_into, decoded_pixels_array, drawn_pixels_array
+from rayvldd.data.array_shards import ArrayShards
+from rayvldd.data.dataset import (
+    decode_into,
+    decoded_pixels_array,
+    drawn_pixels_array,
+    size_and_time,
+    unreadable_images,
+)
+from rayvldd.data.kept_rows import FileState, KeptRows, find_kept_rows
 from rayvldd.data.toy_scenes import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
+from rayvldd.data.unreadable import by_split, drops_unreadable, readable
 
 _STATE_INTERVAL = 256
 """Scenes between two saved states of the generator; up to this many are generated only to reach a part's start."""
@@ -26,8 +36,12 @@ _STATE_INTERVAL = 256
 class ImagePart(Protocol):
     """Consecutive images of a split."""
 
-    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"]) -> None:
+    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"], shards: ArrayShards) -> None:
         """Decode or draw the images into ``pixels``.
+
+        Args:
+            pixels: Receives the images.
+            shards: Storage of the arrays, which may already have some of the images.
 
         Raises:
             DataError: listing every image that cannot be decoded.
@@ -55,6 +69,14 @@ class SplitSource(Protocol):
     """Fingerprint of the list of captions; part of the name of their embeddings."""
     num_captions: int
 
+    def find_kept(self, shards: ArrayShards) -> None:
+        """Look for images that an unfinished array already has."""
+        ...
+
+    def note_unfinished(self, shards: ArrayShards) -> None:
+        """Record that the array of the images cannot be finished, for :meth:`find_kept` of another array."""
+        ...
+
     def image_part(self, start: int, stop: int) -> ImagePart:
         """The images ``start`` to ``stop - 1``."""
         ...
@@ -64,16 +86,25 @@ class SplitSource(Protocol):
         ...
 
 
-def split_sources(settings: DataSettings) -> list[SplitSource]:
+def split_sources(settings: DataSettings, folder: Path) -> list[SplitSource]:
     """Read the annotations, or generate the scenes once; return train, val and test.
+
+    Args:
+        settings: Source, paths and image size of the dataset.
+        folder: Folder of the workspace's cache, with the lists of images that are left out.
 
     Raises:
         DataError: listing every fault of the annotations.
     """
     if isinstance(settings, ToyScenesData):
         return [DrawnSource(settings, split) for split in SPLITS]
-    records = read_records(settings)
-    return [RecordSource(split, [r for r in records if r.split == split], settings.image_size) for split in SPLITS]
+    records = by_split(read_records(settings))
+    if drops_unreadable(settings):
+        records = {
+            split: readable(split, of_split, unreadable_images(folder, split, of_split, settings.image_size))
+            for split, of_split in records.items()
+        }
+    return [RecordSource(split, records[split], settings.image_size) for split in SPLITS]
 
 
 # --- drawn scenes -------------------------------------------------------------------------------------------------
@@ -100,7 +131,7 @@ class DrawnPart:
         random.bit_generator.state = dict(self.state)
         return islice(scenes_from(random, self.skipped + self.count), self.skipped, None)
 
-    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"]) -> None:
+    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"], shards: ArrayShards) -> None:
         """Draw the scenes."""
         for _ in draw_into(pixels, self.scenes()):
             pass
@@ -128,6 +159,12 @@ class DrawnSource:
         self.captions_fingerprint = texts.hexdigest()
         self.num_captions = number * CAPTIONS_PER_SCENE
 
+    def find_kept(self, shards: ArrayShards) -> None:
+        """Do nothing: every scene can be drawn, so no array stays unfinished."""
+
+    def note_unfinished(self, shards: ArrayShards) -> None:
+        """Do nothing, as :meth:`find_kept`."""
+
     def image_part(self, start: int, stop: int) -> DrawnPart:
         """The scenes ``start`` to ``stop - 1``."""
         state, skipped = divmod(start, _STATE_INTERVAL)
@@ -149,10 +186,13 @@ class FilePart:
     """Image files. They must have the same path on every machine that decodes some of them."""
 
     records: tuple[Record, ...]
+    kept: KeptRows | None = None
+    """Rows of an unfinished array with some of the images."""
 
-    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"]) -> None:
+    def fill(self, pixels: UInt8[np.ndarray, "image 3 height width"], shards: ArrayShards) -> None:
         """Decode the files in one thread, because one part per CPU is decoded at the same time."""
-        for _ in decode_into(pixels, self.records, num_threads=1):
+        decoded = self.kept.fill(shards, pixels) if self.kept else None
+        for _ in decode_into(pixels, self.records, num_threads=1, decoded=decoded):
             pass
 
 
@@ -173,14 +213,26 @@ class RecordSource:
     def __init__(self, split: str, records: list[Record], size: int) -> None:
         self.split = split
         self._records = records
+        self._kept: KeptRows | None = None
         self.pixels = decoded_pixels_array(split, records, size)
         self._texts = [caption for record in records for caption in record.captions]
         self.captions_fingerprint = fingerprint(self._texts)
         self.num_captions = len(self._texts)
 
+    def find_kept(self, shards: ArrayShards) -> None:
+        """Look for images that an unfinished array already has."""
+        self._kept = find_kept_rows(shards, self.pixels, self._files())
+
+    def note_unfinished(self, shards: ArrayShards) -> None:
+        """Record the files of the array, which cannot be finished."""
+        shards.note_unfinished(self.pixels, self._files())
+
     def image_part(self, start: int, stop: int) -> FilePart:
         """The images ``start`` to ``stop - 1``."""
-        return FilePart(tuple(self._records[start:stop]))
+        return FilePart(tuple(self._records[start:stop]), self._kept.part(start, stop) if self._kept else None)
+
+    def _files(self) -> list[FileState]:
+        return [(record.image, *size_and_time(record.path)) for record in self._records]
 
     def caption_part(self, start: int, stop: int) -> TextPart:
         """The captions ``start`` to ``stop - 1``."""

@@ -279,6 +279,8 @@ def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
         seed: Seed of the distillation or coreset selection.
     """
     model = task.model
+    splits = (task.train.split, task.val.split, task.test.split)
+    left_out = {split.name: list(split.left_out) for split in splits if split.left_out}
     return {
         "study": study.model_dump(mode="json"),
         "fingerprints": task.fingerprints,
@@ -286,6 +288,7 @@ def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
         "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
         "seed": seed,
         "rayvldd_version": rayvldd.__version__,
+        **({"images_left_out": left_out} if left_out else {}),
     }
 
 

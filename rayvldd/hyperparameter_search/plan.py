@@ -5,6 +5,7 @@ from typing import Any
 
 from rayvldd.config.study import Study
 from rayvldd.console import point_as_text, time_as_text
+from rayvldd.data.left_out import left_out_so_far
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -64,6 +65,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
             "best": str(folder.best),
             "tracking_uri": workspace.tracking_uri,
         },
+        "images_left_out": left_out_so_far(study.data, workspace.cache),
         "is_finished": folder.result_file.is_file(),
     }
 
@@ -81,6 +83,7 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
         again = f"distilled again, {planned['finalists']['sets_of_each']} sets with new seeds, and "
         again = again if planned["finalists"]["trials"] else ""
         ending = f"the set that search.choose takes from {front} is {again}tested once"
+    dropped = planned["images_left_out"]
     dormant = ", ".join(search["not_searched_here"])
     return "\n".join(
         [
@@ -93,6 +96,10 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
             f"  trials:  {_number_of(trials)}, {trials['at_a_time']} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
             + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",
+            *(
+                f"  data:    {count} images cannot be decoded and are left out: {file}"
+                for file, count in dropped.items()
+            ),
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
         ]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +22,10 @@ from rayvldd.config.settings import ResourceSettings, TextEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayDescription
 from rayvldd.data.array_shards import ArrayShards, num_shards
-from rayvldd.data.split_sources import CaptionPart, ImagePart, split_sources
-from rayvldd.errors import DataError, Fault, RayvlddError
+from rayvldd.data.left_out import leave_out
+from rayvldd.data.split_sources import CaptionPart, ImagePart, SplitSource, split_sources
+from rayvldd.data.unreadable import UnreadableImagesError, drops_unreadable
+from rayvldd.errors import RayvlddError
 from rayvldd.models.retrieval_task import CAPTIONS_AT_A_TIME, captions_array
 from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.runtime.actor_pool import ResourceRequest, does_not_fit
@@ -40,6 +43,8 @@ class ArrayRequest:
     array: ArrayDescription
     part: Callable[[int, int], ImagePart | CaptionPart]
     """Return the source data of the rows from a start index to an exclusive end index."""
+    source: SplitSource
+    """The split."""
     text_encoder: TextEncoderSettings | None = None
     """Encoder of the captions; None for images."""
 
@@ -73,8 +78,12 @@ class _ShardWork:
     part: ImagePart | CaptionPart
 
 
-def requested_arrays(study: Study) -> list[ArrayRequest]:
+def requested_arrays(study: Study, folder: Path) -> list[ArrayRequest]:
     """Return every array of decoded images and caption embeddings that any point of a study needs.
+
+    Args:
+        study: The study.
+        folder: Folder of the workspace's cache, with the lists of images that are left out.
 
     Raises:
         DataError: listing every fault of the annotations.
@@ -82,15 +91,39 @@ def requested_arrays(study: Study) -> list[ArrayRequest]:
     """
     found: dict[str, ArrayRequest] = {}
     for data in _distinct(point.data for point in study.expert_points()):
-        sources = split_sources(data)
+        sources = split_sources(data, folder)
         for source in sources:
-            found[source.pixels.name] = ArrayRequest(f"{source.split} images", source.pixels, source.image_part)
+            found[source.pixels.name] = ArrayRequest(f"{source.split} images", source.pixels, source.image_part, source)
         for settings in _distinct(point.model.text_encoder for point in study.expert_points()):
             encoder = build_text_encoder(settings)
             for source in sources:
                 array = captions_array(source.captions_fingerprint, source.num_captions, encoder)
-                found[array.name] = ArrayRequest(f"{source.split} captions", array, source.caption_part, settings)
+                found[array.name] = ArrayRequest(
+                    f"{source.split} captions", array, source.caption_part, source, settings
+                )
     return list(found.values())
+
+
+def prepare_study(study: Study, folder: Path, shards: ArrayShards, on_progress: OnProgress) -> list[PreparedArray]:
+    """Compute the missing shards of a study, without its unreadable images if the study leaves them out.
+
+    Args:
+        study: The study.
+        folder: Folder of the workspace's cache, for the lists of images that are left out.
+        shards: Storage of the shards.
+        on_progress: Called for every finished shard.
+
+    Raises:
+        DataError: listing every fault of the annotations, or every image that cannot be decoded and is not left out.
+        RayvlddError: as from :func:`prepare_arrays`.
+    """
+    while True:  # every round but the last finds further images to leave out
+        try:
+            return prepare_arrays(requested_arrays(study, folder), study.resources, shards, on_progress)
+        except UnreadableImagesError as error:
+            if not (drops_unreadable(study.data) and error.may_be_dropped):
+                raise
+            leave_out(study.data, folder, error.unreadable)
 
 
 def prepare_arrays(
@@ -105,7 +138,7 @@ def prepare_arrays(
         on_progress: Called for every finished shard.
 
     Raises:
-        DataError: listing every image that cannot be decoded, after all other shards are finished.
+        UnreadableImagesError: listing every image that cannot be decoded, after all other shards are finished.
         RayvlddError: when embedding does not fit on any machine, or the storage cannot be written.
     """
     result: list[PreparedArray] = []
@@ -114,26 +147,38 @@ def prepare_arrays(
         array = request.array
         rows = shards.begin(array, request.unit)
         missing = shards.missing(array)
+        if missing and not request.text_encoder:
+            request.source.find_kept(shards)
         result.append(PreparedArray(request.title, array.name, array.shape[0], num_shards(array, rows)))
         jobs.setdefault(request.text_encoder, []).extend(_jobs(request, rows, missing))
     by_name = {prepared.name: prepared for prepared in result}
-    faults: dict[tuple[int, int], list[Fault]] = {}
+    errors: dict[tuple[int, int], UnreadableImagesError] = {}
     for encoder, of_stage in jobs.items():
         # Closed at once, also after an error or Ctrl-C: a pipeline that waits for the garbage collector keeps its CPUs.
         with closing(_results(of_stage, encoder, resources, shards, on_progress)) as rows_of_stage:
             for row in rows_of_stage:
                 error = pickle.loads(row["error"]) if row["error"] else None
-                if isinstance(error, DataError):
-                    faults[list(by_name).index(row["array"]), row["number"]] = list(error.faults)
+                if isinstance(error, UnreadableImagesError):
+                    errors[list(by_name).index(row["array"]), row["number"]] = error
                 elif error:
                     raise error
                 else:
                     by_name[row["array"]].made += 1
                     by_name[row["array"]].made_by_node[row["node"]] += 1
-    if faults:
-        in_order = [fault for shard in sorted(faults) for fault in faults[shard]]  # shards end in any order
-        raise DataError(in_order, next_command="replace these files, then the same command: what is finished is kept")
+    if errors:
+        for number in {number for number, _ in errors}:
+            requests[number].source.note_unfinished(shards)
+        raise _together([errors[shard] for shard in sorted(errors)])  # shards end in any order
+    for request in requests:
+        if not request.text_encoder and by_name[request.array.name].made:
+            shards.drop_unfinished(request.array)
     return result
+
+
+def _together(errors: list[UnreadableImagesError]) -> UnreadableImagesError:
+    """One error with the images of all shards."""
+    faults = [fault for error in errors for fault in error.faults]
+    return UnreadableImagesError(faults, {name: why for error in errors for name, why in error.unreadable.items()})
 
 
 def _jobs(request: ArrayRequest, rows: int, missing: list[int]) -> Iterator[_ShardWork]:
@@ -199,7 +244,11 @@ class _ImageShards:
         self._shards = shards
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return _written(pickle.loads(row["job"]), self._shards, _images)
+        return _written(pickle.loads(row["job"]), self._shards, self._images)
+
+    def _images(self, job: _ShardWork, out: np.ndarray) -> None:
+        assert isinstance(job.part, ImagePart)
+        job.part.fill(out, self._shards)
 
 
 class _CaptionShards:
@@ -219,11 +268,6 @@ class _CaptionShards:
         for start in range(0, len(out), CAPTIONS_AT_A_TIME):
             part = slice(start, start + CAPTIONS_AT_A_TIME)
             out[part] = self._encoder.embed(captions[part]).numpy()
-
-
-def _images(job: _ShardWork, out: np.ndarray) -> None:
-    assert isinstance(job.part, ImagePart)
-    job.part.fill(out)
 
 
 def _written(

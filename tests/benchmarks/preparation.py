@@ -76,7 +76,7 @@ class Run:
         study, shards = self._study(), array_shards.ArrayShards(FolderStorage(Path(self.folder) / "store"))
         with self._ray(), peak_memory() as peaks:
             begin = time.perf_counter()
-            wanted = requested_arrays(study)
+            wanted = requested_arrays(study, Path(self.folder))
             named_at = time.perf_counter()
             arrays = prepare_arrays(wanted, study.resources, shards, lambda *_: None)
             prepared_at = time.perf_counter()

@@ -18,12 +18,13 @@ from rayvldd.data.annotations import SPLITS
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ListFingerprint, fingerprint
 from rayvldd.data.array_shards import ArrayShards
 from rayvldd.data.dataset import load_dataset
+from rayvldd.data.left_out import left_out_so_far
 from rayvldd.data.prepared_arrays import note_prepared, open_cache
 from rayvldd.data.split_sources import split_sources
 from rayvldd.errors import DataError, StoreError
 from rayvldd.models.retrieval_task import load_task
 from rayvldd.models.text_encoder import HashedNgrams
-from rayvldd.runtime.array_pipeline import prepare_arrays, requested_arrays
+from rayvldd.runtime.array_pipeline import prepare_arrays, prepare_study, requested_arrays
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.storage import Storage
 from rayvldd.workspace import Workspace
@@ -93,7 +94,7 @@ def test_fingerprint_of_a_list_that_is_never_whole() -> None:
 
 def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp_path: Path) -> None:
     whole = load_dataset(data, ArrayCache(tmp_path / "cache"))
-    for name, source in zip(SPLITS, split_sources(data), strict=True):
+    for name, source in zip(SPLITS, split_sources(data, tmp_path), strict=True):
         split = getattr(whole, name)
         assert (tmp_path / "cache" / f"{source.pixels.name}.npy").is_file()
         assert source.captions_fingerprint == fingerprint(split.captions)
@@ -101,7 +102,7 @@ def test_parts_are_those_of_the_arrays_made_in_one_piece(data: DataSettings, tmp
         cut = min(257, len(split.pixels) - 1)  # after a saved state of the generator, if there are that many
         for start, stop in ((0, cut), (cut, len(split.pixels))):
             pixels = np.zeros((stop - start, *split.pixels.shape[1:]), dtype=np.uint8)
-            source.image_part(start, stop).fill(pixels)
+            source.image_part(start, stop).fill(pixels, ArrayShards(FolderStorage(tmp_path / "store")))
             np.testing.assert_array_equal(pixels, split.pixels[start:stop])
         cut = len(split.captions) * 9 // 10
         halves = source.caption_part(0, cut).captions(), source.caption_part(cut, len(split.captions)).captions()
@@ -245,7 +246,7 @@ def test_prepare_resumes_and_commands_use_its_arrays(
         if done:
             raise KeyboardInterrupt
 
-    wanted = requested_arrays(tiny_study)
+    wanted = requested_arrays(tiny_study, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderStorage(workspace.experts)), interrupt)
     assert not running_pipelines(), "an interrupted pipeline keeps the CPUs of the next one"
@@ -281,12 +282,65 @@ def test_undecodable_images_are_reported_at_once(tiny_study: Study, tmp_path: Pa
     for name in ("0.jpg", "3.jpg"):
         (tmp_path / "data" / "images" / name).write_bytes(b"no image")
     study = tiny_study.model_copy(update={"data": data})
-    wanted = [one for one in requested_arrays(study) if one.title.endswith("images")]
+    wanted = [one for one in requested_arrays(study, tmp_path) if one.title.endswith("images")]
     shards = ArrayShards(FolderStorage(tmp_path / "store"))
     with pytest.raises(DataError, match=r"0\.jpg: cannot be decoded(?s:.)*3\.jpg: cannot be decoded") as told:
         prepare_arrays(wanted, tiny_study.resources, shards, lambda *_: None)
     assert len(told.value.faults) == 2
     assert [shards.missing(one.array) for one in wanted] == [[0], [0], []]  # six train images, the first is none
+
+
+@RAY_WARNS_OF_ITSELF
+def test_unreadable_images_are_left_out_and_the_others_are_not_decoded_again(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None
+) -> None:
+    data = photographs(tmp_path / "data").model_copy(update={"unreadable": "drop"})
+    monkeypatch.setattr(array_shards, "SHARD_BYTES", 2 * 3 * data.image_size**2)
+    (tmp_path / "data" / "images" / "0.jpg").write_bytes(b"no image")
+    workspace = Workspace(tmp_path / "w")
+    study = tiny_study.model_copy(update={"data": data})
+    shards = ArrayShards(FolderStorage(workspace.experts))
+    arrays = prepare_study(study, workspace.cache, shards, lambda *_: None)
+    ((file, count),) = left_out_so_far(data, workspace.cache).items()
+    assert count == 1 and "cannot identify" in json.loads(Path(file).read_text(encoding="utf-8"))["images"]["0.jpg"]
+    assert arrays[0].title == "train images" and arrays[0].rows == 5
+
+    def refuse(*_: object, **__: object) -> Iterator[int]:
+        raise AssertionError("it is in the store")
+
+    note_prepared(workspace, FolderStorage(workspace.experts).uri, None)
+    alone = load_dataset(data, ArrayCache(tmp_path / "alone"))
+    monkeypatch.setattr(dataset, "decode_into", refuse)
+    taken = load_dataset(data, open_cache(workspace.cache))
+    assert taken.fingerprint == alone.fingerprint and taken.train.left_out == ("0.jpg",)
+    assert not list(workspace.experts.rglob("files.json")), "nothing unfinished is left"
+
+
+def test_rows_of_unfinished_arrays_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photographs(tmp_path / "data")
+    monkeypatch.setattr(array_shards, "SHARD_BYTES", 2 * 3 * data.image_size**2)
+    shards = ArrayShards(FolderStorage(tmp_path / "store"))
+    before = split_sources(data, tmp_path)[0]
+    assert shards.begin(before.pixels) == 2
+    rows = np.empty(before.pixels.shape, np.uint8)
+    before.image_part(0, 6).fill(rows, shards)
+    shards.write(before.pixels, 1, rows[2:4])
+    shards.write(before.pixels, 2, rows[4:6])
+    before.note_unfinished(shards)
+
+    file = tmp_path / "data" / "images" / "1.jpg"
+    file.write_bytes(file.read_bytes() + b"\0")
+    after = split_sources(data, tmp_path)[0]
+    after.find_kept(shards)
+    decoded: list[str] = []
+    decode = dataset.decode_image
+    monkeypatch.setattr(dataset, "decode_image", lambda path, size: decoded.append(path.name) or decode(path, size))
+    again = np.empty_like(rows)
+    after.image_part(0, 6).fill(again, shards)
+    assert sorted(decoded) == ["0.jpg", "1.jpg"], "the first shard was not finished"
+    np.testing.assert_array_equal(again, rows)
+    shards.drop_unfinished(after.pixels)
+    assert not shards.storage.names("arrays")
 
 
 # --- the command --------------------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def test_declarations_of_a_study() -> None:
     assert not changes_experts("no.such.setting") and about("no.such.setting") is None
     free = {key for key, info in all_settings().items() if info.may_change is not MayChange.NEVER}
     assert {key for key in free if not key.startswith(("resources.", "search.choose."))} == {
+        "data.unreadable",
         "search.num_trials",
         "search.max_concurrent",
         "search.time_budget_s",

@@ -1,6 +1,8 @@
 """Decoding: images are rotated as in viewers, and decoded images are kept when a file is damaged."""
 
+import errno
 import io
+import json
 import os
 import struct
 from pathlib import Path
@@ -13,6 +15,7 @@ from rayvldd.config.settings import FolderData
 from rayvldd.data import dataset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.dataset import decode_image, load_dataset
+from rayvldd.data.left_out import left_out_so_far
 from rayvldd.errors import DataError
 
 # --- which side is up ----------------------------------------------------------------------------------------------
@@ -120,6 +123,49 @@ def test_after_a_damaged_file_is_replaced_it_alone_is_decoded(tmp_path: Path, de
     afresh = load_dataset(settings, ArrayCache(tmp_path / "other"))
     np.testing.assert_array_equal(found.train.pixels, afresh.train.pixels)
     assert found.fingerprint == afresh.fingerprint
+
+
+def test_unreadable_images_can_be_left_out(tmp_path: Path, decoded: list[str]) -> None:
+    settings, cache = folder_of(tmp_path, 12), ArrayCache(tmp_path / "cache")
+    settings = settings.model_copy(update={"unreadable": "drop"})
+    sound = (tmp_path / "images" / "4.png").read_bytes()
+    (tmp_path / "images" / "4.png").write_bytes(sound[:-300])
+    found = load_dataset(settings, cache)
+    assert found.train.left_out == ("4.png",) and not found.val.left_out and len(found.train.pixels) == 9
+    assert sorted(decoded) == sorted(f"{number}.png" for number in range(12)), "each was decoded once"
+    ((file, count),) = left_out_so_far(settings, cache.folder).items()
+    assert count == 1 and "truncated" in json.loads(Path(file).read_text())["images"]["4.png"]
+    decoded.clear()
+    assert load_dataset(settings, cache).fingerprint == found.fingerprint and not decoded
+
+    lines = (tmp_path / "captions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "captions.jsonl").write_text("".join(line for line in lines if '"4.png"' not in line))
+    without = load_dataset(settings.model_copy(update={"unreadable": "refuse"}), cache)
+    assert without.fingerprint == found.fingerprint and not decoded, "the same data under the same name"
+
+    (tmp_path / "captions.jsonl").write_text("".join(lines))
+    (tmp_path / "images" / "4.png").write_bytes(sound)
+    assert not load_dataset(settings, cache).train.left_out, "a file that was replaced is used"
+
+
+def test_a_file_that_cannot_be_read_for_now_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = folder_of(tmp_path, 6).model_copy(update={"unreadable": "drop"})
+
+    def fail(path: Path, size: int) -> np.ndarray:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(dataset, "decode_image", fail)
+    with pytest.raises(DataError, match="Input/output error"):
+        load_dataset(settings, ArrayCache(tmp_path / "cache"))
+    assert not left_out_so_far(settings, tmp_path / "cache")
+
+
+def test_a_split_with_no_readable_image_is_refused(tmp_path: Path) -> None:
+    settings = folder_of(tmp_path, 6).model_copy(update={"unreadable": "drop"})
+    (tmp_path / "images" / "4.png").write_bytes(b"damaged")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"none of the 1 images of the split 'val' can be decoded"):
+            load_dataset(settings, ArrayCache(tmp_path / "cache"))
 
 
 def test_decoded_images_of_changed_files_are_not_reused(tmp_path: Path, decoded: list[str]) -> None:
