@@ -23,6 +23,7 @@ from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
+from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -313,5 +314,5 @@ def keep_best(trial: Trial, run: StudyRun) -> None:
     if not best_card(trial):
         return
     shutil.rmtree(trial.artifacts, ignore_errors=True)
-    shutil.copytree(trial.checkpoint / BEST, trial.distilled_set)
+    copy_folder_whole(trial.checkpoint / BEST, trial.distilled_set)
     write_json_whole(trial.artifacts / "study.json", run.study.at(trial.point).model_dump(mode="json"))

@@ -3,7 +3,6 @@
 Each stage resumes its earlier work. A stage with nothing to do is skipped, e.g. ``experts`` if no method needs any.
 """
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from rayvldd.hyperparameter_search.transfer import known_points, lines_of
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.tune_adapter import search
 from rayvldd.records.trial import Trial
+from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
@@ -231,8 +231,7 @@ class Finalists(Stage):
         else:
             best = self._candidates()[0]
             place, choice = best.distilled_set, {"finalists": [], "sets": [best.trial_id]}
-        shutil.rmtree(self._session.folder.best, ignore_errors=True)
-        shutil.copytree(place, self._session.folder.best)
+        copy_folder_whole(place, self._session.folder.best)
         assert best.best is not None  # as of every candidate
         shown = {"outer_step": best.best.outer_step, **best.best.numbers()}
         values = {"trial_id": best.trial_id, "point": best.point, "best": shown}

@@ -15,6 +15,7 @@ from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import write_json_whole
 
 
@@ -77,13 +78,12 @@ class StudyFolder:
     def add_test_evaluation(self, command: str, num_sets: int, num_students: int) -> None:
         """Record a test evaluation, before its result is saved or printed."""
         look = {"command": command, "num_sets": num_sets, "num_students": num_students}
-        with self.test_log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(look, ensure_ascii=False) + "\n")
+        append_line(self.test_log, json.dumps(look, ensure_ascii=False))
 
     def test_evaluations(self) -> int:
         """Number of test evaluations of sets of this study by the commands of this workspace."""
-        lines = self.test_log.read_text(encoding="utf-8").splitlines() if self.test_log.is_file() else []
-        return max(len(lines), int(self.test.is_file()))  # studies of earlier releases have no log
+        lines = self.test_log.read_bytes().count(b"\n") if self.test_log.is_file() else 0
+        return max(lines, int(self.test.is_file()))  # studies of earlier releases have no log
 
     @property
     def result_file(self) -> Path:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, Validat
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.records.form import FORMAT, FileForm, words_of
-from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.atomic import append_line, write_text_whole
 from rayvldd.storage.json_files import write_json_whole
 
 Ended = Literal["finished", "stopped", "failed"]
@@ -127,8 +127,7 @@ class Trial:
         if evaluation.outer_step <= self.outer_step:
             return False
         self.evaluations.append(evaluation)
-        with (self.folder / EVALUATIONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**vars(evaluation), "metrics": dict(evaluation.metrics)}) + "\n")
+        append_line(self.folder / EVALUATIONS, json.dumps({**vars(evaluation), "metrics": dict(evaluation.metrics)}))
         return True
 
     def write(self) -> None:

@@ -1,7 +1,9 @@
 """Atomic file writes: readers see the complete old file or the complete new one, even after a crash."""
 
+import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,3 +78,41 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file and flush it to disk; after a crash only this line may be incomplete.
+
+    A last line that an earlier crash has cut off is ended first, so that it does not swallow the new one.
+    """
+    is_new = not path.exists()
+    with path.open("a+b") as file:
+        cut_off = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            cut_off = file.read(1) != b"\n"
+        file.write(b"\n" * cut_off + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+def copy_folder_whole(source: Path, target: Path) -> None:
+    """Copy a folder, replacing any earlier one; after a crash the target is complete or missing.
+
+    The copy is made and synced under a temporary name beside the target. Temporary names of killed processes are
+    removed, so the caller must be the only one that writes this target.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    part = part_beside(target)
+    try:
+        shutil.copytree(source, part)
+        sync_below(part)
+        shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    sync_folder(target.parent)

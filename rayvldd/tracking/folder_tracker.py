@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 
@@ -117,8 +118,7 @@ class FolderTracker:
 
 
 def _append(file: Path, event: dict[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(event, ensure_ascii=False) + "\n")
+    append_line(file, json.dumps(event, ensure_ascii=False))
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rayvldd.storage import atomic
-from rayvldd.storage.atomic import file_written_whole, write_bytes_whole
+from rayvldd.storage.atomic import append_line, copy_folder_whole, file_written_whole, write_bytes_whole
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.tensor_files import save_tensors
 
@@ -82,3 +82,41 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         part.write_bytes(b"half")
         raise KeyboardInterrupt
     assert file.read_bytes() == b"before" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_line_does_not_continue_one_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(number) or sync(number))
+    file = tmp_path / "lines.jsonl"
+    append_line(file, "one")
+    append_line(file, "two")
+    assert len(synced) >= 2
+    with file.open("a") as opened:
+        opened.write("thr")
+    append_line(file, "four")
+    assert file.read_text() == "one\ntwo\nthr\nfour\n"
+
+
+def test_a_copied_folder_is_complete_before_it_has_its_name(tmp_path: Path, order: list[tuple[str, str]]) -> None:
+    (tmp_path / "from" / "below").mkdir(parents=True)
+    (tmp_path / "from" / "card.json").write_text("{}")
+    (tmp_path / "from" / "below" / "tensors").write_text("new")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "earlier").touch()
+    (tmp_path / ".to.00000000.part").mkdir()  # of a process that was killed
+    copy_folder_whole(tmp_path / "from", tmp_path / "to")
+    assert [name for what, name in order if what == "file"] and order[-2:] == [
+        ("rename", "to"),
+        ("folder", tmp_path.name),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"from", "to"}
+    assert sorted(path.name for path in (tmp_path / "to").rglob("*")) == ["below", "card.json", "tensors"]
+
+
+def test_a_copy_that_fails_leaves_the_earlier_folder(tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "earlier").touch()
+    with pytest.raises(OSError, match="No such file"):
+        copy_folder_whole(tmp_path / "missing", tmp_path / "to")
+    assert [path.name for path in tmp_path.rglob("*")] == ["to", "earlier"]
