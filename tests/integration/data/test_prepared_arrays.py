@@ -334,7 +334,12 @@ def test_rows_of_unfinished_arrays_are_found(tmp_path: Path, monkeypatch: pytest
     after.find_kept(shards)
     decoded: list[str] = []
     decode = dataset.decode_image
-    monkeypatch.setattr(dataset, "decode_image", lambda path, size: decoded.append(path.name) or decode(path, size))
+
+    def decode_and_note(path: Path, size: int) -> np.ndarray:
+        decoded.append(path.name)
+        return decode(path, size)
+
+    monkeypatch.setattr(dataset, "decode_image", decode_and_note)
     again = np.empty_like(rows)
     after.image_part(0, 6).fill(again, shards)
     assert sorted(decoded) == ["0.jpg", "1.jpg"], "the first shard was not finished"

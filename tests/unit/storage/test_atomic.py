@@ -87,7 +87,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_line_does_not_continue_one_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(number) or sync(number))
+
+    def synced_and_noted(number: int) -> None:
+        synced.append(number)
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", synced_and_noted)
     file = tmp_path / "lines.jsonl"
     append_line(file, "one")
     append_line(file, "two")
