@@ -116,9 +116,14 @@ def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
         "expert_sets": len(points),
         "experts_a_set": study.experts.num_experts,
         "epochs": epochs,
-        "resources": f"{study.resources.cpus_per_expert} CPUs and {study.resources.gpus_per_expert:g} GPUs an actor",
+        "resources": f"{study.resources.cpus_per_expert} CPUs and {_gpus(study)} an actor",
         "storage": folder,
     }
+
+
+def _gpus(study: Study) -> str:
+    gpus = study.resources.gpus_per_expert
+    return "a share of the GPUs that are there" if gpus is None else f"{gpus:g} GPUs"
 
 
 def _summary(known: "ExpertSet", store: "ExpertStore") -> dict[str, Any]:

@@ -31,6 +31,7 @@ def study_schema() -> dict[str, JsonValue]:
     # Without ``source``, which the other file may state, a section fits several forms.
     data = study["properties"]["data"]
     data["anyOf"] = data.pop("oneOf")
+    study["properties"]["resources"] = {"anyOf": [{"const": "auto"}, study["properties"]["resources"]]}
     other = {"type": "string", "description": "A study file, relative to this one, of whose values this one differs."}
     study["properties"] = {EXTENDS: other, **study["properties"]}
     return cast(dict[str, JsonValue], {**study, "title": "A study of rayvldd", "$defs": definitions})

@@ -5,7 +5,7 @@ arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -293,25 +293,57 @@ class EvaluationSettings(Settings):
 
 
 class ResourceSettings(Settings):
-    """Resources of one actor or trial; they change speed, and not results for the same number of threads."""
+    """Resources of one actor or trial; they change speed, and not results for the same number of threads.
+
+    ``resources: auto`` is the same as leaving the section out.
+    """
 
     cpus_per_expert: int = setting(1, ge=1, unit="CPUs")
     """CPUs and torch threads of an actor that trains experts."""
-    gpus_per_expert: float = setting(0.0, ge=0, unit="GPUs")
-    """GPUs, or a fraction of one, of an actor that trains experts."""
+    gpus_per_expert: float | None = setting(None, ge=0, unit="GPUs")
+    """GPUs, or a fraction of one, of an actor that trains experts. Default: a share of the GPUs that are there, with
+    which ``search.max_concurrent`` actors run at the same time; none on a machine without a GPU."""
     custom_per_expert: dict[str, Annotated[float, Field(gt=0)]] = setting({})
     """Amounts of custom Ray resources of such an actor, e.g. ``{spot: 1}``, which the nodes of a cluster declare."""
     cpus_per_trial: int = setting(1, ge=1, unit="CPUs")
     """CPUs and torch threads of a distillation trial or an evaluation."""
-    gpus_per_trial: float = setting(0.0, ge=0, unit="GPUs")
-    """GPUs, or a fraction of one, of a distillation trial or an evaluation."""
+    gpus_per_trial: float | None = setting(None, ge=0, unit="GPUs")
+    """GPUs, or a fraction of one, of a distillation trial or an evaluation. Default: as for an expert."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, values: Any) -> Any:
+        return {} if values == "auto" else values
 
     @field_validator("gpus_per_expert", "gpus_per_trial")
     @classmethod
-    def _fraction_or_whole_gpus(cls, gpus: float) -> float:
+    def _fraction_or_whole_gpus(cls, gpus: float | None) -> float | None:
         """Ray rejects other values, but only when the search starts; it counts in units of 0.0001."""
+        if gpus is None:
+            return None
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"must be a fraction of one GPU, or a whole number of GPUs, got {gpus:g}")
         if 0 < gpus < 1e-4:
             raise ValueError(f"the smallest fraction of a GPU is 0.0001, got {gpus:g}")
         return gpus
+
+    def gpus_of(self, who: Literal["expert", "trial"], gpus: float, at_a_time: int) -> float:
+        """The GPUs of one expert or trial: the setting, or its share of the GPUs that are there.
+
+        Args:
+            who: Whose.
+            gpus: GPUs of the machine or cluster.
+            at_a_time: Experts or trials that share them.
+        """
+        stated = self.gpus_per_expert if who == "expert" else self.gpus_per_trial
+        if stated is not None or gpus < 1:
+            return stated or 0.0
+        on_each = math.ceil(at_a_time / int(gpus))  # Ray never splits an actor over GPUs
+        return math.floor(1e4 / on_each) / 1e4
+
+    @property
+    def device_of_trials(self) -> Literal["auto", "cuda", "cpu"]:
+        """The device of a trial's process; ``auto``: the GPU, if the process has one."""
+        if self.gpus_per_trial is None:
+            return "auto"
+        return "cuda" if self.gpus_per_trial else "cpu"

@@ -140,7 +140,7 @@ def _range(seconds: list[float]) -> str:
 
 
 def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> RetrievalTask:
-    device = "cuda" if point.resources.gpus_per_trial else "cpu"
+    device = point.resources.device_of_trials
     return load_task(point.data, point.model, open_cache(cache), device=device, on_progress=on_progress)
 
 

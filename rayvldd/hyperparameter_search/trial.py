@@ -162,7 +162,7 @@ def task_at(point: Study, cache: Path) -> RetrievalTask:
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
-        device = "cuda" if point.resources.gpus_per_trial else "cpu"
+        device = point.resources.device_of_trials
         _loaded[key] = load_task(point.data, point.model, open_cache(cache), device=device)
     return _loaded[key]
 

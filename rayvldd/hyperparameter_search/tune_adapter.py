@@ -33,6 +33,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport
 from rayvldd.runtime.cluster import workers_have_our_variables
+from rayvldd.runtime.evaluation import resources_of_trials
 
 _TRIAL_ID = "trial_id"
 """Key of the trial's name in a Tune config; the others are searched settings."""
@@ -122,8 +123,8 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
         run(str(config[_TRIAL_ID]), point, context, lambda report: tune.report({_REPORT: report}))
 
     trainable = tune.with_parameters(run_and_report, context=context)
-    per_trial = {"cpu": study.resources.cpus_per_trial, "gpu": study.resources.gpus_per_trial}
-    return tune.with_resources(trainable, per_trial)
+    per_trial = resources_of_trials(study)
+    return tune.with_resources(trainable, {"cpu": per_trial.num_cpus, "gpu": per_trial.num_gpus})
 
 
 class _NotSaved:

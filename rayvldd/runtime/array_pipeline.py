@@ -29,6 +29,7 @@ from rayvldd.errors import RayvlddError
 from rayvldd.models.retrieval_task import CAPTIONS_AT_A_TIME, captions_array
 from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.runtime.actor_pool import ResourceRequest, does_not_fit
+from rayvldd.runtime.cluster import gpus_of_cluster
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (description of the step, rows done, rows in total)."""
@@ -234,7 +235,8 @@ def _results(
 def _embedding_resources(encoder: TextEncoderSettings, resources: ResourceSettings) -> ResourceRequest:
     if encoder.pooling == "hashed_ngrams":  # uses one thread and no GPU
         return ResourceRequest(1, 0.0, "resources.cpus_per_expert")
-    return ResourceRequest(resources.cpus_per_expert, resources.gpus_per_expert, "resources.cpus_per_expert")
+    gpus = resources.gpus_of("expert", gpus_of_cluster(), at_a_time=1)
+    return ResourceRequest(resources.cpus_per_expert, gpus, "resources.cpus_per_expert")
 
 
 class _ImageShards:

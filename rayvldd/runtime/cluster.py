@@ -73,6 +73,11 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def gpus_of_cluster() -> float:
+    """GPUs of the connected Ray, of all its nodes."""
+    return float(ray.cluster_resources().get("GPU", 0.0))
+
+
 def _refuse_silence(address: str) -> None:
     """Raise if nothing listens at an address; Ray itself would keep trying for ten minutes.
 

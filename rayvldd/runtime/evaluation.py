@@ -23,8 +23,8 @@ from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import ResourceRequest, run_work
-from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.full_data import keep_ranks, kept_ranks
+from rayvldd.runtime.cluster import gpus_of_cluster, start_ray
 
 SplitName = Literal["val", "test"]
 
@@ -131,8 +131,9 @@ def choose_in_parallel(
 
 
 def resources_of_trials(study: Study) -> ResourceRequest:
-    """Return the resources of one distillation or evaluation."""
-    return ResourceRequest(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
+    """Return the resources of one distillation or evaluation on the connected Ray."""
+    gpus = study.resources.gpus_of("trial", gpus_of_cluster(), study.search.max_concurrent)
+    return ResourceRequest(study.resources.cpus_per_trial, gpus, "resources.cpus_per_trial")
 
 
 def _callback(

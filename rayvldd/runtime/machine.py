@@ -21,7 +21,7 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
         if cpus_needed > cpus:
             allowed = f"at most what this machine has, {cpus}; {elsewhere}"
             faults.append(Fault(f"resources.cpus_per_{who}", f"asks for {cpus_needed} CPUs", allowed))
-        gpus_needed = float(getattr(resources, f"gpus_per_{who}"))
+        gpus_needed = float(getattr(resources, f"gpus_per_{who}") or 0)
         if gpus_needed > gpus:
             allowed = f"at most what this machine has, {gpus}; {elsewhere}"
             faults.append(Fault(f"resources.gpus_per_{who}", f"asks for {gpus_needed:g} GPUs", allowed))
@@ -40,12 +40,13 @@ def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
     """
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
     has = f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU') if gpus else 'no GPU'}; the study uses"
-    if gpus and not resources.gpus_per_trial:
+    of_trial = resources.gpus_of("trial", gpus, max_concurrent)
+    if gpus and not of_trial:
         return f"{has} NO GPU: --set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
     fit, share = min(max_concurrent, cpus // resources.cpus_per_trial), _count(resources.cpus_per_trial, "CPU")
-    if resources.gpus_per_trial:
-        fit = min(fit, int(gpus / resources.gpus_per_trial + 1e-9))
-        share = f"{resources.gpus_per_trial:g} GPU and {share}"
+    if of_trial:
+        fit = min(fit, int(gpus * (1 // of_trial) if of_trial < 1 else gpus // of_trial))
+        share = f"{of_trial:g} GPU and {share}"
     return f"{has} {share} a trial, {_count(fit, 'trial')} at a time"
 
 

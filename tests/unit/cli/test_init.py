@@ -37,7 +37,7 @@ def test_a_table_becomes_a_study_that_loads(table: Path) -> None:
     assert study.name == "mine" and study.distillation.num_pairs == 80
     assert study.experts.epochs == 40  # four batches an epoch
     assert set(study.search.initial_points[0]) == set(study.search.space)
-    assert study.resources.gpus_per_trial == 0 and study.data.image_size == 96
+    assert not study.resources.gpus_per_trial and study.data.image_size == 96
     assert found["next_command"] == f"rayvldd check {table.with_name('mine.yaml')} --probe"
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rayvldd.config.settings import ResourceSettings
+from rayvldd.runtime.actor_pool import ResourceRequest
 from rayvldd.runtime.machine import describe_machine, faults_of_resources
 
 
@@ -42,11 +43,32 @@ def test_all_faults_are_reported_together() -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpus", "at_a_time", "share"),
+    [(0, 2, 0), (1, 1, 1), (1, 2, 0.5), (1, 3, 0.3333), (2, 3, 0.5), (2, 5, 0.3333), (8, 2, 1), (0.5, 2, 0)],
+)
+def test_gpus_are_shared_by_as_many_as_run_at_a_time(gpus: float, at_a_time: int, share: float) -> None:
+    for resources in (ResourceSettings(), ResourceSettings.model_validate("auto")):
+        assert resources.gpus_of("trial", gpus, at_a_time) == resources.gpus_of("expert", gpus, at_a_time) == share
+    if share:
+        request = ResourceRequest(1, share, "resources.cpus_per_trial")
+        assert request.actors_that_fit({"CPU": 64, "GPU": gpus}) >= at_a_time
+    stated = ResourceSettings(gpus_per_trial=0.25, gpus_per_expert=0)
+    assert (stated.gpus_of("trial", gpus, at_a_time), stated.gpus_of("expert", gpus, at_a_time)) == (0.25, 0)
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(None, "auto"), (0, "cpu"), (0.5, "cuda"), (1, "cuda")])
+def test_the_device_of_a_trial(gpus: float | None, device: str) -> None:
+    assert ResourceSettings(gpus_per_trial=gpus).device_of_trials == device
+
+
+@pytest.mark.parametrize(
     ("gpus", "resources", "words"),
     [
         (0, {}, "2 CPUs, no GPU; the study uses 1 CPU a trial, 2 trials at a time"),
         (0, {"cpus_per_trial": 2}, "2 CPUs, no GPU; the study uses 2 CPUs a trial, 1 trial at a time"),
-        (1, {}, "2 CPUs, 1 GPU; the study uses NO GPU: --set resources.gpus_per_trial=0.5"),
+        (1, {}, "1 GPU; the study uses 0.25 GPU and 1 CPU a trial, 2 trials at a time"),
+        (4, {}, "4 GPUs; the study uses 1 GPU and 1 CPU a trial, 2 trials at a time"),
+        (1, {"gpus_per_trial": 0}, "2 CPUs, 1 GPU; the study uses NO GPU: --set resources.gpus_per_trial=0.5"),
         (1, {"gpus_per_trial": 0.5}, "1 GPU; the study uses 0.5 GPU and 1 CPU a trial, 2 trials at a time"),
         (1, {"gpus_per_trial": 1}, "1 GPU; the study uses 1 GPU and 1 CPU a trial, 1 trial at a time"),
     ],
