@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "coreset",
     "compare",
+    "ui",
     "export",
     "schema",
 )

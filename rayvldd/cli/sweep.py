@@ -1,14 +1,12 @@
 """``rayvldd sweep``: a whole search, from experts to a tested set."""
 
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
@@ -136,7 +134,7 @@ def command(
         invocation.say(f"importance     {importance} of the variance of validation recall")
     invocation.say(f"distilled set  {outcome.distilled_set}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
-    invocation.say(f"look closer    {_how_to_look(outcome.tracking_uri)}")
+    invocation.say(f"look closer    {_how_to_look(invocation, outcome.tracking_uri, study.name)}")
     invocation.finish(outcome.as_json())
 
 
@@ -179,9 +177,19 @@ def _warm_start(
     return WarmStart(name, lambda: earlier_trials(uri, name))
 
 
-def _how_to_look(tracking_uri: str) -> str:
-    """The command that shows the runs of an embedded database, or the address of a server."""
-    if tracking_uri.startswith("sqlite"):
-        mlflow = "mlflow" if shutil.which("mlflow") else str(Path(sys.executable).with_name("mlflow"))
-        return shlex.join([mlflow, "ui", "--backend-store-uri", tracking_uri])
-    return tracking_uri
+def _how_to_look(invocation: Invocation, tracking_uri: str, study: str) -> str:
+    """The command and the page that show the trials in MLflow; for other trackers their location."""
+    from rayvldd.errors import RayvlddError
+    from rayvldd.tracking.mlflow_pages import trials_page
+
+    is_database = tracking_uri.startswith("sqlite")
+    if not is_database and not tracking_uri.startswith("http"):
+        return tracking_uri
+    try:
+        page = trials_page(tracking_uri, study)
+    except RayvlddError:  # a server that is away, or a database that was removed
+        return tracking_uri
+    words = ["rayvldd", "ui", study]
+    if invocation.workspace_folder != DEFAULT_WORKSPACE:
+        words += ["--workspace", str(invocation.workspace_folder)]
+    return f"{shlex.join(words)}, which opens {page}" if is_database else page

@@ -8,12 +8,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
+from rayvldd.config.study import sections_where
 from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean, message_of
 from rayvldd.tracking.protocol import EarlierTrial
 from rayvldd.workspace import database_file
 
 _PAGE = 1000
 """Runs per request to MLflow."""
+_OF_ALL_TRIALS = tuple(f"{name}." for name in ("data", "evaluation", *sections_where(lambda info: info.searchable)))
+"""Prefixes of the parameters of a study that are settings of its trials; a trial's run has those that differ."""
 
 
 def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
@@ -67,7 +70,7 @@ def _study_of(run: Run) -> str:
 
 def _trial(run: Run, parent: Run | None) -> EarlierTrial:
     tags, params = run.data.tags, parent.data.params if parent else {}
-    of_study = {key: value for key, value in params.items() if key.startswith(("data.", "evaluation."))}
+    of_study = {key: value for key, value in params.items() if key.startswith(_OF_ALL_TRIALS)}
     prefix = "rayvldd."
     names = ("data", "image_encoder", "text_encoder")
     return EarlierTrial(

@@ -26,12 +26,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from rayvldd.config.domains import SettingValue
-from rayvldd.config.metrics import MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.records.set_card import CARD
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
+from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID, note_of_study, note_of_trial
 from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.set_source import BEST_ALIAS
@@ -45,7 +46,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 _STATUS: dict[State, str] = {
     "finished": "FINISHED",
-    "stopped": "FINISHED",  # early stopping is not a failure; a tag distinguishes the two
+    "stopped": "KILLED",  # by the stopping rule; the tag rayvldd.state distinguishes it from an interruption
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
@@ -82,6 +83,9 @@ class MlflowTracker:
         self._study_run = ""
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
+        self._command = ""
+        self._best_recalls: dict[str, float] = {}
+        """Trial -> highest validation recall so far."""
         self._done: set[str] = set()
         """Trials whose run was closed in an earlier session and is complete."""
         self._last_steps: dict[str, dict[str, int]] = {}
@@ -94,14 +98,15 @@ class MlflowTracker:
 
     def start_study(self, study: Study, command: str) -> None:
         """Open the parent run, or find the unfinished one of the same study and command."""
-        self._study = study
+        self._study, self._command = study, command
         identity = study_identity(study, command, self._origin)
         tags = {
             "rayvldd.kind": "study",
             "rayvldd.study": study.name,
             "rayvldd.identity": identity,
             "rayvldd.command": command,
-            "mlflow.note.content": f"`{command}`",
+            "rayvldd.searched": ", ".join(study.space.domains)[:_MAX_TAG],
+            NOTE: f"`{command}`",
         }
         same = f"tags.`rayvldd.identity` = '{identity}'"
         with _answering(self.uri):
@@ -124,6 +129,8 @@ class MlflowTracker:
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
         entries = _entries(metrics, step)
+        if trial_id is not None and BEST_VAL_MEAN_RECALL in metrics:
+            self._best_recalls[trial_id] = float(metrics[BEST_VAL_MEAN_RECALL])
         what = f"metrics of {trial_id or 'the study'}"
         self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries, what=what)
 
@@ -136,20 +143,23 @@ class MlflowTracker:
         if artifacts is not None:
             write = partial(self._write_artifacts, trial_id, artifacts)
             self._outbox.put(trial_id, write, what=f"the artifacts of {trial_id}")
-        self._outbox.put(trial_id, partial(self._write_tags, trial_id, state, dict(tags)), what=f"tags of {trial_id}")
+        tags = {**tags, NOTE: note_of_trial(state, self._best_recalls.get(trial_id), artifacts)}
+        self._outbox.put(trial_id, partial(self._write_tags, trial_id, state, tags), what=f"tags of {trial_id}")
         self._outbox.put(trial_id, partial(self._close, trial_id, state), what=f"the state of {trial_id}")
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Close the parent run with the metrics of the whole study; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
+        note = note_of_study(metrics, artifacts, self._command)
         self._outbox.put(_STUDY, partial(self._write_final, _entries(metrics, 0)), what="metrics of the study")
         if artifacts is not None:
             write = partial(self._write_artifacts, None, artifacts)
             self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
             if state == "finished" and _is_improved(artifacts / CARD):
-                self._outbox.put(_STUDY, partial(self._register, self._study.name), what="the model version")
-        self._outbox.put(_STUDY, partial(self._write_tags, None, state, {}), what="tags of the study")
+                self._outbox.put(_STUDY, partial(self._register, self._study.name, note), what="the model version")
+        tags = {NOTE: note}
+        self._outbox.put(_STUDY, partial(self._write_tags, None, state, tags), what="tags of the study")
         self._outbox.put(_STUDY, partial(self._close, None, state), what="the state of the study")
         self._wait(_PATIENCE_S[state])
 
@@ -201,16 +211,18 @@ class MlflowTracker:
             "rayvldd.kind": "trial",
             "rayvldd.study": self._study.name,
             "rayvldd.trial_id": trial_id,
+            "rayvldd.searched": ", ".join(point)[:_MAX_TAG],
             "mlflow.parentRunId": self._study_run,
         }
-        params = _params(self._study.at(point), _SEARCHED)
+        params = _params_of_trial(self._study, point)
         query = f"tags.`mlflow.parentRunId` = '{self._study_run}' and tags.`rayvldd.trial_id` = '{trial_id}'"
         found = self._client.search_runs([self._experiment], query, max_results=1)
         known = found[0] if found else None
-        if known and known.info.status in ("FINISHED", "FAILED") and _MISSING not in known.data.tags:
+        if known and _is_complete(known):
             self._done.add(trial_id)
             return
-        self._trial_runs[trial_id] = self._open_run(known, trial_id, tags, params)
+        name = f"{self._study.name}/{trial_id.removeprefix('trial_')}"
+        self._trial_runs[trial_id] = self._open_run(known, name, tags, params)
 
     def _open_run(self, known: Run | None, name: str, tags: dict[str, str], params: dict[str, str]) -> str:
         """Create a run, or continue an existing one; only missing tags and parameters are written."""
@@ -260,7 +272,7 @@ class MlflowTracker:
 
     def _open_scores(self, scores: Scores, record: str) -> None:
         tags = {"rayvldd.kind": scores.kind, "rayvldd.study": scores.study.name, "rayvldd.command": scores.command}
-        tags |= {"rayvldd.split": scores.split, "mlflow.note.content": f"`{scores.command}`", "rayvldd.record": record}
+        tags |= {"rayvldd.split": scores.split, NOTE: f"`{scores.command}`", "rayvldd.record": record}
         texts = {key: str(value)[:_MAX_PARAM] for key, value in scores.settings.items()}
         known = self._client.search_runs([self._experiment], f"tags.`rayvldd.record` = '{record}'", max_results=1)
         params = {**_params(scores.study, _SCORED), **texts}
@@ -277,6 +289,8 @@ class MlflowTracker:
         run_id, lane = self._run_id(trial_id), trial_id or _STUDY
         missing = "; ".join(str(dropped) for dropped in self._outbox.dropped if dropped.lane == lane)
         values = {**tags, "rayvldd.state": state} | ({_MISSING: missing} if missing else {})
+        if NOTE in values:
+            values[NOTE] = values[NOTE].replace(RUN_ID, run_id)
         entries = [RunTag(key, str(value)[:_MAX_TAG]) for key, value in values.items()]
         self._client.log_batch(run_id, tags=entries)
         if not missing and _MISSING in self._client.get_run(run_id).data.tags:
@@ -310,25 +324,31 @@ class MlflowTracker:
             with suppress(Exception):  # some stores cannot delete
                 repository.delete_artifacts(probe.name)
 
-    def _register(self, name: str) -> None:
+    def _register(self, name: str, note: str) -> None:
         """Register the set of the study's run as a model version, with the alias ``best``."""
         if any(dropped.what == _STUDY_ARTIFACTS for dropped in self._outbox.dropped):
             raise _NoRunError("the set is not among the artifacts")
         with suppress(MlflowException):  # it exists already; other errors are raised by the next call
             self._client.create_registered_model(name, description="Distilled sets that rayvldd has chosen.")
         found = self._client.search_model_versions(f"name = '{name}' and run_id = '{self._study_run}'")
-        version = found[0] if found else self._new_version(name)
+        version = found[0] if found else self._new_version(name, note)
         self._client.set_registered_model_alias(name, BEST_ALIAS, version.version)
 
-    def _new_version(self, name: str) -> ModelVersion:
+    def _new_version(self, name: str, note: str) -> ModelVersion:
         run = self._client.get_run(self._study_run)
         return self._client.create_model_version(
             name,
             run.info.artifact_uri,
             self._study_run,
             tags={"rayvldd.protocol": self._study.model.protocol},
-            description=f"`{run.data.tags['rayvldd.command']}`",
+            description=note.replace(RUN_ID, self._study_run),
         )
+
+
+def _is_complete(run: Run) -> bool:
+    """Whether the run of a trial that ended has everything; one of an interrupted trial is continued."""
+    ended = run.data.tags.get("rayvldd.state") in ("finished", "stopped", "failed")
+    return ended and run.info.status != "RUNNING" and _MISSING not in run.data.tags
 
 
 def _is_improved(card: Path) -> bool:
@@ -370,6 +390,13 @@ def _params(study: Study, sections: tuple[str, ...] | None = None) -> dict[str, 
     values = study.model_dump(mode="json")
     chosen = {key: value for key, value in values.items() if sections is None or key in sections}
     return {key: value[:_MAX_PARAM] for key, value in _flat(chosen).items()}
+
+
+def _params_of_trial(study: Study, point: Mapping[str, SettingValue]) -> dict[str, str]:
+    """The searched settings of a trial, and those that its point brings with it; the others are the study's."""
+    of_study = _params(study)
+    at_point = _params(study.at(point), _SEARCHED)
+    return {key: value for key, value in at_point.items() if key in point or of_study.get(key) != value}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

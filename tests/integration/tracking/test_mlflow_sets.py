@@ -273,7 +273,7 @@ def test_every_point_arrives_at_a_server_that_goes_away(
         runs = client.search_runs([tracker._experiment], f"tags.`mlflow.parentRunId` = '{tracker._study_run}'")
         assert len(runs) == NUM_TRIALS and {run.info.status for run in runs} == {"FINISHED"}
         for run in runs:
-            number = int(run.info.run_name.removeprefix("trial_"))
+            number = int(run.info.run_name.removeprefix("tiny/"))
             history = client.get_metric_history(run.info.run_id, "val_mean_recall")
             points = [(entry.step, entry.value) for entry in history]
             assert points == [(step, number + step / 10000) for step in range(POINTS_A_TRIAL)]

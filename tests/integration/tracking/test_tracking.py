@@ -243,18 +243,39 @@ def test_mlflow_parameters_and_statuses(database: str, tmp_path: Path, tiny_stud
         tracker.start_trial(trial_id, POINT)
         tracker.end_trial(trial_id, trial_id, None, {})
     tracker.end_study("finished", {}, None)
-    runs = {run.info.run_name: run for run in mlflow_runs(tmp_path)}
+    found = mlflow_runs(tmp_path)
+    runs = {run.data.tags.get("rayvldd.trial_id", run.info.run_name): run for run in found}
     statuses = {name: runs[name].info.status for name in ("finished", "stopped", "failed", "interrupted")}
-    expected = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+    expected = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
     assert statuses == expected
     study = runs[searched.name]
     assert study.data.params["name"] == "x" * 500
     assert study.data.params["data.source"] == "toy_scenes"
     assert study.data.params["model.lora.targets"] == '["qkv"]'
     assert "model.image_encoder.weights" not in study.data.params
-    trial = runs["finished"].data.params
-    assert (trial["distillation.trajectory_matching.syn_steps"], trial["distillation.num_pairs"]) == ("4", "4")
-    assert "data.source" not in trial
+    trial = runs["finished"]
+    assert trial.info.run_name == f"{searched.name}/finished"
+    assert trial.data.params == {key: json.dumps(value) for key, value in POINT.items()}, "fixed ones are the study's"
+    assert trial.data.tags["rayvldd.searched"] == ", ".join(POINT)
+
+
+def test_mlflow_describes_runs_by_their_result(
+    database: str, tmp_path: Path, tiny_study: Study, artifacts: Path
+) -> None:
+    (artifacts / "distilled_set" / "before_after.jpg").write_bytes(b"")
+    tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+    tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+    tracker.start_trial("trial_007", POINT)
+    tracker.log_metrics("trial_007", {"best_val_mean_recall": 12.34}, 0)
+    tracker.end_trial("trial_007", "stopped", artifacts, {})
+    tracker.end_study("finished", {"test_mean_recall": 13.5, "test_random_mean_recall": 4.0}, None)
+    notes = {
+        run.info.run_name: (run.data.tags["mlflow.note.content"], run.info.run_id) for run in mlflow_runs(tmp_path)
+    }
+    assert notes["tiny"][0] == "**13.5 % mean recall on test**; random pairs 4.0.\n\n`rayvldd sweep tiny.yaml`"
+    text, run_id = notes["tiny/007"]
+    assert text.startswith("**12.3 % mean recall on validation**, stopped.")
+    assert f"(get-artifact?path=distilled_set/before_after.jpg&run_uuid={run_id})" in text
 
 
 def test_mlflow_compares_by_mean_recall_before_anything_is_chosen(
@@ -266,7 +287,7 @@ def test_mlflow_compares_by_mean_recall_before_anything_is_chosen(
     tracker.log_metrics("a", {"matching_loss": 1.0, "val_image_to_text_r1": 2.0, "val_mean_recall": 3.0}, 0)
     tracker.end_trial("a", "finished", None, {})
     tracker.end_study("finished", {}, None)
-    (trial,) = [run for run in mlflow_runs(tmp_path) if run.info.run_name == "a"]
+    (trial,) = [run for run in mlflow_runs(tmp_path) if run.info.run_name == "tiny/a"]
     assert list(trial.data.metrics) == ["val_mean_recall", "matching_loss", "val_image_to_text_r1"]
 
 
@@ -311,7 +332,7 @@ def test_mlflow_continues_a_study_whose_choice_and_budget_changed(
             tracker.end_trial(trial_id, "finished", None, {})
         tracker.end_study("finished", {}, None)
     runs = mlflow_runs(tmp_path)
-    assert sorted(run.info.run_name for run in runs) == ["tiny", "trial_000", "trial_001"]
+    assert sorted(run.info.run_name for run in runs) == ["tiny", "tiny/000", "tiny/001"]
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 

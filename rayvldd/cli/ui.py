@@ -1,0 +1,84 @@
+"""``rayvldd ui``: MLflow's pages, opened on the trials of a study."""
+
+import os
+import socket
+import subprocess
+import webbrowser
+
+import click
+
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.tracking import tracking_option
+from rayvldd.errors import RayvlddError
+
+
+@click.command(
+    "ui",
+    cls=RunCommand,
+    takes_settings=False,
+    examples=["rayvldd ui", "rayvldd ui quickstart", "rayvldd ui quickstart --port 5001 --no-browser"],
+)
+@click.argument("study_name", metavar="[STUDY_NAME]", default="")
+@tracking_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
+@click.option("--browser/--no-browser", default=True, help="Open the page in a browser.  [default: open it]")
+@click.pass_obj
+def command(invocation: Invocation, study_name: str, tracking_uri: str | None, port: int, browser: bool) -> None:
+    """Show the trials of a study in MLflow, the best first; default: the study that was started last.
+
+    For the embedded database of the workspace a server is started on this machine; Ctrl-C ends it. If
+    `--tracking-uri` names a server, its page is opened.
+    """
+    from rayvldd.tracking.mlflow_pages import HOST, server_command, trials_page
+    from rayvldd.workspace import Workspace, database_file
+
+    uri = tracking_uri or Workspace(invocation.workspace_folder).tracking_uri
+    if uri == "none":
+        raise RayvlddError("the tracking URI is none, so MLflow has no runs", next_command="rayvldd compare")
+    page = trials_page(uri, study_name, f"http://{HOST}:{port}")
+    if invocation.dry_run or database_file(uri) is None:
+        if browser and not invocation.dry_run:
+            webbrowser.open(page)
+        invocation.say(page)
+        return invocation.finish({"page": page})
+    _refuse_used(HOST, port)
+    # Without MLflow's own job queue, which is not used and needs seven idle processes.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen(server_command(uri, port), env=environment) as server:
+        try:
+            _wait_for(HOST, port, server)
+            invocation.say(f"{page}\nCtrl-C ends the server.")
+            if browser:
+                webbrowser.open(page)
+            server.wait()
+        finally:
+            server.terminate()
+    if server.returncode:
+        raise RayvlddError(
+            f"MLflow's server ended with code {server.returncode}", next_command="rayvldd ui --port 5001"
+        )
+    invocation.finish({"page": page})
+
+
+def _refuse_used(host: str, port: int) -> None:
+    """Raise if something listens on a port.
+
+    Raises:
+        RayvlddError: naming the next port.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise RayvlddError(f"port {port} is in use", next_command=f"rayvldd ui --port {port + 1}")
+
+
+def _wait_for(host: str, port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server answers or has ended."""
+    while server.poll() is None:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex((host, port)) == 0:
+                return
+        try:
+            server.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,85 @@
+"""Addresses of MLflow's pages, and the command of its server for the embedded database."""
+
+import sqlite3
+import sys
+from contextlib import closing
+from urllib.parse import quote, urlencode
+
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
+from rayvldd.errors import RayvlddError, message_of
+from rayvldd.workspace import database_file
+
+HOST, PORT = "127.0.0.1", 5000
+"""Address of the server of ``rayvldd ui``."""
+
+_NEWEST = """
+SELECT runs.experiment_id, study.value FROM runs
+JOIN tags AS study ON study.run_uuid = runs.run_uuid AND study.key = 'rayvldd.study'
+JOIN tags AS kind ON kind.run_uuid = runs.run_uuid AND kind.key = 'rayvldd.kind' AND kind.value = 'study'
+WHERE runs.lifecycle_stage = 'active' AND (? = '' OR study.value = ?)
+ORDER BY runs.start_time DESC LIMIT 1
+"""
+
+
+def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") -> str:
+    """The address of the trials of a study, the best first; MLflow's own first page shows none of them.
+
+    Args:
+        uri: Server or database of the runs.
+        study: Name of the study; default: the one that was started last.
+        base: Address of the server that shows a database.
+
+    Raises:
+        RayvlddError: if there is no such study, or the server does not answer.
+    """
+    database = database_file(uri)
+    found = _in_server(uri, study) if database is None else _in_database(uri, study)
+    if found is None:
+        raise RayvlddError(
+            f"{uri} has no {f'study {study!r}' if study else 'study'}",
+            next_command="rayvldd sweep search_spaces/quickstart.yaml, or --workspace DIR of an earlier sweep",
+        )
+    experiment, name = found
+    query = {
+        "searchFilter": f"tags.`rayvldd.study` = '{name}' and tags.`rayvldd.kind` = 'trial'",
+        "orderByKey": f"metrics.`{BEST_VAL_MEAN_RECALL}`",
+        "orderByAsc": "false",
+    }
+    base = base if database is not None else uri.rstrip("/")
+    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def server_command(uri: str, port: int = PORT) -> list[str]:
+    """The command of a server for a database, with one process."""
+    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def _in_database(uri: str, study: str) -> tuple[str, str] | None:
+    """Experiment and name of the newest study, read without MLflow, whose import takes seconds."""
+    file = database_file(uri)
+    if file is None or not file.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(file.as_uri() + "?mode=ro", uri=True, timeout=10)) as connection:
+            row = connection.execute(_NEWEST, (study, study)).fetchone()
+    except sqlite3.Error as error:
+        raise RayvlddError(
+            f"{file}: cannot be read as a database of MLflow: {error}", next_command="--workspace DIR of another sweep"
+        ) from error
+    return (str(row[0]), str(row[1])) if row else None
+
+
+def _in_server(uri: str, study: str) -> tuple[str, str] | None:
+    from mlflow import MlflowClient
+
+    query = "tags.`rayvldd.kind` = 'study'" + (f" and tags.`rayvldd.study` = '{study}'" if study else "")
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiments = [known.experiment_id for known in client.search_experiments()]
+        runs = client.search_runs(experiments, query, max_results=1, order_by=["start_time DESC"])
+    except Exception as error:  # MLflow's and requests'
+        raise RayvlddError(
+            f"tracking URI {uri}: {message_of(error)}", next_command="start the server, or repair --tracking-uri"
+        ) from error
+    return (str(runs[0].info.experiment_id), str(runs[0].data.tags["rayvldd.study"])) if runs else None

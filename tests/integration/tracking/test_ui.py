@@ -1,0 +1,77 @@
+"""``rayvldd ui``: MLflow's server with the page of a study."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from helpers.cli import last_object, run
+
+from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from rayvldd.config.study import Study
+from rayvldd.tracking.mlflow_tracker import MlflowTracker
+from rayvldd.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose MLflow has a study without trials."""
+    from helpers.studies import TINY_STUDY
+
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    tracker = MlflowTracker(workspace.tracking_uri, workspace.artifacts)
+    tracker.start_study(Study.model_validate(TINY_STUDY), "rayvldd sweep tiny.yaml")
+    tracker.end_study("finished", {}, None)
+    return workspace.root
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    port = free_port()
+    command = [sys.executable, "-m", "rayvldd", "ui", "tiny", "--no-browser", "--port", str(port)]
+    with subprocess.Popen([*command, "--workspace", str(logged)], stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        page = next(line for line in ui.stdout if line.startswith("http")).strip()
+        assert re.match(rf"http://127.0.0.1:{port}/#/experiments/\d+/runs\?searchFilter=tags", page)
+        with urlopen(page.partition("#")[0], timeout=60) as answer:
+            assert answer.status == 200
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(60) == EXIT_INTERRUPTED
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server has ended"
+
+
+def test_dry_run_prints_the_page_and_starts_nothing(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    result = run("ui", "--workspace", logged, "--dry-run", "--json")
+    assert last_object(result)["page"].startswith("http://127.0.0.1:5000/#/experiments/")
+
+
+def test_a_used_port_an_unknown_study_and_no_tracker_are_refused(
+    logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("ui", "--workspace", logged)
+    assert result.exit_code == EXIT_USER_ERROR and "the tracking URI is none" in result.output
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        port = used.getsockname()[1]
+        result = run("ui", "tiny", "--workspace", logged, "--port", port)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert f"port {port} is in use" in result.output and f"--port {port + 1}" in result.output
+    result = run("ui", "another", "--workspace", logged)
+    assert result.exit_code == EXIT_USER_ERROR and "no study 'another'" in result.output
+    shutil.copytree(logged, tmp_path / "empty", ignore=lambda *_: ["mlflow.db"])
+    assert "has no study" in run("ui", "--workspace", tmp_path / "empty").output
