@@ -8,6 +8,7 @@ import click
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for the distilled set and its pictures. Default: in the study's folder of the workspace.",
 )
+@tracking_option
 @store_option
 @click.pass_obj
-def command(invocation: Invocation, study_file: Path, out: Path | None, store_uri: str | None) -> None:
+def command(
+    invocation: Invocation, study_file: Path, out: Path | None, tracking_uri: str | None, store_uri: str | None
+) -> None:
     """Distil once, at the first point of STUDY, and save the set that is best on validation.
 
     The first point consists of the first of `search.initial_points` and the file's constants; `--set` changes it.
@@ -52,10 +56,12 @@ def command(invocation: Invocation, study_file: Path, out: Path | None, store_ur
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
+    from rayvldd.library.run_log import run_log
     from rayvldd.reports.gain import words_without_gain
 
-    with ProgressDisplay() as display, reachable(store):
-        folder = distill_point(point, workspace, store, display, out)
+    logged = run_log(point, workspace, invocation.line, tracking_uri)
+    with ProgressDisplay() as display, reachable(store), logged as tracker:
+        folder = distill_point(point, workspace, store, display, tracker, out)
     best = DistilledSet.load(folder)
     summary = {
         "distilled_set": str(folder.absolute()),

@@ -12,6 +12,7 @@ from rayvldd.cli.buffers import import_command
 from rayvldd.cli.expert_sets import COMMANDS_ON_SETS
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
@@ -63,9 +64,12 @@ class StudyOrWord(RunCommand):
 )
 @study_argument
 @click.option("--num-experts", type=click.IntRange(min=1), help="Experts in each set; default: the study's setting.")
+@tracking_option
 @store_option
 @click.pass_obj
-def command(invocation: Invocation, study_file: Path, num_experts: int | None, store_uri: str | None) -> None:
+def command(
+    invocation: Invocation, study_file: Path, num_experts: int | None, tracking_uri: str | None, store_uri: str | None
+) -> None:
     """Train the experts of STUDY in parallel, and save their trajectories.
 
     Each value of a searched setting that changes the experts, such as the rank of the adapters, gets its own set.
@@ -86,11 +90,15 @@ def command(invocation: Invocation, study_file: Path, num_experts: int | None, s
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
+    from rayvldd.library.run_log import log_experts, run_log
 
-    with ProgressDisplay() as display, reachable(store):
+    logged = run_log(study, workspace, invocation.line, tracking_uri)
+    with ProgressDisplay() as display, reachable(store), logged as tracker:
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
         summaries = [_summary(known, store) for known in sets]
+        log_experts(tracker, list(sets), store)
+        tracker.end_study("finished", {"experts_made": made}, None)
     for summary in summaries:
         recall = summary[VAL_MEAN_RECALL]
         score = "val mean recall unknown" if recall is None else f"val mean recall {recall:.1f} at the last"

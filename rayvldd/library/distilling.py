@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayvldd.config.metrics import VAL_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.library.run_log import run_log
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.experts.trajectory import Trajectory
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.tracking.protocol import Tracker
 
 
 def distill(
@@ -25,6 +27,7 @@ def distill(
     workspace: str | Path = "rayvldd_workspace",
     store: str | None = None,
     out: str | Path | None = None,
+    tracking_uri: str | None = None,
 ) -> "DistilledSet":
     """Distil at the study's first point, and return the set that is best on validation.
 
@@ -35,6 +38,7 @@ def distill(
         workspace: Folder of caches, experts and results.
         store: Store of experts: a folder or ``s3://BUCKET/PREFIX``; default: in the workspace.
         out: Folder for the set and its pictures; default: in the study's folder of the workspace.
+        tracking_uri: MLflow server or database, or ``none``; default: ``mlflow.db`` in the workspace.
 
     Raises:
         RayvlddError: if data, models or settings are not compatible, or the run diverges.
@@ -46,15 +50,21 @@ def distill(
     place = Workspace(workspace)
     place.check_writable()
     point = study.at(study.first_point())
-    with ProgressDisplay() as display:
-        folder = distill_point(point, place, open_store(store, place), display, Path(out) if out else None)
+    chosen = open_store(store, place)
+    with ProgressDisplay() as display, run_log(point, place, "rv.distill", tracking_uri) as tracker:
+        folder = distill_point(point, place, chosen, display, tracker, Path(out) if out else None)
     return DistilledSet.load(folder)
 
 
 def distill_point(
-    point: Study, workspace: Workspace, store: "ExpertStore", display: "ProgressDisplay", out: Path | None
+    point: Study,
+    workspace: Workspace,
+    store: "ExpertStore",
+    display: "ProgressDisplay",
+    tracker: "Tracker",
+    out: Path | None = None,
 ) -> Path:
-    """Distil at a point, and return the folder of the best set with its pictures.
+    """Distil at a point, and return the folder of the best set with its pictures; both are logged.
 
     Raises:
         RayvlddError: if another process distils with these settings, or the run diverges.
@@ -62,8 +72,10 @@ def distill_point(
     task, trajectories, key = _prepare(point, workspace, store, display)
     folder = workspace.study(point.name) / "distill" / key
     with _held(folder):
-        _run(point, task, trajectories, folder, display)
-        return _copy_best(task, folder, out or folder / "distilled_set")
+        best = _run(point, task, trajectories, folder, display, tracker)
+        made = _copy_best(task, folder, out or folder / "distilled_set")
+    tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
+    return made
 
 
 def _prepare(
@@ -108,10 +120,13 @@ def _run(
     trajectories: Sequence["Trajectory"],
     folder: Path,
     display: "ProgressDisplay",
-) -> None:
-    """Run or resume the distillation, with its state in ``folder``."""
+    tracker: "Tracker",
+) -> float:
+    """Run or resume the distillation, with its state in ``folder``; return its best validation recall, in percent."""
     import torch
 
+    from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.distillation.evaluations import BEST
     from rayvldd.distillation.loop import StepReport
     from rayvldd.distillation.loop import distill as distil
 
@@ -125,12 +140,15 @@ def _run(
 
     for evaluation in distil(point, task, trajectories, point.seed, folder / "checkpoint", on_step):
         metrics, name = evaluation.metrics, last[0]
+        tracker.log_metrics(None, metrics, evaluation.outer_step)
         loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""
         display.line(
             f"outer step {evaluation.outer_step:5d}  val mean recall {metrics[VAL_MEAN_RECALL]:5.2f}{loss}{mark}"
         )
     display.done()
+    best = DistilledSet.load(folder / "checkpoint" / BEST)
+    return float(best.card["metrics"][VAL_MEAN_RECALL])
 
 
 def _copy_best(task: "RetrievalTask", folder: Path, out: Path) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from rayvldd.config.metrics import FULL_DATA_MEAN_RECALL, MEAN_RECALL, RANDOM_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, FULL_DATA_MEAN_RECALL, MEAN_RECALL, RANDOM_MEAN_RECALL
 from rayvldd.tracking.protocol import State
 
 NOTE = "mlflow.note.content"
@@ -14,7 +14,7 @@ RUN_ID = "{run_id}"
 
 
 def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command: str) -> str:
-    """The result of a study on test, its picture and its command."""
+    """The result of a study on test, or of a distillation on validation, its picture and its command."""
     test = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
     parts = []
     if MEAN_RECALL.name in test:
@@ -24,6 +24,8 @@ def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command:
         others = {"random pairs": RANDOM_MEAN_RECALL, "all pairs": FULL_DATA_MEAN_RECALL}
         beside = [f"{name} {test[key]:.1f}" for name, key in others.items() if key in test]
         parts.append(f"{headline}; {', '.join(beside)}." if beside else f"{headline}.")
+    elif BEST_VAL_MEAN_RECALL in metrics:
+        parts.append(f"**{metrics[BEST_VAL_MEAN_RECALL]:.1f} % mean recall on validation**.")
     return "\n\n".join([*parts, *_picture(artifacts), f"`{command}`"])
 
 

@@ -34,7 +34,7 @@ from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID, note_of_study, note_of_trial
 from rayvldd.tracking.outbox import Outbox
-from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
+from rayvldd.tracking.protocol import Origins, Scores, State, Tracker, kind_of
 from rayvldd.tracking.set_source import BEST_ALIAS
 from rayvldd.tracking.sqlite_file import ready_sqlite
 from rayvldd.tracking.verdicts import PermanentError, verdict_of
@@ -101,7 +101,7 @@ class MlflowTracker:
         self._study, self._command = study, command
         identity = study_identity(study, command, self._origin)
         tags = {
-            "rayvldd.kind": "study",
+            "rayvldd.kind": kind_of(command),
             "rayvldd.study": study.name,
             "rayvldd.identity": identity,
             "rayvldd.command": command,
@@ -156,7 +156,7 @@ class MlflowTracker:
         if artifacts is not None:
             write = partial(self._write_artifacts, None, artifacts)
             self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
-            if state == "finished" and _is_improved(artifacts / CARD):
+            if state == "finished" and kind_of(self._command) == "study" and _is_improved(artifacts / CARD):
                 self._outbox.put(_STUDY, partial(self._register, self._study.name, note), what="the model version")
         tags = {NOTE: note}
         self._outbox.put(_STUDY, partial(self._write_tags, None, state, tags), what="tags of the study")

@@ -7,10 +7,13 @@ TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable with the server or database for every command, or ``none``."""
 
 
-def open_tracker(uri: str | None, study_name: str, workspace: Workspace, *, origin: str | None = None) -> Tracker:
+def open_tracker(
+    uri: str | None, study_name: str, workspace: Workspace, *, origin: str | None = None, run: str = ""
+) -> Tracker:
     """Open the tracker with a URI; without one, the workspace's embedded MLflow.
 
-    ``origin`` distinguishes studies with the same name and settings on a shared server; default: the folder.
+    ``origin`` distinguishes studies with the same name and settings on a shared server; default: the folder. ``run``
+    is the folder of plain files of a command that is no search.
 
     Raises:
         RayvlddError: if the URI cannot be used or does not answer.
@@ -19,7 +22,7 @@ def open_tracker(uri: str | None, study_name: str, workspace: Workspace, *, orig
     if uri == "none":
         from rayvldd.tracking.folder_tracker import FolderTracker
 
-        return FolderTracker(folder / "tracking")
+        return FolderTracker(folder / "tracking" / run)
 
     from rayvldd.tracking.mlflow_tracker import MlflowTracker
 

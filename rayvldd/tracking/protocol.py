@@ -12,6 +12,18 @@ State = Literal["finished", "stopped", "failed", "interrupted"]
 """State of an ended trial or study; ``stopped``: by the scheduler, ``interrupted``: it can be resumed."""
 
 
+Kind = Literal["study", "distill", "experts"]
+"""What a record is of: a search, one distillation, or the training of experts."""
+
+
+def kind_of(command: str) -> Kind:
+    """The kind of record of a command line, from its verb."""
+    verb = next((word for word in command.split() if word != "rayvldd"), "").removeprefix("rv.")
+    if verb == "distill":
+        return "distill"
+    return "experts" if verb == "experts" else "study"
+
+
 @dataclass(frozen=True)
 class Origins:
     """Inputs of a study, trial or evaluation, identified by content."""

@@ -67,7 +67,7 @@ def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: P
 
 def test_a_distillation_returns_its_set(workspace: Path) -> None:
     study = rv.load_study(TINY_STUDY).override({"name": "once"})
-    first, again = (rv.distill(study, workspace=workspace) for _ in range(2))
+    first, again = (rv.distill(study, workspace=workspace, tracking_uri="none") for _ in range(2))
     assert first == again and first.card["study"]["name"] == "once"
 
 

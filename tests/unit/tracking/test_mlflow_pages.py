@@ -10,6 +10,7 @@ import pytest
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.mlflow_notes import note_of_study, note_of_trial
 from rayvldd.tracking.mlflow_pages import server_command, trials_page
+from rayvldd.tracking.protocol import kind_of
 from rayvldd.workspace import database_uri
 
 
@@ -55,6 +56,27 @@ def test_the_server_has_one_process_on_loopback(database: Path) -> None:
     words = server_command(database_uri(database), 5001)
     options = dict(zip(words[4::2], words[5::2], strict=True))
     assert (options["--host"], options["--port"], options["--workers"]) == ("127.0.0.1", "5001", "1")
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("rayvldd sweep s.yaml", "study"),
+        ("sweep", "study"),
+        ("rv.search", "study"),
+        ("rayvldd distill s.yaml", "distill"),
+        ("rv.distill", "distill"),
+        ("rayvldd experts s.yaml", "experts"),
+        ("", "study"),
+    ],
+)
+def test_the_kind_of_a_record_follows_from_the_verb(command: str, kind: str) -> None:
+    assert kind_of(command) == kind
+
+
+def test_the_note_of_a_distillation_has_its_validation_recall() -> None:
+    note = note_of_study({"best_val_mean_recall": 12.34}, None, "rayvldd distill s.yaml")
+    assert note == "**12.3 % mean recall on validation**.\n\n`rayvldd distill s.yaml`"
 
 
 def test_notes_without_results_have_the_command_or_the_state() -> None:

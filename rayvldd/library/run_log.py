@@ -1,0 +1,53 @@
+"""Logging of one distillation, or of the training of experts, to the tracker."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rayvldd.config.setting import selected
+from rayvldd.errors import OutageError
+from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.protocol import kind_of
+
+if TYPE_CHECKING:
+    from rayvldd.config.study import Study
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.hyperparameter_search.preparation import ExpertSet
+    from rayvldd.tracking.protocol import Tracker
+    from rayvldd.workspace import Workspace
+
+
+@contextmanager
+def run_log(study: "Study", workspace: "Workspace", command: str, tracking_uri: str | None) -> Iterator["Tracker"]:
+    """Open the record of a command that is no search; its caller ends it, unless the command fails.
+
+    Args:
+        study: The study, at one point for a distillation.
+        workspace: The workspace, with the embedded MLflow.
+        command: The user's command line, whose verb is the kind of the record.
+        tracking_uri: As for :func:`open_tracker`.
+
+    Raises:
+        RayvlddError: if the tracker cannot be used; nothing else has been started by then.
+    """
+    from rayvldd.data.array_cache import fingerprint
+
+    settings = selected(study, lambda info: info.in_point)
+    tracker = open_tracker(tracking_uri, study.name, workspace, run=f"{kind_of(command)}_{fingerprint(settings)}")
+    tracker.start_study(study, command)
+    try:
+        yield tracker
+    except BaseException as error:
+        failed = isinstance(error, Exception) and not isinstance(error, OutageError)
+        tracker.end_study("failed" if failed else "interrupted", {}, None)
+        raise
+
+
+def log_experts(tracker: "Tracker", sets: Sequence["ExpertSet"], store: "ExpertStore") -> None:
+    """Log the metrics of all experts of some sets by epoch, under ``expert_000/``; of several sets below ``set_0/``."""
+    for number, known in enumerate(sets):
+        prefix = f"set_{number}/" if len(sets) > 1 else ""
+        for index in store.finished(known.recipe):
+            for epoch, metrics in enumerate(store.metrics(known.recipe, index), start=1):
+                named = {f"{prefix}expert_{index:03d}/{name}": value for name, value in metrics.items()}
+                tracker.log_metrics(None, named, epoch)
