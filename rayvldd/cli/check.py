@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "rayvldd check search_spaces/quickstart.yaml --probe",
         "rayvldd check search_spaces/quickstart.yaml --deep",
         "rayvldd check --cluster clusters/aws_gpu.yaml",
+        "rayvldd check --cluster clusters/slurm.sbatch",
         "rayvldd check search_spaces/quickstart.yaml --cluster clusters/kuberay.yaml --json",
     ],
 )

@@ -21,6 +21,7 @@ from rayvldd.clusters.ray_rules import (
     version_faults,
 )
 from rayvldd.clusters.ray_schema import consistency_faults, schema_faults, with_defaults
+from rayvldd.clusters.slurm_rules import slurm_faults
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import ConfigError, Fault
 
@@ -30,6 +31,7 @@ PROVIDERS = ("local", "aws", "gcp")
 _START = {
     "ray": "RAY_AUTH_MODE=token ray up -y {file}",
     "kubernetes": "kubectl apply -f {file}",
+    "slurm": "sbatch {file} STUDY",
     "cloudformation": "the line `aws cloudformation deploy …` at the top of {file}",
 }
 
@@ -94,8 +96,11 @@ def check_cluster(path: str | Path) -> ClusterReport:
         faults += _faults_by_rule(file, config or file.config, driver) if not faults else []
         provider = str(file.config["provider"]["type"])
     else:
-        faults = kubernetes_faults(file, driver) if file.kind == "kubernetes" else account_faults(file)
         provider = file.kind
+        if file.kind == "kubernetes":
+            faults = kubernetes_faults(file, driver)
+        else:
+            faults = slurm_faults(file) if file.kind == "slurm" else account_faults(file)
     if faults:
         raise ConfigError(faults, next_command=f"correct the file, then: rayvldd check --cluster {file.path}")
     groups = [] if file.kind == "cloudformation" else node_groups(file, config)

@@ -1,4 +1,4 @@
-"""Read a file of `clusters/`: Ray's own YAML, manifests for KubeRay, or the CloudFormation template of an account."""
+"""Read a file of `clusters/`: Ray's YAML, manifests for KubeRay, a CloudFormation template, or a script for Slurm."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import yaml
 from rayvldd.config.bounded_yaml import parsed_documents
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 
-Kind = Literal["ray", "kubernetes", "cloudformation"]
+Kind = Literal["ray", "kubernetes", "cloudformation", "slurm"]
 
 EDIT = "# EDIT"
 """Comment that marks a line with a value for the user to set."""
@@ -37,7 +37,7 @@ class ClusterFile:
     kind: Kind
     text: str
     documents: list[dict[str, Any]]
-    """One mapping per YAML document: one for Ray, several manifests for Kubernetes."""
+    """One mapping per YAML document: one for Ray, several manifests for Kubernetes, none for Slurm."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
     """Read a cluster file and detect its kind.
 
     Raises:
-        ConfigError: when the file does not exist, is not YAML, or is none of the three kinds.
+        ConfigError: when the file does not exist, is not YAML, or is none of the four kinds.
     """
     path = Path(path)
     if not path.is_file():
-        existing = sorted(str(found) for found in Path("clusters").glob("*.yaml"))
+        existing = sorted(str(found) for kind in ("*.yaml", "*.sbatch") for found in Path("clusters").glob(kind))
         hint = did_you_mean(str(path), existing)
         allowed = ", ".join(existing) or "the path of a YAML file"
         raise ConfigError(
@@ -78,6 +78,8 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
         )
     try:
         text = path.read_text(encoding="utf-8")
+        if re.search(r"^#SBATCH\b", text, re.MULTILINE):
+            return ClusterFile(path, "slurm", text, [])
         documents = [document for document in parsed_documents(text) if document is not None]
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -101,7 +103,7 @@ def _kind_of(path: Path, documents: list[Any]) -> Kind:
                 str(path),
                 "is no cluster file",
                 "a file for `ray up` (it has a key `provider`), Kubernetes manifests (each with `apiVersion` and "
-                "`kind`), or a CloudFormation template (it has `Resources`)",
+                "`kind`), a CloudFormation template (it has `Resources`), or a batch script (it has `#SBATCH`)",
             )
         ],
         next_command="rayvldd check --cluster clusters/aws_gpu.yaml, for one that is",

@@ -33,6 +33,8 @@ def describe_cost(report: ClusterReport) -> list[str]:
         return ["the volume alone, by the gigabyte and month: https://aws.amazon.com/ebs/pricing"]
     if report.provider == "kubernetes":
         return ["that of the Kubernetes nodes these pods run on: see their provider"]
+    if report.provider == "slurm":
+        return ["that of the site"]
     usd, prices = report.usd_per_hour, report.prices
     if usd is None:
         missing = ", ".join(sorted({group.machine for group in report.groups if group.usd_per_hour is None}))

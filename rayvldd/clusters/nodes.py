@@ -6,6 +6,7 @@ from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_rules import containers_of
+from rayvldd.clusters.slurm_rules import directives_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Prices:
 
 def prices_of(file: ClusterFile) -> Prices:
     """Return the prices in a file; an empty table if it has none."""
-    if file.kind == "kubernetes":
+    if file.kind in ("kubernetes", "slurm"):
         return Prices({})
     prices = (file.config.get("metadata") or {}).get("prices") or {}
     table = {str(name): float(usd) for name, usd in (prices.get("usd_per_hour") or {}).items()}
@@ -50,7 +51,7 @@ def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]
 
     Args:
         file: The file.
-        config: The file with Ray's defaults; not used for Kubernetes.
+        config: The file with Ray's defaults; not used for Kubernetes and Slurm.
     """
     if file.kind == "kubernetes":
         return [
@@ -59,6 +60,8 @@ def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]
             if cluster["kind"] == "RayCluster"
             for group in _pods_of(cluster["spec"])
         ]
+    if file.kind == "slurm":
+        return [_nodes_of_job(directives_of(file.text))]
     provider = config["provider"]
     if provider["type"] == "local":
         workers = [str(address) for address in provider.get("worker_ips") or []]
@@ -88,6 +91,14 @@ def _node_group(
     fewest = 1 if is_head else int(node_type.get("min_workers", 0))
     most = 1 if is_head else min(int(node_type.get("max_workers", max_workers)), max_workers)
     return NodeGroup(name, machine, fewest, most, dict(node_type["resources"]), is_spot, prices.get(machine))
+
+
+def _nodes_of_job(directives: Mapping[str, str]) -> NodeGroup:
+    """The nodes of a Slurm job; all of them start at once."""
+    names = {"cpus-per-task": "CPU", "gpus-per-node": "GPU", "mem": "memory"}
+    resources = {name: directives[option] for option, name in names.items() if option in directives}
+    count = int(directives.get("nodes") or 1)
+    return NodeGroup("node", directives.get("partition", ""), count, count, resources, False, None)
 
 
 def _pods_of(spec: Mapping[str, Any]) -> list[NodeGroup]:
