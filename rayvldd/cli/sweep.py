@@ -10,7 +10,7 @@ from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
-from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.hyperparameter_search.study_store import StudyStore
@@ -166,8 +166,8 @@ def _warm_start(
     if name == study_name:
         fault = Fault("--warm-start", f"got {name!r}, which is this study: its trials are known", "another study")
         raise ConfigError([fault], next_command="the same command without --warm-start, which continues the study")
-    if tracking_uri == "none":
-        fault = Fault("--warm-start", "needs MLflow, and the tracking URI is none", "a server or database")
+    if tracking_uri in WITHOUT_SERVER:
+        fault = Fault("--warm-start", f"needs MLflow, and the tracker is {tracking_uri}", "a server or database")
         raise ConfigError([fault], next_command="the same command with --tracking-uri URI, or without --warm-start")
 
     from rayvldd.hyperparameter_search.transfer import WarmStart

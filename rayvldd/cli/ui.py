@@ -10,6 +10,7 @@ import click
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import RayvlddError
+from rayvldd.tracking.opening import WITHOUT_SERVER
 
 
 @click.command(
@@ -33,8 +34,8 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
     from rayvldd.workspace import Workspace, database_file
 
     uri = tracking_uri or Workspace(invocation.workspace_folder).tracking_uri
-    if uri == "none":
-        raise RayvlddError("the tracking URI is none, so MLflow has no runs", next_command="rayvldd compare")
+    if uri in WITHOUT_SERVER:
+        raise RayvlddError(f"the tracker is {uri}, so MLflow has no runs", next_command="rayvldd compare")
     page = trials_page(uri, study_name, f"http://{HOST}:{port}")
     if invocation.dry_run or database_file(uri) is None:
         if browser and not invocation.dry_run:

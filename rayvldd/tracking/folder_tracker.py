@@ -27,6 +27,8 @@ class FolderTracker:
         self._open_trials: set[str] = set()
         self._last_steps: dict[Path, dict[str, int]] = {}
         """File -> metric -> last step written."""
+        self._last_values: dict[Path, dict[str, float]] = {}
+        """File -> metric -> last value written."""
         self.translating_errors: dict[Path, list[dict[str, Any]]] = {}
         """File -> its origins and ends, so that nothing is written twice when a study is resumed."""
 
@@ -62,12 +64,20 @@ class FolderTracker:
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
-        file = self._file(trial_id)
-        last = self._last_steps[file]
-        new = {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
+        file, new = self._file(trial_id), self.unwritten(trial_id, metrics, step)
         if new:
             _append(file, {"event": "metrics", "step": step, "metrics": new})
-            last.update(dict.fromkeys(new, step))
+            self._last_steps[file].update(dict.fromkeys(new, step))
+            self._last_values[file].update(new)
+
+    def unwritten(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """The metrics whose last written step is before this one."""
+        last = self._last_steps[self._file(trial_id)]
+        return {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
+
+    def last_value(self, trial_id: str | None, metric: str) -> float | None:
+        """The value of a metric that was written last, if any."""
+        return self._last_values.get(self._file(trial_id), {}).get(metric)
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Write the state of an ended trial and copy its artifacts."""
@@ -102,6 +112,7 @@ class FolderTracker:
         metrics = [event for event in events if event["event"] == "metrics"]
         self.translating_errors[file] = [event for event in events if event["event"] in ("origins", "end")]
         self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
+        self._last_values[file] = {key: value for event in metrics for key, value in event["metrics"].items()}
         return events
 
     def _write_once(self, file: Path, event: dict[str, Any]) -> None:

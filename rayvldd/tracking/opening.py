@@ -1,10 +1,17 @@
-"""Opening a tracker by URI: the embedded MLflow of the workspace, another server or database, or plain files."""
+"""Opening a tracker by URI or name: the embedded MLflow of the workspace, another server, or plain files."""
 
+from pathlib import Path
+
+from rayvldd.errors import RayvlddError
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-"""Environment variable with the server or database for every command, or ``none``."""
+"""Environment variable with the server or database for every command, or one of :data:`WITHOUT_SERVER`."""
+
+
+WITHOUT_SERVER = ("none", "tensorboard", "wandb")
+"""Names in place of a URI, for trackers that write to the study's folder: plain files, or another tool beside them."""
 
 
 def open_tracker(
@@ -19,13 +26,35 @@ def open_tracker(
         RayvlddError: if the URI cannot be used or does not answer.
     """
     folder = workspace.study(study_name)
-    if uri == "none":
-        from rayvldd.tracking.folder_tracker import FolderTracker
-
-        return FolderTracker(folder / "tracking" / run)
+    if uri in WITHOUT_SERVER:
+        return _tracker_in(folder / "tracking" / run, str(uri))
 
     from rayvldd.tracking.mlflow_tracker import MlflowTracker
 
     if uri is None:
         return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=origin or str(folder))
     return MlflowTracker(uri, origin=origin or str(folder))
+
+
+def _tracker_in(folder: Path, name: str) -> Tracker:
+    """The tracker with a name of :data:`WITHOUT_SERVER`.
+
+    Raises:
+        RayvlddError: if its library is not installed.
+    """
+    if name == "tensorboard":
+        from rayvldd.tracking.tensorboard_tracker import TensorboardTracker
+
+        return TensorboardTracker(folder)
+    if name == "wandb":
+        try:
+            from rayvldd.tracking.wandb_tracker import WandbTracker
+        except ImportError as error:
+            raise RayvlddError(
+                f"the tracker wandb needs its library, which cannot be imported ({error})",
+                next_command="pip install -c constraints.txt '.[wandb]' in the clone, or: pip install wandb",
+            ) from error
+        return WandbTracker(folder)
+    from rayvldd.tracking.folder_tracker import FolderTracker
+
+    return FolderTracker(folder)

@@ -23,6 +23,7 @@ IMPORTED_AS = {
     "pydantic-core": "pydantic_core",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "tensorboardx": "tensorboardX",
 }
 IMPORTED_BY_OTHERS = {"cmaes", "google-api-python-client", "torchvision"}
 """Wanted by a package that we import, not by us: the comment names that package."""

@@ -62,7 +62,7 @@ def test_a_used_port_an_unknown_study_and_no_tracker_are_refused(
     logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = run("ui", "--workspace", logged)
-    assert result.exit_code == EXIT_USER_ERROR and "the tracking URI is none" in result.output
+    assert result.exit_code == EXIT_USER_ERROR and "the tracker is none" in result.output
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with socket.socket() as used:
         used.bind(("127.0.0.1", 0))

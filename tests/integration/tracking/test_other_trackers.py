@@ -1,0 +1,128 @@
+"""Trackers beside MLflow: the contract of trackers, what the tools read, and the option that chooses one."""
+
+import json
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from helpers.cli import run
+from PIL import Image
+
+from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.config.study import Study
+from rayvldd.testing import check_tracker
+from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.protocol import Origins, Scores, Tracker
+from rayvldd.tracking.tensorboard_tracker import TensorboardTracker
+from rayvldd.workspace import Workspace
+
+Values = dict[str, dict[int, float]]
+METRIC = "val_mean_recall"
+
+
+def scalars(folder: Path) -> dict[str, Values]:
+    """Run -> metric -> step -> value, from the event files of TensorBoard."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, Values] = defaultdict(lambda: defaultdict(dict))
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        content, start = file.read_bytes(), 0
+        while start < len(content):
+            (length,) = struct.unpack_from("<Q", content, start)
+            event = Event.FromString(content[start + 12 : start + 12 + length])
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    values = found[str(file.parent.relative_to(folder))][value.tag]
+                    assert event.step not in values, f"{value.tag} at step {event.step} was written twice"
+                    values[event.step] = round(value.simple_value, 4)
+            start += 16 + length
+    return found
+
+
+def histories(folder: Path) -> dict[str, Values]:
+    """Name of the run -> metric -> step -> value, from the files of runs of Weights & Biases that are offline."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: dict[str, Values] = defaultdict(lambda: defaultdict(dict))
+    for file in sorted(folder.rglob("run-*.wandb")):
+        content, start, name = file.read_bytes(), 7, ""
+        while start < len(content):
+            _, length, kind = struct.unpack_from("<IHB", content, start)
+            assert kind == 1, "a record that spans blocks of 32 KiB"
+            record = Record.FromString(content[start + 7 : start + 7 + length])
+            name = record.run.display_name or name
+            values = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            for key, value in values.items():
+                if not key.startswith("_"):
+                    found[name][key][int(values["_step"])] = json.loads(value)
+            start += 7 + length
+    return found
+
+
+def test_plain_files_keep_the_contract(tmp_path: Path) -> None:
+    def written() -> Mapping[str, Mapping[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for file in (tmp_path / "tracking" / "trials").glob("*.jsonl"):
+            events = [json.loads(line) for line in file.read_text().splitlines()]
+            metrics = [event for event in events if event["event"] == "metrics"]
+            found[file.stem] = {event["step"]: event["metrics"][METRIC] for event in metrics}
+        return found
+
+    check_tracker(lambda: FolderTracker(tmp_path / "tracking"), written, tmp_path / "made")
+
+
+def test_tensorboard_keeps_the_contract(tmp_path: Path) -> None:
+    check_tracker(
+        lambda: TensorboardTracker(tmp_path / "tracking"),
+        lambda: {run: values[METRIC] for run, values in scalars(tmp_path / "tracking" / "tensorboard").items()},
+        tmp_path / "made",
+    )
+
+
+def test_tensorboard_has_pictures_hyperparameters_and_scores(tmp_path: Path, tiny_study: Study) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "before_after.jpg")
+    tracker = TensorboardTracker(tmp_path / "tracking")
+    tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+    tracker.start_trial("trial_000", {"distillation.lr_image": 20.0})
+    tracker.log_metrics("trial_000", {"best_val_mean_recall": 3.5}, 2)
+    tracker.end_trial("trial_000", "finished", tmp_path, {})
+    tracker.end_study("finished", {"test_mean_recall": 13.5}, None)
+    students = ({"mean_recall": 1.0}, {"mean_recall": 2.0})
+    tracker.log_scores(Scores("coreset", "4 pairs, herding", tiny_study, "c", "test", students, {}, Origins({})))
+    found = scalars(tracker.events)
+    assert found["study"]["test_mean_recall"] == {0: 13.5}
+    assert found["trial_000/hparams"]["hparam/best_val_mean_recall"] == {0: 3.5}
+    assert found["coreset_4_pairs__herding"]["test_mean_recall"] == {0: 1.0, 1: 2.0}
+    events = b"".join(file.read_bytes() for file in (tracker.events / "trial_000").glob("events.*"))
+    assert b"before_after" in events and b"PNG" in events
+
+
+def test_wandb_keeps_the_contract_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    from rayvldd.tracking.wandb_tracker import WandbTracker
+
+    def written() -> Mapping[str, Mapping[int, float]]:
+        found = histories(tmp_path / "tracking")
+        return {f"trial_{name.partition('/')[2]}": values[METRIC] for name, values in found.items() if "/" in name}
+
+    check_tracker(lambda: WandbTracker(tmp_path / "tracking"), written, tmp_path / "made")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("none", "FolderTracker"), ("tensorboard", "TensorboardTracker")])
+def test_a_tracker_is_opened_by_name(tmp_path: Path, name: str, kind: str) -> None:
+    tracker: Tracker = open_tracker(name, "tiny", Workspace(tmp_path))
+    assert type(tracker).__name__ == kind and tracker.uri.startswith((tmp_path / "studies" / "tiny").as_uri())
+
+
+def test_the_option_excludes_an_address_of_mlflow() -> None:
+    wrong = ["--tracker", "tensorboard", "--tracking-uri", "http://127.0.0.1:5000"]
+    result = run("sweep", "search_spaces/quickstart.yaml", *wrong)
+    assert result.exit_code == EXIT_USER_ERROR and "--tracking-uri is for MLflow" in result.output
+    assert "MLFLOW_TRACKING_URI" in os.environ, "the variable is no fault: the option takes precedence"
+    result = run("sweep", "search_spaces/quickstart.yaml", "--tracker", "tensorboard", "--warm-start", "other")
+    assert result.exit_code == EXIT_USER_ERROR and "the tracker is tensorboard" in result.output
