@@ -23,8 +23,8 @@ from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import ResourceRequest, run_work
-from rayvldd.runtime.full_data import keep_ranks, kept_ranks
 from rayvldd.runtime.cluster import gpus_of_cluster, start_ray
+from rayvldd.runtime.full_data import keep_ranks, kept_ranks
 
 SplitName = Literal["val", "test"]
 

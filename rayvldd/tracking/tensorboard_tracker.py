@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.tracking.folder_tracker import FolderTracker
@@ -30,14 +30,14 @@ class TensorboardTracker(FolderTracker):
         """The folder for ``tensorboard --logdir``."""
         self.uri = self.events.as_uri()
         self._writers: dict[str, SummaryWriter] = {}
-        self._points: dict[str, Mapping[str, Scalar]] = {}
+        self._points: dict[str, Mapping[str, SettingValue]] = {}
 
     def start_study(self, study: Study, command: str) -> None:
         """Write the study's settings and its command."""
         super().start_study(study, command)
         self._writer(None).add_text("command", f"`{command}`")
 
-    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+    def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Write a trial's point, or continue its files."""
         super().start_trial(trial_id, point)
         self._points[trial_id] = dict(point)
@@ -60,7 +60,10 @@ class TensorboardTracker(FolderTracker):
         self._add_pictures(writer, artifacts)
         point = self._points.get(trial_id)
         if point and best is not None and state != "interrupted":
-            writer.add_hparams(dict(point), {f"hparam/{BEST_VAL_MEAN_RECALL}": best}, name="hparams")
+            plain = {
+                key: value if isinstance(value, bool | int | float) else str(value) for key, value in point.items()
+            }
+            writer.add_hparams(plain, {f"hparam/{BEST_VAL_MEAN_RECALL}": best}, name="hparams")
         self._close(trial_id)
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import wandb
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError, message_of
@@ -45,7 +45,7 @@ class WandbTracker(FolderTracker):
         self._open_run(None, study.name, "study", {**study.model_dump(mode="json"), "command": command})
         self.uri = self._runs[None].url or self.uri
 
-    def start_trial(self, trial_id: str, point: Mapping[str, Scalar]) -> None:
+    def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Write a trial's point, and open its run or continue it."""
         super().start_trial(trial_id, point)
         self._open_run(trial_id, f"{self._group}/{trial_id.removeprefix('trial_')}", "trial", dict(point))
