@@ -1,6 +1,6 @@
 # The image that every pod of kuberay.yaml runs: this checkout, at the versions of constraints.txt. From the root of a clone:
 #
-#   docker build -f clusters/kuberay.Dockerfile -t YOUR-REGISTRY/rayvldd:0.1.0 . && docker push YOUR-REGISTRY/rayvldd:0.1.0
+#   docker build -f clusters/kuberay.Dockerfile -t YOUR-REGISTRY/rayvldd:0.2.0 . && docker push YOUR-REGISTRY/rayvldd:0.2.0
 #
 # Built for CPUs and GPUs alike: torch of the package registry brings CUDA, the node brings the driver. Not built in tests.
 FROM python:3.11-slim

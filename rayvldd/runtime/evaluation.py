@@ -22,9 +22,10 @@ from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.full_data import FullDataChoice
-from rayvldd.runtime.actor_pool import ResourceRequest, run_work
-from rayvldd.runtime.cluster import gpus_of_cluster, start_ray
+from rayvldd.runtime.actor_pool import run_work
+from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.full_data import keep_ranks, kept_ranks
+from rayvldd.runtime.requests import resources_of_trials
 
 SplitName = Literal["val", "test"]
 
@@ -128,12 +129,6 @@ def choose_in_parallel(
     jobs = [_CoresetWork(choice, expert_training(study)) for choice in choices]
     with start_ray(None, None):
         return run_work(jobs, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
-
-
-def resources_of_trials(study: Study) -> ResourceRequest:
-    """Return the resources of one distillation or evaluation on the connected Ray."""
-    gpus = study.resources.gpus_of("trial", gpus_of_cluster(), study.search.max_concurrent)
-    return ResourceRequest(study.resources.cpus_per_trial, gpus, "resources.cpus_per_trial")
 
 
 def _callback(

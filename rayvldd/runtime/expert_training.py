@@ -10,8 +10,9 @@ from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest, make_one, missing_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.runtime.actor_pool import ResourceRequest, run_work
-from rayvldd.runtime.cluster import gpus_of_cluster, start_ray
+from rayvldd.runtime.actor_pool import run_work
+from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.requests import resources_of_experts
 from rayvldd.storage.lease import LeaseHolder
 
 _POLL_S = 0.5
@@ -69,7 +70,7 @@ def make_experts(
         with start_ray(None, None):
             jobs = [ExpertWork(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
             clock.begin(missing)
-            made_here = sum(run_work(jobs, study, cache_folder, _resources_of_experts(study), clock.tell))
+            made_here = sum(run_work(jobs, study, cache_folder, resources_of_experts(study), clock.tell))
         made, missing = made + made_here, missing_of(request, store)
         if missing and not made_here:
             states = {index: store.holder(request.recipe, index) for index in missing}
@@ -78,14 +79,6 @@ def make_experts(
     clock.begin([])
     clock.tell(0, {})
     return made
-
-
-def _resources_of_experts(study: Study) -> ResourceRequest:
-    """Return the resources of an actor that trains experts on the connected Ray."""
-    resources = study.resources
-    gpus = resources.gpus_of("expert", gpus_of_cluster(), study.search.max_concurrent)
-    setting = "resources.cpus_per_expert"
-    return ResourceRequest(resources.cpus_per_expert, gpus, setting, resources.custom_per_expert)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from rayvldd.evaluation.scoring import score
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.full_data import FullDataChoice, FullDataRecipe, RanksOfModel, TriedRecipe
-from rayvldd.runtime.actor_pool import ResourceRequest, run_work
+from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.requests import resources_of_trials
 
 MAX_MODELS = 3
 """Maximum number of models for the bound: each costs as much as an expert, and they differ little."""
@@ -65,7 +66,7 @@ def choose_recipe(
 
     with start_ray(None, None):
         works = [_RecipeWork(recipe, study.seed, seed) for recipe in recipes]
-        recalls = run_work(works, study, cache_folder, _resources(study), show)
+        recalls = run_work(works, study, cache_folder, resources_of_trials(study), show)
     display.done()
     tried = [
         TriedRecipe(recipe=recipe, val_mean_recall=recall) for recipe, recall in zip(recipes, recalls, strict=True)
@@ -110,10 +111,6 @@ def _folder(cache_folder: Path, key: str) -> Path:
 
 def _ranks_file(cache_folder: Path, choice: FullDataChoice, split: str, seed: int) -> Path:
     return _folder(cache_folder, choice.key) / f"{split}-{seed}.json"
-
-
-def _resources(study: Study) -> ResourceRequest:
-    return ResourceRequest(study.resources.cpus_per_trial, study.resources.gpus_per_trial, "resources.cpus_per_trial")
 
 
 @dataclass(frozen=True)
