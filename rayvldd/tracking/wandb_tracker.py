@@ -1,9 +1,11 @@
 """Tracker that also writes to Weights & Biases: a run for the study, one for each trial, in one group.
 
-``WANDB_MODE=offline`` keeps the runs on this machine, for ``wandb sync``; without it, the client's own login decides.
+``WANDB_MODE=offline`` keeps the runs on this machine, for ``wandb sync tracking/sessions/*/wandb/offline-run-*`` in the
+study's folder; without it, the client's own login decides.
 """
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ class WandbTracker(FolderTracker):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
         self.uri = self.folder.as_uri()
+        self._session = self.folder / "sessions" / secrets.token_hex(4)
+        """Folder of wandb's files: two sessions of a second would share names in one folder."""
         self._runs: dict[str | None, Any] = {}
         self._group = ""
 
@@ -82,6 +86,7 @@ class WandbTracker(FolderTracker):
         if name in self._runs:
             return
         identity = hashlib.sha256(f"{self.folder} {name or ''}".encode()).hexdigest()[:16]
+        self._session.mkdir(parents=True, exist_ok=True)
         try:
             self._runs[name] = wandb.init(
                 project=PROJECT,
@@ -91,7 +96,7 @@ class WandbTracker(FolderTracker):
                 id=identity,
                 resume="allow",
                 reinit="create_new",  # several trials are open at the same time
-                dir=str(self.folder),
+                dir=str(self._session),
                 config=config,
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             )
