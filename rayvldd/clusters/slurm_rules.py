@@ -92,7 +92,7 @@ def _script_faults(text: str, name: str) -> list[Fault]:
     if "RAY_AUTH_MODE=token" not in code:
         problem = "is missing: every user of the nodes could run code in this Ray"
         faults.append(Fault(f"{name}: RAY_AUTH_MODE", problem, "export RAY_AUTH_MODE=token"))
-    if "scontrol requeue" not in code or not re.search(r"^\s*trap .*\bTERM\b", code, re.MULTILINE):
+    if "scontrol requeue" not in code or not re.search(r"^\s*trap (?!'')\S.*\bTERM\b", code, re.MULTILINE):
         faults.append(Fault(f"{name}: trap", "SIGTERM queues the job not again", "trap …, with scontrol requeue"))
     if _KEYS.search(code):
         faults.append(Fault(name, "holds keys or a token", "no keys: set them in the environment of sbatch"))
