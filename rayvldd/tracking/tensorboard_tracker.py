@@ -1,5 +1,6 @@
 """Tracker that also writes event files for TensorBoard, one folder for each trial; it needs no server."""
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,9 @@ class TensorboardTracker(FolderTracker):
         """The open writer of a trial or of the study."""
         name = name or _STUDY
         if name not in self._writers:
-            self._writers[name] = SummaryWriter(str(self.events / name))
+            # Its own name has the second alone, so that two sessions of a second would write to one file.
+            suffix = f".{secrets.token_hex(4)}"
+            self._writers[name] = SummaryWriter(str(self.events / name), filename_suffix=suffix)
         return self._writers[name]
 
     def _close(self, name: str) -> None:

@@ -84,12 +84,14 @@ def test_tensorboard_keeps_the_contract(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_pictures_hyperparameters_and_scores(tmp_path: Path, tiny_study: Study) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "before_after.jpg")
+    made = tmp_path / "made"
+    made.mkdir()
+    Image.new("RGB", (4, 4)).save(made / "before_after.jpg")
     tracker = TensorboardTracker(tmp_path / "tracking")
     tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
     tracker.start_trial("trial_000", {"distillation.lr_image": 20.0})
     tracker.log_metrics("trial_000", {"best_val_mean_recall": 3.5}, 2)
-    tracker.end_trial("trial_000", "finished", tmp_path, {})
+    tracker.end_trial("trial_000", "finished", made, {})
     tracker.end_study("finished", {"test_mean_recall": 13.5}, None)
     students = ({"mean_recall": 1.0}, {"mean_recall": 2.0})
     tracker.log_scores(Scores("coreset", "4 pairs, herding", tiny_study, "c", "test", students, {}, Origins({})))
