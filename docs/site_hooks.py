@@ -221,8 +221,9 @@ def _yaml(value: Any) -> str:
 
 
 def _exit_codes() -> str:
-    """The constants ``EXIT_…`` of the command line, with the strings below them."""
+    """The constants ``EXIT_…`` of the command line, with the strings below them, and the codes of signals."""
     from rayvldd.cli import invocation
+    from rayvldd.cli.interrupts import Terminated, exit_code_of
 
     body = ast.parse(Path(invocation.__file__).read_text(encoding="utf-8")).body
     rows = ["| code | meaning |", "|---|---|", "| 0 | The command has done its work. |"]
@@ -230,6 +231,10 @@ def _exit_codes() -> str:
         name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
         if name.startswith("EXIT_") and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             rows.append(f"| {getattr(invocation, name)} | {_cell(str(after.value.value))} |")
+    rows.append(
+        f"| {exit_code_of(KeyboardInterrupt())} | The command was ended by Ctrl-C; the same command continues. |"
+    )
+    rows.append(f"| {exit_code_of(Terminated())} | The same after SIGTERM, which batch systems send. |")
     return "\n".join(rows)
 
 

@@ -65,7 +65,9 @@ def test_no_page_loads_anything_from_another_server(site: Path) -> None:
 
 def test_exit_codes_are_those_of_the_code(site: Path) -> None:
     from rayvldd.cli import invocation
+    from rayvldd.cli.interrupts import Terminated, exit_code_of
 
     codes = [value for name, value in vars(invocation).items() if name.startswith("EXIT_")]
+    codes += [exit_code_of(error) for error in (KeyboardInterrupt(), Terminated())]
     text = text_of(site / "reference" / "exit-codes.html")
     assert [code for code in codes if str(code) not in text] == []

@@ -5,6 +5,7 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def scalars(folder: Path) -> dict[str, Values]:
 
 def histories(folder: Path) -> dict[str, Values]:
     """Name of the run -> metric -> step -> value, from the files of runs of Weights & Biases that are offline."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    record_class = import_module("wandb.proto.wandb_internal_pb2").Record  # made when it is imported
 
     found: dict[str, Values] = defaultdict(lambda: defaultdict(dict))
     for file in sorted(folder.rglob("run-*.wandb")):
@@ -53,7 +54,7 @@ def histories(folder: Path) -> dict[str, Values]:
         while start < len(content):
             _, length, kind = struct.unpack_from("<IHB", content, start)
             assert kind == 1, "a record that spans blocks of 32 KiB"
-            record = Record.FromString(content[start + 7 : start + 7 + length])
+            record = record_class.FromString(content[start + 7 : start + 7 + length])
             name = record.run.display_name or name
             values = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
             for key, value in values.items():

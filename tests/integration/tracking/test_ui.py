@@ -12,7 +12,8 @@ from urllib.request import urlopen
 import pytest
 from helpers.cli import last_object, run
 
-from rayvldd.cli.invocation import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from rayvldd.cli.interrupts import exit_code_of
+from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.workspace import Workspace
@@ -47,7 +48,7 @@ def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.Monke
         with urlopen(page.partition("#")[0], timeout=60) as answer:
             assert answer.status == 200
         ui.send_signal(signal.SIGINT)
-        assert ui.wait(60) == EXIT_INTERRUPTED
+        assert ui.wait(60) == exit_code_of(KeyboardInterrupt())
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server has ended"
 
