@@ -13,6 +13,7 @@ from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
     show_published,
+    show_rates,
     show_recipe,
     show_split,
     together_with,
@@ -109,6 +110,7 @@ def command(
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores, recipe = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
+    show_rates(invocation, {coreset.name: coreset.rate for coreset in chosen})
     show_recipe(invocation, recipe)
     show_split(invocation, split)
     kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
@@ -193,5 +195,6 @@ def _save(
 
     for coreset in chosen:
         place = folder / f"{coreset.method}_{coreset.num_pairs}"
-        coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed).save(place)
+        rate = coreset.rate.learning_rate
+        coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed, rate).save(place)
     display.line(f"{len(chosen)} sets written to {folder}")

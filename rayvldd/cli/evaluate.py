@@ -14,6 +14,7 @@ from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
     show_published,
+    show_rates,
     show_recipe,
     show_split,
     together_with,
@@ -100,6 +101,7 @@ def command(
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
+                show_rates(invocation, {name: one.rate for name, one in scored[group].coresets.items()})
                 show_recipe(invocation, scored[group].recipe)
             if breakdown:
                 found = show_breakdown(invocation, task, group.sets, scored[group].ranks, split)

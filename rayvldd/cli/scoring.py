@@ -1,6 +1,6 @@
 """Common options of ``evaluate`` and ``coreset``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from rayvldd.cli.invocation import Invocation
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from rayvldd.records.coreset_rate import ChosenRate
     from rayvldd.records.full_data import ChosenRecipe
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -54,6 +55,13 @@ def show_recipe(invocation: Invocation, recipe: "ChosenRecipe | None") -> None:
     """Print the recipe of the models of all pairs, if there are any."""
     if recipe:
         invocation.say(f"all pairs: {recipe.words}")
+
+
+def show_rates(invocation: Invocation, rates: "Mapping[str, ChosenRate]") -> None:
+    """Print the learning rates of students on real pairs, by row of the table."""
+    if rates:
+        chosen = "; ".join(f"{name}: {rate.words}" for name, rate in rates.items())
+        invocation.say(f"learning rates on real pairs, chosen on validation: {chosen}")
 
 
 def show_published(invocation: Invocation) -> list[dict[str, Any]]:

@@ -128,6 +128,8 @@ def command(
     invocation.say(f"answer         {trust_of(outcome)}")
     if outcome.test.full_data_recipe:
         invocation.say(f"full data      {outcome.test.full_data_recipe.words}")
+    if outcome.test.random_rate:
+        invocation.say(f"random pairs   learning rate {outcome.test.random_rate.words}, chosen on validation")
     if warning := words_without_gain(outcome.best.outer_step, outcome.num_pairs):
         invocation.say(f"WARNING        {warning}.")
     if importance := importance_line(outcome.importance):

@@ -278,8 +278,12 @@ class EvaluationSettings(Settings):
     """Momentum of the student's SGD; Wu et al. use 0.9."""
     weight_decay: float = setting(5e-4, ge=0, source="Wu et al.: 5e-4")
     """Weight decay of the student's SGD; Wu et al. use 5e-4."""
-    lr_coreset: float = setting(0.1, gt=0)
-    """Learning rate of students on real pairs, which have no learned step sizes."""
+    learning_rate_decay: LearningRateDecay = "none"
+    """Course of a student's learning rates. ``none``: constant; ``cosine``: half a cosine from the full rates to nearly
+    zero over all steps. Released codes of Wu et al., LoRS and others cut the rates by ten at half of the epochs."""
+    lr_coreset: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1, 0.3, 1.0), min_length=1)
+    """Learning rates of students on real pairs, which have no learned step sizes: for each method and number of pairs
+    the best one on validation is used."""
     num_test_students: int = setting(5, ge=2, unit="students", source="Wu et al.: 5", changes_recall=False)
     """Students, each with its own seed, trained on each chosen set for the single test evaluation, and on each set of a
     finalist for the choice on validation."""

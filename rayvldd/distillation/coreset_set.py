@@ -8,8 +8,10 @@ from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.models.retrieval_task import RetrievalTask
 
 
-def coreset_as_set(study: Study, task: RetrievalTask, coreset: Coreset, method: str, seed: int) -> DistilledSet:
-    """Create a set of real pairs with the step sizes of ``evaluation.lr_coreset``; the initial pairs are the same.
+def coreset_as_set(
+    study: Study, task: RetrievalTask, coreset: Coreset, method: str, seed: int, lr: float
+) -> DistilledSet:
+    """Create a set of real pairs with the step size ``lr`` on both sides; the initial pairs are the same.
 
     The card names method, seed and images under ``coreset``. Independently of the study's method, students train on
     real pairs with the contrastive loss.
@@ -20,8 +22,9 @@ def coreset_as_set(study: Study, task: RetrievalTask, coreset: Coreset, method: 
         coreset: The real pairs.
         method: Name of the coreset method, for the card.
         seed: Seed of the selection, for the card.
+        lr: Learning rate of students on the pairs.
     """
-    pairs = coreset.pairs(task, study.evaluation.lr_coreset)
+    pairs = coreset.pairs(task, lr)
     plain: dict[str, Any] = {
         "distillation.num_pairs": len(coreset.image_index),
         "distillation.trajectory_matching.batch_size": None,

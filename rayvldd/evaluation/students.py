@@ -1,7 +1,8 @@
 """Train fresh students on a small set of synthetic or real pairs, and score them on real data.
 
 Source: Wu et al., section 4.1 and the released ``epoch.py`` (SGD, momentum 0.9, weight decay 5e-4). Deviation: the
-released code ignores the learned text step size here; this code uses the step size of each side.
+released code ignores the learned text step size here; this code uses the step size of each side. The released code cuts
+the rates by ten at half of the epochs; here they are constant, or fall by a cosine (``learning_rate_decay``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,9 @@ def train_student(
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
 
+    sizes = [len(part) for part in torch.arange(len(texts)).split(settings.batch_size)]
+    steps = settings.epochs * sum(size > 1 for size in sizes)
+
     def batches() -> Iterator[TrainingBatch]:
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(texts)).split(settings.batch_size):
@@ -96,7 +100,8 @@ def train_student(
                     part = None if similarity is None else similarity[chosen][:, chosen]
                     yield TrainingBatch(frozen_output[chosen], texts[chosen], part)
 
-    rates = SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay)
+    decay = settings.learning_rate_decay
+    rates = SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay, decay, steps)
     with seeded(seed):
         trained, _ = train_on_batches(task.model, initial, batches(), rates, pairs.pair_loss)
     return trained

@@ -19,9 +19,10 @@ from rayvldd.evaluation.students import mean_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.records.trial import Trial
-from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
+from rayvldd.runtime.evaluation import StudentSpec, choose_rates, evaluate_in_parallel
 from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
 from rayvldd.storage.json_files import write_json_whole
 
@@ -45,7 +46,8 @@ def evaluate_on_test(
     choice = choose_recipe(point, cache, task.fingerprints, display)
     full_data_seeds = seeds[:count][:MAX_MODELS]
     jobs = [StudentSpec(choice, seed) for seed in full_data_seeds]  # the longest first
-    jobs += [_random_job(task, len(sets[0]), seed) for seed in seeds[:count]]
+    random_jobs, rate = _on_random_pairs(point, task, cache, len(sets[0]), seeds[:count], display)
+    jobs += random_jobs
     for number, distilled in enumerate(sets):
         pairs = distilled.pairs(task)
         jobs += [StudentSpec(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
@@ -58,7 +60,7 @@ def evaluate_on_test(
     found = iter(scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
     tested = summary([list(islice(found, count)) for _ in sets], random, full, choice)
-    tested |= {"seeds": seeds, "num_pairs": len(sets[0])}
+    tested |= {"random_rate": rate.model_dump(mode="json"), "seeds": seeds, "num_pairs": len(sets[0])}
     folder.add_test_evaluation(command, len(sets), len(seeds))
     write_json_whole(folder.test, tested)
     return tested
@@ -102,5 +104,15 @@ def summary(
     }
 
 
-def _random_job(task: RetrievalTask, num_pairs: int, seed: int) -> StudentSpec:
-    return StudentSpec(choose_coreset(task, "random", num_pairs, seed), seed)
+def _on_random_pairs(
+    point: Study, task: RetrievalTask, cache: Path, num_pairs: int, seeds: Sequence[int], display: ProgressDisplay
+) -> tuple[list[StudentSpec], ChosenRate]:
+    """One student on its own random pairs for each seed, and their learning rate, chosen on validation."""
+
+    def show(done: int, total: int) -> None:
+        display.progress("learning rates on random pairs", done, total)
+
+    coresets = [choose_coreset(task, "random", num_pairs, seed) for seed in seeds]
+    rate = choose_rates(point, cache, [coresets], show)[0]
+    jobs = [StudentSpec(coreset, seed, rate.learning_rate) for coreset, seed in zip(coresets, seeds, strict=True)]
+    return jobs, rate

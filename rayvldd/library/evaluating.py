@@ -133,7 +133,8 @@ def keep_coresets(
     """Collect the scores of coresets and save them in the workspace; ``recipe`` is that of the models of all pairs."""
     bound = scores.get(ALL_PAIRS)
     rows = [
-        {"method": c.method, "num_pairs": c.num_pairs, **summary_of_students(scores[c.name], bound)} for c in chosen
+        {"method": c.method, "num_pairs": c.num_pairs, "rate": c.rate, **summary_of_students(scores[c.name], bound)}
+        for c in chosen
     ]
     full = {**summary_of_students(bound, bound), "recipe": recipe} if bound else None
     kept = CoresetScores.model_validate({"study": study, "split": split, "coresets": rows, "full_data": full})
@@ -156,8 +157,8 @@ def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | N
                 results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
             elif name in scores.coresets:
                 coreset = scores.coresets[name]
-                own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
-                results["coresets"].append({**own, **values})
+                kind = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
+                results["coresets"].append({**kind, "rate": coreset.rate, **values})
             else:
                 results["full_data"].append({"sets": list(group.sets), "recipe": scores.recipe, **values})
     return results

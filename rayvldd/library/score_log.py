@@ -57,7 +57,7 @@ def score_log(
                     "trained_on": name,
                     "num_pairs": num_pairs,
                     "num_students": len(found),
-                    **_recipe_of(sets[name]),
+                    **_training_of(sets[name]),
                 },
                 origins=Origins(task.fingerprints),
                 figures={f"{figure}_of_all_sets": value for figure, value in used.items()},
@@ -68,13 +68,13 @@ def score_log(
         yield log
 
 
-def _recipe_of(jobs: Sequence["StudentSpec"]) -> dict[str, SettingValue]:
-    """The recipe of models of all pairs; empty for other students."""
+def _training_of(jobs: Sequence["StudentSpec"]) -> dict[str, SettingValue]:
+    """The recipe of models of all pairs, or the learning rate on real pairs; empty for synthetic pairs."""
     from rayvldd.records.full_data import FullDataChoice
 
     trained_on = jobs[0].pairs
     if not isinstance(trained_on, FullDataChoice):
-        return {}
+        return {} if jobs[0].lr is None else {"learning_rate": jobs[0].lr}
     values: dict[str, SettingValue] = trained_on.best.recipe.model_dump(mode="json")
     return {f"recipe.{name}": value for name, value in values.items()}
 

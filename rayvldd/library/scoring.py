@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rayvldd.coresets.selection import Coreset
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.records.coreset_rate import ChosenRate
     from rayvldd.records.full_data import FullDataChoice
     from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.workspace import Workspace
@@ -30,6 +31,8 @@ class Chosen:
     method: str
     num_pairs: int
     coresets: Sequence["Coreset"]
+    rate: "ChosenRate"
+    """Learning rate of their students, chosen on validation."""
 
     @property
     def name(self) -> str:
@@ -40,7 +43,8 @@ class Chosen:
         """One student for each coreset."""
         from rayvldd.runtime.evaluation import StudentSpec
 
-        return [StudentSpec(coreset, seed) for coreset, seed in zip(self.coresets, seeds, strict=True)]
+        rate = self.rate.learning_rate
+        return [StudentSpec(coreset, seed, rate) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
 def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
@@ -69,15 +73,19 @@ def choose_coresets(
     seeds: Sequence[int],
     display: "ProgressDisplay",
 ) -> list[Chosen]:
-    """Select coresets by every method and of every size, once per seed; incremental methods select only once.
+    """Select coresets by every method and of every size, once per seed, and the learning rates of their students.
 
-    Random pairs are sampled in this process, the others are selected concurrently.
+    Incremental methods select only once per seed. Random pairs are sampled in this process, the
+    others are selected concurrently.
     """
     from rayvldd.coresets.selection import NESTED_METHODS, choose_coreset
-    from rayvldd.runtime.evaluation import CoresetChoice, choose_in_parallel
+    from rayvldd.runtime.evaluation import CoresetChoice, choose_in_parallel, choose_rates
 
     def show(done: int, total: int) -> None:
         display.progress("choices of real pairs", done, total)
+
+    def show_rates(done: int, total: int) -> None:
+        display.progress("learning rates on real pairs", done, total)
 
     sizes = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
     keys = [(method, number, seed) for method in methods for number in sizes[method] for seed in seeds]
@@ -93,7 +101,11 @@ def choose_coresets(
         size = number if number in sizes[method] else max(numbers)
         return [found[method, size, seed].first(number) for seed in seeds]
 
-    return [Chosen(method, number, coresets(method, number)) for number in numbers for method in methods]
+    kinds = [(method, number) for number in numbers for method in methods]
+    of_kinds = [coresets(*kind) for kind in kinds]
+    rates = choose_rates(study, workspace.cache, of_kinds, show_rates)
+    display.done()
+    return [Chosen(*kind, found, rate) for kind, found, rate in zip(kinds, of_kinds, rates, strict=True)]
 
 
 def score_sets(

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.form import FORMAT
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.storage.json_files import write_json_whole
@@ -64,6 +65,8 @@ class ScoredCoreset(Scored):
 
     method: str
     num_pairs: int
+    rate: ChosenRate | None = None
+    """Learning rate of the students, chosen on validation."""
 
 
 class _Measured(_Read):

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field
 
 from rayvldd.config.domains import SettingValue
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.form import Record, Values
 from rayvldd.records.full_data import ChosenRecipe
 
@@ -76,6 +77,8 @@ class ScoresOnTest(Values):
     num_full_data_models: int | None = None
     full_data_recipe: ChosenRecipe | None = None
     """The recipe of the models of all pairs, chosen on validation."""
+    random_rate: ChosenRate | None = None
+    """The learning rate of students on random pairs, chosen on validation."""
     share_of_full_data: float
     sets: list[SetOnTest] = Field(default_factory=list)
     students: dict[str, list[float]] = Field(default_factory=dict)

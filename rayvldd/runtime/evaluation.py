@@ -6,6 +6,7 @@ Coresets are selected in parallel as well: herding and k-centre need a pass over
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import ray
@@ -21,6 +22,8 @@ from rayvldd.evaluation.students import Pairs, train_student
 from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
@@ -28,6 +31,9 @@ from rayvldd.runtime.full_data import keep_ranks, kept_ranks
 from rayvldd.runtime.requests import resources_of_trials
 
 SplitName = Literal["val", "test"]
+
+_STUDENTS_FOR_RATE = 2
+"""Students of each learning rate on coresets, each on its own coreset."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class StudentSpec:
     """Training set, indexes of real pairs, or all real training pairs with their recipe."""
     seed: int
     lr: float | None = None
-    """Learning rate on a coreset; default: ``evaluation.lr_coreset``."""
+    """Learning rate on a coreset."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,43 @@ def rank_in_parallel(
     return [next(trained) if known is None else known for known in cached]
 
 
+def choose_rates(
+    study: Study,
+    cache_folder: Path,
+    coresets: Sequence[Sequence[Coreset]],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[ChosenRate]:
+    """Choose the learning rate of students on coresets: the best one of ``evaluation.lr_coreset`` on validation.
+
+    Args:
+        study: The study at one point.
+        cache_folder: Folder of decoded images and embeddings.
+        coresets: For each method and size, one coreset for each student; two of them are used.
+        on_progress: Called with (jobs finished, jobs in total), about twice a second.
+
+    Returns:
+        The rate for each method and size.
+    """
+    rates = study.evaluation.lr_coreset
+    if len(rates) == 1:
+        return [ChosenRate(learning_rate=rates[0], val_mean_recall=None, num_rates=1)] * len(coresets)
+    seeds = student_seeds(study.seed, _STUDENTS_FOR_RATE, StudentPurpose.VALIDATION)
+    jobs = [
+        [StudentSpec(coreset, seed, rate) for coreset, seed in zip(of_kind, seeds, strict=False)]
+        for of_kind in coresets
+        for rate in rates
+    ]
+    flat = [job for of_rate in jobs for job in of_rate]
+    found = iter(evaluate_in_parallel(study, cache_folder, flat, "val", on_progress))
+    recalls = iter([fmean(next(found).mean_recall for _ in of_rate) for of_rate in jobs])
+    by_rate = [{rate: next(recalls) for rate in rates} for _ in coresets]
+    best = [max(of_kind, key=lambda rate: of_kind[rate]) for of_kind in by_rate]
+    return [
+        ChosenRate(learning_rate=rate, val_mean_recall=of_kind[rate], num_rates=len(rates))
+        for rate, of_kind in zip(best, by_rate, strict=True)
+    ]
+
+
 def choose_in_parallel(
     study: Study,
     cache_folder: Path,
@@ -161,8 +204,7 @@ class _StudentWork:
             trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed)
         else:
             real = isinstance(self.pairs, Coreset)
-            lr = self.lr or self.settings.lr_coreset
-            pairs: Pairs = self.pairs.pairs(task, lr) if real else ray.get(self.pairs)
+            pairs: Pairs = self.pairs.pairs(task, self.lr) if real else ray.get(self.pairs)
             with torch.no_grad():
                 frozen_output = task.model.frozen_part(pairs.images.to(task.device))
             trained = train_student(task, pairs, frozen_output, self.settings, self.seed)

@@ -25,6 +25,7 @@ TOY_STUDY: dict[str, Any] = {
         "num_students": 1,
         "epochs": 2,
         "num_test_students": 2,
+        "lr_coreset": [0.1],
         "full_data": {"epochs": [1], "learning_rates": [0.1], "batch_sizes": [32]},
     },
 }

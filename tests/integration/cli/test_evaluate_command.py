@@ -38,7 +38,7 @@ def set_folder(task: StudyTask, tmp_path: Path) -> Path:
     """Six real pairs in the form of a distilled set."""
     folder = tmp_path / "six"
     coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
-    coreset_as_set(task.study, task, coreset, "herding", 1).save(folder)
+    coreset_as_set(task.study, task, coreset, "herding", 1, 0.1).save(folder)
     return folder
 
 
@@ -54,7 +54,7 @@ def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
 def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: StudyTask, set_folder: Path) -> None:
     coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
     saved = DistilledSet.load(set_folder)
-    again, pairs = saved.pairs(task), coreset.pairs(task, task.study.evaluation.lr_coreset)
+    again, pairs = saved.pairs(task), coreset.pairs(task, 0.1)
     assert torch.allclose(again.images, pairs.images, atol=1e-6) and torch.equal(again.texts, pairs.texts)
     assert (again.lr_image, again.lr_text) == (pairs.lr_image, pairs.lr_text)
     assert again.similarity is None and again.pair_loss == "info_nce"
@@ -68,7 +68,7 @@ def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task:
     lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
     study = task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4})
     coreset = choose_coreset(task, "random", 3, seed=0, training=expert_training(study))
-    saved = coreset_as_set(study, task, coreset, "random", 0)
+    saved = coreset_as_set(study, task, coreset, "random", 0, 0.1)
     assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
 
 

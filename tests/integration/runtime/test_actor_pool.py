@@ -164,7 +164,7 @@ def test_students_are_those_that_one_process_trains(
 ) -> None:
     settings, training = tiny_study.evaluation, expert_training(tiny_study)
     pairs, others = (
-        choose_coreset(tiny_problem, "random", number, seed, training=training).pairs(tiny_problem, settings.lr_coreset)
+        choose_coreset(tiny_problem, "random", number, seed, training=training).pairs(tiny_problem, 0.1)
         for number, seed in ((6, 0), (8, 1))
     )
     recipe = TriedRecipe(recipe=recipes_of(settings)[0], val_mean_recall=1.0)

@@ -154,8 +154,8 @@ def test_a_coreset_holds_different_images_with_captions_of_their_own(
     assert len(set(coreset.image_index.tolist())) == 12
     owners = task.train.split.caption_image[coreset.caption_index]
     assert owners.tolist() == coreset.image_index.tolist()
-    pairs = coreset.pairs(task, task.study.evaluation.lr_coreset)
-    assert pairs.lr_image == pairs.lr_text == task.study.evaluation.lr_coreset
+    pairs = coreset.pairs(task, 0.1)
+    assert pairs.lr_image == pairs.lr_text == 0.1
     pixels = task.train.split.pixels[coreset.image_index]
     assert torch.allclose(task.model.denormalise(pairs.images) * 255, torch.from_numpy(pixels).float(), atol=1e-3)
     assert torch.equal(pairs.texts, torch.from_numpy(task.train.caption_embeddings[coreset.caption_index]))

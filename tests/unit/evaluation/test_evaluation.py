@@ -163,7 +163,7 @@ def test_a_student_is_scored_on_a_pool_of_two(tiny_study: Study, tiny_cache: Pat
 
 def coreset_pairs(task: Any, num_pairs: int) -> Pairs:
     pairs: Pairs = choose_coreset(task, "random", num_pairs, seed=1, training=expert_training(task.study)).pairs(
-        task, task.study.evaluation.lr_coreset
+        task, 0.1
     )
     return Pairs(pairs.images, pairs.texts, lr_image=0.05, lr_text=0.2)  # two rates: each side must take its own
 
@@ -215,9 +215,7 @@ def test_a_seed_decides_a_student(tiny_study: Study, tiny_cache: Path) -> None:
 
 def test_students_learn_their_training_set(tiny_study: Study, tiny_cache: Path) -> None:
     task = load(tiny_study, tiny_cache, **{"evaluation.epochs": 60})
-    pairs = choose_coreset(task, "random", 40, seed=0, training=expert_training(task.study)).pairs(
-        task, task.study.evaluation.lr_coreset
-    )
+    pairs = choose_coreset(task, "random", 40, seed=0, training=expert_training(task.study)).pairs(task, 0.1)
     untrained = score(task, task.model.initial_parameters(0), task.train)
     (trained,) = evaluate_pairs(task, pairs, task.train, task.study.evaluation, [0])
     assert trained.mean_recall > 1.5 * untrained.mean_recall
