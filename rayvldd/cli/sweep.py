@@ -102,6 +102,7 @@ def command(
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.sweep import sweep
+    from rayvldd.reports.diagnostics import words_of_diagnostics
     from rayvldd.reports.gain import words_without_gain
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
@@ -132,6 +133,8 @@ def command(
         invocation.say(f"random pairs   learning rate {outcome.test.random_rate.words}, chosen on validation")
     if warning := words_without_gain(outcome.best.outer_step, outcome.num_pairs):
         invocation.say(f"WARNING        {warning}.")
+    if diagnostics := words_of_diagnostics(outcome.best.diagnostics):
+        invocation.say(f"the set        {diagnostics}")
     if importance := importance_line(outcome.importance):
         invocation.say(f"importance     {importance} of the variance of validation recall")
     invocation.say(f"distilled set  {outcome.distilled_set}")

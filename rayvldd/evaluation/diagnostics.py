@@ -17,6 +17,9 @@ CONCENTRATION_IMAGE, CONCENTRATION_TEXT = "concentration_image", "concentration_
 NEAREST_IMAGE = "nearest_image_cosine"
 """Mean over the synthetic images of the cosine to the nearest real training image."""
 
+DIAGNOSTICS = (CONCENTRATION_IMAGE, CONCENTRATION_TEXT, NEAREST_IMAGE)
+"""All diagnostics."""
+
 _CHUNK = 16384
 """Real images compared at a time."""
 

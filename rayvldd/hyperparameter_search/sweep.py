@@ -16,6 +16,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import OutageError, message_of
+from rayvldd.evaluation.diagnostics import DIAGNOSTICS
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
@@ -122,6 +123,7 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> StudyOutcome:
             SEARCH_VAL_MEAN_RECALL: choice["best"][VAL_MEAN_RECALL],
             "trial_id": best.trial_id,
             "outer_step": int(card["outer_step"]),
+            "diagnostics": {name: card["metrics"][name] for name in DIAGNOSTICS if name in card["metrics"]},
         },
         **({"front": choice["front"]} if "front" in choice else {}),
         "finalists": choice["finalists"],
@@ -180,5 +182,6 @@ def _numbers_of(result: StudyOutcome) -> dict[str, float]:
         **{f"test_{name}": value for name, value in result.test.numbers.items()},
         "test_interval_low": low,
         "test_interval_high": high,
+        **{f"best_{name}": value for name, value in result.best.diagnostics.items()},
         **{f"seconds_{name}": value for name, value in result.seconds.items()},
     }

@@ -24,6 +24,8 @@ class ChosenTrial(Values):
     """Of the sets of the chosen point, by which it was chosen."""
     search_val_mean_recall: float | None = None
     """Of the trial during the search."""
+    diagnostics: dict[str, float] = Field(default_factory=dict)
+    """Diagnostics of the chosen set by name, e.g. the concentration of its images."""
 
 
 class FinalistSet(Values):

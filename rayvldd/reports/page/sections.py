@@ -13,6 +13,7 @@ from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
+from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
@@ -55,6 +56,8 @@ class StudySection:
     """Why a drawing is missing."""
     warning: str
     """That distillation has not improved the set; else empty."""
+    diagnostics: str
+    """Diagnostics of the chosen set in words; empty if there are none."""
     gallery: list[GalleryPair]
     settings: str
     """The settings as YAML; the content of the file if it is not valid for this release."""
@@ -65,6 +68,8 @@ class SetSection:
     """Content of the page for an evaluated set that is not the chosen set of a study."""
 
     report: EvaluatedSetReport
+    diagnostics: str
+    """Diagnostics of the set in words; empty if there are none."""
     drawings: list[Drawing]
     gallery: list[GalleryPair]
     settings: str
@@ -193,10 +198,11 @@ def _losses(evaluations: Sequence[SetScores]) -> list[Loss]:
 
 def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:
     if report.distilled is None:
-        return SetSection(report, [], [], "")
+        return SetSection(report, "", [], [], "")
     drawings = list(_learned_similarity(report.distilled, [row.nearest for row in report.captions]))
     settings = yaml.safe_dump(report.distilled.card.get("study"), sort_keys=False, allow_unicode=True)
-    return SetSection(report, drawings, list(gallery_of(report.distilled, report.captions, most)), settings)
+    pairs = list(gallery_of(report.distilled, report.captions, most))
+    return SetSection(report, _diagnostics(report.distilled), drawings, pairs, settings)
 
 
 def _section(report: StudyReport, most: int) -> StudySection:
@@ -209,9 +215,15 @@ def _section(report: StudyReport, most: int) -> StudySection:
         drawings,
         left_out,
         words_without_gain(report.result.best.outer_step, report.result.num_pairs) if report.result else "",
+        _diagnostics(report.distilled) if report.distilled else "",
         list(gallery_of(report.distilled, report.captions, most)) if report.distilled else [],
         settings,
     )
+
+
+def _diagnostics(distilled: DistilledSet) -> str:
+    metrics = distilled.card.get("metrics")
+    return words_of_diagnostics(metrics) if isinstance(metrics, Mapping) else ""
 
 
 def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
