@@ -7,20 +7,47 @@
 ``shortcut_bytes``, a second: bytes of an expert that stores just the ends of a shortcut trajectory, in float16, as part
 of those of a ten-epoch expert in float32, with their records.
 
+``meta_memory_growth``, a minute: peak memory of an outer step of ``meta_model`` through a ViT-tiny with LoRA at 32
+student steps, as a multiple of that at one step; each in a process of its own.
+
+The others are long, and distil Flickr8k at the first points of shipped spaces. They need the environment variables of
+``search_spaces/flickr8k_cpu.yaml`` and ``--workspace FOLDER``, which keeps features, sets and bound. Each distillation
+takes 3 to 20 minutes of one core, so that a figure over ``--sets 3`` takes up to three hours:
+
+``share_20``, ``share_100``, ``share_500``: recall on test of sets of so many pairs, as a share of the full-data bound,
+for each of ``--methods`` and, without a suffix, for the one that is the best on validation.
+``expert_free_share_100``: the same for the best method that makes no experts, 100 pairs.
+``cost_to_same``: CPU seconds, experts included, until a method has 29.5 on validation, which is what the set of
+trajectory matching with 28.7 on test had; the cheapest method as a multiple of trajectory matching.
+``transfer``: recall on MobileNetV2 of a set made with MobileNetV1, as a share of that of a set made with MobileNetV2,
+whose weights are ``RAYVLDD_OTHER_IMAGE_WEIGHTS``.
+
 A further figure is a function from ``Conditions`` to rows, and its name in ``FIGURES``.
 """
 
+import argparse
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import method_runs
+import numpy as np
 import torch
+import yaml
 from figures import Row, as_json, figures_parser, measured, named, print_rows
 from torch import Tensor
+from unroll_measuring import EVERY_BLOCK_GOES_BACK, peak_bytes
 
+from rayvldd.config.domains import Scalar
 from rayvldd.config.settings import ModelSettings
+from rayvldd.distillation.meta_model import MetaModel
+from rayvldd.distillation.synthetic_set import SyntheticSet
 from rayvldd.experts.movement import Layouts
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
@@ -28,11 +55,23 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.storage.folder import FolderStorage
+from rayvldd.testing.toy import toy_study, toy_task
 
 EPOCHS = 10
 """Epochs of the expert that is compared with."""
+MANY_STEPS = 32
+"""Student steps whose memory is compared with that of one."""
+TARGET = 29.5
+"""Recall on validation of the set of trajectory matching that has 28.7 on test."""
 SHORTCUT_TO = 5
 """End of the shortcut; that of PTM-ST."""
+
+SPACES = {
+    "trajectory_matching": "flickr8k_cpu",
+    "covariance": "flickr8k_covariance_cpu",
+    "meta_model": "flickr8k_meta_model_cpu",
+}
+"""The shipped space of each method, whose first point is distilled."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +79,18 @@ class Conditions:
     """Size of what is measured."""
 
     tiny: bool
+    workspace: Path | None = None
+    """Folder of features, sets and bound; the figures on Flickr8k need it."""
+    sets: int = 3
+    """Sets of each method, each with its own seed."""
+    methods: tuple[str, ...] = tuple(SPACES)
+    """Methods that are compared."""
+
+    @property
+    def folder(self) -> Path:
+        """The workspace of a figure that needs one."""
+        assert self.workspace is not None
+        return self.workspace
 
 
 def shortcut_bytes(conditions: Conditions) -> Iterator[Row]:
@@ -82,16 +133,156 @@ def _stored_bytes(store: ExpertStore, storage: str, expert: Trajectory, layouts:
     return sum(store.storage.size(name) or 0 for name in names)
 
 
-FIGURES = named(shortcut_bytes)
+def meta_memory_growth(conditions: Conditions) -> Iterator[Row]:
+    """A graph over all steps would grow in proportion to them."""
+    many = 4 if conditions.tiny else MANY_STEPS
+    peaks = {steps: _peak_in_fresh_process(conditions, steps) for steps in (1, many)}
+    megabytes = " and ".join(f"{peak / 2**20:.0f} MB" for peak in peaks.values())
+    what = f"meta_model, peak of {many} student steps ÷ that of one: {megabytes}"
+    yield Row("meta_memory_growth", what, peaks[many] / peaks[1], 1.15)
+
+
+def _peak_in_fresh_process(conditions: Conditions, steps: int) -> int:
+    """Bytes of an outer step above what was there before it, measured by this script with ``--measure-memory``."""
+    command = [sys.executable, __file__, "--measure-memory", str(steps), *(["--tiny"] if conditions.tiny else [])]
+    environment = {**os.environ, **EVERY_BLOCK_GOES_BACK, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return int(finished.stdout.split()[-1])
+
+
+def measured_memory(steps: int, tiny: bool) -> int:
+    """Take one outer step on drawn scenes here, and return its peak in bytes."""
+    image_size, pairs = (16, 4) if tiny else (64, 32)
+    changes: dict[str, Any] = {
+        "data.image_size": image_size,
+        "data.num_train": 2 * pairs,
+        "distillation.num_pairs": pairs,
+    }
+    changes["model.image_encoder"] = {
+        "name": "convnet_d3" if tiny else "vit_tiny_patch16_224",
+        "pretrained": False,
+        "options": {"img_size": image_size},
+    }
+    if not tiny:
+        changes |= {"model.protocol": "lora", "model.width": 256}
+    study = toy_study("meta_model", {"syn_steps": steps, "window": None, "real_batch_size": pairs}, **changes)
+    with tempfile.TemporaryDirectory() as room:
+        task, _ = toy_task(study, Path(room))
+        method = MetaModel(task, study.completed_distillation, [])
+        synthetic_set = SyntheticSet(task, study.distillation, np.random.default_rng(0), seed=0)
+        return peak_bytes(lambda: method.gradient(synthetic_set, 0, np.random.default_rng(0)), "cpu")
+
+
+def share_20(conditions: Conditions) -> Iterator[Row]:
+    """20 pairs."""
+    yield from _shares("share_20", conditions, 20)
+
+
+def share_100(conditions: Conditions) -> Iterator[Row]:
+    """100 pairs."""
+    yield from _shares("share_100", conditions, 100, to_reach=0.92)
+
+
+def share_500(conditions: Conditions) -> Iterator[Row]:
+    """500 pairs."""
+    yield from _shares("share_500", conditions, 500, to_reach=0.97)
+
+
+def expert_free_share_100(conditions: Conditions) -> Iterator[Row]:
+    """100 pairs, by methods that make no experts."""
+    free = tuple(name for name in conditions.methods if name != "trajectory_matching")
+    yield from _shares("expert_free_share_100", replace(conditions, methods=free), 100)
+
+
+def _shares(name: str, conditions: Conditions, pairs: int, to_reach: float | None = None) -> Iterator[Row]:
+    """The share of each method, and that of the best one on validation."""
+    best, share_of_best = -1.0, 0.0
+    for method in conditions.methods:
+        runs = _runs(conditions, method, {"distillation.num_pairs": pairs})
+        found = method_runs.scores([run.folder for run in runs], conditions.folder)
+        validation, share = fmean(max(run.recalls) for run in runs), method_runs.share(found)
+        seconds = fmean(run.seconds[-1] for run in runs)
+        recalls = f"{validation:.2f} on validation, {method_runs.mean_recall(found):.2f} on test"
+        what = f"{len(runs)} sets of {pairs} pairs: {recalls}, {seconds:.0f} CPU s each"
+        yield Row(f"{name}_{method}", what, share)
+        if validation > best:
+            best, share_of_best = validation, share
+    yield Row(
+        name, "share of the full-data bound by the method that is best on validation", share_of_best, to_reach, True
+    )
+
+
+def _runs(conditions: Conditions, method: str, changes: Mapping[str, Scalar]) -> list[method_runs.Run]:
+    study = method_runs.first_point(SPACES[method], changes)
+    return [method_runs.distilled(study, seed, conditions.folder) for seed in range(conditions.sets)]
+
+
+def cost_to_same(conditions: Conditions) -> Iterator[Row]:
+    """A method that does not get there has no cost."""
+    costs: dict[str, float | None] = {}
+    for method in dict.fromkeys(["trajectory_matching", *conditions.methods]):
+        reached = [run.seconds_to(TARGET) for run in _runs(conditions, method, {})]
+        known = [seconds for seconds in reached if seconds is not None]
+        costs[method] = fmean(known) if len(known) == len(reached) else None
+        yield Row(f"cost_{method}", f"CPU s to {TARGET} on validation, experts included", costs[method])
+    others = [cost for cost in costs.values() if cost is not None]
+    matching = costs["trajectory_matching"]
+    value = min(others) / matching if others and matching is not None else None
+    yield Row("cost_to_same", "cheapest method ÷ trajectory matching", value, 0.25)
+
+
+def transfer(conditions: Conditions) -> Iterator[Row]:
+    """Sets of the method that is named first."""
+    method = conditions.methods[0]
+    other: dict[str, Scalar] = {
+        "model.image_encoder.name": "mobilenetv2_100",
+        "model.image_encoder.weights": os.environ["RAYVLDD_OTHER_IMAGE_WEIGHTS"],
+    }
+    own, made = _runs(conditions, method, other), _runs(conditions, method, {})
+    encoder = method_runs.first_point(SPACES[method], other).model.image_encoder.model_dump(mode="json")
+    file = conditions.folder / "other_encoder.yaml"
+    file.write_text(yaml.safe_dump(encoder))
+    on_own = method_runs.scores([run.folder for run in own], conditions.folder)
+    on_other = method_runs.scores([run.folder for run in made], conditions.folder, "--image-encoder", str(file))
+    value = method_runs.mean_recall(on_other) / method_runs.mean_recall(on_own)
+    what = f"{method}: recall on MobileNetV2 of sets made with V1 ÷ of sets made with V2"
+    yield Row("transfer", what, value, 0.85, at_least=True)
+
+
+FIGURES = named(
+    shortcut_bytes,
+    meta_memory_growth,
+    share_20,
+    share_100,
+    share_500,
+    expert_free_share_100,
+    cost_to_same,
+    transfer,
+)
+SHORT = ("shortcut_bytes", "meta_memory_growth")
+"""The figures that need no data."""
 
 
 def main() -> None:
-    """Measure the figures that the command line names."""
-    options = figures_parser(__doc__, FIGURES).parse_args()
+    """Measure the figures that the command line names; without --workspace, by default just the short ones."""
+    parser = figures_parser(__doc__, FIGURES)
+    parser.add_argument("--workspace", type=Path, help="folder of features, sets and bound, for the long figures")
+    parser.add_argument("--sets", type=int, default=3, help="sets of each method")
+    parser.add_argument("--methods", type=lambda text: tuple(text.split(",")), default=tuple(SPACES))
+    parser.add_argument("--measure-memory", type=int, metavar="STEPS", help=argparse.SUPPRESS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = print_rows(
-        measured(FIGURES, options.only, Conditions(options.tiny)), sys.stderr if options.json else sys.stdout
-    )
+    if options.measure_memory:
+        print(measured_memory(options.measure_memory, options.tiny))
+        return
+    names = list(SHORT) if options.workspace is None and options.only == list(FIGURES) else options.only
+    if long := [name for name in names if name not in SHORT]:
+        if options.workspace is None:
+            parser.error(f"{', '.join(long)}: --workspace FOLDER is missing")
+        if unknown := set(options.methods) - set(SPACES):
+            parser.error(f"no method is called {sorted(unknown)}; there are {', '.join(SPACES)}")
+    conditions = Conditions(options.tiny, options.workspace, options.sets, options.methods)
+    rows = print_rows(measured(FIGURES, names, conditions), sys.stderr if options.json else sys.stdout)
     if options.json:
         print(as_json(rows, "cpu"))
 
