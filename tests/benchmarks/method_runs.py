@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import load_study
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.shipped_spaces import shipped_spaces
@@ -44,7 +44,7 @@ class Run:
         return next(reached, None)
 
 
-def first_point(space: str, changes: Mapping[str, Scalar]) -> Study:
+def first_point(space: str, changes: Mapping[str, SettingValue]) -> Study:
     """A shipped study at its first point, with changes."""
     study = load_study(shipped_spaces()[space])
     return study.at({**study.first_point(), **changes})

@@ -44,7 +44,7 @@ from figures import Row, as_json, figures_parser, measured, named, print_rows
 from torch import Tensor
 from unroll_measuring import EVERY_BLOCK_GOES_BACK, peak_bytes
 
-from rayvldd.config.domains import Scalar
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.settings import ModelSettings
 from rayvldd.distillation.meta_model import MetaModel
 from rayvldd.distillation.synthetic_set import SyntheticSet
@@ -212,7 +212,7 @@ def _shares(name: str, conditions: Conditions, pairs: int, to_reach: float | Non
     )
 
 
-def _runs(conditions: Conditions, method: str, changes: Mapping[str, Scalar]) -> list[method_runs.Run]:
+def _runs(conditions: Conditions, method: str, changes: Mapping[str, SettingValue]) -> list[method_runs.Run]:
     study = method_runs.first_point(SPACES[method], changes)
     return [method_runs.distilled(study, seed, conditions.folder) for seed in range(conditions.sets)]
 
@@ -234,7 +234,7 @@ def cost_to_same(conditions: Conditions) -> Iterator[Row]:
 def transfer(conditions: Conditions) -> Iterator[Row]:
     """Sets of the method that is named first."""
     method = conditions.methods[0]
-    other: dict[str, Scalar] = {
+    other: dict[str, SettingValue] = {
         "model.image_encoder.name": "mobilenetv2_100",
         "model.image_encoder.weights": os.environ["RAYVLDD_OTHER_IMAGE_WEIGHTS"],
     }

@@ -115,7 +115,8 @@ def write_set(folder: Path, study: Study, pairs: int) -> None:
     similarity = SimilarityParameters(
         {"matrix": torch.eye(pairs) + 0.1 * torch.randn(pairs, pairs, generator=generator)}
     )
-    card = {"study": study.model_dump(mode="json"), "fingerprints": {"data": "abc"}}
+    metrics = {"concentration_image": 0.4, "concentration_text": 0.3, "nearest_image_cosine": 0.917}
+    card = {"study": study.model_dump(mode="json"), "fingerprints": {"data": "abc"}, "metrics": metrics}
     captions = [f"caption {n}" for n in range(pairs)]
     DistilledSet(images + 0.1, texts + 0.1, images, texts, captions, 0.1, 0.1, card, similarity).save(folder)
     nearest = [EVIL if n == 0 else f"{'a red boat' if n % 2 else 'a green tree'} {n}" for n in range(pairs)]
@@ -644,6 +645,7 @@ def test_the_files_beside_the_page(written: Path) -> None:
 
 def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Path) -> None:
     page = (written / "compare.html").read_text(encoding="utf-8")
+    assert "cosine 0.92 to the nearest real image" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page.replace('xlink:href="data:', 'xlink:href="data:'))
     assert EVIL not in page and "&lt;script&gt;" in page
     assert page.count("<script") == 1
