@@ -249,8 +249,9 @@ class FullDataSettings(Settings):
     """Pairs in a training batch."""
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = setting((10,), min_length=1, unit="epochs")
     """Training epochs."""
-    captions_per_image: Literal["one", "all"] = "all"
-    """``all``: every image-caption pair once per epoch; ``one``: one random caption per image and epoch."""
+    captions_per_image: Literal["one", "all"] = "one"
+    """``one``: one random caption per image and epoch; ``all``: every image-caption pair once per epoch, which costs as
+    many times more as an image has captions, and overfits sooner."""
 
     @model_validator(mode="after")
     def _few(self) -> Self:
