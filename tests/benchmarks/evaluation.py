@@ -24,11 +24,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from figures import Row, as_json, figures_parser, measured, named, print_rows
+from peak_memory import EVERY_BLOCK_GOES_BACK, peak_bytes
 from recorded_responses import DEFAULT_TABLE, Table
 from released_evaluation import released_recall, released_students
 from scipy.stats import spearmanr
 from torch import Tensor
-from unroll_measuring import EVERY_BLOCK_GOES_BACK, fastest, peak_bytes, seconds
+from unroll_measuring import fastest, seconds
 
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache

@@ -41,8 +41,8 @@ import numpy as np
 import torch
 import yaml
 from figures import Row, as_json, figures_parser, measured, named, print_rows
+from peak_memory import EVERY_BLOCK_GOES_BACK, peak_bytes
 from torch import Tensor
-from unroll_measuring import EVERY_BLOCK_GOES_BACK, peak_bytes
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.settings import ModelSettings

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from peak_memory import peak_bytes
 from trajectory_cases import drawn_recipe
-from unroll_measuring import peak_bytes
 
 from rayvldd.config.settings import ExpertSettings
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make

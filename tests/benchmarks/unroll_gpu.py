@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from figures import Row
+from peak_memory import peak_bytes
 from unroll_cases import SIZES, Case, build_case, forget, full_unroll, outer_step
-from unroll_measuring import Run, peak_bytes, seconds
+from unroll_measuring import Run, seconds
 
 BUDGET_GB = 80.0
 
