@@ -69,7 +69,6 @@ SHORTCUT_TO = 5
 SPACES = {
     "trajectory_matching": "flickr8k_cpu",
     "covariance": "flickr8k_covariance_cpu",
-    "meta_model": "flickr8k_meta_model_cpu",
 }
 """The shipped space of each method, whose first point is distilled."""
 
