@@ -67,7 +67,7 @@ def _check_events(text: str, loader: Loader) -> None:
     """Count levels and values before anything is built.
 
     Raises:
-        yaml.MarkedYAMLError: where there are too many, or an alias stands inside of what it names.
+        yaml.MarkedYAMLError: where there are too many, or an alias is inside the value that it names.
     """
     sizes: dict[str | None, int] = {}
     open_values: list[tuple[str | None, int]] = []  # anchor, and the number of values before it
@@ -77,7 +77,7 @@ def _check_events(text: str, loader: Loader) -> None:
             sizes.clear()
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_values):
-                raise _refusal(f"the alias *{event.anchor} stands inside of what it names", event)
+                raise _refusal(f"the alias *{event.anchor} is inside the value that it names", event)
             count += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_values.append((event.anchor, count))

@@ -51,7 +51,7 @@ def draw_augmentation(seed: int, names: Sequence[str]) -> Augmentation:
     parameters: dict[str, tuple[float, ...]] = {
         "color": (first - 0.5, 2 * second, third + 0.5),  # added brightness, factors of saturation and contrast
         "crop": (first, second),  # where in their ranges the shifts down and right lie, from 0 to 1
-        "cutout": (first, second),  # where the centre lies, from 0 (top, left) to 1
+        "cutout": (first, second),  # position of the centre, from 0 (top, left) to 1
         "flip": (float(first < 0.5),),  # whether
         "scale": tuple(smallest + (_MOST_SCALE - smallest) * drawn for drawn in (first, second)),  # of x and y
         "rotate": ((2 * first - 1) * _MOST_ROTATION,),  # degrees

@@ -25,7 +25,7 @@ the model by one contrastive step on real pairs in every outer step and resets i
 frozen, so T is one constant matrix of all real pairs. CovMatch has the mean features behind the heads; here they are
 those before the heads. The loss is relative to |T|^2. ``whitened`` is related to APM (ICML 2026), whose exact equation
 was not available: it is not APM. ``ridge`` is related to KIP (arXiv 2011.00050) and FRePo (arXiv 2206.00719); both
-regress on labels of classes. Students have nonlinear heads and are trained by SGD: the linear ones stand for them.
+regress on labels of classes. Students have nonlinear heads and are trained by SGD: the linear heads approximate them.
 """
 
 import math

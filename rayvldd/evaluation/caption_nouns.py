@@ -1,7 +1,7 @@
 """Detect the subjects of a caption with a list of nouns that is part of the package.
 
 ``caption_nouns.yaml`` contains the list and its limits: it is manual, English, and matched word by word without
-parsing. The resulting shares compare captions with captions and say nothing about the images.
+parsing. The resulting shares compare captions with captions and do not describe the images.
 """
 
 import re

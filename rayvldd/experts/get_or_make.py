@@ -126,7 +126,7 @@ def make_one(
             if state.epoch in request.epochs:
                 snapshots[state.epoch] = state.parameters
             metrics, movements = state.metrics, state.movements
-            lease.tell(state.epoch)
+            lease.report_progress(state.epoch)
             if note:
                 note(state.epoch)
         layouts = task.model.image_layout, task.model.text_layout

@@ -161,5 +161,5 @@ def _expert_part(point: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
 def _check_pairs(study: Study, num_images: int) -> None:
     most = study.largest("distillation.num_pairs")
     if most > num_images:
-        fault = Fault("distillation.num_pairs", f"asks for {most} pairs", f"2 to {num_images}, the training images")
+        fault = Fault("distillation.num_pairs", f"requests {most} pairs", f"2 to {num_images}, the training images")
         raise ConfigError([fault], next_command=f"the same command with --set distillation.num_pairs={num_images}")

@@ -86,7 +86,7 @@ class Recorder:
         self._outages: dict[str, str] = {}
         self._lost: set[str] = set()
         self._noted: set[str] = set()
-        """What only decorates the search and has failed: each is said once."""
+        """What only decorates the search and has failed: each is reported once."""
         self._earlier_seconds, self._started = run.ledger.search_seconds, time.monotonic()
         self._last_poll = self._started
         self._total = run.study.max_trials

@@ -23,7 +23,7 @@ class FailureReport:
 
 @dataclass(frozen=True)
 class OutageReport:
-    """Why a trial cannot go on for now, in one line. It says nothing about the trial's point."""
+    """Why a trial cannot go on for now, in one line. The point is not the cause."""
 
     reason: str
 

@@ -70,14 +70,14 @@ def make_experts(
         with start_ray(None, None):
             jobs = [ExpertWork(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
             clock.begin(missing)
-            made_here = sum(run_work(jobs, study, cache_folder, resources_of_experts(study), clock.tell))
+            made_here = sum(run_work(jobs, study, cache_folder, resources_of_experts(study), clock.report))
         made, missing = made + made_here, missing_of(request, store)
         if missing and not made_here:
             states = {index: store.holder(request.recipe, index) for index in missing}
             clock.wait({index: state.done for index, state in states.items() if state}, len(missing))
             time.sleep(_POLL_S)
     clock.begin([])
-    clock.tell(0, {})
+    clock.report(0, {})
     return made
 
 
@@ -121,7 +121,7 @@ class _Clock:
         if self._on_progress:
             self._on_progress(ExpertProgress(self._total - num_missing, self._total, elsewhere=elsewhere))
 
-    def tell(self, finished: int, running: dict[int, int]) -> None:
+    def report(self, finished: int, running: dict[int, int]) -> None:
         """Report the number of finished jobs and the epoch of each running one."""
         if self._on_progress is None:
             return

@@ -67,7 +67,7 @@ class Lease:
         """Error of the last heartbeat of the thread; None if it succeeded."""
         return self._beats.error
 
-    def tell(self, done: int) -> None:
+    def report_progress(self, done: int) -> None:
         """Publish the progress of the work to waiting processes; a failed write does not affect the work."""
         with suppress(Exception), self._lock:  # the heartbeat thread reports persistent failures
             self._beat(done)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: figures to choose from, a table for people, one object for programs."""
+"""Shared parts of the benchmarks: choice of figures, a table for people, one object for programs."""
 
 import argparse
 import json
@@ -23,13 +23,13 @@ class Row:
     value: float | None
     """None: did not fit in memory or in the time given."""
     to_reach: float | None = None
-    """The largest value that will do, where one is asked for."""
+    """Largest acceptable value, if there is one."""
     at_least: bool = False
-    """``to_reach`` is the smallest value that will do."""
+    """``to_reach`` is the smallest acceptable value."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the value will do; None where nothing is asked for."""
+        """Whether the value is acceptable; None without a limit."""
         if self.to_reach is None or self.value is None:
             return None if self.to_reach is None else False
         return self.value >= self.to_reach if self.at_least else self.value <= self.to_reach
@@ -43,7 +43,7 @@ def named(*figures: Callable[[Conditions], Iterator[Row]]) -> dict[str, Callable
 def measured(
     figures: Mapping[str, Callable[[Conditions], Iterator[Row]]], names: Iterable[str], conditions: Conditions
 ) -> Iterator[Row]:
-    """The rows of the figures that were asked for, one after the other."""
+    """The rows of the requested figures, in order."""
     for name in names:
         yield from figures[name](conditions)
 

@@ -3,10 +3,11 @@
     python tests/benchmarks/gradients.py search_spaces/flickr8k_cpu.yaml --workspace WORKSPACE [--json]
 
 The learned step sizes start in inverse proportion to the number of synthetic steps, so that all students begin with
-walks of one length. For every number of steps and both gradients, a common factor on ``lr_image`` and ``lr_text`` is
-chosen on validation with one seed; the chosen factor is then run with fresh seeds. TESLA's outer steps are cheaper, so
-it is scored twice: after as many outer steps as the exact gradient, and after as many seconds. Every finished run is
-written to ``--results`` and not repeated. The experts must lie in the workspace: ``rayvldd experts STUDY`` makes them.
+trajectories of one length. For every number of steps and both gradients, a common factor on ``lr_image`` and
+``lr_text`` is chosen on validation with one seed; the chosen factor is then run with fresh seeds. TESLA's outer steps
+are cheaper, so it is scored twice: after as many outer steps as the exact gradient, and after as many seconds. Every
+finished run is written to ``--results`` and not repeated. The experts must be in the workspace: ``rayvldd experts
+STUDY`` makes them.
 """
 
 import argparse
@@ -40,7 +41,7 @@ GRADIENTS = ("exact", "tesla")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what it differs by."""
+    """One run, by the settings in which runs differ."""
 
     gradient: str
     syn_steps: int
@@ -54,7 +55,7 @@ class Cell:
 
 
 class Bench:
-    """The problem, its experts, and what has been run so far."""
+    """The task, its experts, and the runs so far."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -109,7 +110,7 @@ class Bench:
         return row
 
     def _seconds_of_exact(self, cell: Cell) -> float:
-        """What the exact gradient takes for the common outer steps at so many synthetic steps; measured once."""
+        """Seconds of the exact gradient for the common outer steps at a number of synthetic steps; measured once."""
         known = [
             row["seconds"]
             for key, row in self.results.items()

@@ -1,4 +1,4 @@
-"""What methods of distillation cost and reach.
+"""Cost and results of distillation methods.
 
     python tests/benchmarks/methods.py                       all figures
     python tests/benchmarks/methods.py --only NAME,NAME      some of them
@@ -75,7 +75,7 @@ SPACES = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """Size of what is measured."""
+    """Size of the measured case."""
 
     tiny: bool
     workspace: Path | None = None
@@ -114,14 +114,14 @@ def _heads(width: int) -> RetrievalModel:
 
 
 def _drawn_expert(model: RetrievalModel) -> Trajectory:
-    generator, walk = torch.Generator().manual_seed(0), [model.initial_parameters(0)]
+    generator, snapshots = torch.Generator().manual_seed(0), [model.initial_parameters(0)]
 
     def moved(side: Tensor) -> Tensor:
         return side + 1e-3 * torch.randn(len(side), generator=generator)
 
     for _ in range(EPOCHS):
-        walk.append(Parameters(*(moved(side) for side in walk[-1])))
-    return Trajectory.of_every_epoch(walk)
+        snapshots.append(Parameters(*(moved(side) for side in snapshots[-1])))
+    return Trajectory.of_every_epoch(snapshots)
 
 
 def _stored_bytes(store: ExpertStore, storage: str, expert: Trajectory, layouts: Layouts) -> int:

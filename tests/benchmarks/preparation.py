@@ -76,13 +76,13 @@ class Run:
         study, shards = self._study(), array_shards.ArrayShards(FolderStorage(Path(self.folder) / "store"))
         with self._ray(), peak_memory() as peaks:
             begin = time.perf_counter()
-            wanted = requested_arrays(study, Path(self.folder))
+            requests = requested_arrays(study, Path(self.folder))
             named_at = time.perf_counter()
-            arrays = prepare_arrays(wanted, study.resources, shards, lambda *_: None)
+            arrays = prepare_arrays(requests, study.resources, shards, lambda *_: None)
             prepared_at = time.perf_counter()
             prepared = dict(peaks)
             cache = ArrayCache(Path(self.folder) / "cache", shards)
-            for one in wanted:
+            for one in requests:
                 cache.get_or_make(one.array.kind, one.array.key, one.array.shape, one.array.dtype, _refuse)
             fetched_at = time.perf_counter()
         by_node = sum((one.made_by_node for one in arrays), Counter[str]())

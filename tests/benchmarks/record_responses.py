@@ -2,12 +2,12 @@
 
     python tests/benchmarks/record_responses.py STUDY --workspace WORKSPACE --out TABLE --runs 160 [--set KEY=VALUE]
 
-``search.py`` replays such a table; the command that made the one beside it stands in its first line. A run is one line:
+``search.py`` replays such a table; the command that made the one beside it is in its first line. A run is one line:
 its point, and for each evaluation the outer step, the seconds until then, and the recall that a trial would report.
 Seconds are those of the process on its core, so other work on the machine enters little. At the steps of
 ``--compare-at`` every fourth run has beside it the recalls of cheaper evaluations of the same set, students x epochs,
 and of the full one, whose students have seeds of their own; these do not count in the run's seconds. A run that
-diverged says why.
+diverged gives the reason.
 
 The first points are the study's own, the others a scrambled Sobol sequence. Ctrl-C keeps finished runs, and the same
 command goes on; with a larger ``--runs`` it adds to them.
@@ -56,12 +56,12 @@ FULL = (5, 100)
 _FULL_PURPOSE = StudentPurpose.FINALISTS
 """Students of the full evaluation share no seed with those of validation (0) and test (1)."""
 _COMPARED = 4
-"""Evaluations are compared in one run of so many: the full one takes as long as a third of a run."""
+"""Evaluations are compared in one of this number of runs: the full one takes as long as a third of a run."""
 MACHINES_OWN: dict[str, IncEx | bool] = {
     "data": {"root"},
     "model": {"image_encoder": {"weights"}, "text_encoder": {"name"}},
 }
-"""Settings that say where files lie, which are not kept."""
+"""Settings with the locations of files, which are not kept."""
 
 
 def spread_points(study: Study, number: int) -> list[dict[str, SettingValue]]:
@@ -87,7 +87,7 @@ def _rounded(value: SettingValue) -> SettingValue:
 
 
 def kept_settings(study: Study) -> dict[str, Any]:
-    """What the first line of the table says of the study."""
+    """Description of the study in the first line of the table."""
     return study.model_dump(mode="json", exclude={"name": True, "resources": True, **MACHINES_OWN})
 
 
@@ -122,9 +122,9 @@ class Recorder:
         self.task: RetrievalTask = load_task(point.data, point.model, ArrayCache(workspace / "cache"), device="cpu")
         indexes = tuple(range(study.experts.num_experts))
         recipe = expert_recipe(point, self.task.fingerprints)
-        wanted = ExpertRequest(recipe, expert_training(point), indexes, epochs_of(study, point))
+        request = ExpertRequest(recipe, expert_training(point), indexes, epochs_of(study, point))
         store = ExpertStore(FolderStorage(workspace / "experts"))
-        self.trajectories: list[Trajectory] = get_or_make(self.task, wanted, store)
+        self.trajectories: list[Trajectory] = get_or_make(self.task, request, store)
         self._head = {
             "command": command,
             "machine": machine("cpu"),
@@ -168,7 +168,7 @@ class Recorder:
     def evaluations(
         self, at_point: Study, seed: int, clock: Clock
     ) -> Iterator[tuple[EvaluationResult, dict[str, float]]]:
-        """Run a distillation as far as it is asked for; what happens between its evaluations is not on its clock."""
+        """Run a distillation as far as requested; the time between its evaluations is not measured."""
         clock.go_on()
         for evaluation in distill(at_point, self.task, self.trajectories, seed, on_step=clock.step_taken):
             clock.stop()
@@ -202,7 +202,7 @@ class Recorder:
 
 
 def main() -> None:
-    """Run what is missing, and say how far it is."""
+    """Run the missing points, and print the progress."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")

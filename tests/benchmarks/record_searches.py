@@ -4,9 +4,9 @@
 
 Points that are spread over a space lie too far apart to answer for one another where a search closes in. So here the
 searcher and the scheduler of the study meet real distillations: as many workers as it has in simulated time, each trial
-as far as the scheduler lets it go, every search until it has spent so many trial-seconds. ``search.py`` replays them
-beside the table of ``record_responses.py``, with whose seconds they can be compared: before each search one of the
-table's best runs is made again, another one each time. It tells how much slower the machine is than the table's was
+as far as the scheduler lets it go, every search until it has spent a number of trial-seconds. ``search.py`` replays
+them beside the table of ``record_responses.py``, with whose seconds they can be compared: before each search one of the
+table's best runs is made again, another one each time. It shows how much slower the machine is than the table's was
 (``pace``), by which the seconds of the search are divided. It has to begin as it began then; where it ends is another
 matter, because processors round differently and that grows to a point of recall in 36 outer steps.
 
@@ -35,7 +35,7 @@ from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.errors import DivergedError
 
 _PACERS = 10
-"""Best runs of the table by which the machine's pace is told, in turns."""
+"""Best runs of the table that measure the machine's speed, in turns."""
 _BEGINNING = 3
 """Evaluations at which it has to be the same run."""
 _SAME_RECALL = 0.5
@@ -44,7 +44,7 @@ _SAME_RECALL = 0.5
 
 @dataclass
 class LiveRun:
-    """A distillation that runs as far as it is asked for."""
+    """A distillation that runs as far as requested."""
 
     point: dict[str, SettingValue]
     clock: Clock
@@ -77,7 +77,7 @@ class LiveRun:
 
     @property
     def val_mean_recalls(self) -> list[float]:
-        """What the evaluations so far say."""
+        """Results of the evaluations so far."""
         return [row["val_mean_recall"] for row in self.rows]
 
     @property
@@ -101,7 +101,7 @@ class LiveRun:
 
 
 class LiveAnswers:
-    """Distillations that are run when a search asks for them."""
+    """Distillations that are run when a search requests them."""
 
     def __init__(self, recorder: Recorder, pace: float) -> None:
         self._recorder, self._pace = recorder, pace
@@ -164,7 +164,7 @@ def settings_of_runs(study: Study) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the searches that are missing, and say what each reached."""
+    """Run the searches that are missing, and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--table", type=Path, default=DEFAULT_TABLE, help="the recorded runs of the same study")

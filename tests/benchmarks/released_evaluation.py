@@ -1,7 +1,7 @@
 """Evaluation as the released code of Wu et al. does it (``epoch.py``): the other side of the ratios in evaluation.py.
 
 The whole matrix of scores, every row sorted, the right answers looked for in it; and a frozen backbone that sees every
-image anew in each epoch of each student. Students and loss are those of this project, so that both sides end with the
+image again in each epoch of each student. Students and loss are those of this project, so that both sides end with the
 same numbers.
 """
 
@@ -33,7 +33,7 @@ def released_recall(images: Tensor, captions: Tensor, caption_image: np.ndarray)
 
 
 def _first_place(scores: np.ndarray, right: Sequence[int] | np.ndarray) -> int:
-    """How many stand before the first right answer once the row is sorted."""
+    """Number of items before the first right answer of the sorted row."""
     order = np.argsort(scores)[::-1]
     return min(int(np.where(order == answer)[0][0]) for answer in right)
 

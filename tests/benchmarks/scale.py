@@ -1,4 +1,4 @@
-"""Experts and trials an hour on clusters of 1 to 8 nodes, against an ideal crew, and what the driver takes for it.
+"""Experts and trials an hour on clusters of 1 to 8 nodes, against an ideal actor pool, and the CPU time of the driver.
 
     python tests/benchmarks/scale.py                        all figures, half an hour on two cores or more
     python tests/benchmarks/scale.py --only NAME,NAME       some of them
@@ -9,9 +9,9 @@ The nodes are Ray's own processes on one machine (``ray.cluster_utils.Cluster``)
 Training is replaced by sleeps; all else is what a user runs, with the ledger, MLflow and pictures. 8 nodes have 20
 experts and 64 trials to do; fewer nodes have fewer in proportion, so that each node's work, and thereby the ideal, is
 the same at every size. The ideal gives a node its next piece at once, from the moment when the node's own worker was
-ready; a node without a piece left is idle in it, too: 20 experts on 8 nodes are three rounds. Readiness is told apart
-(``…_worker_start_s``): it is the import of torch and the loading of the problem, once a process, and here the processes
-of all nodes do that on the same few cores at the same time.
+ready; a node without a piece left is idle in it, too: 20 experts on 8 nodes are three rounds. Readiness is
+distinguished (``…_worker_start_s``): it is the import of torch and the loading of the task, once a process, and here
+the processes of all nodes do that on the same few cores at the same time.
 
 How long is the sleep? As short as is honest: what a piece costs besides its sleep is the same however long that is, so
 the efficiency of real experts and trials, of minutes to hours, is higher than the one that is measured.
@@ -59,7 +59,7 @@ class Conditions:
 
 
 def experts_efficiency_8(conditions: Conditions) -> Iterator[Row]:
-    """The crew makes experts into an empty store, whose epochs are kept one by one."""
+    """The actor pool makes experts into an empty store, whose epochs are kept one by one."""
     from scale_cluster import sleeping_experts
 
     for size in conditions.sizes:
@@ -83,8 +83,8 @@ def trials_efficiency_8(conditions: Conditions) -> Iterator[Row]:
 def _rows(what: str, found: "Scaling", seconds: float) -> Iterator[Row]:
     size, number = found.num_nodes, len(found.spells)
     goal = 0.9 if size == 8 else None
-    asked = f"{number} {what} of {seconds:g} s on {size} nodes"
-    yield Row(f"{what}_an_hour_{size}", f"{asked}, from the first worker's readiness on", found.an_hour)
+    requested = f"{number} {what} of {seconds:g} s on {size} nodes"
+    yield Row(f"{what}_an_hour_{size}", f"{requested}, from the first worker's readiness on", found.an_hour)
     yield Row(f"{what}_efficiency_{size}", "ideal ÷ measured seconds, whole rounds", found.efficiency, goal, True)
     yield Row(f"{what}_throughput_{size}", "seconds slept ÷ seconds that ready nodes had", found.throughput)
     yield Row(f"{what}_efficiency_all_in_{size}", "whole rounds ÷ the wall clock, workers' start in", found.all_in)
@@ -92,7 +92,9 @@ def _rows(what: str, found: "Scaling", seconds: float) -> Iterator[Row]:
     yield Row(f"{what}_driver_cpu_{size}", "CPU seconds of the driver a second", found.driver_cpu)
     yield Row(f"{what}_driver_s_{size}", f"the same for one of the {what}", found.driver_cpu_s / number)
     yield Row(f"{what}_machine_cpu_{size}", "share of all cores that was busy, whoever it was", found.machine_cpu)
-    yield Row(f"{what}_load_average_{size}", "processes that wanted a core in the minute before", found.load_average)
+    yield Row(
+        f"{what}_load_average_{size}", "processes that were waiting for a core in the minute before", found.load_average
+    )
 
 
 def driver_costs(conditions: Conditions) -> Iterator[Row]:

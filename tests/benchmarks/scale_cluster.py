@@ -1,7 +1,7 @@
 """Clusters of many nodes on one machine, and the work of a study on them with sleeps in the place of training.
 
-Everything else is what a user runs: the crew hands out experts, which are leased and kept epoch by epoch; Ray Tune and
-Optuna run trials, which report, save their state and are entered in the ledger and in MLflow.
+Everything else is what a user runs: the actor pool distributes experts, which are leased and kept epoch by epoch;
+Ray Tune and Optuna run trials, which report, save their state and are entered in the ledger and in MLflow.
 """
 
 import heapq
@@ -54,7 +54,7 @@ class Nodes:
     def __init__(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Nodes, workers and driver lie on two cores: what waits for a core is not dead.
+        # Nodes, workers and driver share two cores: a process that waits for a core is not dead.
         patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": patient})
@@ -62,7 +62,7 @@ class Nodes:
         ray.init(self._cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def resize(self, num_nodes: int) -> None:
-        """Let nodes come or go until there are so many."""
+        """Add or remove nodes until the cluster has this number."""
         while len(self._nodes) > num_nodes:
             self._cluster.remove_node(self._nodes.pop(), allow_graceful=True)
         while len(self._nodes) < num_nodes:
@@ -95,7 +95,7 @@ class Spell:
 
     node: str
     began: float
-    """When the worker had imported everything and loaded the problem, and could begin."""
+    """When the worker had imported everything and loaded the task, and could begin."""
     ended: float
     slept: float
     """Seconds of sleep, measured."""
@@ -170,27 +170,27 @@ class Scaling:
 
 
 def sleeping_experts(folder: Path, num_nodes: int, num_experts: int, seconds: float, tiny: bool) -> Scaling:
-    """Let the crew make so many experts, each of so many seconds of sleep, in a store of their own."""
+    """Make experts on the actor pool, each of which sleeps for some seconds, in a new store."""
     study = study_of_size(f"experts_{num_nodes}", 1, 1, tiny).at({"experts.num_experts": num_experts})
-    cache, told = folder / "cache", folder / f"experts_{num_nodes}"
+    cache, records = folder / "cache", folder / f"experts_{num_nodes}"
     task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
     recipe = expert_recipe(study, task.fingerprints)
     epochs = frozenset(range(study.experts.epochs + 1))
-    wanted = ExpertRequest(recipe, training_of(study), tuple(range(num_experts)), epochs)
-    store = ExpertStore(FolderStorage(told / "store"))
-    job, meter = partial(_SleepingExpert, told=told, seconds=seconds), _Meter()
+    request = ExpertRequest(recipe, training_of(study), tuple(range(num_experts)), epochs)
+    store = ExpertStore(FolderStorage(records / "store"))
+    job, meter = partial(_SleepingExpert, records=records, seconds=seconds), _Meter()
     with patch.object(expert_training, "ExpertWork", job), meter:
-        made = make_experts(study, wanted, store, cache, lambda _: None)
-    if made != num_experts or store.finished(recipe, wanted.epochs) != list(wanted.indexes):
+        made = make_experts(study, request, store, cache, lambda _: None)
+    if made != num_experts or store.finished(recipe, request.epochs) != list(request.indexes):
         raise RuntimeError(f"{made} experts were made of {num_experts}")
-    return meter.scaling(num_nodes, told)
+    return meter.scaling(num_nodes, records)
 
 
 def sleeping_trials(folder: Path, num_nodes: int, num_trials: int, seconds: float, tiny: bool) -> Scaling:
-    """Run the command ``sweep`` for so many trials, each of so many seconds of sleep, and measure its search."""
+    """Run the command ``sweep`` for some trials, each of which sleeps for some seconds, and measure its search."""
     run_sweep(study_of_size("prepared", 1, 1, tiny), folder, asleep(lambda: None), tiny)
-    study, told = study_of_size(f"trials_{num_nodes}", num_trials, num_nodes, tiny), folder / f"trials_{num_nodes}"
-    told.mkdir()
+    study, records = study_of_size(f"trials_{num_nodes}", num_trials, num_nodes, tiny), folder / f"trials_{num_nodes}"
+    records.mkdir()
     meter = _Meter()
 
     def search(*arguments: Any) -> None:
@@ -198,8 +198,8 @@ def sleeping_trials(folder: Path, num_nodes: int, num_trials: int, seconds: floa
             tune_adapter.search(*arguments)
 
     with patch.object(sweep, "search", search):
-        run_sweep(study, folder, _sleeping_trial(told, seconds), tiny)
-    return meter.scaling(num_nodes, told)
+        run_sweep(study, folder, _sleeping_trial(records, seconds), tiny)
+    return meter.scaling(num_nodes, records)
 
 
 class _Meter:
@@ -212,9 +212,9 @@ class _Meter:
     def __exit__(self, *_: object) -> None:
         self._ended, self._after = time.time(), self._cpu()
 
-    def scaling(self, num_nodes: int, told: Path) -> Scaling:
-        """With what the workers have told of their work in a folder."""
-        spells = [Spell(**json.loads(file.read_text())) for file in sorted(told.glob("*.json"))]
+    def scaling(self, num_nodes: int, records: Path) -> Scaling:
+        """The scaling that follows from the records that workers wrote to a folder."""
+        spells = [Spell(**json.loads(file.read_text())) for file in sorted(records.glob("*.json"))]
         driver, busy, total = (after - before for before, after in zip(self._before, self._after, strict=True))
         return Scaling(num_nodes, spells, self._began, self._ended, driver, busy / total, self._load_average)
 
@@ -229,11 +229,11 @@ class _Meter:
 class _SleepingExpert(ExpertWork):
     """The fleet's own job, but for the passes over the data and the validation, which are sleeps."""
 
-    told: Path
+    records: Path
     seconds: float
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
-        """Do the job as it is, and tell of it."""
+        """Do the work unchanged, and write a record of it."""
         sleep = _Sleep(self.seconds / self.request.training.settings.epochs)
 
         def train(_: RetrievalTask, __: ExpertSettings, parameters: Parameters, ___: Any) -> tuple[Parameters, float]:
@@ -245,18 +245,18 @@ class _SleepingExpert(ExpertWork):
 
         with patch.object(training, "_train_epoch", train), patch.object(training, "score", score):
             made = super().do(task, note)
-        sleep.tell(self.told, str(self.request.indexes[0]))
+        sleep.write(self.records, str(self.request.indexes[0]))
         return made
 
 
-def _sleeping_trial(told: Path, seconds: float) -> RunTrial:
-    """A trial of that benchmark of searches, which tells of its sleep."""
+def _sleeping_trial(records: Path, seconds: float) -> RunTrial:
+    """A trial of the search benchmark that writes a record of its sleep."""
 
     def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialContext, report: Reporter) -> None:
         trial.task_at(context.study.at(point), context.cache)  # kept by the process for its next trials
         sleep = _Sleep(seconds / OUTER_STEPS)
         asleep(sleep)(trial_id, point, context, report)
-        sleep.tell(told, trial_id)
+        sleep.write(records, trial_id)
 
     return run_trial
 
@@ -272,7 +272,7 @@ class _Sleep:
         time.sleep(self._seconds)
         self._slept += time.perf_counter() - began
 
-    def tell(self, folder: Path, name: str) -> None:
+    def write(self, folder: Path, name: str) -> None:
         """Leave a file for the driver."""
         node = ray.get_runtime_context().get_node_id()
         spell = Spell(node, self._began, time.time(), self._slept)

@@ -1,4 +1,4 @@
-"""What the driver of a search does for its trials, and what a claim takes, measured without a cluster."""
+"""CPU time of a search's driver for its trials, and of a lease, measured without a cluster."""
 
 import time
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _TIMED_REPORTS, _TIMED_BEATS = 50, 50
 
 
 def report_seconds(folder: Path, num_trials: int) -> float:
-    """CPU seconds of the driver for one report while so many trials run, tracked in plain files."""
+    """CPU seconds of the driver for one report while a number of trials run, tracked in plain files."""
     study, points = _points(num_trials)
     tracker, ledger = FolderTracker(folder / "tracking"), Ledger(folder / "trials")
     tracker.start_study(study, "rayvldd sweep")
@@ -54,7 +54,7 @@ def report_seconds(folder: Path, num_trials: int) -> float:
 
 
 def suggest_seconds(known_trials: int) -> float:
-    """CPU seconds of the study's own sampler for a point, when so many trials have ended."""
+    """CPU seconds of the study's own sampler for a point, after a number of trials."""
     study, points = _points(known_trials)
     ledger, rng = Ledger(Path()), np.random.default_rng(1)
     for number, point in enumerate(points):
@@ -116,7 +116,7 @@ def beat_seconds(folder: Path) -> float:
 
 
 def _points(number: int) -> tuple[Study, list[dict[str, SettingValue]]]:
-    """A study of so many trials, and a point for each."""
+    """A study with a number of trials, and a point for each."""
     study, rng = study_of_size("driver", number, number, tiny=False), np.random.default_rng(0)
     domains = {key: domain for key, domain in study.space.domains.items() if isinstance(domain, FloatDomain)}
     rows = rng.uniform(size=(number, len(domains)))

@@ -11,7 +11,7 @@ trials that it met when it was recorded (``--searches``, made by ``record_search
 where the searcher has changed since, it meets the same table as the others. Budgets are compared by the mean over
 seeds: the trial-seconds that our searches take until their mean best recall reaches the mean of what the others have at
 their end, ÷ what those spend.
-``study_overhead`` and ``trial_scaling`` run real studies on Ray, and want a quiet machine.
+``study_overhead`` and ``trial_scaling`` run real studies on Ray and need a quiet machine.
 """
 
 import argparse
@@ -98,10 +98,10 @@ class Replay:
         budget = _mean_budget(theirs)
         yield Row(f"{name}_trial_s", f"trial-seconds of {title}, mean of {len(theirs)} seeds", budget)
         yield Row(f"{name}_recall", "validation recall at its end", _mean_best(theirs))
-        for part, said in ((1, "as much"), (2, "half"), (3, "a third")):
+        for part, share in ((1, "as much"), (2, "half"), (3, "a third")):
             if budget / part <= self.until:
                 recall = float(np.mean([each.at(budget / part) for each in self.ours]))
-                yield Row(f"{name}_ours_{part}", f"ours when {said} was spent", recall)
+                yield Row(f"{name}_ours_{part}", f"ours when {share} was spent", recall)
 
     def budgets(self, name: str, what: str, theirs: Sequence[Curve], to_reach: float | None) -> Iterator[Row]:
         """Trial-seconds until the mean of our searches reaches the mean of theirs ÷ what theirs spend; None: never.
@@ -142,7 +142,7 @@ def _mean_budget(curves: Sequence[Curve]) -> float:
 
 
 def _of_the_table(table: Table) -> Iterator[Row]:
-    """What is replayed, and how much a neighbour says of a point."""
+    """The replayed table, and how well a neighbour predicts a point."""
     best = [response.best for response in table.responses]
     yield Row("recorded_runs", "real distillations in the table", float(len(best)))
     yield Row("recorded_failed", "of these, given up as diverged", float(sum(bool(r.failed) for r in table.responses)))

@@ -77,7 +77,7 @@ def sleeping_study(folder: Path, trial_seconds: float, num_trials: int, tiny: bo
 
 
 def trials_an_hour(folder: Path, at_a_time: int, tiny: bool) -> float:
-    """Trials that end in an hour, from the end of the first so many on, when all have begun and found their data."""
+    """Trials that end in an hour, counted from the end of the first ones, when all have begun and loaded their data."""
     counted = at_a_time * (1 if tiny else 3)
     study = study_of_size(f"scaling_{at_a_time}", at_a_time + counted, at_a_time, tiny)
     trials, _ = run_sweep(study, folder, trial.run_trial, tiny)
@@ -100,7 +100,7 @@ def run_sweep(study: Study, folder: Path, run_trial: RunTrial, tiny: bool) -> tu
 
 
 def asleep(sleep: Callable[[], None]) -> RunTrial:
-    """A trial as it is, but for its outer steps, which are sleeps, and its evaluations, which say 10 %."""
+    """A trial as it is, but for its outer steps, which are sleeps, and its evaluations, which return 10 %."""
 
     def step(loop: OuterLoop) -> StepReport:
         sleep()

@@ -110,7 +110,7 @@ def _rises(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def our_search(table: Table, study: Study, trial_seconds: float) -> tuple[Curve, float]:
     """The study's own search, and which share of its trials was answered by a run of the very same search.
 
-    It goes on until so many trial-seconds are spent, beyond the trials that the study asks for.
+    It continues until a number of trial-seconds is spent, beyond the trials of the study.
     """
     answers = SearchAnswers(table, study.seed)
     curve = Replay(answers, study).run(trial_seconds)
@@ -141,7 +141,7 @@ class Answer(Protocol):
 
 
 class Answering(Protocol):
-    """What stands in for the trials of one search."""
+    """Substitute for the trials of one search."""
 
     def nearest(self, point: Mapping[str, SettingValue]) -> Answer: ...
 
@@ -168,7 +168,7 @@ class Replay:
         self._stopped = 0
 
     def run(self, trial_seconds: float) -> Curve:
-        """Search until so many trial-seconds are spent."""
+        """Search until a number of trial-seconds is spent."""
         end = trial_seconds / self.workers
         for _ in range(self.workers):
             self._start(0.0)

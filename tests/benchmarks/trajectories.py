@@ -1,10 +1,10 @@
-"""What it takes to read, keep, share and make trajectories, beside the released format and plain transfers.
+"""Cost of reading, storing, sharing and making trajectories, compared with the released format and plain transfers.
 
     python tests/benchmarks/trajectories.py                       all figures, about twenty minutes on two cores
     python tests/benchmarks/trajectories.py --only NAME,NAME      some of them
     python tests/benchmarks/trajectories.py --json                one JSON object on standard output, the rest aside
 
-Files lie in a folder on a disk and are removed afterwards; about 4 GB are written at a time. The released format is
+Files are in a folder on a disk and are removed afterwards; about 4 GB are written at a time. The released format is
 its image and text buffer of one expert, the fewest that a file of it can hold. "Cold" is after the system dropped what
 it held of the files, "warm" the next read of the same process, from memory. Linux only: memory is read from /proc.
 """
@@ -186,7 +186,7 @@ def _loss_effects(conditions: Conditions) -> Iterator[Row]:
         what = f"largest relative error of the matching loss, {case.title}"
         yield Row(f"loss_error_{name}", what, deltas)
         yield Row(f"loss_error_bfloat16_{name}", "the same of weights rounded to bfloat16", bfloat16)
-        what = "the same of noise of 1e-9, below which the loss says nothing"
+        what = "the same of noise of 1e-9, below which the loss is not resolved"
         yield Row(f"loss_error_noise_{name}", what, max(error.noise for error in errors))
         worst = max(worst, deltas)
     yield Row("loss_error", "float16_deltas, the worse of both models", worst, 1e-3)

@@ -59,7 +59,7 @@ class LossError:
     bfloat16: float
     """With weights rounded to bfloat16."""
     noise: float
-    """With noise of 1e-9 on every number: below that the loss itself says nothing. Parameters that are zero, as the
+    """With noise of 1e-9 on every number: below that the loss is not resolved. Parameters that are zero, as the
     norms that end a fresh residual branch, put rectifiers on their kink, where a last bit decides."""
 
 
@@ -96,16 +96,16 @@ def loss_errors(case: LossCase, folder: Path, tiny: bool) -> Iterator[LossError]
 def _loss(task: RetrievalTask, trajectory: Trajectory, start: int, step_size: float) -> float:
     """The matching loss of a student that takes a few steps on real pairs, as a synthetic set starts."""
     steps = 2 if len(task.train.caption_embeddings) < 500 else _STEPS
-    # Only the loss is wanted: the way back through one step is the shortest there is.
+    # Only the loss is used: the reverse sweep of one step is the shortest.
     settings = distillation_settings(num_pairs=_PAIRS, gradient="truncated", truncated_steps=1)
     chosen = np.arange(_PAIRS)
     captions = np.array([task.train.captions_of(int(image))[0] for image in chosen])
     images, texts = task.frozen_outputs(task.train, chosen), task.texts(task.train, captions)
     inputs = StudentInputs(images, texts, torch.tensor(step_size), torch.tensor(step_size))
-    walk = random_batches(seed=3, pairs=_PAIRS, steps=steps)
+    batches = random_batches(seed=3, pairs=_PAIRS, steps=steps)
     segment = trajectory.segment(start, start + 1)
     loop = InnerLoop(task.model, settings, settings.of(TrajectoryMatchingSettings))
-    loss, _ = loop.gradient(segment.start, matching_from(segment), inputs, walk)
+    loss, _ = loop.gradient(segment.start, matching_from(segment), inputs, batches)
     return float(loss.value)
 
 

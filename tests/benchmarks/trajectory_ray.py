@@ -81,7 +81,7 @@ def drop_set(store: ExpertStore) -> None:
 
 
 def private_growth(store: ExpertStore, num_experts: int, num_readers: int) -> list[int]:
-    """Private bytes that each of so many processes gains by reading the whole set, all at the same time."""
+    """Private bytes that each of several processes gains by reading the whole set, all at the same time."""
     readers: list[Any] = [ray.remote(_Reader).options(num_cpus=0).remote() for _ in range(num_readers)]
     small = put_set("warm-up", Layouts(*_tiny_layouts()), 1)
     # What a process loads to read anything at all, libraries and connections, is no part of the set.
@@ -116,7 +116,7 @@ def first_segments_in_actors(store: ExpertStore, num_processes: int) -> list[dic
 def scaling(folder: Path, rounds: int, tiny: bool) -> dict[str, float]:
     """Experts an hour, two actors of one thread ÷ one, on a Ray of two CPUs.
 
-    The start of actors and the loading of the problem are excluded by differences: seconds of many epochs less those
+    The start of actors and the loading of the task are excluded by differences: seconds of many epochs less those
     of few, with one expert at a time and with two at a time. Training, evaluation and the keeping of every epoch stay.
     """
     few, many = (2, 3) if tiny else (2, 10)
@@ -136,15 +136,15 @@ def scaling(folder: Path, rounds: int, tiny: bool) -> dict[str, float]:
 
 
 def _fleet_seconds(study: Study, num_experts: int, folder: Path) -> tuple[float, list[float]]:
-    """Make so many experts, each on an actor of its own: the wall clock, and every epoch's own."""
+    """Make experts, each on its own actor; return the wall-clock time and that of every epoch."""
     cache, experts = folder / "cache", folder / "experts"
     task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
     recipe = expert_recipe(study, task.fingerprints)
     kept = frozenset(range(study.experts.epochs + 1))
-    wanted = ExpertRequest(recipe, expert_training(study), tuple(range(num_experts)), kept)
+    request = ExpertRequest(recipe, expert_training(study), tuple(range(num_experts)), kept)
     store = ExpertStore(FolderStorage(experts))
     begin = time.perf_counter()
-    made = make_experts(study, wanted, store, cache)
+    made = make_experts(study, request, store, cache)
     seconds = time.perf_counter() - begin
     assert made == num_experts
     metrics = [epoch["seconds"] for index in range(num_experts) for epoch in store.metrics(recipe, index)]

@@ -86,17 +86,17 @@ def _first_segment(job: ReadingJob) -> dict[str, float]:
 
 def first_segment_seconds(store: ExpertStore) -> dict[str, float]:
     """Time the first expert that this process reads, and further ones that it has not seen."""
-    task = cast(RetrievalTask, None)  # asked for only when something is missing, as is the training
+    task = cast(RetrievalTask, None)  # used only if something is missing, as is the training
     training = ExpertTraining(ExpertSettings(), 0)
     figures = {}
     for index, name in enumerate(("first", "second", "third")):
-        wanted = ExpertRequest(drawn_recipe(), training, (index,), frozenset((0, 1, 2)))
-        figures[name] = _seconds(partial(_first_segment_of, task, wanted, store))
+        request = ExpertRequest(drawn_recipe(), training, (index,), frozenset((0, 1, 2)))
+        figures[name] = _seconds(partial(_first_segment_of, task, request, store))
     return figures
 
 
-def _first_segment_of(task: RetrievalTask, wanted: ExpertRequest, store: ExpertStore) -> Segment:
-    return get_or_make(task, wanted, store)[0].segment(1, 2)
+def _first_segment_of(task: RetrievalTask, request: ExpertRequest, store: ExpertStore) -> Segment:
+    return get_or_make(task, request, store)[0].segment(1, 2)
 
 
 KINDS: dict[str, Callable[[ReadingJob], dict[str, float]]] = {

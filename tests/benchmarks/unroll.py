@@ -1,8 +1,8 @@
-"""How the engine's gradient compares with the full unroll: memory, time, error.
+"""Compare the engine's gradient with the full unroll: memory, time, error.
 
     python tests/benchmarks/unroll.py                       all figures, about half an hour on one core
     python tests/benchmarks/unroll.py --only NAME,NAME      some of them
-    python tests/benchmarks/unroll.py --gpu-report          seconds, memory and largest walks at full size, on a GPU
+    python tests/benchmarks/unroll.py --gpu-report          seconds, memory and most steps at full size, on a GPU
 
 Times are ratios of processor time, both sides taken in turns in one process, best of several. Memory is the peak of
 one outer step in a process of its own, above model, synthetic set and segment. Needs torch, timm and peft.

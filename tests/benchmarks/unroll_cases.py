@@ -68,7 +68,7 @@ FAMILIES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Everything one outer step takes but the walk."""
+    """Everything that an outer step reads, except the batches."""
 
     model: RetrievalModel
     images: Tensor
@@ -83,7 +83,7 @@ class Case:
 
 
 def build_case(size: Size, device: str, dtype: torch.dtype = torch.float32) -> Case:
-    """A model with drawn weights, a synthetic set of noise, and a segment that a student walked on other noise."""
+    """A model with drawn weights, a synthetic set of noise, and a segment of a student trained on other noise."""
     values = {**size.model, "text_encoder": {"pooling": "hashed_ngrams"}}
     model = RetrievalModel(ModelSettings.model_validate(values), size.image_size, size.text_width).to(device, dtype)
     images = drawn_like(torch.empty(size.pairs, 3, size.image_size, size.image_size, dtype=dtype), 1).to(device)
@@ -93,10 +93,10 @@ def build_case(size: Size, device: str, dtype: torch.dtype = torch.float32) -> C
     return Case(model, images, texts, size.step_sizes, Segment(start, target))
 
 
-def walk_of(case: Case, steps: int) -> InnerBatches:
+def batches_of(case: Case, steps: int) -> InnerBatches:
     """Steps on all pairs."""
-    walk = random_batches(seed=4, pairs=len(case.texts), steps=steps)
-    return InnerBatches([batch.to(case.texts.device) for batch in walk.batches], walk.seeds)
+    batches = random_batches(seed=4, pairs=len(case.texts), steps=steps)
+    return InnerBatches([batch.to(case.texts.device) for batch in batches.batches], batches.seeds)
 
 
 def matching_from(segment: Segment) -> Callable[[Parameters], EndLoss]:
@@ -112,11 +112,11 @@ def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Ten
     """The engine's gradient by pixels, texts and step sizes, with an inner loop that is kept from call to call."""
     options = distillation_settings(num_pairs=len(case.texts), **settings)
     loop = InnerLoop(case.model, options, options.of(TrajectoryMatchingSettings))
-    walk = walk_of(case, steps)
+    batches = batches_of(case, steps)
 
     def run() -> list[Tensor]:
         stem = FrozenFeatures(case.model, options, case.images, seed=5)
-        _, by_inputs = loop.gradient(case.segment.start, matching_from(case.segment), case.inputs(stem.output), walk)
+        _, by_inputs = loop.gradient(case.segment.start, matching_from(case.segment), case.inputs(stem.output), batches)
         return [stem.back(by_inputs.frozen_output), by_inputs.texts, by_inputs.lr_image, by_inputs.lr_text]
 
     return run
@@ -124,7 +124,7 @@ def outer_step(case: Case, steps: int, **settings: Any) -> Callable[[], list[Ten
 
 def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], list[Tensor]]:
     """The same gradient as the released code computes it: one graph over all steps, one backward pass at its end."""
-    walk, options = walk_of(case, steps), DistillationSettings(num_pairs=len(case.texts))
+    batches, options = batches_of(case, steps), DistillationSettings(num_pairs=len(case.texts))
 
     def run() -> list[Tensor]:
         leaves = case.inputs(case.images)
@@ -133,7 +133,7 @@ def full_unroll(case: Case, steps: int, autocast: bool = False) -> Callable[[], 
         case.model.train()
         cast = torch.autocast(case.texts.device.type, dtype=torch.bfloat16, enabled=autocast)
         with sdpa_kernel(SDPBackend.MATH), cast:
-            loss = unrolled_matching_loss(case.model, case.segment, inputs, walk, options)
+            loss = unrolled_matching_loss(case.model, case.segment, inputs, batches, options)
         gradient = torch.autograd.grad(loss, values)
         case.model.train(False)
         return list(gradient)

@@ -29,7 +29,7 @@ FORMS: dict[str, _Form] = {
     "micro_batches": _engine(graph_budget_gb=0, parameter_checkpoints="offload", micro_batch=25),
     "full_unroll": lambda case, steps, autocast: full_unroll(case, steps, autocast),
 }
-"""``engine`` is what a study gets that says nothing: half of the free memory keeps graphs."""
+"""``engine`` is the default of a study: half of the free memory keeps graphs."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plan:
     size: str
     steps: tuple[int, ...]
     most_steps: int
-    """Where the search for the largest walk ends."""
+    """Number of steps at which the search for the largest one ends."""
     seconds: float
     """From then on nothing new is begun."""
 
@@ -51,7 +51,7 @@ TINY = Plan("tiny", (1, 2), 4, 60.0)
 def gpu_report(plan: Plan, device: str, compiled: bool) -> Iterator[Row]:
     """A row for every form, precision and number of steps."""
     end = time.monotonic() + plan.seconds
-    if device == "cuda":  # a larger GPU is made as small as the figure asks for
+    if device == "cuda":  # a larger GPU is made as small as the figure requires
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, BUDGET_GB * 1e9 / total))
     case = build_case(SIZES[plan.size], device)

@@ -40,7 +40,7 @@ def fastest(runs: dict[str, Run], rounds: int, device: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MemoryJob:
-    """One outer step whose peak memory is wanted."""
+    """One outer step whose peak memory is measured."""
 
     case: str
     """A name in ``SIZES``."""
@@ -60,7 +60,7 @@ class MemoryJob:
     def measure(self) -> int:
         """Take the step here, in a process in which nothing else was done, and return its peak in bytes.
 
-        The step is the first one: what torch loads for it counts in small and in large walks alike.
+        The step is the first one: what torch loads for it counts in small and in large cases alike.
         """
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         case = build_case(SIZES[self.case], self.device)

@@ -49,8 +49,10 @@ def fetch_wheels(folder: Path) -> str:
     The hosts themselves have no access to the registry.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    wanted = [f"ray[default]=={version('ray')}", "-c", str(_CONSTRAINTS)]
-    report = subprocess.run([*pip, "install", "--dry-run", "--report", "-", *wanted], capture_output=True, text=True)
+    requirements = [f"ray[default]=={version('ray')}", "-c", str(_CONSTRAINTS)]
+    report = subprocess.run(
+        [*pip, "install", "--dry-run", "--report", "-", *requirements], capture_output=True, text=True
+    )
     if report.returncode:
         return f"hosts need what ray[default] has from a package registry: {report.stderr.strip()[-300:]}"
     missing = [package["metadata"] for package in json.loads(report.stdout)["install"]]

@@ -27,7 +27,7 @@ from rayvldd.workspace import Workspace
 
 KILLS = 3
 SEARCH = {
-    # Epochs make two sets of experts, which trials make when they ask for them: a kill may hit these too.
+    # Epochs make two sets of experts, which trials make when they need them: a kill may hit these too.
     "space": {
         "experts.epochs": {"type": "choice", "values": [1, 2]},
         "distillation.lr_image": {"type": "float", "low": 1.0, "high": 100.0, "log": True},
@@ -144,9 +144,9 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> 
         lines = (
             (folder.root / "tracking" / "trials" / f"{trial.trial_id}.jsonl").read_text(encoding="utf-8").splitlines()
         )
-        told = [json.loads(line) for line in lines]
-        assert [event["step"] for event in told if event["event"] == "metrics"] == steps
-        assert [event["event"] for event in told].count("end") == 1
+        events = [json.loads(line) for line in lines]
+        assert [event["step"] for event in events if event["event"] == "metrics"] == steps
+        assert [event["event"] for event in events].count("end") == 1
 
     other = sweep_on(tmp_path / "b", tmp_path / "kept")
     assert not other.is_new and len(other.trials) == 5, "another machine has it from the store, and runs nothing"

@@ -763,7 +763,7 @@ def test_a_trial_lights_up_in_all_plots_from_the_keyboard(browser_page: "Page") 
     row.focus()
     assert browser_page.locator('.mark.lit[data-trial="strong/trial_008"]').count() == 5  # two panels of marginals
     assert browser_page.locator(".mark.lit").count() == 5
-    assert "trial_008, finished" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+    assert "trial_008, finished" in browser_page.locator("#study-1 .has-readout .readout").first.inner_text()
     browser_page.keyboard.press("Escape")
     assert browser_page.locator(".mark.lit").count() == 0
 
@@ -772,7 +772,7 @@ def test_pointing_at_a_marker_shows_its_tooltip(browser_page: "Page") -> None:
     mark = browser_page.locator("#study-1 .mark[data-trial='strong/trial_001'] path").last
     mark.dispatch_event("pointerenter")
     mark.locator("..").dispatch_event("pointerenter")
-    assert "trial_001, stopped" in browser_page.locator("#study-1 .told .readout").first.inner_text()
+    assert "trial_001, stopped" in browser_page.locator("#study-1 .has-readout .readout").first.inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -180,7 +180,7 @@ class Terminal:
         self.shell.stdin.write(f"{line}\n".encode())
         self.shell.stdin.flush()
 
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text()
 
     def wait_until(self, found: Callable[[], Any], what: str, seconds: float = 400) -> None:
@@ -193,7 +193,7 @@ class Terminal:
             except OSError as error:
                 last = error
             time.sleep(0.2)
-        raise AssertionError(f"{what}: not within {seconds:.0f} s; {last or ''}\n{self.said()}")
+        raise AssertionError(f"{what}: not within {seconds:.0f} s; {last or ''}\n{self.text()}")
 
 
 def free_port() -> int:
@@ -240,7 +240,7 @@ def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_
         hosts[KILLED].kill()
         hosts[CUT].cut()
         cut_at = time.monotonic()
-        assert "continues when this terminal closes" in terminal.said()
+        assert "continues when this terminal closes" in terminal.text()
     with laptop.terminal() as terminal:
         terminal.wait_until(lambda: laptop.alive() == {"host0"}, "the loss of both is noticed")
         time.sleep(max(0.0, 60 - (time.monotonic() - cut_at)))

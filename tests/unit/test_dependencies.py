@@ -52,15 +52,15 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_every_import_is_a_dependency() -> None:
-    wanted = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in REQUIREMENTS}
-    assert imports().keys() - wanted - IMPORTED_BY_MYPY == set()
+    required = {IMPORTED_AS.get(name_of(line), name_of(line)) for line in REQUIREMENTS}
+    assert imports().keys() - required - IMPORTED_BY_MYPY == set()
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS)
 def test_dependency_is_imported_in_the_module_of_its_comment(requirement: str) -> None:
     line = next(line for line in PYPROJECT.splitlines() if f'"{requirement}"' in line)
     comment = line.partition("  # ")[2]
-    assert comment, f"{requirement}: say which module wants it"
+    assert comment, f"{requirement}: name the module that needs it"
     name = name_of(requirement)
     if name in IMPORTED_BY_OTHERS:
         return
@@ -75,8 +75,8 @@ def test_constraints_pin_every_requirement_by_name_and_version_only() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
     of_tools = [line for extra in TOOLS for line in PROJECT["optional-dependencies"][extra]]
-    wanted = {name_of(line) for line in [*REQUIREMENTS, *of_tools]}
-    assert wanted - pinned == {"rayvldd"}, "an extra that includes another one"
+    required = {name_of(line) for line in [*REQUIREMENTS, *of_tools]}
+    assert required - pinned == {"rayvldd"}, "an extra that includes another one"
 
 
 def test_every_file_of_the_package_is_installed() -> None:

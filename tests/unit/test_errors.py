@@ -1,4 +1,4 @@
-"""Messages of other libraries, as they stand inside ours."""
+"""Messages of other libraries, as they are quoted in ours."""
 
 import pytest
 import torch

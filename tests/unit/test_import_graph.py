@@ -1,7 +1,7 @@
 """The rooms of the package and the arrows between them, read from the import statements of every file.
 
 A new method is written and debugged on a laptop with no cluster, tracker or cloud account: the tensor rooms import
-none of them, wherever in a file the import stands.
+none of them, at whatever place of a file.
 """
 
 import ast
@@ -75,7 +75,7 @@ def test_every_room_has_its_row() -> None:
 def test_arrows_point_down(file: Path) -> None:
     room = room_of(file)
     upward = [f"{file}:{line} imports {other}" for line, other in arrows_of(file) if HEIGHT[other] > HEIGHT[room]]
-    assert not upward, f"{room} lies below what it imports:\n" + "\n".join(upward)
+    assert not upward, f"{room} is below the rooms that it imports:\n" + "\n".join(upward)
 
 
 @pytest.mark.parametrize("room", TENSOR_ROOMS)

@@ -58,7 +58,7 @@ function light(trial, words, plot) {
     for (const mark of marks) mark.classList.toggle("lit", mine.includes(mark));
     section.classList.toggle("marked", mine.length > 0);
     const told = section === plot ? words : mine.length ? mine[0].querySelector("title").textContent : "";
-    section.classList.toggle("told", Boolean(told));
+    section.classList.toggle("has-readout", Boolean(told));
     section.querySelector(".readout").textContent = told || "";
   }
   for (const row of document.querySelectorAll("tr[data-trial]")) row.classList.toggle("lit", row.dataset.trial === trial);

@@ -316,7 +316,7 @@ def test_prune_touches_nothing_of_a_living_claim(store: ExpertStore, impatient: 
 
         def beat(*_: object) -> None:
             looks.append(1)
-            lease.tell(len(looks))
+            lease.report_progress(len(looks))
 
         (found,) = Pruning(store).find(on_wait=beat)
         assert found.index == 3

@@ -178,14 +178,14 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
 
 
 def never(_: np.ndarray) -> None:
-    raise AssertionError("it lies in the store")
+    raise AssertionError("it is in the store")
 
 
 def test_the_cache_fetches_arrays_of_the_store(store: Storage, tmp_path: Path) -> None:
-    told: list[int] = []
+    fetched: list[int] = []
     cache = ArrayCache(tmp_path / "cache", kept(store))
-    array = cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never, told.append)
-    assert told == [3, 6, 7]
+    array = cache.get_or_make("captions", ARRAY.key, ROWS.shape, np.float32, never, fetched.append)
+    assert fetched == [3, 6, 7]
 
     def make(out: np.ndarray) -> None:
         out[:] = ROWS
@@ -229,7 +229,7 @@ def running_pipelines() -> list[str]:
 
 def forbid_making(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Iterator[int]:
-        raise AssertionError("it lies in the store")
+        raise AssertionError("it is in the store")
 
     monkeypatch.setattr(dataset, "draw_into", refuse)
     monkeypatch.setattr(HashedNgrams, "embed", refuse)
@@ -246,9 +246,9 @@ def test_prepare_resumes_and_commands_use_its_arrays(
         if done:
             raise KeyboardInterrupt
 
-    wanted = requested_arrays(tiny_study, tmp_path)
+    requests = requested_arrays(tiny_study, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        prepare_arrays(wanted, tiny_study.resources, ArrayShards(FolderStorage(workspace.experts)), interrupt)
+        prepare_arrays(requests, tiny_study.resources, ArrayShards(FolderStorage(workspace.experts)), interrupt)
     assert not running_pipelines(), "an interrupted pipeline keeps the CPUs of the next one"
     before = shards_with_times(workspace.experts)
     assert before
@@ -282,12 +282,12 @@ def test_undecodable_images_are_reported_at_once(tiny_study: Study, tmp_path: Pa
     for name in ("0.jpg", "3.jpg"):
         (tmp_path / "data" / "images" / name).write_bytes(b"no image")
     study = tiny_study.model_copy(update={"data": data})
-    wanted = [one for one in requested_arrays(study, tmp_path) if one.title.endswith("images")]
+    requests = [one for one in requested_arrays(study, tmp_path) if one.title.endswith("images")]
     shards = ArrayShards(FolderStorage(tmp_path / "store"))
-    with pytest.raises(DataError, match=r"0\.jpg: cannot be decoded(?s:.)*3\.jpg: cannot be decoded") as told:
-        prepare_arrays(wanted, tiny_study.resources, shards, lambda *_: None)
-    assert len(told.value.faults) == 2
-    assert [shards.missing(one.array) for one in wanted] == [[0], [0], []]  # six train images, the first is none
+    with pytest.raises(DataError, match=r"0\.jpg: cannot be decoded(?s:.)*3\.jpg: cannot be decoded") as raised:
+        prepare_arrays(requests, tiny_study.resources, shards, lambda *_: None)
+    assert len(raised.value.faults) == 2
+    assert [shards.missing(one.array) for one in requests] == [[0], [0], []]  # six train images, the first is none
 
 
 @RAY_WARNS_OF_ITSELF

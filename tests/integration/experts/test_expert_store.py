@@ -145,7 +145,7 @@ def test_two_claims_on_one_expert(store: ExpertStore) -> None:
     with first:
         assert store.acquire(RECIPE, 0, LeaseHolder("two")) is None
         assert store.acquire(RECIPE, 1, LeaseHolder("two")) is not None
-        first.tell(5)
+        first.report_progress(5)
         holder = store.holder(RECIPE, 0)
         assert holder is not None and (holder.owner, holder.done) == ("one", 5)
         again = store.acquire(RECIPE, 0, LeaseHolder("one"))

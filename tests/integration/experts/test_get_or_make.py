@@ -59,7 +59,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
-def wanted(task: StudyTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
+def request_of(task: StudyTask, *indexes: int, epochs: frozenset[int] = frozenset(range(EPOCHS + 1))) -> ExpertRequest:
     return ExpertRequest(expert_recipe(task.study, task.fingerprints), expert_training(task.study), indexes, epochs)
 
 
@@ -72,23 +72,23 @@ def assert_same(left: Trajectory, right: Trajectory) -> None:
 def test_existing_experts_are_reused_and_only_requested_ones_are_made(
     task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
-    told: list[tuple[int, int]] = []
-    (one,) = get_or_make(task, wanted(task, 3), store)
+    progress_reports: list[tuple[int, int]] = []
+    (one,) = get_or_make(task, request_of(task, 3), store)
     assert {index for index, _ in trained} == {3}
     trained.clear()
-    first, again = get_or_make(task, wanted(task, 0, 3), store, lambda *progress: told.append(progress))
+    first, again = get_or_make(task, request_of(task, 0, 3), store, lambda *progress: progress_reports.append(progress))
     assert {index for index, _ in trained} == {0}
     assert_same(again, one)
     assert_same(first, train_expert(task, expert_training(task.study), 0)[0])
-    assert told[0] == (1, 2)
+    assert progress_reports[0] == (1, 2)
 
 
 def test_epochs_that_were_not_kept_are_trained_again(
     task: StudyTask, store: ExpertStore, trained: list[tuple[int, int]]
 ) -> None:
-    (few,) = get_or_make(task, wanted(task, 0, epochs=frozenset({0, 1, 3})), store)
+    (few,) = get_or_make(task, request_of(task, 0, epochs=frozenset({0, 1, 3})), store)
     assert few.epochs == [0, 1, 3]
-    (more,) = get_or_make(task, wanted(task, 0), store)
+    (more,) = get_or_make(task, request_of(task, 0), store)
     assert more.epochs == [0, 1, 2, 3, 4]
     assert_same(few, more)
     assert trained.count((0, 1)) == 2
@@ -123,8 +123,8 @@ room.train_epochs = watched
 print("ready", flush=True)
 sys.stdin.readline()
 recipe, training = expert_recipe(study, task.fingerprints), expert_training(study)
-wanted = room.ExpertRequest(recipe, training, tuple(indexes), frozenset(range(5)))
-room.get_or_make(task, wanted, ExpertStore(FolderStorage(folder)))
+request = room.ExpertRequest(recipe, training, tuple(indexes), frozenset(range(5)))
+room.get_or_make(task, request, ExpertStore(FolderStorage(folder)))
 """
 
 
@@ -147,9 +147,9 @@ def test_many_that_ask_at_once_make_each_expert_once(
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=120) for process in makers]
-    assert [process.returncode for process in makers] == [0, 0, 0], told
-    trained = sorted(line for out, _ in told for line in out.splitlines())
+    outputs = [process.communicate(timeout=120) for process in makers]
+    assert [process.returncode for process in makers] == [0, 0, 0], outputs
+    trained = sorted(line for out, _ in outputs for line in out.splitlines())
     assert trained == [f"{index} {epoch}" for index in range(4) for epoch in range(EPOCHS + 1)]
     assert store.finished(expert_recipe(task.study, task.fingerprints), range(EPOCHS + 1)) == [0, 1, 2, 3]
 
@@ -171,7 +171,7 @@ def test_a_maker_that_is_killed_costs_one_epoch_and_no_bit(
     assert holder is not None and holder.done == 2, "the lease of the dead is still there"
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1, 2]
     before = time.monotonic()
-    (made,) = get_or_make(task, wanted(task, 0), store)
+    (made,) = get_or_make(task, request_of(task, 0), store)
     assert time.monotonic() - before < rayvldd.storage.lease.STALE_S, "the dead of this machine are not waited for"
     assert trained == [(0, 3), (0, 4)]
     assert_same(made, train_expert(task, expert_training(task.study), 0)[0])
@@ -185,7 +185,7 @@ def test_a_hole_among_the_kept_epochs_is_trained_again(
     for state in train_epochs(task, expert_training(task.study), 0):
         if state.epoch in (0, 1, 3):
             store.keep_epoch(recipe, 0, state, keep=range(5))
-    (made,) = get_or_make(task, wanted(task, 0), store)
+    (made,) = get_or_make(task, request_of(task, 0), store)
     assert trained == [(0, 2), (0, 3), (0, 4)]
     assert_same(made, train_expert(task, expert_training(task.study), 0)[0])
 
@@ -214,7 +214,7 @@ def test_a_holder_far_away_is_waited_for_while_it_lives(
 
     thread = threading.Thread(target=live)
     thread.start()
-    get_or_make(task, wanted(task, 0), store)
+    get_or_make(task, request_of(task, 0), store)
     thread.join()
     assert time.monotonic() - last_beat[0] >= 0.9
     assert len(trained) == EPOCHS + 1, "the beats lasted longer than a holder is waited for"
@@ -228,7 +228,7 @@ def test_a_claim_that_cannot_be_understood_goes_stale(
     store.storage.write(
         f"{expert_recipe(task.study, task.fingerprints).key}/leases/expert_000.json", json.dumps({"owner": 3}).encode()
     )
-    assert len(get_or_make(task, wanted(task, 0), store)) == 1
+    assert len(get_or_make(task, request_of(task, 0), store)) == 1
 
 
 def test_a_claim_beats_while_it_is_held(store: ExpertStore, task: StudyTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,12 +257,12 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
 
     monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
     with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*what is finished is kept"):
-        get_or_make(task, wanted(task, 0), store)
+        get_or_make(task, request_of(task, 0), store)
     recipe = expert_recipe(task.study, task.fingerprints)
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1]
     assert store.holder(recipe, 0) is None, "nobody waits for who gave up"
     trained.clear()
-    get_or_make(task, wanted(task, 0), store)
+    get_or_make(task, request_of(task, 0), store)
     assert trained[0] == (0, 2)
 
 
@@ -270,4 +270,4 @@ def test_imported_experts_are_never_made(study: Study, tiny_cache: Path, store: 
     imported = study.at({"experts.imported": "0123456789abcdef"})
     task = load(imported, tiny_cache)
     with pytest.raises(StoreError, match=r"1 of 1 experts imported as 0123456789abcdef are missing.*\nNext: .*import"):
-        get_or_make(task, wanted(task, 0), store)
+        get_or_make(task, request_of(task, 0), store)

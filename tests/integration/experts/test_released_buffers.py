@@ -94,7 +94,7 @@ def changed(path: tuple[int, ...], change: Callable[[Any], Any]) -> Side:
 
 
 @pytest.mark.parametrize(
-    ("side", "told"),
+    ("side", "expected"),
     [
         (
             changed((1, 2, 0), lambda tensor: tensor.T),
@@ -125,8 +125,8 @@ def changed(path: tuple[int, ...], change: Callable[[Any], Any]) -> Side:
         (lambda buffer: buffer[:1], r"txt_replay_buffer_0.pt: has 2 experts, \S+img_replay_buffer_0.pt has 1; allowed"),
     ],
 )
-def test_mismatches_are_named(tmp_path: Path, side: Side, told: str) -> None:
-    with pytest.raises(InputError, match=told) as error:
+def test_mismatches_are_named(tmp_path: Path, side: Side, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as error:
         read_buffers([written(tmp_path, image=side)], IMAGE, TEXT, EPOCHS)
     assert ("torch.save(" if "lists of" in str(error.value) else "--set model.…") in error.value.next_command
 
@@ -239,23 +239,23 @@ def test_a_distillation_uses_imported_experts(
     workspace = tmp_path / "workspace"
     result = import_of(study_file, workspace, released)
     assert result.exit_code == 0, result.output
-    told = last_object(result)
-    assert (told["num_experts"], told["made"]) == (2, 2)
+    summary = last_object(result)
+    assert (summary["num_experts"], summary["made"]) == (2, 2)
     assert last_object(import_of(study_file, workspace, released))["made"] == 0
 
-    words = shlex.split(told["next_command"])
+    words = shlex.split(summary["next_command"])
     assert words[:3] == ["rayvldd", "sweep", str(study_file)]
     taken = [word for word in words[3:] if word.startswith("experts.")]
-    assert taken == [f"experts.imported={told['imported']}", "experts.num_experts=2"]
+    assert taken == [f"experts.imported={summary['imported']}", "experts.num_experts=2"]
     settings = [word for setting in (*taken, "distillation.outer_steps=2") for word in ("--set", setting)]
     distilled = run("distill", study_file, "--workspace", workspace, "--out", tmp_path / "set", "--json", *settings)
     assert distilled.exit_code == 0, distilled.output
     assert "outer step     2" in distilled.stderr
     store = ExpertStore(FolderStorage(workspace / "experts"))
-    assert [key for key, _ in store.sets()] == [told["key"]], "no experts of our own were made"
+    assert [key for key, _ in store.sets()] == [summary["key"]], "no experts of our own were made"
     assert verify(store) == []
 
-    shown = run("experts", "show", told["key"], "--workspace", workspace).output
+    shown = run("experts", "show", summary["key"], "--workspace", workspace).output
     assert "not known" in shown and "img_replay_buffer_0.pt and" in shown
     there = run("experts", study_file, "--workspace", workspace, *settings[:-2])
     assert "val mean recall unknown" in there.output

@@ -236,11 +236,11 @@ def test_an_interrupted_set_resumes_and_finished_ones_are_not_repeated(
 def test_every_set_is_scored_by_students_of_its_own(
     two: list[Finalist], job: TrialContext, task: RetrievalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    used_seeds: list[int] = []
     evaluate = module.evaluate_pairs
 
     def noted(task: Any, pairs: Any, inputs: Any, settings: Any, seeds: list[int]) -> Any:
-        asked.extend(seeds)
+        used_seeds.extend(seeds)
         assert inputs is task.val
         return evaluate(task, pairs, inputs, settings, seeds)
 
@@ -248,7 +248,7 @@ def test_every_set_is_scored_by_students_of_its_own(
     in_this_process(monkeypatch, task, lambda step: None)
     rerun_finalists(two[:1], job, QUIET)
     of_trials, of_test = student_seeds(job.study.seed, 9), student_seeds(job.study.seed, 9, StudentPurpose.TEST)
-    assert len(asked) == 3 * 2 and len({*asked, *of_trials, *of_test}) == 6 + 18
+    assert len(used_seeds) == 3 * 2 and len({*used_seeds, *of_trials, *of_test}) == 6 + 18
     one = two[0].sets[0]
     assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
     assert one.scores()["val_mean_recall"] == pytest.approx(sum(one.scores()["students"]) / 2)
@@ -272,8 +272,8 @@ def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
 def test_how_many_finalists_may_change_until_one_is_chosen(study: Study, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "tiny")
     more = study.model_copy(update={"search": study.search.model_copy(update={"num_finalists": 5})})
-    for asked in (study, more):
-        with folder.opened(asked):
+    for variant in (study, more):
+        with folder.opened(variant):
             pass
     folder.choice.write_text("{}")
     with pytest.raises(ConfigError, match=r"search.num_finalists: is 5 there, 2 here"), folder.opened(study):

@@ -537,7 +537,7 @@ def test_more_pairs_than_images_are_refused_before_any_trial(
     searched: Study, tiny_cache: Path, quiet: ProgressDisplay
 ) -> None:
     space = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 41}}
-    with pytest.raises(ConfigError, match="num_pairs: asks for 41 pairs; allowed: 2 to 40"):
+    with pytest.raises(ConfigError, match="num_pairs: requests 41 pairs; allowed: 2 to 40"):
         load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
 
 
@@ -573,9 +573,9 @@ def test_the_search_shows_experts_in_training(
     lease = store.acquire(sets.at({"experts.epochs": 2}).recipe, 1, LeaseHolder("a trial"))
     assert lease is not None
     with lease:
-        lease.tell(1)
-        told = ["expert 1 of epochs=2 at epoch 1 of 2"]
-        assert experts_in_training(sets, store) == told
+        lease.report_progress(1)
+        expected = ["expert 1 of epochs=2 at epoch 1 of 2"]
+        assert experts_in_training(sets, store) == expected
         shown: list[str] = []
         display = SimpleNamespace(progress=lambda *notes: shown.append(notes[-1]))
         ledger = StudyFolder(tmp_path / "study").ledger()
@@ -584,7 +584,7 @@ def test_the_search_shows_experts_in_training(
         )
         monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
         Recorder(run).poll()
-        assert shown == told
+        assert shown == expected
 
 
 def test_a_store_that_cannot_be_listed_ends_no_search(

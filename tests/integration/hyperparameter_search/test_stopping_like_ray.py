@@ -37,8 +37,8 @@ class Rays:
             self.add(trial)
         last = trial.evaluations[-1]
         result = {"outer_step": last.outer_step, **last.numbers()}
-        told = self.scheduler.on_trial_result(None, self.trials[trial.trial_id], result)
-        return bool(told == "STOP")
+        decision = self.scheduler.on_trial_result(None, self.trials[trial.trial_id], result)
+        return bool(decision == "STOP")
 
     def add(self, trial: Trial) -> None:
         self.scheduler.on_trial_add(None, self.trials[trial.trial_id])
@@ -128,7 +128,7 @@ def test_the_median_rule_is_rays(
     base: Study, happened: list[tuple[int, int, int]], grace: int, factor: float, last: int
 ) -> None:
     ours = make_median(study_with(base, grace, factor, last))
-    never: Any = math.inf  # else it pauses trials for those that wait, of which it asks Tune's controller
+    never: Any = math.inf  # else it pauses trials for those that wait, which it gets from Tune's controller
     theirs = Rays(MedianStoppingRule(grace_period=grace, min_time_slice=never, **SHARED))
     assert stops(ours, happened, last) == stops(theirs, happened, last)
 

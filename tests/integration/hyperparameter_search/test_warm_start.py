@@ -140,10 +140,10 @@ def test_a_resumed_study_needs_no_server(database: str, tmp_path: Path) -> None:
     first = kept(folder, study, database, "same")
 
     def away() -> Any:
-        raise AssertionError("the server was asked again")
+        raise AssertionError("the server was queried again")
 
-    for asked in (WarmStart("same", away), None):
-        keep_earlier_trials(study, folder, asked)
+    for option in (WarmStart("same", away), None):
+        keep_earlier_trials(study, folder, option)
         assert known_points(study, folder, lambda point: PRINTS) == first
     with pytest.raises(ConfigError, match="got 'other'; the study began with 'same'"):
         keep_earlier_trials(study, folder, WarmStart("other", away))

@@ -69,7 +69,7 @@ ALL = frozenset({0, 1, 2})
 """The epochs of an expert of the tiny study."""
 
 
-def wanted(study: Study, recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> ExpertRequest:
+def request_of(study: Study, recipe: ExpertRecipe, num_experts: int, epochs: frozenset[int] = ALL) -> ExpertRequest:
     return ExpertRequest(recipe, expert_training(study), tuple(range(num_experts)), epochs)
 
 
@@ -89,17 +89,19 @@ def test_experts_are_those_that_one_process_trains(
     recipe, store = expert_recipe(study, tiny_problem.fingerprints), ExpertStore(FolderStorage(tmp_path))
     early = made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3)))
     store.save(recipe, 1, early)
-    told: list[ExpertProgress] = []
-    assert make_experts(study, wanted(study, recipe, 4), store, tiny_cache, told.append) == 3
+    progress_reports: list[ExpertProgress] = []
+    assert make_experts(study, request_of(study, recipe, 4), store, tiny_cache, progress_reports.append) == 3
     assert store.finished(recipe) == [0, 1, 2, 3]
     assert_same(store.load(recipe, 1), early.trajectory)
     for index in (0, 2, 3):
         assert_same(store.load(recipe, index), train_expert(tiny_problem, expert_training(study), index)[0])
         assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2]
-    assert told[-1] == ExpertProgress(finished=4, total=4, seconds_left=0.0)
-    assert [progress.finished for progress in told] == sorted(progress.finished for progress in told)
-    assert all(progress.total == 4 and 1 not in progress.running for progress in told)
-    assert max(len(progress.running) for progress in told) == 2
+    assert progress_reports[-1] == ExpertProgress(finished=4, total=4, seconds_left=0.0)
+    assert [progress.finished for progress in progress_reports] == sorted(
+        progress.finished for progress in progress_reports
+    )
+    assert all(progress.total == 4 and 1 not in progress.running for progress in progress_reports)
+    assert max(len(progress.running) for progress in progress_reports) == 2
 
 
 def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +109,15 @@ def test_experts_that_are_there_need_no_ray(tiny_study: Study, tmp_path: Path, m
     for index in range(2):
         store.save(recipe, index, made(*(Parameters(torch.zeros(2), torch.zeros(3)) for _ in range(3))))
     monkeypatch.setattr(rayvldd.runtime.expert_training, "start_ray", lambda *_: pytest.fail("started"))
-    told: list[ExpertProgress] = []
-    assert make_experts(tiny_study, wanted(tiny_study, recipe, 2), store, tmp_path, told.append) == 0
-    assert told == [ExpertProgress(2, 2, seconds_left=0.0)]
+    progress_reports: list[ExpertProgress] = []
+    assert make_experts(tiny_study, request_of(tiny_study, recipe, 2), store, tmp_path, progress_reports.append) == 0
+    assert progress_reports == [ExpertProgress(2, 2, seconds_left=0.0)]
 
 
 def test_experts_of_data_that_changed_meanwhile_are_not_kept(tiny_problem: StudyTask, tmp_path: Path) -> None:
     recipe, store = ExpertRecipe({"version": 0}), ExpertStore(FolderStorage(tmp_path))
     with pytest.raises(StoreError, match=r"data or models have changed since the command began.*\nNext:"):
-        ExpertWork(wanted(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
+        ExpertWork(request_of(tiny_problem.study, recipe, 1), store, "command 0").do(tiny_problem, lambda epoch: None)
     assert store.finished(recipe) == []
 
 
@@ -125,7 +127,7 @@ def test_a_diverging_expert_is_reported_without_a_traceback(
     study = tiny_study.at({"experts.lr_image": 1e30, "experts.num_experts": 1})
     recipe = expert_recipe(study, load(study, tiny_cache).fingerprints)
     with pytest.raises(DivergedError) as caught:
-        make_experts(study, wanted(study, recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
+        make_experts(study, request_of(study, recipe, 1), ExpertStore(FolderStorage(tmp_path)), tiny_cache)
     assert "experts.lr_image=1e+30" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert "experts.lr_image" in caught.value.next_command
@@ -134,21 +136,21 @@ def test_a_diverging_expert_is_reported_without_a_traceback(
 def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(rayvldd.runtime.expert_training.time, "monotonic", lambda: now[0])
-    told: list[ExpertProgress] = []
-    clock = rayvldd.runtime.expert_training._Clock(total=3, epochs=10, on_progress=told.append)
+    progress_reports: list[ExpertProgress] = []
+    clock = rayvldd.runtime.expert_training._Clock(total=3, epochs=10, on_progress=progress_reports.append)
     clock.begin([0, 2])
     news: list[tuple[float, int, dict[int, int]]] = [
-        (0.0, 0, {0: 0, 1: 0}),  # loading the task, which takes long once and tells nothing about epochs
+        (0.0, 0, {0: 0, 1: 0}),  # loading the task, which takes long once and is no measure of epochs
         (50.0, 0, {0: 1, 1: 1}),
         (54.0, 0, {0: 2, 1: 3}),
         (70.0, 1, {1: 8}),
         (75.0, 2, {}),
     ]
     for now[0], finished, running in news:
-        clock.tell(finished, running)
-    assert [progress.seconds_left for progress in told] == [None, None, 20.0, 2.5, 0.0]
-    assert [progress.running for progress in told[2:4]] == [{0: 2, 2: 3}, {2: 8}]
-    assert [progress.finished for progress in told] == [1, 1, 1, 2, 3]
+        clock.report(finished, running)
+    assert [progress.seconds_left for progress in progress_reports] == [None, None, 20.0, 2.5, 0.0]
+    assert [progress.running for progress in progress_reports[2:4]] == [{0: 2, 2: 3}, {2: 8}]
+    assert [progress.finished for progress in progress_reports] == [1, 1, 1, 2, 3]
 
 
 # --- evaluations ---------------------------------------------------------------------------------------------------
@@ -170,15 +172,15 @@ def test_students_are_those_that_one_process_trains(
     recipe = TriedRecipe(recipe=recipes_of(settings)[0], val_mean_recall=1.0)
     choice = FullDataChoice(key=tmp_path.name, tried=(recipe,))
     jobs = [StudentSpec(pairs, 0), StudentSpec(choice, 5), StudentSpec(others, 0), StudentSpec(pairs, 1)]
-    told: list[tuple[int, int]] = []
-    recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: told.append(news))
+    progress_reports: list[tuple[int, int]] = []
+    recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: progress_reports.append(news))
     assert recalls == [
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [0]),
         score(tiny_problem, train_on_all(tiny_problem, recipe.recipe, tiny_study.seed, 5), tiny_problem.test),
         *evaluate_pairs(tiny_problem, others, tiny_problem.test, settings, [0]),
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [1]),
     ]
-    assert told[-1] == (4, 4)
+    assert progress_reports[-1] == (4, 4)
     assert evaluate_in_parallel(tiny_study, tiny_cache, [], "val") == []
 
 
@@ -264,7 +266,7 @@ def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path
     with pytest.raises(
         RayvlddError, match=r"resources.cpus_per_expert: one actor takes 64 CPU, .*allowed: .*has, 2 CPU"
     ):
-        make_experts(study, wanted(study, ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
+        make_experts(study, request_of(study, ExpertRecipe({}), 2), ExpertStore(FolderStorage(tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -297,23 +299,23 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
             pytest.fail("entered")
 
 
-@pytest.mark.parametrize("said", ["address", "environment", "left behind"])
+@pytest.mark.parametrize("source", ["address", "environment", "left behind"])
 def test_an_address_of_a_cluster_that_is_gone_is_refused_at_once(
-    said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    if said == "environment":
+    if source == "environment":
         monkeypatch.setenv("RAY_ADDRESS", address)
-    elif said == "left behind":
+    elif source == "left behind":
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("tried for ten minutes"))
     words = f"cannot be used: nothing answers at {address}.*\nNext: ray status"
-    with pytest.raises(RayvlddError, match=words), start_ray(address if said == "address" else "auto", None):
+    with pytest.raises(RayvlddError, match=words), start_ray(address if source == "address" else "auto", None):
         pytest.fail("entered")
 
 
@@ -383,11 +385,11 @@ study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2])
 task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
 recipe = expert_recipe(study, task.fingerprints)
 indexes, epochs = range(study.experts.num_experts), range(study.experts.epochs + 1)
-wanted = ExpertRequest(recipe, expert_training(study), tuple(indexes), frozenset(epochs))
+request = ExpertRequest(recipe, expert_training(study), tuple(indexes), frozenset(epochs))
 with start_ray(None, 1):
     make_experts(
         study,
-        wanted,
+        request,
         ExpertStore(FolderStorage(folder)),
         cache,
         lambda progress: print(progress.finished, sum(progress.running.values()), flush=True),
@@ -424,7 +426,7 @@ def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
     task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     watch = kill_the_first_at_work(store, recipe)
-    assert make_experts(study, wanted(study, recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
+    assert make_experts(study, request_of(study, recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
     assert len(watch.killed) == 1  # type: ignore[attr-defined]
     for index in range(2):
         assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
@@ -461,8 +463,8 @@ def watch(progress):
         print("at work, node goes", flush=True)
         cluster.remove_node(nodes.pop(), allow_graceful=False)
 
-wanted = ExpertRequest(recipe, expert_training(study), tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
-print("made", make_experts(study, wanted, store, cache, watch), flush=True)
+request = ExpertRequest(recipe, expert_training(study), tuple(range(2)), frozenset(range(study.experts.epochs + 1)))
+print("made", make_experts(study, request, store, cache, watch), flush=True)
 ray.shutdown()
 cluster.shutdown()
 """
@@ -478,8 +480,8 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
     # To a file: remaining processes of a killed node would keep a pipe open for a moment.
     with (tmp_path / "output").open("w") as output:
         subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=280)
-    told = (tmp_path / "output").read_text()
-    assert "\nmade " in told and told.count("node goes") == 1, told
+    text = (tmp_path / "output").read_text()
+    assert "\nmade " in text and text.count("node goes") == 1, text
     task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path / "experts"))
     assert store.finished(recipe, range(301)) == [0, 1]
@@ -503,7 +505,7 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     kept = store.kept_epochs(recipe, 0)
     assert len(kept) > 5
     # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
-    make_experts(study, wanted(study, recipe, 1, frozenset(range(301))), store, tiny_cache)
+    make_experts(study, request_of(study, recipe, 1, frozenset(range(301))), store, tiny_cache)
     assert_same(store.load(recipe, 0), train_expert(task, expert_training(task.study), 0)[0])
 
 

@@ -1,6 +1,6 @@
 """Sweeps as jobs: submission, rejections, and finding and stopping a job.
 
-The cluster is a server here that answers as Ray's job API does, asked by Ray's own client. The API itself, a cluster
+The cluster is a server here that answers as Ray's job API does, to Ray's own client. The API itself, a cluster
 and its jobs are tried in tests/test_three_hosts.py.
 """
 
@@ -33,7 +33,7 @@ TOKEN = "0123456789abcdef" * 4
 
 
 class FakeCluster(BaseHTTPRequestHandler):
-    """The job API of a cluster, as far as rayvldd asks it."""
+    """The job API of a cluster, as far as rayvldd uses it."""
 
     jobs: dict[str, dict[str, Any]]
     logs: dict[str, str]
@@ -65,10 +65,10 @@ class FakeCluster(BaseHTTPRequestHandler):
         if last == "stop":
             self.jobs[job_id].update(status="STOPPED", end_time=3000, message="Job was intentionally stopped.")
             return self._answer(200, {"stopped": True})
-        asked = json.loads(self._body())
-        name, wants = asked["submission_id"], Versions(**json.loads(asked["entrypoint"].split("'")[1]))
-        same = wants == self.runs
-        self.jobs[name] = entry(name, **{key: asked[key] for key in ("entrypoint", "metadata", "runtime_env")})
+        request = json.loads(self._body())
+        name, of_job = request["submission_id"], Versions(**json.loads(request["entrypoint"].split("'")[1]))
+        same = of_job == self.runs
+        self.jobs[name] = entry(name, **{key: request[key] for key in ("entrypoint", "metadata", "runtime_env")})
         self.jobs[name].update({} if same else {"status": "FAILED", "driver_exit_code": versions.EXIT_MISMATCH})
         self.logs[name] = f"Running entrypoint for job {name}\nrayvldd runs on {self.runs.as_argument()}\n"
         self._answer(200, {"job_id": name, "submission_id": name})
@@ -204,7 +204,7 @@ def test_a_study_that_runs_already_is_not_sent_again(cluster: tuple[type[FakeClu
 
 
 def test_paths_that_mean_something_else_on_the_cluster(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "ClusterJobs", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(jobs_module, "ClusterJobs", lambda *_: pytest.fail("connected"))
     result = run("sweep", study_file, "--submit", "--workspace", "ws", "--store", "experts", "--address", "head:6379")
     assert result.exit_code == EXIT_USER_ERROR
     assert "3 faults found, nothing was started" in result.stderr
@@ -290,8 +290,8 @@ def test_status_lists_the_latest_first(three_jobs: tuple[type[FakeCluster], str]
 
 def test_logs_are_those_of_the_latest_sweep_or_of_the_job_named(three_jobs: tuple[type[FakeCluster], str]) -> None:
     assert run("logs", "--address", three_jobs[1]).stdout == "log of tiny-new\n"
-    told = run("logs", "mlflow", "--address", three_jobs[1], "--json")
-    assert json.loads(told.stdout)["log"] == "log of mlflow\n"
+    result = run("logs", "mlflow", "--address", three_jobs[1], "--json")
+    assert json.loads(result.stdout)["log"] == "log of mlflow\n"
 
 
 @pytest.mark.parametrize("command", ["logs", "stop"])

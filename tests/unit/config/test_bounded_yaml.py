@@ -20,8 +20,8 @@ _MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}
 HOSTILE = {
     "aliases of 10^9 values": (_LAUGHS, f"more than {MOST_VALUES} values"),
     "merges of 2^29 values": (_MERGES, f"more than {MOST_VALUES} values"),
-    "a list in itself": ("data: &a [*a]", r"\*a stands inside of what it names"),
-    "a mapping in itself": ("data: &a {b: {c: *a}}", r"\*a stands inside of what it names"),
+    "a list in itself": ("data: &a [*a]", r"\*a is inside the value that it names"),
+    "a mapping in itself": ("data: &a {b: {c: *a}}", r"\*a is inside the value that it names"),
     "2,000 lists": ("data: " + "[" * 2000 + "]" * 2000, "levels"),
     "2,000 mappings": ("".join(f"{' ' * n}a:\n" for n in range(400)), "levels"),
     "a long file": ("# " + "x" * MOST_CHARACTERS, f"at most {MOST_CHARACTERS}"),

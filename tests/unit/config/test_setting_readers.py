@@ -80,8 +80,8 @@ def other_value(annotation: Any, value: Any) -> Any:
     if isinstance(value, str):
         return f"{value}x"
     if value is None:
-        (wanted,) = {part for part in get_args(annotation) if part is not NoneType}
-        return {int: 3, float: 3.0, str: "x", bool: True}.get(wanted) or (0.5, 0.5, 0.5)
+        (kind,) = {part for part in get_args(annotation) if part is not NoneType}
+        return {int: 3, float: 3.0, str: "x", bool: True}.get(kind) or (0.5, 0.5, 0.5)
     if isinstance(value, tuple):
         return value[:-1] if value else other_tuple(annotation)
     assert value == {}
@@ -220,7 +220,7 @@ PRINTS = {"data": "0", "image_encoder": "1", "text_encoder": "2"}
 
 
 def test_trials_of_earlier_studies(case: tuple[Study, Study, str], tmp_path: Path) -> None:
-    """A trial counts under any change that its recall does not depend on, or that the fingerprints stand for."""
+    """A trial counts under any change that its recall does not depend on, or that the fingerprints represent."""
     before, after, key = case
     info, folder = about(key), StudyFolder(tmp_path)
     assert info is not None

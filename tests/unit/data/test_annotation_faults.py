@@ -90,7 +90,7 @@ def test_a_whole_emoji_in_escapes_is_one_character(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ("\n".join(LINES).encode("utf-16"), "byte order mark of UTF-16"),
         (b"\xe9t\xe9", "cannot be read: 'utf-8' codec"),
@@ -100,8 +100,8 @@ def test_a_whole_emoji_in_escapes_is_one_character(root: Path) -> None:
         (line("a" * 300 + ".jpg", "train"), "no such image file"),
     ],
 )
-def test_text_that_is_no_annotation_is_a_fault(root: Path, content: str | bytes, told: str) -> None:
-    assert told in faults_of(folder(root, content))[0]
+def test_text_that_is_no_annotation_is_a_fault(root: Path, content: str | bytes, expected: str) -> None:
+    assert expected in faults_of(folder(root, content))[0]
 
 
 # --- which file an image is ----------------------------------------------------------------------------------------

@@ -124,10 +124,10 @@ def test_every_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    load_dataset(make_folder(tmp_path / "data"), ArrayCache(tmp_path / "cache"), lambda *step: told.append(step))
-    assert told[:4] == [("decoding train images", done, 4) for done in (1, 2, 3, 4)]
-    assert told[-1] == ("decoding test images", 1, 1)
+    steps: list[tuple[str, int, int]] = []
+    load_dataset(make_folder(tmp_path / "data"), ArrayCache(tmp_path / "cache"), lambda *step: steps.append(step))
+    assert steps[:4] == [("decoding train images", done, 4) for done in (1, 2, 3, 4)]
+    assert steps[-1] == ("decoding test images", 1, 1)
 
 
 def test_drawn_scenes_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,14 +69,14 @@ def test_every_mention_is_true(scenes: list[Scene]) -> None:
 
 
 def test_every_colour_in_later_captions_is_true(scenes: list[Scene]) -> None:
-    told = [
+    named = [
         (scene, *found)
         for scene in scenes
         for caption in scene.captions
         for found in re.findall(rf"the ({SHAPES})[^,]*? is ({COLOURS})\b", caption.lower())
     ]
-    assert len(told) > 50
-    assert all(thing_of(scene, shape).colour == colour for scene, shape, colour in told)
+    assert len(named) > 50
+    assert all(thing_of(scene, shape).colour == colour for scene, shape, colour in named)
 
 
 def test_every_relation_is_true(scenes: list[Scene]) -> None:
@@ -92,14 +92,14 @@ def test_every_relation_is_true(scenes: list[Scene]) -> None:
 
 
 def test_every_place_is_true(scenes: list[Scene]) -> None:
-    told = 0
+    relations = 0
     for scene in scenes:
         for caption in scene.captions:
             for words, backdrop in PLACES.items():
                 if re.search(rf"\b({words})\b", caption.lower()):
                     assert scene.backdrop == backdrop, caption
-                    told += 1
-    assert told > 2 * len(scenes)
+                    relations += 1
+    assert relations > 2 * len(scenes)
 
 
 def test_captions_are_five_different_sentences(scenes: list[Scene]) -> None:

@@ -87,9 +87,9 @@ def naive_loss(task: StudyTask, images: Tensor, texts: Tensor, real: tuple[Tenso
         return inverses[0] @ cross @ inverses[1]
 
     everything = [(side - mean) / length for side, (mean, length) in zip(all_pairs(task), scales, strict=True)]
-    wanted = matrix(*everything)
-    away = settings.rho * wanted - matrix(image, text)
-    return away.square().sum() / wanted.square().sum() + mean_part
+    target = matrix(*everything)
+    away = settings.rho * target - matrix(image, text)
+    return away.square().sum() / target.square().sum() + mean_part
 
 
 def test_the_moments_are_those_of_all_pairs(make_task: MakeTask) -> None:

@@ -195,18 +195,18 @@ def test_segments_start_between_the_epochs_of_the_settings(
     task = make_task(
         {"experts.epochs": 6}, min_start_epoch=1, max_start_epoch=4, expert_epochs=2, lr_text=0.1, lr_lr=1e-6
     )
-    asked: list[tuple[int, int]] = []
+    segments_read: list[tuple[int, int]] = []
     segment = Trajectory.segment
 
     def watch(self: Trajectory, start: int, target: int) -> Any:
-        asked.append((start, target))
+        segments_read.append((start, target))
         return segment(self, start, target)
 
     monkeypatch.setattr(Trajectory, "segment", watch)
     distiller = OuterLoop(task.study, task, [random_trajectory(task.model, epochs=6)], seed=0)
     for _ in range(15):
         distiller.step()
-    assert set(asked) == {(1, 3), (2, 4), (3, 5)}
+    assert set(segments_read) == {(1, 3), (2, 4), (3, 5)}
 
 
 def test_experts_shorter_than_the_settings_are_refused(make_task: MakeTask) -> None:

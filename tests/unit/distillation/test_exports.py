@@ -115,15 +115,15 @@ def test_an_export_cut_short_leaves_nothing(
 
 def test_the_command(tmp_path: Path, distilled: DistilledSet) -> None:
     distilled.save(tmp_path / "set")
-    asked = ["export", str(tmp_path / "set"), str(tmp_path / "pairs"), "--json"]
-    planned = CliRunner().invoke(main, [*asked, "--dry-run"])
+    command = ["export", str(tmp_path / "set"), str(tmp_path / "pairs"), "--json"]
+    planned = CliRunner().invoke(main, [*command, "--dry-run"])
     assert planned.exit_code == 0 and not (tmp_path / "pairs").exists()
-    result = CliRunner().invoke(main, asked)
+    result = CliRunner().invoke(main, command)
     values = json.loads(result.stdout.splitlines()[-1])
     outside = (distilled.images < 0) | (distilled.images > 1)
     assert values["clipped_share"] == pytest.approx(float(outside.float().mean())) and values["clipped_share"] > 0
     assert len((tmp_path / "pairs" / "captions.jsonl").read_text(encoding="utf-8").splitlines()) == values["num_pairs"]
-    again = CliRunner().invoke(main, asked)
+    again = CliRunner().invoke(main, command)
     assert again.exit_code == 2 and "not free for an export" in again.stderr
 
 

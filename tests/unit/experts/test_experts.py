@@ -34,13 +34,13 @@ def task(tiny_study: Study, tiny_cache: Path) -> StudyTask:
 
 
 def test_an_expert_has_a_snapshot_and_metrics_an_epoch(task: StudyTask) -> None:
-    told = []
+    reports = []
     trajectory, metrics = train_expert(
-        task, expert_training(task.study), 0, on_epoch=lambda epoch, row: told.append((epoch, row))
+        task, expert_training(task.study), 0, on_epoch=lambda epoch, row: reports.append((epoch, row))
     )
     assert trajectory.num_epochs == 2
     assert [row["epoch"] for row in metrics] == [1, 2]
-    assert told == [(1, metrics[0]), (2, metrics[1])]
+    assert reports == [(1, metrics[0]), (2, metrics[1])]
     for row in metrics:
         assert set(row) == {"epoch", "train_loss", "val_mean_recall", "seconds"}
         assert row["train_loss"] > 0 and row["seconds"] > 0
@@ -122,20 +122,20 @@ def test_an_epoch_sees_every_pair_that_the_settings_name(
     task = load(tiny_study, tiny_cache, **changes)
     batches: list[tuple[np.ndarray, np.ndarray]] = []
     frozen_outputs, texts = type(task).frozen_outputs, type(task).texts
-    asked: dict[str, list[np.ndarray]] = {"images": [], "captions": []}
+    indexes: dict[str, list[np.ndarray]] = {"images": [], "captions": []}
 
     def remember_images(self: StudyTask, inputs: Any, index: np.ndarray) -> Any:
-        asked["images"] += [index] if inputs is task.train else []
+        indexes["images"] += [index] if inputs is task.train else []
         return frozen_outputs(self, inputs, index)
 
     def remember_captions(self: StudyTask, inputs: Any, index: np.ndarray) -> Any:
-        asked["captions"] += [index] if inputs is task.train else []
+        indexes["captions"] += [index] if inputs is task.train else []
         return texts(self, inputs, index)
 
     monkeypatch.setattr(StudyTask, "frozen_outputs", remember_images)
     monkeypatch.setattr(StudyTask, "texts", remember_captions)
     train_expert(task, expert_training(task.study), 0)
-    batches = list(zip(asked["images"], asked["captions"], strict=True))
+    batches = list(zip(indexes["images"], indexes["captions"], strict=True))
     epochs = [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
     for epoch in epochs:
         images, captions = (np.concatenate(side) for side in zip(*epoch, strict=True))
@@ -228,7 +228,7 @@ def test_tensors_are_mapped_and_not_copied(tmp_path: Path, trajectory: Trajector
     read.segment(0, 1)
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        pytest.skip("only Linux tells what a process has mapped")
+        pytest.skip("only Linux lists the mappings of a process")
     held = read[2].image
     assert str(tmp_path / "expert.safetensors") in maps.read_text()
     assert torch.equal(held, trajectory[2].image)

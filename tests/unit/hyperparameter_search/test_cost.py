@@ -25,18 +25,18 @@ def test_the_epoch_of_a_part_is_scaled_to_all_images(
     tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs = {"epoch": 1.0, "train_loss": 1.0, "val_mean_recall": 1.0, "seconds": 3.0}
-    asked = []
+    image_counts = []
 
     def train(task: Any, training: Any, index: int) -> Any:
         from helpers.tasks import random_trajectory
 
-        asked.append(training.settings.num_train_images)
+        image_counts.append(training.settings.num_train_images)
         return random_trajectory(task.model), [epochs, epochs]
 
     monkeypatch.setattr("rayvldd.hyperparameter_search.cost.train_expert", train)
     monkeypatch.setattr("rayvldd.hyperparameter_search.cost._EPOCH_IMAGES", 10)
     probed = probe(tiny_study, tiny_cache)
-    assert asked == [10] and probed.expert_epoch == pytest.approx(3.0 * 40 / 10)
+    assert image_counts == [10] and probed.expert_epoch == pytest.approx(3.0 * 40 / 10)
     assert probed.outer_step[0] == probed.outer_step[1], "one point alone where nothing is searched"
 
 

@@ -171,15 +171,18 @@ def test_a_failed_trial_is_passed_to_the_sampler_without_a_value(
         strategy.propose(ledger.trials.values())
     ledger.end(proposal.trial_id, "failed", "diverged")
     strategy.propose(ledger.trials.values())
-    for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
-        ((state, curve),) = [(one.state, one.intermediate_values) for one in told]
+    for known_trials in (
+        _optuna_trials(strategy),
+        _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values())),
+    ):
+        ((state, curve),) = [(one.state, one.intermediate_values) for one in known_trials]
         assert (state, curve) == (optuna.trial.TrialState.PRUNED, dict(rows)), "below every trial with a value"
 
 
 def test_known_trials_are_passed_with_their_values(searched: Study, tmp_path: Path) -> None:
     run(searched, tmp_path, 2)
-    told = _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))
-    assert [trial.value for trial in told] == [t.best.recall for t in Ledger(tmp_path).ended if t.best]
+    known_trials = _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))
+    assert [trial.value for trial in known_trials] == [t.best.recall for t in Ledger(tmp_path).ended if t.best]
 
 
 def test_a_stopped_trial_is_passed_with_its_best_recall_and_its_curve(searched: Study, tmp_path: Path) -> None:
@@ -191,8 +194,11 @@ def test_a_stopped_trial_is_passed_with_its_best_recall_and_its_curve(searched: 
         ledger.add_evaluation(proposal.trial_id, evaluated(step, value))
     ledger.end(proposal.trial_id, "stopped")
     strategy.propose(ledger.trials.values())
-    for told in (_optuna_trials(strategy), _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values()))):
-        ((recall, curve),) = [(one.value, one.intermediate_values) for one in told]
+    for known_trials in (
+        _optuna_trials(strategy),
+        _optuna_trials(make_strategy(searched, Ledger(tmp_path).trials.values())),
+    ):
+        ((recall, curve),) = [(one.value, one.intermediate_values) for one in known_trials]
         assert (recall, curve) == (9.0, {0: 3.0, 2: 9.0, 4: 9.0})
 
 
@@ -233,8 +239,10 @@ def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
     assert all((point in similar) == (conditional <= point.keys()) for point in points)
     assert all(point in similar or not conditional & point.keys() for point in points)
     assert all(study.at(point).distillation.student_loss == "weighted_bce" for point in similar)
-    told = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
-    assert [set(trial.params) for trial in told] == [point.keys() - {"distillation.student_loss"} for point in points]
+    known_trials = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
+    assert [set(trial.params) for trial in known_trials] == [
+        point.keys() - {"distillation.student_loss"} for point in points
+    ]
 
 
 def test_the_sampler_models_once_it_has_its_start_trials(searched: Study, tmp_path: Path) -> None:
@@ -280,14 +288,14 @@ def test_several_objectives_are_passed_to_the_sampler(sampler: str, searched: St
             ledger.add_evaluation(trial.trial_id, row)
         ledger.end(trial.trial_id, "failed" if number == 3 else "finished")
     strategy.propose(ledger.trials.values())
-    told = _optuna_trials(strategy)
-    pairs = [trial.params["distillation.num_pairs"] for trial in told]
+    known_trials = _optuna_trials(strategy)
+    pairs = [trial.params["distillation.num_pairs"] for trial in known_trials]
     worst = [3.0, float(max(pairs[:4])), 5.0] if sampler == "gp" else None
-    assert [trial.values for trial in told] == [
+    assert [trial.values for trial in known_trials] == [
         worst if number == 3 else [9.0, float(count), 3.0] for number, count in enumerate(pairs)
     ]
     again = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
-    assert [(trial.values, trial.params) for trial in again] == [(trial.values, trial.params) for trial in told]
+    assert [(trial.values, trial.params) for trial in again] == [(trial.values, trial.params) for trial in known_trials]
 
 
 def test_samplers_are_made_without_warnings(searched: Study) -> None:

@@ -51,7 +51,7 @@ def test_a_checkpoint_at_another_size_is_resized_as_the_hub_would(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda values: {f"backbone.{name}": value for name, value in values.items()}, "backbone.conv1.0.weight"),
         (
@@ -62,11 +62,11 @@ def test_a_checkpoint_at_another_size_is_resized_as_the_hub_would(tmp_path: Path
         (lambda values: {**values, "layer1.0.conv1.weight": torch.zeros(2)}, "size mismatch for layer1.0.conv1.weight"),
     ],
 )
-def test_keys_that_do_not_fit_are_named(tmp_path: Path, change: Any, told: str) -> None:
+def test_keys_that_do_not_fit_are_named(tmp_path: Path, change: Any, expected: str) -> None:
     with pytest.raises(ModelError) as caught:
         build_image_encoder(settings(kept(tmp_path, change(weights_of("resnet10t")))))
     (fault,) = caught.value.faults
-    assert fault.where == "model.image_encoder" and told in fault.problem
+    assert fault.where == "model.image_encoder" and expected in fault.problem
 
 
 def test_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,9 @@ def test_no_shape_depends_on_values(name: str) -> None:
 
     together = torch.func.vmap(torch.func.grad(loss, (0, 1, 2)))(images, texts, similarity)
     for batch in (0, 1):
-        left, right, wanted = (side[batch].clone().requires_grad_() for side in (images, texts, similarity))
-        value = loss(left, right, wanted)
-        apart = torch.autograd.grad(value, (left, right, wanted), allow_unused=True, materialize_grads=True)
+        left, right, target = (side[batch].clone().requires_grad_() for side in (images, texts, similarity))
+        value = loss(left, right, target)
+        apart = torch.autograd.grad(value, (left, right, target), allow_unused=True, materialize_grads=True)
         for found, expected in zip(together, apart, strict=True):
             assert torch.allclose(found[batch], expected, rtol=1e-12, atol=1e-14)
 

@@ -85,7 +85,7 @@ def test_code_of_a_folder_is_never_run_and_there_is_no_prompt(folder: Path, monk
     (folder / "modeling_mine.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
     names = {"AutoConfig": "modeling_mine.MineConfig", "AutoModel": "modeling_mine.Mine"}
     edit(folder / "config.json", model_type="mine_bert", architectures=["Mine"], auto_map=names)
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("prompted on the terminal"))
     assert "brings code of its own, which is never run" in refusal(folder)
     assert not (folder / "ran").exists()
 

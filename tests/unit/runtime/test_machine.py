@@ -23,18 +23,20 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resources_of_the_machine_pass_and_more_do_not(who: str, what: str, has: float, lacks: float) -> None:
     assert faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": has})) == []
     (fault,) = faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": lacks}))
-    assert fault.where == f"resources.{what}_per_{who}" and f"asks for {lacks:g}" in fault.problem
+    assert fault.where == f"resources.{what}_per_{who}" and f"requests {lacks:g}" in fault.problem
     assert "at most what this machine has" in fault.allowed and "--address" in fault.allowed
 
 
 def test_all_faults_are_reported_together() -> None:
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "cpus_per_trial": 9,
         "gpus_per_trial": 3,
         "gpus_per_expert": 2,
         "custom_per_expert": {"spot": 1},
     }
-    assert [fault.where.partition(".")[2] for fault in faults_of_resources(ResourceSettings.model_validate(asked))] == [
+    assert [
+        fault.where.partition(".")[2] for fault in faults_of_resources(ResourceSettings.model_validate(requested))
+    ] == [
         "gpus_per_expert",
         "cpus_per_trial",
         "gpus_per_trial",

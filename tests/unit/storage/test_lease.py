@@ -40,7 +40,7 @@ def test_the_heartbeat_continues_after_an_unexpected_error(
     with lease:
         storage.error = error
         wait_until(lambda: lease.error is not None)
-        lease.tell(3)  # the work continues
+        lease.report_progress(3)  # the work continues
         storage.error = None
         before = state_of(storage, "lease")
         wait_until(lambda: state_of(storage, "lease") != before)
