@@ -12,6 +12,8 @@ from rayvldd.cli.preparation import checked_study, show_settings, store_option
 if TYPE_CHECKING:
     from rayvldd.clusters.checking import ClusterReport
     from rayvldd.config.study import Study
+    from rayvldd.hyperparameter_search.cost import Cost
+    from rayvldd.hyperparameter_search.plan import Plan
 
 
 @click.command(
@@ -105,7 +107,7 @@ def _next_command(command: str, invocation: Invocation, study_file: Path, store_
 
 def _checked_plan(
     invocation: Invocation, study_file: Path, store_uri: str | None, on_this_machine: bool
-) -> tuple["Study", dict[str, Any]]:
+) -> tuple["Study", "Plan"]:
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
     from rayvldd.experts.store.addresses import open_store
@@ -119,7 +121,7 @@ def _checked_plan(
         from rayvldd.runtime.machine import describe_machine
 
         invocation.say(f"  machine: {describe_machine(study.resources, study.search.max_concurrent)}")
-    return study, dict(planned)
+    return study, planned
 
 
 def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
@@ -141,7 +143,7 @@ def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
         invocation.say(f"  data:    {count} images cannot be decoded and are left out: {file}")
 
 
-def _probed(invocation: Invocation, study: "Study", planned: dict[str, Any]) -> dict[str, Any]:
+def _probed(invocation: Invocation, study: "Study", planned: "Plan") -> "Cost":
     from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
 

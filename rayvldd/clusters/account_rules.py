@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject, JsonValue, list_at, object_at, objects_at, text_at, value_at
 
 _WIDE = ("0.0.0.0/0", "::/0", "10.0.0.0/8")
 _NAMES = {
@@ -17,20 +17,19 @@ _NAMES = {
 
 def account_faults(template: ClusterFile) -> list[Fault]:
     """Return the parts of a template that open more than ssh to one address, or allow more than one bucket prefix."""
-    resources = template.config["Resources"]
     faults = []
-    for name, resource in resources.items():
+    for name, resource in object_at(template.config, "Resources").items():
         where = f"{template.path}: Resources.{name}"
-        kind, properties = resource.get("Type"), resource.get("Properties", {})
+        kind, properties = text_at(resource, "Type"), object_at(resource, "Properties")
         if kind == "AWS::EC2::SecurityGroup":
-            for rule in properties.get("SecurityGroupIngress", []):
+            for rule in _objects(properties.get("SecurityGroupIngress", [])):
                 faults += _ingress_faults(rule, template, where)
         elif kind == "AWS::EC2::SecurityGroupIngress":
             faults += _ingress_faults(properties, template, where)
         elif kind == "AWS::IAM::AccessKey":
             faults.append(Fault(where, "makes a key", "roles and instance profiles"))
         elif kind == "AWS::EC2::Volume" and (
-            resource.get("DeletionPolicy") != "Retain" or not properties.get("Encrypted")
+            text_at(resource, "DeletionPolicy") != "Retain" or not properties.get("Encrypted")
         ):
             faults.append(
                 Fault(where, "would be lost with the stack, or lie open", "DeletionPolicy: Retain, Encrypted")
@@ -44,13 +43,13 @@ def account_faults(template: ClusterFile) -> list[Fault]:
 
 def names_of(template: ClusterFile, kind: str) -> set[str]:
     """Return the names of a template's resources of one kind."""
-    resources = template.config["Resources"].values()
-    named = [resource.get("Properties", {}) for resource in resources if resource.get("Type") == kind]
+    resources = object_at(template.config, "Resources").values()
+    named = [object_at(resource, "Properties") for resource in resources if text_at(resource, "Type") == kind]
     return {str(properties[_NAMES[kind]]) for properties in named if _NAMES[kind] in properties}
 
 
-def _launch_faults(properties: dict[str, Any], where: str) -> list[Fault]:
-    data = properties.get("LaunchTemplateData", {})
+def _launch_faults(properties: JsonObject, where: str) -> list[Fault]:
+    data = object_at(properties, "LaunchTemplateData")
     faults = []
     if not data.get("SecurityGroupIds"):
         faults.append(Fault(where, "carries no security group; Ray would make an open one", "SecurityGroupIds: […]"))
@@ -60,7 +59,7 @@ def _launch_faults(properties: dict[str, Any], where: str) -> list[Fault]:
     return faults
 
 
-def _ingress_faults(rule: dict[str, Any], template: ClusterFile, where: str) -> list[Fault]:
+def _ingress_faults(rule: JsonObject, template: ClusterFile, where: str) -> list[Fault]:
     if "SourceSecurityGroupId" in rule:
         return []  # between nodes
     faults = []
@@ -68,18 +67,18 @@ def _ingress_faults(rule: dict[str, Any], template: ClusterFile, where: str) -> 
         ports = f"{rule.get('IpProtocol')} {rule.get('FromPort')} to {rule.get('ToPort')}"
         faults.append(Fault(where, f"opens {ports}", "port 22 alone; the rest goes through ssh"))
     for key in ("CidrIp", "CidrIpv6"):
-        if key in rule and not _is_one_address(rule[key], template.config.get("Parameters", {})):
+        if key in rule and not _is_one_address(rule[key], object_at(template.config, "Parameters")):
             faults.append(
                 Fault(where, f"opens ssh to {rule[key]}", "one address: A.B.C.D/32, or a parameter that must be")
             )
     return faults
 
 
-def _is_one_address(cidr: Any, parameters: dict[str, Any]) -> bool:
+def _is_one_address(cidr: JsonValue, parameters: JsonObject) -> bool:
     """Whether an address range is a single address, directly or by the pattern of its template parameter."""
-    if isinstance(cidr, dict) and cidr.get("Ref") in parameters:
-        parameter = parameters[cidr["Ref"]]
-        pattern = parameter.get("AllowedPattern")
+    if text_at(cidr, "Ref") in parameters:
+        parameter = object_at(parameters, text_at(cidr, "Ref"))
+        pattern = text_at(parameter, "AllowedPattern")
         if not pattern or any(re.fullmatch(pattern, wide) for wide in _WIDE):
             return False
         return "Default" not in parameter or _is_one_address(parameter["Default"], {})
@@ -89,15 +88,15 @@ def _is_one_address(cidr: Any, parameters: dict[str, Any]) -> bool:
         return False
 
 
-def _policy_faults(properties: dict[str, Any], where: str) -> list[Fault]:
+def _policy_faults(properties: JsonObject, where: str) -> list[Fault]:
     faults = [
         Fault(where, f"has all rights of {arn}", "statements of its own")
-        for arn in properties.get("ManagedPolicyArns", [])
+        for arn in list_at(properties, "ManagedPolicyArns")
     ]
     for document in _documents(properties):
-        for statement in document.get("Statement", []):
+        for statement in _objects(document.get("Statement", [])):
             if statement.get("Effect") == "Allow" and not _is_limited(statement):
-                actions = ", ".join(_listed(statement.get("Action")))
+                actions = ", ".join(map(str, _listed(statement.get("Action"))))
                 faults.append(
                     Fault(
                         where, f"allows {actions} on {statement.get('Resource')}", "S3 below one prefix of one bucket"
@@ -106,18 +105,23 @@ def _policy_faults(properties: dict[str, Any], where: str) -> list[Fault]:
     return faults
 
 
-def _documents(properties: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for policy in properties.get("Policies", []):
-        yield policy["PolicyDocument"]
+def _documents(properties: JsonObject) -> Iterator[JsonObject]:
+    for policy in objects_at(properties, "Policies"):
+        yield object_at(policy, "PolicyDocument")
     if "PolicyDocument" in properties:
-        yield properties["PolicyDocument"]
+        yield object_at(properties, "PolicyDocument")
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else [value]
 
 
-def _is_limited(statement: dict[str, Any]) -> bool:
+def _objects(value: JsonValue) -> list[JsonObject]:
+    """Return the objects of a list, or a single object; CloudFormation allows both."""
+    return [entry for entry in _listed(value) if isinstance(entry, dict)]
+
+
+def _is_limited(statement: JsonObject) -> bool:
     """Whether a statement does not concern S3, or is limited to objects or listings under a prefix."""
     actions = [str(action).lower() for action in _listed(statement.get("Action"))]
     if "*" in actions or "NotAction" in statement:
@@ -125,12 +129,12 @@ def _is_limited(statement: dict[str, Any]) -> bool:
     if not any(action.startswith("s3:") for action in actions):
         return True
     if actions == ["s3:listbucket"]:
-        prefixes = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
+        prefixes = value_at(statement, "Condition", "StringLike", "s3:prefix")
         return bool(prefixes) and "*" not in _listed(prefixes)
     return all(_is_below_a_prefix(resource) for resource in _listed(statement.get("Resource")))
 
 
-def _is_below_a_prefix(resource: Any) -> bool:
-    arn = resource.get("Fn::Sub", "") if isinstance(resource, dict) else str(resource)
-    bucket, _, key = str(arn).rpartition(":::")[2].partition("/")
+def _is_below_a_prefix(resource: JsonValue) -> bool:
+    arn = text_at(resource, "Fn::Sub") if isinstance(resource, dict) else str(resource)
+    bucket, _, key = arn.rpartition(":::")[2].partition("/")
     return bool(bucket) and "*" not in bucket and key.endswith("/*") and key != "/*"

@@ -7,20 +7,20 @@ CloudFormation template. Its launch template contains the security group. Ray lo
 """
 
 from pathlib import Path
-from typing import Any
 
 from rayvldd.clusters.account_rules import account_faults, names_of
 from rayvldd.clusters.cluster_file import read_cluster_file
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject, object_at, text_at
 
 ACCOUNT = "account"
 """Key in `metadata` for the file that prepares the account, relative to the cluster file."""
 
 
-def aws_faults(config: dict[str, Any], path: Path) -> list[Fault]:
+def aws_faults(config: JsonObject, path: Path) -> list[Fault]:
     """Return settings that open ports or grant too many rights, in the file and in its account template."""
     faults = []
-    if "security_group" in config["provider"]:
+    if "security_group" in object_at(config, "provider"):
         faults.append(
             Fault(
                 f"{path}: provider.security_group",
@@ -28,12 +28,12 @@ def aws_faults(config: dict[str, Any], path: Path) -> list[Fault]:
                 "a LaunchTemplate in every node_config, which carries the group",
             )
         )
-    for name, node_type in config["available_node_types"].items():
-        faults += _node_faults(node_type["node_config"], f"{path}: available_node_types.{name}.node_config")
+    for name, node_type in object_at(config, "available_node_types").items():
+        faults += _node_faults(object_at(node_type, "node_config"), f"{path}: available_node_types.{name}.node_config")
     return faults + _faults_of_account(config, path)
 
 
-def _node_faults(node: dict[str, Any], where: str) -> list[Fault]:
+def _node_faults(node: JsonObject, where: str) -> list[Fault]:
     faults = []
     if not any(key in node for key in ("LaunchTemplate", "SecurityGroupIds", "NetworkInterfaces")):
         faults.append(
@@ -43,7 +43,7 @@ def _node_faults(node: dict[str, Any], where: str) -> list[Fault]:
                 "LaunchTemplate: {LaunchTemplateName: …}, or SecurityGroupIds",
             )
         )
-    if not any(node.get("IamInstanceProfile", {}).get(key) for key in ("Name", "Arn")):
+    if not any(text_at(node, "IamInstanceProfile", key) for key in ("Name", "Arn")):
         faults.append(
             Fault(
                 f"{where}.IamInstanceProfile",
@@ -51,22 +51,22 @@ def _node_faults(node: dict[str, Any], where: str) -> list[Fault]:
                 "{Name: …} of a profile that is limited to one prefix of a bucket",
             )
         )
-    if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
+    if text_at(node, "MetadataOptions", "HttpTokens") != "required":
         got = "missing; a request that something on the node is talked into fetches the role's keys"
         faults.append(Fault(f"{where}.MetadataOptions", got, "{HttpTokens: required}"))
     return faults
 
 
-def _faults_of_account(config: dict[str, Any], path: Path) -> list[Fault]:
+def _faults_of_account(config: JsonObject, path: Path) -> list[Fault]:
     """Return the faults of the template, and names used by the cluster file that the template does not define."""
-    nodes = {name: node_type["node_config"] for name, node_type in config["available_node_types"].items()}
-    if not any("LaunchTemplateName" in node.get("LaunchTemplate", {}) for node in nodes.values()):
+    nodes = {name: object_at(node, "node_config") for name, node in object_at(config, "available_node_types").items()}
+    if not any("LaunchTemplateName" in object_at(node, "LaunchTemplate") for node in nodes.values()):
         return []  # the security group is given by its id, so its rules are known only to AWS
-    named = (config.get("metadata") or {}).get(ACCOUNT)
-    if not named or not (path.parent / str(named)).is_file():
-        got = f"there is no {path.parent / str(named)}" if named else "missing"
+    named = text_at(config, "metadata", ACCOUNT)
+    if not named or not (path.parent / named).is_file():
+        got = f"there is no {path.parent / named}" if named else "missing"
         return [Fault(f"{path}: metadata.{ACCOUNT}", got, "the CloudFormation template that makes the launch template")]
-    template = read_cluster_file(path.parent / str(named))
+    template = read_cluster_file(path.parent / named)
     faults = account_faults(template)
     for key, kind, name_key in (
         ("LaunchTemplate", "AWS::EC2::LaunchTemplate", "LaunchTemplateName"),
@@ -74,7 +74,7 @@ def _faults_of_account(config: dict[str, Any], path: Path) -> list[Fault]:
     ):
         made = names_of(template, kind)
         for node_type, node in nodes.items():
-            resource = node.get(key, {}).get(name_key)
+            resource = text_at(node, key, name_key)
             if resource and resource not in made:
                 where = f"{path}: available_node_types.{node_type}.node_config.{key}"
                 faults.append(Fault(where, f"{template.path.name} makes no {resource!r}", ", ".join(sorted(made))))

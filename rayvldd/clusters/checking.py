@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rayvldd.clusters.account_rules import account_faults
 from rayvldd.clusters.aws_rules import aws_faults
@@ -24,6 +23,7 @@ from rayvldd.clusters.ray_schema import consistency_faults, schema_faults, with_
 from rayvldd.clusters.slurm_rules import slurm_faults
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.records.json_values import JsonObject, text_at, value_at
 
 PROVIDERS = ("local", "aws", "gcp")
 """Supported providers; Ray's defaults for others have not been reviewed."""
@@ -68,7 +68,7 @@ class ClusterReport:
             return f"ray get-auth-token --generate > /dev/null && {start}"
         return start
 
-    def as_object(self) -> dict[str, Any]:
+    def as_object(self) -> JsonObject:
         """Return the output of ``--json``."""
         usd = self.usd_per_hour
         return {
@@ -90,11 +90,11 @@ def check_cluster(path: str | Path) -> ClusterReport:
         ConfigError: listing every fault of the file and of its account file.
     """
     file, driver = read_cluster_file(path), Versions.here()
-    config: dict[str, Any] = {}
+    config: JsonObject = {}
     if file.kind == "ray":
         config, faults = _checked_by_ray(file)
         faults += _faults_by_rule(file, config or file.config, driver) if not faults else []
-        provider = str(file.config["provider"]["type"])
+        provider = text_at(file.config, "provider", "type")
     else:
         provider = file.kind
         if file.kind == "kubernetes":
@@ -108,9 +108,9 @@ def check_cluster(path: str | Path) -> ClusterReport:
     return ClusterReport(file, provider, groups, prices_of(file), driver, has_token)
 
 
-def _checked_by_ray(file: ClusterFile) -> tuple[dict[str, Any], list[Fault]]:
+def _checked_by_ray(file: ClusterFile) -> tuple[JsonObject, list[Fault]]:
     """Return the file with Ray's defaults, and the faults that Ray would report."""
-    provider = file.config["provider"].get("type")
+    provider = value_at(file.config, "provider", "type")
     if provider not in PROVIDERS:
         return {}, [Fault(f"{file.path}: provider.type", f"got {provider!r}", ", ".join(PROVIDERS))]
     name = str(file.path)
@@ -124,15 +124,15 @@ def _checked_by_ray(file: ClusterFile) -> tuple[dict[str, Any], list[Fault]]:
     return config, schema_faults(config, name) or consistency_faults(config, name)
 
 
-def _faults_by_rule(file: ClusterFile, config: dict[str, Any], driver: Versions) -> list[Fault]:
+def _faults_by_rule(file: ClusterFile, config: JsonObject, driver: Versions) -> list[Fault]:
     """Return the violations of our rules in a file that Ray accepts."""
     name = str(file.path)
     faults = token_faults(config, name) + loopback_faults(config, name) + key_faults(config, file.text, name)
     faults += version_faults(config, name, driver) + mount_faults(config, name)
-    if config["provider"]["type"] == "local":
+    if text_at(config, "provider", "type") == "local":
         faults += address_faults(config, name) + ssh_key_faults(config, name)
-    if config["provider"]["type"] == "aws":
+    if text_at(config, "provider", "type") == "aws":
         faults += aws_faults(config, file.path)
-    if config["provider"]["type"] == "gcp":
+    if text_at(config, "provider", "type") == "gcp":
         faults += gcp_faults(config, file.path)
     return faults

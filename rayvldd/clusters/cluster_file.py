@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from rayvldd.config.bounded_yaml import parsed_documents
 from rayvldd.errors import ConfigError, Fault, did_you_mean
+from rayvldd.records.json_values import JsonObject
 
 Kind = Literal["ray", "kubernetes", "cloudformation", "slurm"]
 
@@ -36,11 +37,11 @@ class ClusterFile:
     path: Path
     kind: Kind
     text: str
-    documents: list[dict[str, Any]]
+    documents: list[JsonObject]
     """One mapping per YAML document: one for Ray, several manifests for Kubernetes, none for Slurm."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """First document; for Ray, the whole file."""
         return self.documents[0]
 
@@ -80,17 +81,18 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
         text = path.read_text(encoding="utf-8")
         if re.search(r"^#SBATCH\b", text, re.MULTILINE):
             return ClusterFile(path, "slurm", text, [])
-        documents = [document for document in parsed_documents(text) if document is not None]
+        parsed = [document for document in parsed_documents(text) if document is not None]
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError([Fault(f"{path}{line}", f"not readable as YAML: {error.problem}")]) from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError([Fault(str(path), f"not readable as YAML: {error}")]) from None
-    return ClusterFile(path, _kind_of(path, documents), text, documents)
+    documents = [document for document in parsed if isinstance(document, dict)]
+    return ClusterFile(path, _kind_of(path, documents if len(documents) == len(parsed) else []), text, documents)
 
 
-def _kind_of(path: Path, documents: list[Any]) -> Kind:
-    if documents and all(isinstance(document, dict) for document in documents):
+def _kind_of(path: Path, documents: list[JsonObject]) -> Kind:
+    if documents:
         if all("apiVersion" in document and "kind" in document for document in documents):
             return "kubernetes"
         if len(documents) == 1 and isinstance(documents[0].get("provider"), dict):

@@ -8,35 +8,35 @@ project.
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from rayvldd.clusters.aws_rules import ACCOUNT
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at
 
 _WIDE_SCOPES = ("cloud-platform", "devstorage.full_control", "devstorage.read_write")
 
 
-def gcp_faults(config: dict[str, Any], path: Path) -> list[Fault]:
+def gcp_faults(config: JsonObject, path: Path) -> list[Fault]:
     """Return settings that open ports or grant too many rights, in the file and in its project script."""
     faults = []
-    for name, node_type in config["available_node_types"].items():
+    for name, node_type in object_at(config, "available_node_types").items():
         where = f"{path}: available_node_types.{name}.node_config"
-        node = node_type["node_config"]
+        node = object_at(node_type, "node_config")
         faults += _network_faults(node, where)
         faults += _rights_faults(node, where, is_head=name == config["head_node_type"])
-    named = (config.get("metadata") or {}).get(ACCOUNT)
-    if not named or not (path.parent / str(named)).is_file():
-        got = f"there is no {path.parent / str(named)}" if named else "missing"
+    named = text_at(config, "metadata", ACCOUNT)
+    if not named or not (path.parent / named).is_file():
+        got = f"there is no {path.parent / named}" if named else "missing"
         return [
             *faults,
             Fault(f"{path}: metadata.{ACCOUNT}", got, "the script that makes the network and its firewall"),
         ]
-    return faults + firewall_faults(path.parent / str(named))
+    return faults + firewall_faults(path.parent / named)
 
 
-def _network_faults(node: dict[str, Any], where: str) -> list[Fault]:
+def _network_faults(node: JsonObject, where: str) -> list[Fault]:
     allowed = "networkInterfaces with a subnetwork whose firewall opens ssh to one address"
-    interfaces = node.get("networkInterfaces")
+    interfaces = objects_at(node, "networkInterfaces")
     if not interfaces:
         return [Fault(where, "names no network; Ray would take the first, which opens ssh to 0.0.0.0/0", allowed)]
     return [
@@ -47,15 +47,15 @@ def _network_faults(node: dict[str, Any], where: str) -> list[Fault]:
     ]
 
 
-def _rights_faults(node: dict[str, Any], where: str, *, is_head: bool) -> list[Fault]:
-    accounts = node.get("serviceAccounts")
+def _rights_faults(node: JsonObject, where: str, *, is_head: bool) -> list[Fault]:
+    accounts = objects_at(node, "serviceAccounts")
     if is_head and not accounts:
         got = "missing; Ray would run the head as an account that may write every bucket of the project"
         return [Fault(f"{where}.serviceAccounts", got, "one account with the scope compute")]
     return [
         Fault(f"{where}.serviceAccounts", f"has the scope {scope}", "scopes without storage: compute")
-        for account in accounts or []
-        for scope in account.get("scopes", [])
+        for account in accounts
+        for scope in list_at(account, "scopes")
         if str(scope).endswith(_WIDE_SCOPES)
     ]
 

@@ -6,9 +6,9 @@ and other built-in resources of Kubernetes are validated by `kubectl apply --dry
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from rayvldd.errors import Fault, did_you_mean
+from rayvldd.records.json_values import JsonValue
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ TYPES = {
 }
 
 
-def field_faults(value: Any, kind: str, where: str) -> Iterator[Fault]:
+def field_faults(value: JsonValue, kind: str, where: str) -> Iterator[Fault]:
     """Yield unknown and missing fields, and fields with a wrong type or value.
 
     Args:

@@ -5,13 +5,13 @@ all other access; users connect through `kubectl port-forward`.
 """
 
 import re
-from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_fields import field_faults
 from rayvldd.clusters.ray_rules import key_faults
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at, value_at
 
 _RAY = ("RayCluster", "RayJob")
 CLUSTER_LABEL = "ray.io/cluster"
@@ -36,27 +36,26 @@ def kubernetes_faults(file: ClusterFile, driver: Versions) -> list[Fault]:
     return faults + key_faults({}, file.text, str(file.path))
 
 
-def containers_of(pod_template: dict[str, Any]) -> list[dict[str, Any]]:
+def containers_of(pod_template: JsonObject) -> list[JsonObject]:
     """Return all containers of a pod template, including init containers."""
-    spec = pod_template.get("spec", {})
-    return [*spec.get("initContainers", []), *spec.get("containers", [])]
+    return [*objects_at(pod_template, "spec", "initContainers"), *objects_at(pod_template, "spec", "containers")]
 
 
-def _name(file: ClusterFile, document: dict[str, Any]) -> str:
-    return f"{file.path}: {document['kind']} {document.get('metadata', {}).get('name', '')}".rstrip()
+def _name(file: ClusterFile, document: JsonObject) -> str:
+    return f"{file.path}: {document['kind']} {text_at(document, 'metadata', 'name')}".rstrip()
 
 
-def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> list[Fault]:
-    spec = cluster["spec"]
+def _cluster_faults(cluster: JsonObject, where: str, driver: Versions) -> list[Fault]:
+    spec = object_at(cluster, "spec")
     faults = []
-    mode = spec.get("authOptions", {}).get("mode")
+    mode = value_at(spec, "authOptions", "mode")
     if mode != "token":
         faults.append(Fault(f"{where}.spec.authOptions.mode", f"got {mode!r}", "token, which the operator then makes"))
     if spec.get("rayVersion") != driver.ray:
         faults.append(
             Fault(f"{where}.spec.rayVersion", f"got {spec.get('rayVersion')!r}", f"{driver.ray!r}, the driver's")
         )
-    head = spec["headGroupSpec"]
+    head = object_at(spec, "headGroupSpec")
     if head.get("enableIngress"):
         faults.append(Fault(f"{where}.spec.headGroupSpec.enableIngress", "opens the dashboard", "false"))
     if head.get("serviceType", "ClusterIP") != "ClusterIP":
@@ -65,8 +64,8 @@ def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> li
                 f"{where}.spec.headGroupSpec.serviceType", f"got {head['serviceType']}", "ClusterIP, and port-forward"
             )
         )
-    for container in containers_of(head["template"]):
-        line = " ".join(map(str, [*container.get("command", []), *container.get("args", [])]))
+    for container in containers_of(object_at(head, "template")):
+        line = " ".join(map(str, [*list_at(container, "command"), *list_at(container, "args")]))
         for host in re.findall(r"\bmlflow\s+(?:server|ui)\b.*?--host[= ]+(\S+)", line, re.DOTALL):
             if host not in ("127.0.0.1", "localhost"):
                 faults.append(
@@ -75,21 +74,21 @@ def _cluster_faults(cluster: dict[str, Any], where: str, driver: Versions) -> li
     return faults
 
 
-def _policy_faults(file: ClusterFile, cluster: dict[str, Any]) -> list[Fault]:
+def _policy_faults(file: ClusterFile, cluster: JsonObject) -> list[Fault]:
     """Return a fault if any pod may connect to the cluster."""
-    name = cluster["metadata"].get("name")
+    name = value_at(cluster, "metadata", "name")
     allowed = f"a NetworkPolicy for pods with {CLUSTER_LABEL}: {name}, with `from` in every ingress rule"
     policies = [
-        document["spec"]
+        object_at(document, "spec")
         for document in file.documents
         if document["kind"] == "NetworkPolicy"
-        and document["spec"].get("podSelector", {}).get("matchLabels", {}).get(CLUSTER_LABEL) == name
-        and "Ingress" in document["spec"].get("policyTypes", ["Ingress"])
+        and value_at(document, "spec", "podSelector", "matchLabels", CLUSTER_LABEL) == name
+        and "Ingress" in (list_at(document, "spec", "policyTypes") or ["Ingress"])
     ]
     if not policies:
         return [Fault(_name(file, cluster), "every pod may reach it", allowed)]
-    rules = [rule for policy in policies for rule in policy.get("ingress", [])]
-    open_rules = [rule for rule in rules if not rule.get("from") or {} in rule["from"]]
+    rules = [rule for policy in policies for rule in objects_at(policy, "ingress")]
+    open_rules = [rule for rule in rules if not list_at(rule, "from") or {} in list_at(rule, "from")]
     return [Fault(_name(file, cluster), f"its NetworkPolicy allows all access: {rule}", allowed) for rule in open_rules]
 
 
@@ -99,17 +98,17 @@ def _opening_faults(file: ClusterFile) -> list[Fault]:
     for document in file.documents:
         if document["kind"] in ("Ingress", "Gateway", "HTTPRoute"):
             faults.append(Fault(_name(file, document), "opens the cluster to the outside", "kubectl port-forward"))
-        if document["kind"] == "Service" and document["spec"].get("type", "ClusterIP") != "ClusterIP":
-            faults.append(Fault(_name(file, document), f"is of type {document['spec']['type']}", "ClusterIP"))
+        if document["kind"] == "Service" and (text_at(document, "spec", "type") or "ClusterIP") != "ClusterIP":
+            faults.append(Fault(_name(file, document), f"is of type {text_at(document, 'spec', 'type')}", "ClusterIP"))
     return faults
 
 
-def _selector_faults(file: ClusterFile, clusters: list[dict[str, Any]]) -> list[Fault]:
-    names = [cluster["metadata"].get("name") for cluster in clusters]
+def _selector_faults(file: ClusterFile, clusters: list[JsonObject]) -> list[Fault]:
+    names = [text_at(cluster, "metadata", "name") for cluster in clusters]
     return [
         Fault(f"{_name(file, job)}.spec.clusterSelector", f"got {selected!r}", f"{CLUSTER_LABEL}: {' or '.join(names)}")
         for job in file.documents
-        if job["kind"] == "RayJob" and "rayClusterSpec" not in job["spec"]
-        for selected in [job["spec"].get("clusterSelector", {}).get(CLUSTER_LABEL)]
+        if job["kind"] == "RayJob" and "rayClusterSpec" not in object_at(job, "spec")
+        for selected in [value_at(job, "spec", "clusterSelector", CLUSTER_LABEL)]
         if selected not in names
     ]

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_rules import containers_of
 from rayvldd.clusters.slurm_rules import directives_of
+from rayvldd.records.json_values import JsonObject, list_at, number_at, object_at, objects_at, text_at
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class NodeGroup:
     """Machine type of the provider; an address for on-premises machines."""
     fewest: int
     most: int
-    resources: dict[str, Any]
+    resources: JsonObject
     """CPUs, GPUs and other resources of one node that the file declares; empty if Ray detects them."""
     is_spot: bool
     usd_per_hour: float | None
@@ -41,12 +41,13 @@ def prices_of(file: ClusterFile) -> Prices:
     """Return the prices in a file; an empty table if it has none."""
     if file.kind in ("kubernetes", "slurm"):
         return Prices({})
-    prices = (file.config.get("metadata") or {}).get("prices") or {}
-    table = {str(name): float(usd) for name, usd in (prices.get("usd_per_hour") or {}).items()}
-    return Prices(table, *(str(prices.get(key, "")) for key in ("what", "source", "lookup")))
+    prices = object_at(file.config, "metadata", "prices")
+    listed = object_at(prices, "usd_per_hour")
+    table = {str(name): number_at(listed, name) for name in listed}
+    return Prices(table, *(text_at(prices, key) for key in ("what", "source", "lookup")))
 
 
-def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]:
+def node_groups(file: ClusterFile, config: JsonObject) -> list[NodeGroup]:
     """Return the node groups of a file, the head node first.
 
     Args:
@@ -58,67 +59,71 @@ def node_groups(file: ClusterFile, config: Mapping[str, Any]) -> list[NodeGroup]
             group
             for cluster in file.documents
             if cluster["kind"] == "RayCluster"
-            for group in _pods_of(cluster["spec"])
+            for group in _pods_of(object_at(cluster, "spec"))
         ]
     if file.kind == "slurm":
         return [_nodes_of_job(directives_of(file.text))]
-    provider = config["provider"]
+    provider = object_at(config, "provider")
     if provider["type"] == "local":
-        workers = [str(address) for address in provider.get("worker_ips") or []]
+        workers = [str(address) for address in list_at(provider, "worker_ips")]
         head = NodeGroup("head", str(provider.get("head_ip")), 1, 1, {}, False, None)
         return [head, *(NodeGroup("worker", address, 1, 1, {}, False, None) for address in workers)]
     prices, head_type = prices_of(file).usd_per_hour, config["head_node_type"]
+    max_workers = int(number_at(config, "max_workers"))
     groups = [
-        _node_group(name, node_type, name == head_type, config["max_workers"], prices)
-        for name, node_type in config["available_node_types"].items()
+        _node_group(name, object_at(config, "available_node_types", name), name == head_type, max_workers, prices)
+        for name in object_at(config, "available_node_types")
     ]
     return sorted(groups, key=lambda group: group.name != head_type)
 
 
 def _node_group(
-    name: str, node_type: Mapping[str, Any], is_head: bool, max_workers: int, prices: Mapping[str, float]
+    name: str, node_type: JsonObject, is_head: bool, max_workers: int, prices: Mapping[str, float]
 ) -> NodeGroup:
-    node = node_type["node_config"]
-    machine = str(node.get("InstanceType") or node.get("machineType") or "")
-    scheduling = node.get("scheduling") or {}
-    if isinstance(scheduling, list):
-        scheduling = {key: value for entry in scheduling for key, value in entry.items()}
+    node = object_at(node_type, "node_config")
+    machine = text_at(node, "InstanceType") or text_at(node, "machineType")
+    scheduling = dict(object_at(node, "scheduling"))
+    for entry in objects_at(node, "scheduling"):
+        scheduling |= entry
     is_spot = (
-        node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        text_at(node, "InstanceMarketOptions", "MarketType") == "spot"
         or scheduling.get("provisioningModel") == "SPOT"
         or bool(scheduling.get("preemptible"))
     )
-    fewest = 1 if is_head else int(node_type.get("min_workers", 0))
-    most = 1 if is_head else min(int(node_type.get("max_workers", max_workers)), max_workers)
-    return NodeGroup(name, machine, fewest, most, dict(node_type["resources"]), is_spot, prices.get(machine))
+    fewest = 1 if is_head else int(number_at(node_type, "min_workers"))
+    most = 1 if is_head else min(int(number_at(node_type, "max_workers", default=max_workers)), max_workers)
+    return NodeGroup(name, machine, fewest, most, object_at(node_type, "resources"), is_spot, prices.get(machine))
 
 
 def _nodes_of_job(directives: Mapping[str, str]) -> NodeGroup:
     """The nodes of a Slurm job; all of them start at once."""
     names = {"cpus-per-task": "CPU", "gpus-per-node": "GPU", "mem": "memory"}
-    resources = {name: directives[option] for option, name in names.items() if option in directives}
+    resources: JsonObject = {name: directives[option] for option, name in names.items() if option in directives}
     count = int(directives.get("nodes") or 1)
     return NodeGroup("node", directives.get("partition", ""), count, count, resources, False, None)
 
 
-def _pods_of(spec: Mapping[str, Any]) -> list[NodeGroup]:
-    groups = [NodeGroup("head", _image_of(spec["headGroupSpec"]), 1, 1, _limits(spec["headGroupSpec"]), False, None)]
-    for group in spec.get("workerGroupSpecs") or []:
-        fewest, most = int(group["minReplicas"]), int(group["maxReplicas"])
-        groups.append(NodeGroup(group["groupName"], _image_of(group), fewest, most, _limits(group), False, None))
+def _pods_of(spec: JsonObject) -> list[NodeGroup]:
+    head = object_at(spec, "headGroupSpec")
+    groups = [NodeGroup("head", _image_of(head), 1, 1, _limits(head), False, None)]
+    for group in objects_at(spec, "workerGroupSpecs"):
+        fewest, most = int(number_at(group, "minReplicas")), int(number_at(group, "maxReplicas"))
+        groups.append(
+            NodeGroup(text_at(group, "groupName"), _image_of(group), fewest, most, _limits(group), False, None)
+        )
     return groups
 
 
-def _image_of(group: Mapping[str, Any]) -> str:
-    containers = group["template"].get("spec", {}).get("containers", [])
-    return str(containers[0].get("image", "")) if containers else ""
+def _image_of(group: JsonObject) -> str:
+    containers = objects_at(group, "template", "spec", "containers")
+    return text_at(containers[0], "image") if containers else ""
 
 
-def _limits(group: Mapping[str, Any]) -> dict[str, Any]:
+def _limits(group: JsonObject) -> JsonObject:
     """Return the limits of the last container that has any, which is the Ray container of the pod."""
-    for container in containers_of(group["template"]):
-        if container.get("resources", {}).get("limits"):
-            return dict(container["resources"]["limits"])
+    for container in containers_of(object_at(group, "template")):
+        if limits := object_at(container, "resources", "limits"):
+            return limits
     return {}
 
 

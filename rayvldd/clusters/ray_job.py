@@ -1,21 +1,20 @@
 """Render a RayJob manifest that runs one study on a KubeRay cluster."""
 
 import base64
-import copy
 import re
 import shlex
-from typing import Any
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.records.json_values import JsonObject, object_at, text_at
 
 _MOST_NAME = 47
 """Maximum length of a RayJob's name: KubeRay extends it for pod names, which are limited to 63 characters."""
 
 
-def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
+def render_ray_job(file: ClusterFile, study: Study) -> JsonObject:
     """Render the manifest of a job that sweeps a study, based on the RayJob of a cluster file.
 
     The manifest contains the resolved study, so no file has to be copied into a pod. The job is named after the study;
@@ -31,14 +30,16 @@ def render_ray_job(file: ClusterFile, study: Study) -> dict[str, Any]:
     jobs = [document for document in file.documents if document["kind"] == "RayJob"]
     if not jobs:
         raise ConfigError([Fault(str(file.path), "has no RayJob to render from", "a manifest of kind RayJob")])
-    job = copy.deepcopy(jobs[0])
     text = base64.b64encode(dump_study(study).encode()).decode()
-    sweep = re.sub(r"\S+\.yaml", "/tmp/study.yaml", job["spec"]["entrypoint"], count=1)
-    job["spec"]["entrypoint"] = f"bash -c {shlex.quote(f'echo {text} | base64 -d > /tmp/study.yaml && {sweep}')}"
+    sweep = re.sub(r"\S+\.yaml", "/tmp/study.yaml", text_at(jobs[0], "spec", "entrypoint"), count=1)
+    entrypoint = f"bash -c {shlex.quote(f'echo {text} | base64 -d > /tmp/study.yaml && {sweep}')}"
     # A finished job keeps its name until it is deleted, so Kubernetes generates a new suffix every time.
-    del job["metadata"]["name"]
-    job["metadata"]["generateName"] = f"{_dns_name(study.name)}-"
-    return job
+    metadata = {name: value for name, value in object_at(jobs[0], "metadata").items() if name != "name"}
+    return {
+        **jobs[0],
+        "spec": {**object_at(jobs[0], "spec"), "entrypoint": entrypoint},
+        "metadata": {**metadata, "generateName": f"{_dns_name(study.name)}-"},
+    }
 
 
 def _dns_name(name: str) -> str:

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rayvldd.clusters.versions import PINS, Versions, pin_of
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject, list_at, object_at, text_at
 
 TOKEN = "~/.ray/auth_token"
 """Path where Ray reads the token, on the user's machine and on every node."""
@@ -39,14 +39,14 @@ _COMMANDS = (
 )
 
 
-def commands_of(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def commands_of(config: JsonObject) -> Iterator[tuple[str, str]]:
     """Yield key and text of every command that runs on a node."""
     for key in _COMMANDS:
-        for number, command in enumerate(config.get(key) or []):
+        for number, command in enumerate(list_at(config, key)):
             yield f"{key}.{number}", str(command)
 
 
-def token_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def token_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults if Ray runs without a token, or nodes do not receive the token.
 
     Without a token, anyone who can reach a port of Ray can run code. `ray up` enables the token only on the head node,
@@ -61,13 +61,13 @@ def token_faults(config: dict[str, Any], file: str) -> list[Fault]:
             faults.append(
                 Fault(f"{file}: {key}", f"starts Ray without a token: {command!r}", "RAY_AUTH_MODE=token ray start …")
             )
-    mounts = config.get("file_mounts") or {}
+    mounts = object_at(config, "file_mounts")
     if TOKEN not in mounts:
         faults.append(Fault(f"{file}: file_mounts", "hands no token to the nodes", f"{TOKEN}: {TOKEN}"))
     return faults
 
 
-def loopback_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def loopback_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults for dashboards that listen beyond loopback; users connect through ssh."""
     faults = []
     for key, command in commands_of(config):
@@ -80,7 +80,7 @@ def loopback_faults(config: dict[str, Any], file: str) -> list[Fault]:
     return faults
 
 
-def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
+def key_faults(config: JsonObject, text: str, file: str) -> list[Fault]:
     """Return faults for keys in the file or copied to nodes; nodes use roles, and ssh its agent and files."""
     faults = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -90,11 +90,11 @@ def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
                 faults.append(
                     Fault(f"{file} line {number}", f"holds {name}", "no keys: nodes get rights by their role")
                 )
-    provider = config.get("provider") or {}
+    provider = object_at(config, "provider")
     for key in ("aws_credentials", "gcp_credentials"):
         if key in provider:
             faults.append(Fault(f"{file}: provider.{key}", "holds keys", "no keys: nodes get rights by their role"))
-    for target, source in (config.get("file_mounts") or {}).items():
+    for target, source in object_at(config, "file_mounts").items():
         if any(str(source).replace(str(Path.home()), "~").startswith(folder) for folder in _KEY_FOLDERS):
             faults.append(
                 Fault(f"{file}: file_mounts.{target}", f"copies {source} to the nodes", "no keys: nodes have roles")
@@ -102,10 +102,10 @@ def key_faults(config: dict[str, Any], text: str, file: str) -> list[Fault]:
     return faults
 
 
-def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def mount_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults for missing files to copy; `ray up` detects them only after launching the head node."""
     faults = []
-    for target, source in (config.get("file_mounts") or {}).items():
+    for target, source in object_at(config, "file_mounts").items():
         if target != TOKEN and not Path(str(source)).expanduser().exists():
             faults.append(
                 Fault(
@@ -117,11 +117,11 @@ def mount_faults(config: dict[str, Any], file: str) -> list[Fault]:
     return faults
 
 
-def address_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def address_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults for machines that are named twice, and for addresses with a port, which `ray up` cannot use."""
-    provider = config.get("provider") or {}
-    named = [("head_ip", str(provider.get("head_ip", "")))]
-    named += [(f"worker_ips.{place}", str(one)) for place, one in enumerate(provider.get("worker_ips") or [])]
+    provider = object_at(config, "provider")
+    named = [("head_ip", text_at(provider, "head_ip"))]
+    named += [(f"worker_ips.{place}", str(one)) for place, one in enumerate(list_at(provider, "worker_ips"))]
     faults, first = [], dict[str, str]()
     for key, address in named:
         where = f"{file}: provider.{key}"
@@ -134,17 +134,17 @@ def address_faults(config: dict[str, Any], file: str) -> list[Fault]:
     return faults
 
 
-def ssh_key_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def ssh_key_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return a fault if the private key for ssh is not on this machine, which Ray notices when it has begun."""
-    key = (config.get("auth") or {}).get("ssh_private_key")
-    is_example = str((config.get("provider") or {}).get("head_ip", "")).startswith(_EXAMPLE)
+    key = text_at(config, "auth", "ssh_private_key")
+    is_example = text_at(config, "provider", "head_ip").startswith(_EXAMPLE)
     if is_example or not key or Path(str(key)).expanduser().is_file():
         return []
     allowed = "a key that exists on this machine; or leave it out, for the keys of ssh itself"
     return [Fault(f"{file}: auth.ssh_private_key", f"there is no {key}", allowed)]
 
 
-def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[Fault]:
+def version_faults(config: JsonObject, file: str, driver: Versions) -> list[Fault]:
     """Return faults for nodes that would get versions other than the driver's."""
     commands = [(key, command) for key, command in commands_of(config) if "setup" in key]
     faults = []
@@ -160,7 +160,7 @@ def version_faults(config: dict[str, Any], file: str, driver: Versions) -> list[
                 faults.append(
                     Fault(f"{file}: {key}", f"installs Python {found}", f"{driver.python_minor}, as the driver has")
                 )
-    for target, source in (config.get("file_mounts") or {}).items():
+    for target, source in object_at(config, "file_mounts").items():
         if Path(str(target)).name == PINS and Path(str(source)).expanduser().is_file():
             pinned = pin_of(Path(str(source)).expanduser(), "ray")
             if pinned != driver.ray:

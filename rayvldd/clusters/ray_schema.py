@@ -9,12 +9,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft7Validator
+import jsonschema
 
 from rayvldd.errors import Fault, did_you_mean
+from rayvldd.records.json_values import JsonObject, number_at, object_at
 
 
-def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(config: JsonObject) -> JsonObject:
     """Return the file with Ray's defaults for its provider, as `ray up` uses it.
 
     Raises:
@@ -23,7 +24,8 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config
 
     with redirect_stdout(StringIO()), _quiet(logging.getLogger("ray.autoscaler")):
-        return prepare_config(copy.deepcopy(config))
+        completed: JsonObject = prepare_config(copy.deepcopy(config))
+    return completed
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def schema_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def schema_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return all violations of Ray's schema; `ray up` itself reports only the first.
 
     Args:
@@ -48,48 +50,54 @@ def schema_faults(config: dict[str, Any], file: str) -> list[Fault]:
 
     # A namespace package has no file, so its folder is used.
     schema = json.loads((Path(ray.autoscaler.__path__[0]) / "ray-schema.json").read_text(encoding="utf-8"))
-    errors = sorted(Draft7Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    errors = sorted(
+        jsonschema.Draft7Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path))
+    )
     return [_fault(error, file) for error in errors]
 
 
-def _fault(error: Any, file: str) -> Fault:
+def _fault(error: jsonschema.ValidationError, file: str) -> Fault:
+    schema: Any = error.schema  # of Ray, and a mapping everywhere
+    expected: Any = error.validator_value
+    instance: Any = error.instance
     place = ".".join(str(part) for part in error.path)
     where = f"{file}: {place}" if place else file
     if error.validator == "additionalProperties":
-        allowed_keys = list(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(allowed_keys)) if isinstance(error.instance, dict) else []
+        allowed_keys = list(schema.get("properties", {}))
+        unknown = sorted(set(instance) - set(allowed_keys)) if isinstance(instance, dict) else []
         hints = ", ".join(f"{name!r}{did_you_mean(name, allowed_keys)}" for name in unknown)
         return Fault(where, f"unknown key {hints}", ", ".join(allowed_keys))
     if error.validator == "required":
-        missing = [name for name in error.validator_value if name not in error.instance]
+        missing = [name for name in expected if name not in instance]
         return Fault(where, f"missing {', '.join(missing)}", "see Ray's reference of cluster files")
     if error.validator == "type":
-        return Fault(where, f"got {error.instance!r}", f"a value of type {error.validator_value}")
+        return Fault(where, f"got {instance!r}", f"a value of type {expected}")
     return Fault(where, error.message)
 
 
-def consistency_faults(config: dict[str, Any], file: str) -> list[Fault]:
+def consistency_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults beyond the schema that `ray up` rejects: an unknown head node type, or min_workers too large.
 
     Args:
         config: The file with Ray's defaults, valid by the schema.
         file: Name of the file, for the faults.
     """
-    node_types = config.get("available_node_types")
-    if node_types is None:
+    if config.get("available_node_types") is None:
         return []
+    node_types, max_workers = object_at(config, "available_node_types"), number_at(config, "max_workers")
     faults = []
     head = config.get("head_node_type")
     if head not in node_types:
         faults.append(Fault(f"{file}: head_node_type", f"got {head!r}", f"one of {', '.join(sorted(node_types))}"))
-    total = sum(node_type.get("min_workers", 0) for node_type in node_types.values())
-    if total > config["max_workers"]:
+    total = sum(number_at(node_type, "min_workers") for node_type in node_types.values())
+    if total > max_workers:
         faults.append(
-            Fault(f"{file}: max_workers", f"got {config['max_workers']}", f"at least {total}, the sum of min_workers")
+            Fault(f"{file}: max_workers", f"got {max_workers:g}", f"at least {total:g}, the sum of min_workers")
         )
     for name, node_type in node_types.items():
-        fewest, most = node_type.get("min_workers", 0), node_type.get("max_workers", config["max_workers"])
+        fewest = number_at(node_type, "min_workers")
+        most = number_at(node_type, "max_workers", default=max_workers)
         if name != head and fewest > most:
             place = f"{file}: available_node_types.{name}.min_workers"
-            faults.append(Fault(place, f"got {fewest}", f"at most {most}, its max_workers"))
+            faults.append(Fault(place, f"got {fewest:g}", f"at most {most:g}, its max_workers"))
     return faults

@@ -7,6 +7,7 @@ match its tag.
 from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 MOST_CHARACTERS = 100_000
 """Characters of a file; the longest of the shipped studies and cluster files has a seventh of them."""
@@ -51,7 +52,7 @@ BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_n
 BoundedLoader.add_constructor("tag:yaml.org,2002:float", BoundedLoader.construct_number)
 
 
-def parsed_documents(text: str, loader: Loader = BoundedLoader) -> list[Any]:
+def parsed_documents(text: str, loader: Loader = BoundedLoader) -> list[JsonValue]:
     """Parse all documents of a text.
 
     Raises:

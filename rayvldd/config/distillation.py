@@ -1,9 +1,9 @@
 """Settings of distillation: those that all methods share, and one section for each method."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, JsonValue, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from rayvldd.config.base import Settings
@@ -130,11 +130,11 @@ class DistillationSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_sections(cls, values: Any) -> Any:
+    def _with_sections(cls, given: object) -> object:
         """Validate the sections of methods, and add the section of the method in use if it is missing."""
-        if not isinstance(values, Mapping):
-            return values
-        values, faults = dict(values), list[InitErrorDetails]()
+        if not isinstance(given, Mapping):
+            return given
+        values, faults = dict(given), list[InitErrorDetails]()
         method = values.get("method", cls.model_fields["method"].default)
         if method in method_names():
             values.setdefault(method, {})
@@ -192,7 +192,9 @@ def _below(key: str, error: ValidationError) -> list[InitErrorDetails]:
     ]
 
 
-def _faults_of_fields(cls: type[DistillationSettings], values: Mapping[str, Any]) -> list[InitErrorDetails]:
+def _faults_of_fields(
+    cls: type[DistillationSettings], values: Mapping[str, JsonValue | MethodSettings]
+) -> list[InitErrorDetails]:
     """The errors of the shared settings, so that all faults of the section are reported at once."""
     try:
         cls.model_validate({key: value for key, value in values.items() if key in cls.model_fields})

@@ -316,7 +316,7 @@ def _near(name: object, known: Iterable[str]) -> str:
     return did_you_mean(str(name), known)
 
 
-def _elsewhere(name: Any) -> str:
+def _elsewhere(name: object) -> str:
     """Suggestion of the settings with this name in other sections, if there are one or two."""
     found = [key for key in all_settings() if key.rpartition(".")[2] == str(name)]
     return f" (did you mean {' or '.join(map(repr, found))}?)" if 1 <= len(found) <= 2 else ""

@@ -6,7 +6,7 @@ its options on to the settings inside it, which may override them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from types import UnionType
 from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, overload
@@ -124,22 +124,21 @@ def settings_below(section: type[Settings]) -> Mapping[str, SettingInfo]:
     metadata of equal keys may differ only in unit and source.
     """
     found: dict[str, SettingInfo] = {}
-    for key, info in _walk(section, "", {}):
+    for key, info in _walk(section, "", SettingInfo()):
         found.setdefault(key, info)
     return found
 
 
-def _walk(section: type[Settings], prefix: str, inherited: Mapping[str, Any]) -> Iterator[tuple[str, SettingInfo]]:
+def _walk(section: type[Settings], prefix: str, inherited: SettingInfo) -> Iterator[tuple[str, SettingInfo]]:
     for name, field in section.model_fields.items():
         extra = field.json_schema_extra
-        own = extra.get(_METADATA, {}) if isinstance(extra, dict) else {}
-        assert isinstance(own, dict)
-        metadata = {**inherited, **own}
+        own: Any = extra.get(_METADATA, {}) if isinstance(extra, dict) else {}
+        metadata = replace(inherited, **own)
         inside = sections_in(field.annotation)
         for below in inside:
             yield from _walk(below, f"{prefix}{name}.", metadata)
         if not inside:
-            yield f"{prefix}{name}", SettingInfo(**metadata)
+            yield f"{prefix}{name}", metadata
     for name, below in section.further_sections().items():
         yield from _walk(below, f"{prefix}{name}.", inherited)
 
@@ -153,7 +152,7 @@ def info_of(known: Mapping[str, SettingInfo], key: str) -> SettingInfo | None:
     return known[key]
 
 
-def sections_in(annotation: Any) -> list[type[Settings]]:
+def sections_in(annotation: object) -> list[type[Settings]]:
     """The sections that a field's annotation allows: none for a plain value, several for a union."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticKnownError
@@ -178,14 +178,14 @@ class Study(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_searched_methods(cls, values: Any) -> Any:
+    def _with_searched_methods(cls, values: JsonValue) -> JsonValue:
         """Add the sections of all methods that are searched, so that their constants are part of the study."""
         space = value_at(values, "search.space")
         domain = space.get(METHOD) if isinstance(space, dict) else None
         searched = domain.get("values") if isinstance(domain, dict) else None
         names = [name for name in searched if name in method_names()] if isinstance(searched, list) else []
         given = values.get("distillation", {}) if isinstance(values, dict) else None
-        if not names or not isinstance(given, dict):
+        if not names or not isinstance(values, dict) or not isinstance(given, dict):
             return values
         return {**values, "distillation": {**{name: {} for name in names}, **given}}
 
@@ -303,9 +303,9 @@ class Study(Settings):
 
     def _values_of(self, method: str, name: str) -> list[int]:
         """All possible values of an integer setting of a method."""
-        return [int(value) for value in self._every_value_of(f"distillation.{method}.{name}")]
+        return [int(_number(value)) for value in self._every_value_of(f"distillation.{method}.{name}")]
 
-    def _every_value_of(self, key: str) -> list[Any]:
+    def _every_value_of(self, key: str) -> list[SettingValue | JsonValue]:
         """All possible values of a setting; of a float domain its ends."""
         domain = self.space.domains.get(key)
         return [*(_all_values(key, domain) if domain is not None else []), *self._constants_of(key)]
@@ -314,9 +314,9 @@ class Study(Settings):
         """The largest value of a numeric setting at any point, rounded up."""
         domain = self.space.domains.get(key)
         values = domain.corners() if domain is not None else []
-        return max(math.ceil(float(value)) for value in [*values, *self._constants_of(key)])
+        return max(math.ceil(_number(value)) for value in [*values, *self._constants_of(key)])
 
-    def _constants_of(self, key: str) -> list[Any]:
+    def _constants_of(self, key: str) -> list[JsonValue]:
         """The constant of a setting as a list; empty if the setting is searched at every point."""
         domain = self.space.domains.get(key)
         return [value_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
@@ -324,6 +324,13 @@ class Study(Settings):
     def corners(self) -> Iterator[dict[str, SettingValue]]:
         """Points at the ends of all domains, to check whether a point of the space can be invalid."""
         return self.space.corners()
+
+
+def _number(value: SettingValue | JsonValue) -> float:
+    """The value of a numeric setting."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"a number is required, got {value!r}")
+    return value
 
 
 def _all_values(key: str, domain: Domain) -> list[SettingValue]:

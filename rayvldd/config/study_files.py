@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import yaml
 from pydantic import JsonValue
@@ -205,7 +204,7 @@ def parsed_yaml(text: str) -> JsonValue:
     documents = parsed_documents(text, _Loader)
     if len(documents) > 1:
         raise yaml.YAMLError(f"{len(documents)} documents; allowed: one")
-    return cast(JsonValue, documents[0] if documents else None)
+    return documents[0] if documents else None
 
 
 def yaml_text(values: Mapping[str, JsonValue]) -> str:

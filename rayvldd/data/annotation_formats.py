@@ -5,7 +5,7 @@ Such a file would cause a fault on every line. Instead, one message names its fo
 
 import json
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 Source = Literal["folder", "karpathy", "blip"]
 
@@ -49,7 +49,7 @@ _ONE_LIST = KnownFormat(
 )
 
 
-def foreign_format(text: str, source: Source, content: Any = None) -> KnownFormat | None:
+def foreign_format(text: str, source: Source, content: object = None) -> KnownFormat | None:
     """Recognise a file that is in another known format; None if its format is that of ``source``, or unknown.
 
     Args:
@@ -76,7 +76,7 @@ def _of_columns(first_line: str) -> KnownFormat | None:
     return _TOKENS if re.match(r"\S+#\d+\t", first_line) else None
 
 
-def _of_content(content: Any) -> KnownFormat | None:
+def _of_content(content: object) -> KnownFormat | None:
     """Format of a file that is a single JSON value."""
     if isinstance(content, dict):
         images = content.get("images")
@@ -90,18 +90,18 @@ def _of_content(content: Any) -> KnownFormat | None:
     return _READ["blip"] if "caption" in first else _ONE_LIST if "captions" in first else None
 
 
-def _of_line(line: Any) -> KnownFormat | None:
+def _of_line(line: object) -> KnownFormat | None:
     """Format of a file with one JSON object per line, recognised by its first object."""
-    if not _is_line(line):
+    if not isinstance(line, dict) or not _is_line(line):
         return None
     return _READ["folder"] if "captions" in line else _IMAGEFOLDER
 
 
-def _is_line(value: Any) -> bool:
+def _is_line(value: object) -> bool:
     return isinstance(value, dict) and ({"image", "captions"} <= set(value) or "file_name" in value)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -123,7 +123,7 @@ class _Reader:
             return not name.is_relative_to(os.path.normpath(self.images))
         return name.parts[:1] == (os.pardir,)
 
-    def _check_captions(self, where: str, captions: Any) -> None:
+    def _check_captions(self, where: str, captions: object) -> None:
         if not isinstance(captions, list) or not captions:
             shown = "no captions" if not captions else f"captions is {_shown(captions)}"
             self.fault(where, shown, "a list with at least one text")
@@ -137,7 +137,7 @@ class _Reader:
                 problem = f"has half a character, \\u{ord(caption[half]):04x}, at position {half}"
                 self.fault(f"{where}: captions[{number}]", problem, "text that was not cut inside an emoji")
 
-    def is_foreign(self, path: Path, text: str, source: Source, content: Any = None) -> bool:
+    def is_foreign(self, path: Path, text: str, source: Source, content: object = None) -> bool:
         """Whether a file is in another known format; this is then the only fault that is reported for the file."""
         known = foreign_format(text, source, content)
         if known:
@@ -164,7 +164,7 @@ def _lone_surrogate(text: str) -> int | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -236,13 +236,13 @@ def _read_blip(settings: BlipData, reader: _Reader) -> None:
             reader.add(where, image, captions, split)
 
 
-def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, Any, Any]]:
+def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, object, object]]:
     """Yield each image of a file once: training files have one entry per caption, others a list of captions."""
     content = _read_json(path, "data.annotations", reader, "blip")
     if content is not None and not isinstance(content, list):
         reader.fault(str(path), f"is {_shown(content)}", 'a list of {"image": ..., "caption": ...}')
         return
-    captions: dict[str, list[Any]] = {}
+    captions: dict[str, list[object]] = {}
     where_first: dict[str, str] = {}
     for number, entry in enumerate(content or []):
         where = f"{path} [{number}]"

@@ -13,20 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
 from filelock import FileLock
 
 from rayvldd.errors import StoreError
+from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import put_in_place, write_bytes_whole, write_text_whole
 from rayvldd.storage.machine_identity import machine_identity
 
 _BLOCK_BYTES = 2**20
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Return a hash of a JSON value, 16 hex digits, which does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -39,7 +40,7 @@ class ListFingerprint:
         self._digest = hashlib.sha256(b"[")
         self._separator = ""
 
-    def add(self, value: Any) -> None:
+    def add(self, value: object) -> None:
         """Append a value."""
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         self._digest.update((self._separator + text).encode())
@@ -58,15 +59,15 @@ class ArrayDescription:
 
     kind: str
     """Kind of content, e.g. ``pixels``; the readable part of the name."""
-    key: Mapping[str, Any]
+    key: Mapping[str, JsonValue]
     """Everything that determines the content, as a JSON value."""
     shape: tuple[int, ...]
     dtype: str
     """Name of the numpy dtype."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """The description as a JSON value."""
-        return {"kind": self.kind, "key": dict(self.key), "shape": list(self.shape), "dtype": self.dtype}
+        return {"kind": self.kind, "key": dict(self.key), "shape": [*self.shape], "dtype": self.dtype}
 
     @property
     def name(self) -> str:
@@ -100,9 +101,9 @@ class ArrayCache:
     def get_or_make(
         self,
         kind: str,
-        key: Mapping[str, Any],
+        key: Mapping[str, JsonValue],
         shape: tuple[int, ...],
-        dtype: Any,
+        dtype: type[np.generic] | str,
         make: Callable[[np.ndarray], None],
         on_fetched: Callable[[int], None] | None = None,
     ) -> np.ndarray:

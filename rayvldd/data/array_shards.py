@@ -120,7 +120,7 @@ class ArrayShards:
         for name in self.storage.names("arrays"):
             if not name.endswith(f"/{_FILES}"):
                 continue
-            noted = parsed(self.storage.read(name)) or {}
+            noted: Any = parsed(self.storage.read(name)) or {}
             try:
                 of = noted["array"]
                 other = ArrayDescription(of["kind"], of["key"], tuple(of["shape"]), of["dtype"])
@@ -166,7 +166,7 @@ class ArrayShards:
         content = self.storage.read(_manifest(array))
         if content is None:
             return None
-        manifest: dict[str, Any] = parsed(content) or {}
+        manifest = parsed(content) or {}
         rows = manifest.get("rows_per_shard")
         if manifest.get("format") != FORMAT or not isinstance(rows, int) or rows < 1:
             raise StoreError(

@@ -2,11 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -35,13 +34,14 @@ from rayvldd.data.unreadable import (
     readable,
 )
 from rayvldd.errors import message_of
+from rayvldd.records.json_values import JsonValue
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the current activity, the number of finished items and their total."""
 
 _DECODING_VERSION = 1
 """Increased with every change of the decoding, so that caches of earlier versions are not read."""
-_DECODING = {
+_DECODING: dict[str, JsonValue] = {
     "resampling": "bicubic",
     "decoding_version": _DECODING_VERSION,
     "pillow": PIL.__version__,  # decoders differ by a grey level between releases
@@ -117,7 +117,7 @@ def _split(name: str, image_names: list[str], pixels: np.ndarray, captions: list
     return Split(name, image_names, pixels, [caption for of_image in captions for caption in of_image], caption_image)
 
 
-def pixels_array(key: dict[str, Any], num_images: int, size: int) -> ArrayDescription:
+def pixels_array(key: Mapping[str, JsonValue], num_images: int, size: int) -> ArrayDescription:
     """Describe the cached array of a split's decoded or drawn images, uint8 ``[image, 3, size, size]``."""
     return ArrayDescription("pixels", key, (num_images, 3, size, size), "uint8")
 
@@ -183,7 +183,7 @@ def drawn_pixels_array(settings: ToyScenesData, split: str) -> ArrayDescription:
     return pixels_array(key, num_scenes(settings, split), settings.image_size)
 
 
-def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, Any]:
+def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, JsonValue]:
     """Everything that determines the scenes of a split."""
     return {
         "drawing": drawing_fingerprint(),
@@ -259,7 +259,7 @@ def _decoded_split(
 def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayDescription:
     """Describe the cached array of a split's image files, identified by names, sizes and modification times."""
     files = [[record.image, *size_and_time(record.path)] for record in records]
-    key = {
+    key: dict[str, JsonValue] = {
         "files": fingerprint(files),
         "split": split,
         "size": size,

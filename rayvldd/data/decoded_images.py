@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from rayvldd.data.array_cache import fingerprint
+from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.json_files import parsed, write_json_whole
 
 FileState = tuple[str, int, int]
@@ -25,7 +26,7 @@ FileState = tuple[str, int, int]
 class DecodedImages:
     """A file of pixels in the cache folder, and an index of the image in each row."""
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key: Mapping[str, JsonValue]) -> None:
         """Set the file's name without reading anything.
 
         Args:
@@ -44,10 +45,11 @@ class DecodedImages:
     ) -> Bool[np.ndarray, " image"]:
         """Copy the saved images into ``pixels``; return a mask of the images that were found."""
         found = np.zeros(len(files), dtype=bool)
-        index = parsed(self._index.read_bytes()) if self._index.is_file() else None
+        index = (parsed(self._index.read_bytes()) if self._index.is_file() else None) or {}
         try:
-            saved = np.load(self._folder / str((index or {})["pixels"]), mmap_mode="r")
-            rows = {(str(path), int(size), int(time)): int(row) for path, size, time, row in (index or {})["files"]}
+            saved = np.load(self._folder / str(index["pixels"]), mmap_mode="r")
+            listed: Any = index["files"]  # a file of another form raises one of the errors below
+            rows = {(str(path), int(size), int(time)): int(row) for path, size, time, row in listed}
             if saved.shape[1:] != pixels.shape[1:] or saved.dtype != pixels.dtype:
                 return found
             for number, file in enumerate(files):

@@ -6,11 +6,12 @@ finished arrays and, if machines keep local copies, the folder for them.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ArraySource
+from rayvldd.records.json_values import JsonValue, list_at, text_at
 from rayvldd.storage.addresses import open_storage
 from rayvldd.storage.json_files import parsed, write_json_whole
 from rayvldd.workspace import Workspace
@@ -25,8 +26,8 @@ def note_prepared(workspace: Workspace, store_uri: str, node_cache: Path | None)
         node_cache: Folder on a local disk of each machine; default: the recorded one, or the workspace's cache.
     """
     noted = _noted(workspace.cache)
-    stores = [store_uri, *(uri for uri in noted.get("stores", []) if uri != store_uri)]
-    folder = str(node_cache) if node_cache else noted.get("node_cache")
+    stores = [store_uri, *(str(uri) for uri in list_at(noted, "stores") if uri != store_uri)]
+    folder = str(node_cache) if node_cache else text_at(noted, "node_cache") or None
     write_json_whole(_note(workspace.cache), {"stores": stores, "node_cache": folder})
 
 
@@ -39,8 +40,8 @@ def open_cache(folder: Path) -> ArrayCache:
     noted = _noted(folder)
     if not noted:
         return ArrayCache(folder)
-    local = noted.get("node_cache")
-    source = PreparedArrays(noted["stores"], Workspace(folder.parent))
+    local, stores = text_at(noted, "node_cache"), [str(uri) for uri in list_at(noted, "stores")]
+    source = PreparedArrays(stores, Workspace(folder.parent))
     return ArrayCache(Path(local) if local else folder, source, shared_folder=folder)
 
 
@@ -65,7 +66,7 @@ def _note(cache: Path) -> Path:
     return cache / "prepared.json"
 
 
-def _noted(cache: Path) -> dict[str, Any]:
+def _noted(cache: Path) -> dict[str, JsonValue]:
     file = _note(cache)
     return parsed(file.read_bytes()) or {} if file.is_file() else {}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,6 +27,7 @@ from rayvldd.data.dataset import (
 from rayvldd.data.kept_rows import FileState, KeptRows, find_kept_rows
 from rayvldd.data.toy_scenes import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
 from rayvldd.data.unreadable import by_split, drops_unreadable, readable
+from rayvldd.records.json_values import JsonValue
 
 _STATE_INTERVAL = 256
 """Scenes between two saved states of the generator; up to this many are generated only to reach a part's start."""
@@ -114,7 +115,7 @@ def split_sources(settings: DataSettings, folder: Path) -> list[SplitSource]:
 class DrawnPart:
     """Scenes that are generated on the receiving machine: only a state of the random generator is sent."""
 
-    state: Mapping[str, Any]
+    state: Mapping[str, JsonValue]
     """State of the generator, ``skipped`` scenes before the first scene of the part."""
     skipped: int
     """Scenes to generate and discard before the first one."""

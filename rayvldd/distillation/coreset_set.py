@@ -1,7 +1,6 @@
 """Convert a coreset to a distilled set, so that both share the same format."""
 
-from typing import Any
-
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
@@ -25,7 +24,7 @@ def coreset_as_set(
         lr: Learning rate of students on the pairs.
     """
     pairs = coreset.pairs(task, lr)
-    plain: dict[str, Any] = {
+    plain: dict[str, SettingValue] = {
         "distillation.num_pairs": len(coreset.image_index),
         "distillation.trajectory_matching.batch_size": None,
         "distillation.student_loss": "info_nce",

@@ -19,13 +19,14 @@ from torch.utils.data import Dataset
 
 import rayvldd
 from rayvldd.config.study import Study
-from rayvldd.distillation.exports import export
+from rayvldd.distillation.exports import NearestCaption, export
 from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.form import FORMAT
+from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD, SET_CARD, VERSION
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
 from rayvldd.storage.tensor_files import checksum, save_tensors
@@ -64,7 +65,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Origin of the set: settings, fingerprints, expert set, outer step, metrics, version."""
     similarity: SimilarityParameters = field(default_factory=lambda: SimilarityParameters({}))
     """Learned similarity of image i and text j."""
-    nearest_captions: list[dict[str, Any]] = field(default_factory=list)
+    nearest_captions: list[NearestCaption] = field(default_factory=list)
     """For each pair its number (``pair``), the real training caption ``nearest`` to its embedding, their cosine
     (``similarity``) and the caption at the ``start``; empty if not computed."""
 
@@ -172,14 +173,14 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         new_card.replace(folder / CARD)
         sync_folder(folder)
 
-    def card_values(self) -> dict[str, Any]:
+    def card_values(self) -> dict[str, JsonValue]:
         """Return the content of ``card.json`` without checksums: the card and all values that are not tensors."""
         return {
             FORMAT: VERSION,
             **self.card,
             "lr_student_image": self.lr_student_image,
             "lr_student_text": self.lr_student_text,
-            "start_captions": self.start_captions,
+            "start_captions": [*self.start_captions],
             "similarity_scale": self.similarity.scale,
         }
 
@@ -270,7 +271,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
 
 
-def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
+def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, JsonValue]:
     """Return the card entries about the origin of a set.
 
     Args:
@@ -280,10 +281,10 @@ def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, Any]:
     """
     model = task.model
     splits = (task.train.split, task.val.split, task.test.split)
-    left_out = {split.name: list(split.left_out) for split in splits if split.left_out}
+    left_out: dict[str, JsonValue] = {split.name: [*split.left_out] for split in splits if split.left_out}
     return {
         "study": study.model_dump(mode="json"),
-        "fingerprints": task.fingerprints,
+        "fingerprints": {**task.fingerprints},
         "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
         "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
         "seed": seed,
@@ -300,7 +301,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], checksums: Mapping[str, str]) 
             raise ValueError(f"the checksum of {name} is {found}, in the card {checksums.get(name, 'missing')}")
 
 
-def _nearest_captions(file: Path, num_pairs: int) -> list[dict[str, Any]]:
+def _nearest_captions(file: Path, num_pairs: int) -> list[NearestCaption]:
     """Read the nearest captions of a set; empty if there is no file."""
     if not file.is_file():
         return []

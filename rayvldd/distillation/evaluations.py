@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import evaluate_pairs, mean_of, train_students
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
+from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import write_text_whole
 
 PROGRESS = "progress.json"
@@ -175,12 +176,12 @@ class EvaluatedRun:
             setattr(self, name, progress[name])
         return True
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, JsonValue]:
         """Return the settings that a saved state must match; the number of steps and the engine may change."""
         settings = flat_settings(selected(self.study.distillation, lambda info: info.in_state))
-        return {**settings, "seed": self.seed, "fingerprints": self.task.fingerprints}
+        return {**settings, "seed": self.seed, "fingerprints": {**self.task.fingerprints}}
 
-    def _refuse_other_settings(self, of_state: dict[str, Any]) -> None:
+    def _refuse_other_settings(self, of_state: dict[str, JsonValue]) -> None:
         others = [name for name, value in self._settings().items() if of_state.get(name) != value]
         if others:
             raise StoreError(

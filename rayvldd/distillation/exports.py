@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD
 from rayvldd.storage.atomic import sync_below
 
@@ -28,6 +29,22 @@ SIMILARITY = "similarity.npy"
 """File of the similarity [pair, pair] of image i and text j; only if it was learned."""
 SPLIT = "train"
 """Split name of the exported pairs: a distilled set is for training; validation and test use real data."""
+
+
+class NearestCaption(TypedDict):
+    """The real training caption nearest to the embedding of a pair."""
+
+    pair: int
+    nearest: str
+    similarity: float
+    """Cosine of both embeddings."""
+    start: str
+    """Caption of the initial pair."""
+
+
+class _Texts(TypedDict):
+    captions: list[str]
+    start_caption: str
 
 
 @runtime_checkable  # for runtime type checks of signatures in tests
@@ -50,7 +67,7 @@ class ExportedSet(Protocol):
         ...
 
     @property
-    def nearest_captions(self) -> list[dict[str, Any]]:
+    def nearest_captions(self) -> list[NearestCaption]:
         """For each pair the real caption nearest to its embedding; empty if not computed."""
         ...
 
@@ -59,7 +76,7 @@ class ExportedSet(Protocol):
         """Learned similarity of image i and text j."""
         ...
 
-    def card_values(self) -> dict[str, Any]:
+    def card_values(self) -> dict[str, JsonValue]:
         """Return the content of the card."""
         ...
 
@@ -178,12 +195,13 @@ def _write_datasets(distilled: ExportedSet, folder: Path) -> None:
             enable_progress_bars()
 
 
-def _captions(distilled: ExportedSet) -> list[dict[str, Any]]:
+def _captions(distilled: ExportedSet) -> list[_Texts]:
     """Return the readable texts of each pair: the nearest real caption, if computed, and the initial caption."""
-    rows = distilled.nearest_captions or [{} for _ in distilled.start_captions]
+    if not distilled.nearest_captions:
+        return [{"captions": [], "start_caption": start} for start in distilled.start_captions]
     return [
         {"captions": [row["nearest"]] if "nearest" in row else [], "start_caption": start}
-        for row, start in zip(rows, distilled.start_captions, strict=True)
+        for row, start in zip(distilled.nearest_captions, distilled.start_captions, strict=True)
     ]
 
 

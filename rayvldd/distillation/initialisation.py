@@ -5,9 +5,7 @@ released code draws noise at hard-coded means and deviations; here images are st
 normalised scale and texts have mean and deviation of the real embeddings, which differ between encoders.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import Fault, StoreError
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.text_encoder import build_text_encoder
+from rayvldd.records.json_values import JsonValue, text_at
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def faults_of_initial_sets(study: Study) -> list[Fault]:
             continue
         now = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
         encoders = {build_text_encoder(encoder).fingerprint for encoder in now.values()}
-        made = card["fingerprints"]["text_encoder"]
+        made = text_at(card, "fingerprints", "text_encoder")
         if size != study.data.image_size:
             faults.append(Fault(_FROM, f"{place} has images of {size} px, not {study.data.image_size}", allowed))
         if encoders != {made}:
@@ -91,7 +90,7 @@ def faults_of_initial_sets(study: Study) -> list[Fault]:
     return faults
 
 
-def _card_and_size(place: str) -> tuple[Mapping[str, Any], int]:
+def _card_and_size(place: str) -> tuple[dict[str, JsonValue], int]:
     found = DistilledSet.load(place)
     return found.card, found.images.shape[-1]
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import safe_open
@@ -23,7 +23,19 @@ from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import Stream, generator_of
+from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.tensor_files import save_tensors
+
+
+class SavedState(TypedDict):
+    """Numbers of a saved state, beside its tensors."""
+
+    outer_step: int
+    rollbacks: int
+    generator: dict[str, JsonValue]
+    """State of the random generator."""
+    good: int
+    """Outer step of the last good state."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +186,10 @@ class OuterLoop:
     def save(self, path: Path) -> None:
         """Write the complete state atomically."""
         tensors, outer_step = self._state()
-        state = {
+        state: SavedState = {
             "outer_step": outer_step,
             "rollbacks": self.rollbacks,
-            "generator": self._generator.bit_generator.state,
+            "generator": {**self._generator.bit_generator.state},
             "good": self._good[1],
         }
         if self._good[1] != outer_step:  # between evaluations the last good state differs
@@ -192,7 +204,7 @@ class OuterLoop:
         """
         with safe_open(path, framework="pt", device=str(self.task.device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
+            state: SavedState = json.loads(file.metadata()["state"])
         good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
         shapes = {f"value.{name}": value.shape for name, value in self.set.values.items()}
         if {name: value.shape for name, value in tensors.items() if name.startswith("value.")} != shapes:

@@ -6,7 +6,7 @@ The arithmetic is that of ``torch.optim``.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -84,9 +84,9 @@ def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return gradient * (_NORMALISED / size.clamp(min=torch.finfo(size.dtype).tiny))
 
 
-def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict[str, Any]]:
+def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict[str, list[Tensor] | float]]:
     """Build one torch parameter group per tensor, as views, so that only the numbers of the caller's tensors change."""
-    groups = []
+    groups: list[dict[str, list[Tensor] | float]] = []
     for name, gradient in gradients.items():
         moved = values[name].detach()
         moved.grad = gradient.detach()

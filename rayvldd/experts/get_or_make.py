@@ -15,6 +15,7 @@ from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.json_values import text_at
 from rayvldd.storage.lease import LeaseHolder
 
 _POLL_S = 0.5
@@ -68,7 +69,7 @@ def missing_of(request: ExpertRequest, store: ExpertStore) -> list[int]:
     """
     present = set(store.finished(request.recipe, request.epochs))
     missing = [index for index in request.indexes if index not in present]
-    imported = request.recipe.settings.get("experts", {}).get("imported")
+    imported = text_at(request.recipe.settings, "experts", "imported")
     if missing and imported:
         raise StoreError(
             f"{store.uri}: {request.recipe.key}: {len(missing)} of {len(request.indexes)} experts imported as "
@@ -142,7 +143,7 @@ def _without_gaps(kept: list[ExpertState], epochs: Collection[int]) -> list[Expe
 
 
 def _refuse_changed(task: RetrievalTask, recipe: ExpertRecipe, index: int) -> None:
-    made = ExpertRecipe({**recipe.settings, "fingerprints": task.fingerprints})
+    made = ExpertRecipe({**recipe.settings, "fingerprints": {**task.fingerprints}})
     if made.key != recipe.key:
         raise StoreError(
             f"expert {index}: data or models have changed since the command began: its recipe is now "

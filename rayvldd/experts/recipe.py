@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import JsonValue
+from typing import cast
 
 from rayvldd.config.setting import selected
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.experts.training import ExpertTraining
+from rayvldd.records.json_values import JsonValue, text_at
 
 _VERSION = 2
 """Incremented when training computes different results from the same settings."""
@@ -23,7 +22,7 @@ class ExpertRecipe:
     The number of experts, file locations and the number of threads are not part of it.
     """
 
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
 
     @property
     def key(self) -> str:
@@ -33,8 +32,7 @@ class ExpertRecipe:
     @property
     def storage(self) -> TrajectoryStorage:
         """Number format of the stored trajectories."""
-        storage: TrajectoryStorage = self.settings.get("experts", {}).get("storage", "float32")
-        return storage
+        return cast(TrajectoryStorage, text_at(self.settings, "experts", "storage") or "float32")
 
 
 def expert_training(study: Study) -> ExpertTraining:
@@ -49,7 +47,7 @@ def expert_recipe(study: Study, fingerprints: Mapping[str, str]) -> ExpertRecipe
         study: The study at the point.
         fingerprints: Fingerprints of its data and encoders.
     """
-    return ExpertRecipe({"version": _VERSION, **expert_settings(study), "fingerprints": dict(fingerprints)})
+    return ExpertRecipe({"version": _VERSION, **expert_settings(study), "fingerprints": {**fingerprints}})
 
 
 def expert_settings(point: Study) -> dict[str, JsonValue]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -47,6 +46,10 @@ class BufferPair:
 
     image: Path
     text: Path
+
+
+_Side = Sequence[Sequence[Tensor]]
+"""The parameters of one side of an expert, by epoch."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def read_buffers(
     return experts
 
 
-def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
+def _loaded(path: Path, faults: list[Fault]) -> list[_Side] | None:
     """Load the lists in a file; on failure, add a fault and return None."""
     allowed = "lists of experts, of epochs, of tensors, as torch.save wrote them"
     try:
@@ -172,7 +175,7 @@ def _loaded(path: Path, faults: list[Fault]) -> list[Any] | None:
     return list(content)
 
 
-def _not_lists(content: Any) -> str:
+def _not_lists(content: object) -> str:
     """Describe the first place that breaks the nesting of lists of tensors; empty if there is none."""
     if not isinstance(content, list | tuple) or not content:
         return f"holds {_kind(content)}"
@@ -188,11 +191,11 @@ def _not_lists(content: Any) -> str:
     return ""
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return f"an empty {type(value).__name__}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
 
 
-def _faults_of(path: Path, experts: list[Any], layout: ParameterLayout, epochs: int) -> list[Fault]:
+def _faults_of(path: Path, experts: list[_Side], layout: ParameterLayout, epochs: int) -> list[Fault]:
     """Return each kind of mismatch once, at its first place, with the number of further places."""
     places: dict[tuple[str, str], list[str]] = {}
     for where, problem, allowed in _misfits(experts, layout, epochs):
@@ -203,7 +206,7 @@ def _faults_of(path: Path, experts: list[Any], layout: ParameterLayout, epochs: 
     ]
 
 
-def _misfits(experts: list[Any], layout: ParameterLayout, epochs: int) -> Iterator[tuple[str, str, str]]:
+def _misfits(experts: list[_Side], layout: ParameterLayout, epochs: int) -> Iterator[tuple[str, str, str]]:
     for position, expert in enumerate(experts):
         if len(expert) != epochs + 1:
             allowed = f"{epochs + 1}: the start and experts.epochs={epochs}"

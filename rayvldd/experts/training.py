@@ -7,7 +7,6 @@ batch 128). Deviations: BatchNorm statistics stay frozen; an epoch may take one 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END, Stream, generator_of, seeded
+from rayvldd.records.json_values import JsonValue
 from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -34,7 +34,7 @@ class ExpertState:
     parameters: Parameters
     metrics: list[dict[str, float]]
     """``epoch, train_loss, val_mean_recall, seconds`` for every epoch so far."""
-    random_state: Mapping[str, Any]
+    random_state: Mapping[str, JsonValue]
     """State of the generator of batches and dropout, as a JSON value."""
     movements: tuple[Movement, ...] = ()
     """How far the parameters moved in every epoch so far; fewer if an earlier version stored the state."""

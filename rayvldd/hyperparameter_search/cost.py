@@ -3,10 +3,10 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.hyperparameter_search.plan import Plan
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
 from rayvldd.runtime.full_data import MAX_MODELS
@@ -43,6 +44,48 @@ class Probe:
     """One epoch of a model of all pairs."""
 
 
+class ProbeSeconds(TypedDict):
+    """The fields of :class:`Probe`."""
+
+    prepare: float
+    expert_epoch: float
+    outer_step: tuple[float, float]
+    student: float
+    full_data_epoch: float
+
+
+class AtATime(TypedDict):
+    """How much work of each kind runs concurrently."""
+
+    experts: int
+    trials: int
+
+
+class PhaseSeconds(TypedDict):
+    """Seconds of each phase; lists have the value at both ends of the space."""
+
+    experts: float
+    a_trial: list[float]
+    search: list[float]
+    test: float
+
+
+class Cost(TypedDict):
+    """Estimated cost of a study, with the numbers that it follows from; the output of ``check --json``."""
+
+    probe: ProbeSeconds
+    at_a_time: AtATime
+    expert_epochs: int
+    trials: int
+    outer_steps: int
+    evaluations: int
+    num_students: int
+    seconds: PhaseSeconds
+
+
+T = TypeVar("T")
+
+
 def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None = None) -> Probe:
     """Time one expert epoch, one outer step at both ends of the space, and one student.
 
@@ -64,7 +107,7 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     return Probe(prepare, epoch, (min(steps), max(steps)), student, full_data_epoch)
 
 
-def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: int | None = None) -> dict[str, Any]:
+def estimate(study: Study, planned: Plan, probed: Probe, num_cpus: int | None = None) -> Cost:
     """Estimate the seconds of each phase of a search from a probe, for the cheapest and the most expensive point.
 
     Early stopping reduces the time; concurrent work on the same cores increases it.
@@ -76,7 +119,7 @@ def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: 
         num_cpus: Number of CPUs; default: those that this process may use.
     """
     cpus = num_cpus or len(os.sched_getaffinity(0))
-    side = {
+    side: AtATime = {
         "experts": max(1, cpus // study.resources.cpus_per_expert),
         "trials": max(1, min(study.search.max_concurrent, cpus // study.resources.cpus_per_trial)),
     }
@@ -91,7 +134,13 @@ def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: 
     full_data_epochs += min(MAX_MODELS, evaluation.num_test_students) * max(recipe.epochs for recipe in recipes)
     full_data = full_data_epochs * probed.full_data_epoch
     return {
-        "probe": asdict(probed),
+        "probe": {
+            "prepare": probed.prepare,
+            "expert_epoch": probed.expert_epoch,
+            "outer_step": probed.outer_step,
+            "student": probed.student,
+            "full_data_epoch": probed.full_data_epoch,
+        },
         "at_a_time": side,
         "expert_epochs": epochs,
         "trials": trials,
@@ -107,7 +156,7 @@ def estimate(study: Study, planned: Mapping[str, Any], probed: Probe, num_cpus: 
     }
 
 
-def describe_cost(cost: Mapping[str, Any]) -> str:
+def describe_cost(cost: Cost) -> str:
     """Format the estimate with its calculation, in a few lines."""
     probed, seconds, side = cost["probe"], cost["seconds"], cost["at_a_time"]
     low, high = probed["outer_step"]
@@ -127,7 +176,7 @@ def describe_cost(cost: Mapping[str, Any]) -> str:
     )
 
 
-def _experts(cost: Mapping[str, Any]) -> str:
+def _experts(cost: Cost) -> str:
     if not cost["expert_epochs"]:
         return "none to make"
     arithmetic = f"{cost['expert_epochs']} epochs x {cost['probe']['expert_epoch']:.3g} s"
@@ -177,7 +226,7 @@ def _timed_step(loop: OuterLoop) -> float:
     return seconds
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
     started = time.perf_counter()
     done = work()
     if torch.cuda.is_available():

@@ -1,8 +1,10 @@
 """Plan of a study for ``--dry-run``, ``check`` and the first lines of a sweep."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
+from pydantic import JsonValue
+
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import point_as_text, time_as_text
 from rayvldd.data.left_out import left_out_so_far
@@ -14,7 +16,77 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.workspace import Workspace
 
 
-def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, Any]:
+class PlannedExperts(TypedDict):
+    """A set of experts that a study uses."""
+
+    point: dict[str, SettingValue]
+    experts: int
+    existing: int
+    """Upper bound of the number of experts that are in the store."""
+    epochs: int
+
+
+class PlannedTrials(TypedDict):
+    """The trials of a study."""
+
+    total: int
+    """Trials that a search runs at most."""
+    points: int | None
+    """Points of a finite space; None for others."""
+    allowed: int
+    """``search.num_trials``."""
+    ended: int
+    cut_off: int
+    at_a_time: int
+    time_budget_s: float | None
+
+
+class PlannedSearch(TypedDict):
+    """The search of a study."""
+
+    sampler: str
+    scheduler: str
+    objectives: list[str]
+    searched: list[str]
+    not_searched_here: list[str]
+    """Settings whose conditions are fulfilled at no point."""
+
+
+class PlannedFinalists(TypedDict):
+    """The distillations of the best trials with new seeds."""
+
+    trials: int
+    sets_of_each: int
+
+
+class PlannedStorage(TypedDict):
+    """Where a study reads and writes."""
+
+    cache: str
+    experts: str
+    study: str
+    best: str
+    tracking_uri: str
+
+
+class Plan(TypedDict):
+    """Plan of a study; the output of ``--dry-run --json``."""
+
+    study: str
+    settings: dict[str, JsonValue]
+    expert_sets: list[PlannedExperts]
+    methods: list[str]
+    trials: PlannedTrials
+    search: PlannedSearch
+    finalists: PlannedFinalists
+    resources: dict[str, JsonValue]
+    storage: PlannedStorage
+    images_left_out: dict[str, int]
+    """Number of images in each list of images that are left out, by its file."""
+    is_finished: bool
+
+
+def plan(study: Study, workspace: Workspace, store: ExpertStore) -> Plan:
     """List what a sweep of the study would create, reuse and write; reads only small files.
 
     Expert sets are identified by their settings. Whether they also match the data and the weights is determined when
@@ -70,7 +142,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> dict[str, An
     }
 
 
-def describe_plan(planned: Mapping[str, Any]) -> str:
+def describe_plan(planned: Plan) -> str:
     """Format the plan in a few lines."""
     sets, trials = planned["expert_sets"], planned["trials"]
     total, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
@@ -106,7 +178,7 @@ def describe_plan(planned: Mapping[str, Any]) -> str:
     )
 
 
-def _number_of(trials: Mapping[str, Any]) -> str:
+def _number_of(trials: PlannedTrials) -> str:
     """Number of trials, and of points in a finite space."""
     total, points, allowed = trials["total"], trials["points"], trials["allowed"]
     if points is None:
@@ -115,20 +187,20 @@ def _number_of(trials: Mapping[str, Any]) -> str:
     return f"{total}, where the space has {points} points{once}"
 
 
-def _again(finalists: Mapping[str, int]) -> str:
+def _again(finalists: PlannedFinalists) -> str:
     trials, sets = finalists["trials"], finalists["sets_of_each"]
     which = "the best trial is" if trials == 1 else f"the best {trials} trials are"
     return f"{which} distilled again, {sets} sets with new seeds each; " if trials else ""
 
 
-def _recipes(store: ExpertStore) -> list[tuple[dict[str, Any], int]]:
+def _recipes(store: ExpertStore) -> list[tuple[dict[str, JsonValue], int]]:
     """The recipe of every expert set in the store, and its number of experts."""
     if lives_in_ray(store):
         return []  # accessible only from inside the cluster
     return [(manifest["recipe"], len(store.indexes(key))) for key, manifest in store.sets()]
 
 
-def _existing(at_point: Study, recipes: list[tuple[dict[str, Any], int]]) -> int:
+def _existing(at_point: Study, recipes: list[tuple[dict[str, JsonValue], int]]) -> int:
     """Number of experts in the largest set with the settings of the point."""
     required = expert_settings(at_point).items()
     fitting = [number for recipe, number in recipes if all(recipe.get(name) == value for name, value in required)]

@@ -16,6 +16,7 @@ from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import SplitInputs, load_task
+from rayvldd.records.json_values import object_at
 from rayvldd.runtime.expert_training import ExpertProgress, make_experts
 from rayvldd.tracking.protocol import Origins
 
@@ -87,8 +88,8 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
 
 def origins_of(sets: Sequence[ExpertSet]) -> Origins:
     """Origins of trials that use one of these sets: the entries that all sets share."""
-    first, *others = (known.recipe.settings["fingerprints"] for known in sets)
-    shared = {name: value for name, value in first.items() if all(other[name] == value for other in others)}
+    first, *others = (object_at(known.recipe.settings, "fingerprints") for known in sets)
+    shared = {name: str(value) for name, value in first.items() if all(other[name] == value for other in others)}
     uses_experts = len(sets) == 1 and sets[0].study.requires_experts
     return Origins(shared, sets[0].recipe.key if uses_experts else "")
 

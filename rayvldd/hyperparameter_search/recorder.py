@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
@@ -21,6 +21,7 @@ from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.json_values import JsonObject, number_at, object_at
 from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
 from rayvldd.storage.atomic import copy_folder_whole
@@ -258,8 +259,9 @@ class Recorder:
     def _catch_up(self, trial: Trial) -> None:
         """Record the evaluation of the best set if the trial ended between saving the set and reporting it."""
         card = best_card(trial)
-        if card.get("outer_step", -1) > trial.outer_step:
-            self._enter(trial.trial_id, card["outer_step"], card["metrics"])
+        outer_step, metrics = int(number_at(card, "outer_step", default=-1)), object_at(card, "metrics")
+        if outer_step > trial.outer_step:
+            self._enter(trial.trial_id, outer_step, {name: number_at(metrics, name) for name in metrics})
 
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
@@ -303,7 +305,7 @@ class Recorder:
         return self._last_steps[trial.trial_id]
 
 
-def best_card(trial: Trial) -> dict[str, Any]:
+def best_card(trial: Trial) -> JsonObject:
     """The card of the best set so far of a running trial; empty if there is none."""
     file = trial.checkpoint / BEST / CARD
     return read_json(file) if file.is_file() else {}

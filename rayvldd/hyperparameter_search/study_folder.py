@@ -14,6 +14,7 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import write_json_whole
@@ -218,7 +219,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+def _completed(settings: JsonObject) -> JsonObject:
     """Settings of an earlier release, with the defaults of settings that were added since."""
     try:
         return Study.model_validate(settings).model_dump(mode="json")

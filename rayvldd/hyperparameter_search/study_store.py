@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from rayvldd.background import RepeatedCall
 from rayvldd.console import ProgressDisplay
@@ -39,8 +39,13 @@ _TRIES = 5
 _MARK = ".stored"
 """File in the study's folder that names the snapshot it was resumed from."""
 
-Entry = dict[str, Any]
-"""A file of a snapshot: ``sha256`` and ``bytes``."""
+
+class Entry(TypedDict):
+    """A file of a snapshot."""
+
+    sha256: str
+    bytes: int
+
 
 Stamp = tuple[int, int, int, int]
 """Identity of a file's state: inode, times and size."""
@@ -201,7 +206,7 @@ class StudyStore:
             parts = name.split("/")
             if not stays_inside(name) or parts[0] == tune or any(part.startswith(".") for part in parts):
                 raise self._not_ours(f"snapshot.json names {name!r}, which is no file of a study's folder")
-        return files
+        return {name: cast(Entry, entry) for name, entry in files.items()}
 
     def _not_ours(self, why: str) -> StoreError:
         return StoreError(
@@ -318,7 +323,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     return os.walk(folder, onerror=refuse)
 
 
-def _is_entry(value: Any) -> bool:
+def _is_entry(value: object) -> bool:
     """Whether a value is a valid entry of a snapshot."""
     return (
         isinstance(value, dict)

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SECONDS, VAL_MEAN_RECALL
@@ -121,12 +121,12 @@ def _fit(
     return (f"another {' and '.join(unequal)} (by fingerprint)" if unequal else ""), point
 
 
-def _point_in(values: Mapping[str, Any], space: Space) -> tuple[dict[str, SettingValue], str]:
+def _point_in(values: Mapping[str, JsonValue], space: Space) -> tuple[dict[str, SettingValue], str]:
     """The point with these settings in the space; or a message about settings outside of it."""
     outside = []
 
     def value_at(key: str, domain: Domain) -> SettingValue:
-        value: SettingValue = values.get(key)
+        value = cast(SettingValue, values.get(key))
         if value not in domain:
             outside.append(f"{key}={value!r} is outside {domain}")
         return value
@@ -143,17 +143,18 @@ def _matters(key: str) -> bool:
 
 def _study_of(trial: EarlierTrial, name: str) -> Study:
     """The study with a trial's parameters, and present defaults for missing ones."""
-    values: dict[str, Any] = {"name": name}
+    values: dict[str, JsonValue] = {"name": name}
     for key, text in trial.settings.items():
         if key.startswith(tuple(f"{section}." for section in _SECTIONS)):
             set_dotted(values, key, _value_of(text))
     return Study.model_validate(values)
 
 
-def _value_of(text: str) -> Any:
+def _value_of(text: str) -> JsonValue:
     """The value of a parameter: JSON, or a plain text."""
     try:
-        return json.loads(text)
+        value: JsonValue = json.loads(text)
+        return value
     except ValueError:
         return text
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import ray
 from ray import tune
@@ -31,7 +31,7 @@ from rayvldd.hyperparameter_search.strategy import (
 )
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
-from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport
+from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
 from rayvldd.runtime.cluster import workers_have_our_variables
 from rayvldd.runtime.requests import resources_of_trials
 
@@ -130,7 +130,7 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
 class _NotSaved:
     """Base of objects that Tune pickles for restoring experiments; studies are resumed from their records instead."""
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, None]:
         return {}
 
 
@@ -141,14 +141,14 @@ class _Searcher(_NotSaved, Searcher):
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, SettingValue] | None:
         try:
             proposal = self._strategy.propose(self._recorder.history)
         except SpaceExhaustedError:
             return cast(None, Searcher.FINISHED)  # a text, which its annotation omits
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Report] | None = None, error: bool = False) -> None:
         """Do nothing; the recorder records the end."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -165,7 +165,7 @@ class _Scheduler(_NotSaved, FIFOScheduler):
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: Mapping[str, Report]) -> str:
         """Record the report before the decision, which is based on the records.
 
         At the regular end of a trial Tune repeats its last result; recorder and strategy ignore repetitions.
@@ -189,25 +189,25 @@ class _Callback(_NotSaved, tune.Callback):
         self._recorder = recorder
         self._trials: list[TuneTrial] = []
 
-    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
         self._recorder.raise_outage()
         self._recorder.poll()
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._trials = trials
         point = {key: value for key, value in trial.config.items() if key != _TRIAL_ID}
         name = _name_of(trial)
         self._recorder.start(Proposal(name, number_of(name), point))
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._recorder.process_died(_name_of(trial))
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Record the failure of a trial whose process died too often."""
         self._recorder.lost(_name_of(trial), _error_of(trial))
         self._recorder.end(_name_of(trial))
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._recorder.end(_name_of(trial))
 
     def end_processes(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rayvldd.records.json_values import JsonValue
+
 _NO_PART = frozenset(
     "_name_or_path architectures attn_implementation _attn_implementation chunk_size_feed_forward dtype "
     "finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_factor "
@@ -87,7 +89,7 @@ def text_identity(
     return digest.hexdigest()[:16]
 
 
-def _config_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def _config_identity(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return {
         name: _config_identity(value) if isinstance(value, Mapping) else value
         for name, value in config.items()
@@ -95,7 +97,7 @@ def _config_identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+def _tokenizer_identity(tokenizer: Any) -> dict[str, JsonValue]:
     stated = {
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "padding_side": tokenizer.padding_side,

@@ -1,8 +1,14 @@
 """Types of parsed JSON and YAML, and readers of their parts that check the kind of what they find."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+else:
+    # Tests check signatures while they run, and their checker cannot resolve the recursive alias of pydantic, which
+    # fields of pydantic models import from there.
+    JsonValue = object
 
 __all__ = ["JsonObject", "JsonValue", "list_at", "number_at", "object_at", "objects_at", "text_at", "value_at"]
 
@@ -15,7 +21,7 @@ def value_at(values: JsonValue | Mapping[str, JsonValue], *keys: str) -> JsonVal
     found: JsonValue | Mapping[str, JsonValue] = values
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else found
+    return dict(found) if isinstance(found, Mapping) and not isinstance(found, dict) else found
 
 
 def object_at(values: JsonValue | Mapping[str, JsonValue], *keys: str) -> JsonObject:

@@ -10,6 +10,7 @@ from rich.text import Text
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.experts.store.inspection import Damage, ExpertInTraining, SetSummary
 from rayvldd.experts.store.pruning import Leftover
+from rayvldd.records.json_values import value_at
 from rayvldd.reports.tables import plain_table
 
 
@@ -43,15 +44,14 @@ def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:
 def values_of_set(known: SetSummary) -> dict[str, Any]:
     """The values of the table for ``--json``."""
     settings = known.recipe.settings
-    model, experts = settings.get("model", {}), settings.get("experts", {})
     recalls = [record["metrics"][-1][VAL_MEAN_RECALL] for record in known.records.values() if record["metrics"]]
     finite = [recall for recall in recalls if recall is not None and math.isfinite(recall)]
     return {
         "key": known.key,
-        "protocol": model.get("protocol"),
-        "encoder": (model.get("image_encoder") or {}).get("name"),
-        "epochs": experts.get("epochs"),
-        "imported": experts.get("imported"),
+        "protocol": value_at(settings, "model", "protocol"),
+        "encoder": value_at(settings, "model", "image_encoder", "name"),
+        "epochs": value_at(settings, "experts", "epochs"),
+        "imported": value_at(settings, "experts", "imported"),
         "complete": len(known.records),
         "damaged": known.incomplete,
         "in_training": [

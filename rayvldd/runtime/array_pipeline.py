@@ -12,11 +12,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import ray
 import torch
+from pydantic import BaseModel
 
 from rayvldd.config.settings import ResourceSettings, TextEncoderSettings
 from rayvldd.config.study import Study
@@ -77,6 +78,20 @@ class _ShardWork:
     number: int
     num_rows: int
     part: ImagePart | CaptionPart
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _FinishedShard(TypedDict):
+    """Row of a pipeline for a finished shard."""
+
+    array: str
+    number: int
+    rows: int
+    node: str
+    error: bytes
+    """The pickled error of the user; empty if there is none."""
 
 
 def requested_arrays(study: Study, folder: Path) -> list[ArrayRequest]:
@@ -194,7 +209,7 @@ def _results(
     resources: ResourceSettings,
     shards: ArrayShards,
     on_progress: OnProgress,
-) -> Generator[dict[str, Any], None, None]:
+) -> Generator[_FinishedShard, None, None]:
     """Run one pipeline and yield one row per finished shard."""
     if not jobs:
         return
@@ -245,7 +260,7 @@ class _ImageShards:
     def __init__(self, shards: ArrayShards) -> None:
         self._shards = shards
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, str | int | bytes]:
         return _written(pickle.loads(row["job"]), self._shards, self._images)
 
     def _images(self, job: _ShardWork, out: np.ndarray) -> None:
@@ -260,7 +275,7 @@ class _CaptionShards:
         self._shards, self._num_threads = shards, num_threads
         self._encoder = build_text_encoder(settings)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, str | int | bytes]:
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         return _written(pickle.loads(row["job"]), self._shards, self._embeddings)
 
@@ -295,5 +310,5 @@ def _silence() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _distinct(settings: Iterable[Any]) -> list[Any]:
+def _distinct(settings: Iterable[T]) -> list[T]:
     return list({one.model_dump_json(): one for one in settings}.values())

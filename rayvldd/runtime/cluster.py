@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import ray
 
@@ -24,6 +24,16 @@ _ANSWER_S = 10.0
 _TRIES = 3
 _TOO_SLOW = "timed out during startup"
 """Part of Ray's message when its processes did not start within 30 seconds."""
+
+
+class _RayOptions(TypedDict, total=False):
+    """Options of ``ray.init``."""
+
+    address: str
+    num_cpus: int | None
+    object_store_memory: int
+    include_dashboard: bool
+    runtime_env: dict[str, dict[str, str]]
 
 
 _is_ours = False
@@ -94,7 +104,7 @@ def _refuse_silence(address: str) -> None:
             raise ConnectionError(f"nothing answers at {address} ({error.strerror or error})") from error
 
 
-def _init(options: dict[str, Any]) -> None:
+def _init(options: _RayOptions) -> None:
     """Start or join Ray; retry if a local Ray instance does not start in time on a busy machine.
 
     Ray's own limit of 30 seconds cannot be configured.
@@ -134,7 +144,7 @@ def _handler_of_sigterm_kept() -> Iterator[None]:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _local_options(num_cpus: int | None) -> dict[str, Any]:
+def _local_options(num_cpus: int | None) -> _RayOptions:
     # "local", because without an address Ray would join any instance on this machine, even one of another user.
     return {
         "address": "local",
@@ -144,5 +154,5 @@ def _local_options(num_cpus: int | None) -> dict[str, Any]:
     }
 
 
-def _cluster_options(address: str) -> dict[str, Any]:
+def _cluster_options(address: str) -> _RayOptions:
     return {"address": address, "runtime_env": {"env_vars": variables_of_workers()}}

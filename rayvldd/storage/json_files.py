@@ -4,22 +4,23 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from rayvldd.storage.atomic import write_bytes_whole
 
 
-def write_json_whole(path: Path, value: Any) -> None:
+def write_json_whole(path: Path, value: object) -> None:
     """Write strict JSON atomically; a number that is not finite becomes null."""
     write_bytes_whole(path, json_text(value))
 
 
-def json_text(value: Any) -> bytes:
+def json_text(value: object) -> bytes:
     """Encode a value as strict JSON; a number that is not finite becomes null."""
     return (json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -29,7 +30,7 @@ def _strict(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def parsed(content: bytes | None) -> dict[str, Any] | None:
+def parsed(content: bytes | None) -> dict[str, JsonValue] | None:
     """Parse the object in a JSON file; None if the content is missing or not a valid object."""
     try:
         value = json.loads(content) if content is not None else None

@@ -130,7 +130,7 @@ class RayStorage:
         self._name = name
         self._found: tuple[str, Any] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, str | None]:
         return {"_name": self._name, "_found": None}
 
     @property

@@ -94,10 +94,10 @@ class S3Storage:
         self._made: tuple[int, S3Client] | None = None
         self._making = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, str | Path | None]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_made", "_making")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, str | Path | None]) -> None:
         self.__dict__.update(state, _made=None, _making=threading.Lock())
 
     @property

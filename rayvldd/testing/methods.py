@@ -1,11 +1,11 @@
 """The contract of distillation methods."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import OuterLoop, distill
 from rayvldd.testing.toy import PROTOCOLS, toy_study, toy_task
@@ -15,7 +15,7 @@ def check_method(
     name: str,
     folder: Path,
     *,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, SettingValue] | None = None,
     protocols: Iterable[str] = ("heads_only", "full_image_encoder", "lora"),
 ) -> None:
     """Check a registered method: finite loss, changes of the set, reproducibility, and resuming a stopped run.

@@ -1,8 +1,10 @@
 """The toy study: 40 generated images of 16 pixels, a small ConvNet, projection heads. It takes seconds on one core."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
@@ -31,15 +33,17 @@ TOY_STUDY: dict[str, Any] = {
 }
 """The settings without those of a method."""
 
-PROTOCOLS: dict[str, dict[str, Any]] = {
+PROTOCOLS: dict[str, dict[str, SettingValue]] = {
     "heads_only": {},
     "full_image_encoder": {"model.protocol": "full_image_encoder"},
-    "lora": {"model.protocol": "lora", "model.lora.targets": ["blocks.0", "blocks.4"], "model.lora.rank": 2},
+    "lora": {"model.protocol": "lora", "model.lora.targets": ("blocks.0", "blocks.4"), "model.lora.rank": 2},
 }
 """Overrides of the toy study for each protocol."""
 
 
-def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | None = None, **changes: Any) -> Study:
+def toy_study(
+    method: str = "trajectory_matching", settings: Mapping[str, SettingValue] | None = None, **changes: SettingValue
+) -> Study:
     """The toy study with a method.
 
     Args:
@@ -49,7 +53,7 @@ def toy_study(method: str = "trajectory_matching", settings: dict[str, Any] | No
     """
     from rayvldd.config.methods.registry import declaration_of
 
-    section = dict(declaration_of(method).for_probe) if settings is None else settings
+    section = dict(declaration_of(method).for_probe if settings is None else settings)
     distillation = {**TOY_STUDY["distillation"], "method": method, method: section}
     return Study.model_validate({**TOY_STUDY, "distillation": distillation}).at(changes)
 

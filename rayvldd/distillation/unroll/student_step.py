@@ -296,5 +296,5 @@ def _detached(parameters: Parameters) -> Parameters:
     return Parameters(parameters.image.detach(), parameters.text.detach())
 
 
-def _cast(autocast: bool, where: Tensor) -> AbstractContextManager[Any]:
+def _cast(autocast: bool, where: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(where.device.type, dtype=torch.bfloat16, enabled=autocast)

@@ -10,7 +10,9 @@ holds its finished epochs and ``<key>/leases/`` its lease.
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn, cast
+
+from torch import Tensor
 
 import rayvldd
 from rayvldd.errors import StoreError
@@ -28,6 +30,7 @@ from rayvldd.experts.store.file_names import (
     record_file,
     start_file,
 )
+from rayvldd.experts.store.records import ExpertRecord, SetManifest, SharedStart
 from rayvldd.experts.training import ExpertState
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import (
@@ -152,14 +155,15 @@ class ExpertStore:
             )
         own = self._opened(recipe, index, data_file(recipe.key, index), record["checksums"])
         start = record["start"] and self._opened(recipe, index, record["start"]["name"], record["start"]["checksums"])
-        movements = [Movement(*map(tuple, each)) for each in record.get("movements", [])]
+        movements = [Movement(tuple(image), tuple(text)) for image, text in record.get("movements", [])]
         return Trajectory(StoredSnapshots(own, start or None, record["epochs"]), movements)
 
-    def record(self, recipe: ExpertRecipe, index: int) -> dict[str, Any] | None:
+    def record(self, recipe: ExpertRecipe, index: int) -> ExpertRecord | None:
         """Return the record of an expert; None unless it is complete and its file has the recorded size."""
-        record = parsed(self.storage.read(record_file(recipe.key, index)))
-        if record is None or record.get("recipe") != recipe.key or "checksums" not in record:
+        content = parsed(self.storage.read(record_file(recipe.key, index)))
+        if content is None or content.get("recipe") != recipe.key or "checksums" not in content:
             return None
+        record = cast(ExpertRecord, content)
         if record["start"] and self.storage.size(record["start"]["name"]) is None:
             return None
         return record if self.storage.size(data_file(recipe.key, index)) == record.get("bytes") else None
@@ -226,11 +230,15 @@ class ExpertStore:
 
     # --- what a set is ---
 
-    def sets(self) -> list[tuple[str, dict[str, Any]]]:
+    def sets(self) -> list[tuple[str, SetManifest]]:
         """Return key and manifest of every set with a readable manifest."""
         keys = sorted({name.partition("/")[0] for name in self.storage.names() if "/" in name})
         manifests = [(key, parsed(self.storage.read(manifest_file(key)))) for key in keys]
-        return [(key, manifest) for key, manifest in manifests if manifest and isinstance(manifest.get("recipe"), dict)]
+        return [
+            (key, cast(SetManifest, manifest))
+            for key, manifest in manifests
+            if manifest and isinstance(manifest.get("recipe"), dict)
+        ]
 
     def indexes(self, key: str) -> list[int]:
         """Return the sorted indexes of the experts with a record under a key."""
@@ -273,7 +281,7 @@ class ExpertStore:
         }
         self.storage.swap(manifest_file(recipe.key), None, json_text(manifest))
 
-    def _keep_start(self, recipe: ExpertRecipe, start: Any, metadata: Mapping[str, str]) -> dict[str, Any]:
+    def _keep_start(self, recipe: ExpertRecipe, start: Tensor, metadata: Mapping[str, str]) -> SharedStart:
         """Store the image side of an initial state by content, once for all experts that share it."""
         digest = checksum(start)
         name = start_file(recipe.key, digest)
@@ -307,15 +315,15 @@ class ExpertStore:
         )
 
 
-def _layout(layout: ParameterLayout) -> list[list[Any]]:
-    return [[name, list(shape)] for name, shape in zip(layout.names, layout.shapes, strict=True)]
+def _layout(layout: ParameterLayout) -> list[tuple[str, list[int]]]:
+    return [(name, [*shape]) for name, shape in zip(layout.names, layout.shapes, strict=True)]
 
 
 def _not_reused(where: str, why: str) -> StoreError:
     return StoreError(f"{where}: {why}", next_command=f"move that set away, then: {_REMAKE}")
 
 
-def _differences(stored: Any, requested: Any, key: str = "") -> list[str]:
+def _differences(stored: object, requested: object, key: str = "") -> list[str]:
     """List every setting in which two recipes differ, with both values."""
     if isinstance(stored, dict) and isinstance(requested, dict):
         names = sorted({*stored, *requested})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from safetensors import SafetensorError
 
@@ -21,6 +21,7 @@ from rayvldd.experts.store.file_names import (
     manifest_file,
     record_file,
 )
+from rayvldd.experts.store.records import ExpertRecord, SetManifest
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import LeaseState, is_dead_here, state_of
 from rayvldd.storage.storage import Storage
@@ -43,11 +44,11 @@ class SetSummary:
     """Content of a store under one key."""
 
     key: str
-    manifest: dict[str, Any] | None
+    manifest: SetManifest | None
     """None if unreadable or missing, as before the first expert is finished."""
     fault: str
     """Reason why the set cannot be used; empty if it can."""
-    records: dict[int, dict[str, Any]]
+    records: dict[int, ExpertRecord]
     """Records of the complete experts by index."""
     incomplete: list[int]
     """Experts whose files are missing or differ from their record."""
@@ -57,7 +58,7 @@ class SetSummary:
     @property
     def recipe(self) -> ExpertRecipe:
         """Recipe of the set; empty if unknown."""
-        return ExpertRecipe((self.manifest or {}).get("recipe", {}))
+        return ExpertRecipe(self.manifest["recipe"] if self.manifest else {})
 
     @property
     def is_unreadable(self) -> bool:
@@ -109,11 +110,11 @@ def _listed(keys: list[str]) -> str:
 
 def _summary(store: ExpertStore, key: str, names: list[str]) -> SetSummary:
     indexes = sorted(index_of(name) for name in names if is_record(name))
-    manifest = parsed(store.storage.read(manifest_file(key))) if manifest_file(key) in names else None
-    if manifest is not None and not isinstance(manifest.get("recipe"), dict):
-        manifest = None
+    content = parsed(store.storage.read(manifest_file(key))) if manifest_file(key) in names else None
+    is_manifest = content is not None and isinstance(content.get("recipe"), dict)
+    manifest = cast(SetManifest, content) if is_manifest else None
     fault = _fault_of_manifest(key, manifest) if indexes or manifest_file(key) in names else ""
-    records: dict[int, dict[str, Any]] = {}
+    records: dict[int, ExpertRecord] = {}
     if not fault and manifest:
         found = {index: store.record(ExpertRecipe(manifest["recipe"]), index) for index in indexes}
         records = {index: record for index, record in found.items() if record}
@@ -123,7 +124,7 @@ def _summary(store: ExpertStore, key: str, names: list[str]) -> SetSummary:
     return SetSummary(key, manifest, fault, records, incomplete, in_training, sum(sizes))
 
 
-def _fault_of_manifest(key: str, manifest: dict[str, Any] | None) -> str:
+def _fault_of_manifest(key: str, manifest: SetManifest | None) -> str:
     if manifest is None:
         return "its manifest is missing or cannot be read, so what made these experts is unknown"
     if manifest.get("format") != FORMAT:
@@ -159,6 +160,17 @@ class Damage:
     """Records of the experts that cannot be used because of it."""
 
 
+@dataclass
+class _ExpectedFile:
+    """A file to verify, as the records of experts describe it."""
+
+    checksums: dict[str, str]
+    records: list[str]
+    """Records that name the file."""
+    num_bytes: int | None = None
+    """None: not recorded."""
+
+
 OnFile = Callable[[int, int, str], None]
 """Called with (files done, files in total, current file)."""
 
@@ -179,7 +191,7 @@ def verify(store: ExpertStore, keys: list[str] | tuple[str, ...] = (), on_file: 
     """
     check_keys(store, keys)
     chosen = {key: names for key, names in by_key(store.storage.names()).items() if not keys or key in keys}
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, _ExpectedFile] = {}
     damages: list[Damage] = []
     for key, names in chosen.items():
         summary = _summary(store, key, names)
@@ -191,26 +203,27 @@ def verify(store: ExpertStore, keys: list[str] | tuple[str, ...] = (), on_file: 
     for done, (name, expected) in enumerate(files.items()):
         if on_file:
             on_file(done, len(files), name)
-        why = fault_of_tensors(store.storage, name, expected["checksums"], expected.get("bytes"))
-        if why and any(store.storage.size(record) is not None for record in expected["records"]):
-            damages.append(Damage(name, why, tuple(expected["records"])))
+        why = fault_of_tensors(store.storage, name, expected.checksums, expected.num_bytes)
+        if why and any(store.storage.size(record) is not None for record in expected.records):
+            damages.append(Damage(name, why, tuple(expected.records)))
     return damages
 
 
-def _gather(storage: Storage, key: str, index: int, files: dict[str, dict[str, Any]]) -> list[Damage]:
+def _gather(storage: Storage, key: str, index: int, files: dict[str, _ExpectedFile]) -> list[Damage]:
     """Add the files of an expert to the files to verify; return damage of its record."""
     name = record_file(key, index)
     content = storage.read(name)
     if content is None:  # the expert is being replaced by one with more epochs
         return []
-    record = parsed(content)
-    if record is None or record.get("recipe") != key or not {"checksums", "bytes", "start"} <= set(record):
+    values = parsed(content)
+    if values is None or values.get("recipe") != key or not {"checksums", "bytes", "start"} <= set(values):
         return [Damage(name, "cannot be read, or is another set's", (name,))]
-    files[data_file(key, index)] = {"checksums": record["checksums"], "bytes": record["bytes"], "records": [name]}
+    record = cast(ExpertRecord, values)
+    files[data_file(key, index)] = _ExpectedFile(record["checksums"], [name], record["bytes"])
     if record["start"]:
-        start = files.setdefault(record["start"]["name"], {"checksums": {}, "records": []})
-        start["checksums"] |= record["start"]["checksums"]
-        start["records"].append(name)
+        start = files.setdefault(record["start"]["name"], _ExpectedFile({}, []))
+        start.checksums |= record["start"]["checksums"]
+        start.records.append(name)
     return []
 
 

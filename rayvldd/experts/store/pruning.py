@@ -23,6 +23,7 @@ from rayvldd.experts.store.file_names import (
     record_file,
 )
 from rayvldd.experts.store.inspection import summary_of
+from rayvldd.records.json_values import text_at
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import STALE_S, LeaseHolder
 from rayvldd.storage.storage import KeepsParts, Storage
@@ -165,5 +166,5 @@ def _unused_starts(storage: Storage, names: list[str]) -> list[str]:
     records = [parsed(storage.read(name)) for name in names if is_record(name)]
     if any(record is None for record in records):
         return []
-    used = {record["start"]["name"] for record in records if record and record.get("start")}
+    used = {text_at(record, "start", "name") for record in records if record}
     return [name for name in names if is_start(name) and name not in used]

@@ -26,11 +26,12 @@ from rayvldd.experts.store.inspection import Damage, drop, summaries, verify
 from rayvldd.experts.store.pruning import Pruning
 from rayvldd.experts.training import ExpertState
 from rayvldd.experts.trajectory_file import write_tensors
+from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
 from rayvldd.storage.storage import Storage
 
-MODEL = {"protocol": "heads_only", "image_encoder": {"name": "convnet_d3"}}
+MODEL: dict[str, JsonValue] = {"protocol": "heads_only", "image_encoder": {"name": "convnet_d3"}}
 RECIPE = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2}, "seed": 7})
 DELTAS = ExpertRecipe({"model": MODEL, "experts": {"epochs": 2, "storage": "float16_deltas"}, "seed": 7})
 

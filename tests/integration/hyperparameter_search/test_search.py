@@ -53,6 +53,7 @@ from rayvldd.hyperparameter_search.trial import run_trial as run_one
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
+from rayvldd.records.json_values import value_at
 from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
@@ -545,7 +546,7 @@ def test_experts_are_found_by_point(searched: Study, tiny_cache: Path, quiet: Pr
     space = {**SPACE, "experts.epochs": {"type": "choice", "values": [1, 2]}}
     sets = load_expert_sets(with_search(searched, space=space), tiny_cache, quiet)
     point = {"experts.epochs": 2, "distillation.lr_image": 5.0, "distillation.trajectory_matching.syn_steps": 1}
-    assert sets.at(point).recipe.settings["experts"]["epochs"] == 2
+    assert value_at(sets.at(point).recipe.settings, "experts", "epochs") == 2
     assert len({known.recipe.key for known in sets}) == 2
 
 

@@ -16,7 +16,7 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.errors import InputError, RayvlddError, StoreError
 from rayvldd.hyperparameter_search import study_store as module
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
-from rayvldd.hyperparameter_search.study_store import StudyStore
+from rayvldd.hyperparameter_search.study_store import Entry, StudyStore
 from rayvldd.storage.addresses import open_storage
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.folder import FolderStorage
@@ -183,7 +183,7 @@ def test_a_fetch_that_broke_off_is_done_again(tmp_path: Path, monkeypatch: pytes
     store, brought = StudyStore(storage, other), 0
     bring = store._bring
 
-    def cut_off(name: str, entry: dict[str, str]) -> None:
+    def cut_off(name: str, entry: Entry) -> None:
         nonlocal brought
         brought += 1
         if brought == 3:

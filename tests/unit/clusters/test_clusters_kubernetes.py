@@ -21,6 +21,7 @@ from rayvldd.clusters.ray_job import render_ray_job
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError
+from rayvldd.records.json_values import text_at, value_at
 
 FILE = CLUSTERS / "kuberay.yaml"
 _PLAIN = {"str": str, "bool": bool, "int": int, "float": float}
@@ -160,16 +161,16 @@ def test_job_carries_the_study_and_fits_the_cluster(tiny_study: Study, tmp_path:
     assert list(field_faults(job, "RayJob", "job")) == []
     assert type_faults(job["metadata"], "V1ObjectMeta", "metadata") == []
     assert job["metadata"] == {"generateName": "tiny-"}
-    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": manifests()["RayCluster"]["metadata"]["name"]}
+    assert value_at(job, "spec", "clusterSelector") == {"ray.io/cluster": manifests()["RayCluster"]["metadata"]["name"]}
     end = "rayvldd sweep /tmp/study.yaml --address auto --workspace /mnt/rayvldd/workspace'"
-    assert job["spec"]["entrypoint"].endswith(end)
+    assert text_at(job, "spec", "entrypoint").endswith(end)
     assert study_inside(job, tmp_path) == tiny_study
 
 
 @pytest.mark.parametrize("name", ["Flickr8k_CPU", "a" * 80, "x.y-z"])
 def test_job_has_a_name_that_kubernetes_takes(name: str, tiny_study: Study) -> None:
     job = render_ray_job(read_cluster_file(FILE), tiny_study.model_copy(update={"name": name}))
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?-", job["metadata"]["generateName"])
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?-", text_at(job, "metadata", "generateName"))
 
 
 def test_job_needs_a_job_to_start_from(tiny_study: Study, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_every_accepted_setting_is_read(
 ) -> None:
     if method == "covariance" and protocol != "heads_only":
         return  # refused by its declaration
-    base = toy_study(method, **PROTOCOLS[protocol])
+    base = toy_study(method, None, **PROTOCOLS[protocol])
     found: set[tuple[type[Settings], str]] = set()
     for variant in VARIANTS.get(method, [{}]):
         study = base.at({f"distillation.{method}.{name}": value for name, value in variant.items()})

@@ -9,7 +9,7 @@ from helpers.searches import with_search
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.cost import Probe, describe_cost, estimate, probe
 
-PLANNED: dict[str, Any] = {
+PLANNED: Any = {
     "expert_sets": [{"experts": 6, "existing": 2, "epochs": 5}, {"experts": 6, "existing": 6, "epochs": 5}],
     "trials": {"total": 12, "ended": 2},
 }

@@ -1,0 +1,93 @@
+"""Signatures name the types of what they take and return; objects of unknown content are for the edge of JSON alone."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+from helpers.paths import ROOT
+
+PACKAGE = ROOT / "rayvldd"
+
+JSON_EDGE = {
+    "config/loading.py": "parsed study files and values given in Python, before their validation",
+    "config/study.py": "values given in Python to Study.override, before their validation",
+    "config/study_files.py": "the constructor of PyYAML",
+    "console.py": "points of any values, which are printed",
+    "hyperparameter_search/final_evaluation.py": "test.json",
+    "hyperparameter_search/finalists.py": "scores.json and the rows of result.json",
+    "hyperparameter_search/objectives.py": "rows of result.json",
+    "hyperparameter_search/stages.py": "rows of result.json",
+    "hyperparameter_search/study_folder.py": "the small JSON files of a study",
+    "hyperparameter_search/sweep.py": "result.json",
+    "cli": "objects of --json",
+    "library": "objects of --json",
+    "records": "objects of record files",
+    "reports": "objects of pages and of published.yaml",
+    "tracking": "parameters and files of trackers",
+}
+"""The modules and rooms that may have mappings of unknown values in signatures, each with its reason."""
+
+MAPPINGS = {"dict", "Mapping", "MutableMapping", "defaultdict"}
+UNKNOWN = {"Any", "object"}
+
+
+def is_unknown_mapping(node: ast.AST) -> bool:
+    """Whether an annotation is ``dict[str, Any]``, or a mapping of another name and key to values of unknown type."""
+    if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Tuple):
+        return False
+    name, value = ast.unparse(node.value).rpartition(".")[2], ast.unparse(node.slice.elts[-1])
+    return name in MAPPINGS and value.rpartition(".")[2] in UNKNOWN
+
+
+def annotations_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.AST]:
+    """Yield the annotations of a signature; those that are texts, for imports of type checking, are parsed."""
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    for annotation in [*(one.annotation for one in named if one is not None), function.returns]:
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            yield ast.parse(annotation.value, mode="eval")
+        elif annotation is not None:
+            yield annotation
+
+
+def unknown_mappings(tree: ast.AST) -> Iterator[str]:
+    """Yield line and name of every function with such a mapping in its signature."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parts = (part for annotation in annotations_of(node) for part in ast.walk(annotation))
+            if any(map(is_unknown_mapping, parts)):
+                yield f"{node.lineno}: {node.name}"
+
+
+def parsed(name: str) -> ast.AST:
+    return ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")))
+def test_signatures_have_no_mappings_of_unknown_values(name: str) -> None:
+    if name in JSON_EDGE or name.partition("/")[0] in JSON_EDGE:
+        return
+    found = list(unknown_mappings(parsed(name)))
+    assert found == [], f"{name}: name the values in a record, a TypedDict, or with rayvldd.records.json_values"
+
+
+@pytest.mark.parametrize("name", JSON_EDGE)
+def test_modules_of_the_list_exist(name: str) -> None:
+    assert (PACKAGE / name).exists()
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "def f(a: dict[str, Any]) -> None: ...",
+        "def f() -> list[Mapping[str, object]]: ...",
+        "async def f(*, a: 'dict[str, Any] | None' = None): ...",
+        "def f(**a: typing.Mapping[int, typing.Any]): ...",
+    ],
+)
+def test_every_place_of_a_signature_is_read(signature: str) -> None:
+    assert list(unknown_mappings(ast.parse(signature))) == ["1: f"]
+
+
+def test_known_values_are_allowed() -> None:
+    assert not list(unknown_mappings(ast.parse("def f(a: dict[str, int], b: Any) -> Mapping[str, JsonValue]: ...")))
