@@ -27,6 +27,8 @@ class Stream(IntEnum):
     """Initialisation, segments and batches of a distillation; numbered by the run's seed."""
     STUDENTS = 5
     """Seeds of new students; numbered by :class:`StudentPurpose`."""
+    EXPERT_START = 6
+    """Initialisation that all experts of a set share, with ``experts.shared_start``."""
     TRIAL = 101
     """Seed of a trial; numbered by the trial."""
     SAMPLER = 102

@@ -210,6 +210,9 @@ class ExpertSettings(Settings):
     and epoch, a fifth of the cost."""
     num_train_images: int | None = setting(None, ge=2, unit="images")
     """Train only on this many training images, the first ones, to save time; default: all."""
+    shared_start: bool = False
+    """Whether all experts of a set start from the same initial parameters, and differ in the order of their batches
+    alone. ``expert_fit.teacher: merged`` needs it; MDM's experts are fine-tuned from one start."""
     keep_epochs: Literal["all", "reached", "ends"] = setting("all", changes_experts=False, changes_recall=False)
     """``reached``: store only the epochs at which the study's segments can begin or end; a study that needs other
     epochs trains these experts again; ``ends``: only the two epochs that ``trajectory_matching.shortcut_to`` reads. Not

@@ -7,9 +7,10 @@ the real batch under the geodesic kernel k(a, b) = exp(-arccos^2 <a, b> / (2 sig
 second derivative.
 
 Source: MDM (arXiv 2605.23482, CVPR 2026). Deviations: the paper merges two experts that share their start into a
-teacher; experts here need not share it, so the teacher is one snapshot. The paper clips the joint gradient norm of
-images and texts to 1; here each modality is clipped by itself, since one norm starves the smaller side. Students train
-at ``lr_student_image`` and ``lr_student_text``: the method learns no step sizes.
+teacher, here with ``teacher: merged`` and ``experts.shared_start``; by default experts do not share their start, and
+the teacher is one snapshot. The paper clips the joint gradient norm of images and texts to 1; here each modality is
+clipped by itself, since one norm starves the smaller side. Students train at ``lr_student_image`` and
+``lr_student_text``: the method learns no step sizes.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.method import MethodStep
 from rayvldd.distillation.real_pairs import draw_real_pairs
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
+from rayvldd.experts.merging import merged
+from rayvldd.experts.movement import Layouts
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
@@ -77,9 +80,24 @@ class ExpertFit:
         """Do nothing, because the method has no state."""
 
     def _draw_teacher(self, generator: np.random.Generator) -> Parameters:
+        if self._settings.teacher == "merged":
+            return self._merge_teacher(generator)
         expert = self._experts[int(generator.integers(len(self._experts)))]
-        epoch = int(generator.integers(self._settings.min_epoch, self._settings.max_epoch + 1))
-        return Parameters(*(side.to(self._task.device) for side in expert[epoch]))
+        return self._on_device(expert[self._draw_epoch(generator)])
+
+    def _merge_teacher(self, generator: np.random.Generator) -> Parameters:
+        """Merge snapshots of two different experts, each after its own number of epochs."""
+        model = self._task.model
+        first, second = (self._experts[index] for index in generator.permutation(len(self._experts))[:2])
+        snapshots = first[self._draw_epoch(generator)], second[self._draw_epoch(generator)]
+        layouts = Layouts(model.image_layout, model.text_layout)
+        return self._on_device(merged(first[0], snapshots, layouts, self._settings.merge_scale))
+
+    def _draw_epoch(self, generator: np.random.Generator) -> int:
+        return int(generator.integers(self._settings.min_epoch, self._settings.max_epoch + 1))
+
+    def _on_device(self, parameters: Parameters) -> Parameters:
+        return Parameters(*(side.to(self._task.device) for side in parameters))
 
     @torch.no_grad()
     def _embed_real(

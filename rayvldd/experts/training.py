@@ -92,7 +92,10 @@ def train_epochs(
     """
     generator = generator_of(training.seed, Stream.EXPERT, index)
     if after is None:
-        parameters = task.model.initial_parameters(int(generator.integers(SEED_END)))
+        drawn = int(generator.integers(SEED_END))  # in any case: batches do not depend on the start
+        if training.settings.shared_start:
+            drawn = int(generator_of(training.seed, Stream.EXPERT_START).integers(SEED_END))
+        parameters = task.model.initial_parameters(drawn)
         after = ExpertState(0, _on_cpu(parameters), [], generator.bit_generator.state)
         yield after
     else:

@@ -1,6 +1,6 @@
 """Settings of expert-fit (MDM, arXiv 2605.23482)."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, ValuesOf, faults_of_engine
 from rayvldd.config.setting import setting
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class ExpertFitSettings(MethodSettings):
     """Fit the synthetic pairs to trained experts: low contrastive loss, and the distribution of the real pairs.
 
-    The loss of MDM with one expert snapshot as teacher in each outer step.
+    The loss of MDM. The teacher of each outer step is an expert snapshot, or merged from two.
     """
 
     method: ClassVar[str] = "expert_fit"
@@ -21,6 +21,11 @@ class ExpertFitSettings(MethodSettings):
     """First expert epoch of teachers, inclusive; epoch 0 is an untrained head."""
     max_epoch: int = setting(6, ge=1, unit="epochs")
     """Last expert epoch of teachers, inclusive."""
+    teacher: Literal["snapshot", "merged"] = setting("snapshot", source="MDM: merged")
+    """Teacher of an outer step. ``snapshot``: one snapshot of one expert; ``merged``: snapshots of two experts are
+    merged, which needs ``experts.shared_start``."""
+    merge_scale: float = setting(0.5, gt=0, source="MDM: 0.5", only_where=("distillation.expert_fit.teacher", "merged"))
+    """Factor on the change of a merged teacher from the common start."""
     real_batch_size: int = setting(256, ge=4, unit="pairs", source="MDM: 256")
     """Real pairs in an outer step."""
     batch_size: int | None = setting(64, ge=4, unit="pairs", source="MDM: 64")
@@ -51,6 +56,16 @@ def _faults(study: "Study") -> list[str]:
         faults.append(
             f"distillation.expert_fit.max_epoch {settings.max_epoch} is beyond the experts' last epoch "
             f"{study.experts.epochs}: lower it, or raise experts.epochs"
+        )
+    if settings.teacher == "merged" and (study.experts.num_experts < 2 or study.experts.imported):
+        faults.append(
+            f"distillation.expert_fit.teacher merged takes two of the experts that this package trains, got "
+            f"experts.num_experts {study.experts.num_experts}, experts.imported {study.experts.imported}: use snapshot"
+        )
+    elif settings.teacher == "merged" and not study.experts.shared_start:
+        faults.append(
+            "distillation.expert_fit.teacher merged needs experts with one start, got experts.shared_start false: set "
+            "it to true, or use snapshot"
         )
     if study.experts.keep_epochs == "ends":
         faults.append(
