@@ -76,6 +76,9 @@ class DistillationSettings(Settings):
     """A distilled set whose pairs and step sizes initialise the set: a folder, or a URI such as
     ``models:/STUDY@best``. Of a larger set the first pairs are used; a smaller one is completed with pairs of
     ``initialisation``. Its similarity is not used. Default: pairs of ``initialisation`` alone."""
+    fixed_pairs: int = setting(0, ge=0, unit="pairs")
+    """First pairs of ``initialise_from`` whose images and texts do not change: a set grows by new pairs while those
+    that users have stay as they are. Learned step sizes and similarity are those of all pairs."""
     student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = setting(
         "info_nce", source="info_nce: Wu et al.; the others: LoRS"
     )
@@ -162,6 +165,13 @@ class DistillationSettings(Settings):
             raise ValueError(
                 f"initialise_from starts from the pairs of a set, got initialisation.{noise[0]}: noise; leave one of "
                 f"the two out"
+            )
+        if self.fixed_pairs and self.initialise_from is None:
+            raise ValueError(f"fixed_pairs are those of initialise_from, got {self.fixed_pairs} and no set")
+        if self.fixed_pairs >= self.num_pairs:
+            raise ValueError(
+                f"fixed_pairs must be below num_pairs, so that some pairs change, got {self.fixed_pairs} of "
+                f"{self.num_pairs}"
             )
         if self.similarity != "identity" and self.student_loss == "info_nce":
             raise ValueError(

@@ -28,6 +28,9 @@ STEP_SIZE_RANGE = 100.0
 """Largest factor between a learned step size and its initial value. Beyond it, the student diverges, or does not move
 and the matching loss stays at 2."""
 
+PAIRS = ("images", "texts")
+"""Names of the values with one row for each pair."""
+
 
 class SyntheticSet:
     """Values optimised by a method: ``images``, ``texts``, the similarity, and the step sizes."""
@@ -80,7 +83,11 @@ class SyntheticSet:
 
     def averaged(self) -> Tensors:
         """Return values and step sizes for evaluation and saving: the moving average if enabled."""
-        return {**self.values, **self.step_sizes, **self._average.values}
+        values, fixed = {**self.values, **self.step_sizes, **self._average.values}, self.settings.fixed_pairs
+        if fixed and self._average.values:
+            for name in PAIRS:  # an average of equal values may differ from them in the last bit
+                values[name] = torch.cat([self.values[name][:fixed], values[name][fixed:]])
+        return values
 
     def similarity_of(self, values: Tensors) -> SimilarityParameters:
         """Return the similarity in values from :meth:`averaged`, on the CPU."""
@@ -102,7 +109,7 @@ class SyntheticSet:
         settings, section = self.settings, self.settings.section()
         factor = section.step_size_range if isinstance(section, InnerLoopSettings) else None
         rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
-        moved = {name: part for name, part in gradients.items() if name in self.values}
+        moved = {name: self._of_free_pairs(name, part) for name, part in gradients.items() if name in self.values}
         self._optimiser.step(self.values, moved, {name: rates.get(name, settings.lr_sim * scale) for name in moved})
         for name, size in self.step_sizes.items():
             if lr_step_sizes is not None and name in gradients:
@@ -113,6 +120,13 @@ class SyntheticSet:
                     size.clamp_(start / factor, start * factor)
         if settings.ema_decay:
             self._average.update({**self.values, **self.step_sizes})
+
+    def _of_free_pairs(self, name: str, gradient: Tensor) -> Tensor:
+        """Return the gradient with 0 for the fixed pairs; where it was 0 at every step, no optimiser moves them."""
+        fixed = self.settings.fixed_pairs
+        if not fixed or name not in PAIRS:
+            return gradient
+        return torch.cat([torch.zeros_like(gradient[:fixed]), gradient[fixed:]])
 
     def drift(self) -> float:
         """Return the growth of the root mean square relative to the initial set, the larger of images and texts."""

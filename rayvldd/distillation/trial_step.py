@@ -48,6 +48,7 @@ def faults_of_step(study: Study) -> list[Fault]:
             "similarity": "identity",
             "engine": engine,
             "initialise_from": None,
+            "fixed_pairs": 0,
             declaration.name: section,
         }
     )

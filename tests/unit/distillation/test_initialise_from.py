@@ -12,7 +12,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.initialisation import faults_of_initial_sets
 from rayvldd.distillation.loop import OuterLoop
-from rayvldd.errors import StoreError
+from rayvldd.errors import ConfigError, StoreError
 
 
 @pytest.fixture
@@ -87,3 +87,33 @@ def test_noise_and_a_set_exclude_each_other(tiny_study: Study) -> None:
     changes = {"distillation.initialise_from": "some_set", "distillation.initialisation.texts": "noise"}
     with pytest.raises(ValueError, match=r"got initialisation\.texts: noise"):
         tiny_study.at(changes)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "normalised_sgd", "adam"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_fixed_pairs_stay_while_new_ones_move(
+    tiny_study: Study, tiny_cache: Path, before: Path, optimiser: str, ema: float
+) -> None:
+    changes = {"distillation.initialise_from": str(before), "distillation.num_pairs": 7, "distillation.fixed_pairs": 4}
+    changes |= {"distillation.outer_optimiser": optimiser, "distillation.ema_decay": ema}
+    task = loaded(tiny_study, tiny_cache, **changes)
+    loop = OuterLoop(task.study, task, [], 5)
+    start = loop.distilled_set()
+    for _ in range(3):
+        loop.step()
+    grown = loop.distilled_set()
+    assert torch.equal(grown.images[:4], start.images[:4]) and torch.equal(grown.texts[:4], start.texts[:4])
+    for left, right in ((grown.images, start.images), (grown.texts, start.texts)):
+        assert ((left[4:] - right[4:]).flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixed_pairs": 2}, "fixed_pairs are those of initialise_from, got 2 and no set"),
+        ({"fixed_pairs": 4, "num_pairs": 4, "initialise_from": "some_set"}, "fixed_pairs must be below num_pairs"),
+    ],
+)
+def test_pairs_that_cannot_be_fixed_are_refused(tiny_study: Study, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_study.override({f"distillation.{name}": value for name, value in changes.items()})
