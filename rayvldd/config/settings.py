@@ -242,7 +242,7 @@ class FullDataSettings(Settings):
     recipe of the bound. The choice is kept in the workspace's cache.
     """
 
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1, 0.3), min_length=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1), min_length=1)
     """Learning rates of both sides."""
     momentums: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = setting((0.0, 0.9), min_length=1)
     """Momentums of SGD."""
