@@ -82,7 +82,7 @@ class WandbTracker(FolderTracker):
         mean = sum(student[MEAN_RECALL.name] for student in scores.students) / len(scores.students)
         self._close(record, "finished", {f"mean_{scores.split}_{MEAN_RECALL.name}": mean, **scores.figures}, None)
 
-    def _open_run(self, name: str | None, title: str, kind: str, config: dict[str, Any]) -> None:
+    def _open_run(self, name: str | None, title: str, kind: str, config: Mapping[str, object]) -> None:
         if name in self._runs:
             return
         identity = hashlib.sha256(f"{self.folder} {name or ''}".encode()).hexdigest()[:16]
@@ -97,7 +97,7 @@ class WandbTracker(FolderTracker):
                 resume="allow",
                 reinit="create_new",  # several trials are open at the same time
                 dir=str(self._session),
-                config=config,
+                config=dict(config),
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             )
         except Exception as error:  # wandb's, for a missing login or network
@@ -106,7 +106,7 @@ class WandbTracker(FolderTracker):
                 next_command="wandb login; or the same command with WANDB_MODE=offline",
             ) from error
 
-    def _close(self, name: str | None, state: State, summary: Mapping[str, Any], artifacts: Path | None) -> None:
+    def _close(self, name: str | None, state: State, summary: Mapping[str, object], artifacts: Path | None) -> None:
         run = self._runs.pop(name)
         for file in sorted(artifacts.rglob("*.jpg")) if artifacts is not None else []:
             run.summary[file.stem] = wandb.Image(str(file))
