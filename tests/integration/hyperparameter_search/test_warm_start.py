@@ -186,7 +186,7 @@ def test_the_command_rejects_impossible_options(tmp_path: Path) -> None:
         return result.stderr
 
     assert "got 'tiny', which is this study" in error_of("--warm-start", "tiny")
-    assert "needs MLflow, and the tracking URI is none" in error_of("--warm-start", "x", "--tracking-uri", "none")
+    assert "needs MLflow, and the tracker is none" in error_of("--warm-start", "x", "--tracking-uri", "none")
     uri = f"sqlite:///{tmp_path / 'none.db'}"
     assert "no trials of an experiment or study 'x'" in error_of(
         "--warm-start", "x", "--tracking-uri", uri, "--dry-run"
