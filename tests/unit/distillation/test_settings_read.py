@@ -31,8 +31,10 @@ VARIANTS: dict[str, list[Point]] = {
     ],
     "meta_model": [{"starts": "both", "lengthen_over": 2}],
     "covariance": [{"variant": "plain"}, {"variant": "ridge"}],
+    "expert_fit": [{}, {"teacher": "merged", "experts.shared_start": True, "experts.num_experts": 2}],
 }
-"""Settings of each method's section for runs that read the other settings; without an entry: one run, of the probe."""
+"""Settings for runs that read the other settings, of the method's section unless the key is dotted; without an entry:
+one run, of the probe."""
 
 SHARED = ("augmentation",)
 """The shared setting that each method has to read itself; the outer loop and the evaluation read the others."""
@@ -86,9 +88,11 @@ def test_every_accepted_setting_is_read(
     base = toy_study(method, None, **PROTOCOLS[protocol])
     found: set[tuple[type[Settings], str]] = set()
     for variant in VARIANTS.get(method, [{}]):
-        study = base.at({f"distillation.{method}.{name}": value for name, value in variant.items()})
+        study = base.at(
+            {name if "." in name else f"distillation.{method}.{name}": value for name, value in variant.items()}
+        )
         task = load(study, tiny_cache)
-        experts = [random_trajectory(task.model)] if study.requires_experts else []
+        experts = [random_trajectory(task.model)] * study.experts.num_experts if study.requires_experts else []
         with reads_of_settings(monkeypatch) as read:
             OuterLoop(study, task, experts, 0).step()
         assert read, "the recorder sees reads"
