@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayvldd.cli.invocation import Invocation
 from rayvldd.library.scoring import ALL_PAIRS
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rayvldd.evaluation.breakdown import SubjectShare
     from rayvldd.evaluation.recall import RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.records.set_scores import Breakdown, Conditions
 
 
 def show_breakdown(
@@ -20,7 +21,8 @@ def show_breakdown(
     sets: Mapping[str, "DistilledSet"],
     ranks: Mapping[str, Sequence["RetrievalRanks"]],
     split: str,
-) -> dict[str, Any]:
+    conditions: "Conditions",
+) -> "Breakdown":
     """Print recall by caption length, gender and noun, and the subjects that each set keeps; return both.
 
     Args:
@@ -29,19 +31,21 @@ def show_breakdown(
         sets: The sets by their names in ``ranks``.
         ranks: Ranks of each student, by training set.
         split: The split that students were scored on.
+        conditions: Conditions of the measurement.
     """
     from rayvldd.evaluation.breakdown import groups_by_gender, groups_by_length, groups_by_noun
+    from rayvldd.records.set_scores import Breakdown, GroupRecall, SubjectKept
     from rayvldd.reports.tables import breakdown_table, subjects_table
 
     captions = getattr(task, split).split.captions
     kinds = {"length": groups_by_length, "gender": groups_by_gender, "noun": groups_by_noun}
     rows = [
-        {
-            "by": kind,
-            "group": group.name,
-            "num_captions": group.num_captions,
-            "recall": {name: group.recall(students) for name, students in ranks.items()},
-        }
+        GroupRecall(
+            by=kind,
+            group=group.name,
+            num_captions=group.num_captions,
+            recall={name: group.recall(students) for name, students in ranks.items()},
+        )
         for kind, groups in kinds.items()
         for group in groups(captions)
         if group.num_captions
@@ -51,8 +55,10 @@ def show_breakdown(
     kept = {name: _subjects(task, distilled) for name, distilled in sets.items()}
     for name, shares in kept.items():
         invocation.show(subjects_table(shares, f"{name}: captions that name a subject (%)"))
-    subjects = {name: [{**asdict(share), "differs": share.differs} for share in of] for name, of in kept.items()}
-    return {"recalls": rows, "subjects": subjects}
+    subjects = {
+        name: [SubjectKept(**asdict(share), differs=share.differs) for share in shares] for name, shares in kept.items()
+    }
+    return Breakdown(**dict(conditions), recalls=rows, subjects=subjects)
 
 
 def _subjects(task: "RetrievalTask", distilled: "DistilledSet") -> list["SubjectShare"]:

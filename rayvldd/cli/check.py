@@ -156,7 +156,8 @@ def _probed(invocation: Invocation, study: "Study", planned: "Plan") -> "Cost":
 
 def _checked_cluster(invocation: Invocation, file: Path) -> "ClusterReport":
     from rayvldd.clusters.checking import check_cluster
-    from rayvldd.clusters.description import describe_cost, node_table
+    from rayvldd.clusters.description import describe_cost
+    from rayvldd.reports.cluster_tables import node_table
 
     report = check_cluster(file)
     invocation.say(f"{file}: {report.provider}")

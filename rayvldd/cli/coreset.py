@@ -12,11 +12,11 @@ from rayvldd.cli.preparation import checked_study, dry_run, study_argument
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
-    show_published,
     show_rates,
     show_recipe,
     show_split,
     together_with,
+    values_of_published,
     words,
 )
 from rayvldd.config.study import Study
@@ -114,8 +114,8 @@ def command(
     show_recipe(invocation, recipe)
     show_split(invocation, split)
     kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
-    published = {"published": show_published(invocation)} if reference else {}
-    invocation.finish({**kept.model_dump(mode="json"), **published})
+    published = {"published": values_of_published(invocation)} if reference else {}
+    invocation.finish({**kept.as_json(), **published})
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +13,11 @@ from rayvldd.cli.preparation import check_models_and_data, show_plan, show_setti
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
-    show_published,
     show_rates,
     show_recipe,
     show_split,
     together_with,
+    values_of_published,
     words,
 )
 from rayvldd.config.study import Study
@@ -29,6 +29,7 @@ from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_s
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.records.set_scores import Breakdown
 
 
 @click.command(
@@ -92,7 +93,7 @@ def command(
     from rayvldd.runtime.cluster import start_ray
 
     scored: dict[SetGroup, GroupScores] = {}
-    lost: list[dict[str, Any]] = []
+    lost: list[Breakdown] = []
     with ProgressDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
@@ -104,15 +105,16 @@ def command(
                 show_rates(invocation, {name: one.rate for name, one in scored[group].coresets.items()})
                 show_recipe(invocation, scored[group].recipe)
             if breakdown:
-                found = show_breakdown(invocation, task, group.sets, scored[group].ranks, split)
-                lost.append({**group.measured_on, **found})
+                lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
     if transfer:
         _show_matrix(invocation, scored, split)
-    published = {"published": show_published(invocation)} if reference else {}
+    published = {"published": values_of_published(invocation)} if reference else {}
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
-    values = kept.scores.model_dump(mode="json", exclude=set() if breakdown else {"breakdown"})
+    values = kept.scores.as_json()
+    if not breakdown:
+        del values["breakdown"]
     invocation.finish({**values, "scores": kept.file, **published})
 
 

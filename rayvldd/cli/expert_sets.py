@@ -61,7 +61,7 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
         invocation.show(sets_table(found, store.uri))
     else:
         invocation.say(f"No expert sets in {store.uri}")
-    invocation.finish({"store": store.uri, "sets": [values_of_set(known) for known in found]})
+    invocation.finish({"store": store.uri, "sets": [values_of_set(known).model_dump() for known in found]})
 
 
 @click.command(
@@ -93,7 +93,7 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
     if checksums:
         invocation.show(checksums_table(known))
     records = {str(index): record for index, record in known.records.items()}
-    values = {"store": store.uri, **values_of_set(known), "manifest": known.manifest, "records": records}
+    values = {"store": store.uri, **values_of_set(known).model_dump(), "manifest": known.manifest, "records": records}
     invocation.finish(values)
 
 

@@ -17,7 +17,7 @@ from rayvldd.errors import InputError, RayvlddError
 from rayvldd.printable import printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rayvldd.reports.table import Table
 
 DEFAULT_WORKSPACE = Path("rayvldd_workspace")
 """Environment variable with the workspace of commands without ``--workspace``."""
@@ -52,14 +52,16 @@ class Invocation:
         """Print a line of text."""
         click.echo(printable(text))
 
-    def show(self, table: "RenderableType") -> None:
+    def show(self, table: "Table") -> None:
         """Print a table; if the output is not a terminal, with unlimited width."""
         from rich.console import Console
+
+        from rayvldd.reports.renderers import as_terminal
 
         console = Console()
         if not console.is_terminal:
             console = Console(width=_WIDTH_OF_FILES)
-        console.print(table)
+        console.print(as_terminal(table))
         console.print()
 
     def finish(self, result: Mapping[str, Any]) -> None:

@@ -8,10 +8,12 @@ import click
 
 from rayvldd.cli.invocation import Invocation
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
+from rayvldd.records.json_values import JsonObject
 
 if TYPE_CHECKING:
     from rayvldd.records.coreset_rate import ChosenRate
     from rayvldd.records.full_data import ChosenRecipe
+    from rayvldd.reports.published import PublishedRow
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
@@ -64,13 +66,18 @@ def show_rates(invocation: Invocation, rates: "Mapping[str, ChosenRate]") -> Non
         invocation.say(f"learning rates on real pairs, chosen on validation: {chosen}")
 
 
-def show_published(invocation: Invocation) -> list[dict[str, Any]]:
+def show_published(invocation: Invocation) -> "list[PublishedRow]":
     """Print the published recalls as a separate table, and return its rows."""
     from rayvldd.reports.published import published_rows, published_table
 
     rows = published_rows()
     invocation.show(published_table(rows))
     return rows
+
+
+def values_of_published(invocation: Invocation) -> list[JsonObject]:
+    """Print the published recalls, and return their values for ``--json``."""
+    return [row.model_dump(mode="json") for row in show_published(invocation)]
 
 
 @contextmanager

@@ -29,9 +29,10 @@ def command(invocation: Invocation, name: str | None, target: Path | None) -> No
     if name is None:
         if target is not None:
             raise click.UsageError("--copy needs the NAME of a study.")
-        width = max(map(len, spaces), default=0)
-        for known, file in spaces.items():
-            invocation.say(f"{known:{width}}  {purpose_of(file)}")
+        from rayvldd.reports.table import Table, texts
+
+        rows = [(known, purpose_of(file)) for known, file in spaces.items()]
+        invocation.show(Table(texts("study", "purpose"), rows, "Shipped studies", "spaces"))
         return invocation.finish({"spaces": {known: str(file) for known, file in spaces.items()}})
     if name not in spaces:
         fault = Fault("NAME", f"no shipped study {name!r}{did_you_mean(name, spaces)}", ", ".join(spaces))

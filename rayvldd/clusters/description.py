@@ -1,28 +1,6 @@
-"""Text output of a cluster report: a table of nodes and the cost."""
-
-from typing import TYPE_CHECKING
+"""Text output of a cluster report: the cost."""
 
 from rayvldd.clusters.checking import ClusterReport
-from rayvldd.clusters.nodes import NodeGroup
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def node_table(groups: list[NodeGroup]) -> "Table":
-    """Build a table with one row per node group."""
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("nodes", "machine", "how many", "each has", "on-demand USD/h"):
-        table.add_column(heading)
-    for group in groups:
-        count = str(group.most) if group.fewest == group.most else f"{group.fewest} to {group.most}"
-        resources = ", ".join(f"{name} {amount}" for name, amount in group.resources.items())
-        price = "" if group.usd_per_hour is None else f"{group.usd_per_hour:g}"
-        name = f"{group.name} (spot)" if group.is_spot else group.name
-        table.add_row(name, group.machine, count, resources or "what Ray finds", price)
-    return table
 
 
 def describe_cost(report: ClusterReport) -> list[str]:

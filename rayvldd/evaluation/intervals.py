@@ -22,14 +22,23 @@ def recall_interval(recalls: Sequence[float], confidence: float = 0.95) -> tuple
     return float(low), float(high)
 
 
-def nested_interval(groups: Sequence[Sequence[float]], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval of the mean over groups (e.g. synthetic sets) of the mean recall within each group.
+FEWEST_VALUES = 3
+"""Minimum number of values of a published interval: that of two spans most of the scale, and says little."""
+
+
+def interval_if_enough(recalls: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean; None for fewer than three recalls."""
+    return recall_interval(recalls) if len(recalls) >= FEWEST_VALUES else None
+
+
+def nested_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean over groups (e.g. synthetic sets) of the mean recall within each group.
 
     The group means contain the variation between sets and between students, so they are the sample; pooling all
     students would treat each student as a separate set. For a single group, the interval is over its own values and
-    does not extend to other groups.
+    does not extend to other groups. None for a sample of fewer than three.
     """
-    return recall_interval([float(np.mean(group)) for group in groups] if len(groups) > 1 else groups[0], confidence)
+    return interval_if_enough([float(np.mean(group)) for group in groups] if len(groups) > 1 else groups[0])
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -85,7 +85,7 @@ def summary(
     mean_recall, bound = float(np.mean(recalls)), mean_of(full).mean_recall
     return {
         **mean_of(students).as_dict(),
-        "interval": list(nested_interval(recalls)),
+        "interval": nested_interval(recalls),
         "interval_over": "sets" if len(recalls) > 1 else "students",
         "num_sets": len(recalls),
         "num_students": len(recalls[0]),

@@ -22,7 +22,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
-from rayvldd.evaluation.intervals import recall_interval
+from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
@@ -71,13 +71,19 @@ class Finalist:
 
     @property
     def recalls(self) -> list[float]:
-        """Validation recall of each set, the mean over its students; 0 if the distillation failed."""
-        return [float(one.scores().get(VAL_MEAN_RECALL, 0.0)) for one in self.sets]
+        """Validation recall of each finished set, the mean over its students."""
+        return [float(one.scores()[VAL_MEAN_RECALL]) for one in self.sets if VAL_MEAN_RECALL in one.scores()]
 
     @property
-    def val_mean_recall(self) -> float:
-        """Mean over the sets; finalists are compared by it."""
-        return float(np.mean(self.recalls))
+    def val_mean_recall(self) -> float | None:
+        """Mean over the finished sets; None if there are none."""
+        return float(np.mean(self.recalls)) if self.recalls else None
+
+    @property
+    def choice_value(self) -> float:
+        """Mean over all sets, with 0 for each failed distillation; finalists are compared by it."""
+        failed = len(self.sets) - len(self.recalls)
+        return float(np.mean([*self.recalls, *[0.0] * failed]))
 
     def made(self) -> list[FinalistRun]:
         """The finished sets, best on validation first; ties in order of their numbers."""
@@ -93,7 +99,8 @@ class Finalist:
             "config": self.trial.point,
             SEARCH_VAL_MEAN_RECALL: best.recall,
             VAL_MEAN_RECALL: self.val_mean_recall,
-            "val_interval": list(recall_interval(self.recalls)),
+            "choice_value": self.choice_value,
+            "val_interval": interval_if_enough(self.recalls),
             "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],
         }
 
@@ -150,19 +157,21 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
 
 
 def winner_of(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The finalist with the highest mean on validation, the better trial in a tie; None if no finalist has a set."""
-    return max((one for one in finalists if one.made()), key=lambda one: one.val_mean_recall, default=None)
+    """The finalist with the highest choice value, the better trial in a tie; None if no finalist has a set."""
+    return max((one for one in finalists if one.made()), key=lambda one: one.choice_value, default=None)
 
 
 def line_of_finalist(finalist: Finalist) -> str:
     """Format a finalist as one line: recall of the trial, and recalls with other seeds."""
-    values = finalist.as_dict()
-    low, high = values["val_interval"]
+    best = finalist.trial.best
+    assert best is not None
+    mean, interval = finalist.val_mean_recall, interval_if_enough(finalist.recalls)
     failed = len(finalist.sets) - len(finalist.made())
+    again = "no set" if mean is None else f"{mean:5.2f} again"
+    around = "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}, "
     return (
-        f"{finalist.trial.trial_id}  val mean recall {values[SEARCH_VAL_MEAN_RECALL]:5.2f} in the search, "
-        f"{finalist.val_mean_recall:5.2f} again ({low:.2f} to {high:.2f}, {len(finalist.sets)} sets"
-        + (f", {failed} failed)" if failed else ")")
+        f"{finalist.trial.trial_id}  val mean recall {best.recall:5.2f} in the search, {again} "
+        f"({around}{len(finalist.made())} sets" + (f", {failed} failed)" if failed else ")")
     )
 
 

@@ -175,13 +175,12 @@ def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _numbers_of(result: StudyOutcome) -> dict[str, float]:
     """The numeric values of the result for the tracker, with descriptive names."""
-    low, high = result.test.interval
+    interval = dict(zip(("test_interval_low", "test_interval_high"), result.test.interval or (), strict=False))
     return {
         BEST_VAL_MEAN_RECALL: result.best.val_mean_recall,
         "test_evaluations": result.test_evaluations,
         **{f"test_{name}": value for name, value in result.test.numbers.items()},
-        "test_interval_low": low,
-        "test_interval_high": high,
+        **interval,
         **{f"best_{name}": value for name, value in result.best.diagnostics.items()},
         **{f"seconds_{name}": value for name, value in result.seconds.items()},
     }

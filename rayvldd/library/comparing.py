@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayvldd.errors import StoreError, did_you_mean
 from rayvldd.records.set_scores import kept_scores, read_scores
@@ -12,6 +12,7 @@ from rayvldd.workspace import Workspace
 if TYPE_CHECKING:
     from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
+    from rayvldd.reports.published import PublishedRow
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def compare(
     out: str | Path | None = None,
     coreset_files: Sequence[Path] = (),
     evaluation_files: Sequence[Path] = (),
-    published: Sequence[dict[str, Any]] = (),
+    published: "Sequence[PublishedRow]" = (),
     command: str = "rv.compare",
 ) -> ComparedStudies:
     """Write a page about studies and the scores that are saved in the workspace.

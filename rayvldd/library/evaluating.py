@@ -3,12 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayvldd.library.scoring import ALL_PAIRS, Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.records.full_data import ChosenRecipe
-from rayvldd.records.set_scores import CoresetScores, SetScores, keep_scores
+from rayvldd.records.set_scores import (
+    Breakdown,
+    CoresetScores,
+    EvaluatedBound,
+    EvaluatedCoreset,
+    EvaluatedSet,
+    ScoredBound,
+    ScoredCoreset,
+    SetScores,
+    keep_scores,
+)
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -113,12 +123,18 @@ def keep_evaluation(
     options: EvaluationOptions,
     workspace: Workspace,
     command: str,
-    breakdown: Sequence[Mapping[str, Any]] = (),
+    breakdown: Sequence[Breakdown] = (),
 ) -> EvaluatedSets:
     """Collect the scores of all groups and save them in the workspace."""
-    rows = _rows(scored, options.lr_student)
-    values = {"command": command, "split": options.split, **rows, "breakdown": list(breakdown)}
-    scores = SetScores.model_validate(values)
+    sets, coresets, full_data = _rows(scored, options.lr_student)
+    scores = SetScores(
+        command=command,
+        split=options.split,
+        sets=sets,
+        coresets=coresets,
+        full_data=full_data,
+        breakdown=list(breakdown),
+    )
     return EvaluatedSets(scores, keep_scores(scores, workspace.scores), scored)
 
 
@@ -133,35 +149,48 @@ def keep_coresets(
     """Collect the scores of coresets and save them in the workspace; ``recipe`` is that of the models of all pairs."""
     bound = scores.get(ALL_PAIRS)
     rows = [
-        {"method": c.method, "num_pairs": c.num_pairs, "rate": c.rate, **summary_of_students(scores[c.name], bound)}
+        ScoredCoreset(
+            method=c.method,
+            num_pairs=c.num_pairs,
+            rate=c.rate,
+            **dict(summary_of_students(scores[c.name], bound)),
+        )
         for c in chosen
     ]
-    full = {**summary_of_students(bound, bound), "recipe": recipe} if bound else None
-    kept = CoresetScores.model_validate({"study": study, "split": split, "coresets": rows, "full_data": full})
+    full = ScoredBound(recipe=recipe, **dict(summary_of_students(bound, bound))) if bound else None
+    kept = CoresetScores(study=study, split=split, coresets=rows, full_data=full)
     keep_scores(kept, workspace.scores)
     return kept
 
 
-def _rows(scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None) -> dict[str, list[dict[str, Any]]]:
-    """The rows of all tables; rows are comparable if ``measured_on`` and ``base`` are equal."""
-    results: dict[str, list[dict[str, Any]]] = {"sets": [], "coresets": [], "full_data": []}
+def _rows(
+    scored: Mapping[SetGroup, GroupScores], rates: tuple[float, float] | None
+) -> tuple[list[EvaluatedSet], list[EvaluatedCoreset], list[EvaluatedBound]]:
+    """The rows of sets, coresets and bounds; they are comparable if ``measured_on`` and ``base`` are equal."""
+    sets: list[EvaluatedSet] = []
+    coresets: list[EvaluatedCoreset] = []
+    bounds: list[EvaluatedBound] = []
     for group, scores in scored.items():
         model, rows = group.study.model, scores.recalls
-        about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol, **group.measured_on}
+        about = {"image_encoder": model.image_encoder.name, "protocol": model.protocol, **dict(group.measured_on)}
         about["fingerprints"] = dict(scores.fingerprints)
+        own: dict[str, object]
         for name, found in rows.items():
-            values = {**about, **summary_of_students(found, rows.get(ALL_PAIRS))}
+            values = {**about, **dict(summary_of_students(found, rows.get(ALL_PAIRS)))}
             if name in group.sets:
                 lr_image, lr_text = rates or group.learned_rates(name)
                 own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
-                results["sets"].append({**own, "lr_student_image": lr_image, "lr_student_text": lr_text, **values})
+                own |= {"lr_student_image": lr_image, "lr_student_text": lr_text}
+                sets.append(EvaluatedSet.model_validate({**values, **own}))
             elif name in scores.coresets:
                 coreset = scores.coresets[name]
-                kind = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
-                results["coresets"].append({**kind, "rate": coreset.rate, **values})
+                own = {"coreset": name, "method": coreset.method, "num_pairs": coreset.num_pairs}
+                own["rate"] = coreset.rate
+                coresets.append(EvaluatedCoreset.model_validate({**values, **own}))
             else:
-                results["full_data"].append({"sets": list(group.sets), "recipe": scores.recipe, **values})
-    return results
+                own = {"sets": list(group.sets), "recipe": scores.recipe}
+                bounds.append(EvaluatedBound.model_validate({**values, **own}))
+    return sets, coresets, bounds
 
 
 def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rayvldd.config.study import Study
+from rayvldd.records.set_scores import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,23 +141,24 @@ def mean_recall_of(scores: Sequence["RetrievalMetrics"]) -> float:
 
 def summary_of_students(
     scores: Sequence["RetrievalMetrics"], full_data: Sequence["RetrievalMetrics"] | None = None
-) -> dict[str, Any]:
+) -> Scored:
     """Mean, standard deviation and 95 % interval of each recall over students, in percent.
 
-    There is no deviation or interval for a single student. With ``full_data``, also the fraction of its mean recall.
+    There is no deviation for a single student, and no interval for fewer than three. With ``full_data``, also the
+    fraction of its mean recall.
     """
     from statistics import fmean, stdev
 
-    from rayvldd.evaluation.intervals import recall_interval
+    from rayvldd.evaluation.intervals import interval_if_enough
 
     rows = [score.as_dict() for score in scores]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     several = len(rows) > 1
     bound = mean_recall_of(full_data) if full_data else 0.0
-    return {
-        "num_students": len(rows),
-        "mean": {name: fmean(values) for name, values in columns.items()},
-        "std": {name: stdev(values) if several else None for name, values in columns.items()},
-        "interval": {name: list(recall_interval(values)) if several else None for name, values in columns.items()},
-        "share_of_full_data": mean_recall_of(scores) / bound if bound > 0 else None,
-    }
+    return Scored(
+        num_students=len(rows),
+        mean={name: fmean(values) for name, values in columns.items()},
+        std={name: stdev(values) if several else None for name, values in columns.items()},
+        interval={name: interval_if_enough(values) for name, values in columns.items()},
+        share_of_full_data=mean_recall_of(scores) / bound if bound > 0 else None,
+    )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings
@@ -19,6 +19,7 @@ from rayvldd.library.scoring import (
     score_sets,
     seeds_of_students,
 )
+from rayvldd.records.set_scores import Conditions
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -46,13 +47,13 @@ class SetGroup:
     """The sets by their folders."""
 
     @property
-    def measured_on(self) -> dict[str, Any]:
-        """Conditions of the measurement; recalls are comparable if they are equal. For ``--json`` and the page."""
+    def measured_on(self) -> Conditions:
+        """Conditions of the measurement; recalls are comparable if they are equal."""
         from rayvldd.data.array_cache import fingerprint
         from rayvldd.reports.measured_on import measured_on
 
-        words = list(measured_on(self.study.model_dump(mode="json")))
-        return {"measured_on": words, "trained_with": self.encoder, "base": fingerprint(self.base)}
+        words = measured_on(self.study.model_dump(mode="json"))
+        return Conditions(measured_on=words, trained_with=self.encoder, base=fingerprint(self.base))
 
     @property
     def made_with(self) -> dict[str, str]:
@@ -162,7 +163,7 @@ def _studies_of(sets: Mapping[str, "DistilledSet"], overrides: Sequence[str]) ->
     return studies, faults
 
 
-def study_of_card(folder: str, card: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+def study_of_card(folder: str, card: Mapping[str, object], overrides: Sequence[str] = ()) -> Study:
     """The settings that a set was distilled with, with overrides.
 
     Raises:

@@ -9,22 +9,19 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.records.coreset_rate import ChosenRate
-from rayvldd.records.form import FORMAT
+from rayvldd.records.form import FORMAT, Record, Values
 from rayvldd.records.full_data import ChosenRecipe
-from rayvldd.storage.json_files import write_json_whole
-
-VERSION = 1
-"""Version of the format; files with a newer version are rejected."""
+from rayvldd.records.json_values import JsonObject, JsonValue
 
 Interval = tuple[float, float] | None
-"""95 % interval of a mean over students; None if there was one student."""
+"""95 % interval of a mean over students; None for fewer than three."""
 
 
 def _with_mean_recall(mean: dict[str, float]) -> dict[str, float]:
@@ -33,11 +30,7 @@ def _with_mean_recall(mean: dict[str, float]) -> dict[str, float]:
     return mean
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class Scored(_Read):
+class Scored(Values):
     """Recalls of the students of one training set, in percent."""
 
     num_students: int
@@ -69,7 +62,7 @@ class ScoredCoreset(Scored):
     """Learning rate of the students, chosen on validation."""
 
 
-class _Measured(_Read):
+class Conditions(Values):
     """Conditions of the measurement of a row or a table."""
 
     measured_on: tuple[str, ...]
@@ -79,7 +72,7 @@ class _Measured(_Read):
     """Equal for all rows of one transfer matrix."""
 
 
-class _Evaluated(Scored, _Measured):
+class _Evaluated(Scored, Conditions):
     image_encoder: str
     protocol: str = ""
     fingerprints: dict[str, str]
@@ -128,7 +121,7 @@ class EvaluatedBound(_Evaluated, ScoredBound):
     """The sets for which it is the bound."""
 
 
-class GroupRecall(_Read):
+class GroupRecall(Values):
     """Recall of the captions of one group, in percent by training set of the students."""
 
     by: str
@@ -137,7 +130,7 @@ class GroupRecall(_Read):
     recall: dict[str, float]
 
 
-class SubjectKept(_Read):
+class SubjectKept(Values):
     """Frequency of a subject, as fractions from 0 to 1; see ``evaluation/breakdown.py``."""
 
     name: str
@@ -148,7 +141,7 @@ class SubjectKept(_Read):
     differs: bool
 
 
-class Breakdown(_Measured):
+class Breakdown(Conditions):
     """Recall by group of captions, and subjects of the captions."""
 
     recalls: list[GroupRecall]
@@ -156,11 +149,13 @@ class Breakdown(_Measured):
     """By set."""
 
 
-class SetScores(_Read):
+class SetScores(Record):
     """The scores of an evaluation of distilled sets."""
 
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = "the scores of an evaluation"
+    remedy: ClassVar[str] = "rayvldd evaluate SET..., which scores the sets again"
     kind: ClassVar[str] = "evaluation"
-    format: int = VERSION
     command: str
     split: str
     sets: list[EvaluatedSet] = Field(min_length=1)
@@ -169,27 +164,29 @@ class SetScores(_Read):
     breakdown: list[Breakdown] = Field(default_factory=list)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
-        rows = [(row.distilled_set, row.trained_with, row.num_students) for row in self.sets]
-        rows += [(row.coreset, row.trained_with, row.num_students) for row in self.coresets]
+        rows: list[JsonValue] = [[row.distilled_set, row.trained_with, row.num_students] for row in self.sets]
+        rows += [[row.coreset, row.trained_with, row.num_students] for row in self.coresets]
         return {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
 
 
-class CoresetScores(_Read):
+class CoresetScores(Record):
     """The scores of coresets of a study."""
 
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = "the scores of coresets"
+    remedy: ClassVar[str] = "rayvldd coreset STUDY, which scores them again"
     kind: ClassVar[str] = "coresets"
-    format: int = VERSION
     study: str
     split: str
     coresets: list[ScoredCoreset]
     full_data: ScoredBound | None = None
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
-        rows = [(row.method, row.num_pairs, row.num_students) for row in self.coresets]
+        rows: list[JsonValue] = [[row.method, row.num_pairs, row.num_students] for row in self.coresets]
         return {"study": self.study, "split": self.split, "rows": rows}
 
 
@@ -216,11 +213,11 @@ class _Form(Generic[Scores]):
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8").strip()
-                values = json.loads(text if whole else text.splitlines()[-1])
-                if fault := _fault_of_format(values, str(file)):
+                content = text if whole else text.splitlines()[-1]
+                if fault := _fault_of_format(json.loads(content), str(file), self.model.version):
                     faults.append(fault)
                     continue
-                found = self.model.model_validate(values)
+                found = self.model.model_validate_json(content)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
@@ -237,12 +234,12 @@ class _Form(Generic[Scores]):
         return read, faults
 
 
-def _fault_of_format(values: object, file: str) -> Fault | None:
+def _fault_of_format(values: object, file: str, version: int) -> Fault | None:
     """The fault of an object without a format version, or with that of another release."""
-    allowed = f"format {VERSION}, of this release"
+    allowed = f"format {version}, of this release"
     if not isinstance(values, dict) or FORMAT not in values:
         return Fault(file, "it names no version of its format: an earlier release or another program wrote it", allowed)
-    if values[FORMAT] != VERSION:
+    if values[FORMAT] != version:
         return Fault(file, f"has format {values[FORMAT]!r}, of another release", allowed)
     return None
 
@@ -271,7 +268,7 @@ def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
     """Write scores to the workspace's folder of scores, replacing those of the same evaluation."""
     name = hashlib.sha256(json.dumps(scores.identity, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"{scores.kind}-{name}.json"
-    write_json_whole(file, scores.model_dump(mode="json"))
+    scores.write(file)
     return file
 
 

@@ -45,8 +45,12 @@ class FinalistOutcome(Values):
     trial_id: str
     config: dict[str, SettingValue]
     search_val_mean_recall: float
-    val_mean_recall: float
-    val_interval: Interval
+    val_mean_recall: float | None
+    """Mean over the sets that finished; None if none did."""
+    choice_value: float
+    """Mean over all sets, with 0 for failed ones, by which finalists are compared."""
+    val_interval: Interval | None
+    """Of the mean over the finished sets; None for fewer than three."""
     sets: list[FinalistSet]
 
     @property
@@ -66,7 +70,8 @@ class ScoresOnTest(Values):
     """The one evaluation on the test split; recalls in percent, means over students."""
 
     mean_recall: float
-    interval: Interval
+    interval: Interval | None
+    """None for fewer than three sets or, of one set, students."""
     interval_over: str = "students"
     """``sets`` where there are several, else ``students``."""
     num_sets: int = 1

@@ -2,67 +2,95 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from pydantic import BaseModel
 
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.experts.store.inspection import Damage, ExpertInTraining, SetSummary
 from rayvldd.experts.store.pruning import Leftover
-from rayvldd.records.json_values import value_at
-from rayvldd.reports.tables import plain_table
+from rayvldd.records.json_values import JsonValue, text_at, value_at
+from rayvldd.reports.table import Cell, Table, numbers, texts
 
 
 def sets_table(sets: Sequence[SetSummary], uri: str) -> Table:
     """One row per set."""
-    table = plain_table(f"Expert sets in {uri}")
-    for column in ("key", "protocol", "encoder"):
-        table.add_column(column, overflow="fold")
-    for column in ("epochs", "complete", "bytes"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("storage")
-    table.add_column("val mean recall", justify="right")
-    table.add_column("in training", overflow="fold")
-    for known in sets:
-        values = values_of_set(known)
-        recall = values[VAL_MEAN_RECALL]
-        complete = f"{values['complete']}" + (f" ({len(known.incomplete)} damaged)" if known.incomplete else "")
-        cells = [values["protocol"], values["encoder"], values["epochs"]]
-        row = [
-            known.key,
-            *("–" if cell is None else str(cell) for cell in cells),
-            complete,
-            size_as_text(known.num_bytes),
-        ]
-        row += [values["storage"] or "–", "–" if recall is None else f"{recall:.1f}"]
-        row.append(known.fault or ", ".join(map(training_as_text, known.in_training)))
-        table.add_row(*map(Text, row), style="red" if known.fault else None)
-    return table
+    columns = [
+        *texts("key", "protocol", "encoder"),
+        *numbers("epochs", "complete", "bytes"),
+        *texts("storage"),
+        *numbers("val mean recall", number="{:.1f}"),
+        *texts("in training"),
+    ]
+    faulty = frozenset(place for place, known in enumerate(sets) if known.fault)
+    return Table(columns, [_set_row(known) for known in sets], f"Expert sets in {uri}", "expert_sets", faulty=faulty)
 
 
-def values_of_set(known: SetSummary) -> dict[str, Any]:
-    """The values of the table for ``--json``."""
+def _set_row(known: SetSummary) -> list[Cell]:
+    values = values_of_set(known)
+    return [
+        known.key,
+        values.protocol,
+        values.encoder,
+        values.epochs,
+        f"{values.complete}" + (f" ({len(known.incomplete)} damaged)" if known.incomplete else ""),
+        size_as_text(known.num_bytes),
+        values.storage or None,
+        values.val_mean_recall,
+        known.fault or ", ".join(map(training_as_text, known.in_training)),
+    ]
+
+
+class TrainingValues(BaseModel):
+    """An expert in training, for ``--json``."""
+
+    expert: int
+    epoch: int
+    holder: str | None
+
+
+class SetValues(BaseModel):
+    """A set of experts, for ``--json`` and its table."""
+
+    key: str
+    protocol: str | None
+    encoder: str | None
+    epochs: int | None
+    imported: JsonValue
+    complete: int
+    damaged: list[int]
+    in_training: list[TrainingValues]
+    bytes: int
+    storage: str | None
+    val_mean_recall: float | None
+    """Mean over the experts at their last epoch, in percent."""
+    fault: str
+
+
+def values_of_set(known: SetSummary) -> SetValues:
+    """The values of the table, also for ``--json``."""
     settings = known.recipe.settings
+    epochs = value_at(settings, "experts", "epochs")
     recalls = [record["metrics"][-1][VAL_MEAN_RECALL] for record in known.records.values() if record["metrics"]]
     finite = [recall for recall in recalls if recall is not None and math.isfinite(recall)]
-    return {
-        "key": known.key,
-        "protocol": value_at(settings, "model", "protocol"),
-        "encoder": value_at(settings, "model", "image_encoder", "name"),
-        "epochs": value_at(settings, "experts", "epochs"),
-        "imported": value_at(settings, "experts", "imported"),
-        "complete": len(known.records),
-        "damaged": known.incomplete,
-        "in_training": [
-            {"expert": found.index, "epoch": found.epoch, "holder": found.holder and _holder_as_text(found)}
+    return SetValues(
+        key=known.key,
+        protocol=text_at(settings, "model", "protocol") or None,
+        encoder=text_at(settings, "model", "image_encoder", "name") or None,
+        epochs=epochs if isinstance(epochs, int) else None,
+        imported=value_at(settings, "experts", "imported"),
+        complete=len(known.records),
+        damaged=known.incomplete,
+        in_training=[
+            TrainingValues(
+                expert=found.index, epoch=found.epoch, holder=_holder_as_text(found) if found.holder else None
+            )
             for found in known.in_training
         ],
-        "bytes": known.num_bytes,
-        "storage": known.recipe.storage if settings else None,
-        VAL_MEAN_RECALL: sum(finite) / len(finite) if finite else None,
-        "fault": known.fault,
-    }
+        bytes=known.num_bytes,
+        storage=known.recipe.storage if settings else None,
+        val_mean_recall=sum(finite) / len(finite) if finite else None,
+        fault=known.fault,
+    )
 
 
 def training_as_text(found: ExpertInTraining) -> str:
@@ -77,72 +105,57 @@ def _holder_as_text(found: ExpertInTraining) -> str:
 
 def experts_table(known: SetSummary) -> Table:
     """One row per expert of a set."""
-    table = plain_table("Experts")
-    for column in ("expert", "epochs kept", "bytes", "seconds", "val mean recall, last epoch"):
-        table.add_column(column, justify="right")
-    table.add_column("made by rayvldd")
+    rows: list[list[Cell]] = []
     for index, record in known.records.items():
         recall = record["metrics"][-1][VAL_MEAN_RECALL] if record["metrics"] else None
-        table.add_row(
-            str(index),
-            epochs_as_text(record["epochs"]),
-            size_as_text(record["bytes"]),
-            f"{record['seconds']:.0f}" if record["metrics"] else "not known",
-            f"{recall:.2f}" if recall is not None else "not known",
-            str(record["rayvldd_version"]) + (f", from {record['origin']}" if record.get("origin") else ""),
-        )
-    return table
+        origin = f", from {record['origin']}" if record.get("origin") else ""
+        row: list[Cell] = [index, epochs_as_text(record["epochs"]), size_as_text(record["bytes"])]
+        row.append(f"{record['seconds']:.0f}" if record["metrics"] else "not known")
+        row.append(f"{recall:.2f}" if recall is not None else "not known")
+        rows.append([*row, f"{record['rayvldd_version']}{origin}"])
+    columns = [
+        *numbers("expert", "epochs kept", "bytes", "seconds", "val mean recall, last epoch"),
+        *texts("made by rayvldd"),
+    ]
+    return Table(columns, rows, "Experts", "experts")
 
 
 def epochs_table(known: SetSummary) -> Table:
     """Mean and range of the experts' metrics by epoch."""
-    table = plain_table("By epoch: mean (least to most) over experts")
-    for column in ("epoch", "experts", "train loss", "val mean recall (%)"):
-        table.add_column(column, justify="right")
-    rows: dict[int, list[dict[str, Any]]] = {}
+    losses: dict[int, list[float | None]] = {}
+    recalls: dict[int, list[float | None]] = {}
     for record in known.records.values():
         for metrics in record["metrics"]:
-            rows.setdefault(int(metrics["epoch"]), []).append(metrics)
-    for epoch, found in sorted(rows.items()):
-        figures = [[metrics[name] for metrics in found] for name in ("train_loss", VAL_MEAN_RECALL)]
-        table.add_row(str(epoch), str(len(found)), *(_mean_and_range(values) for values in figures))
-    return table
+            losses.setdefault(int(metrics["epoch"]), []).append(metrics["train_loss"])
+            recalls.setdefault(int(metrics["epoch"]), []).append(metrics[VAL_MEAN_RECALL])
+    rows = [
+        (epoch, len(losses[epoch]), _mean_and_range(losses[epoch]), _mean_and_range(recalls[epoch]))
+        for epoch in sorted(losses)
+    ]
+    columns = numbers("epoch", "experts", "train loss", "val mean recall (%)")
+    return Table(columns, rows, "By epoch: mean (least to most) over experts", "epochs")
 
 
 def checksums_table(known: SetSummary) -> Table:
     """The checksums of all tensors of a set."""
-    table = plain_table("Checksums (xxh3, 128 bits)")
-    for column in ("file", "tensor", "checksum"):
-        table.add_column(column, overflow="fold")
+    rows: list[list[Cell]] = []
     for index, record in known.records.items():
-        for tensor, digest in record["checksums"].items():
-            table.add_row(f"expert_{index:03d}.safetensors", tensor, digest)
+        rows += [[f"expert_{index:03d}.safetensors", *entry] for entry in record["checksums"].items()]
         if record["start"]:
-            for tensor, digest in record["start"]["checksums"].items():
-                table.add_row(record["start"]["name"].partition("/")[2], tensor, digest)
-    return table
+            name = record["start"]["name"].partition("/")[2]
+            rows += [[name, *entry] for entry in record["start"]["checksums"].items()]
+    return Table(texts("file", "tensor", "checksum"), rows, "Checksums (xxh3, 128 bits)", "checksums")
 
 
 def damages_table(damages: Iterable[Damage]) -> Table:
     """Damaged files, with the reasons."""
-    table = plain_table("Damaged")
-    for column in ("file", "why"):
-        table.add_column(column, overflow="fold")
-    for damage in damages:
-        table.add_row(Text(damage.name), Text(damage.why))
-    return table
+    return Table(texts("file", "why"), [(damage.name, damage.why) for damage in damages], "Damaged", "damaged")
 
 
 def leftovers_table(leftovers: Iterable[Leftover]) -> Table:
     """Files that can be deleted."""
-    table = plain_table("Left over")
-    table.add_column("set")
-    table.add_column("what", overflow="fold")
-    for column in ("files", "bytes"):
-        table.add_column(column, justify="right")
-    for found in leftovers:
-        table.add_row(found.key or "–", Text(found.what), str(len(found.names)), size_as_text(found.num_bytes))
-    return table
+    rows = [(found.key or None, found.what, len(found.names), size_as_text(found.num_bytes)) for found in leftovers]
+    return Table([*texts("set", "what"), *numbers("files", "bytes")], rows, "Left over", "left_over")
 
 
 def size_as_text(num_bytes: int) -> str:

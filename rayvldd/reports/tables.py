@@ -1,58 +1,82 @@
-"""Tables for the terminal."""
+"""Tables of results, and lines about them; ``reports/renderers.py`` writes them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.metrics import RECALLS
 from rayvldd.evaluation.breakdown import SubjectShare
-from rayvldd.evaluation.intervals import recall_interval
+from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.printable import value_as_text
-from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.set_scores import GroupRecall
+from rayvldd.records.study_outcome import FinalistOutcome, Interval, StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
-from rayvldd.reports.plain_table import PlainTable
+from rayvldd.reports.table import PERCENT, SHARE, Cell, Column, Estimate, Table, numbers, texts
 
-_RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+TOO_FEW = "too few to say"
+"""Text in place of an interval of fewer than three values."""
 
 
 def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     """The trials of a study by descending validation recall; the best one is marked."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
-    table = plain_table("Trials, by validation mean recall (%)")
-    for name in ("trial", "state", "val mean recall", "at step"):
-        table.add_column(name, justify="right" if name in ("val mean recall", "at step") else "left")
-    for key in keys:
-        table.add_column(key.rpartition(".")[2], justify="right")
-    for trial in in_order_of_recall(trials):
-        best, is_best = trial.best, trial.trial_id == best_id
-        scores = [f"{best.recall:.2f}", str(best.outer_step)] if best else ["–", "–"]
-        cells = [trial.trial_id + (" *" if is_best else ""), trial.state, *scores]
-        cells += [_short(trial.point[key]) if key in trial.point else "–" for key in keys]
-        table.add_row(*map(Text, cells), style="bold" if is_best else None)
-    return table
+    columns = [
+        *texts("trial", "state"),
+        *numbers("val mean recall", number=PERCENT),
+        *numbers("at step"),
+        Column("seconds", align="right", number="{:.0f}", is_detail=True),
+        *numbers(*(key.rpartition(".")[2] for key in keys)),
+        Column("reason", is_detail=True),
+    ]
+    ordered = in_order_of_recall(trials)
+    rows = [
+        [
+            trial.trial_id,
+            trial.state,
+            trial.value(),
+            trial.best.outer_step if trial.best else None,
+            trial.seconds,
+            *(_setting(trial, key) for key in keys),
+            trial.reason,
+        ]
+        for trial in ordered
+    ]
+    best = frozenset(place for place, trial in enumerate(ordered) if trial.trial_id == best_id)
+    return Table(columns, rows, "Trials, by validation mean recall (%)", "trials", best)
+
+
+def _setting(trial: Trial, key: str) -> Cell:
+    """The value of a searched setting; lists and null as in a study file."""
+    if key not in trial.point:
+        return None
+    value = trial.point[key]
+    return value if isinstance(value, str | int | float) else value_as_text(value)
 
 
 def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "", *, full_data: str = "") -> Table:
-    """Recalls of several sets in percent: mean over students, ± half of its 95 % t-interval.
+    """Recalls of several sets in percent: mean over students, ± half of its 95 % interval.
 
-    The number of students follows the name; there is no interval for a single one. TR is image to text, IR is text to
-    image, as usual in publications. If ``full_data`` names a row, the last column is the fraction of its mean recall.
+    The number of students follows the name; there is no interval for fewer than three. TR is image to text, IR is text
+    to image, as usual. If ``full_data`` names a row, the last column is the fraction of its mean recall.
     """
-    table = plain_table(f"{title or 'Recall (%)'}, ± 95 % interval; TR: image to text, IR: text to image")
-    table.add_column("trained on", overflow="fold")
     bound = scores.get(full_data)
-    for column in ("TR R@1", "R@5", "R@10", "IR R@1", "R@5", "R@10", "mean", *(["share"] if bound else [])):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = [
+        Column("trained on"),
+        *numbers("TR R@1", "R@5", "R@10", "IR R@1", "R@5", "R@10", "mean", number="{:.1f}"),
+    ]
+    if bound:
+        columns += numbers("share", number=SHARE)
+    rows: list[list[Cell]] = []
     for name, students in scores.items():
-        columns = [[getattr(student, recall) for student in students] for recall in _RECALLS]
-        columns.append([student.mean_recall for student in students])
-        cells = [mean_and_interval(column) for column in columns]
-        table.add_row(Text(f"{name} ({len(students)})"), *cells, *([share_of(students, bound)] if bound else []))
-    return table
+        values = [student.as_dict() for student in students]
+        cells: list[Cell] = [estimate([row[info.name] for row in values]) for info in RECALLS]
+        cells.append(estimate([student.mean_recall for student in students]))
+        rows.append([f"{name} ({len(students)})", *cells, *([share_of(students, bound)] if bound else [])])
+    caption = (
+        f"{title or 'Recall (%)'}, ± 95 % interval of three or more students; TR: image to text, IR: text to image"
+    )
+    return Table(columns, rows, caption, "recalls")
 
 
 def transfer_table(
@@ -62,7 +86,7 @@ def transfer_table(
     *,
     full_data: str = "",
 ) -> Table:
-    """Mean recalls of several sets on several image encoders, in percent, ± half of the 95 % t-interval.
+    """Mean recalls of several sets on several image encoders, in percent, ± half of the 95 % interval.
 
     Args:
         columns: Recalls by training set, by encoder of the students.
@@ -70,100 +94,110 @@ def transfer_table(
         title: Title of the table.
         full_data: Name of the row of the full-data bound, if there is one; each cell then has its fraction of it.
     """
-    table = plain_table(f"{title}, ± 95 % interval")
-    table.add_column("trained on", overflow="fold")
-    table.add_column("made with", overflow="fold")
-    for encoder in columns:
-        table.add_column(encoder, justify="right", overflow="fold")
-    for name in dict.fromkeys(row for rows in columns.values() for row in rows):
-        cells = []
-        for encoder, rows in columns.items():
-            share = f" ({share_of(rows[name], rows[full_data])})" if full_data in rows else ""
-            cell = mean_and_interval([student.mean_recall for student in rows[name]]) + share
-            cells.append(Text(cell, style="bold" if made_with.get(name) == encoder else ""))
-        table.add_row(Text(name), Text(made_with.get(name, "")), *cells)
-    return table
+    rows: list[list[Cell]] = []
+    for name in dict.fromkeys(row for rows_of in columns.values() for row in rows_of):
+        cells: list[Cell] = []
+        for encoder, rows_of in columns.items():
+            if name not in rows_of:
+                cells.append(None)
+                continue
+            values = [student.mean_recall for student in rows_of[name]]
+            cells.append(estimate(values, _share(rows_of, name, full_data), made_with.get(name) == encoder))
+        rows.append([name, made_with.get(name, ""), *cells])
+    titles = [*texts("trained on", "made with"), *numbers(*columns, number="{:.1f}")]
+    return Table(titles, rows, f"{title}, ± 95 % interval of three or more students", "transfer")
 
 
-def breakdown_table(rows: Sequence[Mapping[str, Any]], title: str, *, full_data: str = "") -> Table:
+def _share(rows: Mapping[str, Sequence[RetrievalMetrics]], name: str, full_data: str) -> float | None:
+    """The mean recall of a row as a fraction of the full-data bound, 0 to 1; None without a bound."""
+    if full_data not in rows:
+        return None
+    mean, full = (float(np.mean([student.mean_recall for student in rows[key]])) for key in (name, full_data))
+    return mean / full if full > 0 else None
+
+
+def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str = "") -> Table:
     """Recall by groups of captions, with one column for each training set of students.
 
     Args:
-        rows: Each with ``by``, ``group``, ``num_captions`` and ``recall``, in percent by training set.
+        rows: The groups.
         title: Title of the table.
         full_data: Name of the column of the full data, if there is one; the other cells then have their fraction of it.
     """
-    table = plain_table(title)
-    for name in ("by", "group"):
-        table.add_column(name)
-    for name in ("captions", *rows[0]["recall"]):
-        table.add_column(name, justify="right", overflow="fold")
-    by = ""
-    for row in rows:
-        bound = row["recall"].get(full_data, 0.0)
-        cells = [
-            f"{value:.1f}" + (f" ({100 * value / bound:.0f} %)" if bound and name != full_data else "")
-            for name, value in row["recall"].items()
+    shown: list[list[Cell]] = []
+    for place, row in enumerate(rows):
+        bound = row.recall.get(full_data, 0.0)
+        cells: list[Cell] = [
+            Estimate(value, share=value / bound if bound and name != full_data else None)
+            for name, value in row.recall.items()
         ]
-        table.add_row("" if row["by"] == by else row["by"], row["group"], str(row["num_captions"]), *cells)
-        by = row["by"]
-    return table
+        by = "" if place and rows[place - 1].by == row.by else row.by
+        shown.append([by, row.group, row.num_captions, *cells])
+    columns = [*texts("by", "group"), *numbers("captions", *rows[0].recall, number="{:.1f}")]
+    return Table(columns, shown, title, "breakdown")
 
 
 def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
     """Frequency of subjects in the captions of the data, of a set's initial pairs, and nearest to its texts."""
-    table = plain_table(f"{title}; *: the data's share is outside the 95 % interval")
-    for name in ("subject", "data", "start", "nearest captions", "95 % interval"):
-        table.add_column(name, justify="left" if name == "subject" else "right")
+    rows: list[list[Cell]] = []
     for share in shares:
         low, high = (100 * end for end in share.interval)
-        start = "–" if share.start is None else f"{100 * share.start:.1f}"
-        cells = [f"{100 * share.data:.1f}", start, f"{100 * share.kept:.1f}", f"{low:.1f} to {high:.1f}"]
-        table.add_row(share.name + (" *" if share.differs else ""), *cells, style="bold" if share.differs else None)
-    return table
+        start = None if share.start is None else 100 * share.start
+        rows.append([share.name, 100 * share.data, start, 100 * share.kept, f"{low:.1f} to {high:.1f}"])
+    columns = [*texts("subject"), *numbers("data", "start", "nearest captions", "95 % interval", number="{:.1f}")]
+    differing = frozenset(place for place, share in enumerate(shares) if share.differs)
+    return Table(columns, rows, f"{title}; *: the data's share is outside the 95 % interval", "subjects", differing)
 
 
 def result_table(result: StudyOutcome) -> Table:
     """Test results of a finished study, with random pairs and the full data."""
     tested = result.test
-    low, high = tested.interval
     full = tested.full_data_mean_recall
-    table = plain_table(f"{result.study}: mean recall on test (%)")
-    for name in ("trained on", "mean recall", "95 % interval", "share of full data"):
-        table.add_column(name, justify="left" if name == "trained on" else "right")
-    rows = [
-        (f"distilled pairs ({tested.sets_and_students})", tested.mean_recall, f"{low:.2f} to {high:.2f}"),
+    sets: list[tuple[str, float, str]] = [
+        (f"distilled pairs ({tested.sets_and_students})", tested.mean_recall, interval_as_text(tested.interval)),
         ("as many random pairs", tested.random_mean_recall, ""),
         ("the full data", full, ""),
     ]
-    for name, recall, interval in rows:
-        share = f"{100 * recall / full:.0f} %" if full > 0 else "–"
-        table.add_row(name, f"{recall:.2f}", interval, share, style="bold" if name == rows[0][0] else None)
-    return table
+    rows = [(name, recall, words, 100 * recall / full if full > 0 else None) for name, recall, words in sets]
+    columns = [
+        *texts("trained on"),
+        *numbers("mean recall", number=PERCENT),
+        *numbers("95 % interval"),
+        *numbers("share of full data", number=SHARE),
+    ]
+    return Table(columns, rows, f"{result.study}: mean recall on test (%)", "result", bold=frozenset({0}))
 
 
 def finalists_table(result: StudyOutcome) -> Table:
-    """Recalls of the finalists in the search, and of their points with new seeds."""
-    table = plain_table("Finalists, by mean recall on validation of sets with new seeds (%)")
-    for name in ("trial", "mean", "95 % interval", "sets", "failed", "in the search"):
-        table.add_column(name, justify="left" if name == "trial" else "right")
-    for row in sorted(result.finalists, key=lambda row: row.val_mean_recall, reverse=True):
-        chosen = row.trial_id == result.best.trial_id
-        low, high = row.val_interval
-        cells = [row.trial_id + (" *" if chosen else ""), f"{row.val_mean_recall:.2f}", f"{low:.2f} to {high:.2f}"]
-        cells += [str(len(row.sets)), str(row.num_failed)]
-        table.add_row(*cells, f"{row.search_val_mean_recall:.2f}", style="bold" if chosen else None)
-    return table
+    """Recalls of the finalists in the search, and of their points with new seeds; failed sets are only counted."""
+    finalists = sorted(result.finalists, key=lambda row: row.choice_value, reverse=True)
+    rows = [_finalist_row(row) for row in finalists]
+    columns = [
+        *texts("trial"),
+        *numbers("mean", number=PERCENT),
+        *numbers("95 % interval", "sets", "failed"),
+        *numbers("in the search", number=PERCENT),
+    ]
+    caption = "Finalists, by mean recall on validation of sets with new seeds (%)"
+    if any(row.num_failed for row in finalists):
+        caption += "; failed sets are not in the mean, and count as 0 in the choice"
+    best = frozenset(place for place, row in enumerate(finalists) if row.trial_id == result.best.trial_id)
+    return Table(columns, rows, caption, "finalists", best)
+
+
+def _finalist_row(row: FinalistOutcome) -> list[Cell]:
+    made = len(row.sets) - row.num_failed
+    interval = interval_as_text(row.val_interval)
+    return [row.trial_id, row.val_mean_recall, interval, made, row.num_failed, row.search_val_mean_recall]
 
 
 def trust_of(result: StudyOutcome) -> str:
     """One line about the basis of a study's result: interval, sets, students and test evaluations."""
     tested, looks = result.test, result.test_evaluations
-    low, high = tested.interval
     times = "once" if looks == 1 else f"{looks} times"
     return (
-        f"{tested.mean_recall:.2f} on test, 95 % interval {low:.2f} to {high:.2f} over {tested.interval_over}, "
-        f"{tested.sets_and_students}, protocol {result.protocol}; test evaluated {times}"
+        f"{tested.mean_recall:.2f} on test, 95 % interval {interval_as_text(tested.interval)} over "
+        f"{tested.interval_over}, {tested.sets_and_students}, protocol {result.protocol}; test evaluated {times}"
     )
 
 
@@ -175,48 +209,41 @@ def importance_line(importance: Mapping[str, float], most: int = 3) -> str:
 
 def comparison_table(results: Sequence[StudyOutcome]) -> Table:
     """Several finished studies, best test recall first; ``n`` is distilled sets × students of each."""
-    table = plain_table("Finished studies, by mean recall on test (%); n: sets × students")
-    columns = ("study", "protocol", "pairs", "trials", "val", "test", "95 % interval", "n", "random", "full", "share")
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("study", "protocol") else "right")
-    for place, result in enumerate(sorted(results, key=lambda row: row.test.mean_recall, reverse=True)):
+    rows: list[list[Cell]] = []
+    for result in sorted(results, key=lambda row: row.test.mean_recall, reverse=True):
         tested = result.test
-        low, high = tested.interval
-        cells = [
-            result.study + (" *" if place == 0 else ""),
-            result.protocol,
-            str(result.num_pairs),
-            str(sum(result.trials.values())),
-            f"{result.best.val_mean_recall:.2f}",
-            f"{tested.mean_recall:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{tested.num_sets} × {tested.num_students}",
-            f"{tested.random_mean_recall:.2f}",
-            f"{tested.full_data_mean_recall:.2f}",
-            f"{100 * tested.share_of_full_data:.0f} %",
-        ]
-        table.add_row(*map(Text, cells), style="bold" if place == 0 else None)
-    return table
+        rows.append(
+            [
+                result.study,
+                result.protocol,
+                result.num_pairs,
+                sum(result.trials.values()),
+                result.best.val_mean_recall,
+                tested.mean_recall,
+                interval_as_text(tested.interval),
+                f"{tested.num_sets} × {tested.num_students}",
+                tested.random_mean_recall,
+                tested.full_data_mean_recall,
+                f"{100 * tested.share_of_full_data:.0f} %",
+            ]
+        )
+    titles = ("pairs", "trials", "val", "test", "95 % interval", "n", "random", "full", "share")
+    columns = [*texts("study", "protocol"), *numbers(*titles, number=PERCENT)]
+    caption = "Finished studies, by mean recall on test (%); n: sets × students"
+    return Table(columns, rows, caption, "comparison", frozenset({0}))
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
-    """``17.3±0.4``, with half of the 95 % interval of the mean; without it for a single value."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    low, high = recall_interval(values)
-    return f"{np.mean(values):.1f}±{(high - low) / 2:.1f}"
+def estimate(values: Sequence[float], share: float | None = None, is_own: bool = False) -> Estimate:
+    """The mean of values with its 95 % interval, which fewer than three values do not have."""
+    return Estimate(float(np.mean(values)), interval_if_enough(values), share, is_own)
 
 
-def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> str:
-    """``82 %``: the students' mean recall as a fraction of the full-data bound."""
+def interval_as_text(interval: Interval | None) -> str:
+    """``17.50 to 18.50``, or that there are too few values."""
+    return TOO_FEW if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+
+
+def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> float | None:
+    """The students' mean recall as a percentage of the full-data bound; None if that is 0."""
     mean, full = (float(np.mean([student.mean_recall for student in group])) for group in (students, bound))
-    return f"{100 * mean / full:.0f} %" if full > 0 else "–"
-
-
-def plain_table(title: str) -> Table:
-    """An empty table with the layout of all tables, without lines and with the title on the left."""
-    return PlainTable(title)
-
-
-def _short(value: SettingValue) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else value_as_text(value)
+    return 100 * mean / full if full > 0 else None

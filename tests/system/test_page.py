@@ -27,8 +27,6 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.set_scores import SetScores, read_scores, short_names
 from rayvldd.records.trial import Trial
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
-from rayvldd.reports.page.data_tables import shown
-from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.evaluated_sets import evaluated_sets
 from rayvldd.reports.page.marginals import expected_recalls, height_in
 from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
@@ -38,6 +36,7 @@ from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
 from rayvldd.reports.page.writing import write_comparison
 from rayvldd.reports.published import published_rows
+from rayvldd.reports.table import Estimate, short
 from rayvldd.storage.json_files import write_json_whole
 
 if TYPE_CHECKING:
@@ -379,7 +378,7 @@ def test_numbers_are_short() -> None:
         ((5.0, (4.0, 6.0)), "is better: the intervals do not overlap"),
         ((19.0, (17.0, 21.0)), "is ahead, but the intervals overlap"),
         ((21.0, (20.0, 22.0)), "is not better"),
-        ((5.0, None), "a single student gives no interval"),
+        ((5.0, None), "fewer than three sets or students are too few to say"),
     ],
 )
 def test_verdicts_say_plainly_whether_a_set_is_better(rival: tuple[float, Any], verdict: str) -> None:
@@ -410,7 +409,7 @@ def test_coresets_join_the_sets_of_their_study(studies: Path, tmp_path: Path) ->
 
 def test_evaluated_sets_stand_beside_the_studies_of_the_same_data(comparison: Comparison) -> None:
     (group,) = comparison.groups
-    columns = group.sets.columns
+    columns = group.sets.headings
     rows = {(row[0], row[2]): dict(zip(columns, row, strict=True)) for row in group.sets.rows}
     assert rows.keys() == {
         ("6 distilled pairs", "weak"),
@@ -437,9 +436,9 @@ def test_evaluated_sets_stand_beside_the_studies_of_the_same_data(comparison: Co
         group.verdicts
     )
     assert group.verdict == (
-        "The distilled set does not beat real pairs at every number of pairs: at 6, 30 and 200 pairs it is ahead of "
-        "the best of them, but the intervals overlap; at 100 pairs it is better than the best of them, and the "
-        "intervals do not overlap."
+        "The distilled set does not beat real pairs at every number of pairs: at 6 and 30 pairs it is ahead of the "
+        "best of them, without intervals to compare; at 100 pairs it is better than the best of them, and the "
+        "intervals do not overlap; at 200 pairs it is ahead of the best of them, but the intervals overlap."
     )
 
 
@@ -460,12 +459,12 @@ def test_a_set_that_is_better_at_every_size_is_reported() -> None:
 def test_sets_on_other_encoders_are_a_matrix(comparison: Comparison) -> None:
     (transfer,) = comparison.transfers
     assert transfer.measured_on == "40 drawn scenes, 16 px, hashed_ngrams, heads_only"
-    assert transfer.table.columns == ("trained on", "made with", "convnet_d3", OTHER_ENCODER)
+    assert transfer.table.headings == ("trained on", "made with", "convnet_d3", OTHER_ENCODER)
     rows = {row[0]: row[1:] for row in transfer.table.rows}
     assert list(rows) == ["one", "all pairs"], "what met one encoder alone stands elsewhere"
     made_with, own, other = rows["one"]
-    assert (made_with, own.words, own.is_own) == ("convnet_d3", "28.0 ± 1.0 (70 %)", True)
-    assert (other.words, other.is_own) == ("12.0 ± 1.0 (30 %)", False)
+    assert made_with == "convnet_d3" and own == Estimate(28.0, (27.0, 29.0), 0.7, is_own=True)
+    assert other == Estimate(12.0, (11.0, 13.0), 0.3)
     assert ("one", "convnet_d3", OTHER_ENCODER, 12.0, 11.0, 13.0, 30.0) in transfer.drawing.rows
 
 
@@ -529,14 +528,14 @@ def test_wrong_evaluations_are_reported_together_with_wrong_coresets(tmp_path: P
 def test_published_rows_are_separate_and_name_the_split_of_their_choice(comparison: Comparison) -> None:
     table = comparison.published
     assert table is not None and len(table.rows) == len(published_rows())
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    rows = [dict(zip(table.headings, row, strict=True)) for row in table.rows]
     (wu,) = [
         r
         for r in rows
         if (r["source"], r["dataset"], r["trained on"]) == ("Wu et al.", "flickr30k", "100 distilled pairs")
     ]
     assert (wu["TR R@1"], wu["IR R@10"], wu["chosen on"]) == (9.9, 24.6, "test")
-    assert table.best == frozenset() and shown(wu["TR R@1"], "TR R@1", table.digits) == "9.9"
+    assert table.best == frozenset() and table.columns[4].text(wu["TR R@1"]) == "9.9"
     assert not {row["source"] for row in rows} & {row[2] for row in comparison.groups[0].sets.rows}
 
 
@@ -575,7 +574,7 @@ def test_studies_stand_by_recall_with_the_best_of_those_that_compare_marked(comp
     assert [row[0] for row in table.rows] == ["strong", "weak", "half_done", "rubbish"]
     assert [row[1] for row in table.rows] == ["finished", "finished", "unfinished", "damaged"]
     assert table.best == {0}
-    assert table.rows[2][table.columns.index("test")] is None
+    assert table.column("test")[2] is None
 
 
 def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:

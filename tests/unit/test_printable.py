@@ -8,7 +8,8 @@ from rich.console import Console
 from rayvldd.console import ProgressDisplay
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.printable import printable
-from rayvldd.reports.plain_table import PlainTable
+from rayvldd.reports.renderers import as_terminal
+from rayvldd.reports.table import Table, texts
 from rayvldd.reports.tables import subjects_table
 
 HOSTILE = "dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
@@ -29,12 +30,10 @@ def test_every_control_character_is_spelt_out() -> None:
 
 def test_tables_and_lines_show_hostile_text_as_it_is() -> None:
     share = SubjectShare(HOSTILE, data=0.5, start=None, kept=0.2, interval=(0.1, 0.4))
-    of_row = PlainTable(HOSTILE)
-    of_row.add_column(HOSTILE)
-    of_row.add_row(HOSTILE)
+    of_row = Table(texts(HOSTILE), [[HOSTILE]], HOSTILE)
     for table, count in ((subjects_table([share], HOSTILE), 2), (of_row, 3)):
         console = Console(file=StringIO(), width=300, force_terminal=False)
-        console.print(table)
+        console.print(as_terminal(table))
         assert isinstance(console.file, StringIO)
         shown = console.file.getvalue()
         assert shown.count(SHOWN) == count and "\x1b" not in shown and "\x07" not in shown

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
-from rayvldd.evaluation.intervals import recall_interval
+from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_names
 from rayvldd.reports.page.study_report import StudyReport
@@ -26,7 +26,7 @@ class SizePoint:
     mean: float
     """Mean recall on test in percent."""
     interval: tuple[float, float] | None
-    """95 % interval over students; None if there was one student."""
+    """95 % interval over students; None for fewer than three."""
     num_students: int | None = None
     recalls: Mapping[str, float] = field(default_factory=dict)
     """The six recalls of the mean, if known."""
@@ -60,7 +60,7 @@ class Bound:
 
 
 def _in_brackets(interval: tuple[float, float] | None) -> str:
-    return f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+    return f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else " (interval: too few to say)"
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         points.append(SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own))
         random = tested.students.get("random", [])
         known = tested.recalls.get("random", {})
-        interval = recall_interval(random) if len(random) > 1 else None
+        interval = interval_if_enough(random)
         count = len(random) or None
         points.append(SizePoint("random", pairs, study.name, tested.random_mean_recall, interval, count, known))
         for scores in coresets:
@@ -157,7 +157,7 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
     if not models:
         return None
     recalls = tests[0].recalls.get("full_data", {}) if len(tests) == 1 else {}
-    interval = recall_interval(models) if len(models) > 1 else None
+    interval = interval_if_enough(models)
     recipes = [tested.full_data_recipe for tested in tests]
     recipe = recipes[0] if all(other == recipes[0] for other in recipes) else None  # of other seeds, it may differ
     return Bound(sum(models) / len(models), interval, len(models), recalls, recipe)
@@ -169,7 +169,7 @@ Standing = Literal["better", "ahead", "unsure", "not better"]
 _SENTENCES: dict[Standing, str] = {
     "better": "The distilled set is better: the intervals do not overlap.",
     "ahead": "The distilled set is ahead, but the intervals overlap.",
-    "unsure": "The distilled set is ahead; a single student gives no interval.",
+    "unsure": "The distilled set is ahead; fewer than three sets or students are too few to say whether it is better.",
     "not better": "The distilled set is not better.",
 }
 _APART = "the intervals do not overlap"

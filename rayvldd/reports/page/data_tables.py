@@ -1,85 +1,45 @@
-"""Tables with numeric values, shown on the page and written as CSV and LaTeX."""
+"""Tables of the page; it shows them, and writes them as CSV and LaTeX."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
-from rayvldd.config.metrics import IMAGE_TO_TEXT, MEAN_RECALL, RECALLS, TEXT_TO_IMAGE
-from rayvldd.records.trial import in_order_of_recall
+from rayvldd.config.metrics import RECALLS
 from rayvldd.reports.page.baselines import ComparableSets
-from rayvldd.reports.page.drawings import short
 from rayvldd.reports.page.study_report import StudyReport
-from rayvldd.reports.page.transfer import Cell, TransferMatrix
-
-
-@dataclass(frozen=True)
-class DataTable:
-    """A table."""
-
-    name: str
-    """Stem of its files."""
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-    best: frozenset[int] = frozenset()
-    """Rows that are marked."""
-    digits: int = 2
-    """Decimal places of recalls."""
-
+from rayvldd.reports.page.transfer import TransferMatrix
+from rayvldd.reports.published import PublishedRow
+from rayvldd.reports.table import PERCENT, Cell, Column, Table, numbers, texts
+from rayvldd.reports.tables import TOO_FEW
 
 _RECALLS = tuple(info.name for info in RECALLS)
 _RECALL_COLUMNS = ("TR R@1", "TR R@5", "TR R@10", "IR R@1", "IR R@5", "IR R@10")
-_PERCENT = {"val", "test", "95 % low", "95 % high", "random", "full data", "mean", "mean recall", "low", "high"}
+_SHARE = Column("share of full data", "%", "right", "{:.0f}")
 
 
-def shown(value: Any, column: str = "", digits: int = 2) -> str:
-    """Format a cell: recalls with ``digits`` decimal places, whole seconds, other values like settings."""
-    if isinstance(value, Cell):
-        return value.words
-    if isinstance(value, float) and column.startswith("seconds"):
-        return f"{value:.0f}"
-    if isinstance(value, float) and (column in _PERCENT or column.startswith(("TR ", "IR ", "val"))):
-        return f"{value:.{digits}f}"
-    if isinstance(value, float) and column.startswith("share"):
-        return f"{value:.0f}"
-    return short(value)
-
-
-def as_number(value: Any) -> Any:
-    """The value of a cell for programs; of a cell of a transfer matrix the mean."""
-    return value.mean if isinstance(value, Cell) else value
-
-
-def studies_table(reports: Sequence[StudyReport]) -> DataTable:
+def studies_table(reports: Sequence[StudyReport]) -> Table:
     """One row per study, in the given order; the best comparable study is marked."""
-    columns = (
-        "study",
-        "state",
-        "pairs",
-        "test",
-        "95 % low",
-        "95 % high",
-        "sets × students",
-        "test evaluations",
-        "share of full data (%)",
-        "random",
-        "full data",
-        "val",
-        "trials",
-        "stopped",
-        "failed",
-        "seconds",
-        "measured on",
-    )
+    columns = [
+        *texts("study", "state"),
+        *numbers("pairs", "test", "95 % low", "95 % high", number=PERCENT),
+        *texts("sets × students"),
+        *numbers("test evaluations"),
+        _SHARE,
+        *numbers("random", "full data", "val", number=PERCENT),
+        *numbers("trials", "stopped", "failed", "failed finalists"),
+        *numbers("seconds", number="{:.0f}"),
+        *texts("measured on"),
+    ]
     rows = [_study_row(report) for report in reports]
     by_key: dict[tuple[str, ...], list[tuple[float, str]]] = {}
     for report in reports:
         if report.result is not None:
             by_key.setdefault(report.comparable, []).append((report.result.test.mean_recall, report.name))
     best = {max(members, key=lambda member: member[0])[1] for members in by_key.values()}
-    return DataTable("studies", columns, rows, frozenset(i for i, row in enumerate(rows) if row[0] in best))
+    marked = frozenset(i for i, row in enumerate(rows) if row[0] in best)
+    return Table(columns, rows, "Studies, best first", "studies", marked)
 
 
-def _study_row(report: StudyReport) -> tuple[Any, ...]:
+def _study_row(report: StudyReport) -> list[Cell]:
     states = [trial.state for trial in report.trials]
     counts = (len(states), states.count("stopped"), states.count("failed"))
     measured_on = ", ".join(report.measured_on)
@@ -87,14 +47,14 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
         best = report.best_trial
         pairs = len(report.distilled) if report.distilled else report.setting("distillation", "num_pairs")
         val = best.value() if best else None
-        return (report.name, report.state, pairs, *[None] * 8, val, *counts, None, measured_on)
+        return [report.name, report.state, pairs, *[None] * 8, val, *counts, None, None, measured_on]
     tested = report.result.test
-    return (
+    return [
         report.name,
         report.state,
         report.result.num_pairs,
         tested.mean_recall,
-        *tested.interval,
+        *_ends(tested.interval),
         f"{tested.num_sets} × {tested.num_students}",
         report.result.test_evaluations,
         100 * tested.share_of_full_data,
@@ -102,32 +62,35 @@ def _study_row(report: StudyReport) -> tuple[Any, ...]:
         tested.full_data_mean_recall,
         report.result.best.val_mean_recall,
         *counts,
+        sum(row.num_failed for row in report.result.finalists),
         report.result.seconds.get("total"),
         measured_on,
-    )
+    ]
 
 
-def sets_table(group: ComparableSets, name: str) -> DataTable:
+def _ends(interval: tuple[float, float] | None) -> Sequence[Cell]:
+    """The cells of the two ends; without an interval that there are too few values for one."""
+    return interval or (TOO_FEW, TOO_FEW)
+
+
+def sets_table(group: ComparableSets, name: str) -> Table:
     """All comparable sets, by number of pairs; the best set of each size is marked."""
-    columns = (
-        "trained on",
-        "pairs",
-        "study or set",
-        *_RECALL_COLUMNS,
-        "mean",
-        "95 % low",
-        "95 % high",
-        "share of full data (%)",
-        "students",
-    )
+    columns = [
+        *texts("trained on"),
+        *numbers("pairs"),
+        *texts("study or set"),
+        *numbers(*_RECALL_COLUMNS, "mean", "95 % low", "95 % high", number=PERCENT),
+        _SHARE,
+        *numbers("students"),
+    ]
     bound = group.bound.mean if group.bound else 0.0
 
-    def figures(mean: float, interval: tuple[float, float] | None, recalls: Mapping[str, float]) -> tuple[Any, ...]:
+    def figures(mean: float, interval: tuple[float, float] | None, recalls: Mapping[str, float]) -> list[Cell]:
         share = 100 * mean / bound if bound > 0 else None
-        return (*(recalls.get(key) for key in _RECALLS), mean, *(interval or (None, None)), share)
+        return [*(recalls.get(key) for key in _RECALLS), mean, *_ends(interval), share]
 
-    rows: list[tuple[Any, ...]] = [
-        (f"{p.num_pairs} {p.kind} pairs", p.num_pairs, p.name, *figures(p.mean, p.interval, p.recalls), p.num_students)
+    rows: list[list[Cell]] = [
+        [f"{p.num_pairs} {p.kind} pairs", p.num_pairs, p.name, *figures(p.mean, p.interval, p.recalls), p.num_students]
         for p in group.points
     ]
     best = {
@@ -137,52 +100,58 @@ def sets_table(group: ComparableSets, name: str) -> DataTable:
     if group.bound:
         full = group.bound
         recipe = full.recipe.recipe.words if full.recipe else ""
-        rows.append(("full data", None, recipe, *figures(full.mean, full.interval, full.recalls), full.num_models))
-    return DataTable(name, columns, rows, frozenset(best))
+        rows.append(["full data", None, recipe, *figures(full.mean, full.interval, full.recalls), full.num_models])
+    caption = (
+        "By number of pairs (%): TR image to text, IR text to image; intervals are of the mean; a star marks the best"
+    )
+    return Table(columns, rows, f"{caption} of each number", name, frozenset(best))
 
 
-def transfer_table(matrix: TransferMatrix, name: str) -> DataTable:
+def transfer_table(matrix: TransferMatrix, name: str) -> Table:
     """The transfer matrix, with one row for each training set of students."""
-    rows = [
-        (row, matrix.made_with.get(row, ""), *(cells.get(encoder) for encoder in matrix.encoders))
+    rows: list[list[Cell]] = [
+        [row, matrix.made_with.get(row, ""), *(cells.get(encoder) for encoder in matrix.encoders)]
         for row, cells in matrix.rows.items()
     ]
-    return DataTable(name, ("trained on", "made with", *matrix.encoders), rows)
+    columns = [*texts("trained on", "made with"), *numbers(*matrix.encoders, number="{:.1f}")]
+    return Table(columns, rows, "Transfer: a row for each training set of students, a column for their encoder", name)
 
 
-def published_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
+def published_table(rows: Sequence[PublishedRow]) -> Table:
     """Published recalls, from :func:`rayvldd.reports.published.published_rows`."""
-    columns = ("trained on", "pairs", "dataset", "source", *_RECALL_COLUMNS, "mean", "chosen on", "protocol")
-
-    def three(row: Mapping[str, Any], way: str) -> list[float | None]:
-        values = list(row.get(way) or [])
-        return values + [None] * (3 - len(values))
-
-    table: list[tuple[Any, ...]] = [
-        (
-            f"{row['pairs'] or 'all'} {row['trained_on'].removeprefix('all ').removesuffix(' pairs')} pairs"
-            if row["pairs"]
-            else row["trained_on"],
-            row["pairs"],
-            row["dataset"],
-            row["source"],
-            *three(row, IMAGE_TO_TEXT),
-            *three(row, TEXT_TO_IMAGE),
-            row[MEAN_RECALL.name],
-            row["chosen_on"],
-            row["protocol"],
-        )
+    columns = [
+        *texts("trained on"),
+        *numbers("pairs"),
+        *texts("dataset", "source"),
+        *numbers(*_RECALL_COLUMNS, "mean", number="{:.1f}"),  # as published
+        *texts("chosen on", "protocol"),
+    ]
+    shown: list[list[Cell]] = [
+        [
+            row.training_pairs,
+            row.pairs,
+            row.dataset,
+            row.source,
+            *_three(row.image_to_text),
+            *_three(row.text_to_image),
+            row.mean_recall,
+            row.chosen_on,
+            row.protocol,
+        ]
         for row in rows
     ]
-    return DataTable("published", columns, table, digits=1)  # as published
+    return Table(columns, shown, "Published recall (%): TR image to text, IR text to image", "published")
 
 
-def recalls_table(report: StudyReport) -> DataTable | None:
+def _three(values: Sequence[float]) -> list[float | None]:
+    return [*values, *[None] * (3 - len(values))]
+
+
+def recalls_table(report: StudyReport) -> Table | None:
     """Results of the test evaluation of a finished study."""
     if report.result is None:
         return None
     tested = report.result.test
-    columns = ("trained on", *_RECALL_COLUMNS, "mean", "share (%)")
     pairs, bound = report.result.num_pairs, tested.full_data_mean_recall
     sets = [
         (f"{pairs} distilled pairs", tested.model_dump(), tested.mean_recall),
@@ -193,34 +162,5 @@ def recalls_table(report: StudyReport) -> DataTable | None:
         (name, *(recalls.get(key) for key in _RECALLS), mean, 100 * mean / bound if bound > 0 else None)
         for name, recalls, mean in sets
     ]
-    return DataTable("recalls", columns, rows)
-
-
-def trials_table(report: StudyReport) -> DataTable:
-    """The trials of a study, best first."""
-    keys = list(dict.fromkeys(key for trial in report.trials for key in trial.point))
-    columns = (
-        "trial",
-        "state",
-        "val mean recall",
-        "at step",
-        "seconds",
-        *(k.rpartition(".")[2] for k in keys),
-        "reason",
-    )
-    trials = in_order_of_recall(report.trials)
-    rows = [
-        (
-            trial.trial_id,
-            trial.state,
-            trial.value(),
-            trial.best.outer_step if trial.best else None,
-            trial.seconds,
-            *(trial.point.get(key) for key in keys),
-            trial.reason,
-        )
-        for trial in trials
-    ]
-    best = report.best_trial
-    marked = frozenset(i for i, trial in enumerate(trials) if best and trial.trial_id == best.trial_id)
-    return DataTable("trials", columns, rows, marked)
+    columns = [*texts("trained on"), *numbers(*_RECALL_COLUMNS, "mean", number=PERCENT), replace(_SHARE, title="share")]
+    return Table(columns, rows, "Recall on test (%): TR image to text, IR text to image", "recalls")

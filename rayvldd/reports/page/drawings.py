@@ -4,14 +4,16 @@ A drawing includes a description and its numbers as a table. The colours are tho
 markers differ as well.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from rayvldd.reports.table import PERCENT, Cell, Column, Table, number_of
 
 BEST, FINISHED, STOPPED, FAILED = "#0072b2", "#56b4e9", "#8a8a8a", "#d55e00"
 INK, GRID = "#333333", "#e0e0e0"
@@ -19,6 +21,8 @@ INK, GRID = "#333333", "#e0e0e0"
 
 WIDTH_IN = 5.2
 """Width of a column of a paper, and at 72 units per inch that of a phone; text is legible on both."""
+_PERCENT = {"val", "test", "95 % low", "95 % high", "mean", "mean recall", "low", "high", "val mean recall"}
+"""Columns of numbers with the digits of recalls."""
 _DPI = 300
 """Resolution of files; journals require it."""
 
@@ -42,7 +46,7 @@ class Drawing:
     """What it shows and how to read it."""
     figure: Figure
     columns: tuple[str, ...] = ()
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    rows: Sequence[Sequence[Cell]] = field(default_factory=list)
     """The numbers that are drawn."""
     marks: list[Mark] = field(default_factory=list)
 
@@ -50,6 +54,16 @@ class Drawing:
         """Add a tooltip to ``artist``; its name in the SVG is its index in ``marks``."""
         artist.set_gid(f"mark{len(self.marks)}")
         self.marks.append(Mark(words, trial_id))
+
+    @property
+    def numbers(self) -> Table:
+        """The numbers that are drawn, as a table."""
+        columns = []
+        for index, title in enumerate(self.columns):
+            is_number = any(number_of(row[index]) is not None for row in self.rows)
+            number = PERCENT if title in _PERCENT else ""
+            columns.append(Column(title, align="right" if is_number else "left", number=number))
+        return Table(columns, self.rows, name=self.name)
 
     def save(self, path: Path) -> None:
         """Write the drawing as a file for papers; the suffix of ``path`` determines the format."""
@@ -69,15 +83,6 @@ def new_axes(height_in: float = 3.4, columns: int = 1, rows: int = 1) -> tuple[F
         one.grid(axis="y", color=GRID, linewidth=0.8)
         one.set_axisbelow(True)
     return figure, axes
-
-
-def short(value: Any) -> str:
-    """Format a setting or a number."""
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if 1000 <= abs(value) < 100_000 else f"{value:.3g}"
 
 
 def add_legend(figure: Figure, columns: int = 4) -> None:

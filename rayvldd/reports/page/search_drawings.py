@@ -12,8 +12,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number
 from rayvldd.printable import value_as_text
 from rayvldd.records.trial import Trial
-from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes, short
+from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes
 from rayvldd.reports.page.marginals import Curve, height_in
+from rayvldd.reports.table import short
 
 _STATES = {
     "finished": (FINISHED, "-", "o"),

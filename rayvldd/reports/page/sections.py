@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import yaml
@@ -17,13 +16,11 @@ from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
-    DataTable,
     published_table,
     recalls_table,
     sets_table,
     studies_table,
     transfer_table,
-    trials_table,
 )
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
@@ -39,6 +36,9 @@ from rayvldd.reports.page.search_drawings import (
 from rayvldd.reports.page.set_drawings import recall_by_group, recall_by_pairs, similarity, subjects_kept, transfer
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
+from rayvldd.reports.published import PublishedRow
+from rayvldd.reports.table import Table
+from rayvldd.reports.tables import trials_table
 
 MOST_PAIRS = 300
 """Maximum number of pairs in all galleries of a page: about 3 MB at 96 pixels."""
@@ -49,8 +49,8 @@ class StudySection:
     """Content of the page for one study."""
 
     report: StudyReport
-    recalls: DataTable | None
-    trials: DataTable
+    recalls: Table | None
+    trials: Table
     drawings: list[Drawing]
     left_out: list[str]
     """Why a drawing is missing."""
@@ -81,7 +81,7 @@ class Group:
 
     measured_on: str
     drawing: Drawing
-    sets: DataTable
+    sets: Table
     verdict: str
     """Verdict over all sizes; empty if there is only one."""
     verdicts: list[str]
@@ -98,7 +98,7 @@ class Transfer:
     """A transfer matrix."""
 
     measured_on: str
-    table: DataTable
+    table: Table
     drawing: Drawing
 
 
@@ -114,13 +114,13 @@ class Loss:
 class Comparison:
     """Content of the whole page."""
 
-    studies: DataTable | None
+    studies: Table | None
     groups: list[Group]
     sections: list[StudySection]
     transfers: list[Transfer] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_sections: list[SetSection] = field(default_factory=list)
-    published: DataTable | None = None
+    published: Table | None = None
 
 
 def compare(
@@ -128,7 +128,7 @@ def compare(
     coresets: Sequence[CoresetScores] = (),
     evaluations: Sequence[SetScores] = (),
     sets: Sequence[EvaluatedSetReport] = (),
-    published: Sequence[Mapping[str, Any]] = (),
+    published: Sequence[PublishedRow] = (),
 ) -> Comparison:
     """Assemble the content of the page.
 
@@ -211,7 +211,7 @@ def _section(report: StudyReport, most: int) -> StudySection:
     return StudySection(
         report,
         recalls_table(report),
-        trials_table(report),
+        trials_table(report.trials, report.best_trial.trial_id if report.best_trial else ""),
         drawings,
         left_out,
         words_without_gain(report.result.best.outer_step, report.result.num_pairs) if report.result else "",

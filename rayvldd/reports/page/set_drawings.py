@@ -11,6 +11,7 @@ from rayvldd.records.set_scores import GroupRecall, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
 from rayvldd.reports.page.transfer import ALL_PAIRS, TransferMatrix
+from rayvldd.reports.table import Column
 
 _SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))
 _MARGIN = 1.3
@@ -149,7 +150,7 @@ def transfer(matrix: TransferMatrix, name: str) -> Drawing:
     for row, encoder, cell in cells:
         place = matrix.encoders.index(encoder), rows.index(row)
         ink = "white" if values[place[::-1]] < 0.5 * top else "black"
-        axes.text(*place, cell.words, ha="center", va="center", fontsize=9, color=ink)
+        axes.text(*place, Column("").text(cell), ha="center", va="center", fontsize=9, color=ink)
         if cell.is_own:
             frame = Rectangle(
                 (place[0] - 0.47, place[1] - 0.45), 0.94, 0.9, fill=False, edgecolor=FAILED, linewidth=2.2

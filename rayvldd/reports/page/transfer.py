@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rayvldd.records.set_scores import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, Interval, SetScores
+from rayvldd.records.set_scores import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, SetScores
 from rayvldd.reports.page.baselines import names_of_sets
+from rayvldd.reports.table import Estimate
 
 Row = EvaluatedSet | EvaluatedCoreset | EvaluatedBound
 
@@ -12,41 +13,23 @@ ALL_PAIRS = "all pairs"
 """Name of the row of the full data."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Recall of students with one encoder and one training set, in percent."""
-
-    mean: float
-    interval: Interval
-    share: float | None
-    """Fraction of the recall of students with the same encoder and all pairs, 0 to 1."""
-    is_own: bool = False
-    """Whether the set was distilled with this encoder."""
-
-    @property
-    def words(self) -> str:
-        """Format the cell: mean, half of the interval, fraction of the bound."""
-        half = f" ± {(self.interval[1] - self.interval[0]) / 2:.1f}" if self.interval else ""
-        return f"{self.mean:.1f}{half}" + (f" ({100 * self.share:.0f} %)" if self.share is not None else "")
-
-
 @dataclass
 class TransferMatrix:
-    """Cells by training set of the students, then by encoder."""
+    """Estimates by training set of the students, then by encoder."""
 
     measured_on: tuple[str, ...]
     """What all cells have in common."""
     encoders: list[str] = field(default_factory=list)
     made_with: dict[str, str] = field(default_factory=dict)
     """The encoder of each row that is a distilled set."""
-    rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
     def add(self, row: Row, name: str) -> None:
         """Add a row of an evaluation under a name."""
         if row.trained_with not in self.encoders:
             self.encoders.append(row.trained_with)
         is_own = isinstance(row, EvaluatedSet) and not row.is_transferred
-        cell = Cell(row.mean_recall, row.mean_interval, row.share_of_full_data, is_own)
+        cell = Estimate(row.mean_recall, row.mean_interval, row.share_of_full_data, is_own)
         self.rows.setdefault(name, {})[row.trained_with] = cell
         if isinstance(row, EvaluatedSet):
             self.made_with[name] = row.made_with

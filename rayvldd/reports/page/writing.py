@@ -2,20 +2,17 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import pandas
 
 import rayvldd
-from rayvldd.reports.page.data_tables import DataTable, as_number, shown
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.sections import Comparison
 from rayvldd.reports.page.svg import to_svg
-from rayvldd.reports.page.transfer import Cell
+from rayvldd.reports.renderers import as_csv, as_html, as_latex
+from rayvldd.reports.table import Table
 from rayvldd.storage.atomic import write_text_whole
 
 PAGE = "compare.html"
@@ -52,8 +49,7 @@ def render_page(comparison: Comparison, command: str) -> str:
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.globals |= {"svg": to_svg, "shown": shown, "as_number": as_number}
-    environment.globals |= {"is_number": _is_number, "is_own": lambda value: isinstance(value, Cell) and value.is_own}
+    environment.globals |= {"svg": to_svg, "html": as_html}
     script = _own("compare.js")
     page: str = environment.get_template("compare.html.j2").render(
         comparison=comparison,
@@ -70,27 +66,12 @@ def _own(name: str) -> str:
     return resources.files("rayvldd.reports.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(as_number(value), int | float) and not isinstance(value, bool)
-
-
-def _write_table(table: DataTable, folder: Path) -> None:
-    numbers = [[as_number(value) for value in row] for row in table.rows]
-    _write_csv(folder / f"{table.name}.csv", table.columns, numbers)
-    words = [
-        [shown(value, column, table.digits) for column, value in zip(table.columns, row, strict=True)]
-        for row in table.rows
-    ]
-    frame = pandas.DataFrame(words, columns=list(table.columns))
-    write_text_whole(folder / f"{table.name}.tex", frame.to_latex(index=False, escape=True))
-
-
-def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    frame = pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
-    write_text_whole(file, frame.to_csv(index=False, lineterminator="\n"))
+def _write_table(table: Table, folder: Path) -> None:
+    write_text_whole(folder / f"{table.name}.csv", as_csv(table))
+    write_text_whole(folder / f"{table.name}.tex", as_latex(table))
 
 
 def _write_plot(drawing: Drawing, folder: Path) -> None:
     drawing.save(folder / f"{drawing.name}.png")
     if drawing.columns:
-        _write_csv(folder / f"{drawing.name}.csv", drawing.columns, drawing.rows)
+        write_text_whole(folder / f"{drawing.name}.csv", as_csv(drawing.numbers))

@@ -36,6 +36,7 @@ from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
+from rayvldd.reports.renderers import as_terminal
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.json_files import write_json_whole
@@ -112,8 +113,11 @@ def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study
     fragile, steady = two
     write_scores(fragile, [9.0, None, 9.0])
     write_scores(steady, [7.0, 7.0, 7.0])
-    assert fragile.val_mean_recall == pytest.approx(6.0) and winner_of(two) is steady
-    assert len(fragile.made()) == 2 and "1 failed" in line_of_finalist(fragile)
+    assert fragile.choice_value == pytest.approx(6.0) and winner_of(two) is steady
+    assert len(fragile.made()) == 2 and line_of_finalist(fragile).endswith("9.00 again (2 sets, 1 failed)")
+    values = fragile.as_dict()
+    assert values["val_mean_recall"] == 9.0, "the failed set is counted apart"
+    assert values["val_interval"] is None, "two sets are too few for an interval"
     for finalist in two:
         write_scores(finalist, [None, None, None])
     assert winner_of(two) is None
@@ -122,9 +126,10 @@ def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study
 
 
 def test_the_interval_is_over_sets_with_their_students_inside() -> None:
-    """A hundred students of two sets are two values: in one pot their interval would shrink to nothing."""
-    sets = [[10.0] * 50, [14.0] * 50]
-    assert nested_interval(sets) == recall_interval([10.0, 14.0])
+    """All students of three sets are three values: in one pot their interval would shrink to nothing."""
+    sets = [[10.0] * 50, [14.0] * 50, [12.0] * 50]
+    assert nested_interval(sets) == recall_interval([10.0, 14.0, 12.0])
+    assert nested_interval(sets[:2]) is None, "two values are too few"
     assert nested_interval([[10.0, 12.0, 14.0]]) == recall_interval([10.0, 12.0, 14.0])
 
 
@@ -132,7 +137,7 @@ def test_nested_intervals_have_their_coverage() -> None:
     """Of 2,000 draws of 3 sets × 4 students, 95 % have the true mean inside; over all students far fewer."""
     generator = np.random.default_rng(0)
     draws = 20 + generator.normal(size=(2000, 3, 1)) + 0.5 * generator.normal(size=(2000, 3, 4))
-    nested = [nested_interval(draw.tolist()) for draw in draws]
+    nested = [ends for draw in draws if (ends := nested_interval(draw.tolist()))]
     pooled = [recall_interval(draw.ravel().tolist()) for draw in draws]
     assert np.mean([low < 20 < high for low, high in nested]) == pytest.approx(0.95, abs=0.015)
     assert np.mean([low < 20 < high for low, high in pooled]) < 0.8
@@ -167,11 +172,11 @@ def test_the_end_of_a_sweep_states_the_basis_of_its_result(two: list[Finalist]) 
     assert "evaluated 3 times" in trust_of(result.model_copy(update={"test_evaluations": 3}))
     assert importance_line(result.importance) == "lr_image 50 %, x 20 %, c 20 %" and importance_line({}) == ""
     console = Console(file=StringIO(), width=200)
-    console.print(finalists_table(result))
+    console.print(as_terminal(finalists_table(result)))
     assert isinstance(console.file, StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("trial_")]
-    assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "3.00", "0.32"]]
-    assert rows[1][-3:] == ["3", "1", "9.00"], "sets, failed, in the search"
+    assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "4.50", "too"]]
+    assert rows[1][-3:] == ["2", "1", "9.00"], "sets, failed, in the search"
 
 
 # --- one more distillation ----------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ FINALIST = {
     "config": {"distillation.lr_image": 3.0},
     "search_val_mean_recall": 21.0,
     "val_mean_recall": 20.0,
-    "val_interval": [19.0, 21.0],
+    "choice_value": 10.0,
+    "val_interval": None,
     "sets": [
         {"name": "again_0", "seed": 5, "state": "finished", "val_mean_recall": 20.0, "students": [19.0, 21.0]},
         {"name": "again_1", "seed": 6, "state": "failed", "reason": "diverged"},

@@ -9,7 +9,6 @@ import torch
 from helpers.searches import evaluated
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
 from rayvldd.data.dataset import Split
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
@@ -22,9 +21,11 @@ from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import NearestCaption, nearest_captions
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.reports.published import published_rows, published_table
+from rayvldd.reports.renderers import as_terminal
+from rayvldd.reports.table import Column, Table
 from rayvldd.reports.tables import (
     comparison_table,
-    mean_and_interval,
+    estimate,
     recalls_table,
     result_table,
     trials_table,
@@ -151,7 +152,7 @@ def test_the_files_beside_a_set(noise_start: bool, trials: list[Trial], tmp_path
 def text_of(table: Table, width: int = 80) -> str:
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(table)
+        console.print(as_terminal(table))
     return captured.get()
 
 
@@ -176,9 +177,17 @@ def test_recalls_show_mean_and_interval_within_a_terminal() -> None:
     assert "…" not in text
 
 
-def test_mean_and_interval_of_one_is_the_number() -> None:
-    assert mean_and_interval([3.14]) == "3.1"
-    assert mean_and_interval([49.0, 51.0]) == "50.0±12.4"  # Student's would be 12.7
+def test_fewer_than_three_values_have_no_interval() -> None:
+    column = Column("mean", number="{:.1f}")
+    assert column.text(estimate([3.14])) == "3.1"
+    assert column.text(estimate([49.0, 51.0])) == "50.0"
+    assert column.text(estimate([49.0, 50.0, 51.0])) == "50.0 ± 2.5"  # 4.303 x 1 / sqrt(3)
+
+
+def test_a_result_of_two_sets_is_too_few_to_say() -> None:
+    result = result_of("one", 18.0)
+    two = result.model_copy(update={"test": result.test.model_copy(update={"interval": None})})
+    assert "too few to say" in text_of(result_table(two)) and "too few to say" in text_of(comparison_table([two]), 120)
 
 
 def result_of(name: str, recall: float) -> StudyOutcome:
@@ -216,25 +225,27 @@ def test_studies_are_compared_best_first() -> None:
 def test_published_rows_agree_with_the_means_in_print() -> None:
     """The means of the six that later papers print for Wu et al., of which the file holds the six."""
     rows = published_rows()
-    of_wu = [row for row in rows if (row["source"], row["trained_on"]) == ("Wu et al.", "distilled")]
-    means = {row["pairs"]: row["mean_recall"] for row in of_wu if row["dataset"] == "flickr30k"}
+    of_wu = [row for row in rows if (row.source, row.trained_on) == ("Wu et al.", "distilled")]
+    means = {row.pairs: row.mean_recall for row in of_wu if row.dataset == "flickr30k"}
     assert {pairs: means[pairs] for pairs in (100, 200, 500)} == pytest.approx(
         {100: 20.4, 200: 21.2, 500: 25.0}, abs=0.06
     )
-    assert all(row["chosen_on"] == "test" for row in rows if row["trained_on"] == "distilled")
+    assert all(row.chosen_on == "test" for row in rows if row.trained_on == "distilled")
     known = {"full_image_encoder", "heads_only", "both encoders trained", "not given here"}
-    assert {row["protocol"] for row in rows} == known
-    of = {(row["source"], row["dataset"], row["pairs"]): row["mean_recall"] for row in rows if row["pairs"]}
+    assert {row.protocol for row in rows} == known
+    of = {(row.source, row.dataset, row.pairs): row.mean_recall for row in rows if row.pairs}
     later = {("LoRS", "flickr30k", 100): 27.4, ("LoRS", "flickr30k", 500): 31.6, ("LoRS", "coco", 200): 11.4}
     later |= {("RepBlend", "flickr30k", 199): 36.6, ("RepBlend", "coco", 499): 19.8, ("MDM", "flickr30k", 100): 26.4}
     later |= {("MDM", "coco", 500): 15.3, ("PTM-ST", "flickr30k", 499): 40.6}
     assert {key: of[key] for key in later} == pytest.approx(later, abs=0.06)
     assert of["AMD", "flickr30k", 200] is None, "one way alone has no mean of six"
     for row in rows:
-        for way in ("image_to_text", "text_to_image"):
-            values, deviations = row.get(way, []), row.get(f"{way}_std", [])
+        for values, deviations in (
+            (row.image_to_text, row.image_to_text_std),
+            (row.text_to_image, row.text_to_image_std),
+        ):
             assert values == sorted(values) and len(deviations) in (0, len(values))
-    assert len(rows) == len({(row["dataset"], row["source"], row["trained_on"], row["pairs"]) for row in rows}) == 71
+    assert len(rows) == len({(row.dataset, row.source, row.trained_on, row.pairs) for row in rows}) == 71
 
 
 def test_the_published_table_states_that_it_was_not_measured_here() -> None:
