@@ -1,4 +1,4 @@
-"""``rayvldd export``: export of a distilled set for other programs."""
+"""``rayvldd export``: export of a distilled set or of a study's trials for other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+
+_FORMS_OF_SETS, _FORMS_OF_STUDIES = ("png", "datasets"), ("optuna", "csv")
 
 
 @click.command(
@@ -15,26 +17,59 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     examples=[
         "rayvldd export rayvldd_workspace/studies/quickstart/best quickstart_pairs",
         "rayvldd export models:/quickstart@best quickstart_pairs --format datasets",
+        "rayvldd export quickstart --format csv",
+        "rayvldd export quickstart quickstart_journal --format optuna",
     ],
 )
-@click.argument("place", metavar="SET")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("place", metavar="SET|STUDY")
+@click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["png", "datasets"]),
+    type=click.Choice([*_FORMS_OF_SETS, *_FORMS_OF_STUDIES]),
     default="png",
     show_default=True,
-    help="PNG files with JSON lines, or a folder for `load_from_disk` of Hugging Face datasets.",
+    help="Of a set: PNG files with JSON lines, or a folder for `load_from_disk` of Hugging Face datasets. Of a study: "
+    "a journal for Optuna and optuna-dashboard, or CSV files of its trials and of every evaluation.",
 )
-@click.pass_obj
-def command(invocation: Invocation, place: str, folder: Path, form: str) -> None:
-    """Export the pairs of a distilled SET to FOLDER, for programs other than rayvldd.
+@click.pass_context
+def command(context: click.Context, place: str, folder: Path | None, form: str) -> None:
+    """Export the pairs of a distilled SET, or the trials of a STUDY, to FOLDER for programs other than rayvldd.
 
     A SET is a folder with a card, or models:/STUDY@best or runs:/RUN/PATH of MLflow. FOLDER must be new or empty and is
     written atomically. PNG files have 8 bits per channel; the exact pixels are in SET, and in the column `pixels` of
     the format `datasets`.
+
+    A STUDY is the name of a study of the workspace, or its folder; it may be running. FOLDER is STUDY_optuna or
+    STUDY_csv if it is not given.
     """
+    if form in _FORMS_OF_STUDIES:
+        return _export_study(context.obj, place, folder, form)
+    if folder is None:
+        raise click.UsageError("Missing argument 'FOLDER': where to write the set.", context)
+    return _export_set(context.obj, place, folder, form)
+
+
+def _export_study(invocation: Invocation, place: str, folder: Path | None, form: str) -> None:
+    from rayvldd.hyperparameter_search.study_exports import export_study
+    from rayvldd.hyperparameter_search.study_folder import named_study
+    from rayvldd.workspace import Workspace
+
+    study = named_study(Workspace(invocation.workspace_folder), place)
+    target = (folder or Path(f"{study.root.name}_{form}")).expanduser().absolute()
+    result: dict[str, Any] = {"study": study.root.name, "folder": str(target), "format": form}
+    if invocation.dry_run:
+        invocation.say(f"would write the trials of {study.root} as {form} into {target}")
+        return invocation.finish(result)
+    files = export_study(study, target, form)
+    for file in files:
+        invocation.say(str(file))
+    if form == "optuna":
+        invocation.say(f"Next: optuna-dashboard {files[0]}")
+    return invocation.finish({**result, "files": files})
+
+
+def _export_set(invocation: Invocation, place: str, folder: Path, form: str) -> None:
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.distillation.exports import check_form, check_free, clipped_share, export
 
@@ -52,4 +87,4 @@ def command(invocation: Invocation, place: str, folder: Path, form: str) -> None
         invocation.say(f"{result['clipped_share']:.1%} of the pixel values are outside black to white and were clipped")
     if not distilled.nearest_captions:
         invocation.say("no captions: this set has no nearest_captions.jsonl, which sweep and distill write")
-    invocation.finish(result)
+    return invocation.finish(result)

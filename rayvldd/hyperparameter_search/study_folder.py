@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study, about
-from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you_mean
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import write_json_whole
+from rayvldd.workspace import Workspace
 
 
 class StudyFolder:
@@ -70,6 +71,22 @@ class StudyFolder:
     def test_log(self) -> Path:
         """All test evaluations of sets of this study, one line of JSON each."""
         return self.root / "test_evaluations.jsonl"
+
+    def saved_study(self) -> Study:
+        """The study of this folder, from its saved settings.
+
+        Raises:
+            StoreError: if the settings cannot be read, as those of an earlier release.
+        """
+        try:
+            return Study.model_validate(read_json(self.settings))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise StoreError(
+                f"{self.settings}: not readable as the settings of a study: {where}: {first['msg']}",
+                next_command="rayvldd sweep STUDY.yaml --set name=ANOTHER, which begins a new study",
+            ) from None
 
     def chosen_sets(self) -> list[Path]:
         """The tested sets: the best one, and those distilled at its point with other seeds."""
@@ -185,6 +202,23 @@ class StudyFolder:
     @property
     def _seconds(self) -> Path:
         return self.root / "seconds.json"
+
+
+def named_study(workspace: Workspace, name: str) -> StudyFolder:
+    """The folder of a study, by its name in the workspace or by its path.
+
+    Raises:
+        StoreError: if there is no such study.
+    """
+    for root in (workspace.study(name), Path(name).expanduser()):
+        if (root / "study.json").is_file():
+            return StudyFolder(root.absolute())
+    known = sorted(file.parent.name for file in workspace.studies.glob("*/study.json"))
+    there = f"there are: {', '.join(known)}" if known else "there is none so far"
+    raise StoreError(
+        f"{workspace.studies}: no study {name!r}{did_you_mean(name, known)}; {there}",
+        next_command="rayvldd status, or --workspace FOLDER",
+    )
 
 
 def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
