@@ -1,9 +1,11 @@
-"""``rayvldd logs``: output of a job of a cluster."""
+"""``rayvldd logs``: output of a job of a cluster, or log of a trial."""
 
 import click
 
 from rayvldd.cli.cluster_jobs import dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.trials import trial_of, trial_option
+from rayvldd.printable import printable
 
 
 @click.command(
@@ -12,17 +14,28 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     takes_settings=False,
     only_reads=True,
     kept="the job, which continues",
-    examples=["rayvldd logs", "rayvldd logs quickstart-3f9a1c --follow", "rayvldd logs mlflow"],
+    examples=[
+        "rayvldd logs",
+        "rayvldd logs quickstart-3f9a1c --follow",
+        "rayvldd logs mlflow",
+        "rayvldd logs quickstart --trial 3",
+    ],
 )
-@click.argument("job_id", metavar="[ID]", required=False)
+@click.argument("job_id", metavar="[ID|STUDY]", required=False)
+@trial_option("Print the log of this trial of STUDY.")
 @click.option("--follow", is_flag=True, help="Continue until the job ends.")
 @dashboard_option
-@click.pass_obj
-def command(invocation: Invocation, job_id: str | None, follow: bool, address: str) -> None:
-    """Print the output of the job ID of a cluster; without ID, that of the latest sweep.
+@click.pass_context
+def command(context: click.Context, job_id: str | None, trial: int | None, follow: bool, address: str) -> None:
+    """Print the output of the job ID of a cluster; without ID, that of the latest sweep. Or the log of a trial.
 
     With --json the text is written to standard error and, without --follow, is also part of the object.
     """
+    invocation: Invocation = context.obj
+    if trial is not None:
+        if job_id is None or follow:
+            raise click.UsageError("--trial N prints the log of a trial: give its STUDY, without --follow.", context)
+        return _show_trial(invocation, job_id, trial)
     from rayvldd.runtime.jobs import ClusterJobs
 
     cluster = ClusterJobs(address)
@@ -33,4 +46,19 @@ def command(invocation: Invocation, job_id: str | None, follow: bool, address: s
         return invocation.finish(values_of_job(job))
     log = cluster.log(job)
     click.echo(log, nl=not log.endswith("\n"))
-    invocation.finish({**values_of_job(job), "log": log})
+    return invocation.finish({**values_of_job(job), "log": log})
+
+
+def _show_trial(invocation: Invocation, study_name: str, number: int) -> None:
+    from rayvldd.errors import StoreError
+    from rayvldd.hyperparameter_search.trial_log import LOG
+
+    folder, trial = trial_of(invocation, study_name, number)
+    try:
+        text = (trial.folder / LOG).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        text = f"{trial.trial_id} is {trial.state} and has no log: no process has begun it\n"
+    except OSError as error:
+        raise StoreError(f"{trial.folder / LOG}: cannot be read: {error}", next_command="rayvldd status") from error
+    click.echo(printable(text), nl=False)
+    invocation.finish({"study": folder.root.name, "trial_id": trial.trial_id, "state": trial.state, "log": text})

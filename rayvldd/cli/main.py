@@ -15,6 +15,8 @@ COMMANDS = (
     "experts",
     "distill",
     "sweep",
+    "propose",
+    "pause",
     "status",
     "logs",
     "stop",

@@ -1,9 +1,19 @@
-"""``rayvldd status``: the jobs of a cluster."""
+"""``rayvldd status``: the studies of a workspace, and the jobs of a cluster."""
+
+import socket
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 from rayvldd.cli.cluster_jobs import address_words, dashboard_option, say_next, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
+
+if TYPE_CHECKING:
+    from rayvldd.hyperparameter_search.study_status import StudyStatus
+    from rayvldd.runtime.jobs import Job
 
 
 @click.command(
@@ -14,13 +24,44 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     examples=["rayvldd status", "rayvldd status --address http://127.0.0.1:8266 --json"],
 )
 @dashboard_option
-@click.pass_obj
-def command(invocation: Invocation, address: str) -> None:
-    """List the jobs that were submitted to a cluster, the latest first.
+@click.pass_context
+def command(context: click.Context, address: str) -> None:
+    """List the studies of the workspace, and the jobs that were submitted to a cluster, the latest first.
 
-    The list exists as long as the cluster. The results of a sweep remain in its workspace, and the same command resumes
-    it on any cluster with access to that folder.
+    Of a study: its state, trials, best validation recall, the remaining time of its search, and the last evaluation of
+    each running trial. The list of jobs exists as long as the cluster; without `--address` it is shown if a cluster
+    answers. The results of a sweep remain in its workspace, and the same command resumes it on any cluster with access
+    to that folder.
     """
+    invocation: Invocation = context.obj
+    statuses = _show_studies(invocation)
+    jobs: list[Job] = []
+    is_default = context.get_parameter_source("address") is ParameterSource.DEFAULT
+    if not is_default or _answers(address):
+        jobs = _show_jobs(invocation, address)
+    elif not statuses:
+        invocation.say(f"No study in {invocation.workspace_folder}, and no cluster at {address}.")
+        say_next(invocation, "rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
+    values: dict[str, Any] = {"address": address, "jobs": [values_of_job(job) for job in jobs]}
+    invocation.finish({**values, "studies": [asdict(status) for status in statuses]})
+
+
+def _show_studies(invocation: Invocation) -> "list[StudyStatus]":
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+    from rayvldd.hyperparameter_search.study_status import status_of
+    from rayvldd.reports.study_tables import lines_about, studies_table
+    from rayvldd.workspace import Workspace
+
+    workspace = Workspace(invocation.workspace_folder)
+    statuses = [status_of(StudyFolder(file.parent)) for file in sorted(workspace.studies.glob("*/study.json"))]
+    if statuses:
+        invocation.show(studies_table(statuses, str(workspace.root)))
+    for line in lines_about(statuses):
+        invocation.say(line)
+    return statuses
+
+
+def _show_jobs(invocation: Invocation, address: str) -> "list[Job]":
     from rayvldd.reports.job_tables import jobs_table
     from rayvldd.runtime.jobs import ClusterJobs
 
@@ -32,4 +73,14 @@ def command(invocation: Invocation, address: str) -> None:
     sweeps = [job for job in jobs if job.study]
     if sweeps:
         say_next(invocation, f"rayvldd logs {sweeps[0].job_id} --follow{address_words(address)}")
-    invocation.finish({"address": address, "jobs": [values_of_job(job) for job in jobs]})
+    return jobs
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at the default address; a cluster is not required."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 8265), timeout=0.5):
+            return True
+    except OSError:
+        return False

@@ -392,7 +392,7 @@ def _faults_outside(study: Study, file: str) -> list[Fault]:
     return [
         fault
         for number, point in points
-        for fault in _faults_of_point(study, f"{file}: search.initial_points[{number}]", point)
+        for fault in faults_of_point(study, f"{file}: search.initial_points[{number}]", point)
     ]
 
 
@@ -402,7 +402,8 @@ def _is_setting(key: str) -> bool:
     return info is not None and info.searchable
 
 
-def _faults_of_point(study: Study, where: str, point: Mapping[str, SettingValue]) -> list[Fault]:
+def faults_of_point(study: Study, where: str, point: Mapping[str, SettingValue]) -> list[Fault]:
+    """Check that a point, which may be partial, has searched settings with values of their domains."""
     faults = []
     for key, value in point.items():
         domain = study.search.space.get(key)

@@ -55,11 +55,12 @@ class Ledger:
             counts[trial.state] = counts.get(trial.state, 0) + 1
         return counts
 
-    def start(self, number: int, seed: int, point: Mapping[str, SettingValue]) -> Trial:
+    def start(self, number: int, seed: int, point: Mapping[str, SettingValue], is_requested: bool = False) -> Trial:
         """Add a trial, or return the existing trial with this number."""
         trial_id = trial_id_of(number)
         if trial_id not in self.trials:
-            trial = Trial(trial_id, number, seed, dict(point), self.folder / trial_id)
+            folder = self.folder / trial_id
+            trial = Trial(trial_id, number, seed, dict(point), folder, is_requested=is_requested)
             self.trials[trial_id] = trial
             trial.write()
         return self.trials[trial_id]

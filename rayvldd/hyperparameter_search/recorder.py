@@ -16,7 +16,7 @@ from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.errors import OutageError, message_of
 from rayvldd.hyperparameter_search.ledger import Ledger
-from rayvldd.hyperparameter_search.lines import line_of_trial
+from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_left
 from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
@@ -129,7 +129,7 @@ class Recorder:
     def start(self, trial: Proposal) -> None:
         """Record the start of a trial, or its continuation."""
         seed = self.run.study.trial_seed(trial.number)
-        self._open_record(self.run.ledger.start(trial.number, seed, trial.point))
+        self._open_record(self.run.ledger.start(trial.number, seed, trial.point, trial.is_requested))
         self._show()
 
     def evaluation(self, trial_id: str, report: EvaluationReport) -> Trial:
@@ -288,13 +288,8 @@ class Recorder:
         self._last_shown = time.monotonic()
 
     def _seconds_left(self, done: float, total: int) -> float:
-        """Estimated remaining seconds of the search, limited by its time budget.
-
-        Early estimates are too long, because trials that will be stopped are not known yet.
-        """
-        spent, budget = self.search_seconds, self.run.study.search.time_budget_s
-        left = spent / done * (total - done)
-        return left if budget is None else min(left, max(budget - spent, 0.0))
+        """Estimated remaining seconds of the search."""
+        return seconds_left(self.search_seconds, done, total, self.run.study.search.time_budget_s)
 
     def _share_done(self, trial: Trial) -> float:
         return max(trial.outer_step, 0) / self._last_step(trial)

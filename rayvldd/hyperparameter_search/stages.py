@@ -279,8 +279,13 @@ STAGES: tuple[type[Stage], ...] = (Prepare, Experts, Search, Finalists, FinalEva
 
 
 def run_stages(session: StudySession) -> None:
-    """Run the unfinished stages in order, and record their durations."""
+    """Run the unfinished stages in order, and record their durations.
+
+    Raises:
+        PausedError: if another command has asked for a pause.
+    """
     for make in STAGES:
+        session.folder.requests.raise_pause()
         stage = make(session)
         if not stage.is_done():
             with session.folder.phase(stage.name):

@@ -34,6 +34,8 @@ class Proposal:
     number: int
     point: dict[str, SettingValue]
     """The searched settings by dotted key."""
+    is_requested: bool = False
+    """Whether a user proposed the point."""
 
 
 class Decision(StrEnum):
@@ -95,6 +97,7 @@ class Sampler(Protocol):
 SamplerFactory = Callable[[Study, Collection[Trial], Sequence[Trial]], Sampler]
 """Makes a sampler from the study, its trials so far and trials of earlier studies at points of its space. The
 ``implementation`` of a sampler's declaration has this type; that of a stopping rule takes only the study."""
+PointTaker = Callable[[str], Mapping[str, SettingValue] | None]
 StoppingRuleFactory = Callable[[Study], StoppingRule]
 
 
@@ -111,13 +114,23 @@ class SampledSearch:
         sampler: Proposes points.
         rule: Stops trials early.
         known: The trials of earlier sessions.
+        take_point: Returns the point that a user wants for the trial of a name, if there is one.
     """
 
-    def __init__(self, study: Study, sampler: Sampler, rule: StoppingRule, known: Collection[Trial]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        sampler: Sampler,
+        rule: StoppingRule,
+        known: Collection[Trial],
+        take_point: PointTaker = lambda trial_id: None,
+    ) -> None:
         self.sampler, self._rule = sampler, rule
         self._space, self._seed = study.space, study.seed
         self._runs_once = study.search.trial_seeds == "common"
-        self._initial = self._distinct(study.initial_points())
+        self._take_point = take_point
+        from_study = next_number(known) - sum(trial.is_requested for trial in known)
+        self._initial = deque(self._distinct(study.initial_points())[from_study:])
         self._name_at: dict[PointKey, str] = {self._space.key_of(trial.point): trial.trial_id for trial in known}
         """Name of the trial at each point that was proposed."""
         by_number = sorted(known, key=lambda trial: trial.number)
@@ -129,7 +142,7 @@ class SampledSearch:
         self._repeat(known)
 
     def propose(self, history: Collection[Trial]) -> Proposal:
-        """The next trial: first interrupted trials, then the initial points, then the sampler's proposals."""
+        """The next trial: first interrupted trials, then a user's points, initial points, the sampler's proposals."""
         if self._cut_off:
             trial = self._cut_off.popleft()
             given = typed_point(trial.point, self._space.domains)
@@ -137,10 +150,13 @@ class SampledSearch:
         if self._runs_once and len(self._name_at) == self._space.num_points:
             raise SpaceExhaustedError
         number = next(self._numbers)
-        given = self._initial[number] if number < len(self._initial) else {}
+        requested = self._take_point(trial_id_of(number))
+        given = self._initial.popleft() if self._initial and requested is None else {}
+        if requested is not None:
+            given = self._space.completed(requested)
         point = self._new_point(number, typed_point(given, self._space.domains), history)
         self._name_at[self._space.key_of(point)] = trial_id_of(number)
-        return Proposal(trial_id_of(number), number, point)
+        return Proposal(trial_id_of(number), number, point, requested is not None)
 
     def _new_point(
         self, number: int, given: dict[str, SettingValue], history: Collection[Trial]
@@ -209,13 +225,19 @@ def next_number(history: Collection[Trial]) -> int:
     return 1 + max((trial.number for trial in history), default=-1)
 
 
-def make_strategy(study: Study, known: Collection[Trial] = (), earlier: Sequence[Trial] = ()) -> SearchStrategy:
+def make_strategy(
+    study: Study,
+    known: Collection[Trial] = (),
+    earlier: Sequence[Trial] = (),
+    take_point: PointTaker = lambda trial_id: None,
+) -> SearchStrategy:
     """Make the strategy of a study.
 
     Args:
         study: The study, which names sampler and scheduler.
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space, which the sampler knows from the start.
+        take_point: Returns the point that a user wants for the trial of a name, if there is one.
     """
     search = study.search
     make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].factory())
@@ -223,4 +245,4 @@ def make_strategy(study: Study, known: Collection[Trial] = (), earlier: Sequence
     rule = make_rule(study)
     if search.stop_without_gain and RULES[search.scheduler].stops:
         rule = with_gain_required(rule, study)
-    return SampledSearch(study, make_sampler(study, known, earlier), rule, known)
+    return SampledSearch(study, make_sampler(study, known, earlier), rule, known, take_point)

@@ -17,6 +17,7 @@ from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line
+from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.workspace import Workspace
 
@@ -46,6 +47,11 @@ class StudyFolder:
     def earlier_trials(self) -> Path:
         """Trials of earlier studies for the sampler, if any."""
         return self.root / "earlier_trials.json"
+
+    @property
+    def requests(self) -> Requests:
+        """Requests of other commands to the study."""
+        return Requests(self.root / "requests")
 
     @property
     def tune(self) -> Path:
@@ -144,6 +150,19 @@ class StudyFolder:
                 f"study {study.name}: another process is running it (it holds {self.root / '.lock'})",
                 next_command="wait for it, or give this study another name: --set name=ANOTHER",
             ) from None
+
+    def is_running(self) -> bool:
+        """Whether a process is running the study, on any machine that shares the folder."""
+        lock = self.root / ".lock"
+        if not lock.is_file():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that this user may only read
+            return False
 
     def check_same(self, study: Study) -> None:
         """Check that the folder is empty or contains this study.

@@ -90,6 +90,7 @@ def sweep(
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
         tracker.start_study(study, command)
+        folder.requests.begin(folder.ledger().trials)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
         with _reporting_failure(tracker), start_ray(address, None), energy.reading():

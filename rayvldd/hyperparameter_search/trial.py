@@ -9,7 +9,7 @@ import errno
 import gc
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from rayvldd.config.domains import SettingValue
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.data.prepared_arrays import open_cache
@@ -30,7 +31,14 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.hyperparameter_search.preparation import epochs_of
 from rayvldd.hyperparameter_search.study_folder import read_json
-from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Reporter
+from rayvldd.hyperparameter_search.trial_log import logging_to
+from rayvldd.hyperparameter_search.trial_report import (
+    EvaluationReport,
+    FailureReport,
+    OutageReport,
+    Report,
+    Reporter,
+)
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.records.set_card import CARD
 from rayvldd.tracking.machine_use import PeakMemory
@@ -60,7 +68,8 @@ def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialCo
     """
     _pass_over_imports()
     try:
-        _run_through_outages(trial_id, point, context, report)
+        with logging_to(context.trials / trial_id) as log:
+            _run_through_outages(trial_id, point, context, _also_logged(report, log))
     except Exception as error:
         folder = context.trials / trial_id
         with suppress(OSError):  # the disk may be what failed
@@ -69,6 +78,17 @@ def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialCo
         report(OutageReport(reason_of(error)) if is_outage(error) else FailureReport(reason_of(error)))
     finally:  # also if the trial is stopped, by a SystemExit from its report
         release_memory()
+
+
+def _also_logged(report: Reporter, log: Callable[[str], None]) -> Reporter:
+    """A reporter that also adds each evaluation to the trial's log."""
+
+    def report_and_log(message: Report) -> None:
+        if isinstance(message, EvaluationReport):
+            log(f"step {message.outer_step}: val mean recall {message.metrics[VAL_MEAN_RECALL]:.2f}")
+        report(message)
+
+    return report_and_log
 
 
 def _run_through_outages(

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.hyperparameter_search.strategy import (
     Decision,
     Proposal,
@@ -62,32 +63,33 @@ def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
     recorder.resend_ended()
     if missing > 0 and (time_left is None or time_left > 0):
-        _run_trials(recorder, context, folder.tune, missing, time_left)
+        _run_trials(recorder, context, folder, missing, time_left)
         shutil.rmtree(folder.tune, ignore_errors=True)
     recorder.end_rest()
     run.display.done()
 
 
 def _run_trials(
-    recorder: Recorder, context: TrialContext, folder: Path, num_trials: int, time_left: float | None
+    recorder: Recorder, context: TrialContext, folder: StudyFolder, num_trials: int, time_left: float | None
 ) -> None:
     """Run ``num_trials`` trials.
 
     Args:
         recorder: Records the start, reports and end of trials.
         context: Data that the trials share.
-        folder: Folder for Tune's files.
+        folder: Folder of the study, with requests of other commands and Tune's files.
         num_trials: Trials to run, including resumed ones.
         time_left: Seconds until the search ends; None: no limit.
     """
-    strategy = make_strategy(recorder.run.study, recorder.history, recorder.run.earlier)
-    callback = _Callback(recorder)
+    requests = folder.requests
+    strategy = make_strategy(recorder.run.study, recorder.history, recorder.run.earlier, requests.take_point)
+    callback = _Callback(recorder, requests)
     with _quiet_tune():
         tuner = tune.Tuner(
             _trainable(recorder.run.study, context),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(strategy, recorder),
-                scheduler=_Scheduler(strategy, recorder),
+                scheduler=_Scheduler(strategy, recorder, requests),
                 num_samples=num_trials,
                 max_concurrent_trials=recorder.run.study.search.max_concurrent,
                 time_budget_s=time_left,
@@ -96,8 +98,8 @@ def _run_trials(
                 reuse_actors=workers_have_our_variables(),
             ),
             run_config=tune.RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent),
+                name=folder.tune.name,
+                storage_path=str(folder.root),
                 callbacks=[callback],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_LIVES - 1),
@@ -159,11 +161,11 @@ class _Searcher(_NotSaved, Searcher):
 
 
 class _Scheduler(_NotSaved, FIFOScheduler):
-    """Records each report, and delegates the decision to the strategy."""
+    """Records each report, and delegates the decision to the strategy, unless a user stops the trial."""
 
-    def __init__(self, strategy: SearchStrategy, recorder: Recorder) -> None:
+    def __init__(self, strategy: SearchStrategy, recorder: Recorder, requests: Requests) -> None:
         super().__init__()
-        self._strategy, self._recorder = strategy, recorder
+        self._strategy, self._recorder, self._requests = strategy, recorder, requests
 
     def on_trial_result(self, tune_controller: object, trial: TuneTrial, result: Mapping[str, Report]) -> str:
         """Record the report before the decision, which is based on the records.
@@ -179,25 +181,28 @@ class _Scheduler(_NotSaved, FIFOScheduler):
             return FIFOScheduler.CONTINUE
         record = self._recorder.evaluation(name, report)
         decision = self._strategy.decide(record, self._recorder.history)
-        return FIFOScheduler.STOP if decision is Decision.STOP else FIFOScheduler.CONTINUE
+        stops = decision is Decision.STOP or self._requests.stops(name)
+        return FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE
 
 
 class _Callback(_NotSaved, tune.Callback):
     """Records the start and end of trials."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, requests: Requests) -> None:
+        self._recorder, self._requests = recorder, requests
         self._trials: list[TuneTrial] = []
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
         self._recorder.raise_outage()
+        self._requests.raise_pause()
         self._recorder.poll()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._trials = trials
         point = {key: value for key, value in trial.config.items() if key != _TRIAL_ID}
         name = _name_of(trial)
-        self._recorder.start(Proposal(name, number_of(name), point))
+        self._recorder.start(Proposal(name, number_of(name), point, self._requests.has_point(name)))
+        self._requests.forget_point(name)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._recorder.process_died(_name_of(trial))

@@ -82,6 +82,8 @@ class Trial:
     evaluations: list[Evaluation] = field(default_factory=list)
     process_died: bool = False
     """Whether a failed trial's process died too often, as of a lost node: then it says nothing about its point."""
+    is_requested: bool = False
+    """Whether a user proposed the point while the study existed."""
 
     @property
     def checkpoint(self) -> Path:
@@ -190,6 +192,7 @@ class _TrialValues(BaseModel):
     state: TrialState
     reason: str
     process_died: bool = False
+    is_requested: bool = False
 
 
 def _with_recall(metrics: dict[str, float]) -> dict[str, float]:

@@ -469,6 +469,34 @@ def test_a_trial_whose_process_dies_too_often_fails(toy: Toy, monkeypatch: pytes
     ledger = toy.run("die")
     assert ledger.trials["trial_000"].state == "failed"
     assert ledger.trials["trial_000"].reason.startswith("its process died: ")
+    assert ledger.trials["trial_000"].process_died, "which is not the fault of its point"
+
+
+def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They request a point, the end of a trial, and a pause, while the evaluations of trials arrive."""
+    toy.study = with_search(toy.study, num_trials=8, scheduler="none")
+    requests, wanted = toy.folder.requests, {**POINT, "distillation.lr_image": 77.0}
+    at: dict[str, Callable[[], None]] = {
+        "trial_002": lambda: requests.add_point(wanted),
+        "trial_003": lambda: requests.add_stop("trial_003"),
+        "trial_006": requests.add_pause,
+    }
+    log_metrics = Tracker.log_metrics
+
+    def log_and_request(self: Tracker, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
+        log_metrics(self, trial_id, metrics, step)
+        at.pop(trial_id or "", lambda: None)()
+
+    monkeypatch.setattr(Tracker, "log_metrics", log_and_request)
+    cut = toy.run()
+    assert not at and cut.running, "the pause interrupts trials"
+    (requested,) = [trial for trial in cut.trials.values() if trial.is_requested]
+    assert requested.point == wanted and requested.number in (4, 5)
+    assert (cut.trials["trial_003"].state, cut.trials["trial_003"].outer_step) == ("stopped", 0)
+    ledger = toy.run()
+    assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)] and not ledger.running
+    assert sum(trial.state == "stopped" for trial in ledger.trials.values()) == 1
+    check_continued(toy, cut, ledger)
 
 
 def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> None:

@@ -1,0 +1,99 @@
+"""Points that a user proposes while a study exists: their checks."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from rayvldd.config.domains import SettingValue
+from rayvldd.config.loading import faults_of_point
+from rayvldd.config.study import Study
+from rayvldd.config.study_files import parsed_yaml
+from rayvldd.console import point_as_text
+from rayvldd.errors import ConfigError, Fault, RayvlddError
+from rayvldd.hyperparameter_search.ledger import read_trials
+from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.trial import Trial
+
+
+def propose(
+    folder: StudyFolder, settings: Sequence[str], *, dry_run: bool = False
+) -> tuple[dict[str, SettingValue], str]:
+    """Ask a study to run a trial at a point.
+
+    Args:
+        folder: The study, running or stopped.
+        settings: ``KEY=VALUE`` texts with YAML values; the sampler chooses the settings that are missing.
+        dry_run: Whether to check only.
+
+    Returns:
+        The point, and a sentence about when it runs.
+
+    Raises:
+        ConfigError: if the point is not in the space of the study, or the trials that share its seed have run it.
+        RayvlddError: if the study is finished or no trial is left.
+    """
+    study, (trials, _) = folder.saved_study(), read_trials(folder.trials)
+    point = _point_of(settings, study)
+    _check_room(folder, study, trials)
+    _check_new(study, point, trials)
+    if not dry_run:
+        folder.requests.add_point(point)
+    when = "its next trial" if folder.is_running() else "its next trial, once its command is repeated"
+    would = "would be" if dry_run else "is"
+    return point, f"study {folder.root.name}: {point_as_text(point)} {would} the point of {when}"
+
+
+def _point_of(settings: Sequence[str], study: Study) -> dict[str, SettingValue]:
+    given, faults = dict[str, SettingValue](), list[Fault]()
+    for text in settings:
+        key, separator, value = text.partition("=")
+        try:
+            parsed = parsed_yaml(value)
+        except yaml.YAMLError:
+            faults.append(Fault(text, "the value is not YAML", "quote it: 'KEY=\"VALUE\"'"))
+            continue
+        if not separator:
+            faults.append(Fault(text, "has no '='", "KEY=VALUE, e.g. distillation.lr_image=300"))
+        elif isinstance(parsed, dict):
+            faults.append(Fault(text, f"is {parsed!r}", "a number, a text, true, false, null, or a list of these"))
+        else:
+            given[key] = tuple(parsed) if isinstance(parsed, list) else parsed  # type: ignore[arg-type]
+    faults += faults_of_point(study, f"study {study.name}", given)
+    if faults:
+        raise ConfigError(faults, next_command="the same command with a point of the study's space")
+    return typed_point(study.space.completed(given), study.space.domains)
+
+
+def _check_room(folder: StudyFolder, study: Study, trials: Sequence[Trial]) -> None:
+    name, waiting = folder.root.name, len(folder.requests.waiting_points())
+    if folder.result_file.is_file():
+        raise RayvlddError(
+            f"study {name} is finished",
+            next_command=f"its sweep command with --reopen --set search.num_trials={study.search.num_trials + 1}, "
+            f"then this one",
+        )
+    if folder.choice.is_file():
+        raise RayvlddError(
+            f"study {name}: its search has ended and a set is chosen",
+            next_command="this command once the study is finished and reopened with --reopen",
+        )
+    if len(trials) + waiting >= study.max_trials:
+        others = f", and {waiting} proposed points wait" if waiting else ""
+        raise RayvlddError(
+            f"study {name}: {len(trials)} of {study.max_trials} trials have started{others}: none is left",
+            next_command=f"rayvldd pause {name}, then its sweep command with "
+            f"--set search.num_trials={len(trials) + waiting + 1}, then this one",
+        )
+
+
+def _check_new(study: Study, point: dict[str, SettingValue], trials: Sequence[Trial]) -> None:
+    space = study.space
+    if study.search.trial_seeds != "common" or not space.is_complete(point):
+        return
+    same = [trial.trial_id for trial in trials if space.key_of(trial.point) == space.key_of(point)]
+    if same:
+        fault = Fault(
+            point_as_text(point), f"is the point of {same[0]}, which would not differ: trials share a seed", "a new one"
+        )
+        raise ConfigError([fault], next_command="the same command with another value")
