@@ -1,5 +1,7 @@
 """``rayvldd compare``: comparison of the studies of a workspace, as a table and as a page."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.scoring import show_published
 
 if TYPE_CHECKING:
+    from rayvldd.library.comparing import ComparedStudies
     from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     examples=[
         "rayvldd compare",
         "rayvldd compare quickstart longer --workspace rayvldd_workspace --json",
+        "rayvldd compare quickstart --watch 30",
         "rayvldd compare --coresets coresets.json --out comparison",
         "rayvldd compare quickstart --evaluations evaluated.json --evaluations transfer.json --reference",
     ],
@@ -51,6 +55,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for page, plots and tables. Default: comparison in the workspace.",
 )
+@click.option(
+    "--watch",
+    "watch_s",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="Write the page again at this interval while a study is running; a browser that shows it reloads it.",
+)
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -59,6 +70,7 @@ def command(
     evaluation_files: tuple[Path, ...],
     reference: bool,
     out_folder: Path | None,
+    watch_s: int | None,
 ) -> None:
     """Show all studies of the workspace, or the named ones, in a table, and write a page about them.
 
@@ -73,7 +85,7 @@ def command(
     Recalls of different datasets, protocols or numbers of pairs are not comparable; fractions of the full-data bound
     are more comparable.
     """
-    from rayvldd.library.comparing import chosen_studies
+    from rayvldd.library.comparing import ComparedStudies, chosen_studies
     from rayvldd.library.comparing import compare as compare_studies
     from rayvldd.records.set_scores import kept_scores, read_scores
     from rayvldd.workspace import Workspace
@@ -89,15 +101,20 @@ def command(
         return invocation.finish({"studies": folders, "page": page})
 
     published = show_published(invocation) if reference else []
-    compared = compare_studies(
-        *study_names,
-        workspace=workspace.root,
-        out=out_folder,
-        coreset_files=coreset_files,
-        evaluation_files=evaluation_files,
-        published=published,
-        command=invocation.line,
-    )
+
+    def write(reload_s: int | None) -> ComparedStudies:
+        return compare_studies(
+            *study_names,
+            workspace=workspace.root,
+            out=out_folder,
+            coreset_files=coreset_files,
+            evaluation_files=evaluation_files,
+            published=published,
+            command=invocation.line,
+            reload_s=reload_s,
+        )
+
+    compared = _watched(invocation, write, watch_s)
     reports, comparison, page = compared.reports, compared.comparison, compared.page
     results = _show(invocation, reports)
     _show_verdicts(invocation, comparison)
@@ -106,6 +123,23 @@ def command(
     invocation.say(f"page  {page}")
     states = {report.name: {"state": report.state, "faults": report.faults} for report in reports}
     invocation.finish({"studies": results, "states": states, "verdicts": compared.verdicts, "page": page})
+
+
+def _watched(
+    invocation: Invocation, write: "Callable[[int | None], ComparedStudies]", watch_s: int | None
+) -> "ComparedStudies":
+    """Write the page; with an interval again and again while one of its studies is running."""
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+
+    while watch_s is not None:
+        compared = write(watch_s)
+        running = [report.name for report in compared.reports if StudyFolder(report.root).is_running()]
+        if not running:
+            break
+        ended = sum(trial.state != "running" for report in compared.reports for trial in report.trials)
+        invocation.say(f"{compared.page}: {', '.join(running)} running, {ended} trials have ended")
+        time.sleep(watch_s)
+    return write(None)  # the last page is not read again
 
 
 def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:

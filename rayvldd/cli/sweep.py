@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     examples=[
         "rayvldd sweep search_spaces/quickstart.yaml",
         "rayvldd sweep search_spaces/quickstart.yaml --set name=longer --set search.num_trials=24 --json",
+        "rayvldd sweep search_spaces/quickstart.yaml --reopen --set search.num_trials=24",
         "rayvldd sweep search_spaces/quickstart.yaml --set name=again --warm-start quickstart",
         "rayvldd sweep search_spaces/quickstart.yaml --store s3://bucket/experts --study-store s3://bucket/studies",
         "rayvldd sweep search_spaces/quickstart.yaml --tracking-uri http://127.0.0.1:5000",
@@ -52,6 +53,13 @@ if TYPE_CHECKING:
     help="Also store the study in a folder or s3://BUCKET/PREFIX, from which the same command resumes on any machine.",
 )
 @click.option(
+    "--reopen",
+    "reopens",
+    is_flag=True,
+    help="Continue a finished study that has more trials or time than before. Its result is kept; the new choice is a "
+    "further test evaluation, and counted.",
+)
+@click.option(
     "--warm-start",
     metavar="EXPERIMENT",
     help="Start the sampler with the compatible trials of an MLflow experiment or of one study.",
@@ -65,6 +73,7 @@ def command(
     address: str | None,
     submits: bool,
     study_store_uri: str | None,
+    reopens: bool,
     warm_start: str | None,
 ) -> None:
     """Search the settings of STUDY and return the best distilled set.
@@ -76,8 +85,9 @@ def command(
     if submits:
         from rayvldd.cli.submission import submit_sweep
 
-        if study_store_uri or warm_start:
-            fault = Fault("--submit", "given together with --study-store or --warm-start", "these with --address")
+        if study_store_uri or warm_start or reopens:
+            others = "--study-store, --warm-start or --reopen"
+            fault = Fault("--submit", f"given together with {others}", "these with --address")
             raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
     study, workspace = checked_study(
@@ -91,7 +101,7 @@ def command(
     study_store = _study_store(study_store_uri, study.name, workspace)
     earlier = _warm_start(warm_start, tracking_uri, study.name, workspace)
     if invocation.dry_run:
-        planned = plan(study, workspace, store)
+        planned = plan(study, workspace, store, reopens=reopens)
         show_settings(invocation, study)
         invocation.say(describe_plan(planned))
         if earlier:
@@ -120,6 +130,7 @@ def command(
             illustrator=Pictures(),
             warm_start=earlier,
             study_store=study_store,
+            reopens=reopens,
         )
     outcome = result.outcome
     invocation.show(trials_table(result.trials, outcome.best.trial_id))
@@ -137,6 +148,8 @@ def command(
         invocation.say(f"the set        {diagnostics}")
     if importance := importance_line(outcome.importance):
         invocation.say(f"importance     {importance} of the variance of validation recall")
+    if among_good := importance_line(outcome.importance_among_good):
+        invocation.say(f"among good     {among_good} of what makes a trial one of the best")
     invocation.say(f"distilled set  {outcome.distilled_set}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
     invocation.say(f"look closer    {_how_to_look(invocation, outcome.tracking_uri, study.name)}")

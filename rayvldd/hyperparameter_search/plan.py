@@ -84,19 +84,27 @@ class Plan(TypedDict):
     images_left_out: dict[str, int]
     """Number of images in each list of images that are left out, by its file."""
     is_finished: bool
+    reopens: bool
+    """Whether a finished study continues."""
 
 
-def plan(study: Study, workspace: Workspace, store: ExpertStore) -> Plan:
+def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: bool = False) -> Plan:
     """List what a sweep of the study would create, reuse and write; reads only small files.
 
     Expert sets are identified by their settings. Whether they also match the data and the weights is determined when
     these are read, so ``existing`` is an upper bound.
 
+    Args:
+        study: The study.
+        workspace: Folder of studies and caches.
+        store: Store of experts.
+        reopens: Whether a finished study of this name may continue with other limits.
+
     Raises:
         ConfigError: if the workspace has a study of this name with other settings.
     """
     folder = StudyFolder(workspace.study(study.name))
-    folder.check_same(study)
+    folder.check_same(study, reopens=reopens)
     ledger = folder.ledger()
     recipes = _recipes(store)
     return {
@@ -139,6 +147,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore) -> Plan:
         },
         "images_left_out": left_out_so_far(study.data, workspace.cache),
         "is_finished": folder.result_file.is_file(),
+        "reopens": reopens and folder.has_more(study),
     }
 
 

@@ -1,6 +1,7 @@
 """The folder of a study: settings, progress and results."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you_mean
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.records.json_values import JsonObject
+from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line
-from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.workspace import Workspace
 
@@ -47,6 +48,11 @@ class StudyFolder:
     def earlier_trials(self) -> Path:
         """Trials of earlier studies for the sampler, if any."""
         return self.root / "earlier_trials.json"
+
+    @property
+    def earlier_results(self) -> Path:
+        """Contains one numbered folder for each result that the study had before it was reopened."""
+        return self.root / "earlier_results"
 
     @property
     def requests(self) -> Requests:
@@ -131,17 +137,24 @@ class StudyFolder:
         return StudyOutcome.read(self.result_file).model_copy(update=now)
 
     @contextmanager
-    def opened(self, study: Study) -> Iterator[None]:
+    def opened(self, study: Study, *, reopens: bool = False) -> Iterator[None]:
         """Lock the study against other processes, after a check that the settings are the same.
+
+        Args:
+            study: The study.
+            reopens: Whether a finished study continues if ``study`` has more trials or more time for them; its result
+                is then kept in :attr:`earlier_results`.
 
         Raises:
             ConfigError: if the folder contains a study of this name with other settings.
             RayvlddError: if another process is running the study.
         """
-        self.check_same(study)
+        self.check_same(study, reopens=reopens)
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.root / ".lock", timeout=0):
+                if reopens and self.has_more(study):
+                    self._keep_result()
                 if not self.result_file.is_file():  # with the present values of settings that may change
                     write_json_whole(self.settings, study.model_dump(mode="json"))
                 yield
@@ -164,8 +177,25 @@ class StudyFolder:
         except OSError:  # a folder that this user may only read
             return False
 
-    def check_same(self, study: Study) -> None:
-        """Check that the folder is empty or contains this study.
+    def has_more(self, study: Study) -> bool:
+        """Whether the study is finished, and would run further trials with these settings."""
+        if not self.result_file.is_file():
+            return False
+        ledger, budget = self.ledger(), study.search.time_budget_s
+        return len(ledger.ended) < study.max_trials and (budget is None or budget > ledger.search_seconds)
+
+    def _keep_result(self) -> None:
+        """Move the result away, so that the study is not finished, and nothing is chosen or tested.
+
+        The choice is moved last: a study with a choice and no test result is tested again, with the set that it has.
+        """
+        kept = self.earlier_results / str(1 + len(list(self.earlier_results.glob("*"))))
+        shutil.copytree(self.best, kept / "best")
+        for file in (self.result_file, self.test, self.choice):
+            file.replace(kept / file.name)
+
+    def check_same(self, study: Study, *, reopens: bool = False) -> None:
+        """Check that the folder is empty or contains this study; if it reopens, as if it were not finished.
 
         Raises:
             ConfigError: naming every setting that differs, with both values.
@@ -177,16 +207,17 @@ class StudyFolder:
         faults = [
             Fault(f"{self.settings}: {key}", f"is {saved.get(key)!r} there, {now.get(key)!r} here", "the value there")
             for key in sorted(saved.keys() | now.keys())
-            if saved.get(key) != now.get(key) and not self._may_change(key)
+            if saved.get(key) != now.get(key) and not self._may_change(key, reopens)
         ]
         if faults:
             raise ConfigError(
                 faults, next_command=f"the same command with --set name=ANOTHER, for a study beside {study.name}"
             )
 
-    def _may_change(self, key: str) -> bool:
+    def _may_change(self, key: str, reopens: bool) -> bool:
         """Whether the study can continue with another value of a setting, in its present state."""
-        info, chosen, finished = about(key), self.choice.is_file(), self.result_file.is_file()
+        info, chosen = about(key), self.choice.is_file() and not reopens
+        finished = self.result_file.is_file() and not reopens
         return info is not None and info.may_change.allows(chosen=chosen, finished=finished)
 
     @contextmanager

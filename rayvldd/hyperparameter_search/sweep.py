@@ -18,7 +18,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import OutageError, message_of
 from rayvldd.evaluation.diagnostics import DIAGNOSTICS
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
+from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.recorder import Illustrator
 from rayvldd.hyperparameter_search.stages import StudySession, run_stages
@@ -59,6 +59,7 @@ def sweep(
     illustrator: Illustrator | None = None,
     warm_start: WarmStart | None = None,
     study_store: StudyStore | None = None,
+    reopens: bool = False,
 ) -> SweepResult:
     """Run or resume a study to its end, or return the result of a finished one.
 
@@ -74,6 +75,8 @@ def sweep(
         illustrator: Draws the pictures that are saved with each set.
         warm_start: Earlier trials that the sampler knows from the start.
         study_store: Persistent storage from which other machines can resume the study, in addition to the workspace.
+        reopens: Whether a finished study continues if it has more trials or time than before. Its result is kept, and
+            a set is chosen and tested again, which counts as a further test evaluation.
 
     Raises:
         ConfigError: if a study of this name has other settings, or there are no such earlier trials.
@@ -81,11 +84,18 @@ def sweep(
         StoreError: if the study's store cannot be used, or contains another study than the workspace.
     """
     folder = StudyFolder(workspace.study(study.name))
-    with shown(display) as used, study_store.held(used) if study_store else nullcontext(), folder.opened(study):
+    with (
+        shown(display) as used,
+        study_store.held(used) if study_store else nullcontext(),
+        folder.opened(study, reopens=reopens),
+    ):
         result = folder.result()
         if result is not None:
-            used.line(f"study {study.name} is finished; this is its result from {folder.result_file}")
+            nothing = ", and has no trial or time left to continue with" if reopens else ""
+            used.line(f"study {study.name} is finished{nothing}; this is its result from {folder.result_file}")
             return SweepResult(result, folder.ledger().by_number(), is_new=False)
+        if folder.earlier_results.is_dir():
+            used.line(f"study {study.name} was reopened; its earlier results are in {folder.earlier_results}")
         used.line(describe_plan(plan(study, workspace, store)))
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
@@ -131,6 +141,7 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> StudyOutcome:
         "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
         "test_evaluations": session.folder.test_evaluations(),
         "importance": importance_of_settings(session.ledger.ended, session.study.space.domains),
+        "importance_among_good": importance_among_good(session.ledger.ended, session.study.space.domains),
         "distilled_set": str(session.folder.best),
         "tracking_uri": session.tracker.uri,
         "seconds": _with_total(session.folder.seconds()),

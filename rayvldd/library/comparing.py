@@ -47,6 +47,7 @@ def compare(
     evaluation_files: Sequence[Path] = (),
     published: "Sequence[PublishedRow]" = (),
     command: str = "rv.compare",
+    reload_s: int | None = None,
 ) -> ComparedStudies:
     """Write a page about studies and the scores that are saved in the workspace.
 
@@ -58,6 +59,7 @@ def compare(
         evaluation_files: Further scores, printed by ``rayvldd evaluate --json``.
         published: Rows of published tables to show.
         command: Command line shown as the origin of the page.
+        reload_s: Seconds after which a browser reads the page again; default: never.
 
     Raises:
         ConfigError: if a file has another content, or scores on validation.
@@ -78,7 +80,7 @@ def compare(
     sets = evaluated_sets(evaluations, reports, place.root)
     comparison = compared(reports, coresets, evaluations, sets, list(published))
     try:
-        page = write_comparison(comparison, folder, command)
+        page = write_comparison(comparison, folder, command, reload_s)
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error}", next_command="rayvldd compare --out FOLDER") from None
     return ComparedStudies(comparison, reports, page, unread)

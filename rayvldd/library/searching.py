@@ -87,6 +87,7 @@ def search(
     store: str | None = None,
     tracking_uri: str | None = None,
     address: str | None = None,
+    reopen: bool = False,
 ) -> StudyResult:
     """Run or resume a study to its end, or return the result of a finished one.
 
@@ -96,6 +97,8 @@ def search(
         store: Store of experts; default: in the workspace.
         tracking_uri: MLflow server or database, or ``none``; default: ``mlflow.db`` in the workspace.
         address: The Ray cluster to run on; default: this machine.
+        reopen: Whether a finished study continues if it has more trials or time than before; its result is kept, and
+            the new choice is a further test evaluation.
 
     Raises:
         ConfigError: if the search space is empty.
@@ -122,5 +125,6 @@ def search(
             address=address,
             display=display,
             illustrator=Pictures(),
+            reopens=reopen,
         )
     return StudyResult(result.outcome, result.trials)

@@ -141,6 +141,8 @@ class StudyOutcome(Record):
     """How often sets of this study were evaluated on the test split."""
     importance: dict[str, float] = Field(default_factory=dict)
     """Share of the variance of validation recall that each setting explains."""
+    importance_among_good: dict[str, float] = Field(default_factory=dict)
+    """Share of each setting in what makes a trial one of the best."""
     distilled_set: str = ""
     """Folder of the chosen set."""
     tracking_uri: str = ""

@@ -202,7 +202,7 @@ def trust_of(result: StudyOutcome) -> str:
 
 
 def importance_line(importance: Mapping[str, float], most: int = 3) -> str:
-    """The settings that explain most of the variance of recall, by functional ANOVA; empty if unknown."""
+    """The most important settings, with their shares; empty if unknown."""
     shares = sorted(importance.items(), key=lambda entry: -entry[1])
     return ", ".join(f"{key.rpartition('.')[2]} {100 * share:.0f} %" for key, share in shares[:most])
 

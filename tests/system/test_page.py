@@ -22,7 +22,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError
 from rayvldd.hyperparameter_search.ledger import Ledger, read_trials
-from rayvldd.hyperparameter_search.optuna_trials import importance_of_settings
+from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.set_scores import SetScores, read_scores, short_names
 from rayvldd.records.trial import Trial
@@ -325,6 +325,7 @@ def trials_of(recall: Any, number: int = 24) -> list[Trial]:
 def test_importance_and_marginals_find_the_setting_that_matters() -> None:
     trials = trials_of(lambda lr, steps: 10 * np.log10(lr) + 0.01 * steps)
     shares = importance_of_settings(trials, SPACE)
+    assert max(importance_among_good(trials, SPACE).items(), key=lambda entry: entry[1])[0] == next(iter(shares))
     assert next(iter(shares)) == LR and shares[LR] > 0.9
     curves = expected_recalls(trials, SPACE)
     values, recalls = curves[LR]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, SettingValue, as_number
+from rayvldd.hyperparameter_search.optuna_trials import GOOD_SHARE
 from rayvldd.printable import value_as_text
 from rayvldd.records.trial import Trial
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes
@@ -96,34 +97,39 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
     return drawing
 
 
-def importance(shares: Mapping[str, float], num_trials: int) -> Drawing:
-    """Fraction of the variance of recall that each searched setting explains."""
-    figure, (axes,) = new_axes(0.9 + 0.34 * len(shares))
+def importance(shares: Mapping[str, float], among_good: Mapping[str, float], num_trials: int) -> Drawing:
+    """Importance of each searched setting in all trials, and for being one of the best.
+
+    Args:
+        shares: Fraction of the variance of recall that each setting explains, the largest first.
+        among_good: Share of each setting in what makes a trial one of the best.
+        num_trials: Number of trials.
+    """
+    figure, (axes,) = new_axes(1.2 + 0.5 * len(shares))
     drawing = Drawing(
         "importance",
         "Importance of the settings",
         f"Share of the variance of validation recall that each setting explains alone (functional ANOVA, {num_trials} "
-        f"trials)." + (" With so few trials this is a hint." if num_trials < 30 else ""),
+        f"trials), and its share in what makes a trial one of the best {GOOD_SHARE:.0%} (PED-ANOVA)."
+        + (" With so few trials this is a hint." if num_trials < 30 else ""),
         figure,
-        ("setting", "importance"),
-        list(shares.items()),
+        ("setting", "importance", "importance among good trials"),
+        [(key, share, among_good.get(key, math.nan)) for key, share in shares.items()],
     )
     names = list(shares)[::-1]
-    for place, key in enumerate(names):
-        (bar,) = axes.barh([place], [100 * shares[key]], color=BEST, height=0.6)
-        drawing.mark(bar, f"{key}: {100 * shares[key]:.0f} %")
-        axes.annotate(
-            f"{100 * shares[key]:.0f} %",
-            (100 * shares[key], place),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-        )
+    rows = (("in all trials", shares, BEST, 0.2), ("among good trials", among_good, STOPPED, -0.2))
+    for label, values, colour, shift in rows:
+        for place, key in enumerate(names):
+            share = 100 * values.get(key, 0.0)
+            (bar,) = axes.barh([place + shift], [share], color=colour, height=0.36, label=label if place == 0 else None)
+            drawing.mark(bar, f"{key}, {label}: {share:.0f} %")
+            at = (share, place + shift)
+            axes.annotate(f"{share:.0f} %", at, (4, 0), textcoords="offset points", va="center", color=INK)
     axes.set_yticks(range(len(names)), [_last(key) for key in names])
     axes.grid(False)
-    axes.set_xlim(0, 100 * max(shares.values(), default=1) * 1.15)
-    axes.set_xlabel("share of the variance (%)", color=INK)
+    axes.set_xlim(0, 100 * max([*shares.values(), *among_good.values()], default=1) * 1.15)
+    axes.set_xlabel("share (%)", color=INK)
+    add_legend(figure)
     return drawing
 
 

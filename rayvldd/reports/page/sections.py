@@ -10,7 +10,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_of_settings
+from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_among_good, importance_of_settings
 from rayvldd.records.set_scores import CoresetScores, SetScores
 from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
@@ -245,7 +245,7 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
         ]
         shares = importance_of_settings(known, space.domains)
         if shares:
-            drawings.append(importance(shares, len(known)))
+            drawings.append(importance(shares, importance_among_good(known, space.domains), len(known)))
         else:
             left_out.append(
                 f"Importances need {FEWEST_TRIALS} trials with different recalls; this study has {len(known)}."

@@ -18,11 +18,17 @@ from rayvldd.storage.atomic import write_text_whole
 PAGE = "compare.html"
 
 
-def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path:
+def write_comparison(comparison: Comparison, folder: Path, command: str, reload_s: int | None = None) -> Path:
     """Write all files below ``folder`` and return the page's path; existing files are replaced.
 
     The page is ``compare.html``. ``plots/`` has the plots as PNG and their numbers as CSV, ``tables/`` has the tables
     as CSV and LaTeX; there is one folder for each study, and one below ``sets/`` for each other set.
+
+    Args:
+        comparison: The studies and sets.
+        folder: Folder of the files.
+        command: Command line shown as the origin of the page.
+        reload_s: Seconds after which a browser reads the page again, since it will be written again; default: never.
     """
     tables, plots = folder / "tables", folder / "plots"
     common = [comparison.studies, comparison.published]
@@ -40,11 +46,11 @@ def write_comparison(comparison: Comparison, folder: Path, command: str) -> Path
     for one in comparison.set_sections:
         for drawing in one.drawings:
             _write_plot(drawing, plots / "sets" / one.report.name.replace("/", "_"))
-    write_text_whole(folder / PAGE, render_page(comparison, command))
+    write_text_whole(folder / PAGE, render_page(comparison, command, reload_s))
     return folder / PAGE
 
 
-def render_page(comparison: Comparison, command: str) -> str:
+def render_page(comparison: Comparison, command: str, reload_s: int | None = None) -> str:
     """Render the page. It loads no other resources and runs only its own script, because captions are untrusted."""
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -54,6 +60,7 @@ def render_page(comparison: Comparison, command: str) -> str:
     page: str = environment.get_template("compare.html.j2").render(
         comparison=comparison,
         command=command,
+        reload_s=reload_s,
         version=rayvldd.__version__,
         style=_own("compare.css"),
         script=script,

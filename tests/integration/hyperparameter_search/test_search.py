@@ -54,6 +54,7 @@ from rayvldd.hyperparameter_search.trial_report import EvaluationReport, Failure
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.records.json_values import value_at
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
@@ -873,7 +874,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
     monkeypatch.setattr(final_evaluation, "evaluate_in_parallel", counted)
 
-    def session(interrupted_at: int = -1) -> Any:
+    def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
         tracker = Tracker(tmp_path / "tracked", interrupted_at)
         return sweep(
             study,
@@ -882,6 +883,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
             tracker,
             display=quiet,
             illustrator=Pictures(),
+            reopens=reopens,
         )
 
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -899,6 +901,18 @@ def test_a_study_from_end_to_end_in_two_sessions(
     StudyFolder(workspace.study("tiny")).result_file.unlink()
     third = session()
     assert third.outcome.test == result.outcome.test and looks == ["test"]
+
+    unchanged = session(reopens=True)
+    assert not unchanged.is_new and looks == ["test"], "it has neither more trials nor more time"
+    more = with_search(tiny_study, num_trials=4, num_finalists=2, finalist_seeds=2)
+    with pytest.raises(ConfigError, match=r"search.num_trials.*is 3 there, 4 here"):
+        session(study=more)
+    fourth = session(study=more, reopens=True)
+    assert len(fourth.trials) == 4 and fourth.trials[:3] == third.trials and looks == ["test", "test"]
+    assert fourth.outcome.test_evaluations == 2
+    kept = StudyFolder(workspace.study("tiny")).earlier_results / "1"
+    assert StudyOutcome.read(kept / "result.json").test == third.outcome.test
+    assert len(DistilledSet.load(kept / "best")) == third.outcome.num_pairs
 
 
 def store_in(workspace: Workspace) -> ExpertStore:
