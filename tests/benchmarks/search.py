@@ -1,17 +1,16 @@
-"""What a search costs beside random search and hand tuning, and what of a study is not work on its trials.
+"""What a search costs beside random search, and what of a study is not work on its trials.
 
     python tests/benchmarks/search.py                       all figures, about half an hour on two quiet cores
     python tests/benchmarks/search.py --only NAME,NAME      some of them
     python tests/benchmarks/search.py --json                one JSON object on standard output, the rest aside
 
-The budgets are replayed in simulated time, which takes a minute. Random search and tuning by hand meet recorded
-responses at points spread over the space (``--table``, made by ``record_responses.py``): a point answers as the nearest
-run that has not answered in this search. Ours is the study's own search, its searcher and its scheduler, and meets the
-trials that it met when it was recorded (``--searches``, made by ``record_searches.py``); with ``--spread-only``, and
-where the searcher has changed since, it meets the same table as the others. Budgets are compared by the mean over
-seeds: the trial-seconds that our searches take until their mean best recall reaches the mean of what the others have at
-their end, ÷ what those spend.
-``study_overhead`` and ``trial_scaling`` run real studies on Ray and need a quiet machine.
+The budgets are replayed in simulated time, which takes a minute. Random search draws from recorded responses at points
+spread over the space (``--table``, made by ``record_responses.py``); its mean is exact. Ours is the study's own search,
+its searcher and its scheduler, and meets the trials that it met when it was recorded (``--searches``, made by
+``record_searches.py``); with ``--spread-only``, and where the searcher has changed since, a point answers as the
+nearest run of the table that has not answered in this search. Budgets are compared by the mean over seeds: the
+trial-seconds that our searches take until their mean best recall reaches the mean of random search, ÷ what that spends.
+``study_overhead`` and ``trial_scaling`` run real studies on Ray, and need a quiet machine.
 """
 
 import argparse
@@ -28,7 +27,7 @@ import torch
 from figures import Row, as_json, figures_parser, measured, named, print_rows
 from recorded_responses import DEFAULT_SEARCHES, DEFAULT_TABLE, Table
 from scipy.stats import spearmanr
-from search_replay import Curve, hand_tuning, our_search, random_search, seconds_of_mean
+from search_replay import Curve, Expected, our_search, random_search, seconds_of_mean
 
 RANDOM_TRIALS = (12, 48)
 """Budgets of random search beside the one that has to be met, which is the study's own number of trials."""
@@ -55,24 +54,15 @@ def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
     yield from replay.of_ours()
     whole = replay.table.study.search.num_trials
     for trials in sorted({*RANDOM_TRIALS, whole}):
-        theirs = [random_search(replay.table, study, trials) for study in replay.studies]
+        theirs = random_search(replay.table, trials)
         yield from replay.rows(f"random_{trials}", f"random search of {trials} trials", theirs)
         what = f"trial-seconds to its mean recall ÷ its budget, random search of {trials} trials"
         name, to_reach = ("budget_vs_random", 1 / 3) if trials == whole else (f"budget_vs_random_{trials}", None)
         yield from replay.budgets(name, what, theirs, to_reach)
 
 
-def budget_vs_hand_tuning(conditions: Conditions) -> Iterator[Row]:
-    """One setting at a time from the published point, in an order that each seed draws."""
-    replay = _replayed(conditions)
-    theirs = [hand_tuning(replay.table, study, study.seed) for study in replay.studies]
-    yield from replay.rows("by_hand", "tuning by hand", theirs)
-    what = "trial-seconds to its mean recall ÷ its budget, tuning by hand"
-    yield from replay.budgets("budget_vs_hand_tuning", what, theirs, 1 / 2)
-
-
 class Replay:
-    """Our searches beside those of others, seed by seed."""
+    """Our searches beside those of others."""
 
     def __init__(self, conditions: Conditions) -> None:
         self.table = Table.load(conditions.table, conditions.searches)
@@ -93,24 +83,24 @@ class Replay:
         what = "share of its points that a run at that very point answered"
         yield Row("ours_recorded", what, float(np.mean(self._own)))
 
-    def rows(self, name: str, title: str, theirs: Sequence[Curve]) -> Iterator[Row]:
+    def rows(self, name: str, title: str, theirs: Expected) -> Iterator[Row]:
         """What both sides have reached when the same was spent, as far as ours go."""
-        budget = _mean_budget(theirs)
-        yield Row(f"{name}_trial_s", f"trial-seconds of {title}, mean of {len(theirs)} seeds", budget)
-        yield Row(f"{name}_recall", "validation recall at its end", _mean_best(theirs))
-        for part, share in ((1, "as much"), (2, "half"), (3, "a third")):
+        budget = theirs.trial_seconds
+        yield Row(f"{name}_trial_s", f"trial-seconds of {title}, its exact mean", budget)
+        yield Row(f"{name}_recall", "validation recall at its end, its exact mean", theirs.recall)
+        for part, said in ((1, "as much"), (2, "half"), (3, "a third")):
             if budget / part <= self.until:
                 recall = float(np.mean([each.at(budget / part) for each in self.ours]))
                 yield Row(f"{name}_ours_{part}", f"ours when {share} was spent", recall)
 
-    def budgets(self, name: str, what: str, theirs: Sequence[Curve], to_reach: float | None) -> Iterator[Row]:
+    def budgets(self, name: str, what: str, theirs: Expected, to_reach: float | None) -> Iterator[Row]:
         """Trial-seconds until the mean of our searches reaches the mean of theirs ÷ what theirs spend; None: never.
 
-        Beside it, how sure that is: the middle 95 % when the seeds are drawn again, with what was not reached as ∞.
+        Beside it, how sure that is: the middle 95 % when our seeds are drawn again, with what was not reached as ∞.
         """
-        generator, number = np.random.default_rng(0), len(theirs)
+        generator, number = np.random.default_rng(0), len(self.ours)
         draws = [generator.integers(0, number, number).tolist() for _ in range(_BOOTSTRAPS)]
-        again = [_ratio([self.ours[i] for i in drawn], [theirs[i] for i in drawn]) for drawn in draws]
+        again = [_ratio([self.ours[i] for i in drawn], theirs) for drawn in draws]
         numbers = [math.inf if each is None else each for each in again]
         low, high = np.quantile(numbers, [0.025, 0.975], method="nearest")
         yield Row(f"{name}_low", "its lower end when the seeds are drawn again, 95 %", _finite(low))
@@ -124,9 +114,9 @@ def _replayed(conditions: Conditions) -> Replay:
     return Replay(conditions)
 
 
-def _ratio(ours: Sequence[Curve], theirs: Sequence[Curve]) -> float | None:
-    found = seconds_of_mean(ours, _mean_best(theirs))
-    return None if found is None else found / _mean_budget(theirs)
+def _ratio(ours: Sequence[Curve], theirs: Expected) -> float | None:
+    found = seconds_of_mean(ours, theirs.recall)
+    return None if found is None else found / theirs.trial_seconds
 
 
 def _finite(value: float) -> float | None:
@@ -135,10 +125,6 @@ def _finite(value: float) -> float | None:
 
 def _mean_best(curves: Sequence[Curve]) -> float:
     return float(np.mean([curve.best for curve in curves]))
-
-
-def _mean_budget(curves: Sequence[Curve]) -> float:
-    return float(np.mean([curve.trial_seconds for curve in curves]))
 
 
 def _of_the_table(table: Table) -> Iterator[Row]:
@@ -181,7 +167,7 @@ def trial_scaling(conditions: Conditions) -> Iterator[Row]:
     yield Row("trial_scaling", "the second ÷ the first", two / one, None if conditions.tiny else 1.7, at_least=True)
 
 
-FIGURES = named(budget_vs_random, budget_vs_hand_tuning, study_overhead, trial_scaling)
+FIGURES = named(budget_vs_random, study_overhead, trial_scaling)
 
 
 def _arguments() -> argparse.Namespace:
