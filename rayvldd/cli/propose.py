@@ -21,8 +21,8 @@ def command(invocation: Invocation, study_name: str, settings: tuple[str, ...]) 
     """Run a trial of STUDY at a point with these settings; the sampler chooses the missing ones.
 
     STUDY is the name of a study of the workspace, or its folder. A running study takes the point for its next trial, a
-    stopped one when its command is repeated. The trial is one of `search.num_trials`, and its result is known to the
-    sampler like any other.
+    stopped one when its command is repeated, a finished one when that has `--reopen`. The trial is one of
+    `search.num_trials`, and its result is known to the sampler like any other.
     """
     from rayvldd.hyperparameter_search.proposals import propose
     from rayvldd.hyperparameter_search.study_folder import named_study

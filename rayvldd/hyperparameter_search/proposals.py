@@ -9,7 +9,7 @@ from rayvldd.config.loading import faults_of_point
 from rayvldd.config.study import Study
 from rayvldd.config.study_files import parsed_yaml
 from rayvldd.console import point_as_text
-from rayvldd.errors import ConfigError, Fault, RayvlddError
+from rayvldd.errors import ConfigError, Fault
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
@@ -31,15 +31,13 @@ def propose(
 
     Raises:
         ConfigError: if the point is not in the space of the study, or the trials that share its seed have run it.
-        RayvlddError: if the study is finished or no trial is left.
     """
     study, (trials, _) = folder.saved_study(), read_trials(folder.trials)
     point = _point_of(settings, study)
-    _check_room(folder, study, trials)
     _check_new(study, point, trials)
+    when = _when(folder, study, len(trials))
     if not dry_run:
         folder.requests.add_point(point)
-    when = "its next trial" if folder.is_running() else "its next trial, once its command is repeated"
     would = "would be" if dry_run else "is"
     return point, f"study {folder.root.name}: {point_as_text(point)} {would} the point of {when}"
 
@@ -65,26 +63,15 @@ def _point_of(settings: Sequence[str], study: Study) -> dict[str, SettingValue]:
     return typed_point(study.space.completed(given), study.space.domains)
 
 
-def _check_room(folder: StudyFolder, study: Study, trials: Sequence[Trial]) -> None:
-    name, waiting = folder.root.name, len(folder.requests.waiting_points())
-    if folder.result_file.is_file():
-        raise RayvlddError(
-            f"study {name} is finished",
-            next_command=f"its sweep command with --reopen --set search.num_trials={study.search.num_trials + 1}, "
-            f"then this one",
-        )
-    if folder.choice.is_file():
-        raise RayvlddError(
-            f"study {name}: its search has ended and a set is chosen",
-            next_command="this command once the study is finished and reopened with --reopen",
-        )
-    if len(trials) + waiting >= study.max_trials:
-        others = f", and {waiting} proposed points wait" if waiting else ""
-        raise RayvlddError(
-            f"study {name}: {len(trials)} of {study.max_trials} trials have started{others}: none is left",
-            next_command=f"rayvldd pause {name}, then its sweep command with "
-            f"--set search.num_trials={len(trials) + waiting + 1}, then this one",
-        )
+def _when(folder: StudyFolder, study: Study, num_started: int) -> str:
+    """When a point runs that is proposed now."""
+    waiting = len(folder.requests.waiting_points())
+    needed = f"--set search.num_trials={max(num_started + waiting, study.search.num_trials) + 1}"
+    if folder.result_file.is_file() or folder.choice.is_file():
+        return f"the next trial, once its sweep command is repeated with --reopen {needed}"
+    if num_started + waiting >= study.max_trials:
+        return f"a further trial: all {study.max_trials} are taken; its sweep command with {needed} runs it"
+    return "the next trial" if folder.is_running() else "the next trial, once its sweep command is repeated"
 
 
 def _check_new(study: Study, point: dict[str, SettingValue], trials: Sequence[Trial]) -> None:

@@ -32,7 +32,7 @@ def lines_about(statuses: Sequence[StudyStatus]) -> Iterator[str]:
     for status in statuses:
         if status.state == "running":
             yield from (f"{status.name}: {_line_of(trial)}" for trial in status.running)
-        if status.waiting_points and status.state != "finished":
+        if status.waiting_points:
             yield f"{status.name}: {status.waiting_points} proposed points wait for a trial"
         if status.fault:
             yield f"{status.name}: {status.fault}"

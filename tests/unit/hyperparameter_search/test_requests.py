@@ -95,11 +95,11 @@ def test_a_point_is_proposed_to_a_stopped_study(folder: StudyFolder, tmp_path: P
     result = run("propose", "tiny", f"{LR}=300", f"{STEPS}=2", "--workspace", tmp_path, "--json")
     assert result.exit_code == 0, result.output
     assert last_object(result) == {"study": "tiny", "point": {LR: 300.0, STEPS: 2}, "running": False}
-    assert "the point of its next trial, once its command is repeated" in result.output
+    assert "the point of the next trial, once its sweep command is repeated" in result.output
     assert folder.requests.waiting_points() == [{LR: 300.0, STEPS: 2}]
     with FileLock(folder.root / ".lock"):
         running = run("propose", folder.root, f"{LR}=30", "--workspace", tmp_path, "--dry-run")
-    assert "lr_image=30 would be the point of its next trial\n" in running.output
+    assert "lr_image=30 would be the point of the next trial\n" in running.output
     assert len(folder.requests.waiting_points()) == 1
 
 
@@ -121,14 +121,15 @@ def test_a_point_that_cannot_be_proposed(
     assert not folder.requests.waiting_points()
 
 
-def test_a_point_needs_a_trial_that_is_left(folder: StudyFolder, tmp_path: Path) -> None:
+def test_a_point_waits_for_a_trial_that_is_left(folder: StudyFolder, tmp_path: Path) -> None:
     for rate in (30, 40):
-        assert run("propose", "tiny", f"{LR}={rate}", "--workspace", tmp_path).exit_code == 0
+        assert "the next trial, once" in run("propose", "tiny", f"{LR}={rate}", "--workspace", tmp_path).output
     result = run("propose", "tiny", f"{LR}=50", "--workspace", tmp_path)
-    assert "2 of 4 trials have started, and 2 proposed points wait: none is left" in result.output
-    assert "--set search.num_trials=5" in result.output
+    assert "all 4 are taken; its sweep command with --set search.num_trials=5 runs it" in result.output
     folder.result_file.write_text("{}")
-    assert "study tiny is finished" in run("propose", "tiny", f"{LR}=50", "--workspace", tmp_path).output
+    finished = run("propose", "tiny", f"{LR}=60", "--workspace", tmp_path)
+    assert "once its sweep command is repeated with --reopen --set search.num_trials=6" in finished.output
+    assert len(folder.requests.waiting_points()) == 4
 
 
 def test_a_trial_is_stopped_and_a_study_paused(folder: StudyFolder, tmp_path: Path) -> None:
