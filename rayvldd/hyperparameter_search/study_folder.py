@@ -1,7 +1,6 @@
 """The folder of a study: settings, progress and results."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.records.json_values import JsonObject
 from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.records.study_outcome import StudyOutcome
-from rayvldd.storage.atomic import append_line
+from rayvldd.storage.atomic import append_line, copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.workspace import Workspace
 
@@ -190,7 +189,7 @@ class StudyFolder:
         The choice is moved last: a study with a choice and no test result is tested again, with the set that it has.
         """
         kept = self.earlier_results / str(1 + len(list(self.earlier_results.glob("*"))))
-        shutil.copytree(self.best, kept / "best")
+        copy_folder_whole(self.best, kept / "best")
         for file in (self.result_file, self.test, self.choice):
             file.replace(kept / file.name)
 
