@@ -14,8 +14,8 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you_mean
 from rayvldd.hyperparameter_search.ledger import Ledger
-from rayvldd.records.json_values import JsonObject
 from rayvldd.hyperparameter_search.requests import Requests
+from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line, copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole

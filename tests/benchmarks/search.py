@@ -88,7 +88,7 @@ class Replay:
         budget = theirs.trial_seconds
         yield Row(f"{name}_trial_s", f"trial-seconds of {title}, its exact mean", budget)
         yield Row(f"{name}_recall", "validation recall at its end, its exact mean", theirs.recall)
-        for part, said in ((1, "as much"), (2, "half"), (3, "a third")):
+        for part, share in ((1, "as much"), (2, "half"), (3, "a third")):
             if budget / part <= self.until:
                 recall = float(np.mean([each.at(budget / part) for each in self.ours]))
                 yield Row(f"{name}_ours_{part}", f"ours when {share} was spent", recall)
