@@ -2,29 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from rayvldd.console import time_as_text
 from rayvldd.hyperparameter_search.study_status import RunningTrial, StudyStatus
-from rayvldd.reports.tables import plain_table
+from rayvldd.reports.table import PERCENT, Cell, Table, numbers, texts
 
 
 def studies_table(statuses: Sequence[StudyStatus], workspace: str) -> Table:
     """One row per study: state, trials, best validation recall and remaining time of its search."""
-    table = plain_table(f"Studies in {workspace}")
-    table.add_column("study", overflow="fold")
-    for column in ("state", "trials"):
-        table.add_column(column, no_wrap=True)
-    for column in ("best val", "left"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for status in statuses:
-        best = "–" if status.best_recall is None else f"{status.best_recall:.2f}"
-        left = "–" if status.seconds_left is None else time_as_text(status.seconds_left)
-        trials = "–" if status.state == "unreadable" else f"{status.ended} of {status.total}"
-        row = [status.name, status.state, trials, best, left]
-        table.add_row(*map(Text, row), style="red" if status.state == "unreadable" else None)
-    return table
+    columns = [*texts("study", "state", "trials"), *numbers("best val", number=PERCENT), *numbers("left")]
+    unreadable = frozenset(index for index, status in enumerate(statuses) if status.state == "unreadable")
+    rows = [_row_of(status) for status in statuses]
+    return Table(columns, rows, f"Studies in {workspace}", "studies", faulty=unreadable)
+
+
+def _row_of(status: StudyStatus) -> list[Cell]:
+    trials = None if status.state == "unreadable" else f"{status.ended} of {status.total}"
+    left = None if status.seconds_left is None else time_as_text(status.seconds_left)
+    return [status.name, status.state, trials, status.best_recall, left]
 
 
 def lines_about(statuses: Sequence[StudyStatus]) -> Iterator[str]:
