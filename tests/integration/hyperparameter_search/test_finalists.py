@@ -202,6 +202,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, task: RetrievalTask, note: 
             one.do(task, note)
 
     monkeypatch.setattr(module, "run_work", run_work)
+    monkeypatch.setattr(module, "resources_of_trials", lambda _: None)  # those of a Ray, which is not needed here
     return done
 
 
