@@ -113,7 +113,11 @@ class MlflowTracker:
             found = self._newest_run(f"{same} and attributes.status != 'FINISHED'")
             found = found or self._newest_run(f"{same} and tags.`{_MISSING}` != ''")
             self._study_run = self._open_run(found, study.name, tags, _params(study))
-        self._try_artifacts(self._study_run)
+        try:
+            self._try_artifacts(self._study_run)
+        except RayvlddError:  # no work follows, and the run must not be shown as running
+            self._client.set_terminated(self._study_run, _STATUS["interrupted"])
+            raise
 
     def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Open the child run of a trial, or find the existing one."""

@@ -486,7 +486,11 @@ def test_mlflow_artifacts_are_tried_before_any_work(
         refusing.setattr(LocalArtifactRepository, "log_artifact", refuse)
         with pytest.raises(RayvlddError, match=r"artifacts cannot be written to .*Unable to locate credentials"):
             tracker.start_study(tiny_study, "sweep")
+    client = MlflowClient(tracking_uri=database)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert [run.info.status for run in client.search_runs(ids)] == ["KILLED"]
     tracker.start_study(tiny_study, "sweep")
+    assert [run.info.status for run in client.search_runs(ids)] == ["RUNNING"], "the same run continues"
     assert [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()] == []
 
 
