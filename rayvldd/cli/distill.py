@@ -56,12 +56,10 @@ def command(
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
-    from rayvldd.library.run_log import run_log
     from rayvldd.reports.gain import words_without_gain
 
-    logged = run_log(point, workspace, invocation.line, tracking_uri)
-    with ProgressDisplay() as display, reachable(store), logged as tracker:
-        folder = distill_point(point, workspace, store, display, tracker, out)
+    with ProgressDisplay() as display, reachable(store):
+        folder = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
     best = DistilledSet.load(folder)
     summary = {
         "distilled_set": str(folder.absolute()),

@@ -7,15 +7,15 @@ choice of the best trial is on disk before the test evaluation, and the test res
 therefore tested once, even if a process dies in between.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.errors import OutageError, message_of
+from rayvldd.errors import message_of
 from rayvldd.evaluation.diagnostics import DIAGNOSTICS
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
@@ -30,6 +30,7 @@ from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
+from rayvldd.tracking.ending import reporting_failure
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
@@ -103,7 +104,7 @@ def sweep(
         folder.requests.begin(folder.ledger().trials)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
-        with _reporting_failure(tracker), start_ray(address, None), energy.reading():
+        with reporting_failure(tracker), start_ray(address, None), energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
             run_stages(session)
@@ -168,17 +169,6 @@ def _draw(session: StudySession) -> None:
             session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
         except Exception as error:  # of images, captions, fonts or the disk
             session.display.line(f"study {session.study.name}: no pictures of it: {message_of(error)}")
-
-
-@contextmanager
-def _reporting_failure(tracker: Tracker) -> Iterator[None]:
-    """Report a failure or an interruption to the tracker; after Ctrl-C or an outage the same command resumes."""
-    try:
-        yield
-    except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, OutageError)
-        tracker.end_study("failed" if failed else "interrupted", {}, None)
-        raise
 
 
 def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
-from rayvldd.library.run_log import run_log
+from rayvldd.library.run_log import key_of, run_log
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def distill(
     place.check_writable()
     point = study.at(study.first_point())
     chosen = open_store(store, place)
-    with ProgressDisplay() as display, run_log(point, place, "rv.distill", tracking_uri) as tracker:
-        folder = distill_point(point, place, chosen, display, tracker, Path(out) if out else None)
+    with ProgressDisplay() as display:
+        target = Path(out) if out else None
+        folder = distill_point(point, place, chosen, display, "rv.distill", tracking_uri, target)
     return DistilledSet.load(folder)
 
 
@@ -61,20 +62,23 @@ def distill_point(
     workspace: Workspace,
     store: "ExpertStore",
     display: "ProgressDisplay",
-    tracker: "Tracker",
+    command: str,
+    tracking_uri: str | None = None,
     out: Path | None = None,
 ) -> Path:
     """Distil at a point, and return the folder of the best set with its pictures; both are logged.
 
+    The lock is taken before the tracker is opened, so that a call that is refused does not end the other one's record.
+
     Raises:
-        RayvlddError: if another process distils with these settings, or the run diverges.
+        RayvlddError: if another process distils with these settings, the tracker cannot be used, or the run diverges.
     """
-    task, trajectories, key = _prepare(point, workspace, store, display)
-    folder = workspace.study(point.name) / "distill" / key
-    with _held(folder):
-        best = _run(point, task, trajectories, folder, display, tracker)
-        made = _copy_best(task, folder, out or folder / "distilled_set")
-    tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
+    runs = workspace.study(point.name) / "distill"
+    with _held(runs / f".{key_of(point)}.lock"), run_log(point, workspace, command, tracking_uri) as tracker:
+        task, trajectories, key = _prepare(point, workspace, store, display)
+        best = _run(point, task, trajectories, runs / key, display, tracker)
+        made = _copy_best(task, runs / key, out or runs / key / "distilled_set")
+        tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
     return made
 
 
@@ -100,17 +104,17 @@ def _prepare(
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a distillation's folder against other processes."""
+def _held(file: Path) -> Iterator[None]:
+    """Lock a distillation, by a file, against other processes with the same settings."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(file, timeout=0):
             yield
     except Timeout:
         raise RayvlddError(
-            f"{folder}: another process is distilling with these settings", next_command="wait for it to end"
+            f"{file.parent}: another process is distilling with these settings", next_command="wait for it to end"
         ) from None
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rayvldd.config.setting import selected
-from rayvldd.errors import OutageError
+from rayvldd.tracking.ending import reporting_failure
 from rayvldd.tracking.opening import open_tracker
 from rayvldd.tracking.protocol import kind_of
 
@@ -30,17 +30,17 @@ def run_log(study: "Study", workspace: "Workspace", command: str, tracking_uri: 
     Raises:
         RayvlddError: if the tracker cannot be used; nothing else has been started by then.
     """
+    tracker = open_tracker(tracking_uri, study.name, workspace, run=f"{kind_of(command)}_{key_of(study)}")
+    tracker.start_study(study, command)
+    with reporting_failure(tracker):
+        yield tracker
+
+
+def key_of(study: "Study") -> str:
+    """Hash of the settings of a study at its point, which names the record of a command on it."""
     from rayvldd.data.array_cache import fingerprint
 
-    settings = selected(study, lambda info: info.in_point)
-    tracker = open_tracker(tracking_uri, study.name, workspace, run=f"{kind_of(command)}_{fingerprint(settings)}")
-    tracker.start_study(study, command)
-    try:
-        yield tracker
-    except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, OutageError)
-        tracker.end_study("failed" if failed else "interrupted", {}, None)
-        raise
+    return fingerprint(selected(study, lambda info: info.in_point))
 
 
 def log_experts(tracker: "Tracker", sets: Sequence["ExpertSet"], store: "ExpertStore") -> None:

@@ -10,6 +10,8 @@ from helpers.cli import run
 from helpers.studies import TINY_STUDY
 
 import rayvldd as rv
+from rayvldd.cli.interrupts import exit_code_of
+from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.library.run_log import run_log
 from rayvldd.workspace import Workspace
@@ -37,6 +39,28 @@ def test_experts_and_a_distillation_are_logged(local_ray: None, tmp_path: Path) 
     assert events[-1]["state"] == "finished" and events[-1]["metrics"]["best_val_mean_recall"] >= 0
     kept = [path.name for path in (workspace / "studies" / "tiny" / "tracking").rglob("card.json")]
     assert kept == ["card.json"], "the set is among the artifacts"
+
+
+def test_a_second_distillation_is_refused_and_leaves_the_record_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, workspace = tmp_path / "tiny.yaml", tmp_path / "workspace"
+    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    arguments = ("distill", file, "--workspace", workspace)
+    seen: dict[str, Any] = {}
+
+    def prepare(*_: object) -> None:
+        """Run the command again while the first one is at work."""
+        seen["second"] = run(*arguments)
+        seen["events"] = events_of(workspace, "distill")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rayvldd.library.distilling._prepare", prepare)
+    assert run(*arguments).exit_code == exit_code_of(KeyboardInterrupt())
+    assert seen["second"].exit_code == EXIT_USER_ERROR
+    assert "another process is distilling with these settings" in seen["second"].output
+    assert seen["events"] == [], "the record of the first one is open"
+    assert [event["state"] for event in events_of(workspace, "distill")] == ["interrupted"]
 
 
 @pytest.mark.parametrize(
