@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rayvldd.config.metrics import MEAN_RECALL, VAL_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.testing.toy import toy_study
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -12,7 +12,7 @@ Written = Callable[[], Mapping[str, Mapping[int, float]]]
 
 
 def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -> None:
-    """Check that a study with two trials is written once, although the driver sends the first part of it twice.
+    """Check that a study with three trials is written once, although the driver sends the first part of it twice.
 
     Args:
         make: Returns the tracker; called twice, as by a command that was interrupted and repeated.
@@ -31,6 +31,9 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
         assert tracker.uri, "a tracker has the location of its records as uri"
         tracker.start_study(study, "sweep toy.yaml")
         tracker.log_origins(None, Origins({"data": "d" * 16}))
+        tracker.start_trial("trial_002", {"distillation.lr_image": 30.0})
+        tracker.log_metrics("trial_002", {VAL_MEAN_RECALL: 0.5, BEST_VAL_MEAN_RECALL: 0.5}, 0)
+        tracker.end_trial("trial_002", "stopped", artifacts, {})
         tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
         tracker.log_metrics("trial_000", {VAL_MEAN_RECALL: 1.5}, 0)
         if session == 0:
@@ -43,4 +46,5 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
         tracker.end_study("finished", {MEAN_RECALL.on("test"): 2.0}, None)
     found = written()
     assert dict(found["trial_000"]) == {0: 1.5, 2: 2.5}, f"the records of trial_000 are {dict(found['trial_000'])}"
+    assert dict(found["trial_002"]) == {0: 0.5}, f"the records of trial_002 are {dict(found['trial_002'])}"
     assert not found.get("trial_001"), "a trial without an evaluation has values"

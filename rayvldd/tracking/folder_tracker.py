@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,40 @@ from rayvldd.errors import RayvlddError
 from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
+
+Event = dict[str, Any]
+"""One line of a file."""
+
+
+@dataclass
+class _Written:
+    """What a file has, so that nothing is written twice when a study is resumed."""
+
+    last_steps: dict[str, int] = field(default_factory=dict)
+    """Metric -> last step."""
+    last_values: dict[str, float] = field(default_factory=dict)
+    """Metric -> last value."""
+    origins: Event | None = None
+    end: Event | None = None
+    """The end, unless metrics follow it."""
+    num_ends: int = 0
+    """Ends of all sessions."""
+
+    def add(self, event: Event) -> None:
+        """Take note of an event of the file."""
+        if event["event"] == "metrics":
+            self.last_steps.update(dict.fromkeys(event["metrics"], event["step"]))
+            self.last_values.update(event["metrics"])
+            self.end = None
+        elif event["event"] == "origins":
+            self.origins = event
+        elif event["event"] == "end":
+            self.end, self.num_ends = event, self.num_ends + 1
+            self.last_steps.update({name: self.next_step(name) for name in event.get("metrics", {})})
+
+    def next_step(self, metric: str) -> int:
+        """The step after the last one of a metric."""
+        return self.last_steps.get(metric, -1) + 1
 
 
 class FolderTracker:
@@ -25,12 +59,7 @@ class FolderTracker:
         self.folder = Path(folder).expanduser().absolute()
         self.uri = self.folder.as_uri()
         self._open_trials: set[str] = set()
-        self._last_steps: dict[Path, dict[str, int]] = {}
-        """File -> metric -> last step written."""
-        self._last_values: dict[Path, dict[str, float]] = {}
-        """File -> metric -> last value written."""
-        self.translating_errors: dict[Path, list[dict[str, Any]]] = {}
-        """File -> its origins and ends, so that nothing is written twice when a study is resumed."""
+        self._files: dict[Path, _Written] = {}
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -40,7 +69,7 @@ class FolderTracker:
     def start_study(self, study: Study, command: str) -> None:
         """Write the study's settings, or continue the files of an earlier call."""
         try:
-            self._open(self._file(None))
+            self._open(None)
             write_json_whole(
                 self.folder / "study.json", {"command": command, "settings": study.model_dump(mode="json")}
             )
@@ -54,43 +83,59 @@ class FolderTracker:
     def start_trial(self, trial_id: str, point: Mapping[str, SettingValue]) -> None:
         """Write a trial's point, or continue its file."""
         self._open_trials.add(trial_id)
-        file = self._file(trial_id)
-        if not self._open(file):
-            _append(file, {"event": "start", "trial_id": trial_id, "point": dict(point)})
+        if not self._open(trial_id):
+            self._append(trial_id, {"event": "start", "trial_id": trial_id, "point": dict(point)})
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
         """Write the origins of a trial or of the study."""
-        self._write_once(self._file(trial_id), {"event": "origins", **asdict(origins)})
+        event: Event = {"event": "origins", **asdict(origins)}
+        if self._written(trial_id).origins != event:
+            self._append(trial_id, event)
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
-        file, new = self._file(trial_id), self.unwritten(trial_id, metrics, step)
-        if new:
-            _append(file, {"event": "metrics", "step": step, "metrics": new})
-            self._last_steps[file].update(dict.fromkeys(new, step))
-            self._last_values[file].update(new)
+        if new := self.unwritten(trial_id, metrics, step):
+            self._append(trial_id, {"event": "metrics", "step": step, "metrics": new})
 
     def unwritten(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The metrics whose last written step is before this one."""
-        last = self._last_steps[self._file(trial_id)]
+        last = self._written(trial_id).last_steps
         return {key: float(value) for key, value in metrics.items() if step > last.get(key, -1)}
 
     def last_value(self, trial_id: str | None, metric: str) -> float | None:
         """The value of a metric that was written last, if any."""
-        return self._last_values.get(self._file(trial_id), {}).get(metric)
+        return self._written(trial_id).last_values.get(metric)
+
+    def next_step(self, trial_id: str | None, metric: str) -> int:
+        """The step after the last one of a metric, for a figure of the whole study."""
+        return self._written(trial_id).next_step(metric)
+
+    def num_ends(self, trial_id: str | None) -> int:
+        """Number of sessions in which a trial or the study has ended."""
+        return self._written(trial_id).num_ends
+
+    def has_trial_end(self, trial_id: str, state: State, tags: Mapping[str, str]) -> bool:
+        """Whether a trial's end is its last event; a resumed study sends it again."""
+        return self._written(trial_id).end == _end_of_trial(state, tags)
+
+    def has_study_end(self, state: State, metrics: Mapping[str, float]) -> bool:
+        """Whether the study's end is its last event, as of a finished command that is repeated."""
+        return self._written(None).end == _end_of_study(state, metrics)
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Write the state of an ended trial and copy its artifacts."""
         self._open_trials.discard(trial_id)
         self._keep(artifacts, trial_id)
-        self._write_once(self._file(trial_id), {"event": "end", "state": state, "tags": dict(tags)})
+        if not self.has_trial_end(trial_id, state, tags):
+            self._append(trial_id, _end_of_trial(state, tags))
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Write the state of the study and its metrics; open trials end as interrupted."""
         for trial_id in sorted(self._open_trials):
             self.end_trial(trial_id, "interrupted", None, {})
         self._keep(artifacts, "study")
-        _append(self._file(None), {"event": "end", "state": state, "metrics": dict(metrics)})
+        if not self.has_study_end(state, metrics):
+            self._append(None, _end_of_study(state, metrics))
 
     def log_scores(self, scores: Scores) -> None:
         """Append an evaluation to ``evaluations.jsonl``."""
@@ -101,34 +146,40 @@ class FolderTracker:
     def _file(self, trial_id: str | None) -> Path:
         return self.folder / "study.jsonl" if trial_id is None else self.folder / "trials" / f"{trial_id}.jsonl"
 
-    def _open(self, file: Path) -> list[dict[str, Any]]:
-        """Prepare a file for appending, and return its events; an incomplete last line is removed."""
+    def _open(self, trial_id: str | None) -> bool:
+        """Prepare a file for appending, and return whether it has events; an incomplete last line is removed."""
+        file = self._file(trial_id)
         file.parent.mkdir(parents=True, exist_ok=True)
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         with file.open("a", encoding="utf-8") as opened:
             opened.truncate(len(whole.encode()))
-        events = [json.loads(line) for line in whole.split("\n")[:-1]]
-        metrics = [event for event in events if event["event"] == "metrics"]
-        self.translating_errors[file] = [event for event in events if event["event"] in ("origins", "end")]
-        self._last_steps[file] = {key: event["step"] for event in metrics for key in event["metrics"]}
-        self._last_values[file] = {key: value for event in metrics for key, value in event["metrics"].items()}
-        return events
+        written = self._files[file] = _Written()
+        for line in whole.split("\n")[:-1]:
+            written.add(json.loads(line))
+        return bool(whole)
 
-    def _write_once(self, file: Path, event: dict[str, Any]) -> None:
-        """Append an event, unless it equals the last event of its kind in the file."""
-        events = self.translating_errors.setdefault(file, [])
-        same_kind = [earlier for earlier in events if earlier["event"] == event["event"]]
-        if not same_kind or same_kind[-1] != event:
-            events.append(event)
-            _append(file, event)
+    def _written(self, trial_id: str | None) -> _Written:
+        return self._files.setdefault(self._file(trial_id), _Written())
+
+    def _append(self, trial_id: str | None, event: Event) -> None:
+        _append(self._file(trial_id), event)
+        self._written(trial_id).add(event)
 
     def _keep(self, artifacts: Path | None, name: str) -> None:
         if artifacts is not None:
             shutil.copytree(artifacts, self.folder / "artifacts" / name, dirs_exist_ok=True)
 
 
-def _append(file: Path, event: dict[str, Any]) -> None:
+def _end_of_trial(state: State, tags: Mapping[str, str]) -> Event:
+    return {"event": "end", "state": state, "tags": dict(tags)}
+
+
+def _end_of_study(state: State, metrics: Mapping[str, float]) -> Event:
+    return {"event": "end", "state": state, "metrics": dict(metrics)}
+
+
+def _append(file: Path, event: Event) -> None:
     append_line(file, json.dumps(event, ensure_ascii=False))
 
 

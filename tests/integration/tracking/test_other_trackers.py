@@ -17,7 +17,7 @@ from rayvldd.config.study import Study
 from rayvldd.testing import check_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.opening import open_tracker
-from rayvldd.tracking.protocol import Origins, Scores, Tracker
+from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.tracking.tensorboard_tracker import TensorboardTracker
 from rayvldd.workspace import Workspace
 
@@ -84,6 +84,31 @@ def test_tensorboard_keeps_the_contract(tmp_path: Path) -> None:
     )
 
 
+def test_tensorboard_repeats_no_event_of_a_study_that_is_resumed_or_repeated(tmp_path: Path, tiny_study: Study) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    Image.new("RGB", (4, 4)).save(made / "before_after.jpg")
+
+    def send(state: State) -> None:
+        tracker = TensorboardTracker(tmp_path / "tracking")
+        tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+        tracker.start_trial("trial_000", {"distillation.lr_image": 20.0})
+        tracker.log_metrics("trial_000", {"best_val_mean_recall": 3.5}, 2)
+        tracker.end_trial("trial_000", "finished", made, {})
+        tracker.log_metrics(None, {"best_val_mean_recall": 3.5}, 1)
+        tracker.end_study(state, {"best_val_mean_recall": 3.5} if state == "finished" else {}, made)
+
+    states: tuple[State, ...] = ("interrupted", "finished", "finished")
+    for state in states:
+        send(state)
+    found = scalars(tmp_path / "tracking" / "tensorboard")  # which refuses a step that was written twice
+    assert found["study"]["best_val_mean_recall"] == {1: 3.5, 2: 3.5}
+    files = (tmp_path / "tracking" / "tensorboard" / "trial_000").glob("events.*")
+    assert b"".join(file.read_bytes() for file in files).count(b"PNG") == 1
+    events = [json.loads(line) for line in (tmp_path / "tracking" / "study.jsonl").read_text().splitlines()]
+    assert [event.get("state") for event in events] == [None, "interrupted", "finished"]
+
+
 def test_tensorboard_has_pictures_hyperparameters_and_scores(tmp_path: Path, tiny_study: Study) -> None:
     made = tmp_path / "made"
     made.mkdir()
@@ -95,11 +120,13 @@ def test_tensorboard_has_pictures_hyperparameters_and_scores(tmp_path: Path, tin
     tracker.end_trial("trial_000", "finished", made, {})
     tracker.end_study("finished", {"test_mean_recall": 13.5}, None)
     students = ({"mean_recall": 1.0}, {"mean_recall": 2.0})
-    tracker.log_scores(Scores("coreset", "4 pairs, herding", tiny_study, "c", "test", students, {}, Origins({})))
+    for _ in range(2):
+        tracker.log_scores(Scores("coreset", "4 pairs, herding", tiny_study, "c", "test", students, {}, Origins({})))
     found = scalars(tracker.events)
     assert found["study"]["test_mean_recall"] == {0: 13.5}
     assert found["trial_000/hparams"]["hparam/best_val_mean_recall"] == {0: 3.5}
-    assert found["coreset_4_pairs__herding"]["test_mean_recall"] == {0: 1.0, 1: 2.0}
+    for name in ("coreset_4_pairs__herding", "coreset_4_pairs__herding_2"):
+        assert found[name]["test_mean_recall"] == {0: 1.0, 1: 2.0}
     events = b"".join(file.read_bytes() for file in (tracker.events / "trial_000").glob("events.*"))
     assert b"before_after" in events and b"PNG" in events
 
