@@ -14,6 +14,7 @@ from PIL import Image
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
+from rayvldd.errors import RayvlddError
 from rayvldd.testing import check_tracker
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.opening import open_tracker
@@ -141,6 +142,54 @@ def test_wandb_keeps_the_contract_offline(tmp_path: Path, monkeypatch: pytest.Mo
         return {f"trial_{name.partition('/')[2]}": values[METRIC] for name, values in found.items() if "/" in name}
 
     check_tracker(lambda: WandbTracker(tmp_path / "tracking"), written, tmp_path / "made")
+
+
+class RunOfWandb:
+    """A run of Weights & Biases whose service ends."""
+
+    url = "https://wandb.test/run"
+
+    def __init__(self) -> None:
+        self.summary: dict[str, object] = {}
+
+    def log(self, *_: object, **__: object) -> None:
+        raise ConnectionError("the service ended")
+
+    finish = log
+
+
+def test_a_failure_of_wandb_within_a_search_is_noted_and_does_not_end_it(
+    tmp_path: Path, tiny_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    from rayvldd.tracking.wandb_tracker import WandbTracker
+
+    def init(*, name: str, **_: object) -> RunOfWandb:
+        if name.endswith("000"):
+            raise TimeoutError("no answer")
+        return RunOfWandb()
+
+    monkeypatch.setattr("wandb.init", init)
+    tracker = WandbTracker(tmp_path / "tracking")
+    tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml")
+    for trial_id in ("trial_000", "trial_001"):
+        tracker.start_trial(trial_id, {})
+        tracker.log_metrics(trial_id, {METRIC: 2.5}, 2)
+        tracker.end_trial(trial_id, "finished", None, {})
+    tracker.log_scores(Scores("evaluation", "my_set", tiny_study, "c", "val", ({"mean_recall": 1.0},)))
+    tracker.end_study("finished", {}, None)
+    reasons = dict(one.split(": ") for one in tracker.missing)
+    assert reasons.pop("evaluation my_set c") == "the service ended"
+    assert reasons == {"trial_000": "no answer", "trial_001": "the service ended", "the study": "the service ended"}
+    for file in (tmp_path / "tracking" / "trials").glob("*.jsonl"):
+        assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["start", "metrics", "end"]
+
+    def refuse(**_: object) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    with pytest.raises(RayvlddError, match="cannot be used: no answer"):  # before any work
+        WandbTracker(tmp_path / "other").start_study(tiny_study, "rayvldd sweep tiny.yaml")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("none", "FolderTracker"), ("tensorboard", "TensorboardTracker")])
