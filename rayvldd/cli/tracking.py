@@ -39,10 +39,17 @@ def _keep_tracker(context: click.Context, _: click.Parameter, name: str | None) 
 
 
 def _uri_or_tracker(context: click.Context, option: click.Parameter, uri: str | None) -> str | None:
-    """The URI, or the name of another tracker in its place."""
+    """The URI, or the name of another tracker in its place; ``--tracker`` takes precedence over the environment."""
     name = context.meta.get(_TRACKER)
-    if name is None or name == "mlflow":
+    is_given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    if name is None or (name == "mlflow" and uri not in WITHOUT_SERVER):
         return uri
-    if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+    if name == "mlflow" and is_given:
+        raise click.UsageError(
+            f"--tracking-uri {uri} is no MLflow, got --tracker mlflow as well: leave one out", context
+        )
+    if name == "mlflow":
+        return None
+    if is_given:
         raise click.UsageError(f"--tracking-uri is for MLflow, got --tracker {name} as well: leave one out", context)
     return _NAMES[str(name)]

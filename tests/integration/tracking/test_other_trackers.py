@@ -13,6 +13,7 @@ from helpers.cli import run
 from PIL import Image
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.cli.sweep import command as sweep_command
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.testing import check_tracker
@@ -203,5 +204,18 @@ def test_the_option_excludes_an_address_of_mlflow() -> None:
     result = run("sweep", "search_spaces/quickstart.yaml", *wrong)
     assert result.exit_code == EXIT_USER_ERROR and "--tracking-uri is for MLflow" in result.output
     assert "MLFLOW_TRACKING_URI" in os.environ, "the variable is no fault: the option takes precedence"
+    result = run("sweep", "search_spaces/quickstart.yaml", "--tracker", "mlflow", "--tracking-uri", "none")
+    assert result.exit_code == EXIT_USER_ERROR and "--tracking-uri none is no MLflow" in result.output
     result = run("sweep", "search_spaces/quickstart.yaml", "--tracker", "tensorboard", "--warm-start", "other")
     assert result.exit_code == EXIT_USER_ERROR and "the tracker is tensorboard" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "uri"), [("none", None), ("wandb", None), ("http://127.0.0.1:5000", "http://127.0.0.1:5000")]
+)
+def test_mlflow_by_name_takes_precedence_over_another_tracker_of_the_environment(
+    variable: str, uri: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    found = sweep_command.make_context("sweep", ["quickstart", "--tracker", "mlflow"]).params["tracking_uri"]
+    assert found == uri
