@@ -47,6 +47,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.randomness import SEED_END
+from rayvldd.training.real_batches import draw_real_pairs
 
 _IMAGES_AT_A_TIME = 4096
 """Real images whose features are in memory at a time."""
@@ -121,9 +122,7 @@ class Covariance:
     def _real_batch(self, generator: np.random.Generator) -> "RealSides":
         """Return scaled features of a batch of real images, each with one of its captions, with noise if enabled."""
         task, train = self._task, self._task.train
-        order = generator.permutation(len(train.caption_embeddings))
-        _, first = np.unique(train.split.caption_image[order], return_index=True)  # one random caption for each image
-        captions = order[np.sort(first)[: self._settings.real_batch_size]]
+        captions = draw_real_pairs(train, self._settings.real_batch_size, generator)
         images = self._real.image(task.frozen_outputs(train, train.split.caption_image[captions]))
         texts = self._real.text(task.texts(train, captions))
         if not self._settings.real_noise:

@@ -26,7 +26,6 @@ from rayvldd.config.methods.expert_fit import ExpertFitSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.method import MethodStep
-from rayvldd.distillation.real_pairs import draw_real_pairs
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.experts.merging import merged
 from rayvldd.experts.movement import Layouts
@@ -35,6 +34,7 @@ from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END
+from rayvldd.training.real_batches import draw_real_pairs
 
 _MAX_COSINE = 1 - 1e-6
 """Upper bound for cosines: the derivative of arccos is infinite at 1."""

@@ -27,7 +27,6 @@ from torch import Tensor
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.meta_model import MetaModelSettings
 from rayvldd.distillation.method import MethodStep
-from rayvldd.distillation.real_pairs import draw_real_pairs
 from rayvldd.distillation.set_inputs import SetInputs
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.distillation.unroll.batches import draw_batches
@@ -38,6 +37,7 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END
+from rayvldd.training.real_batches import draw_real_pairs
 
 
 class RealBatch(NamedTuple):

@@ -21,7 +21,8 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END, Stream, generator_of, seeded
 from rayvldd.records.json_values import JsonValue
-from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
+from rayvldd.training.real_batches import RealEpoch
+from rayvldd.training.sgd import SgdSettings, train_on_batches
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -143,22 +144,8 @@ def _train_epoch(
     task: RetrievalTask, settings: ExpertSettings, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, float]:
     """One pass over the real pairs; returns new parameters and the mean loss."""
+    real = RealEpoch(task, settings.batch_size, settings.captions_per_image, settings.num_train_images)
     rates = SgdSettings(settings.lr_image, settings.lr_text)
     with seeded(int(generator.integers(SEED_END))):  # dropout's stream
-        trained, losses = train_on_batches(task.model, parameters, _batches(task, settings, generator), rates)
+        trained, losses = train_on_batches(task.model, parameters, real.batches(generator), rates)
     return trained, float(torch.stack(losses).mean())
-
-
-def _batches(task: RetrievalTask, settings: ExpertSettings, generator: np.random.Generator) -> Iterator[TrainingBatch]:
-    """Yield the batches of an epoch in random order; a final batch of a single pair is dropped."""
-    caption_image = task.train.split.caption_image
-    used = caption_image < (settings.num_train_images or task.train.num_images)
-    captions = generator.permutation(np.flatnonzero(used))
-    if settings.captions_per_image == "one":
-        _, first = np.unique(caption_image[captions], return_index=True)  # first after shuffling, so a random one
-        captions = captions[np.sort(first)]
-    for start in range(0, len(captions), settings.batch_size):
-        chosen = captions[start : start + settings.batch_size]
-        if len(chosen) > 1:
-            images = task.frozen_outputs(task.train, caption_image[chosen])
-            yield TrainingBatch(images, task.texts(task.train, chosen))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from rayvldd.hyperparameter_search.plan import Plan
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
 from rayvldd.runtime.full_data import MAX_MODELS
+from rayvldd.training.real_batches import RealEpoch
 
 _EPOCH_IMAGES = 1024
 """Training images of the timed epoch; the time of a whole epoch is extrapolated."""
@@ -103,7 +104,8 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     if points[1] != points[0]:
         other = _load(points[1], cache, on_progress)
         steps.append(_timed_step(_loop(points[1], other, _timed_epoch(points[1], other)[1])))
-    full_data_epoch = epoch * _pairs(points[0], task, "full data") / _pairs(points[0], task, "expert")
+    of_expert, of_all = _epochs(points[0], task)
+    full_data_epoch = epoch * of_all.num_pairs / of_expert.num_pairs
     return Probe(prepare, epoch, (min(steps), max(steps)), student, full_data_epoch)
 
 
@@ -202,12 +204,11 @@ def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:
     return metrics[-1]["seconds"] * used / part, trajectory
 
 
-def _pairs(point: Study, task: RetrievalTask, model: Literal["expert", "full data"]) -> int:
-    """Pairs in an epoch of a model."""
-    caption_image = task.train.split.caption_image
-    images = (point.experts.num_train_images if model == "expert" else None) or task.train.num_images
-    captions = point.experts.captions_per_image if model == "expert" else point.evaluation.full_data.captions_per_image
-    return images if captions == "one" else int((caption_image < images).sum())
+def _epochs(point: Study, task: RetrievalTask) -> tuple[RealEpoch, RealEpoch]:
+    """An epoch of an expert and of a model of all pairs."""
+    experts = point.experts
+    of_expert = RealEpoch(task, experts.batch_size, experts.captions_per_image, experts.num_train_images)
+    return of_expert, RealEpoch(task, experts.batch_size, point.evaluation.full_data.captions_per_image)
 
 
 def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoop:
