@@ -89,7 +89,21 @@ def check_cluster(path: str | Path) -> ClusterReport:
     Raises:
         ConfigError: listing every fault of the file and of its account file.
     """
-    file, driver = read_cluster_file(path), Versions.here()
+    file = read_cluster_file(path)
+    try:
+        return _checked(file)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        # The rules read values deep in sections that only the cloud's own schema describes.
+        problem = f"has a value of another type or form than the provider expects ({type(error).__name__}: {error})"
+        fault = Fault(str(file.path), problem, "values as in the files of the folder clusters")
+        raise ConfigError(
+            [fault], next_command=f"rayvldd check --cluster {file.path} --debug, for the place"
+        ) from error
+
+
+def _checked(file: ClusterFile) -> ClusterReport:
+    """Apply Ray's schema and our rules to a file."""
+    driver = Versions.here()
     config: JsonObject = {}
     if file.kind == "ray":
         config, faults = _checked_by_ray(file)

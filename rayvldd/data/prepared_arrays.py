@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, ArraySource
-from rayvldd.records.json_values import JsonValue, list_at, text_at
+from rayvldd.records.json_values import list_at, value_at
 from rayvldd.storage.addresses import open_storage
 from rayvldd.storage.json_files import parsed, write_json_whole
 from rayvldd.workspace import Workspace
@@ -25,9 +25,9 @@ def note_prepared(workspace: Workspace, store_uri: str, node_cache: Path | None)
         store_uri: Address of the store.
         node_cache: Folder on a local disk of each machine; default: the recorded one, or the workspace's cache.
     """
-    noted = _noted(workspace.cache)
-    stores = [store_uri, *(str(uri) for uri in list_at(noted, "stores") if uri != store_uri)]
-    folder = str(node_cache) if node_cache else text_at(noted, "node_cache") or None
+    earlier, local = _noted(workspace.cache)
+    stores = [store_uri, *(uri for uri in earlier if uri != store_uri)]
+    folder = str(node_cache) if node_cache else local
     write_json_whole(_note(workspace.cache), {"stores": stores, "node_cache": folder})
 
 
@@ -37,10 +37,9 @@ def open_cache(folder: Path) -> ArrayCache:
     Args:
         folder: The cache folder of the workspace. The arrays may be in a local folder of each machine instead.
     """
-    noted = _noted(folder)
-    if not noted:
+    stores, local = _noted(folder)
+    if not stores:
         return ArrayCache(folder)
-    local, stores = text_at(noted, "node_cache"), [str(uri) for uri in list_at(noted, "stores")]
     source = PreparedArrays(stores, Workspace(folder.parent))
     return ArrayCache(Path(local) if local else folder, source, shared_folder=folder)
 
@@ -66,9 +65,14 @@ def _note(cache: Path) -> Path:
     return cache / "prepared.json"
 
 
-def _noted(cache: Path) -> dict[str, JsonValue]:
-    file = _note(cache)
-    return parsed(file.read_bytes()) or {} if file.is_file() else {}
+def _noted(cache: Path) -> tuple[list[str], str | None]:
+    """The recorded stores and local folder; none if nothing is prepared, or the record is damaged."""
+    noted = parsed(_note(cache).read_bytes()) if _note(cache).is_file() else None
+    stores, local = list_at(noted, "stores"), value_at(noted, "node_cache")
+    texts = [uri for uri in stores if isinstance(uri, str)]
+    if len(texts) != len(stores) or not isinstance(local, str | None):
+        return [], None
+    return texts, local
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ metrics. Training on it needs no other file of the workspace.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return (self.images[index] - self._scale("mean")) / self._scale("std"), self.texts[index]
 
     def _scale(self, name: str) -> Tensor:
-        return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
+        with _reading_card():
+            return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
 
     def pairs(self, task: RetrievalTask) -> Pairs:
         """Return the set in the form in which students of ``task`` train on it.
@@ -133,7 +135,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             StoreError: when the set's embeddings belong to another text encoder, or its images have another size.
         """
-        made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
+        with _reading_card():
+            made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
         size = task.image_size
         if made != now:
             raise StoreError(
@@ -152,7 +155,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     @property
     def student_loss(self) -> str:
         """Loss of students on the set, a name in ``PAIR_LOSSES``."""
-        return str(self.card["study"]["distillation"].get("student_loss", "info_nce"))
+        with _reading_card():
+            return str(self.card["study"]["distillation"].get("student_loss", "info_nce"))
 
     def save(self, folder: str | Path) -> None:
         """Write the set; the card is written last, and a folder without a card is not a set."""
@@ -220,6 +224,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             card = SET_CARD.parse((folder / CARD).read_bytes(), Path(place, CARD))
             tensors = load_file(folder / TENSORS)
             _check_tensors(tensors, card.checksums)
+            _check_shapes(tensors, len(card.start_captions))
             learned = {
                 name.removeprefix(_SIMILARITY): tensors[name] for name in tensors if name.startswith(_SIMILARITY)
             }
@@ -242,7 +247,16 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             ) from None
 
     def describe(self) -> str:
-        """Describe in a few lines the set and the model to train on it."""
+        """Describe in a few lines the set and the model to train on it.
+
+        Raises:
+            StoreError: if the card lacks the settings of the model.
+        """
+        with _reading_card():
+            return self._description()
+
+    def _description(self) -> str:
+        """The text of :meth:`describe`."""
         model, evaluation = self.card["study"]["model"], self.card["study"]["evaluation"]
         image, text, weights = model["image_encoder"], model["text_encoder"], self.card["fingerprints"]
         lora = model["lora"]
@@ -269,6 +283,18 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     def _has_image_head(self) -> bool:
         model = self.card["study"]["model"]
         return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
+
+
+@contextmanager
+def _reading_card() -> Iterator[None]:
+    """Translate errors that entries of a card cause, which another program or a damaged file may lack."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise StoreError(
+            f"the card of the set lacks entries about its origin, or has other values: {type(error).__name__}: {error}",
+            next_command=SET_CARD.remedy,
+        ) from error
 
 
 def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, JsonValue]:
@@ -299,6 +325,22 @@ def _check_tensors(tensors: Mapping[str, Tensor], checksums: Mapping[str, str]) 
         found = checksum(tensors[name]) if name in tensors else "missing"
         if found != checksums.get(name):
             raise ValueError(f"the checksum of {name} is {found}, in the card {checksums.get(name, 'missing')}")
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], num_captions: int) -> None:
+    """Compare types and shapes with each other, and refuse values that are not finite."""
+    images, texts = tensors["images"], tensors["texts"]
+    expected = {"images": (num_captions, 3, *images.shape[2:4]), "texts": (num_captions, *texts.shape[1:2])}
+    expected |= {f"start_{name}": shape for name, shape in expected.items()}
+    dimensions = {"images": 4, "texts": 2}
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype}, allowed: float32")
+        if tuple(tensor.shape) != shape or len(shape) != dimensions[name.removeprefix("start_")]:
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, which does not fit {num_captions} captions")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _nearest_captions(file: Path, num_pairs: int) -> list[NearestCaption]:

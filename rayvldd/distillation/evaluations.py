@@ -25,6 +25,7 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.json_files import parsed
 
 PROGRESS = "progress.json"
 BEST = "best"
@@ -166,14 +167,17 @@ class EvaluatedRun:
         """Resume from the state in the folder, if there is one."""
         if self.folder is None or not (self.folder / PROGRESS).is_file():
             return False
-        progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-        self._refuse_other_settings(progress.get("settings", {}))
-        state = self.folder / progress["state"]
+        progress = parsed((self.folder / PROGRESS).read_bytes()) or {}
+        settings, name = progress.get("settings"), progress.get("state")
+        if not isinstance(settings, dict) or not isinstance(name, str) or not progress.keys() >= set(_KEPT):
+            return False  # damaged: the run begins again, and comes to the same numbers
+        self._refuse_other_settings(settings)
+        state = self.folder / Path(name).name
         if not state.is_file():  # another process at the same run was further and took it for an earlier one
             return False
         self.loop.restore(state)
-        for name in _KEPT:
-            setattr(self, name, progress[name])
+        for kept in _KEPT:
+            setattr(self, kept, progress[kept])
         return True
 
     def _settings(self) -> dict[str, JsonValue]:

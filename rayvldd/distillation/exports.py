@@ -22,6 +22,7 @@ from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD
 from rayvldd.storage.atomic import sync_below
+from rayvldd.storage.names import user_path
 
 LINES = "captions.jsonl"
 """File with one line per pair: image, captions and split, as in a dataset folder, and the embedding file."""
@@ -97,7 +98,7 @@ def export(distilled: ExportedSet, folder: str | Path, form: str = "png") -> Pat
         StoreError: when the folder is not empty or cannot be written.
         RayvlddError: when the form needs a library that is not installed.
     """
-    write, target = _writer(form), Path(folder).expanduser().absolute()
+    write, target = _writer(form), user_path(folder).absolute()
     check_free(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rayvldd.errors import StoreError, did_you_mean
+from rayvldd.storage.names import user_path
 
 GROUP = "rayvldd.distilled_set_sources"
 """Entry-point group; the name of each entry point is the scheme that it fetches."""
@@ -34,7 +35,7 @@ def local_folder(place: str | Path, workspace: str | Path | None = None) -> Iter
     """
     scheme = _SCHEME.match(str(place))
     if scheme is None:
-        yield Path(place)
+        yield user_path(place)
         return
     source = _source(scheme[1], str(place))
     with source(str(place), Path(workspace) if workspace is not None else None) as folder:

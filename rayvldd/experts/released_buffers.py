@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.errors import Fault, InputError
+from rayvldd.errors import Fault, InputError, message_of
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 
@@ -164,8 +164,8 @@ def _loaded(path: Path, faults: list[Fault]) -> list[_Side] | None:
         reason = f" ({found[1]} is in it)" if found else ""
         faults.append(Fault(str(path), f"holds more than tensors, or is damaged, and was not read{reason}", allowed))
         return None
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+    except Exception as error:  # of a damaged file, torch's reader raises errors of many types
+        reason = getattr(error, "strerror", None) or message_of(error)
         faults.append(Fault(str(path), f"cannot be read, it may be incomplete: {reason}", allowed))
         return None
     wrong = _not_lists(content)

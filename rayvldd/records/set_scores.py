@@ -213,7 +213,7 @@ class _Form(Generic[Scores]):
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8").strip()
-                content = text if whole else text.splitlines()[-1]
+                content = text if whole else text.split("\n")[-1]
                 if fault := _fault_of_format(json.loads(content), str(file), self.model.version):
                     faults.append(fault)
                     continue
@@ -222,7 +222,7 @@ class _Form(Generic[Scores]):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 faults.append(Fault(str(file), f"not its object: {where}: {first['msg']}", allowed))
-            except (OSError, ValueError, IndexError) as error:
+            except (OSError, ValueError, IndexError, RecursionError) as error:
                 reason = "it is empty" if isinstance(error, IndexError) else str(error)
                 faults.append(Fault(str(file), f"not readable: {reason}", allowed))
             else:

@@ -34,6 +34,6 @@ def parsed(content: bytes | None) -> dict[str, JsonValue] | None:
     """Parse the object in a JSON file; None if the content is missing or not a valid object."""
     try:
         value = json.loads(content) if content is not None else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.storage.atomic import append_line
-from rayvldd.storage.json_files import write_json_whole
+from rayvldd.storage.json_files import parsed, write_json_whole
+from rayvldd.storage.names import user_path
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 
 Event = dict[str, Any]
@@ -56,7 +57,7 @@ class FolderTracker:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = user_path(folder).absolute()
         self.uri = self.folder.as_uri()
         self._open_trials: set[str] = set()
         self._files: dict[Path, _Written] = {}
@@ -150,13 +151,14 @@ class FolderTracker:
         """Prepare a file for appending, and return whether it has events; an incomplete last line is removed."""
         file = self._file(trial_id)
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        with file.open("a", encoding="utf-8") as opened:
-            opened.truncate(len(whole.encode()))
+        content = file.read_bytes() if file.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        with file.open("ab") as opened:
+            opened.truncate(len(whole))
         written = self._files[file] = _Written()
-        for line in whole.split("\n")[:-1]:
-            written.add(json.loads(line))
+        for line in whole.split(b"\n")[:-1]:
+            if _is_event(event := parsed(line)):
+                written.add(event)
         return bool(whole)
 
     def _written(self, trial_id: str | None) -> _Written:
@@ -169,6 +171,15 @@ class FolderTracker:
     def _keep(self, artifacts: Path | None, name: str) -> None:
         if artifacts is not None:
             shutil.copytree(artifacts, self.folder / "artifacts" / name, dirs_exist_ok=True)
+
+
+def _is_event(event: Event | None) -> TypeGuard[Event]:
+    """Whether a line was written by this tracker; damaged ones are left as they are."""
+    if event is None or not isinstance(event.get("event"), str):
+        return False
+    metrics = event.get("metrics", {})
+    are_numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
+    return are_numbers and (event["event"] != "metrics" or ("metrics" in event and isinstance(event.get("step"), int)))
 
 
 def _end_of_trial(state: State, tags: Mapping[str, str]) -> Event:

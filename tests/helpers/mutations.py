@@ -1,4 +1,4 @@
-"""Damaged or foreign JSON."""
+"""Damaged or foreign JSON, for tests with hypothesis."""
 
 import json
 from typing import Any

@@ -17,6 +17,7 @@ from rayvldd.distillation.distilled_set import TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
 from rayvldd.records.set_card import CARD
+from rayvldd.storage.tensor_files import checksum
 
 
 @pytest.fixture
@@ -179,6 +180,32 @@ def test_an_added_tensor_is_refused(tmp_path: Path, distilled: DistilledSet) -> 
     added = {"similarity.scores": torch.eye(len(distilled))}
     save_file(load_file(tmp_path / TENSORS) | added, tmp_path / TENSORS)
     with pytest.raises(StoreError, match=r"the checksum of similarity\.scores is .*, in the card missing"):
+        DistilledSet.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors["images"].view(-1)[0].fill_(float("nan")), "images has values that are not finite"),
+        (lambda tensors: tensors.update(texts=tensors["texts"][:3].clone()), "texts has the shape"),
+        (
+            lambda tensors: tensors.update(start_images=tensors["start_images"].double()),
+            "start_images is torch.float64",
+        ),
+        (lambda tensors: tensors.update(texts=tensors["texts"].flatten()), "texts has the shape"),
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_refused(
+    tmp_path: Path, distilled: DistilledSet, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    distilled.save(tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    change(tensors)
+    save_file(tensors, tmp_path / TENSORS)
+    card = json.loads((tmp_path / CARD).read_text())
+    card["checksums"] = {name: checksum(tensor) for name, tensor in tensors.items()}
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(StoreError, match=message):
         DistilledSet.load(tmp_path)
 
 
