@@ -98,6 +98,13 @@ def message_of(error: BaseException) -> str:
     return "\n      ".join(line if len(line) <= _MOST_COLUMNS else f"{line[:_MOST_COLUMNS]}..." for line in shown)
 
 
+def without_next_command(error: BaseException) -> str:
+    """Format the message of any error for use inside another message; those of this package lose their next command."""
+    if isinstance(error, RayvlddError):
+        return str(error).partition("\nNext: ")[0]
+    return message_of(error)
+
+
 def _printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from rayvldd.errors import StoreError
+from rayvldd.user_paths import user_path
 
 
 class Workspace:
@@ -15,7 +16,7 @@ class Workspace:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root).absolute()
 
     @property
     def cache(self) -> Path:

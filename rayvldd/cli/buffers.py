@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.errors import ConfigError, Fault, InputError
 
@@ -58,12 +58,11 @@ def import_command(
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.experts.recipe import expert_recipe
     from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
-    from rayvldd.experts.store.addresses import open_store
     from rayvldd.experts.store.buffer_import import import_experts
     from rayvldd.hyperparameter_search.preparation import epochs_of
     from rayvldd.models.retrieval_task import load_task
 
-    store = open_store(store_uri, workspace)
+    store = writable_store(store_uri, workspace)
     pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]
     (point,) = study.expert_points()
     with ProgressDisplay() as display, reachable(store):

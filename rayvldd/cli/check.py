@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, store_option
+from rayvldd.cli.preparation import checked_study, show_settings, store_option, writable_store
 
 if TYPE_CHECKING:
     from rayvldd.clusters.checking import ClusterReport
@@ -110,10 +110,9 @@ def _checked_plan(
 ) -> tuple["Study", "Plan"]:
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
-    from rayvldd.experts.store.addresses import open_store
     from rayvldd.hyperparameter_search.plan import describe_plan, plan
 
-    planned = plan(study, workspace, open_store(store_uri, workspace))
+    planned = plan(study, workspace, writable_store(store_uri, workspace))
     if invocation.dry_run:
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))

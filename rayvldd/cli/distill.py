@@ -7,7 +7,7 @@ import click
 
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
@@ -47,9 +47,7 @@ def command(
     study, workspace = checked_study(invocation, study_file)
     point = study.at(study.first_point())
 
-    from rayvldd.experts.store.addresses import open_store
-
-    store = open_store(store_uri, workspace)
+    store = writable_store(store_uri, workspace)
     if invocation.dry_run:
         return dry_run(invocation, point, _plan(point, workspace, store, out))
 

@@ -11,7 +11,7 @@ import click
 from rayvldd.cli.buffers import import_command
 from rayvldd.cli.expert_sets import COMMANDS_ON_SETS
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
@@ -78,9 +78,7 @@ def command(
     extra = [f"experts.num_experts={num_experts}"] if num_experts else []
     study, workspace = checked_study(invocation, study_file, *extra)
 
-    from rayvldd.experts.store.addresses import open_store
-
-    store = open_store(store_uri, workspace)
+    store = writable_store(store_uri, workspace)
     if invocation.dry_run:
         return dry_run(invocation, study, plan_of_experts(study, store.uri))
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.user_paths import user_path
 
 _FORMS_OF_SETS, _FORMS_OF_STUDIES = ("png", "datasets"), ("optuna", "csv")
 
@@ -56,7 +57,7 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
     from rayvldd.workspace import Workspace
 
     study = named_study(Workspace(invocation.workspace_folder), place)
-    target = (folder or Path(f"{study.root.name}_{form}")).expanduser().absolute()
+    target = user_path(folder or f"{study.root.name}_{form}").absolute()
     result: dict[str, Any] = {"study": study.root.name, "folder": str(target), "format": form}
     if invocation.dry_run:
         invocation.say(f"would write the trials of {study.root} as {form} into {target}")
@@ -74,9 +75,9 @@ def _export_set(invocation: Invocation, place: str, folder: Path, form: str) -> 
     from rayvldd.distillation.exports import check_form, check_free, clipped_share, export
 
     check_form(form)
-    check_free(folder.expanduser().absolute())
+    check_free(user_path(folder).absolute())
     distilled = DistilledSet.load(place, invocation.workspace_folder)
-    result: dict[str, Any] = {"distilled_set": place, "folder": str(folder.expanduser().absolute()), "format": form}
+    result: dict[str, Any] = {"distilled_set": place, "folder": str(user_path(folder).absolute()), "format": form}
     result |= {"num_pairs": len(distilled), "clipped_share": clipped_share(distilled)}
     if invocation.dry_run:
         invocation.say(f"would write {len(distilled)} pairs as {form} into {result['folder']}")

@@ -6,6 +6,7 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.errors import ConfigError, Fault, InputError
+from rayvldd.user_paths import user_path
 
 _SMALL, _LARGE = 96, 224
 """Pixels of a side without and with a GPU."""
@@ -79,7 +80,7 @@ def command(
     num_gpus = torch.cuda.device_count()
     size = image_size or (_LARGE if num_gpus else _SMALL)
     if table is not None:
-        place = (images or table.parent).expanduser().absolute()
+        place = user_path(images or table.parent).absolute()
         convert_caption_table(table, place, captions)
         data: dict[str, str | int] = {
             "source": "folder",

@@ -35,6 +35,24 @@ store_option = click.option(
 )
 
 
+def writable_store(uri: str | None, workspace: "Workspace") -> "ExpertStore":
+    """The store of experts at an address. A folder without experts is tested by writing to it.
+
+    One with experts may be read-only, and a service of the network is not contacted.
+
+    Raises:
+        InputError: if the address is invalid.
+        StoreError: if the folder cannot be read or written.
+    """
+    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.storage.folder import FolderStorage
+
+    store = open_store(uri, workspace)
+    if isinstance(store.storage, FolderStorage) and not store.storage.names():
+        store.storage.check_writable()
+    return store
+
+
 @contextmanager
 def reachable(store: "ExpertStore") -> Iterator[None]:
     """Connect to the Ray cluster of a store within the block, if the store is in the cluster's object store.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, dry_run, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, dry_run, store_option, study_argument, writable_store
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, InputError
 
@@ -50,9 +50,9 @@ def command(
     """
     study, workspace = checked_study(invocation, study_file)
 
-    from rayvldd.experts.store.addresses import lives_in_ray, open_store
+    from rayvldd.experts.store.addresses import lives_in_ray
 
-    store = open_store(store_uri, workspace)
+    store = writable_store(store_uri, workspace)
     faults = []
     if lives_in_ray(store):
         allowed = "a folder or s3://BUCKET/PREFIX"

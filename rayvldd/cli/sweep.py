@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument
+from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
@@ -94,10 +94,9 @@ def command(
         invocation, study_file, distils=True, searches=True, on_this_machine=address is None
     )
 
-    from rayvldd.experts.store.addresses import open_store
     from rayvldd.hyperparameter_search.plan import describe_plan, plan
 
-    store = open_store(store_uri, workspace)
+    store = writable_store(store_uri, workspace)
     study_store = _study_store(study_store_uri, study.name, workspace)
     earlier = _warm_start(warm_start, tracking_uri, study.name, workspace)
     if invocation.dry_run:
@@ -167,8 +166,12 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.hyperparameter_search.study_store import StudyStore
     from rayvldd.storage.addresses import open_storage
+    from rayvldd.storage.folder import FolderStorage
 
-    return StudyStore(open_storage(uri, workspace, "--study-store"), StudyFolder(workspace.study(study_name)))
+    storage = open_storage(uri, workspace, "--study-store")
+    if isinstance(storage, FolderStorage):
+        storage.check_writable()
+    return StudyStore(storage, StudyFolder(workspace.study(study_name)))
 
 
 def _warm_start(

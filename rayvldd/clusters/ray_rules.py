@@ -7,7 +7,7 @@ from pathlib import Path
 from rayvldd.clusters.versions import PINS, Versions, pin_of
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, text_at
-from rayvldd.storage.names import user_path
+from rayvldd.user_paths import user_path
 
 TOKEN = "~/.ray/auth_token"
 """Path where Ray reads the token, on the user's machine and on every node."""

@@ -12,6 +12,7 @@ from rayvldd.config.settings import BlipData, FolderData, KarpathyData
 from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import DataError, Fault, did_you_mean, message_of
+from rayvldd.user_paths import user_path
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -38,7 +39,7 @@ def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]
         DataError: listing every fault: missing files, lines that are not JSON, captions that are empty or missing,
             unknown splits, duplicate images, empty splits.
     """
-    reader = _Reader(Path(settings.root).expanduser().absolute(), settings.images)
+    reader = _Reader(user_path(settings.root).absolute(), settings.images)
     if not reader.root.is_dir():
         fault = Fault("data.root", f"no such folder: {reader.root}", "the folder with the annotations and the images")
         raise _data_error([fault])
@@ -64,7 +65,7 @@ class _Reader:
 
     def __init__(self, root: Path, images: str) -> None:
         self.root = root
-        self.images = root / images
+        self.images = root / user_path(images)
         self.missing = MissingFiles(root, self.images)
         self.records: dict[str, Record] = {}
         self.faults: list[Fault] = []
@@ -173,7 +174,7 @@ def _shown(value: object) -> str:
 
 
 def _read_folder(settings: FolderData, reader: _Reader) -> None:
-    path = reader.root / settings.annotations
+    path = reader.root / user_path(settings.annotations)
     text = _read_text(path, "data.annotations", reader)
     if text is None or reader.is_foreign(path, text, "folder"):
         return
@@ -200,7 +201,7 @@ _FOLDER_LINE = '{"image": "NAME.jpg", "captions": ["..."], "split": "train"}'
 
 
 def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
-    path = reader.root / settings.annotations
+    path = reader.root / user_path(settings.annotations)
     content = _read_json(path, "data.annotations", reader, "karpathy")
     if content is None:
         return
@@ -231,7 +232,7 @@ def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
 
 def _read_blip(settings: BlipData, reader: _Reader) -> None:
     for split in SPLITS:
-        path = reader.root / settings.annotations.format(split=split)
+        path = reader.root / user_path(settings.annotations.replace("{split}", split))
         for where, image, captions in _blip_images(path, reader):
             reader.add(where, image, captions, split)
 

@@ -22,7 +22,7 @@ from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
 from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD
 from rayvldd.storage.atomic import sync_below
-from rayvldd.storage.names import user_path
+from rayvldd.user_paths import user_path
 
 LINES = "captions.jsonl"
 """File with one line per pair: image, captions and split, as in a dataset folder, and the embedding file."""

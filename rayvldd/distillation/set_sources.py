@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rayvldd.errors import StoreError, did_you_mean
-from rayvldd.storage.names import user_path
+from rayvldd.user_paths import user_path
 
 GROUP = "rayvldd.distilled_set_sources"
 """Entry-point group; the name of each entry point is the scheme that it fetches."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayvldd.config.domains import SettingValue
-from rayvldd.errors import StoreError
+from rayvldd.errors import StoreError, without_next_command
 from rayvldd.records.trial import RECORD, Ended, Evaluation, Trial, best_of, trial_id_of
 
 
@@ -90,5 +90,5 @@ def read_trials(folder: Path) -> tuple[list[Trial], list[str]]:
         try:
             trials.append(Trial.read(file.parent))
         except StoreError as error:
-            faults.append(f"{file.parent.name}: {str(error).partition(chr(10))[0]}")
+            faults.append(f"{file.parent.name}: {without_next_command(error)}")
     return sorted(trials, key=lambda trial: trial.number), faults

@@ -19,6 +19,7 @@ from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line, copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
+from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
 
@@ -259,7 +260,7 @@ def named_study(workspace: Workspace, name: str) -> StudyFolder:
     Raises:
         StoreError: if there is no such study.
     """
-    for root in (workspace.study(name), Path(name).expanduser()):
+    for root in (workspace.study(name), user_path(name)):
         if (root / "study.json").is_file():
             return StudyFolder(root.absolute())
     known = sorted(file.parent.name for file in workspace.studies.glob("*/study.json"))
@@ -294,7 +295,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         values = error
     if not isinstance(values, dict):
         next_command = f"move {file.parent} away, then the same command"

@@ -17,7 +17,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SECONDS, VAL_MEAN_RECAL
 from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
-from rayvldd.errors import ConfigError, Fault
+from rayvldd.errors import ConfigError, Fault, without_next_command
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.records.trial import Ended, Evaluation, Trial
@@ -163,4 +163,4 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).partition("\n")[0]
+    return without_next_command(error)

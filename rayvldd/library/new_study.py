@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayvldd.data.annotations import SPLITS, read_records
+from rayvldd.user_paths import user_path
 
 SETTINGS_OF_FLICKR8K = 280
 """Gradient steps of an expert of ``search_spaces/flickr8k_cpu.yaml``: 6 epochs of 5,999 images in batches of 128."""
@@ -33,7 +34,7 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
     """
     from rayvldd.errors import DataError, Fault
 
-    folder = folder.expanduser().absolute()
+    folder = user_path(folder).absolute()
     karpathy = sorted(folder.glob("dataset_*.json"))
     if (folder / "captions.jsonl").is_file():
         return {"source": "folder", "root": str(folder), "image_size": image_size}

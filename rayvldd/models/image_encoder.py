@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -16,6 +15,7 @@ from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
 from rayvldd.models import convnet  # noqa: F401 - registers convnet_d3 with timm
 from rayvldd.randomness import seeded
+from rayvldd.user_paths import user_path
 
 
 def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Module:
@@ -30,7 +30,7 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
         with seeded(seed):
             encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
         if settings.weights:
-            _load(encoder, str(Path(settings.weights).expanduser()))
+            _load(encoder, str(user_path(settings.weights)))
     except Exception as error:  # timm and the hub raise errors of many libraries
         raise ModelError([_fault(settings, error)], next_command=_NEXT) from error
     return encoder
@@ -44,7 +44,7 @@ def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
         faults.append(
             Fault("model.image_encoder.name", f"no timm model is called {settings.name!r}{hint}", "timm.list_models()")
         )
-    if settings.weights and not Path(settings.weights).expanduser().is_file():
+    if settings.weights and not user_path(settings.weights).is_file():
         faults.append(Fault("model.image_encoder.weights", f"no such file: {settings.weights}", "a checkpoint file"))
     return faults
 

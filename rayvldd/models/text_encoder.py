@@ -5,7 +5,6 @@ no weights: it is the default without downloads, and a lower baseline.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from rayvldd.config.settings import TextEncoderSettings
 from rayvldd.errors import Fault, ModelError, message_of
 from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
+from rayvldd.user_paths import user_path
 
 _MOST_BY_PADDING = 0.02
 """Maximum relative difference of an embedding from that in a batch with a longer caption."""
@@ -72,7 +72,7 @@ def _model_error(problem: str, allowed: str) -> ModelError:
 def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
     """Faults that can be found without loading the model: a path that does not exist."""
     looks_like_path = settings.name.startswith(("/", ".", "~")) or settings.name.count("/") > 1
-    if settings.pooling != "hashed_ngrams" and looks_like_path and not Path(settings.name).expanduser().is_dir():
+    if settings.pooling != "hashed_ngrams" and looks_like_path and not user_path(settings.name).is_dir():
         return [Fault("model.text_encoder.name", f"no such folder: {settings.name}", "a folder or a hub name")]
     return []
 
@@ -141,7 +141,7 @@ class TransformerTextEncoder:
         """
         from transformers import AutoTokenizer
 
-        folder = Path(settings.name).expanduser()
+        folder = user_path(settings.name)
         source = str(folder) if folder.is_dir() else settings.name
         self._pooling = settings.pooling
         # Without this option, transformers would ask on the terminal whether to run code from the folder.

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from rayvldd.storage.atomic import put_in_place, write_bytes_whole
 from rayvldd.storage.names import path_inside
 from rayvldd.storage.storage import KeepsParts, Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
+from rayvldd.user_paths import user_path
 
 _LEFTOVER_AGE_S = 3600.0
 """Age at which a part file is considered abandoned; no write takes that long."""
@@ -29,12 +31,22 @@ class FolderStorage:
     """Files in a folder; a folder on a shared file system serves several hosts."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = user_path(folder).absolute()
 
     @property
     def uri(self) -> str:
         """Address, as users write it."""
         return self.folder.as_uri()
+
+    def check_writable(self) -> None:
+        """Check that files can be written to the folder, or to the one that it will be made in.
+
+        Raises:
+            OutageError: if not.
+        """
+        place = next(one for one in (self.folder, *self.folder.parents) if one.exists())
+        with self.translating_errors("cannot be written"), tempfile.TemporaryFile(dir=place):
+            pass
 
     def names(self, folder: str = "") -> list[str]:
         """Full names of all finished files below a folder, sorted."""

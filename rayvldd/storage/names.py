@@ -1,4 +1,4 @@
-"""Paths from users, and validation of file names from a storage, which anyone with write access may have chosen."""
+"""Validation of file names from a storage, which anyone with write access may have chosen."""
 
 from pathlib import Path
 
@@ -6,17 +6,6 @@ from rayvldd.errors import StoreError
 
 _LONGEST_PART = 255
 """Maximum length of a path component in bytes."""
-
-
-def user_path(path: str | Path) -> Path:
-    """A path as users write it: a leading ``~`` is their home folder.
-
-    ``~name`` of a user that does not exist stays as it is; the error that no such file exists then names it.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def stays_inside(name: str) -> bool:

@@ -45,6 +45,7 @@ from rayvldd.storage.new_files import local_fault, unfinished_file
 from rayvldd.storage.s3_errors import is_about_credentials, store_error
 from rayvldd.storage.storage import Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
+from rayvldd.user_paths import user_path
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -90,7 +91,7 @@ class S3Storage:
         self._endpoint_url = endpoint_url
         # Two endpoints may have buckets with the same name.
         service = sha256((endpoint_url or os.environ.get("AWS_ENDPOINT_URL", "")).encode()).hexdigest()[:8]
-        self._copies = Path(local_folder).expanduser().absolute() / service / bucket / self._prefix
+        self._copies = user_path(local_folder).absolute() / service / bucket / self._prefix
         self._made: tuple[int, S3Client] | None = None
         self._making = threading.Lock()
 

@@ -12,8 +12,8 @@ from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.storage.atomic import append_line
 from rayvldd.storage.json_files import parsed, write_json_whole
-from rayvldd.storage.names import user_path
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
+from rayvldd.user_paths import user_path
 
 Event = dict[str, Any]
 """One line of a file."""

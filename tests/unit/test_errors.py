@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rayvldd.errors import Fault, InputError, RayvlddError, message_of
+from rayvldd.errors import Fault, InputError, RayvlddError, message_of, without_next_command
 from rayvldd.hyperparameter_search.trial import reason_of
 
 
@@ -44,3 +44,9 @@ def test_a_trial_that_failed_of_an_error_of_ours_names_its_faults_and_no_command
     assert "model: wrong" in reason_of(InputError([Fault("model", "wrong")]))
     assert reason_of(RuntimeError("head:\n  the reason")) == "RuntimeError: head:\n        the reason"
     assert reason_of(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_a_reason_has_all_lines_of_a_message_but_not_its_next_command() -> None:
+    error = RayvlddError("a store:\n  one fault\n  another", next_command="do this")
+    assert without_next_command(error) == "a store:\n  one fault\n  another"
+    assert without_next_command(ValueError("first\nsecond")) == message_of(ValueError("first\nsecond"))

@@ -31,7 +31,7 @@ ROWS = (
     ("storage", "workspace"),
     ("config",),
     ("console", "randomness", "background"),
-    ("errors", "printable"),
+    ("errors", "printable", "user_paths"),
 )
 """Arrows point down these rows, or along one."""
 TENSOR_ROOMS = ("distillation", "experts", "evaluation", "coresets", "training", "models", "data")

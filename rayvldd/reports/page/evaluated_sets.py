@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.records.set_scores import SetScores
 from rayvldd.reports.page.baselines import names_of_sets
 from rayvldd.reports.page.study_report import PairCaptions, StudyReport
@@ -59,5 +59,5 @@ def evaluated_sets(
         try:
             report.distilled = DistilledSet.load(report.place, workspace)
         except RayvlddError as error:
-            report.fault = str(error).partition("\n")[0]
+            report.fault = without_next_command(error)
     return list(reports.values())

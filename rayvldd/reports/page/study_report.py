@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.records.study_outcome import StudyOutcome
@@ -121,7 +121,7 @@ def _section(values: Any) -> Mapping[str, Any]:
 def _captions(file: Path) -> list[PairCaptions]:
     if not file.is_file():
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
 
 
@@ -133,5 +133,5 @@ def _tried(report: StudyReport, what: str, read: Callable[[], T]) -> T | None:
         where = ".".join(map(str, first["loc"]))
         report.faults.append(f"{what}: {error.error_count()} values do not fit, first {where}: {first['msg']}")
     except (RayvlddError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        report.faults.append(f"{what}: {str(error).partition(chr(10))[0] or type(error).__name__}")
+        report.faults.append(f"{what}: {without_next_command(error)}")
     return None

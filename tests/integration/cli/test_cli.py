@@ -140,6 +140,17 @@ def test_faults_of_models_and_data_are_reported_together(study_file: Path, works
     assert not list(workspace.rglob("*"))
 
 
+@pytest.mark.parametrize(("name", "option"), [("check", "--store"), ("sweep", "--store"), ("sweep", "--study-store")])
+def test_a_store_that_cannot_be_written_is_refused_before_work(
+    study_file: Path, workspace: Path, tmp_path: Path, name: str, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = run(name, study_file, "--workspace", workspace, option, str(tmp_path / "file" / "store"))
+    assert result.exit_code == EXIT_USER_ERROR
+    assert f"{tmp_path}/file/store: cannot be written" in result.stderr
+    assert not list(workspace.rglob("*"))
+
+
 def test_start_epoch_beyond_the_experts(study_file: Path, workspace: Path) -> None:
     result = run(
         "distill", study_file, "--workspace", workspace, "--set", "distillation.trajectory_matching.max_start_epoch=5"

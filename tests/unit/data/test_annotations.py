@@ -216,6 +216,13 @@ def test_blip_groups_the_training_captions_by_image(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("pattern", ["{split}{split:>9999999999}", "{split}{other}", "{split}{", "{split}{0}"])
+def test_nothing_but_the_name_of_the_split_is_filled_into_a_file_name(tmp_path: Path, pattern: str) -> None:
+    data = BlipData(source="blip", root=str(tmp_path), annotations=pattern)
+    with pytest.raises(DataError, match="no such file"):
+        read_records(data)
+
+
 def test_all_faults_of_blip_files_at_once(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "v.jpg")
     train = [{"image": "a.jpg", "caption": "One."}, {"image": "a.jpg", "caption": " "}, {"caption": "No image."}]

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from rayvldd.config.settings import FolderData
+from rayvldd.data.annotations import read_records
 from rayvldd.errors import StoreError
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.names import path_inside, stays_inside
+from rayvldd.user_paths import user_path
 
 OUTSIDE = ["/etc/passwd", "..", "../x", "a/../../x", "a//b", "a/", "a\0b", "a\\..\\b", "x" * 256, "é" * 128]
 
@@ -37,3 +40,23 @@ def test_other_names_are_paths_below(tmp_path: Path) -> None:
     assert path_inside(tmp_path, "") == tmp_path
     for name in ("a", "a/b.json", "a/..b", "..a", ".a.1f.part", "x" * 255):
         assert path_inside(tmp_path, name) == tmp_path / name
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/sets") == tmp_path / "sets"
+    assert user_path("~nobody_of_this_name/x") == Path("~nobody_of_this_name/x")
+    assert user_path(Path("a/~")) == Path("a/~")
+
+
+def test_every_path_setting_of_the_data_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for split in ("train", "val", "test"):
+        (tmp_path / "pictures" / f"{split}.png").touch()
+        rows.append(f'{{"image": "{split}.png", "captions": ["A dog."], "split": "{split}"}}\n')
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    (tmp_path / "elsewhere").mkdir()
+    data = FolderData(source="folder", root="~/elsewhere", annotations="~/rows.jsonl", images="~/pictures")
+    assert {record.path.parent for record in read_records(data)} == {tmp_path / "pictures"}
