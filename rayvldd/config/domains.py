@@ -75,7 +75,8 @@ class FloatDomain(_Domain):
 
     def nth(self, index: int) -> SettingValue:
         """A value of a finite domain, by its place."""
-        return self.low + index * (self.step or 0.0)
+        # The last sum may round to slightly above high, which neither this domain nor Optuna's contains.
+        return min(self.low + index * (self.step or 0.0), self.high)
 
     def place_of(self, value: SettingValue) -> SettingValue:
         """What identifies a value: on a grid its place, since computed values differ in the last digit."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from helpers.study_files import faults_of, study_with, write
 
+from rayvldd.config.domains import FloatDomain
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.study import Study
 
@@ -335,3 +336,11 @@ def test_a_study_has_no_more_trials_than_points() -> None:
     study = study_with({BATCH: {"type": "choice", "values": [None, 2, 3]}})
     sizes = {seeds: study.override({"search.trial_seeds": seeds}).max_trials for seeds in ("common", "own")}
     assert sizes == {"common": 3, "own": study.search.num_trials}
+
+
+@pytest.mark.parametrize(("high", "low"), [(0.3, 0.0), (0.7, 0.1)])
+def test_a_grid_contains_each_of_its_values(low: float, high: float) -> None:
+    grid = FloatDomain(type="float", low=low, high=high, step=0.1)
+    values = [grid.nth(index) for index in range(grid.num_values or 0)]
+    assert len(values) == round((high - low) / 0.1) + 1 and values[-1] == high
+    assert all(value in grid for value in values)
