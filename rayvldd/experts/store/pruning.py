@@ -133,8 +133,10 @@ class Pruning:
         """Return the leases held by live processes, after watching each for a heartbeat or until it is stale."""
         first = {name: self._storage.read(name) for name in leases}
         undecided, held = set(leases), set()
-        until = time.monotonic() + STALE_S + _LOOK_S
+        until = None
         while True:
+            # Reading may take long: the last look begins after a lease seen first would be stale, however long it took.
+            is_last = until is not None and time.monotonic() >= until
             for name in sorted(undecided):
                 content = self._storage.read(name)
                 if self._lease_holder.may_take(name, content):
@@ -142,11 +144,11 @@ class Pruning:
                 elif content != first[name]:
                     undecided.discard(name)
                     held.add(name)
-            left = until - time.monotonic()
-            if not undecided or left <= 0:
+            if not undecided or is_last:
                 return held | undecided
+            until = until or time.monotonic() + STALE_S
             if on_wait:
-                on_wait(len(undecided), left)
+                on_wait(len(undecided), max(until - time.monotonic(), 0.0))
             time.sleep(_LOOK_S)
 
 

@@ -329,6 +329,23 @@ def test_prune_touches_nothing_of_a_living_claim(store: ExpertStore, impatient: 
     assert [found.index for found in Pruning(store).find()] == [2, 3, None]
 
 
+def test_a_stale_lease_is_found_however_slow_the_storage(
+    store: ExpertStore, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_training(store, 2)
+    put_claim(store, 2)
+    read = store.storage.read
+
+    def read_slowly(name: str) -> bytes | None:
+        if "/leases/" in name:
+            time.sleep(0.3)  # longer than the time after which a lease is stale
+        return read(name)
+
+    monkeypatch.setattr(store.storage, "read", read_slowly)
+    (found,) = Pruning(store).find()
+    assert found.index == 2
+
+
 def test_a_claim_taken_since_the_look_is_left_alone(store: ExpertStore, impatient: None) -> None:
     start_training(store, 2)
     look = Pruning(store)
