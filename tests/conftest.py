@@ -92,7 +92,6 @@ def s3(s3_of_the_session: "S3Server", tmp_path: Path, monkeypatch: pytest.Monkey
     urlopen(Request(f"http://{server.moto[0]}:{server.moto[1]}/moto-api/reset", method="POST")).close()
     server.client.create_bucket(Bucket="experts")
     server.requests.clear()
-    server.carried_out.clear()
     return server
 
 

@@ -42,9 +42,8 @@ class S3Server:
     def __init__(self, moto: tuple[str, int]) -> None:
         self.moto = moto
         self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str]] = []
-        self.carried_out: list[tuple[str, str]] = []
-        """Requests that moto answered: on a busy machine a connection to it may break, and the client retries."""
+        self.requests: list[tuple[str, str, str]] = []
+        """Method, address and range of bytes."""
         self.conditional_write = threading.Lock()
         self._choice = threading.Lock()
         self.url = ""
@@ -54,16 +53,15 @@ class S3Server:
         """Client without the proxy, to inspect the bucket."""
 
     def seen(self, method: str, part: str = "") -> int:
-        """Number of requests of a method with ``part`` in their address."""
-        return sum(method == seen and part in path for seen, path in self.requests)
+        """Number of different requests of a method with ``part`` in their address.
 
-    def served(self, method: str, part: str = "") -> int:
-        """Number of these requests that moto answered."""
-        return sum(method == served and part in path for served, path in self.carried_out)
+        A repeated request counts once: on a busy machine a connection may break, and the client tries again.
+        """
+        return len({request for request in self.requests if request[0] == method and part in request[1]})
 
-    def fault_for(self, method: str, path: str) -> Fault | None:
+    def fault_for(self, method: str, path: str, byte_range: str) -> Fault | None:
         with self._choice:
-            self.requests.append((method, path))
+            self.requests.append((method, path, byte_range))
             for fault in self.faults:
                 if fault.times > 0 and fault.method == method and fault.part in path:
                     fault.times -= 1
@@ -76,7 +74,7 @@ class _Proxy(BaseHTTPRequestHandler):
     s3: S3Server
 
     def _pass_on(self) -> None:
-        fault = self.s3.fault_for(self.command, self.path)
+        fault = self.s3.fault_for(self.command, self.path, self.headers.get("Range", ""))
         length = int(self.headers.get("Content-Length") or 0)
         self.close_connection = True
         if fault and fault.kind == "cut" and self.command != "GET":
@@ -106,7 +104,6 @@ class _Proxy(BaseHTTPRequestHandler):
                 connection.request(self.command, self.path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read()
-                self.s3.carried_out.append((self.command, self.path))
                 return answer.status, dict(answer.getheaders()), content
         finally:
             connection.close()

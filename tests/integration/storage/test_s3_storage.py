@@ -73,16 +73,25 @@ def test_the_machine_that_uploads_reads_its_own_copy(s3: S3Server, storage: S3St
     assert files_below(tmp_path / "local") == []
 
 
-def test_a_machine_downloads_once(s3: S3Server, storage: S3Storage, tmp_path: Path) -> None:
+def test_a_machine_downloads_once(
+    s3: S3Server, storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with storage.new_file("expert") as path:
         save_file({"a": torch.ones(9)}, path)
     storages = [elsewhere(storage, tmp_path) for _ in range(8)]
     s3.faults.append(Fault("slow", "GET", "expert", seconds=0.3))
-    s3.carried_out.clear()
+    # Counted here and not at the server: boto3 repeats a request whose connection breaks.
+    downloads, download = [], S3Storage._download
+
+    def counted(self: S3Storage, name: str, copy: Path, etag: str) -> None:
+        downloads.append(name)
+        download(self, name, copy, etag)
+
+    monkeypatch.setattr(S3Storage, "_download", counted)
     with ThreadPoolExecutor(8) as pool:
         for source in pool.map(lambda storage: storage.open_tensors("expert"), storages):
             assert torch.equal(source.tensor("a"), torch.ones(9))
-    assert s3.served("GET", "/expert") == 1
+    assert downloads == ["expert"]
 
 
 def test_a_copy_that_is_not_whole_is_downloaded_again(storage: S3Storage, tmp_path: Path) -> None:
