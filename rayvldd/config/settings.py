@@ -300,6 +300,24 @@ class EvaluationSettings(Settings):
 # --- search -------------------------------------------------------------------------------------------------------
 
 
+_GPU_UNITS = 10_000
+"""Ray counts GPUs in units of 0.0001."""
+
+
+def actors_on_gpus(gpus: float, gpus_per_actor: float) -> int:
+    """How many actors fit on GPUs at the same time.
+
+    Ray never splits an actor over GPUs: of requests for 0.4 GPU, two fit on each GPU.
+
+    Args:
+        gpus: GPUs of a machine or cluster.
+        gpus_per_actor: A fraction of one GPU, or a whole number of GPUs; more than 0.
+    """
+    if gpus_per_actor >= 1:
+        return int(gpus // gpus_per_actor)
+    return int(gpus) * (_GPU_UNITS // round(gpus_per_actor * _GPU_UNITS))
+
+
 class ResourceSettings(Settings):
     """Resources of one actor or trial; they change speed, and not results for the same number of threads.
 
@@ -347,7 +365,7 @@ class ResourceSettings(Settings):
         if stated is not None or gpus < 1:
             return stated or 0.0
         on_each = math.ceil(at_a_time / int(gpus))  # Ray never splits an actor over GPUs
-        return math.floor(1e4 / on_each) / 1e4
+        return _GPU_UNITS // on_each / _GPU_UNITS
 
     @property
     def device_of_trials(self) -> Literal["auto", "cuda", "cpu"]:

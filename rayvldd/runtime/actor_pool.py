@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from rayvldd.config.settings import actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
@@ -55,9 +56,7 @@ class ResourceRequest:
         """Return the number of actors that fit at the same time."""
         fit = int(resources.get("CPU", 0) // self.num_cpus)
         if self.num_gpus:
-            gpus = resources.get("GPU", 0)
-            # Ray never splits an actor over GPUs: of requests for 0.4 GPU, two fit on each GPU.
-            fit = min(fit, int(gpus * (1 // self.num_gpus) if self.num_gpus < 1 else gpus // self.num_gpus))
+            fit = min(fit, actors_on_gpus(resources.get("GPU", 0), self.num_gpus))
         for name, amount in self.custom.items():
             fit = min(fit, int(resources.get(name, 0) // amount))
         return fit

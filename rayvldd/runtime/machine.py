@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from rayvldd.config.settings import ResourceSettings
+from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.errors import Fault
 
 
@@ -45,7 +45,7 @@ def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
         return f"{has} NO GPU: --set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
     fit, share = min(max_concurrent, cpus // resources.cpus_per_trial), _count(resources.cpus_per_trial, "CPU")
     if of_trial:
-        fit = min(fit, int(gpus * (1 // of_trial) if of_trial < 1 else gpus // of_trial))
+        fit = min(fit, actors_on_gpus(gpus, of_trial))
         share = f"{of_trial:g} GPU and {share}"
     return f"{has} {share} a trial, {_count(fit, 'trial')} at a time"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rayvldd.config.settings import ResourceSettings
+from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.runtime.actor_pool import ResourceRequest
 from rayvldd.runtime.machine import describe_machine, faults_of_resources
 
@@ -56,6 +56,14 @@ def test_gpus_are_shared_by_as_many_as_run_at_a_time(gpus: float, at_a_time: int
         assert request.actors_that_fit({"CPU": 64, "GPU": gpus}) >= at_a_time
     stated = ResourceSettings(gpus_per_trial=0.25, gpus_per_expert=0)
     assert (stated.gpus_of("trial", gpus, at_a_time), stated.gpus_of("expert", gpus, at_a_time)) == (0.25, 0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "fit"),
+    [(1, 0.2, 5), (2, 0.1, 20), (1, 0.4, 2), (3, 0.3333, 9), (1, 0.0001, 10_000), (4, 1, 4), (5, 2, 2), (0, 0.5, 0)],
+)
+def test_the_actors_that_fit_on_gpus(gpus: int, share: float, fit: int) -> None:
+    assert actors_on_gpus(gpus, share) == fit
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(None, "auto"), (0, "cpu"), (0.5, "cuda"), (1, "cuda")])
