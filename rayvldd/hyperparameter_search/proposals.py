@@ -34,7 +34,7 @@ def propose(
     """
     study, (trials, _) = folder.saved_study(), read_trials(folder.trials)
     point = _point_of(settings, study)
-    _check_new(study, point, trials)
+    _check_new(study, point, trials, folder.requests.waiting_points())
     when = _when(folder, study, len(trials))
     if not dry_run:
         folder.requests.add_point(point)
@@ -74,11 +74,15 @@ def _when(folder: StudyFolder, study: Study, num_started: int) -> str:
     return "the next trial" if folder.is_running() else "the next trial, once its sweep command is repeated"
 
 
-def _check_new(study: Study, point: dict[str, SettingValue], trials: Sequence[Trial]) -> None:
+def _check_new(
+    study: Study, point: dict[str, SettingValue], trials: Sequence[Trial], waiting: Sequence[dict[str, SettingValue]]
+) -> None:
     space = study.space
     if study.search.trial_seeds != "common" or not space.is_complete(point):
         return
-    same = [trial.trial_id for trial in trials if space.key_of(trial.point) == space.key_of(point)]
+    known = [(trial.trial_id, trial.point) for trial in trials]
+    known += [("an earlier proposal that waits", one) for one in waiting if space.is_complete(one)]
+    same = [name for name, one in known if space.key_of(one) == space.key_of(point)]
     if same:
         fault = Fault(
             point_as_text(point), f"is the point of {same[0]}, which would not differ: trials share a seed", "a new one"

@@ -121,6 +121,14 @@ def test_a_point_that_cannot_be_proposed(
     assert not folder.requests.waiting_points()
 
 
+def test_a_point_is_proposed_once(folder: StudyFolder, tmp_path: Path) -> None:
+    command = ("propose", "tiny", f"{LR}=300", f"{STEPS}=2", "--workspace", tmp_path)
+    assert run(*command).exit_code == 0
+    again = run(*command)
+    assert again.exit_code == 2 and "is the point of an earlier proposal that waits" in again.output
+    assert len(folder.requests.waiting_points()) == 1
+
+
 def test_a_point_waits_for_a_trial_that_is_left(folder: StudyFolder, tmp_path: Path) -> None:
     for rate in (30, 40):
         assert "the next trial, once" in run("propose", "tiny", f"{LR}={rate}", "--workspace", tmp_path).output
