@@ -23,6 +23,10 @@ from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
 
+_PROBED_S = 1.0
+"""Time to wait for the lock of a study: commands that show its state hold it for an instant."""
+
+
 class StudyFolder:
     """Defines all paths below a study's folder."""
 
@@ -152,7 +156,7 @@ class StudyFolder:
         self.check_same(study, reopens=reopens)
         self.root.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.root / ".lock", timeout=0):
+            with FileLock(self.root / ".lock", timeout=_PROBED_S):
                 if reopens and self.has_more(study):
                     self._keep_result()
                 if not self.result_file.is_file():  # with the present values of settings that may change

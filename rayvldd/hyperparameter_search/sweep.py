@@ -95,13 +95,14 @@ def sweep(
             nothing = ", and has no trial or time left to continue with" if reopens else ""
             used.line(f"study {study.name} is finished{nothing}; this is its result from {folder.result_file}")
             return SweepResult(result, folder.ledger().by_number(), is_new=False)
+        # First of all: a pause that somebody asks for from here on is one of this session.
+        folder.requests.begin(folder.ledger().trials)
         if folder.earlier_results.is_dir():
             used.line(f"study {study.name} was reopened; its earlier results are in {folder.earlier_results}")
         used.line(describe_plan(plan(study, workspace, store)))
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
         tracker.start_study(study, command)
-        folder.requests.begin(folder.ledger().trials)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
         with reporting_failure(tracker), start_ray(address, None), energy.reading():

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers.paths import ROOT
 from helpers.searches import SPACE, evaluated, with_search
 from rich.console import Console
@@ -45,6 +47,7 @@ from rayvldd.hyperparameter_search.preparation import (
     load_expert_sets,
 )
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.requests import PausedError
 from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.sweep import sweep
@@ -167,6 +170,33 @@ def test_a_study_runs_once_at_a_time(searched: Study, tmp_path: Path) -> None:
     refused = pytest.raises(RayvlddError, match="another process is running it")
     with folder.opened(searched), refused, folder.opened(searched):
         pass
+
+
+def test_a_look_at_a_study_does_not_keep_it_from_running(searched: Study, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "tiny")
+    folder.root.mkdir()
+    look = FileLock(folder.root / ".lock", thread_local=False)  # as `rayvldd status` holds it
+    look.acquire()
+    threading.Timer(0.2, look.release).start()
+    with folder.opened(searched):
+        assert folder.is_running()
+
+
+def test_a_pause_while_a_study_is_prepared_is_kept(
+    searched: Study, tmp_path: Path, quiet: ProgressDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan may take long, and the tracker's server may answer late."""
+    workspace = Workspace(tmp_path)
+    requests = StudyFolder(workspace.study(searched.name)).requests
+    requests.add_point(POINT)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.sweep.plan", lambda *_: requests.add_pause())
+    monkeypatch.setattr("rayvldd.hyperparameter_search.sweep.describe_plan", str)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.sweep.start_ray", lambda *_: nullcontext())
+    monkeypatch.setattr("rayvldd.hyperparameter_search.sweep.run_stages", lambda _: requests.raise_pause())
+    store = ExpertStore(FolderStorage(workspace.experts))
+    with pytest.raises(PausedError):
+        sweep(searched, workspace, store, Tracker(tmp_path / "tracked"), display=quiet)
+    assert len(requests.waiting_points()) == 1
 
 
 def test_phases_add_up_over_sessions(tmp_path: Path) -> None:
