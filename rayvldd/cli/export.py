@@ -54,10 +54,12 @@ def command(context: click.Context, place: str, folder: Path | None, form: str) 
 def _export_study(invocation: Invocation, place: str, folder: Path | None, form: str) -> None:
     from rayvldd.hyperparameter_search.study_exports import export_study
     from rayvldd.hyperparameter_search.study_folder import named_study
+    from rayvldd.storage.new_folders import check_free
     from rayvldd.workspace import Workspace
 
     study = named_study(Workspace(invocation.workspace_folder), place)
     target = user_path(folder or f"{study.root.name}_{form}").absolute()
+    check_free(target)
     result: dict[str, Any] = {"study": study.root.name, "folder": str(target), "format": form}
     if invocation.dry_run:
         invocation.say(f"would write the trials of {study.root} as {form} into {target}")
@@ -72,7 +74,8 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
 
 def _export_set(invocation: Invocation, place: str, folder: Path, form: str) -> None:
     from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.distillation.exports import check_form, check_free, clipped_share, export
+    from rayvldd.distillation.exports import check_form, clipped_share, export
+    from rayvldd.storage.new_folders import check_free
 
     check_form(form)
     check_free(user_path(folder).absolute())

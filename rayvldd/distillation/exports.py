@@ -6,8 +6,6 @@ They are clipped for PNG, so the ``datasets`` form has an additional column with
 
 import io
 import json
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict, runtime_checkable
@@ -18,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from rayvldd.distillation.similarity import SimilarityParameters
-from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError
+from rayvldd.errors import ConfigError, Fault, RayvlddError
 from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD
-from rayvldd.storage.atomic import sync_below
+from rayvldd.storage.new_folders import new_folder_written_whole
 from rayvldd.user_paths import user_path
 
 LINES = "captions.jsonl"
@@ -99,45 +97,13 @@ def export(distilled: ExportedSet, folder: str | Path, form: str = "png") -> Pat
         RayvlddError: when the form needs a library that is not installed.
     """
     write, target = _writer(form), user_path(folder).absolute()
-    check_free(target)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir(parents=True)
+    with new_folder_written_whole(target) as part:
         write(distilled, part)
         (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
         similarity = distilled.similarity.matrix()
         if similarity is not None:
             np.save(part / SIMILARITY, similarity.detach().numpy())
-        sync_below(part)
-        part.rename(target)  # also replaces an empty folder; fails if files were added meanwhile
-    except OSError as error:
-        raise StoreError(
-            f"{target}: cannot be written: {error.strerror or error}",
-            next_command="rayvldd export SET FOLDER, with a folder that you may write to",
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
-
-
-def check_free(folder: Path) -> None:
-    """Check that a folder can be used for an export.
-
-    Raises:
-        StoreError: when it is a file or is not empty.
-    """
-    try:
-        holds = f"it holds {next(folder.iterdir()).name}"
-    except (StopIteration, FileNotFoundError):
-        return
-    except NotADirectoryError:
-        holds = "it is a file"
-    except OSError as error:
-        holds = error.strerror or str(error)
-    raise StoreError(
-        f"{folder}: not free for an export: {holds}; allowed: a folder that is empty or does not exist yet",
-        next_command="rayvldd export SET FOLDER, with another folder",
-    )
 
 
 def clipped_share(distilled: ExportedSet) -> float:

@@ -3,8 +3,6 @@
 import csv
 import itertools
 import json
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +17,7 @@ from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.optuna_trials import as_optuna_trial, directions_of, optuna_values
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.trial import EVALUATIONS, SEARCH_SECONDS, Trial, TrialState
+from rayvldd.storage.new_folders import new_folder_written_whole
 
 JOURNAL, TRIALS_TABLE, EVALUATIONS_TABLE = "journal.log", "trials.csv", "evaluations.csv"
 
@@ -50,22 +49,8 @@ def export_study(folder: StudyFolder, target: Path, form: str) -> list[Path]:
     study, (trials, faults) = folder.saved_study(), read_trials(folder.trials)
     if faults:
         raise StoreError(f"{folder.trials}: {'; '.join(faults)}", next_command="move these trials away, then export")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise StoreError(f"{target}: is not empty; allowed: a new or empty folder", next_command="name another FOLDER")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        files = STUDY_FORMS[form](study, trials, partial)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    except OSError as error:
-        raise StoreError(
-            f"{target}: cannot be written: {error.strerror or error}; allowed: a folder that you may write to",
-            next_command="name another FOLDER",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder_written_whole(target) as part:
+        files = STUDY_FORMS[form](study, trials, part)
     return [target / name for name in files]
 
 

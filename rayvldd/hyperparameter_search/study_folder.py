@@ -22,7 +22,6 @@ from rayvldd.storage.json_files import write_json_whole
 from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
-
 _PROBED_S = 1.0
 """Time to wait for the lock of a study: commands that show its state hold it for an instant."""
 

@@ -95,7 +95,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path: Path, distill
     (tmp_path / "empty").mkdir()
     assert (export(distilled, tmp_path / "empty") / "captions.jsonl").is_file()
     for taken in (tmp_path / "empty", tmp_path / "empty" / "card.json"):
-        with pytest.raises(StoreError, match=r"(?s)not free for an export.*Next: rayvldd export SET FOLDER"):
+        with pytest.raises(StoreError, match=r"(?s)not free for an export.*Next: the same command with another FOLDER"):
             export(distilled, taken)
 
 

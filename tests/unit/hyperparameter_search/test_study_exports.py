@@ -93,8 +93,10 @@ def test_the_tables_have_every_trial_and_every_evaluation(folder: StudyFolder, t
 def test_a_folder_with_files_is_left_alone(folder: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(StoreError, match="is not empty; allowed: a new or empty folder"):
+    with pytest.raises(StoreError, match="not free for an export: it holds"):
         export_study(folder, tmp_path / "full", "csv")
+    dry = run("export", "tiny", tmp_path / "full", "--format", "csv", "--workspace", tmp_path, "--dry-run")
+    assert dry.exit_code == 2 and "not free for an export: it holds mine.txt" in dry.output
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
