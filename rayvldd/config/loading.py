@@ -189,16 +189,7 @@ def _apply_overrides(study: StudyValues, overrides: Sequence[str] | Mapping[str,
     if isinstance(overrides, Mapping):
         parsed = [(f"override {key}", key, _json_value(value)) for key, value in overrides.items()]
     else:
-        for override in overrides:
-            key, separator, text = override.partition("=")
-            where = f"--set {override}"
-            if not separator or not key:
-                faults.append(Fault(where, "has no '='", "--set KEY=VALUE, e.g. --set search.num_trials=4"))
-                continue
-            try:
-                parsed.append((where, key, parsed_yaml(text)))
-            except yaml.YAMLError:
-                faults.append(Fault(where, "the value is not YAML", "quote it: --set 'KEY=\"VALUE\"'"))
+        parsed, faults = parsed_assignments(overrides, "--set ")
     for where, key, value in parsed:
         try:
             _apply_override(study.values, key, value)
@@ -206,6 +197,32 @@ def _apply_overrides(study: StudyValues, overrides: Sequence[str] | Mapping[str,
         except TypeError as error:
             faults.append(Fault(where, str(error)))
     return faults
+
+
+def parsed_assignments(
+    texts: Sequence[str], option: str = ""
+) -> tuple[list[tuple[str, str, JsonValue]], list[Fault]]:
+    """Parse ``KEY=VALUE`` texts with YAML values.
+
+    Args:
+        texts: The texts.
+        option: What stands before each text in a command, for the faults.
+
+    Returns:
+        For each valid text its name in faults, its key and its value; and the faults of the others.
+    """
+    parsed, faults = list[tuple[str, str, JsonValue]](), list[Fault]()
+    for given in texts:
+        key, separator, text = given.partition("=")
+        where = f"{option}{given}"
+        if not separator or not key:
+            faults.append(Fault(where, "has no '='", f"{option}KEY=VALUE, e.g. {option}distillation.lr_image=300"))
+            continue
+        try:
+            parsed.append((where, key, parsed_yaml(text)))
+        except yaml.YAMLError:
+            faults.append(Fault(where, "the value is not YAML", f"quote it: {option}'KEY=\"VALUE\"'"))
+    return parsed, faults
 
 
 def _apply_override(values: dict[str, JsonValue], key: str, value: JsonValue) -> None:

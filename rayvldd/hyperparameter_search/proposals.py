@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-import yaml
-
 from rayvldd.config.domains import SettingValue
-from rayvldd.config.loading import faults_of_point
+from rayvldd.config.loading import faults_of_point, parsed_assignments
 from rayvldd.config.study import Study
-from rayvldd.config.study_files import parsed_yaml
 from rayvldd.console import point_as_text
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.hyperparameter_search.ledger import read_trials
@@ -43,20 +40,13 @@ def propose(
 
 
 def _point_of(settings: Sequence[str], study: Study) -> dict[str, SettingValue]:
-    given, faults = dict[str, SettingValue](), list[Fault]()
-    for text in settings:
-        key, separator, value = text.partition("=")
-        try:
-            parsed = parsed_yaml(value)
-        except yaml.YAMLError:
-            faults.append(Fault(text, "the value is not YAML", "quote it: 'KEY=\"VALUE\"'"))
-            continue
-        if not separator:
-            faults.append(Fault(text, "has no '='", "KEY=VALUE, e.g. distillation.lr_image=300"))
-        elif isinstance(parsed, dict):
-            faults.append(Fault(text, f"is {parsed!r}", "a number, a text, true, false, null, or a list of these"))
+    parsed, faults = parsed_assignments(settings)
+    given = dict[str, SettingValue]()
+    for where, key, value in parsed:
+        if isinstance(value, dict):
+            faults.append(Fault(where, f"is {value!r}", "a number, a text, true, false, null, or a list of these"))
         else:
-            given[key] = tuple(parsed) if isinstance(parsed, list) else parsed  # type: ignore[arg-type]
+            given[key] = tuple(value) if isinstance(value, list) else value  # type: ignore[arg-type]
     faults += faults_of_point(study, f"study {study.name}", given)
     if faults:
         raise ConfigError(faults, next_command="the same command with a point of the study's space")
