@@ -8,9 +8,7 @@ import ctypes
 import errno
 import gc
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -71,10 +69,6 @@ def run_trial(trial_id: str, point: Mapping[str, SettingValue], context: TrialCo
         with logging_to(context.trials / trial_id) as log:
             _run_through_outages(trial_id, point, context, _also_logged(report, log))
     except Exception as error:
-        folder = context.trials / trial_id
-        with suppress(OSError):  # the disk may be what failed
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         report(OutageReport(reason_of(error)) if is_outage(error) else FailureReport(reason_of(error)))
     finally:  # also if the trial is stopped, by a SystemExit from its report
         release_memory()

@@ -53,6 +53,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.sweep import sweep
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.trial import run_trial as run_one
+from rayvldd.hyperparameter_search.trial_log import LOG
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
@@ -323,7 +324,7 @@ def test_a_trial_that_fails_reports_why(job: TrialContext, reports: list[Any], m
     monkeypatch.setattr(trial, "distill", diverge)
     run_trial(job, reports)
     assert reports == [FailureReport("distillation diverged at outer step 1")]
-    assert "DivergedError" in (job.trials / "trial_003" / "error.txt").read_text()
+    assert "DivergedError" in (job.trials / "trial_003" / LOG).read_text()
     monkeypatch.setattr(trial, "distill", lambda *_: 1 / 0)
     run_trial(job, reports)
     assert reports[-1] == FailureReport("ZeroDivisionError: division by zero")
