@@ -31,6 +31,10 @@ class _Domain(Settings):
             return when
         return {key: value if isinstance(value, list | tuple) else (value,) for key, value in when.items()}
 
+    def place_of(self, value: SettingValue) -> SettingValue:
+        """What identifies a value among those of the domain."""
+        return value
+
 
 class FloatDomain(_Domain):
     """Real numbers from ``low`` to ``high``, both included."""
@@ -128,10 +132,6 @@ class IntDomain(_Domain):
         """A value of the domain, by its place."""
         return self.low + index * self.step
 
-    def place_of(self, value: SettingValue) -> SettingValue:
-        """What identifies a value."""
-        return value
-
 
 class ChoiceDomain(_Domain):
     """One of the listed values, without an order."""
@@ -170,10 +170,6 @@ class ChoiceDomain(_Domain):
         """A value of the domain, by its place."""
         return self.values[index]
 
-    def place_of(self, value: SettingValue) -> SettingValue:
-        """What identifies a value."""
-        return value
-
 
 class FixedDomain(_Domain):
     """One value, for a setting that depends on another choice, e.g. a loss that needs a learned similarity."""
@@ -205,10 +201,6 @@ class FixedDomain(_Domain):
         """The value."""
         return self.value
 
-    def place_of(self, value: SettingValue) -> SettingValue:
-        """What identifies a value."""
-        return value
-
 
 DrawnDomain = FloatDomain | IntDomain | ChoiceDomain
 """The domains that a sampler samples from."""
@@ -222,7 +214,7 @@ def is_among(value: object, allowed: tuple[SettingValue, ...]) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 
-def as_number(value: SettingValue) -> int | float:
+def as_number(value: object) -> int | float:
     """The value of a numeric setting; true and false, texts and lists are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value_as_text(value)} is no number")

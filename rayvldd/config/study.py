@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 
 from rayvldd.config.base import Settings
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.config.domains import Domain, FloatDomain, SettingValue
+from rayvldd.config.domains import Domain, FloatDomain, SettingValue, as_number
 from rayvldd.config.methods.declaration import MethodDeclaration
 from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
@@ -225,14 +225,19 @@ class Study(Settings):
         return load_study(self.model_dump(mode="json"), overrides)
 
     @property
+    def trials_share_seed(self) -> bool:
+        """Whether all trials have one seed, so that a second trial at a point would repeat the first."""
+        return self.search.trial_seeds == "common"
+
+    @property
     def max_trials(self) -> int:
         """Number of trials that a search runs at most: where trials share their seed, each point is run once."""
-        points = self.space.num_points if self.search.trial_seeds == "common" else None
+        points = self.space.num_points if self.trials_share_seed else None
         return self.search.num_trials if points is None else min(points, self.search.num_trials)
 
     def trial_seed(self, number: int) -> int:
         """Seed of the trial with this number; with ``search.trial_seeds: common`` the same for all trials."""
-        return trial_seed(self.seed, 0 if self.search.trial_seeds == "common" else number)
+        return trial_seed(self.seed, 0 if self.trials_share_seed else number)
 
     def first_point(self) -> dict[str, SettingValue]:
         """The first initial point, which ``distill`` uses if the study has a search space."""
@@ -303,7 +308,7 @@ class Study(Settings):
 
     def _values_of(self, method: str, name: str) -> list[int]:
         """All possible values of an integer setting of a method."""
-        return [int(_number(value)) for value in self._every_value_of(f"distillation.{method}.{name}")]
+        return [int(as_number(value)) for value in self._every_value_of(f"distillation.{method}.{name}")]
 
     def _every_value_of(self, key: str) -> list[SettingValue | JsonValue]:
         """All possible values of a setting; of a float domain its ends."""
@@ -314,7 +319,7 @@ class Study(Settings):
         """The largest value of a numeric setting at any point, rounded up."""
         domain = self.space.domains.get(key)
         values = domain.corners() if domain is not None else []
-        return max(math.ceil(_number(value)) for value in [*values, *self._constants_of(key)])
+        return max(math.ceil(as_number(value)) for value in [*values, *self._constants_of(key)])
 
     def _constants_of(self, key: str) -> list[JsonValue]:
         """The constant of a setting as a list; empty if the setting is searched at every point."""
@@ -324,13 +329,6 @@ class Study(Settings):
     def corners(self) -> Iterator[dict[str, SettingValue]]:
         """Points at the ends of all domains, to check whether a point of the space can be invalid."""
         return self.space.corners()
-
-
-def _number(value: SettingValue | JsonValue) -> float:
-    """The value of a numeric setting."""
-    if not isinstance(value, int | float):
-        raise TypeError(f"a number is required, got {value!r}")
-    return value
 
 
 def _all_values(key: str, domain: Domain) -> list[SettingValue]:

@@ -5,7 +5,7 @@ from the ledger and not from the files of Ray Tune: Tune's snapshot of an experi
 its trials, and a trial with a newer checkpoint would start from scratch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rayvldd.config.domains import SettingValue
@@ -34,15 +34,9 @@ class Ledger:
         return [trial for trial in self.by_number() if trial.state == "running"]
 
     @property
-    def next_number(self) -> int:
-        """The number of the next new trial."""
-        return 1 + max((trial.number for trial in self.trials.values()), default=-1)
-
-    @property
     def search_seconds(self) -> float:
         """Duration of the search at its last evaluation, over all sessions, in seconds."""
-        found = (evaluation for trial in self.trials.values() for evaluation in trial.evaluations)
-        return max((evaluation.search_seconds for evaluation in found), default=0.0)
+        return search_seconds_of(self.trials.values())
 
     def best_trial(self) -> Trial | None:
         """The ended trial with the highest validation recall, without failed ones; the earlier trial in a tie."""
@@ -78,6 +72,12 @@ class Ledger:
     def by_number(self) -> list[Trial]:
         """All trials, by number."""
         return sorted(self.trials.values(), key=lambda trial: trial.number)
+
+
+def search_seconds_of(trials: Iterable[Trial]) -> float:
+    """Duration of a search at the last evaluation of its trials, over all sessions, in seconds."""
+    found = (evaluation for trial in trials for evaluation in trial.evaluations)
+    return max((evaluation.search_seconds for evaluation in found), default=0.0)
 
 
 def read_trials(folder: Path) -> tuple[list[Trial], list[str]]:

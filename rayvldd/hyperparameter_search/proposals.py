@@ -68,7 +68,7 @@ def _check_new(
     study: Study, point: dict[str, SettingValue], trials: Sequence[Trial], waiting: Sequence[dict[str, SettingValue]]
 ) -> None:
     space = study.space
-    if study.search.trial_seeds != "common" or not space.is_complete(point):
+    if not study.trials_share_seed or not space.is_complete(point):
         return
     known = [(trial.trial_id, trial.point) for trial in trials]
     known += [("an earlier proposal that waits", one) for one in waiting if space.is_complete(one)]

@@ -127,7 +127,7 @@ class SampledSearch:
     ) -> None:
         self.sampler, self._rule = sampler, rule
         self._space, self._seed = study.space, study.seed
-        self._runs_once = study.search.trial_seeds == "common"
+        self._runs_once = study.trials_share_seed
         self._take_point = take_point
         from_study = next_number(known) - sum(trial.is_requested for trial in known)
         self._initial = deque(self._distinct(study.initial_points())[from_study:])

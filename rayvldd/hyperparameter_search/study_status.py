@@ -1,4 +1,4 @@
-"""State of a study on this machine, read from its folder while it may be running."""
+"""State of a study, read from its folder while it may be running, on any machine that shares the folder."""
 
 import time
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Literal
 
 from rayvldd.config.study import Study
 from rayvldd.errors import StoreError
-from rayvldd.hyperparameter_search.ledger import read_trials
+from rayvldd.hyperparameter_search.ledger import read_trials, search_seconds_of
 from rayvldd.hyperparameter_search.lines import seconds_left
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.trial import EVALUATIONS, Trial, best_of
@@ -101,5 +101,5 @@ def _running(trial: Trial, study: Study) -> RunningTrial:
 
 def _seconds_left(study: Study, trials: list[Trial], running: list[RunningTrial], ended: int) -> float | None:
     done = ended + sum(max(one.outer_step, 0) / one.last_step for one in running)
-    spent = max((one.search_seconds for trial in trials for one in trial.evaluations), default=0.0)
+    spent = search_seconds_of(trials)
     return seconds_left(spent, done, study.max_trials, study.search.time_budget_s) if done > 0 else None
