@@ -199,9 +199,7 @@ def _apply_overrides(study: StudyValues, overrides: Sequence[str] | Mapping[str,
     return faults
 
 
-def parsed_assignments(
-    texts: Sequence[str], option: str = ""
-) -> tuple[list[tuple[str, str, JsonValue]], list[Fault]]:
+def parsed_assignments(texts: Sequence[str], option: str = "") -> tuple[list[tuple[str, str, JsonValue]], list[Fault]]:
     """Parse ``KEY=VALUE`` texts with YAML values.
 
     Args:

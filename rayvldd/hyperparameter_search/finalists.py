@@ -30,7 +30,7 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_work
-from rayvldd.runtime.requests import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials
 from rayvldd.storage.json_files import write_json_whole
 
 

@@ -34,7 +34,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
 from rayvldd.runtime.cluster import workers_have_our_variables
-from rayvldd.runtime.requests import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials
 
 _TRIAL_ID = "trial_id"
 """Key of the trial's name in a Tune config; the others are searched settings."""

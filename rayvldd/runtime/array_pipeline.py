@@ -43,8 +43,6 @@ class ArrayRequest:
     title: str
     """Name for messages, e.g. ``train images``."""
     array: ArrayDescription
-    part: Callable[[int, int], ImagePart | CaptionPart]
-    """Return the source data of the rows from a start index to an exclusive end index."""
     source: SplitSource
     """The split."""
     text_encoder: TextEncoderSettings | None = None
@@ -54,6 +52,10 @@ class ArrayRequest:
     def unit(self) -> int:
         """Number of rows computed together."""
         return CAPTIONS_AT_A_TIME if self.text_encoder else 1
+
+    def part(self, start: int, stop: int) -> ImagePart | CaptionPart:
+        """The source data of the rows from a start index to an exclusive end index."""
+        return self.source.caption_part(start, stop) if self.text_encoder else self.source.image_part(start, stop)
 
 
 @dataclass
@@ -109,14 +111,12 @@ def requested_arrays(study: Study, folder: Path) -> list[ArrayRequest]:
     for data in _distinct(point.data for point in study.expert_points()):
         sources = split_sources(data, folder)
         for source in sources:
-            found[source.pixels.name] = ArrayRequest(f"{source.split} images", source.pixels, source.image_part, source)
+            found[source.pixels.name] = ArrayRequest(f"{source.split} images", source.pixels, source)
         for settings in _distinct(point.model.text_encoder for point in study.expert_points()):
             encoder = build_text_encoder(settings)
             for source in sources:
                 array = captions_array(source.captions_fingerprint, source.num_captions, encoder)
-                found[array.name] = ArrayRequest(
-                    f"{source.split} captions", array, source.caption_part, source, settings
-                )
+                found[array.name] = ArrayRequest(f"{source.split} captions", array, source, settings)
     return list(found.values())
 
 

@@ -5,6 +5,7 @@ Coresets are selected in parallel as well: herding and k-centre need a pass over
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.full_data import keep_ranks, kept_ranks
-from rayvldd.runtime.requests import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials
 
 SplitName = Literal["val", "test"]
 
@@ -132,19 +133,19 @@ def choose_rates(
         return [ChosenRate(learning_rate=rates[0], val_mean_recall=None, num_rates=1)] * len(coresets)
     seeds = student_seeds(study.seed, _STUDENTS_FOR_RATE, StudentPurpose.VALIDATION)
     jobs = [
-        [StudentSpec(coreset, seed, rate) for coreset, seed in zip(of_kind, seeds, strict=False)]
+        StudentSpec(coreset, seed, rate)
         for of_kind in coresets
         for rate in rates
+        for coreset, seed in zip(of_kind, seeds, strict=False)
     ]
-    flat = [job for of_rate in jobs for job in of_rate]
-    found = iter(evaluate_in_parallel(study, cache_folder, flat, "val", on_progress))
-    recalls = iter([fmean(next(found).mean_recall for _ in of_rate) for of_rate in jobs])
-    by_rate = [{rate: next(recalls) for rate in rates} for _ in coresets]
-    best = [max(of_kind, key=lambda rate: of_kind[rate]) for of_kind in by_rate]
-    return [
-        ChosenRate(learning_rate=rate, val_mean_recall=of_kind[rate], num_rates=len(rates))
-        for rate, of_kind in zip(best, by_rate, strict=True)
-    ]
+    found = iter(evaluate_in_parallel(study, cache_folder, jobs, "val", on_progress))
+    chosen = []
+    for of_kind in coresets:
+        num_students = min(len(of_kind), len(seeds))
+        recalls = {rate: fmean(one.mean_recall for one in islice(found, num_students)) for rate in rates}
+        best = max(rates, key=lambda rate: recalls[rate])
+        chosen.append(ChosenRate(learning_rate=best, val_mean_recall=recalls[best], num_rates=len(rates)))
+    return chosen
 
 
 def choose_in_parallel(

@@ -12,7 +12,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
-from rayvldd.runtime.requests import resources_of_experts
+from rayvldd.runtime.resources import resources_of_experts
 from rayvldd.storage.lease import LeaseHolder
 
 _POLL_S = 0.5

@@ -25,7 +25,7 @@ from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.full_data import FullDataChoice, FullDataRecipe, RanksOfModel, TriedRecipe
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
-from rayvldd.runtime.requests import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials
 
 MAX_MODELS = 3
 """Maximum number of models for the bound: each costs as much as an expert, and they differ little."""
@@ -56,7 +56,6 @@ def choose_recipe(
         return choice
     recipes = recipes_of(study.evaluation)
     seed = student_seeds(study.seed, 1, StudentPurpose.VALIDATION)[0]
-    recalls: list[float | None] = [None] * len(recipes)
     total = sum(recipe.epochs for recipe in recipes)
 
     def show(finished: int, running: Mapping[int, int]) -> None:
