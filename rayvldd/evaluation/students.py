@@ -20,6 +20,7 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.randomness import seeded
 from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
+from rayvldd.training.stacked import StackedBatch, can_be_stacked, train_stacked
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,53 @@ def evaluate_pairs(
 def train_students(
     task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> Iterator[Parameters]:
-    """Yield one new student per seed, trained on ``pairs`` on demand; arguments as in :func:`evaluate_pairs`."""
+    """Yield one new student per seed, trained on ``pairs`` on demand; arguments as in :func:`evaluate_pairs`.
+
+    On a GPU the students of small trained parts are trained in one pass, on a CPU one after another: there the pass
+    saves nothing, and results keep every digit.
+    """
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
+    if len(seeds) > 1 and task.device.type != "cpu" and can_be_stacked(task.model):
+        yield from train_students_stacked(task, pairs, frozen_output, settings, seeds)
+        return
     for seed in seeds:
         yield train_student(task, pairs, frozen_output, settings, seed)
+
+
+def train_students_stacked(
+    task: RetrievalTask,
+    pairs: Pairs,
+    frozen_output: Float[Tensor, "pair ..."],
+    settings: EvaluationSettings,
+    seeds: Sequence[int],
+) -> list[Parameters]:
+    """Train one new student per seed in one pass; arguments as in :func:`train_student`, without dropout."""
+    initial = [task.model.initial_parameters(seed) for seed in seeds]
+    texts = pairs.texts.to(task.device)
+    similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
+    drawn = []
+    for seed in seeds:
+        with seeded(seed):
+            drawn.append(torch.stack([torch.randperm(len(texts)) for _ in range(settings.epochs)]))
+    orders = torch.stack(drawn, dim=1).to(task.device)  # of all epochs and students, in one copy
+
+    def batches() -> Iterator[StackedBatch]:
+        for epoch in orders:
+            for chosen in epoch.split(settings.batch_size, dim=1):
+                if chosen.shape[1] > 1:  # a contrastive loss needs two pairs
+                    part = None if similarity is None else similarity[chosen[:, :, None], chosen[:, None]]
+                    yield StackedBatch(frozen_output[chosen], texts[chosen], part)
+
+    trained, _ = train_stacked(task.model, initial, batches(), _rates(pairs, settings), pairs.pair_loss)
+    return trained
+
+
+def _rates(pairs: Pairs, settings: EvaluationSettings) -> SgdSettings:
+    sizes = [len(part) for part in torch.arange(len(pairs.texts)).split(settings.batch_size)]
+    steps = settings.epochs * sum(size > 1 for size in sizes)
+    decay = settings.learning_rate_decay
+    return SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay, decay, steps)
 
 
 def train_student(
@@ -90,9 +133,6 @@ def train_student(
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
 
-    sizes = [len(part) for part in torch.arange(len(texts)).split(settings.batch_size)]
-    steps = settings.epochs * sum(size > 1 for size in sizes)
-
     def batches() -> Iterator[TrainingBatch]:
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(texts)).split(settings.batch_size):
@@ -100,10 +140,8 @@ def train_student(
                     part = None if similarity is None else similarity[chosen][:, chosen]
                     yield TrainingBatch(frozen_output[chosen], texts[chosen], part)
 
-    decay = settings.learning_rate_decay
-    rates = SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay, decay, steps)
     with seeded(seed):
-        trained, _ = train_on_batches(task.model, initial, batches(), rates, pairs.pair_loss)
+        trained, _ = train_on_batches(task.model, initial, batches(), _rates(pairs, settings), pairs.pair_loss)
     return trained
 
 
