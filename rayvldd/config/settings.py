@@ -334,7 +334,14 @@ class ResourceSettings(Settings):
     cpus_per_trial: int = setting(1, ge=1, unit="CPUs")
     """CPUs and torch threads of a distillation trial or an evaluation."""
     gpus_per_trial: float | None = setting(None, ge=0, unit="GPUs")
-    """GPUs, or a fraction of one, of a distillation trial or an evaluation. Default: as for an expert."""
+    """GPUs, or a fraction of one, of a distillation trial or an evaluation. A fraction limits the memory to the same
+    fraction; further GPUs share the images of student steps, in micro-batches. Default: as for an expert."""
+    device_cache_gb: float | None = setting(None, ge=0, unit="GB")
+    """GPU memory of an actor or trial for real data, in GB: images or their features, and caption embeddings. What fits
+    stays on the GPU; of the rest, batches are copied. Default: a quarter of the free memory."""
+    checkpoint_minutes: float = setting(10.0, gt=0, unit="minutes")
+    """Time after which a trial saves its state between slow evaluations; it also saves it at every evaluation. A trial
+    on a machine that goes away loses no more."""
 
     @model_validator(mode="before")
     @classmethod

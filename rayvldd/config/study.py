@@ -17,6 +17,7 @@ from rayvldd.config.base import Settings
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.domains import Domain, FloatDomain, SettingValue, as_number
 from rayvldd.config.methods.declaration import MethodDeclaration
+from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.metrics import OBJECTIVES, VAL_MEAN_RECALL
 from rayvldd.config.search_plugins import RULES, SAMPLERS
@@ -191,7 +192,9 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
-        faults = [] if self.search.space else self.distillation.declaration.faults(self)  # else points are checked
+        if self.search.space:  # its points are checked
+            return self
+        faults = self.distillation.declaration.faults(self) + _faults_of_idle_gpus(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -382,3 +385,22 @@ def open_section(values: dict[str, JsonValue], key: str) -> dict[str, JsonValue]
     if not isinstance(section, dict):
         raise TypeError(f"{key!r} is a value, not a section with keys")
     return section
+
+
+def _faults_of_idle_gpus(study: Study) -> list[str]:
+    """Refuse further GPUs for a trial that has no work for them."""
+    gpus = study.resources.gpus_per_trial or 0.0
+    if gpus <= 1:
+        return []
+    if not isinstance(study.distillation.section(), InnerLoopSettings):
+        reason = f"distillation.method {study.distillation.method} has no student steps"
+    elif study.model.protocol == "heads_only":
+        reason = "under model.protocol heads_only a step has features, not images"
+    elif study.distillation.engine.compile:
+        reason = "distillation.engine.compile takes a step as a whole"
+    else:
+        return []
+    return [
+        f"resources.gpus_per_trial {gpus:g} divides the images of a student step between GPUs, but {reason}: set "
+        f"resources.gpus_per_trial to 1"
+    ]

@@ -100,7 +100,9 @@ class MetaModel:
         self._settings = settings.of(MetaModelSettings)
         momentum, decay = self._settings.momentum, self._settings.weight_decay
         assert momentum is not None and decay is not None, "pass Study.completed_distillation"
-        self._inner_loop = InnerLoop(task.model, settings, self._settings, Momentum(momentum, decay))
+        self._inner_loop = InnerLoop(
+            task.model, settings, self._settings, Momentum(momentum, decay), task.further_devices
+        )
         self._real = RealLoss(task, settings, self._settings)
         self.lr_step_sizes: float | None = self._settings.lr_lr
 
@@ -131,7 +133,7 @@ class MetaModel:
             start = expert[int(generator.integers(settings.min_start_epoch, settings.max_start_epoch))]
         else:
             start = self._task.model.initial_parameters(int(generator.integers(SEED_END)))
-        return Parameters(*(side.to(self._task.device) for side in start))
+        return Parameters(*(side.to(self._task.device, non_blocking=True) for side in start))
 
 
 def draw_steps(settings: MetaModelSettings, outer_step: int, generator: np.random.Generator) -> int:
@@ -154,7 +156,7 @@ def _with_noise(
     rows: Float[Tensor, "pair feature"], scale: float, generator: torch.Generator
 ) -> Float[Tensor, "pair feature"]:
     """Add normal noise in standard deviations of each column; drawn on the CPU, so that devices agree."""
-    noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
+    noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device, non_blocking=True)
     return rows + scale * rows.std(0) * noise
 
 

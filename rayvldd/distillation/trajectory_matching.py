@@ -69,7 +69,7 @@ class TrajectoryMatching:
         self._layouts = Layouts(task.model.image_layout, task.model.text_layout)
         drift = self._settings.start_ranges == "drift"
         self._bounds = drift_bounds(experts, self._settings, self._layouts) if drift else fixed_bounds(self._settings)
-        self._inner_loop = InnerLoop(task.model, settings, self._settings)
+        self._inner_loop = InnerLoop(task.model, settings, self._settings, further_devices=task.further_devices)
         self.lr_step_sizes: float | None = self._settings.lr_lr
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
@@ -97,6 +97,6 @@ class TrajectoryMatching:
     def _on_device(self, segment: Segment) -> Segment:
         device = self._task.device
         return Segment(
-            Parameters(*(side.to(device) for side in segment.start)),
-            Parameters(*(side.to(device) for side in segment.target)),
+            Parameters(*(side.to(device, non_blocking=True) for side in segment.start)),
+            Parameters(*(side.to(device, non_blocking=True) for side in segment.target)),
         )

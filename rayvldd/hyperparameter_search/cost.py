@@ -20,6 +20,7 @@ from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.hyperparameter_search.plan import Plan
+from rayvldd.models.gpus import further_gpus
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import student_seeds
 from rayvldd.runtime.full_data import MAX_MODELS
@@ -191,8 +192,15 @@ def _range(seconds: list[float]) -> str:
 
 
 def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> RetrievalTask:
-    device = point.resources.device_of_trials
-    return load_task(point.data, point.model, open_cache(cache), device=device, on_progress=on_progress)
+    return load_task(
+        point.data,
+        point.model,
+        open_cache(cache),
+        device=point.resources.device_of_trials,
+        further_devices=further_gpus(point.resources.gpus_per_trial or 0.0),
+        device_cache_gb=point.resources.device_cache_gb,
+        on_progress=on_progress,
+    )
 
 
 def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:

@@ -37,6 +37,7 @@ from rayvldd.hyperparameter_search.trial_report import (
     Report,
     Reporter,
 )
+from rayvldd.models.gpus import further_gpus
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.records.set_card import CARD
 from rayvldd.tracking.machine_use import PeakMemory
@@ -176,8 +177,14 @@ def task_at(point: Study, cache: Path) -> RetrievalTask:
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
-        device = point.resources.device_of_trials
-        _loaded[key] = load_task(point.data, point.model, open_cache(cache), device=device)
+        _loaded[key] = load_task(
+            point.data,
+            point.model,
+            open_cache(cache),
+            device=point.resources.device_of_trials,
+            further_devices=further_gpus(point.resources.gpus_per_trial or 0.0),
+            device_cache_gb=point.resources.device_cache_gb,
+        )
     return _loaded[key]
 
 

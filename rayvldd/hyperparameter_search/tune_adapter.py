@@ -33,6 +33,7 @@ from rayvldd.hyperparameter_search.strategy import (
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
+from rayvldd.models.gpus import limit_gpu_memory
 from rayvldd.runtime.cluster import workers_have_our_variables
 from rayvldd.runtime.resources import resources_of_trials
 
@@ -118,14 +119,15 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
 
     The function is local so that it is pickled by value: its process imports the trial and not the driver.
     """
-    run = run_trial
+    run, limit, per_trial = run_trial, limit_gpu_memory, resources_of_trials(study)
+    num_gpus = per_trial.num_gpus
 
     def run_and_report(config: Mapping[str, SettingValue], context: TrialContext) -> None:
+        limit(num_gpus)
         point = {key: value for key, value in config.items() if key != _TRIAL_ID}
         run(str(config[_TRIAL_ID]), point, context, lambda report: tune.report({_REPORT: report}))
 
     trainable = tune.with_parameters(run_and_report, context=context)
-    per_trial = resources_of_trials(study)
     return tune.with_resources(trainable, {"cpu": per_trial.num_cpus, "gpu": per_trial.num_gpus})
 
 

@@ -7,6 +7,7 @@ arrays are memory-mapped and shared by all processes of a machine.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from rayvldd.config.settings import DataSettings, ModelSettings, TextEncoderSett
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
+from rayvldd.models.device_arrays import DeviceArrays
 from rayvldd.models.image_encoder import faults_of_image_encoder
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.text_encoder import (
@@ -67,6 +69,10 @@ class RetrievalTask:
     fingerprints: dict[str, str]
     """Fingerprints of the data and both encoders."""
     device: torch.device
+    further_devices: tuple[torch.device, ...] = ()
+    """Devices that share the images of a student's step with ``device``."""
+    device_cache_gb: float | None = None
+    """Memory for real data that stays on a GPU; None: a quarter of what is free."""
 
     @property
     def image_size(self) -> int:
@@ -75,17 +81,21 @@ class RetrievalTask:
 
     def frozen_outputs(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image ..."]:
         """Inputs of the trained image part for the images ``index``, on the device."""
-        rows = torch.from_numpy(np.ascontiguousarray(inputs.images[index])).to(self.device)
+        rows = self._arrays.rows(inputs.images, index)
         return rows if self.model.encoder_is_frozen else self.model.normalise(rows.float() / 255)
 
     def pixels(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image 3 height width"]:
         """Pixels of the images ``index`` on the encoder's normalised scale, on the device."""
-        rows = torch.from_numpy(np.ascontiguousarray(inputs.split.pixels[index])).to(self.device)
+        rows = self._arrays.rows(inputs.split.pixels, index)
         return self.model.normalise(rows.float() / 255)
 
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
         """The caption embeddings ``index``, on the device."""
-        return torch.from_numpy(np.ascontiguousarray(inputs.caption_embeddings[index])).to(self.device)
+        return self._arrays.rows(inputs.caption_embeddings, index)
+
+    @cached_property
+    def _arrays(self) -> DeviceArrays:
+        return DeviceArrays(self.device, self.device_cache_gb)
 
 
 def check_models(model: ModelSettings, image_size: int, captions: Sequence[str] = ()) -> None:
@@ -128,6 +138,8 @@ def load_task(
     cache: ArrayCache,
     *,
     device: str = "auto",
+    further_devices: Sequence[str] = (),
+    device_cache_gb: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> RetrievalTask:
     """Load data and models, and compute missing arrays of the cache.
@@ -137,6 +149,8 @@ def load_task(
         model: The two-tower model and its protocol.
         cache: Cache of decoded images, caption embeddings and features.
         device: ``cpu``, ``cuda``, …, or ``auto``: the GPU if this process has one.
+        further_devices: Devices that share the images of a student's step with it.
+        device_cache_gb: Memory for real data that stays on a GPU; None: a quarter of what is free.
         on_progress: Called during long activities.
 
     Raises:
@@ -156,7 +170,8 @@ def load_task(
         _inputs(split, dataset, towers, text_encoder, cache, chosen, on_progress)
         for split in (dataset.train, dataset.val, dataset.test)
     )
-    return RetrievalTask(towers, train, val, test, fingerprints, chosen)
+    further = tuple(map(torch.device, further_devices))
+    return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb)
 
 
 def _inputs(

@@ -19,6 +19,7 @@ from rayvldd.config.settings import actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.models.gpus import limit_gpu_memory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
 MAX_REPLACEMENTS = 3
@@ -132,8 +133,7 @@ class _ActorPool:
             max_concurrency=2,
             scheduling_strategy="SPREAD",
         )
-        device = "cuda" if request.num_gpus else "cpu"
-        self._hire = lambda: actor.remote(study, cache_folder, request.num_cpus, device)
+        self._hire = lambda: actor.remote(study, cache_folder, request.num_cpus, request.num_gpus)
 
     @property
     def results_missing(self) -> bool:
@@ -216,11 +216,11 @@ class _ActorPool:
 class _Worker:
     """The actor: loads the task for its first item and runs one item at a time."""
 
-    def __init__(self, study: Study, cache_folder: Path, num_threads: int, device: str) -> None:
+    def __init__(self, study: Study, cache_folder: Path, num_threads: int, num_gpus: float) -> None:
         self._study = study
         self._cache = open_cache(cache_folder)
         self._num_threads = num_threads
-        self._device = device
+        self._num_gpus = num_gpus
         self._task: RetrievalTask | None = None
         self._progress = 0
 
@@ -228,7 +228,10 @@ class _Worker:
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         if self._task is None:
-            self._task = load_task(self._study.data, self._study.model, self._cache, device=self._device)
+            limit_gpu_memory(self._num_gpus)
+            device = "cuda" if self._num_gpus else "cpu"
+            study, cache_gb = self._study, self._study.resources.device_cache_gb
+            self._task = load_task(study.data, study.model, self._cache, device=device, device_cache_gb=cache_gb)
         return item.do(self._task, self._note)
 
     def progress(self) -> int:

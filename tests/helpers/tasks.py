@@ -77,7 +77,7 @@ def random_batches(seed: int, pairs: int = 4, steps: int = 3, batch_size: int | 
     return InnerBatches(batches, torch.randint(2**31, (steps,), generator=generator).tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyTask(RetrievalTask):
     """A task with the study that it was loaded for."""
 

@@ -1,14 +1,11 @@
 """Determine how many of a student's last steps can keep their graphs, from the memory of one graph."""
 
-import os
-from pathlib import Path
-
-import psutil
 import torch
 from torch import Tensor
 
 from rayvldd.distillation.unroll.batches import Batch
 from rayvldd.distillation.unroll.student_step import StudentStep
+from rayvldd.models.device_memory import free_bytes
 from rayvldd.models.parameters import Parameters
 
 _SHARE_OF_FREE = 0.5
@@ -57,20 +54,3 @@ def bytes_of_graph(step: StudentStep, start: Parameters, batch: Batch, seed: int
         taken = step.take(start, batch, seed)
     del taken
     return sum(blocks.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of the device; for a CPU, the rest of the machine's or the control group's limit."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    return min(psutil.virtual_memory().available, _left_in_control_group())
-
-
-def _left_in_control_group() -> int:
-    """Return the memory left under a container's limit (cgroup v2), which system-wide numbers do not include."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        return int((root / "memory.max").read_text()) - int((root / "memory.current").read_text())
-    except (OSError, ValueError):  # no limit: the file is missing or contains "max"
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

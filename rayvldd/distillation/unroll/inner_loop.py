@@ -35,7 +35,7 @@ Two other vectors are available (``InnerLoopSettings.steps_back`` and ``through_
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -99,9 +99,10 @@ class InnerLoop:
         common: DistillationSettings,
         settings: InnerLoopSettings,
         momentum: Momentum = PLAIN_SGD,
+        further_devices: Sequence[torch.device] = (),
     ) -> None:
         self._model, self._engine, self._settings, self._momentum = model, common.engine, settings, momentum
-        self._step = build_student_step(model, common)
+        self._step = build_student_step(model, common, further_devices)
         self._prepare = Preparation(common, settings, model.encoder_is_frozen)
         self._budget: GraphBudget | None = None
         self._said = False

@@ -8,8 +8,9 @@ the matching loss with respect to the parameters after the step, the backward pa
 which costs one double backward through the step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -71,13 +72,21 @@ class StudentStep(Protocol):
         """Return the backward pass through a recorded step."""
 
 
-def build_student_step(model: RetrievalModel, settings: DistillationSettings) -> StudentStep:
-    """Create the step implementation selected by the engine settings."""
+def build_student_step(
+    model: RetrievalModel, settings: DistillationSettings, further_devices: Sequence[torch.device] = ()
+) -> StudentStep:
+    """Create the step implementation selected by the engine settings.
+
+    Args:
+        model: The two-tower model.
+        settings: Distillation settings.
+        further_devices: Devices that share the images of a step with that of the model.
+    """
     engine = settings.engine
     if engine.compile:
         return CompiledStep(model, settings.student_loss, engine.autocast)
-    if engine.micro_batch is not None:
-        return MicroBatchedStep(model, settings.student_loss, engine.autocast, engine.micro_batch)
+    if engine.micro_batch is not None or further_devices:
+        return MicroBatchedStep(model, settings.student_loss, engine.autocast, engine.micro_batch, further_devices)
     return WholeStep(model, settings.student_loss, engine.autocast)
 
 
@@ -137,24 +146,37 @@ class MicroBatchedStep:
     e_dot = J lambda. The loss needs all embeddings together, the encoder does not: compute the embeddings, then the
     loss, then the encoder part by part. The result is exact. With dropout each part has its own stream, so another part
     size draws other masks.
+
+    With further devices the parts take turns on all of them, and the host waits for none: they compute at the same
+    time. Each sums the gradient of its parts, and the first one adds the sums.
     """
 
     keeps_graphs = False
 
-    def __init__(self, model: RetrievalModel, pair_loss: str, autocast: bool, micro_batch: int) -> None:
-        self._model, self._autocast, self._size = model, autocast, micro_batch
-        self._pair_loss = PAIR_LOSSES[pair_loss]
+    def __init__(
+        self,
+        model: RetrievalModel,
+        pair_loss: str,
+        autocast: bool,
+        micro_batch: int | None,
+        further_devices: Sequence[torch.device] = (),
+    ) -> None:
+        """Create the step; by default each device takes one part."""
+        self._models = [model, *(deepcopy(model).to(device) for device in further_devices)]
+        self._autocast, self._size, self._pair_loss = autocast, micro_batch, PAIR_LOSSES[pair_loss]
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
         """Return g at ``start``, without a graph."""
         image, text = _leaves(start)
         embeddings = self._embed_all(image, batch, seed).requires_grad_()
         by_embeddings, by_text = torch.autograd.grad(self._loss(embeddings, text, batch, seed), (embeddings, text))
-        by_image = torch.zeros_like(image)
-        for part, rows in self._parts(batch):
-            embedded = self._embed(image, rows.detach(), seed, part)
-            by_image += torch.autograd.grad(embedded, image, by_embeddings[part])[0]
-        return Parameters(by_image, by_text)
+        copies = self._on_every_device(image)
+        by_copies = [torch.zeros_like(each) for each in copies]
+        for at, part, rows in self._parts(batch):
+            embedded = self._embed(at, copies[at], rows.detach(), seed, part)
+            by_part = _moved(by_embeddings[part], embedded.device)
+            by_copies[at] += torch.autograd.grad(embedded, copies[at], by_part)[0]
+        return Parameters(_sum_on_first(by_copies), by_text)
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
         """Return the record of the step without its graph; the backward pass computes it part by part."""
@@ -170,55 +192,77 @@ class MicroBatchedStep:
         loss = self._loss(embeddings, text, Batch(batch.images, texts, similarity), seed)
         cotangent, by_text = torch.autograd.grad(loss, (embeddings, text), create_graph=True)
 
-        weighted = sizes.image * adjoint.image
-        by_image, by_images = torch.zeros_like(image), torch.zeros_like(batch.images)
+        copies, weights = self._on_every_device(image), self._on_every_device(sizes.image * adjoint.image)
+        by_copies, by_images = [torch.zeros_like(each) for each in copies], torch.zeros_like(batch.images)
         tangent = torch.zeros_like(embeddings)
         image_product = torch.zeros_like(sizes.image)
-        for part, rows in self._parts(batch):
-            parts = self._second_order(image, rows, cotangent[part].detach(), weighted, seed, part)
-            tangent[part], by_images[part], image_product = parts[1], parts[2], image_product + parts[0]
-            by_image += parts[3]
+        for at, part, rows in self._parts(batch):
+            by_part = _moved(cotangent[part].detach(), rows.device)
+            product, of_tangent, of_rows, of_copy = self._second_order(
+                at, copies[at], rows, by_part, weights[at], seed, part
+            )
+            tangent[part], by_images[part] = _moved(of_tangent, tangent.device), _moved(of_rows, tangent.device)
+            image_product = image_product + _moved(product, tangent.device)
+            by_copies[at] += of_copy
 
         text_product = adjoint.text @ by_text
         outer = (tangent * cotangent).sum() + sizes.text * text_product
         leaves = [embeddings, texts, text, *([] if similarity is None else [similarity])]
         by_embeddings, by_texts, by_text_parameters, *by_similarity = torch.autograd.grad(outer, leaves)
-        for part, rows in self._parts(batch):
+        for at, part, rows in self._parts(batch):
             rows = rows.detach().requires_grad_()
-            embedded = self._embed(image, rows, seed, part)
-            first_order = torch.autograd.grad(embedded, (image, rows), by_embeddings[part])
-            by_image += first_order[0]
-            by_images[part] += first_order[1]
+            embedded = self._embed(at, copies[at], rows, seed, part)
+            by_part = _moved(by_embeddings[part], rows.device)
+            first_order = torch.autograd.grad(embedded, (copies[at], rows), by_part)
+            by_copies[at] += first_order[0]
+            by_images[part] += _moved(first_order[1], by_images.device)
         products = StepSizes(image_product / sizes.image, text_product.detach())
         by_batch = Batch(by_images, by_texts, by_similarity[0] if by_similarity else None)
-        return StepVJP(products, by_batch, Parameters(by_image, by_text_parameters) if through_parameters else None)
+        by_parameters = Parameters(_sum_on_first(by_copies), by_text_parameters) if through_parameters else None
+        return StepVJP(products, by_batch, by_parameters)
 
     def _second_order(
-        self, image: Tensor, rows: Tensor, cotangent: Tensor, weighted: Tensor, seed: int, part: slice
+        self, at: int, image: Tensor, rows: Tensor, cotangent: Tensor, weighted: Tensor, seed: int, part: slice
     ) -> tuple[Tensor, ...]:
         """Return <weighted, J'c> of a part, and its gradient by c (which is J weighted), images and parameters."""
         rows, cotangent = rows.detach().requires_grad_(), cotangent.requires_grad_()
-        embedded = self._embed(image, rows, seed, part)
+        embedded = self._embed(at, image, rows, seed, part)
         (by_image,) = torch.autograd.grad(embedded, image, cotangent, create_graph=True)
         product = weighted @ by_image
         return product.detach(), *torch.autograd.grad(product, (cotangent, rows, image))
 
-    def _parts(self, batch: Batch) -> list[tuple[slice, Tensor]]:
-        starts = range(0, len(batch.images), self._size)
-        return [(part, batch.images[part]) for part in (slice(start, start + self._size) for start in starts)]
+    def _parts(self, batch: Batch) -> list[tuple[int, slice, Tensor]]:
+        """Return the number of the device, the rows and the images of every part; images are on the device."""
+        count = len(self._models)
+        size = self._size or -(-len(batch.images) // count)
+        parts = [slice(start, start + size) for start in range(0, len(batch.images), size)]
+        devices = [model.mean.device for model in self._models]
+        return [
+            (number % count, part, _moved(batch.images[part], devices[number % count]))  # type: ignore[arg-type]
+            for number, part in enumerate(parts)
+        ]
+
+    def _on_every_device(self, values: Tensor) -> list[Tensor]:
+        """Return the values, and copies of them on the further devices as leaves where they are leaves."""
+        further = [_moved(values.detach(), model.mean.device) for model in self._models[1:]]  # type: ignore[arg-type]
+        return [values, *(each.requires_grad_(values.requires_grad) for each in further)]
 
     @torch.no_grad()
     def _embed_all(self, image: Tensor, batch: Batch, seed: int) -> Tensor:
-        return torch.cat([self._embed(image, rows, seed, part) for part, rows in self._parts(batch)])
+        copies = self._on_every_device(image)
+        parts = [self._embed(at, copies[at], rows, seed, part) for at, part, rows in self._parts(batch)]
+        return torch.cat([_moved(part, image.device) for part in parts])
 
-    def _embed(self, image: Tensor, rows: Tensor, seed: int, part: slice) -> Tensor:
+    def _embed(self, at: int, image: Tensor, rows: Tensor, seed: int, part: slice) -> Tensor:
+        model = self._models[at].train(self._models[0].training)
         with seeded(seed + 1 + part.start), _cast(self._autocast, image), TwiceDifferentiableConvolutions(rows):
-            return self._model.embed_images(rows, image)
+            return model.embed_images(rows, image)
 
     def _loss(self, embeddings: Tensor, text: Tensor, batch: Batch, seed: int) -> Tensor:
         with seeded(seed), _cast(self._autocast, text):
-            texts = self._model.embed_texts(batch.texts, text)
-            return self._pair_loss(embeddings, texts, batch.similarity, self._model.settings.temperature)
+            model = self._models[0]
+            texts = model.embed_texts(batch.texts, text)
+            return self._pair_loss(embeddings, texts, batch.similarity, model.settings.temperature)
 
 
 class CompiledStep:
@@ -285,6 +329,18 @@ def _functional_step(
         return gradients, products
 
     return gradient, back
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """Return the values on a device; the host does not wait for a copy."""
+    return values.to(device, non_blocking=True)
+
+
+def _sum_on_first(of_devices: list[Tensor]) -> Tensor:
+    first, *further = of_devices
+    for other in further:
+        first += _moved(other, first.device)
+    return first
 
 
 def _leaves(parameters: Parameters) -> tuple[Tensor, Tensor]:

@@ -274,7 +274,7 @@ def test_searches_that_can_be(tmp_path: Path, search: dict[str, Any]) -> None:
 def test_shares_of_a_gpu_that_ray_would_refuse(tmp_path: Path, gpus: float, expected: str) -> None:
     (fault,) = faults_of(write(tmp_path, resources__gpus_per_trial=gpus))
     assert fault == f"resources.gpus_per_trial: {expected}"
-    for allowed in (0.25, 1, 2):
+    for allowed in (0.25, 1):
         assert load_study(write(tmp_path, resources__gpus_per_trial=allowed)).resources.gpus_per_trial == allowed
 
 
@@ -344,3 +344,16 @@ def test_a_grid_contains_each_of_its_values(low: float, high: float) -> None:
     values = [grid.nth(index) for index in range(grid.num_values or 0)]
     assert len(values) == round((high - low) / 0.1) + 1 and values[-1] == high
     assert all(value in grid for value in values)
+
+
+def test_further_gpus_are_refused_where_a_trial_would_leave_them_idle(tiny_study: Study) -> None:
+    whole: dict[str, Any] = {"model.protocol": "full_image_encoder", "resources.gpus_per_trial": 2}
+    assert tiny_study.at(whole).resources.gpus_per_trial == 2
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"model.protocol": "heads_only"}, "under model.protocol heads_only a step has features, not images"),
+        ({"distillation.method": "expert_fit"}, "distillation.method expert_fit has no student steps"),
+        ({"distillation.engine.compile": True}, "distillation.engine.compile takes a step as a whole"),
+    ]
+    for changes, reason in refused:
+        with pytest.raises(ValueError, match=f"gpus_per_trial 2 .* but {reason}: set resources.gpus_per_trial to 1"):
+            tiny_study.at({**whole, **changes})

@@ -493,3 +493,31 @@ def test_dropout_takes_part_and_its_seed_decides() -> None:
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert not model.training
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+@pytest.mark.parametrize(
+    ("protocol", "image_encoder", "more"),
+    [
+        ("full_image_encoder", CONVNET, {}),
+        ("lora", CONVNET, {"lora": {"targets": ["blocks.0", "blocks.4"], "rank": 2}}),
+    ],
+)
+def test_a_step_over_two_devices_is_exact(
+    protocol: str, image_encoder: dict[str, Any], more: dict[str, Any], micro_batch: int | None
+) -> None:
+    model = small_model(protocol, image_encoder, **more)
+    segment, walk = random_segment(model, 1), random_batches(3, pairs=5)
+    inputs = random_inputs(model, 2, pairs=5, with_similarity=True)
+    loss: dict[str, Any] = {"similarity": "full", "student_loss": "weighted_bce"}
+    _, expected = matching_gradient(model, segment, inputs, walk, **loss)
+
+    common = distillation_settings(**loss, engine={"micro_batch": micro_batch})
+    settings = common.of(TrajectoryMatchingSettings)
+    loop = InnerLoop(model, common, settings, further_devices=[torch.device("cpu")])
+    _, found = loop.gradient(
+        segment.start, lambda student: EndLoss(matching_loss(student, segment).total, {}), inputs, walk
+    )
+
+    for one, other in zip(present(found), present(expected), strict=True):
+        assert_close(one, other, 1e-12)

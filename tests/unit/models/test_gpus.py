@@ -1,0 +1,69 @@
+"""The devices of a process with GPUs, and its share of the memory of one, on a stand-in of the driver."""
+
+import pytest
+import torch
+
+from rayvldd.distillation.unroll.graph_budget import GraphBudget
+from rayvldd.models.device_memory import free_bytes
+from rayvldd.models.gpus import further_gpus, limit_gpu_memory
+
+TOTAL = 80 * 10**9
+GPU = torch.device("cuda", 0)
+
+
+class Driver:
+    """One GPU, as a process sees it that has a share of it."""
+
+    def __init__(self, used_by_others: int) -> None:
+        self.used_by_others, self.allocated, self.fraction = used_by_others, 0, 1.0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def limit(fraction: float) -> None:
+            self.fraction = fraction
+
+        for name, function in {
+            "is_available": lambda: True,
+            "set_per_process_memory_fraction": limit,
+            "get_per_process_memory_fraction": lambda device: self.fraction,
+            "memory_allocated": lambda device: self.allocated,
+            "memory_reserved": lambda device: self.allocated,
+            "mem_get_info": lambda device: (TOTAL - self.used_by_others - self.allocated, TOTAL),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+
+
+@pytest.mark.parametrize(("num_gpus", "expected"), [(0.0, ()), (0.5, ()), (1.0, ()), (3.0, ("cuda:1", "cuda:2"))])
+def test_a_process_uses_all_gpus_that_it_has(num_gpus: float, expected: tuple[str, ...]) -> None:
+    assert further_gpus(num_gpus) == expected
+
+
+def test_two_trials_on_one_gpu_have_budgets_that_fit_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Driver(used_by_others=0)
+    first.install(monkeypatch)
+    limit_gpu_memory(0.5)
+    budget_of_first = free_bytes(GPU)
+
+    second = Driver(used_by_others=budget_of_first)  # the first one has taken all that it may
+    second.install(monkeypatch)
+    limit_gpu_memory(0.5)
+
+    assert budget_of_first <= TOTAL / 2
+    assert free_bytes(GPU) == budget_of_first
+    assert budget_of_first + free_bytes(GPU) <= TOTAL
+
+
+def test_a_budget_counts_what_the_process_has_taken_of_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(used_by_others=0)
+    driver.install(monkeypatch)
+    limit_gpu_memory(0.25)
+    whole = free_bytes(GPU)
+    driver.allocated = 5 * 10**9
+    assert free_bytes(GPU) == whole - 5 * 10**9
+    assert GraphBudget(None, GPU)._budget == free_bytes(GPU) / 2
+
+
+def test_a_whole_gpu_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(used_by_others=10**9)
+    driver.install(monkeypatch)
+    limit_gpu_memory(1.0)
+    assert free_bytes(GPU) == TOTAL - 10**9
