@@ -41,4 +41,4 @@ def draw_blend(seed: int, pairs: int, concentration: float) -> Blend:
 
 def blend(rows: Float[Tensor, "pair ..."], drawn: Blend) -> Float[Tensor, "pair ..."]:
     """Blend each row of one modality with its partner's; call it with the same ``drawn`` for the other modality."""
-    return drawn.share * rows + (1 - drawn.share) * rows[drawn.partner.to(rows.device)]
+    return drawn.share * rows + (1 - drawn.share) * rows[drawn.partner.to(rows.device, non_blocking=True)]

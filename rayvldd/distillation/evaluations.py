@@ -31,8 +31,8 @@ PROGRESS = "progress.json"
 BEST = "best"
 _COLLAPSED = 2
 """Consecutive evaluations far below the initial recall after which a run is stopped."""
-_KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching", "seconds_evaluating")
-"""Attributes that a run keeps between evaluations."""
+_KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching", "seconds_evaluating", "steps")
+"""Attributes that are saved with the state; ``steps`` has the logged numbers since the last evaluation."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class EvaluatedRun:
         self.best_recall = self.start_recall = -1.0
         self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
+        self.steps: list[Mapping[str, float]] = []
+        self._saved_at = time.monotonic()
         self._further_metrics = metrics_by_name(study.evaluation.further_metrics)
 
     @contextmanager
@@ -83,12 +85,14 @@ class EvaluatedRun:
         yield
         self.seconds_matching += time.perf_counter() - started
 
-    def evaluate(self, steps: Sequence[Mapping[str, float]]) -> EvaluationResult:
-        """Score the current set, and save the state and the best set.
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Add the logged numbers of an outer step, and save the state if the last time was long ago."""
+        self.steps.append(numbers)
+        if time.monotonic() - self._saved_at >= 60 * self.study.resources.checkpoint_minutes:
+            self._save_state()
 
-        Args:
-            steps: Logged numbers of the outer steps since the last evaluation.
-        """
+    def evaluate(self) -> EvaluationResult:
+        """Score the current set, and save the state and the best set."""
         started = time.perf_counter()
         recalls = self._validation_recalls()
         self.seconds_evaluating += time.perf_counter() - started
@@ -99,7 +103,7 @@ class EvaluatedRun:
         self.evaluations_below = self.evaluations_below + 1 if mean_recall < self._floor() else 0
         self.best_recall = max(self.best_recall, mean_recall)
         metrics = {
-            **_means(steps),
+            **_means(self.steps),
             **recalls,
             **diagnostics(self.task, self.loop.distilled_set().pairs(self.task)),
             BEST_VAL_MEAN_RECALL: self.best_recall,
@@ -107,7 +111,10 @@ class EvaluatedRun:
             "seconds_evaluating": self.seconds_evaluating,
         }
         evaluation = EvaluationResult(self.loop.outer_step, metrics, is_best, self.loop.distilled_set(metrics))
-        self._save(evaluation)
+        self.steps = []
+        if evaluation.is_best and self.folder is not None:
+            evaluation.distilled_set.save(self.folder / BEST)
+        self._save_state()
         return evaluation
 
     def _floor(self) -> float:
@@ -142,12 +149,11 @@ class EvaluatedRun:
         further = mean_over_students(self._further_metrics, self.task, students, self.task.val)
         return {**{f"val_{name}": value for name, value in further.items()}, **recalls.as_dict("val_")}
 
-    def _save(self, evaluation: EvaluationResult) -> None:
+    def _save_state(self) -> None:
+        self._saved_at = time.monotonic()
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if evaluation.is_best:
-            evaluation.distilled_set.save(self.folder / BEST)
         state = f"state-{self.loop.outer_step:06d}.safetensors"
         self.loop.save(self.folder / state)
         progress = {

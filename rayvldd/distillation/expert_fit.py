@@ -56,7 +56,7 @@ class ExpertFit:
         device, settings = self._task.device, self._settings
         teacher = self._draw_teacher(generator)
         size = min(settings.batch_size or synthetic_set.num_pairs, synthetic_set.num_pairs)
-        chosen = torch.from_numpy(generator.permutation(synthetic_set.num_pairs)[:size]).to(device)
+        chosen = torch.from_numpy(generator.permutation(synthetic_set.num_pairs)[:size]).to(device, non_blocking=True)
         real = self._embed_real(teacher, generator)
         seed = int(generator.integers(SEED_END))
         features = FrozenFeatures(self._task.model, self._common, synthetic_set.images[chosen], seed)
@@ -97,7 +97,7 @@ class ExpertFit:
         return int(generator.integers(self._settings.min_epoch, self._settings.max_epoch + 1))
 
     def _on_device(self, parameters: Parameters) -> Parameters:
-        return Parameters(*(side.to(self._task.device) for side in parameters))
+        return Parameters(*(side.to(self._task.device, non_blocking=True) for side in parameters))
 
     @torch.no_grad()
     def _embed_real(

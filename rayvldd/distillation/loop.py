@@ -18,10 +18,11 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, rates_of
 from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method
-from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
+from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.models.scalars import read_scalars
 from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.tensor_files import save_tensors
@@ -69,8 +70,9 @@ def distill(
         task: Its model and data.
         experts: Trajectories that its method requires.
         seed: Determines every random draw of the run.
-        checkpoint_folder: Folder where the state is saved before each yield and resumed from; its ``best`` folder holds
-            the best set so far. A resumed run gives the same numbers as an uninterrupted one.
+        checkpoint_folder: Folder where the state is saved before each yield, and between slow ones every
+            ``resources.checkpoint_minutes``, and resumed from; its ``best`` folder holds the best set so far. A resumed
+            run gives the same numbers as an uninterrupted one.
         on_step: Called after every outer step.
 
     Raises:
@@ -82,17 +84,18 @@ def distill(
     run = EvaluatedRun(study, task, loop, seed, checkpoint_folder)
     settings = study.distillation
     if not run.resume():
-        yield run.evaluate([])
+        yield run.evaluate()
     while loop.outer_step < settings.outer_steps:
         run.raise_if_collapsed()
-        goal = min(loop.outer_step + settings.evaluate_every, settings.outer_steps)
-        reports = []
+        interval = loop.outer_step // settings.evaluate_every + 1  # a resumed run may be within one
+        goal = min(interval * settings.evaluate_every, settings.outer_steps)
         while loop.outer_step < goal:
             with run.timed_matching():
-                reports.append(loop.step())
+                report = loop.step()
+            run.add(report.numbers)
             if on_step:
-                on_step(reports[-1])
-        yield run.evaluate([report.numbers for report in reports])
+                on_step(report)
+        yield run.evaluate()
 
 
 class OuterLoop:
@@ -122,27 +125,19 @@ class OuterLoop:
         """
         while True:
             step = self._method.gradient(self.set, self.outer_step, self._generator)
-            fault = _not_finite(step)
+            fault, numbers = _not_finite(step), dict[str, float]()
             if fault is None:
                 self.set.descend(step.gradients, 0.5**self.rollbacks, self._method.lr_step_sizes)
-                fault = self.set.fault()
+                numbers = read_scalars({**step.log, **self.set.measured()})
+                fault = self.set.fault(numbers)
             if fault is None:
                 break
             self._roll_back(fault)
         self.outer_step += 1
         if self.outer_step % self.settings.evaluate_every == 0:
             self._good = self._state()
-        return self._report(step)
-
-    def _report(self, step: MethodStep) -> StepReport:
-        numbers = {name: float(value) for name, value in step.log.items()}
-        numbers |= {
-            "lr_student_image": float(self.set.step_sizes["lr_image"]),
-            "lr_student_text": float(self.set.step_sizes["lr_text"]),
-            "drift": self.set.drift(),
-            "rollbacks": float(self.rollbacks),
-        }
-        return StepReport(self.outer_step, next(iter(step.log)), numbers)
+        numbers["drift"] = numbers.pop(SQUARED_DRIFT) ** 0.5
+        return StepReport(self.outer_step, next(iter(step.log)), numbers | {"rollbacks": float(self.rollbacks)})
 
     def _roll_back(self, fault: str) -> None:
         """Return to the last good state with half the rates; the random stream continues, so the next steps differ."""
@@ -202,8 +197,8 @@ class OuterLoop:
         Raises:
             StoreError: when the state belongs to other settings.
         """
-        with safe_open(path, framework="pt", device=str(self.task.device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).to(self.task.device) for name in file.keys()}  # noqa: SIM118 (no dict)
             state: SavedState = json.loads(file.metadata()["state"])
         good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
         shapes = {f"value.{name}": value.shape for name, value in self.set.values.items()}

@@ -5,6 +5,7 @@ multiplicative, so that they stay positive.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ and the matching loss stays at 2."""
 
 PAIRS = ("images", "texts")
 """Names of the values with one row for each pair."""
+
+
+SQUARED_DRIFT = "squared_drift"
+_REPORTED_AS = {"lr_image": "lr_student_image", "lr_text": "lr_student_text"}
+"""Names of the step sizes in reports."""
 
 
 class SyntheticSet:
@@ -128,21 +134,27 @@ class SyntheticSet:
             return gradient
         return torch.cat([torch.zeros_like(gradient[:fixed]), gradient[fixed:]])
 
-    def drift(self) -> float:
-        """Return the growth of the root mean square relative to the initial set, the larger of images and texts."""
-        sides = (("images", self.initial.images), ("texts", self.initial.texts))
-        growth: list[float] = [
-            float(self.values[name].square().mean() / start.square().mean()) ** 0.5 for name, start in sides
-        ]
-        return max(growth)
+    def measured(self) -> Tensors:
+        """Return the squared drift and the learned step sizes, on the device.
 
-    def fault(self) -> str | None:
-        """Describe the first value outside its valid range; None if all are valid."""
-        drift, limit = self.drift(), self.settings.max_drift
+        The drift is the growth of the root mean square relative to the initial set, the larger of images and texts.
+        """
+        sides = (("images", self.initial.images), ("texts", self.initial.texts))
+        growth = [self.values[name].square().mean() / start.square().mean() for name, start in sides]
+        sizes = {_REPORTED_AS[name]: size for name, size in self.step_sizes.items()}
+        return {SQUARED_DRIFT: torch.stack(growth).amax(), **sizes}
+
+    def fault(self, numbers: Mapping[str, float]) -> str | None:
+        """Describe the first value outside its valid range; None if all are valid.
+
+        Args:
+            numbers: Those of :meth:`measured`.
+        """
+        drift, limit = numbers[SQUARED_DRIFT] ** 0.5, self.settings.max_drift
         if not drift <= limit:
             return f"images or texts have grown to {drift:.3g} times their start (max_drift {limit:g})"
         for name, start in self._initial_step_sizes.items():
-            size = float(self.step_sizes[name])
+            size = numbers[_REPORTED_AS[name]]
             if not 1 / STEP_SIZE_RANGE < size / start < STEP_SIZE_RANGE:
                 return f"the learned step size {name} went from {start:g} to {size:.3g}"
         return None

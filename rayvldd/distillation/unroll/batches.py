@@ -52,12 +52,11 @@ def draw_batches(
         steps: Number of steps, if it is not ``syn_steps``.
     """
     steps = settings.syn_steps if steps is None else steps
-    batches: list[Tensor] = []
     batch_size = min(settings.batch_size or num_pairs, num_pairs)
     per_epoch = num_pairs // batch_size if settings.batches == "permuted" else 1
-    while len(batches) < steps:
-        order = torch.from_numpy(generator.permutation(num_pairs)).to(device)
-        batches += order[: per_epoch * batch_size].split(batch_size)
+    orders = [generator.permutation(num_pairs) for _ in range(-(-steps // per_epoch))]
+    epochs = torch.from_numpy(np.stack(orders)).to(device, non_blocking=True)  # one copy to a GPU for all steps
+    batches = [batch for order in epochs for batch in order[: per_epoch * batch_size].split(batch_size)]
     seeds = [int(seed) for seed in generator.integers(SEED_END, size=steps)]
     return InnerBatches(batches[:steps], seeds)
 

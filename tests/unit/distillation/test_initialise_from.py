@@ -13,6 +13,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.initialisation import faults_of_initial_sets
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import ConfigError, StoreError
+from rayvldd.models.scalars import read_scalars
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ def test_learned_step_sizes_are_measured_from_those_of_the_set(
     changes = {"distillation.initialise_from": str(before), "distillation.lr_student_text": 30.0}
     task = loaded(tiny_study, tiny_cache, **changes)
     loop = OuterLoop(task.study, task, [], 5)
-    assert loop.set.fault() is None
+    assert loop.set.fault(read_scalars(loop.set.measured())) is None
     loop.set.step_sizes["lr_text"] *= 1000
-    assert "went from 0.3 to 300" in str(loop.set.fault())
+    assert "went from 0.3 to 300" in str(loop.set.fault(read_scalars(loop.set.measured())))
 
 
 def test_sets_that_do_not_fit_are_refused_before_work(tiny_study: Study, before: Path, tmp_path: Path) -> None:
