@@ -207,10 +207,9 @@ def joint_features(task: RetrievalTask, captions: Int[np.ndarray, " image"]) -> 
 def _image_features(task: RetrievalTask) -> Float[np.ndarray, "image dim"]:
     if task.model.encoder_is_frozen:
         return np.asarray(task.train.images)
-    encoder = task.model.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
-    task.model.initial_parameters(0)  # new adapters are the identity: their second factor is initially zero
+    image = task.model.initial_parameters(0).image  # new adapters are the identity: their second factor is zero
     parts = np.array_split(np.arange(task.train.num_images), max(1, task.train.num_images // 128))
-    return np.concatenate([encoder(task.pixels(task.train, part)).cpu().numpy() for part in parts])
+    return np.concatenate([task.model.encode(task.pixels(task.train, part), image).cpu().numpy() for part in parts])
 
 
 def _one_caption_an_image(

@@ -10,6 +10,7 @@ Source: Wu et al., section 3.1 and the released ``networks.py``. Deviation: the 
 similarities by log(1 / 0.07) = 2.66, experts and evaluation by 1 / 0.07 = 14.29; here it is 14.29 everywhere.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -90,6 +91,7 @@ class RetrievalModel(nn.Module):
             self.image_part = nn.Sequential(encoder, head)
         self.image_layout = ParameterLayout.of(self.image_part)
         self.text_layout = ParameterLayout.of(self.text_part)
+        self._copies: tuple[nn.Module, nn.Module] | None = None
         self.train(False)
 
     @property
@@ -120,6 +122,16 @@ class RetrievalModel(nn.Module):
         """Embed outputs of the frozen part with the given parameters; embeddings have length 1."""
         named = self.image_layout.unflatten(parameters)
         return F.normalize(functional_call(self.image_part, named, (frozen_output,)), dim=1)
+
+    def encode(
+        self, images: Float[Tensor, "image 3 height width"], parameters: Float[Tensor, " image_param"]
+    ) -> Float[Tensor, "image feature"]:
+        """Features of images before the head, with the given parameters; not for a frozen encoder."""
+        encoder: nn.Module = self.image_part[0]  # type: ignore[index,assignment]  # a Sequential of encoder and head
+        named = self.image_layout.unflatten(parameters).items()
+        own = {name.removeprefix("0."): value for name, value in named if name.startswith("0.")}
+        features: Tensor = functional_call(encoder, own, (images,))
+        return features
 
     def embed_texts(
         self, texts: Float[Tensor, "text text_dim"], parameters: Float[Tensor, " text_param"]
@@ -153,18 +165,32 @@ class RetrievalModel(nn.Module):
         )
 
     def initial_parameters(self, seed: int) -> Parameters:
-        """Parameters of a new student: pretrained weights if available, the rest initialised from ``seed``."""
+        """Parameters of a new student: pretrained weights if available, the rest initialised from ``seed``.
+
+        They are drawn on the CPU, so that devices agree, and reach another device in one copy for each side.
+        """
+        image_part, text_part = self._parts_on_cpu()
         with seeded(seed):
             if self.settings.protocol == "full_image_encoder" and not _is_pretrained(self.settings):
-                fresh = build_image_encoder(self.settings.image_encoder, seed).to(self.mean.device)  # type: ignore[arg-type]
-                self.image_part[0].load_state_dict(fresh.state_dict())  # type: ignore[index]
-            for module in [*self.image_part.modules(), *self.text_part.modules()]:
+                fresh = build_image_encoder(self.settings.image_encoder, seed)
+                image_part[0].load_state_dict(fresh.state_dict())  # type: ignore[index]
+            for module in [*image_part.modules(), *text_part.modules()]:
                 reset_adapter: Any = getattr(module, "reset_lora_parameters", None)  # only peft's layers have it
                 if isinstance(module, ProjectionHead):
                     module.reset_parameters()
                 elif reset_adapter:
                     reset_adapter("default", init_lora_weights=True)
-        return Parameters(self.image_layout.flatten(self.image_part), self.text_layout.flatten(self.text_part))
+        sides = self.image_layout.flatten(image_part), self.text_layout.flatten(text_part)
+        device: torch.device = self.mean.device  # type: ignore[assignment]  # buffers are tensors
+        return Parameters(*(side.to(device, non_blocking=True) for side in sides))
+
+    def _parts_on_cpu(self) -> tuple[nn.Module, nn.Module]:
+        """The trained parts, or copies of them if the model is on another device; these are kept."""
+        if self.mean.device.type == "cpu":  # type: ignore[union-attr]  # buffers are tensors
+            return self.image_part, self.text_part
+        if self._copies is None:
+            self._copies = deepcopy(self.image_part).cpu(), deepcopy(self.text_part).cpu()
+        return self._copies
 
 
 def _is_pretrained(settings: ModelSettings) -> bool:
