@@ -127,7 +127,7 @@ class RetrievalModel(nn.Module):
         self, images: Float[Tensor, "image 3 height width"], parameters: Float[Tensor, " image_param"]
     ) -> Float[Tensor, "image feature"]:
         """Features of images before the head, with the given parameters; not for a frozen encoder."""
-        encoder: nn.Module = self.image_part[0]  # type: ignore[index,assignment]  # a Sequential of encoder and head
+        encoder: nn.Module = self.image_part[0]  # type: ignore[index]  # a Sequential of encoder and head
         named = self.image_layout.unflatten(parameters).items()
         own = {name.removeprefix("0."): value for name, value in named if name.startswith("0.")}
         features: Tensor = functional_call(encoder, own, (images,))
@@ -186,7 +186,7 @@ class RetrievalModel(nn.Module):
 
     def _parts_on_cpu(self) -> tuple[nn.Module, nn.Module]:
         """The trained parts, or copies of them if the model is on another device; these are kept."""
-        if self.mean.device.type == "cpu":  # type: ignore[union-attr]  # buffers are tensors
+        if self.mean.device.type == "cpu":
             return self.image_part, self.text_part
         if self._copies is None:
             self._copies = deepcopy(self.image_part).cpu(), deepcopy(self.text_part).cpu()

@@ -78,7 +78,7 @@ class Case:
 
     def inputs(self, frozen_output: Tensor) -> StudentInputs:
         """What the student sees, given the images after the frozen part."""
-        lr_image, lr_text = (torch.tensor(size).to(self.texts) for size in self.step_sizes)
+        lr_image, lr_text = (torch.tensor(size).to(self.texts, non_blocking=True) for size in self.step_sizes)
         return StudentInputs(frozen_output, self.texts, lr_image, lr_text)
 
 

@@ -44,11 +44,13 @@ from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
-from rayvldd.testing.toy import PROTOCOLS, toy_study
+from rayvldd.testing.toy import PROTOCOLS as TOY_PROTOCOLS
+from rayvldd.testing.toy import toy_study
 
 Numbers = Mapping[str, Any]
 """Numbers and tensors by name."""
 
+PROTOCOLS: dict[str, dict[str, Any]] = {name: {**changes} for name, changes in TOY_PROTOCOLS.items()}
 CACHE = Path(tempfile.mkdtemp(prefix="rayvldd_pretend_"))
 
 

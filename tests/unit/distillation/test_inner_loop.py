@@ -507,16 +507,16 @@ def test_a_step_over_two_devices_is_exact(
     protocol: str, image_encoder: dict[str, Any], more: dict[str, Any], micro_batch: int | None
 ) -> None:
     model = small_model(protocol, image_encoder, **more)
-    segment, walk = random_segment(model, 1), random_batches(3, pairs=5)
+    segment, batches = random_segment(model, 1), random_batches(3, pairs=5)
     inputs = random_inputs(model, 2, pairs=5, with_similarity=True)
     loss: dict[str, Any] = {"similarity": "full", "student_loss": "weighted_bce"}
-    _, expected = matching_gradient(model, segment, inputs, walk, **loss)
+    _, expected = matching_gradient(model, segment, inputs, batches, **loss)
 
     common = distillation_settings(**loss, engine={"micro_batch": micro_batch})
     settings = common.of(TrajectoryMatchingSettings)
     loop = InnerLoop(model, common, settings, further_devices=[torch.device("cpu")])
     _, found = loop.gradient(
-        segment.start, lambda student: EndLoss(matching_loss(student, segment).total, {}), inputs, walk
+        segment.start, lambda student: EndLoss(matching_loss(student, segment).total, {}), inputs, batches
     )
 
     for one, other in zip(present(found), present(expected), strict=True):
