@@ -16,6 +16,8 @@ _MOST_LINES = 12
 """Maximum number of lines of another library's message; a state dictionary that does not match needs three."""
 _MOST_COLUMNS = 400
 """Maximum length of such a line in characters; PyTorch lists all weights of a model on one line."""
+_LONGEST_FAULT = 2000
+"""Maximum length of a fault in a message in characters; a damaged file may have a name of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class RayvlddError(Exception):
 
     def __init__(self, message: str, *, next_command: str = "") -> None:
         self.next_command = next_command
-        super().__init__(message + (f"\nNext: {next_command}" if next_command else ""))
+        whole = message + (f"\nNext: {next_command}" if next_command else "")
+        super().__init__(whole.encode(errors="backslashreplace").decode())  # half of an emoji cannot be printed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the final message, because the arguments of ``__init__`` are not stored."""
@@ -52,7 +55,7 @@ class InputError(RayvlddError):
         self.faults = list(faults)
         count = len(self.faults)
         lines = [f"{count} fault{'' if count == 1 else 's'} found, nothing was started:"]
-        lines += [f"  {fault}" for fault in self.faults[:_MOST_SHOWN]]
+        lines += [f"  {_shortened(str(fault))}" for fault in self.faults[:_MOST_SHOWN]]
         if count > _MOST_SHOWN:
             lines.append(f"  and {count - _MOST_SHOWN} more")
         super().__init__("\n".join(lines), next_command=next_command)
@@ -103,6 +106,12 @@ def without_next_command(error: BaseException) -> str:
     if isinstance(error, RayvlddError):
         return str(error).partition("\nNext: ")[0]
     return message_of(error)
+
+
+def _shortened(text: str) -> str:
+    left_out = len(text) - _LONGEST_FAULT
+    half = _LONGEST_FAULT // 2
+    return text if left_out <= 0 else f"{text[:half]}... ({left_out} more characters) ...{text[-half:]}"
 
 
 def _printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """Paths as users write them in studies, cluster files and commands."""
 
+import os
 from pathlib import Path
 
 
@@ -12,3 +13,21 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+# Before Python 3.14, the methods of Path raise an error for a name that is too long.
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder of this name; False for a name that cannot be one."""
+    return os.path.exists(user_path(path))  # noqa: PTH110
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file of this name; False for a name that cannot be one."""
+    return os.path.isfile(user_path(path))  # noqa: PTH113
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder of this name; False for a name that cannot be one."""
+    return os.path.isdir(user_path(path))  # noqa: PTH112

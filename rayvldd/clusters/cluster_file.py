@@ -10,6 +10,7 @@ import yaml
 from rayvldd.config.bounded_yaml import parsed_documents
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 from rayvldd.records.json_values import JsonObject
+from rayvldd.user_paths import is_file
 
 Kind = Literal["ray", "kubernetes", "cloudformation", "slurm"]
 
@@ -69,7 +70,7 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
         ConfigError: when the file does not exist, is not YAML, or is none of the four kinds.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         existing = sorted(str(found) for kind in ("*.yaml", "*.sbatch") for found in Path("clusters").glob(kind))
         hint = did_you_mean(str(path), existing)
         allowed = ", ".join(existing) or "the path of a YAML file"

@@ -12,6 +12,7 @@ from pathlib import Path
 from rayvldd.clusters.aws_rules import ACCOUNT
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at
+from rayvldd.user_paths import is_file
 
 _WIDE_SCOPES = ("cloud-platform", "devstorage.full_control", "devstorage.read_write")
 
@@ -25,7 +26,7 @@ def gcp_faults(config: JsonObject, path: Path) -> list[Fault]:
         faults += _network_faults(node, where)
         faults += _rights_faults(node, where, is_head=name == config["head_node_type"])
     named = text_at(config, "metadata", ACCOUNT)
-    if not named or not (path.parent / named).is_file():
+    if not named or not is_file(path.parent / named):
         got = f"there is no {path.parent / named}" if named else "missing"
         return [
             *faults,

@@ -7,7 +7,7 @@ from pathlib import Path
 from rayvldd.clusters.versions import PINS, Versions, pin_of
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, text_at
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import exists, is_file, user_path
 
 TOKEN = "~/.ray/auth_token"
 """Path where Ray reads the token, on the user's machine and on every node."""
@@ -107,7 +107,7 @@ def mount_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults for missing files to copy; `ray up` detects them only after launching the head node."""
     faults = []
     for target, source in object_at(config, "file_mounts").items():
-        if target != TOKEN and not user_path(str(source)).exists():
+        if target != TOKEN and not exists(str(source)):
             faults.append(
                 Fault(
                     f"{file}: file_mounts.{target}",
@@ -139,7 +139,7 @@ def ssh_key_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return a fault if the private key for ssh is not on this machine, which Ray notices when it has begun."""
     key = text_at(config, "auth", "ssh_private_key")
     is_example = text_at(config, "provider", "head_ip").startswith(_EXAMPLE)
-    if is_example or not key or user_path(str(key)).is_file():
+    if is_example or not key or is_file(str(key)):
         return []
     allowed = "a key that exists on this machine; or leave it out, for the keys of ssh itself"
     return [Fault(f"{file}: auth.ssh_private_key", f"there is no {key}", allowed)]
@@ -162,7 +162,7 @@ def version_faults(config: JsonObject, file: str, driver: Versions) -> list[Faul
                     Fault(f"{file}: {key}", f"installs Python {found}", f"{driver.python_minor}, as the driver has")
                 )
     for target, source in object_at(config, "file_mounts").items():
-        if Path(str(target)).name == PINS and user_path(str(source)).is_file():
+        if Path(str(target)).name == PINS and is_file(str(source)):
             pinned = pin_of(user_path(str(source)), "ray")
             if pinned != driver.ray:
                 faults.append(

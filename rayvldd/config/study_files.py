@@ -19,6 +19,7 @@ from rayvldd.config.bounded_yaml import BoundedLoader, parsed_documents
 from rayvldd.config.setting import flat_settings, value_at
 from rayvldd.config.shipped_spaces import shipped_spaces
 from rayvldd.errors import ConfigError, Fault, did_you_mean
+from rayvldd.user_paths import exists, is_file
 
 EXTENDS = "extends"
 """Key of the base file in a study file."""
@@ -59,7 +60,7 @@ def read_study(path: Path, is_value: Callable[[str], bool]) -> StudyValues:
     Raises:
         ConfigError: if a file is missing or is not a mapping, or if the files extend each other in a cycle.
     """
-    if not path.exists() and path.name == str(path) and path.name in shipped_spaces():
+    if not exists(path) and path.name == str(path) and path.name in shipped_spaces():
         path = shipped_spaces()[path.name]
     return extended(_read_yaml(path), str(path), path.parent, is_value, (path,))
 
@@ -106,7 +107,7 @@ def _base_file(named: JsonValue, file: str, folder: Path, chain: Sequence[Path])
         allowed = "the path of one study file, relative to this one"
         raise ConfigError([Fault(where, f"is {named!r}", allowed)], next_command=next_command)
     path = Path(os.path.normpath(folder / named))
-    if not path.is_file():
+    if not is_file(path):
         known = [os.path.relpath(found, folder) for found in sorted(path.parent.glob("*.yaml"))]
         hint = did_you_mean(named, known)
         raise ConfigError([Fault(where, f"no such study file {named!r}{hint}")], next_command=next_command)
@@ -213,7 +214,7 @@ def yaml_text(values: Mapping[str, JsonValue]) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, JsonValue]:
-    if not path.is_file():
+    if not is_file(path):
         known = [*sorted(str(found) for found in Path("search_spaces").glob("*.yaml")), *shipped_spaces()]
         hint = did_you_mean(str(path), known)
         raise ConfigError(

@@ -12,7 +12,7 @@ from rayvldd.config.settings import BlipData, FolderData, KarpathyData
 from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import DataError, Fault, did_you_mean, message_of
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import is_file, is_folder, user_path
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -40,7 +40,7 @@ def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]
             unknown splits, duplicate images, empty splits.
     """
     reader = _Reader(user_path(settings.root).absolute(), settings.images)
-    if not reader.root.is_dir():
+    if not is_folder(reader.root):
         fault = Fault("data.root", f"no such folder: {reader.root}", "the folder with the annotations and the images")
         raise _data_error([fault])
     if isinstance(settings, FolderData):
@@ -264,7 +264,7 @@ def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, object, obj
 
 
 def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
-    if not path.is_file():
+    if not is_file(path):
         near = did_you_mean(path.name, (found.name for found in path.parent.glob("*.json*")))
         reader.fault(setting, f"no such file: {path}{near}", "the annotation file, relative to data.root")
         return None

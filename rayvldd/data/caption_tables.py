@@ -16,6 +16,7 @@ import numpy as np
 from rayvldd.data.annotations import SPLITS
 from rayvldd.errors import DataError, Fault
 from rayvldd.storage.atomic import write_text_whole
+from rayvldd.user_paths import is_file
 
 IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "file", "filepath", "path")
 """Names of the column with the image files, in lower case."""
@@ -72,7 +73,7 @@ def _read(table: Path, images: Path) -> tuple[dict[str, list[str]], dict[str, st
         if not row.image or not row.caption:
             faults.append(Fault(where, f"has no {'caption' if row.image else 'image'}", "both in every row"))
             continue
-        if row.image not in captions and not (images / row.image).is_file():
+        if row.image not in captions and not is_file(images / row.image):
             faults.append(Fault(where, f"no such image file: {images / row.image}", "--images with the right folder"))
         captions.setdefault(row.image, []).append(row.caption)
         if row.split is None:

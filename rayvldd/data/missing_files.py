@@ -1,12 +1,12 @@
 """Missing image files: suggestions of similar names, and one fault in place of many with the same cause."""
 
-import os
 import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from rayvldd.errors import Fault
+from rayvldd.user_paths import is_file, is_folder
 
 _FEW = 3
 """Up to this many files with the same cause are listed one by one; of more, the first and their number are given."""
@@ -40,7 +40,7 @@ class MissingFiles:
 
     def grouped(self, faults: list[Fault]) -> list[Fault]:
         """Return the faults, with one in place of many that have the same cause."""
-        if self._noted and not self._images.is_dir():
+        if self._noted and not is_folder(self._images):
             allowed = "the folder that image names are relative to; itself relative to data.root"
             dropped = {number for number, _ in self._noted}
             absent = Fault("data.images", f"no such folder: {self._images}", allowed)
@@ -55,8 +55,7 @@ class MissingFiles:
         return [fault for number, fault in enumerate(faults) if number not in dropped]
 
     def _is_below_root(self, image: str) -> bool:
-        # Path.is_file raises for a name that is too long, before Python 3.14.
-        return self._root != self._images and os.path.isfile(self._root / image)  # noqa: PTH113
+        return self._root != self._images and is_file(self._root / image)
 
     def _other_name(self, image: str) -> str | None:
         """A file in the same folder whose name differs only in case, Unicode form or extension."""

@@ -15,7 +15,7 @@ from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
 from rayvldd.models import convnet  # noqa: F401 - registers convnet_d3 with timm
 from rayvldd.randomness import seeded
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import is_file, user_path
 
 
 def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Module:
@@ -44,7 +44,7 @@ def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
         faults.append(
             Fault("model.image_encoder.name", f"no timm model is called {settings.name!r}{hint}", "timm.list_models()")
         )
-    if settings.weights and not user_path(settings.weights).is_file():
+    if settings.weights and not is_file(settings.weights):
         faults.append(Fault("model.image_encoder.weights", f"no such file: {settings.weights}", "a checkpoint file"))
     return faults
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rayvldd.config.settings import TextEncoderSettings
 from rayvldd.errors import Fault, ModelError, message_of
 from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import is_folder, user_path
 
 _MOST_BY_PADDING = 0.02
 """Maximum relative difference of an embedding from that in a batch with a longer caption."""
@@ -72,7 +72,7 @@ def _model_error(problem: str, allowed: str) -> ModelError:
 def faults_of_text_encoder(settings: TextEncoderSettings) -> list[Fault]:
     """Faults that can be found without loading the model: a path that does not exist."""
     looks_like_path = settings.name.startswith(("/", ".", "~")) or settings.name.count("/") > 1
-    if settings.pooling != "hashed_ngrams" and looks_like_path and not user_path(settings.name).is_dir():
+    if settings.pooling != "hashed_ngrams" and looks_like_path and not is_folder(settings.name):
         return [Fault("model.text_encoder.name", f"no such folder: {settings.name}", "a folder or a hub name")]
     return []
 
@@ -142,7 +142,7 @@ class TransformerTextEncoder:
         from transformers import AutoTokenizer
 
         folder = user_path(settings.name)
-        source = str(folder) if folder.is_dir() else settings.name
+        source = str(folder) if is_folder(folder) else settings.name
         self._pooling = settings.pooling
         # Without this option, transformers would ask on the terminal whether to run code from the folder.
         self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

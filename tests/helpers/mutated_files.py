@@ -26,6 +26,9 @@ from rayvldd.errors import RayvlddError
 SLOW_S = 10.0
 """A loader that takes longer than this for a small file is a failure."""
 
+LONG = 50_000
+"""A message of more characters than this is a failure."""
+
 _WORDS: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**63, -(2**63) - 1, 10**400, 1e308, -1e308, 1e-320, float("nan"), float("inf"),
     "", " ", "\0", "\ud800", "\u2028", "\x1b[31m", "x" * 300, "../../x", "/etc/passwd", "${HOME}", "~", "~nobody/x",
@@ -177,9 +180,11 @@ def failures_of(kind: Kind, seeds: Iterator[int] | range, folder: Path) -> list[
         (worked / name).write_bytes(mutated(contents[name], name, draw))
         started = time.perf_counter()
         try:
-            kind.read(worked, name)
-        except RayvlddError as error:
-            str(error).encode()  # can be printed
+            try:
+                kind.read(worked, name)
+            except RayvlddError as error:
+                str(error).encode()  # can be printed
+                assert len(str(error)) < LONG, f"a message of {len(str(error))} characters"
         except Exception:
             failures.append(Failure(kind.name, seed, f"{name}: {traceback.format_exc()}"))
         seconds = time.perf_counter() - started

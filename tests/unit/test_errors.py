@@ -50,3 +50,10 @@ def test_a_reason_has_all_lines_of_a_message_but_not_its_next_command() -> None:
     error = RayvlddError("a store:\n  one fault\n  another", next_command="do this")
     assert without_next_command(error) == "a store:\n  one fault\n  another"
     assert without_next_command(ValueError("first\nsecond")) == message_of(ValueError("first\nsecond"))
+
+
+def test_every_error_can_be_printed_in_a_few_lines() -> None:
+    error = InputError([Fault("half an emoji \ud83d", "a" * 5000 + "the end")], next_command="\ud83d")
+    assert "half an emoji \\ud83d" in str(error) and str(error).endswith("Next: \\ud83d")
+    assert "more characters" in str(error) and "the end" in str(error)
+    assert len(str(error).encode()) < 2500
