@@ -36,19 +36,19 @@ store_option = click.option(
 
 
 def writable_store(uri: str | None, workspace: "Workspace") -> "ExpertStore":
-    """The store of experts at an address. A folder without experts is tested by writing to it.
+    """The store of experts at an address. A folder or bucket without experts is tested by writing to it.
 
-    One with experts may be read-only, and a service of the network is not contacted.
+    One with experts may be read-only.
 
     Raises:
         InputError: if the address is invalid.
-        StoreError: if the folder cannot be read or written.
+        StoreError: if the store cannot be read or written.
     """
     from rayvldd.experts.store.addresses import open_store
-    from rayvldd.storage.folder import FolderStorage
+    from rayvldd.storage.storage import ChecksWriting
 
     store = open_store(uri, workspace)
-    if isinstance(store.storage, FolderStorage) and not store.storage.names():
+    if isinstance(store.storage, ChecksWriting) and not store.storage.names():
         store.storage.check_writable()
     return store
 

@@ -166,10 +166,10 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.hyperparameter_search.study_store import StudyStore
     from rayvldd.storage.addresses import open_storage
-    from rayvldd.storage.folder import FolderStorage
+    from rayvldd.storage.storage import ChecksWriting
 
     storage = open_storage(uri, workspace, "--study-store")
-    if isinstance(storage, FolderStorage):
+    if isinstance(storage, ChecksWriting):
         storage.check_writable()
     return StudyStore(storage, StudyFolder(workspace.study(study_name)))
 

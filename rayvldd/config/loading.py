@@ -301,7 +301,8 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
             return Fault(where, f"is {given!r}", "a section with keys")
         case "value_error":
             return Fault(where, str(context["error"]))
-    if detail["loc"][-1] in _PLAIN_TYPES or _is_list_tag(detail["loc"][-1]):
+    last = detail["loc"][-1] if detail["loc"] else ""  # a key that is no text has no location
+    if last in _PLAIN_TYPES or _is_list_tag(last):
         return Fault(where, f"is {given!r}", "a number, a text, true, false, null, or a list of these")
     if detail["type"] in ("bool_parsing", "bool_type"):
         return Fault(where, f"unknown {given!r}", "true or false")

@@ -132,6 +132,16 @@ class S3Storage:
         with self.translating_errors(name, "written"):
             self._put(name, content, secrets.token_hex(8))
 
+    def check_writable(self) -> None:
+        """Check that an object can be written and deleted.
+
+        Raises:
+            OutageError: if not.
+        """
+        name = f"write_test_{secrets.token_hex(8)}"
+        self.write(name, b"")
+        self.delete(name)
+
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         """Write a small file if it still holds ``old``."""
         writer = secrets.token_hex(8)

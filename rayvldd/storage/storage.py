@@ -70,6 +70,19 @@ class Storage(Protocol):
 
 
 @runtime_checkable
+class ChecksWriting(Protocol):
+    """A storage whose rights can be tested before long work."""
+
+    def check_writable(self) -> None:
+        """Check that a file can be written and removed.
+
+        Raises:
+            OutageError: if not.
+        """
+        ...
+
+
+@runtime_checkable
 class KeepsParts(Protocol):
     """A storage in which a killed process can leave partial files, which are invisible but use space."""
 

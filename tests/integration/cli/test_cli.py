@@ -12,6 +12,7 @@ import click
 import pytest
 import yaml
 from helpers.cli import last_object, run
+from helpers.s3_server import Fault, S3Server
 from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import preparation
@@ -148,6 +149,19 @@ def test_a_store_that_cannot_be_written_is_refused_before_work(
     result = run(name, study_file, "--workspace", workspace, option, str(tmp_path / "file" / "store"))
     assert result.exit_code == EXIT_USER_ERROR
     assert f"{tmp_path}/file/store: cannot be written" in result.stderr
+    assert not list(workspace.rglob("*"))
+
+
+@pytest.mark.parametrize(("name", "option"), [("experts", "--store"), ("sweep", "--study-store")])
+def test_a_bucket_that_cannot_be_written_is_refused_before_work(
+    study_file: Path, workspace: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str, option: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    s3.faults.append(Fault("answer", "PUT", "", 99, 403, "AccessDenied"))
+    result = run(name, study_file, "--workspace", workspace, option, "s3://experts/mine")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "could not be written: S3 answered 403 AccessDenied" in result.stderr
+    assert "s3:PutObject" in result.stderr
     assert not list(workspace.rglob("*"))
 
 

@@ -60,6 +60,12 @@ def test_large_files_travel_in_parts_with_checksums(s3: S3Server, storage: S3Sto
     assert s3.seen("GET", "expert.safetensors") == PARTS + 1
 
 
+def test_a_test_of_the_rights_leaves_nothing_behind(s3: S3Server, storage: S3Storage) -> None:
+    storage.check_writable()
+    assert s3.seen("PUT") == 1 and s3.seen("DELETE") == 1
+    assert storage.names() == []
+
+
 def test_the_machine_that_uploads_reads_its_own_copy(s3: S3Server, storage: S3Storage, tmp_path: Path) -> None:
     put_large(storage)
     s3.requests.clear()

@@ -159,6 +159,13 @@ def test_a_file_that_is_no_study(tmp_path: Path, text: str, expected: str) -> No
     assert str(path) in str(caught.value)
 
 
+def test_half_an_emoji_as_a_key(tmp_path: Path) -> None:
+    (tmp_path / "half.yaml").write_text('name: half\n"\\ud800": 1\n')
+    with pytest.raises(ConfigError, match=r"half\.yaml: study: input should be a valid string") as caught:
+        load_study(tmp_path / "half.yaml")
+    str(caught.value).encode()
+
+
 def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(ConfigError, match="not readable as YAML"):
