@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.final_evaluation import evaluate_on_test
 from rayvldd.hyperparameter_search.finalists import (
@@ -78,7 +78,13 @@ class StudySession:
     @property
     def best(self) -> Trial:
         """The chosen trial."""
-        return self.ledger.trials[read_json(self.folder.choice)["trial_id"]]
+        trial_id = self.folder.chosen_trial()
+        if trial_id not in self.ledger.trials:
+            raise StoreError(
+                f"{self.folder.choice}: the study has no trial {trial_id!r}",
+                next_command=f"move {self.folder.choice} away, then the same command, which chooses again",
+            )
+        return self.ledger.trials[trial_id]
 
     @property
     def trial_context(self) -> TrialContext:

@@ -15,10 +15,11 @@ from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you_mean
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.requests import Requests
-from rayvldd.records.json_values import JsonObject
+from rayvldd.records.json_values import JsonObject, list_at, number_at, text_at
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line, copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
+from rayvldd.storage.names import path_inside
 from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
@@ -105,8 +106,12 @@ class StudyFolder:
 
     def chosen_sets(self) -> list[Path]:
         """The tested sets: the best one, and those distilled at its point with other seeds."""
-        names = read_json(self.choice).get("sets", [])
-        return [self.best, *(self.finalists / name / "distilled_set" for name in names[1:])]
+        names = list_at(read_json(self.choice), "sets")
+        return [self.best, *(path_inside(self.finalists, str(name)) / "distilled_set" for name in names[1:])]
+
+    def chosen_trial(self) -> str:
+        """The id of the best trial, once it is chosen."""
+        return text_at(read_json(self.choice), "trial_id")
 
     def add_test_evaluation(self, command: str, num_sets: int, num_students: int) -> None:
         """Record a test evaluation, before its result is saved or printed."""
@@ -242,7 +247,7 @@ class StudyFolder:
 
     def commands(self) -> list[str]:
         """The command lines that ran the study; empty for studies of earlier releases."""
-        return list(map(str, read_json(self._commands).get("commands", []))) if self._commands.is_file() else []
+        return list(map(str, list_at(read_json(self._commands), "commands"))) if self._commands.is_file() else []
 
     @property
     def _commands(self) -> Path:
@@ -250,7 +255,8 @@ class StudyFolder:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, summed over all sessions."""
-        return read_json(self._seconds) if self._seconds.is_file() else {}
+        values = read_json(self._seconds) if self._seconds.is_file() else {}
+        return {phase: number_at(values, phase) for phase in values}
 
     @property
     def _seconds(self) -> Path:

@@ -365,7 +365,10 @@ def _result_files(folder: Path) -> list[str]:
     (root / "study.json").write_text(json.dumps(Study.model_validate(TINY_STUDY).model_dump(mode="json")))
     (root / "result.json").write_text(json.dumps(result))
     (root / "commands.json").write_text(json.dumps({"commands": ["rayvldd sweep tiny.yaml"]}))
-    return [f"studies/tiny/{name}" for name in ("result.json", "study.json", "commands.json")]
+    (root / "seconds.json").write_text(json.dumps({"prepare": 1.5, "search": 20.0}))
+    (root / "choice.json").write_text(json.dumps({"trial_id": "trial_000", "sets": ["best", "trial_000_1"]}))
+    names = ("result.json", "study.json", "commands.json", "seconds.json", "choice.json")
+    return [f"studies/tiny/{name}" for name in names]
 
 
 def _read_results(folder: Path, name: str) -> None:
@@ -382,6 +385,9 @@ def _read_results(folder: Path, name: str) -> None:
     study_folder = StudyFolder(root)
     study_folder.check_same(Study.model_validate(TINY_STUDY))
     study_folder.commands()
+    study_folder.seconds()
+    study_folder.chosen_sets()
+    study_folder.chosen_trial()
     result = study_folder.result()
     if result is not None:
         trust_of(result)
