@@ -33,6 +33,9 @@ class EngineSettings(Settings):
     """Compile the student's step with torch.compile: takes 10 to 60 seconds once per process. Requires dropout 0."""
     autocast: bool = False
     """Use bfloat16 where torch's autocast allows it, on a GPU; the gradient then has errors of a few percent."""
+    tf32: bool = False
+    """Compute products and convolutions of an outer step in TF32, on a GPU from Ampere on: faster than float32, with 10
+    bits of mantissa in place of 23. Experts and evaluations always use float32."""
 
     @model_validator(mode="after")
     def _compiled_as_a_whole(self) -> Self:

@@ -21,6 +21,7 @@ from rayvldd.distillation.method import DistillationMethod, MethodStep, build_me
 from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.gpus import tf32
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.scalars import read_scalars
 from rayvldd.randomness import Stream, generator_of
@@ -124,7 +125,8 @@ class OuterLoop:
             DivergedError: when the run has left its valid range more than ``max_rollbacks`` times.
         """
         while True:
-            step = self._method.gradient(self.set, self.outer_step, self._generator)
+            with tf32(self.settings.engine.tf32):
+                step = self._method.gradient(self.set, self.outer_step, self._generator)
             fault, numbers = _not_finite(step), dict[str, float]()
             if fault is None:
                 self.set.descend(step.gradients, 0.5**self.rollbacks, self._method.lr_step_sizes)

@@ -1,4 +1,7 @@
-"""The GPUs of a process: which it uses, and how much memory of a shared one."""
+"""The GPUs of a process: which it uses, how much memory of a shared one, and the precision of their products."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +26,27 @@ def further_gpus(num_gpus: float) -> tuple[str, ...]:
         num_gpus: GPUs of the process: 0, a fraction of one, or a whole number.
     """
     return tuple(f"cuda:{number}" for number in range(1, int(num_gpus)))
+
+
+def compute_in_float32() -> None:
+    """Compute products and convolutions on GPUs in float32; torch's default for convolutions is TF32."""
+    _allow_tf32(products=False, convolutions=False)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Compute products and convolutions of float32 numbers on GPUs in TF32 in this block, if it is allowed.
+
+    TF32 has the range of float32 and 10 bits of mantissa in place of 23.
+    """
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if allowed:
+        _allow_tf32(products=True, convolutions=True)
+    try:
+        yield
+    finally:
+        _allow_tf32(products=products, convolutions=convolutions)
+
+
+def _allow_tf32(*, products: bool, convolutions: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions

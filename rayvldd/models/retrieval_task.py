@@ -19,6 +19,7 @@ from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import Fault, ModelError
 from rayvldd.models.device_arrays import DeviceArrays
+from rayvldd.models.gpus import compute_in_float32
 from rayvldd.models.image_encoder import faults_of_image_encoder
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.text_encoder import (
@@ -158,6 +159,7 @@ def load_task(
         DataError: if the dataset has faults.
     """
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    compute_in_float32()
     dataset = load_dataset(data, cache, on_progress)
     text_encoder = build_text_encoder(model.text_encoder)
     towers = RetrievalModel(model, data.image_size, text_encoder.width).to(chosen)

@@ -28,18 +28,19 @@ def no_faults(study: "Study") -> list[str]:
 
 
 _READ_BY_FROZEN_FEATURES = frozenset({"micro_batch", "autocast"})
+_READ_BY_ALL = frozenset({"tf32"})
 
 
 def faults_of_engine(study: "Study") -> list[str]:
     """Refuse changed settings of the engine that a method without student steps does not read.
 
-    Such a method reads ``micro_batch`` and ``autocast`` if the image encoder is frozen, and no others.
+    Such a method reads ``tf32``, and ``micro_batch`` and ``autocast`` if the image encoder is frozen, and no others.
     """
     engine, method, protocol = study.distillation.engine, study.distillation.method, study.model.protocol
     faults = []
     for name, described in type(engine).model_fields.items():
         value = getattr(engine, name)
-        if value == described.default:
+        if name in _READ_BY_ALL or value == described.default:
             continue
         if name not in _READ_BY_FROZEN_FEATURES:
             reason = f"distillation.method {method}, which has no student steps"

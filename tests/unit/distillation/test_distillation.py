@@ -17,6 +17,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import OuterLoop, StepReport, distill
+from rayvldd.distillation.method import MethodStep
 from rayvldd.distillation.reference import unrolled_matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.inner_loop import InnerLoop
@@ -57,6 +58,26 @@ def assert_same(left: DistilledSet, right: DistilledSet) -> None:
 
 
 # --- outer steps --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["trajectory_matching", "covariance"])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_outer_steps_use_tf32_only_if_it_is_allowed(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, method: str, allowed: bool
+) -> None:
+    task = make_task({"distillation.method": method, "distillation.engine.tf32": allowed})
+    loop = OuterLoop(task.study, task, experts(task), seed=0)
+    used: list[bool] = []
+    gradient = loop._method.gradient
+
+    def watched(*arguments: Any) -> MethodStep:
+        used.append(torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32)
+        return gradient(*arguments)
+
+    monkeypatch.setattr(loop._method, "gradient", watched)
+    loop.step()
+    assert used == [allowed]
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("dotted", [{}, FULL, LORA], ids=["heads_only", "full_image_encoder", "lora"])

@@ -5,7 +5,7 @@ import torch
 
 from rayvldd.distillation.unroll.graph_budget import GraphBudget
 from rayvldd.models.device_memory import free_bytes
-from rayvldd.models.gpus import further_gpus, limit_gpu_memory
+from rayvldd.models.gpus import compute_in_float32, further_gpus, limit_gpu_memory, tf32
 
 TOTAL = 80 * 10**9
 GPU = torch.device("cuda", 0)
@@ -67,3 +67,21 @@ def test_a_whole_gpu_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     driver.install(monkeypatch)
     limit_gpu_memory(1.0)
     assert free_bytes(GPU) == TOTAL - 10**9
+
+
+def test_tf32_is_used_only_where_it_is_allowed() -> None:
+    def used() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = used()
+    try:
+        compute_in_float32()
+        assert used() == (False, False)
+        with tf32(False):
+            assert used() == (False, False)
+        with pytest.raises(ArithmeticError), tf32(True):
+            assert used() == (True, True)
+            raise ArithmeticError
+        assert used() == (False, False)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
