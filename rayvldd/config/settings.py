@@ -329,6 +329,9 @@ class ResourceSettings(Settings):
     gpus_per_expert: float | None = setting(None, ge=0, unit="GPUs")
     """GPUs, or a fraction of one, of an actor that trains experts. Default: a share of the GPUs that are there, with
     which ``search.max_concurrent`` actors run at the same time; none on a machine without a GPU."""
+    experts_in_one_pass: int | None = setting(None, ge=1, unit="experts")
+    """Experts that an actor with a GPU trains in one pass, without ``model.dropout``. Default: 4 under ``heads_only``;
+    1 under ``lora``, where a pass has the images of all of them in memory. A whole image encoder is trained alone."""
     custom_per_expert: dict[str, Annotated[float, Field(gt=0)]] = setting({})
     """Amounts of custom Ray resources of such an actor, e.g. ``{spot: 1}``, which the nodes of a cluster declare."""
     cpus_per_trial: int = setting(1, ge=1, unit="CPUs")

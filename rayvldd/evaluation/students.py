@@ -71,7 +71,7 @@ def train_students(
     """
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-    if len(seeds) > 1 and task.device.type != "cpu" and can_be_stacked(task.model):
+    if len(seeds) > 1 and task.device.type != "cpu" and can_be_stacked(task.model.settings):
         yield from train_students_stacked(task, pairs, frozen_output, settings, seeds)
         return
     for seed in seeds:

@@ -6,17 +6,19 @@ holder dies. Every epoch is stored, so a crash costs at most one epoch.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rayvldd.errors import StoreError
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
-from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs
+from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs_together
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.json_values import text_at
-from rayvldd.storage.lease import LeaseHolder
+from rayvldd.storage.lease import Lease, LeaseHolder
 
 _POLL_S = 0.5
 """Seconds between two checks of experts that other processes train."""
@@ -56,7 +58,9 @@ def get_or_make(
     while missing := missing_of(request, store):
         if on_progress:
             on_progress(len(request.indexes) - len(missing), len(request.indexes))
-        if not any(make_one(task, request, index, store, lease_holder) for index in missing):
+        at_once = 1 if task.device.type == "cpu" else request.training.in_one_pass
+        groups = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
+        if not any(make(task, request, group, store, lease_holder) for group in groups):
             time.sleep(_POLL_S)
     return [store.load(request.recipe, index) for index in request.indexes]
 
@@ -88,51 +92,86 @@ def _next_after_import(missing: list[int], request: ExpertRequest) -> str:
     )
 
 
-def make_one(
+def make(
     task: RetrievalTask,
     request: ExpertRequest,
-    index: int,
+    indexes: Sequence[int],
     store: ExpertStore,
     lease_holder: LeaseHolder,
     note: Callable[[int], None] | None = None,
-) -> bool:
-    """Train one expert unless another process does; return whether this process finished it.
+) -> int:
+    """Train experts unless other processes do; return how many of them this process finished.
+
+    Several are trained in one pass, as far as they begin at the same epoch.
 
     Args:
         task: Model and data.
         request: The set, and the epochs to keep.
-        index: Number of the expert.
-        store: Store for the expert.
-        lease_holder: Holder of the lease during training.
+        indexes: Numbers of the experts.
+        store: Store for the experts.
+        lease_holder: Holder of the leases during training.
         note: Called with every finished epoch.
 
     Raises:
         StoreError: when data or models no longer match the recipe, or the store cannot be written.
-        DivergedError: when the training loss is not finite.
+        DivergedError: when a training loss is not finite.
     """
-    recipe = request.recipe
-    lease = store.acquire(recipe, index, lease_holder)
-    if lease is None:
-        return False
-    with lease:
-        if store.has(recipe, index, request.epochs):  # finished by another process before the lease was acquired
-            return False
-        _refuse_changed(task, recipe, index)
-        kept = _without_gaps(store.kept_epochs(recipe, index), request.epochs)
-        snapshots = {state.epoch: state.parameters for state in kept if state.epoch in request.epochs}
-        metrics, movements = (kept[-1].metrics, kept[-1].movements) if kept else ([], ())
-        for state in train_epochs(task, request.training, index, kept[-1] if kept else None):
-            if state.epoch < request.training.settings.epochs:  # the last epoch is stored with the finished expert
-                store.keep_epoch(recipe, index, state, request.epochs)
-            if state.epoch in request.epochs:
-                snapshots[state.epoch] = state.parameters
-            metrics, movements = state.metrics, state.movements
-            lease.report_progress(state.epoch)
-            if note:
-                note(state.epoch)
-        layouts = task.model.image_layout, task.model.text_layout
-        store.save(recipe, index, MadeExpert(Trajectory(snapshots, movements), metrics, *layouts))
-    return True
+    by_epoch: dict[int, list[_Unfinished]] = {}
+    with ExitStack() as leases:
+        for index in indexes:
+            lease = store.acquire(request.recipe, index, lease_holder)
+            if lease is None:
+                continue
+            leases.enter_context(lease)
+            if store.has(request.recipe, index, request.epochs):  # finished by another process before the lease
+                continue
+            _refuse_changed(task, request.recipe, index)
+            expert = _Unfinished(request, index, store, lease)
+            by_epoch.setdefault(-1 if expert.last is None else expert.last.epoch, []).append(expert)
+        for experts in by_epoch.values():
+            _train(task, request.training, experts, note)
+    return sum(map(len, by_epoch.values()))
+
+
+class _Unfinished:
+    """An expert in training, with the epochs that the store keeps of it."""
+
+    def __init__(self, request: ExpertRequest, index: int, store: ExpertStore, lease: Lease) -> None:
+        kept = _without_gaps(store.kept_epochs(request.recipe, index), request.epochs)
+        self.index = index
+        self.last = kept[-1] if kept else None
+        self._request, self._store, self._lease = request, store, lease
+        self._snapshots = {state.epoch: state.parameters for state in kept if state.epoch in request.epochs}
+
+    def add(self, state: ExpertState) -> None:
+        """Store the expert after an epoch; the last epoch is stored with the finished expert."""
+        self.last = state
+        if state.epoch < self._request.training.settings.epochs:
+            self._store.keep_epoch(self._request.recipe, self.index, state, self._request.epochs)
+        if state.epoch in self._request.epochs:
+            self._snapshots[state.epoch] = state.parameters
+        self._lease.report_progress(state.epoch)
+
+    def finish(self, model: RetrievalModel) -> None:
+        """Store the finished expert."""
+        assert self.last is not None  # the initial state is one
+        trajectory = Trajectory(self._snapshots, self.last.movements)
+        made = MadeExpert(trajectory, self.last.metrics, model.image_layout, model.text_layout)
+        self._store.save(self._request.recipe, self.index, made)
+
+
+def _train(
+    task: RetrievalTask, training: ExpertTraining, experts: list[_Unfinished], note: Callable[[int], None] | None
+) -> None:
+    """Train experts that begin at the same epoch to the end."""
+    after = [expert.last for expert in experts if expert.last is not None] or None
+    for states in train_epochs_together(task, training, [expert.index for expert in experts], after):
+        for expert, state in zip(experts, states, strict=True):
+            expert.add(state)
+        if note:
+            note(states[0].epoch)
+    for expert in experts:
+        expert.finish(task.model)
 
 
 def _without_gaps(kept: list[ExpertState], epochs: Collection[int]) -> list[ExpertState]:

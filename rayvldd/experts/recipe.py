@@ -10,6 +10,7 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.experts.training import ExpertTraining
 from rayvldd.records.json_values import JsonValue, text_at
+from rayvldd.training.stacked import can_be_stacked
 
 _VERSION = 2
 """Incremented when training computes different results from the same settings."""
@@ -37,7 +38,8 @@ class ExpertRecipe:
 
 def expert_training(study: Study) -> ExpertTraining:
     """Return the training settings of a study's experts, apart from model and data."""
-    return ExpertTraining(study.experts, study.seed)
+    at_once = study.resources.experts_in_one_pass or (4 if study.model.protocol == "heads_only" else 1)
+    return ExpertTraining(study.experts, study.seed, at_once if can_be_stacked(study.model) else 1)
 
 
 def expert_recipe(study: Study, fingerprints: Mapping[str, str]) -> ExpertRecipe:

@@ -5,7 +5,7 @@ batch 128). Deviations: BatchNorm statistics stay frozen; an epoch may take one 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from rayvldd.randomness import SEED_END, Stream, generator_of, seeded
 from rayvldd.records.json_values import JsonValue
 from rayvldd.training.real_batches import RealEpoch
 from rayvldd.training.sgd import SgdSettings, train_on_batches
+from rayvldd.training.stacked import StackedBatch, train_stacked
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -48,6 +49,8 @@ class ExpertTraining:
     settings: ExpertSettings
     seed: int
     """Seed of the study."""
+    in_one_pass: int = 1
+    """Most experts that a device other than a CPU trains in one pass."""
 
 
 def train_expert(
@@ -91,49 +94,85 @@ def train_epochs(
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    generator = generator_of(training.seed, Stream.EXPERT, index)
-    if after is None:
-        drawn = int(generator.integers(SEED_END))  # in any case: batches do not depend on the start
-        if training.settings.shared_start:
-            drawn = int(generator_of(training.seed, Stream.EXPERT_START).integers(SEED_END))
-        parameters = task.model.initial_parameters(drawn)
-        after = ExpertState(0, _on_cpu(parameters), [], generator.bit_generator.state)
-        yield after
-    else:
-        generator.bit_generator.state = after.random_state
-    state, layouts = after, Layouts(task.model.image_layout, task.model.text_layout)
-    for epoch in range(state.epoch + 1, training.settings.epochs + 1):
-        parameters, metrics = _trained_epoch(task, training.settings, index, epoch, state.parameters, generator)
-        moved = movement_between(state.parameters, parameters, layouts)
-        # Without a gap: the place in the list is the epoch.
-        movements = (*state.movements, moved) if len(state.movements) == epoch - 1 else state.movements
-        state = ExpertState(epoch, parameters, [*state.metrics, metrics], generator.bit_generator.state, movements)
+    for (state,) in train_epochs_together(task, training, [index], None if after is None else [after]):
         yield state
+
+
+def train_epochs_together(
+    task: RetrievalTask,
+    training: ExpertTraining,
+    indexes: Sequence[int],
+    after: Sequence[ExpertState] | None = None,
+) -> Iterator[list[ExpertState]]:
+    """Train experts in one pass, and yield their initial states and their states after every epoch.
+
+    Batches and initialisation of each are those of :func:`train_epochs`; its numbers too, up to the order of sums.
+
+    Args:
+        task: Model and data; several experts need a model without dropout.
+        training: Settings and seed.
+        indexes: Numbers of the experts in their set.
+        after: States of one epoch to resume from, which are not yielded again; default: new initialisations.
+
+    Raises:
+        DivergedError: when a training loss is not finite.
+    """
+    generators = [generator_of(training.seed, Stream.EXPERT, index) for index in indexes]
+    if after is None:
+        after = [_initial_state(task, training, generator) for generator in generators]
+        yield list(after)
+    else:
+        for generator, state in zip(generators, after, strict=True):
+            generator.bit_generator.state = state.random_state
+    states, layouts = list(after), Layouts(task.model.image_layout, task.model.text_layout)
+    for epoch in range(states[0].epoch + 1, training.settings.epochs + 1):
+        starts = [state.parameters for state in states]
+        trained = _trained_epoch(task, training.settings, indexes, epoch, starts, generators)
+        before, states = states, []
+        for state, generator, (parameters, metrics) in zip(before, generators, trained, strict=True):
+            moved = movement_between(state.parameters, parameters, layouts)
+            # Without a gap: the place in the list is the epoch.
+            movements = (*state.movements, moved) if len(state.movements) == epoch - 1 else state.movements
+            random_state = generator.bit_generator.state
+            states.append(ExpertState(epoch, parameters, [*state.metrics, metrics], random_state, movements))
+        yield states
+
+
+def _initial_state(task: RetrievalTask, training: ExpertTraining, generator: np.random.Generator) -> ExpertState:
+    drawn = int(generator.integers(SEED_END))  # in any case: batches do not depend on the start
+    if training.settings.shared_start:
+        drawn = int(generator_of(training.seed, Stream.EXPERT_START).integers(SEED_END))
+    return ExpertState(0, _on_cpu(task.model.initial_parameters(drawn)), [], generator.bit_generator.state)
 
 
 def _trained_epoch(
     task: RetrievalTask,
     settings: ExpertSettings,
-    index: int,
+    indexes: Sequence[int],
     epoch: int,
-    parameters: Parameters,
-    generator: np.random.Generator,
-) -> tuple[Parameters, dict[str, float]]:
-    started = time.perf_counter()
-    parameters, train_loss = _train_epoch(task, settings, parameters, generator)
-    if not np.isfinite(train_loss):
-        raise DivergedError(
-            f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
-            f"experts.lr_image={settings.lr_image}, experts.lr_text={settings.lr_text}",
-            next_command="the same command with a smaller --set experts.lr_image=… or experts.lr_text=…",
-        )
-    metrics = {
-        "epoch": float(epoch),
-        "train_loss": train_loss,
-        VAL_MEAN_RECALL: score(task, parameters, task.val).mean_recall,
-        "seconds": time.perf_counter() - started,
-    }
-    return _on_cpu(parameters), metrics
+    starts: Sequence[Parameters],
+    generators: Sequence[np.random.Generator],
+) -> list[tuple[Parameters, dict[str, float]]]:
+    """One epoch of each expert: its parameters on the CPU and its metrics; time is divided between the experts."""
+    begun = time.perf_counter()
+    if len(indexes) == 1:
+        trained = [_train_epoch(task, settings, starts[0], generators[0])]
+    else:
+        trained = _train_epoch_together(task, settings, starts, generators)
+    seconds = (time.perf_counter() - begun) / len(indexes)
+    found = []
+    for index, (parameters, train_loss) in zip(indexes, trained, strict=True):
+        begun = time.perf_counter()
+        if not np.isfinite(train_loss):
+            raise DivergedError(
+                f"expert {index} diverged in epoch {epoch}: training loss {train_loss}, with "
+                f"experts.lr_image={settings.lr_image}, experts.lr_text={settings.lr_text}",
+                next_command="the same command with a smaller --set experts.lr_image=… or experts.lr_text=…",
+            )
+        recall = score(task, parameters, task.val).mean_recall
+        metrics = {"epoch": float(epoch), "train_loss": train_loss, VAL_MEAN_RECALL: recall}
+        found.append((_on_cpu(parameters), {**metrics, "seconds": seconds + time.perf_counter() - begun}))
+    return found
 
 
 def _on_cpu(parameters: Parameters) -> Parameters:
@@ -144,8 +183,36 @@ def _train_epoch(
     task: RetrievalTask, settings: ExpertSettings, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, float]:
     """One pass over the real pairs; returns new parameters and the mean loss."""
-    real = RealEpoch(task, settings.batch_size, settings.captions_per_image, settings.num_train_images)
-    rates = SgdSettings(settings.lr_image, settings.lr_text)
     with seeded(int(generator.integers(SEED_END))):  # dropout's stream
-        trained, losses = train_on_batches(task.model, parameters, real.batches(generator), rates)
+        batches = _real_epoch(task, settings).batches(generator)
+        trained, losses = train_on_batches(task.model, parameters, batches, _rates(settings))
     return trained, float(torch.stack(losses).mean())
+
+
+def _train_epoch_together(
+    task: RetrievalTask,
+    settings: ExpertSettings,
+    starts: Sequence[Parameters],
+    generators: Sequence[np.random.Generator],
+) -> list[tuple[Parameters, float]]:
+    """One pass over the real pairs for several experts, each in an order of its own."""
+    for generator in generators:
+        generator.integers(SEED_END)  # dropout's stream, which is not used
+    real = _real_epoch(task, settings)
+    batches = (
+        StackedBatch(
+            torch.stack([batch.frozen_output for batch in of_experts]),
+            torch.stack([batch.texts for batch in of_experts]),
+        )
+        for of_experts in zip(*map(real.batches, generators), strict=True)
+    )
+    trained, losses = train_stacked(task.model, starts, batches, _rates(settings))
+    return list(zip(trained, torch.stack(losses).mean(0).tolist(), strict=True))
+
+
+def _real_epoch(task: RetrievalTask, settings: ExpertSettings) -> RealEpoch:
+    return RealEpoch(task, settings.batch_size, settings.captions_per_image, settings.num_train_images)
+
+
+def _rates(settings: ExpertSettings) -> SgdSettings:
+    return SgdSettings(settings.lr_image, settings.lr_text)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import ray
+
 from rayvldd.config.study import Study
-from rayvldd.experts.get_or_make import ExpertRequest, make_one, missing_of
+from rayvldd.experts.get_or_make import ExpertRequest, make, missing_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.runtime.actor_pool import run_work
+from rayvldd.runtime.actor_pool import ResourceRequest, run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.resources import resources_of_experts
 from rayvldd.storage.lease import LeaseHolder
@@ -68,8 +70,9 @@ def make_experts(
     made, command = 0, secrets.token_hex(8)
     while missing:
         with start_ray(None, None):
-            jobs = [ExpertWork(replace(request, indexes=(index,)), store, f"{command} {index}") for index in missing]
-            clock.begin(missing)
+            groups = _groups(missing, request, resources_of_experts(study))
+            jobs = [ExpertWork(replace(request, indexes=group), store, f"{command} {group[0]}") for group in groups]
+            clock.begin(groups)
             made_here = sum(run_work(jobs, study, cache_folder, resources_of_experts(study), clock.report))
         made, missing = made + made_here, missing_of(request, store)
         if missing and not made_here:
@@ -81,12 +84,19 @@ def make_experts(
     return made
 
 
+def _groups(missing: list[int], request: ExpertRequest, resources: ResourceRequest) -> list[tuple[int, ...]]:
+    """Divide experts into those of one pass: on GPUs as many as allowed, but no actor is left without work."""
+    actors = max(1, resources.actors_that_fit(ray.cluster_resources()))
+    size = min(request.training.in_one_pass, -(-len(missing) // actors)) if resources.num_gpus else 1
+    return [tuple(missing[start : start + size]) for start in range(0, len(missing), size)]
+
+
 @dataclass(frozen=True)
 class ExpertWork:
-    """Train and store one expert, unless another command is training it."""
+    """Train and store experts in one pass, unless other commands are training them."""
 
     request: ExpertRequest
-    """Request for the one expert."""
+    """Request for these experts."""
     store: ExpertStore
     owner: str
     """Owner of the lease, so that a restarted job continues immediately after its actor died."""
@@ -94,12 +104,12 @@ class ExpertWork:
     @property
     def title(self) -> str:
         """Name for messages."""
-        return f"expert {self.request.indexes[0]}"
+        indexes = self.request.indexes
+        return f"expert {indexes[0]}" if len(indexes) == 1 else f"experts {', '.join(map(str, indexes))}"
 
-    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
-        """Train the expert if the task still matches its recipe; return whether this job finished it."""
-        (index,) = self.request.indexes
-        return make_one(task, self.request, index, self.store, LeaseHolder(self.owner), note)
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> int:
+        """Train the experts if the task still matches their recipe; return how many of them this job finished."""
+        return make(task, self.request, self.request.indexes, self.store, LeaseHolder(self.owner), note)
 
 
 class _Clock:
@@ -108,13 +118,13 @@ class _Clock:
     def __init__(self, total: int, epochs: int, on_progress: OnExpertProgress | None) -> None:
         self._total, self._epochs = total, epochs
         self._on_progress = on_progress
-        self._missing: list[int] = []
+        self._groups: list[tuple[int, ...]] = []
         self._first: tuple[float, int] | None = None
         """Time of the first observed progress, and the number of finished epochs at that time."""
 
-    def begin(self, missing: list[int]) -> None:
-        """Begin a round of jobs, one for each missing expert."""
-        self._missing, self._first = missing, None
+    def begin(self, groups: list[tuple[int, ...]]) -> None:
+        """Begin a round of jobs, one for each group of missing experts."""
+        self._groups, self._first = groups, None
 
     def wait(self, elsewhere: dict[int, int], num_missing: int) -> None:
         """Report experts that other commands train."""
@@ -125,15 +135,15 @@ class _Clock:
         """Report the number of finished jobs and the epoch of each running one."""
         if self._on_progress is None:
             return
-        done = finished * self._epochs + sum(running.values())
-        experts = {self._missing[number]: epoch for number, epoch in running.items()}
-        present = self._total - len(self._missing)
-        self._on_progress(
-            ExpertProgress(present + finished, self._total, experts, seconds_left=self._seconds_left(done))
-        )
+        # The smallest groups, because it is not known which are finished: never more than there are.
+        there = sum(sorted(map(len, self._groups))[:finished])
+        experts = {index: epoch for number, epoch in running.items() for index in self._groups[number]}
+        present = self._total - sum(map(len, self._groups))
+        left = self._seconds_left(there * self._epochs + sum(experts.values()))
+        self._on_progress(ExpertProgress(present + there, self._total, experts, seconds_left=left))
 
     def _seconds_left(self, done: int) -> float | None:
-        now, total = time.monotonic(), len(self._missing) * self._epochs
+        now, total = time.monotonic(), sum(map(len, self._groups)) * self._epochs
         if done == total:
             return 0.0
         if self._first is None and done:

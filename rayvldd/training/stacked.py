@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
+from rayvldd.config.settings import ModelSettings
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.training.sgd import SgdSettings, decay_factor
@@ -29,12 +30,12 @@ class StackedBatch(NamedTuple):
     """Target similarity of image i and text j; None: the identity."""
 
 
-def can_be_stacked(model: RetrievalModel) -> bool:
+def can_be_stacked(model: ModelSettings) -> bool:
     """Whether one pass for several models is exact and saves time.
 
     With a whole encoder of its own, a model fills a GPU alone, and its convolutions would become slower grouped ones.
     """
-    return not model.settings.dropout and model.settings.protocol != "full_image_encoder"
+    return not model.dropout and model.protocol != "full_image_encoder"
 
 
 def train_stacked(

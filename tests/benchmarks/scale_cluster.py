@@ -232,7 +232,7 @@ class _SleepingExpert(ExpertWork):
     records: Path
     seconds: float
 
-    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> bool:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> int:
         """Do the work unchanged, and write a record of it."""
         sleep = _Sleep(self.seconds / self.request.training.settings.epochs)
 

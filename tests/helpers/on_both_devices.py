@@ -39,11 +39,14 @@ from rayvldd.evaluation.diagnostics import diagnostics
 from rayvldd.evaluation.full_data import recipes_of, train_on_all
 from rayvldd.evaluation.metric import metric_names, metrics_by_name
 from rayvldd.evaluation.students import evaluate_pairs, train_students
-from rayvldd.experts.recipe import expert_training
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
+from rayvldd.experts.recipe import expert_recipe, expert_training
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.storage.folder import FolderStorage
 from rayvldd.testing.toy import PROTOCOLS as TOY_PROTOCOLS
 from rayvldd.testing.toy import toy_study
 
@@ -207,6 +210,20 @@ def expert_numbers(study: Study, device: str, found: Found) -> Numbers:
     return {**metrics[-1], "seconds": 0.0, **_sides(last), **{f"bound {k}": v for k, v in _sides(bound).items()}}
 
 
+def together_numbers(study: Study, device: str, found: Found) -> Numbers:
+    """Experts that a store lacks, which only the accelerator trains in one pass."""
+    task, at_once = task_on(study, device), replace(expert_training(study), in_one_pass=2)
+    recipe, epochs = expert_recipe(study, task.fingerprints), frozenset(range(study.experts.epochs + 1))
+    with tempfile.TemporaryDirectory() as folder, counting() as waits:
+        store = ExpertStore(FolderStorage(Path(folder)))
+        made = get_or_make(task, ExpertRequest(recipe, at_once, (0, 1), epochs), store)
+        losses = [store.metrics(recipe, index)[-1]["train_loss"] for index in (0, 1)]
+    found.waits = dict(waits)
+    last = [_sides(trajectory[trajectory.num_epochs]) for trajectory in made]
+    sides = {f"{index} {side}": values for index in (0, 1) for side, values in last[index].items()}
+    return {**sides, "losses": losses}
+
+
 def coreset_numbers(method: str, protocol: str, device: str, found: Found) -> Numbers:
     study = small_study(**PROTOCOLS[protocol])
     task = task_on(study, device)
@@ -290,6 +307,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     for protocol, changes in PROTOCOLS.items():
         study = small_study(**changes)
         yield f"experts {protocol}", partial(expert_numbers, study)
+    for protocol in ("heads_only", "lora"):
+        yield f"together {protocol}", partial(together_numbers, small_study(**PROTOCOLS[protocol]))
     for method, protocol in allowed_pairs():
         study = small_study(method, **PROTOCOLS[protocol])
         yield f"{method} {protocol}", partial(steps_of, study)

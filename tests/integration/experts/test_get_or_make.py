@@ -16,16 +16,19 @@ import rayvldd.experts.get_or_make
 import rayvldd.experts.store.expert_store
 import rayvldd.storage.lease
 from rayvldd.config.study import Study
-from rayvldd.errors import StoreError
-from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
+from rayvldd.errors import DivergedError, StoreError
+from rayvldd.experts.get_or_make import ExpertRequest, get_or_make, make
+from rayvldd.experts.movement import Layouts
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_expert
+from rayvldd.experts.store.file_names import lease_file
+from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_epochs_together, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
+from rayvldd.testing.toy import PROTOCOLS
 
 EPOCHS = 4
 
@@ -50,12 +53,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Expert and epoch of everything that is trained in this process."""
     seen: list[tuple[int, int]] = []
 
-    def watched(task: RetrievalTask, training: ExpertTraining, index: int, after: ExpertState | None = None) -> Any:
-        for state in train_epochs(task, training, index, after):
-            seen.append((index, state.epoch))
-            yield state
+    def watched(
+        task: RetrievalTask, training: ExpertTraining, indexes: list[int], after: list[ExpertState] | None = None
+    ) -> Any:
+        for states in train_epochs_together(task, training, indexes, after):
+            seen.extend((index, state.epoch) for index, state in zip(indexes, states, strict=True))
+            yield states
 
-    monkeypatch.setattr(rayvldd.experts.get_or_make, "train_epochs", watched)
+    monkeypatch.setattr(rayvldd.experts.get_or_make, "train_epochs_together", watched)
     return seen
 
 
@@ -101,25 +106,28 @@ import torch
 import rayvldd.experts.get_or_make as room
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
+from rayvldd.experts.movement import Layouts
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.models.retrieval_task import load_task
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.file_names import lease_file
 from rayvldd.storage.folder import FolderStorage
 
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 threads, indexes, last_epoch = int(sys.argv[4]), range(int(sys.argv[5])), int(sys.argv[6])
 torch.set_num_threads(threads)
 task = load_task(study.data, study.model, ArrayCache(cache), device="cpu")
-train_epochs = room.train_epochs
+train_epochs_together = room.train_epochs_together
 
-def watched(task, training, index, after=None):
-    for state in train_epochs(task, training, index, after):
-        if state.epoch > last_epoch:
+def watched(task, training, indexes, after=None):
+    for states in train_epochs_together(task, training, indexes, after):
+        if states[0].epoch > last_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
-        print(index, state.epoch, flush=True)
-        yield state
+        for index in indexes:
+            print(index, states[0].epoch, flush=True)
+        yield states
 
-room.train_epochs = watched
+room.train_epochs_together = watched
 print("ready", flush=True)
 sys.stdin.readline()
 recipe, training = expert_recipe(study, task.fingerprints), expert_training(study)
@@ -188,6 +196,47 @@ def test_a_hole_among_the_kept_epochs_is_trained_again(
     (made,) = get_or_make(task, request_of(task, 0), store)
     assert trained == [(0, 2), (0, 3), (0, 4)]
     assert_same(made, train_expert(task, expert_training(task.study), 0)[0])
+
+
+@pytest.mark.parametrize("protocol", ["heads_only", "lora"])
+def test_experts_of_one_pass_are_those_made_alone(
+    study: Study, tiny_cache: Path, store: ExpertStore, trained: list[tuple[int, int]], protocol: str
+) -> None:
+    task = load(study, tiny_cache, **PROTOCOLS[protocol])
+    recipe, training, epochs = expert_recipe(task.study, task.fingerprints), expert_training(task.study), range(5)
+    for state in list(train_epochs(task, training, 1))[:2]:  # an earlier process got to epoch 1
+        store.keep_epoch(recipe, 1, state, keep=epochs)
+    store.storage.swap(lease_file(recipe.key, 2), None, elsewhere(beat=0))
+    noted: list[int] = []
+
+    made = make(task, request_of(task, *range(5)), range(5), store, LeaseHolder("of one pass"), noted.append)
+
+    assert made == 4, "another process has expert 2"
+    together = [(index, epoch) for epoch in range(5) for index in (0, 3, 4)]
+    assert trained == [*together, (1, 2), (1, 3), (1, 4)]
+    assert noted == [0, 1, 2, 3, 4, 2, 3, 4]
+    assert store.finished(recipe, epochs) == [0, 1, 3, 4] and store.leased(recipe) == [2]
+    assert_same(store.load(recipe, 1), train_expert(task, training, 1)[0])
+    for index in (0, 3, 4):
+        found, (expected, metrics) = store.load(recipe, index), train_expert(task, training, index)
+        assert torch.equal(found[0].image, expected[0].image)
+        assert [row["epoch"] for row in store.metrics(recipe, index)] == [1, 2, 3, 4]
+        assert store.metrics(recipe, index)[-1]["train_loss"] == pytest.approx(metrics[-1]["train_loss"], rel=1e-4)
+        for epoch in epochs:
+            for side, other in zip(found[epoch], expected[epoch], strict=True):
+                assert (side - other).norm() <= 1e-5 * other.norm()
+        layouts = Layouts(task.model.image_layout, task.model.text_layout)
+        movements = zip(found.movements(EPOCHS, layouts), expected.movements(EPOCHS, layouts), strict=True)
+        for moved, expected_move in movements:
+            assert [*moved.image, *moved.text] == pytest.approx([*expected_move.image, *expected_move.text], rel=1e-3)
+
+
+def test_an_expert_of_a_pass_that_diverges_is_named(study: Study, tiny_cache: Path, store: ExpertStore) -> None:
+    task = load(study, tiny_cache, **{"experts.lr_text": 1e38})
+    with pytest.raises(DivergedError, match=r"expert 3 diverged in epoch 1.*experts\.lr_text=1e\+38"):
+        make(task, request_of(task, 3, 4), [3, 4], store, LeaseHolder())
+    recipe = expert_recipe(task.study, task.fingerprints)
+    assert store.finished(recipe) == [] and store.leased(recipe) == []
 
 
 def elsewhere(beat: int, done: int = 0) -> bytes:

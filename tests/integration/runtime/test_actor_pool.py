@@ -138,7 +138,7 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rayvldd.runtime.expert_training.time, "monotonic", lambda: now[0])
     progress_reports: list[ExpertProgress] = []
     clock = rayvldd.runtime.expert_training._Clock(total=3, epochs=10, on_progress=progress_reports.append)
-    clock.begin([0, 2])
+    clock.begin([(0,), (2,)])
     news: list[tuple[float, int, dict[int, int]]] = [
         (0.0, 0, {0: 0, 1: 0}),  # loading the task, which takes long once and is no measure of epochs
         (50.0, 0, {0: 1, 1: 1}),
@@ -151,6 +151,16 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [progress.seconds_left for progress in progress_reports] == [None, None, 20.0, 2.5, 0.0]
     assert [progress.running for progress in progress_reports[2:4]] == [{0: 2, 2: 3}, {2: 8}]
     assert [progress.finished for progress in progress_reports] == [1, 1, 1, 2, 3]
+
+
+def test_progress_of_experts_in_one_pass() -> None:
+    progress_reports: list[ExpertProgress] = []
+    clock = rayvldd.runtime.expert_training._Clock(total=4, epochs=10, on_progress=progress_reports.append)
+    clock.begin([(1, 2), (3,)])
+    for finished, running in [(0, {0: 5, 1: 2}), (1, {0: 9}), (2, {})]:
+        clock.report(finished, running)
+    assert [progress.running for progress in progress_reports] == [{1: 5, 2: 5, 3: 2}, {1: 9, 2: 9}, {}]
+    assert [progress.finished for progress in progress_reports] == [1, 2, 4]
 
 
 # --- evaluations ---------------------------------------------------------------------------------------------------

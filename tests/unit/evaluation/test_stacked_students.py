@@ -40,7 +40,7 @@ def test_stacked_students_are_those_trained_one_after_another(
     assert not torch.equal(stacked[0].image, stacked[1].image)
 
 
-def test_students_with_dropout_or_a_whole_encoder_are_not_stacked(tiny_study: Study, tiny_cache: Path) -> None:
-    assert can_be_stacked(load(tiny_study, tiny_cache).model)
-    assert not can_be_stacked(load(tiny_study, tiny_cache, **{"model.dropout": 0.1}).model)
-    assert not can_be_stacked(load(tiny_study, tiny_cache, **PROTOCOLS["full_image_encoder"]).model)
+def test_students_with_dropout_or_a_whole_encoder_are_not_stacked(tiny_study: Study) -> None:
+    assert can_be_stacked(tiny_study.model)
+    assert not can_be_stacked(tiny_study.at({"model.dropout": 0.1}).model)
+    assert not can_be_stacked(tiny_study.at(dict(PROTOCOLS["full_image_encoder"])).model)

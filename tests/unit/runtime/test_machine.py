@@ -4,9 +4,14 @@ import os
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from rayvldd.config.settings import ResourceSettings, actors_on_gpus
+from rayvldd.config.study import Study
+from rayvldd.experts.get_or_make import ExpertRequest
+from rayvldd.experts.recipe import ExpertRecipe, expert_training
+from rayvldd.runtime import expert_training as expert_fleet
 from rayvldd.runtime.actor_pool import ResourceRequest
 from rayvldd.runtime.machine import describe_machine, faults_of_resources
 
@@ -89,3 +94,29 @@ def test_the_machine_and_what_a_study_uses_of_it(
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert words in describe_machine(ResourceSettings.model_validate(resources), max_concurrent=4)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "stated", "changes", "sizes"),
+    [
+        (1.0, None, {}, [4, 3]),  # two GPUs
+        (1.0, 2, {}, [2, 2, 2, 1]),
+        (0.0, None, {}, [1] * 7),
+        (1.0, 3, {"model.dropout": 0.1}, [1] * 7),
+        (1.0, 3, {"model.protocol": "full_image_encoder"}, [1] * 7),
+    ],
+)
+def test_experts_of_one_pass(
+    tiny_study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+    num_gpus: float,
+    stated: int | None,
+    changes: dict[str, Any],
+    sizes: list[int],
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    study = tiny_study.at({**changes, "resources.experts_in_one_pass": stated})
+    request = ExpertRequest(ExpertRecipe({}), expert_training(study), tuple(range(7)), frozenset({0}))
+    groups = expert_fleet._groups(list(range(7)), request, ResourceRequest(1, num_gpus, "resources.cpus_per_expert"))
+    assert [len(group) for group in groups] == sizes
+    assert [index for group in groups for index in group] == list(range(7))
