@@ -28,13 +28,17 @@ if __name__ == "__main__":
 
 import torch
 
+from helpers.tasks import CONVNET, distillation_settings, random_batches, random_inputs, random_segment, small_model
 from rayvldd.config.methods.registry import method_names
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import METHODS, choose_coreset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.loop import OuterLoop, distill
-from rayvldd.distillation.unroll.inner_loop import InnerLoop
+from rayvldd.distillation.trajectory_matching import matching_loss
+from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.evaluation.diagnostics import diagnostics
 from rayvldd.evaluation.full_data import recipes_of, train_on_all
 from rayvldd.evaluation.metric import metric_names, metrics_by_name
@@ -43,7 +47,7 @@ from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
-from rayvldd.experts.trajectory import Trajectory
+from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.storage.folder import FolderStorage
@@ -218,8 +222,8 @@ def together_numbers(study: Study, device: str, found: Found) -> Numbers:
         store = ExpertStore(FolderStorage(Path(folder)))
         made = get_or_make(task, ExpertRequest(recipe, at_once, (0, 1), epochs), store)
         losses = [store.metrics(recipe, index)[-1]["train_loss"] for index in (0, 1)]
+        last = [_sides(trajectory[trajectory.num_epochs]) for trajectory in made]
     found.waits = dict(waits)
-    last = [_sides(trajectory[trajectory.num_epochs]) for trajectory in made]
     sides = {f"{index} {side}": values for index in (0, 1) for side, values in last[index].items()}
     return {**sides, "losses": losses}
 
@@ -282,6 +286,26 @@ def cached_numbers(device: str, found: Found) -> Numbers:
     return numbers
 
 
+def two_devices_numbers(protocol: str, device: str, found: Found) -> Numbers:
+    """Gradient through the steps of a student in float64: over the device and the CPU, against the CPU alone."""
+    adapters: dict[str, Any] = {"lora": {"targets": ["blocks.0", "blocks.4"], "rank": 2}} if protocol == "lora" else {}
+    model = small_model(protocol, CONVNET, **adapters)
+    segment, inputs, drawn = random_segment(model, 1), random_inputs(model, 2, pairs=5), random_batches(3, pairs=5)
+    common, further = distillation_settings(num_pairs=5), [torch.device("cpu")] if device == NAME else []
+    segment = Segment(*(Parameters(*(side.to(device) for side in end)) for end in (segment.start, segment.target)))
+    inputs = StudentInputs(*(None if each is None else each.to(device) for each in inputs))  # type: ignore[arg-type]
+    batches = InnerBatches([batch.to(device) for batch in drawn.batches], drawn.seeds)
+    loop = InnerLoop(model.to(device), common, common.of(TrajectoryMatchingSettings), further_devices=further)
+    with counting_inner_loops() as inner:
+        loss, by = loop.gradient(
+            segment.start, lambda student: EndLoss(matching_loss(student, segment).total, {}), inputs, batches
+        )
+    found.inner_waits = inner
+    gradients = {name: value.cpu() for name, value in by._asdict().items() if value is not None}
+    sizes = {f"size of {name}": value.norm().log() for name, value in gradients.items()}
+    return {"loss": loss.value.cpu(), **sizes, **{name: value / value.norm() for name, value in gradients.items()}}
+
+
 def refusals(device: str, found: Found) -> Numbers:
     """Mistakes that a GPU refuses; the CPU's number is how many these are."""
     here = torch.ones(3).to(NAME)
@@ -315,6 +339,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     for name, changes in VARIANTS.items():
         study = small_study(**{"distillation.lr_sim": 1e-3, **changes})
         yield f"variant {name}", partial(steps_of, study)
+    for protocol in ("full_image_encoder", "lora"):
+        yield f"two devices {protocol}", partial(two_devices_numbers, protocol)
     for method in METHODS:
         yield f"coreset {method}", partial(coreset_numbers, method, "heads_only")
     for protocol in ("full_image_encoder", "lora"):
