@@ -15,7 +15,7 @@ import xxhash
 
 import rayvldd
 from rayvldd.data.array_cache import ArrayDescription
-from rayvldd.errors import StoreError
+from rayvldd.errors import OutageError, StoreError
 from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.storage import Storage
 
@@ -128,14 +128,42 @@ class ArrayShards:
             except (KeyError, TypeError, ValueError):  # damaged: its images are decoded again
                 continue
             same = {name: value for name, value in other.key.items() if name != "files"} == fixed
-            if same and other.kind == array.kind and other.shape[1:] == array.shape[1:] and other.name != array.name:
+            same = same and other.kind == array.kind and other.shape[1:] == array.shape[1:]
+            if same and other.name != array.name and self._is_unfinished(other):
                 yield other, files
 
-    def drop_unfinished(self, array: ArrayDescription) -> None:
-        """Delete the unfinished arrays that differ from this one only in their files, once this one is finished."""
-        for other, _ in list(self.unfinished(array)):
-            for name in self.storage.names(_folder(other)):
-                self.storage.delete(name)
+    def drop_unfinished(self, array: ArrayDescription, files: Sequence[tuple[str, int, int]]) -> None:
+        """Delete the unfinished arrays whose images are all in this one, once this one is finished.
+
+        Arrays of other datasets are kept: their images would have to be decoded again.
+
+        Args:
+            array: The finished array.
+            files: The file of each of its rows.
+        """
+        self.storage.delete(_files(array))  # it could not be finished earlier
+        present = set(files)
+        for other, of_rows in list(self.unfinished(array)):
+            if present.issuperset(of_rows[row] for row in self._finished_rows(other) if row < len(of_rows)):
+                # The list of files last: after an interruption the rest is found again.
+                for name in sorted(self.storage.names(_folder(other)), key=lambda name: name == _files(other)):
+                    self.storage.delete(name)
+
+    def _is_unfinished(self, array: ArrayDescription) -> bool:
+        try:
+            return self.rows_per_shard(array) is None or bool(self.missing(array))
+        except OutageError:
+            raise
+        except StoreError:  # of another version of the layout: neither used nor deleted
+            return False
+
+    def _finished_rows(self, array: ArrayDescription) -> list[int]:
+        """Rows of the finished shards of an array; none if it has no manifest."""
+        size = self.rows_per_shard(array)
+        if size is None:
+            return []
+        missing = set(self.missing(array))
+        return [row for row in range(array.shape[0]) if row // size not in missing]
 
     def _read(self, array: ArrayDescription, number: int, rows_per_shard: int) -> np.ndarray:
         content, record = self.storage.read(_shard(array, number)), parsed(self.storage.read(_record(array, number)))

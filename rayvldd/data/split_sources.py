@@ -78,6 +78,10 @@ class SplitSource(Protocol):
         """Record that the array of the images cannot be finished, for :meth:`find_kept` of another array."""
         ...
 
+    def drop_unfinished(self, shards: ArrayShards) -> None:
+        """Delete the unfinished arrays that :meth:`find_kept` no longer needs, once the array is finished."""
+        ...
+
     def image_part(self, start: int, stop: int) -> ImagePart:
         """The images ``start`` to ``stop - 1``."""
         ...
@@ -166,6 +170,9 @@ class DrawnSource:
     def note_unfinished(self, shards: ArrayShards) -> None:
         """Do nothing, as :meth:`find_kept`."""
 
+    def drop_unfinished(self, shards: ArrayShards) -> None:
+        """Do nothing, as :meth:`find_kept`."""
+
     def image_part(self, start: int, stop: int) -> DrawnPart:
         """The scenes ``start`` to ``stop - 1``."""
         state, skipped = divmod(start, _STATE_INTERVAL)
@@ -227,6 +234,10 @@ class RecordSource:
     def note_unfinished(self, shards: ArrayShards) -> None:
         """Record the files of the array, which cannot be finished."""
         shards.note_unfinished(self.pixels, self._files())
+
+    def drop_unfinished(self, shards: ArrayShards) -> None:
+        """Delete the unfinished arrays whose images this one has."""
+        shards.drop_unfinished(self.pixels, self._files())
 
     def image_part(self, start: int, stop: int) -> FilePart:
         """The images ``start`` to ``stop - 1``."""

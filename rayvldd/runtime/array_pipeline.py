@@ -187,7 +187,7 @@ def prepare_arrays(
         raise _together([errors[shard] for shard in sorted(errors)])  # shards end in any order
     for request in requests:
         if not request.text_encoder and by_name[request.array.name].made:
-            shards.drop_unfinished(request.array)
+            request.source.drop_unfinished(shards)
     return result
 
 

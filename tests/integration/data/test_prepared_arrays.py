@@ -347,8 +347,38 @@ def test_rows_of_unfinished_arrays_are_found(tmp_path: Path, monkeypatch: pytest
     after.image_part(0, 6).fill(again, shards)
     assert sorted(decoded) == ["0.jpg", "1.jpg"], "the first shard was not finished"
     np.testing.assert_array_equal(again, rows)
-    shards.drop_unfinished(after.pixels)
+    after.drop_unfinished(shards)
     assert not shards.storage.names("arrays")
+
+
+def test_unfinished_arrays_of_other_datasets_are_kept(tmp_path: Path) -> None:
+    data, other = (split_sources(photographs(tmp_path / name), tmp_path)[0] for name in ("data", "other"))
+    shards = ArrayShards(FolderStorage(tmp_path / "store"))
+    rows = np.empty(other.pixels.shape, np.uint8)
+    other.image_part(0, 6).fill(rows, shards)
+    assert shards.begin(other.pixels) == 1
+    for number in range(5):
+        shards.write(other.pixels, number, rows[number : number + 1])
+    other.note_unfinished(shards)
+    before = shards.storage.names("arrays")
+    data.drop_unfinished(shards)
+    assert shards.storage.names("arrays") == before, "its images are of another dataset"
+
+
+def test_a_finished_array_is_no_unfinished_one(tmp_path: Path) -> None:
+    """Its files could not be read at first, and could be read later, so it keeps its name."""
+    data, other = (split_sources(photographs(tmp_path / name), tmp_path)[0] for name in ("data", "other"))
+    shards = ArrayShards(FolderStorage(tmp_path / "store"))
+    shards.begin(data.pixels)
+    data.note_unfinished(shards)
+    rows = np.empty(data.pixels.shape, np.uint8)
+    data.image_part(0, 6).fill(rows, shards)
+    for number in shards.missing(data.pixels):
+        shards.write(data.pixels, number, rows[number : number + 1])
+    assert not list(shards.unfinished(other.pixels)), "a process that was killed here left only the note"
+    data.drop_unfinished(shards)
+    names = shards.storage.names("arrays")
+    assert len(names) == 13 and not any(name.endswith("files.json") for name in names)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
