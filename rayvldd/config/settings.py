@@ -97,7 +97,9 @@ class BlipData(Settings):
         return self
 
 
-DataSettings = Annotated[ToyScenesData | FolderData | KarpathyData | BlipData, Field(discriminator="source")]
+FileData = FolderData | KarpathyData | BlipData
+"""Datasets of image files."""
+DataSettings = Annotated[ToyScenesData | FileData, Field(discriminator="source")]
 
 
 # --- models -------------------------------------------------------------------------------------------------------

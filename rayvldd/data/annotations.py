@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rayvldd.config.settings import BlipData, FolderData, KarpathyData
+from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
 from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import DataError, Fault, did_you_mean, message_of
@@ -32,7 +32,7 @@ class Record:
     """Split that the image belongs to."""
 
 
-def read_records(settings: FolderData | KarpathyData | BlipData) -> list[Record]:
+def read_records(settings: FileData) -> list[Record]:
     """Read and check all annotations of a dataset, in the order of the file.
 
     Raises:

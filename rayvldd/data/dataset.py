@@ -12,7 +12,7 @@ import PIL
 from jaxtyping import Bool, Int64, UInt8
 from PIL import ExifTags, Image
 
-from rayvldd.config.settings import BlipData, DataSettings, FolderData, KarpathyData, ToyScenesData
+from rayvldd.config.settings import DataSettings, FileData, ToyScenesData
 from rayvldd.data.annotations import SPLITS, Record, SplitName, read_records
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.decoded_images import DecodedImages
@@ -197,7 +197,7 @@ def _drawn_key(settings: ToyScenesData, split: str) -> dict[str, JsonValue]:
 
 
 def _readable_split(
-    settings: FolderData | KarpathyData | BlipData,
+    settings: FileData,
     name: SplitName,
     records: list[Record],
     cache: ArrayCache,
@@ -205,12 +205,12 @@ def _readable_split(
 ) -> tuple[Split, str]:
     """Decode a split, without its unreadable images if the settings allow that."""
     if not drops_unreadable(settings):
-        return _decoded_split(name, records, settings.image_size, cache, on_progress)
+        return _decoded_split(settings, name, records, cache, on_progress)
     listed = unreadable_images(cache.shared_folder, name, records, settings.image_size)
     while True:  # every round but the last finds further images to leave out
         kept = readable(name, records, listed)
         try:
-            split, digest = _decoded_split(name, kept, settings.image_size, cache, on_progress)
+            split, digest = _decoded_split(settings, name, kept, cache, on_progress)
         except UnreadableImagesError as error:
             if not error.may_be_dropped:
                 raise
@@ -234,12 +234,19 @@ def unreadable_images(folder: Path, split: SplitName, records: list[Record], siz
 
 
 def _decoded_split(
-    name: str, records: list[Record], size: int, cache: ArrayCache, on_progress: OnProgress | None
+    settings: FileData,
+    name: SplitName,
+    records: list[Record],
+    cache: ArrayCache,
+    on_progress: OnProgress | None,
 ) -> tuple[Split, str]:
-    array = decoded_pixels_array(name, records, size)
+    array = decoded_pixels_array(name, records, settings.image_size)
 
     def decode(pixels: np.ndarray) -> None:
-        unfinished = DecodedImages(cache.folder, {"split": name, "size": size, **_DECODING})
+        # The folder of the images, because another dataset would replace the saved images of this one.
+        images = str(Path(settings.root, settings.images))
+        key = {"images": images, "split": name, "size": settings.image_size, **_DECODING}
+        unfinished = DecodedImages(cache.folder, key)
         files = [(str(record.path), *size_and_time(record.path)) for record in records]
         decoded = unfinished.fill(pixels, files)
         try:

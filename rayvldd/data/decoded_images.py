@@ -31,7 +31,7 @@ class DecodedImages:
 
         Args:
             folder: Folder of the cache.
-            key: Settings of the decoding, and the split.
+            key: Settings of the decoding, the folder of the images, and the split.
         """
         self._folder = folder
         self._name = f"decoded-{fingerprint(dict(key))}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayvldd.config.settings import BlipData, FolderData, KarpathyData
+from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
 from rayvldd.data.annotations import read_records
 from rayvldd.errors import DataError
 
@@ -32,7 +32,7 @@ def folder(root: Path, text: str | bytes, name: str = "captions.jsonl") -> Folde
     return FolderData(source="folder", root=str(root), annotations=name)
 
 
-def faults_of(settings: FolderData | KarpathyData | BlipData) -> list[str]:
+def faults_of(settings: FileData) -> list[str]:
     with pytest.raises(DataError) as caught:
         read_records(settings)
     str(caught.value).encode()  # it can be printed
@@ -191,7 +191,7 @@ def test_a_file_of_another_format_is_one_fault_that_names_it(root: Path, name: s
         pytest.skip("its own")
     for split in ("train", "val", "test"):
         (root / f"{split}.json").write_text(text, encoding="utf-8")
-    settings: FolderData | KarpathyData | BlipData
+    settings: FileData
     if source == "blip":
         settings = BlipData(source="blip", root=str(root), annotations="{split}.json")
     else:

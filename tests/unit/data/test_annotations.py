@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers.paths import FLICKR8K
 
-from rayvldd.config.settings import BlipData, FolderData, KarpathyData
+from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
 from rayvldd.data.annotations import Record, read_records
 from rayvldd.errors import DataError
 
@@ -29,7 +29,7 @@ def entry(image: str, split: str, *captions: Any) -> dict[str, Any]:
     return {"image": image, "captions": list(captions) or ["A dog ."], "split": split}
 
 
-def faults_of(settings: FolderData | KarpathyData | BlipData) -> list[str]:
+def faults_of(settings: FileData) -> list[str]:
     with pytest.raises(DataError) as caught:
         read_records(settings)
     assert "rayvldd check" in caught.value.next_command

@@ -209,3 +209,20 @@ def test_an_interruption_keeps_decoded_images(tmp_path: Path, decoded: list[str]
     assert len(first) >= 20 and len(first & set(decoded)) == 0
     afresh = load_dataset(settings, ArrayCache(tmp_path / "other"))
     np.testing.assert_array_equal(found.train.pixels, afresh.train.pixels)
+
+
+def test_another_interrupted_dataset_does_not_replace_decoded_images(tmp_path: Path, decoded: list[str]) -> None:
+    cache, found = ArrayCache(tmp_path / "cache"), []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        found.append(folder_of(tmp_path / name, 6))
+        damaged = tmp_path / name / "images" / "0.png"
+        sound = damaged.read_bytes()
+        damaged.write_bytes(b"damaged")
+        with pytest.raises(DataError):
+            load_dataset(found[-1], cache)
+        damaged.write_bytes(sound)
+    for settings in reversed(found):
+        decoded.clear()
+        load_dataset(settings, cache)
+        assert sorted(decoded) == ["0.png", "4.png", "5.png"], "the other three training images had been decoded"
