@@ -86,11 +86,11 @@ def import_command(
             lambda done, total: display.progress("importing", done, total),
         )
     overrides = [word for override in (*invocation.overrides, *taken) for word in ("--set", override)]
-    where = ["--workspace", str(workspace.root)] + (["--store", store_uri] if store_uri else [])
-    command = shlex.join(["rayvldd", "sweep", str(study_file), *overrides, *where])
+    where = ["--store", store_uri] if store_uri else []
+    command = invocation.in_this_workspace(shlex.join(["rayvldd", "sweep", str(study_file), *overrides, *where]))
     invocation.say(f"{num_experts} experts in {store.uri} under {recipe.key}, {kept} of them new")
     invocation.say("Their recall is unknown: the files do not contain it, and nothing was trained.")
-    invocation.say(f"Next: {command}")
+    invocation.say_next(command)
     invocation.finish({**result, "made": kept, "next_command": command})
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
+from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, writable_store
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def command(
     found: dict[str, Any] = {"cluster": report.as_object()} if report else {}
     if study_file is None:
         assert report is not None
-        invocation.say(f"No faults. Next: {report.next_command}")
+        invocation.say("No faults.")
+        invocation.say_next(report.next_command)
         invocation.finish(report.as_object())
         return
     study, planned = _checked_plan(invocation, study_file, store_uri, on_this_machine=cluster_file is None)
@@ -92,7 +93,8 @@ def command(
         found["ray_job"] = render_ray_job(report.file, study)
     command = "distill" if study.space.has_one_point else "sweep"
     following = report.next_command if report else _next_command(command, invocation, study_file, store_uri)
-    invocation.say(f"No faults. Next: {following}")
+    invocation.say("No faults.")
+    invocation.say_next(following)
     invocation.finish({**planned, **found})
 
 
@@ -100,9 +102,7 @@ def _next_command(command: str, invocation: Invocation, study_file: Path, store_
     """The command that runs the checked study, with the options of the check."""
     words = ["rayvldd", command, str(study_file)]
     words += [word for override in invocation.overrides for word in ("--set", override)]
-    if invocation.workspace_folder != DEFAULT_WORKSPACE:
-        words += ["--workspace", str(invocation.workspace_folder)]
-    return shlex.join([*words, *(["--store", store_uri] if store_uri else [])])
+    return invocation.in_this_workspace(shlex.join([*words, *(["--store", store_uri] if store_uri else [])]))
 
 
 def _checked_plan(

@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation
-
 if TYPE_CHECKING:
     from rayvldd.runtime.jobs import Job
 
@@ -33,12 +31,6 @@ def values_of_job(job: "Job") -> dict[str, Any]:
         "message": job.message,
         "exit_code": job.exit_code,
     }
-
-
-def say_next(invocation: Invocation, *lines: str) -> None:
-    """Print the next commands."""
-    for number, line in enumerate(lines):
-        invocation.say(("Next: " if number == 0 else "      ") + line)
 
 
 def address_words(address: str) -> str:

@@ -1,5 +1,6 @@
 """``rayvldd distill``: one distillation at one point."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def command(
     if warning := words_without_gain(int(summary["outer_step"]), len(best)):
         invocation.say(f"WARNING: {warning}.")
     invocation.say(f"distilled set: {summary['distilled_set']}")
-    invocation.say(f"next: rayvldd evaluate {summary['distilled_set']}")
+    invocation.say_next(shlex.join(["rayvldd", "evaluate", str(folder.absolute())]))
     invocation.finish({"study": study.name, **summary})
 
 

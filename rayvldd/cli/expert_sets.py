@@ -167,9 +167,10 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
         invocation.show(damages_table(damages))
     invocation.say(f"{files} files read in {store.uri}, {len(damages)} damaged" + (", dropped" if dropped else ""))
     if damages and not drops:
-        invocation.say("Next: the same command with --drop, then rayvldd experts STUDY.yaml makes them again")
+        invocation.say_next("the same command with --drop, then rayvldd experts STUDY.yaml, which makes them again")
     if any(not damage.records for damage in damages):
-        invocation.say("Next, for sets without a readable manifest: rayvldd experts prune --unreadable")
+        command = invocation.in_this_workspace("rayvldd experts prune --unreadable")
+        invocation.say(f"Next, for sets without a readable manifest: {command}")
     found = [asdict(damage) for damage in damages]
     invocation.finish({"store": store.uri, "files": files, "damaged": found, "dropped_experts": dropped})
     if damages:

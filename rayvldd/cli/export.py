@@ -1,5 +1,6 @@
 """``rayvldd export``: export of a distilled set or of a study's trials for other programs."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
     for file in files:
         invocation.say(str(file))
     if form == "optuna":
-        invocation.say(f"Next: optuna-dashboard {files[0]}")
+        invocation.say_next(shlex.join(["optuna-dashboard", str(files[0])]))
     return invocation.finish({**result, "files": files})
 
 

@@ -1,5 +1,6 @@
 """``rayvldd init``: a first study for a user's own data."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -105,8 +106,8 @@ def command(
         invocation.say(text)
         captions.unlink(missing_ok=True)
     invocation.say(f"{study_file}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
-    next_command = f"rayvldd check {study_file} --probe"
-    invocation.say(f"Next: {next_command}")
+    next_command = invocation.in_this_workspace(shlex.join(["rayvldd", "check", str(study_file), "--probe"]))
+    invocation.say_next(next_command)
     invocation.finish({"study": str(study_file), "images": counts, "settings": values, "next_command": next_command})
 
 
@@ -126,4 +127,4 @@ def _check(study_file: Path, folder: Path | None, table: Path | None, images: Pa
 
 def _taken(file: Path) -> InputError:
     fault = Fault(str(file), "is there already", "a file that does not exist")
-    return ConfigError([fault], next_command="rayvldd init with another name, or remove the file")
+    return ConfigError([fault], next_command="the same command with another name, or remove the file")

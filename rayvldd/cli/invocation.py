@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 import traceback
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from rayvldd.reports.table import Table
 
 DEFAULT_WORKSPACE = Path("rayvldd_workspace")
-"""Environment variable with the workspace of commands without ``--workspace``."""
+"""The workspace of commands without ``--workspace``, unless the environment names another."""
+
+_COMMAND = re.compile(r"\brayvldd ([a-z]+)\b(?:'[^']*'|(?!, | \(| after ).)*")
+"""A command in a sentence, by its verb, up to the next comma, parenthesis or condition outside quotation marks."""
+_WITHOUT_WORKSPACE = ("init", "schema", "spaces")
+"""Verbs that use no workspace."""
 
 EXIT_USER_ERROR = 2
 """Exit code for invalid input, as in click for invalid options."""
@@ -51,6 +57,26 @@ class Invocation:
     def say(self, text: str = "") -> None:
         """Print a line of text."""
         click.echo(printable(text))
+
+    def say_next(self, *lines: str) -> None:
+        """Print the next commands, in this workspace."""
+        for number, line in enumerate(lines):
+            self.say(("Next: " if number == 0 else "      ") + self.in_this_workspace(line))
+
+    def in_this_workspace(self, text: str) -> str:
+        """Add ``--workspace`` to the commands in a sentence that are without it, unless this is the default one.
+
+        Every next command goes through this method, because most of them come from code without the command line.
+        """
+        if self.workspace_folder == DEFAULT_WORKSPACE:
+            return text
+        option = shlex.join(["--workspace", str(self.workspace_folder)])
+
+        def completed(found: re.Match[str]) -> str:
+            is_complete = found[1] in _WITHOUT_WORKSPACE or re.search(" --(workspace|help)\\b", found[0])
+            return found[0] if is_complete else f"{found[0]} {option}"
+
+        return _COMMAND.sub(completed, text)
 
     def show(self, table: "Table") -> None:
         """Print a table; if the output is not a terminal, with unlimited width."""
@@ -164,14 +190,16 @@ def _invocation(ctx: click.Context) -> Invocation:
 
 
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
-    click.echo(printable(f"Error: {error}"), err=True)
+    next_command = invocation.in_this_workspace(error.next_command)
+    message = str(error).removesuffix(error.next_command) + next_command
+    click.echo(printable(f"Error: {message}"), err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
         {
             "error": type(error).__name__,
-            "message": str(error),
+            "message": message,
             "faults": [{"where": f.where, "problem": f.problem, "allowed": f.allowed} for f in faults],
-            "next_command": error.next_command,
+            "next_command": next_command,
         }
     )
     raise SystemExit(EXIT_USER_ERROR)

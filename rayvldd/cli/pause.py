@@ -33,5 +33,5 @@ def command(invocation: Invocation, study_name: str) -> None:
     else:
         folder.requests.add_pause()
         invocation.say(f"study {name} will be interrupted; the same sweep command continues it")
-        invocation.say("Next: rayvldd status")
+        invocation.say_next("rayvldd status")
     invocation.finish({"study": name, "folder": folder.root})

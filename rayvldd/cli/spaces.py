@@ -1,5 +1,6 @@
 """``rayvldd spaces``: the studies that are shipped with the package."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -48,5 +49,6 @@ def command(invocation: Invocation, name: str | None, target: Path | None) -> No
     from rayvldd.storage.atomic import write_text_whole
 
     write_text_whole(target, text)
-    invocation.say(f"{target}: a copy of {name}. Next: rayvldd check {target}")
+    invocation.say(f"{target}: a copy of {name}")
+    invocation.say_next(shlex.join(["rayvldd", "check", str(target)]))
     invocation.finish({"name": name, "file": str(target)})

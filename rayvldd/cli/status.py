@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from rayvldd.cli.cluster_jobs import address_words, dashboard_option, say_next, values_of_job
+from rayvldd.cli.cluster_jobs import address_words, dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(context: click.Context, address: str) -> None:
         jobs = _show_jobs(invocation, address)
     elif not statuses:
         invocation.say(f"No study in {invocation.workspace_folder}, and no cluster at {address}.")
-        say_next(invocation, "rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
+        invocation.say_next("rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
     values: dict[str, Any] = {"address": address, "jobs": [values_of_job(job) for job in jobs]}
     invocation.finish({**values, "studies": [asdict(status) for status in statuses]})
 
@@ -72,7 +72,7 @@ def _show_jobs(invocation: Invocation, address: str) -> "list[Job]":
         invocation.say(f"No job was submitted to the cluster at {address} since its start.")
     sweeps = [job for job in jobs if job.study]
     if sweeps:
-        say_next(invocation, f"rayvldd logs {sweeps[0].job_id} --follow{address_words(address)}")
+        invocation.say_next(f"rayvldd logs {sweeps[0].job_id} --follow{address_words(address)}")
     return jobs
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from rayvldd.cli.cluster_jobs import address_words, dashboard_option, say_next, values_of_job
+from rayvldd.cli.cluster_jobs import address_words, dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.trials import trial_of, trial_option
 
@@ -41,7 +41,7 @@ def command(invocation: Invocation, job_id: str, trial: int | None, address: str
     else:
         job = cluster.stop(job)
         invocation.say(f"job {job.job_id}: {job.state.lower()}" + ("" if job.state in ENDED else ", still ending"))
-    say_next(invocation, f"rayvldd logs {job.job_id}{address_words(address)}")
+    invocation.say_next(f"rayvldd logs {job.job_id}{address_words(address)}")
     return invocation.finish(values_of_job(job))
 
 
@@ -57,5 +57,5 @@ def _stop_trial(invocation: Invocation, study_name: str, number: int) -> None:
     else:
         folder.requests.add_stop(trial.trial_id)
         invocation.say(f"study {name}: {trial.trial_id} will be stopped at its next evaluation")
-        say_next(invocation, "rayvldd status")
+        invocation.say_next("rayvldd status")
     invocation.finish({"study": name, "trial_id": trial.trial_id})

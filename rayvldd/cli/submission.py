@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rayvldd.cli.cluster_jobs import address_words, say_next, values_of_job
+from rayvldd.cli.cluster_jobs import address_words, values_of_job
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.preparation import show_settings
 from rayvldd.config.loading import load_study
@@ -40,8 +40,7 @@ def submit_sweep(
     job = ClusterJobs(dashboard).submit(study, workspace, options)
     invocation.say(f"job {job.job_id}: {job.state.lower()} at {dashboard}; it continues when this terminal closes")
     words = address_words(dashboard)
-    say_next(
-        invocation,
+    invocation.say_next(
         f"rayvldd logs {job.job_id} --follow{words}",
         f"rayvldd status{words}",
         f"rayvldd stop {job.job_id}{words}",

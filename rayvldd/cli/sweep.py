@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation, RunCommand
+from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
@@ -210,7 +210,5 @@ def _how_to_look(invocation: Invocation, tracking_uri: str, study: str) -> str:
         page = trials_page(tracking_uri, study)
     except RayvlddError:  # a server that is away, or a database that was removed
         return tracking_uri
-    words = ["rayvldd", "ui", study]
-    if invocation.workspace_folder != DEFAULT_WORKSPACE:
-        words += ["--workspace", str(invocation.workspace_folder)]
-    return f"{shlex.join(words)}, which opens {page}" if is_database else page
+    command = invocation.in_this_workspace(shlex.join(["rayvldd", "ui", study]))
+    return f"{command}, which opens {page}" if is_database else page

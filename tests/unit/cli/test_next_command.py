@@ -1,12 +1,14 @@
-"""The command that a check hands on is of the same study, settings, workspace and store."""
+"""Next commands are of the same study, settings, workspace and store."""
 
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from helpers.cli import last_object, run
 
 from rayvldd.cli.check import _next_command
-from rayvldd.cli.invocation import DEFAULT_WORKSPACE, Invocation
+from rayvldd.cli.invocation import DEFAULT_WORKSPACE, EXIT_USER_ERROR, Invocation
 
 
 def invocation(workspace: Path, *overrides: str) -> Invocation:
@@ -19,11 +21,56 @@ def invocation(workspace: Path, *overrides: str) -> Invocation:
         ((), DEFAULT_WORKSPACE, None, ""),
         (("name=other", "search.num_trials=3"), DEFAULT_WORKSPACE, None, " --set name=other --set search.num_trials=3"),
         (("data.root=/a b",), DEFAULT_WORKSPACE, None, " --set 'data.root=/a b'"),
-        ((), Path("/w"), "s3://b/p", " --workspace /w --store s3://b/p"),
+        ((), Path("/a w"), "s3://b/p", " --store s3://b/p"),
     ],
 )
 def test_every_option_of_the_check_is_repeated(
     overrides: tuple[str, ...], workspace: Path, store: str | None, options: str
 ) -> None:
     given = invocation(workspace, *overrides)
-    assert _next_command("sweep", given, Path("x.yaml"), store) == f"rayvldd sweep x.yaml{options}"
+    where = "" if workspace == DEFAULT_WORKSPACE else " --workspace '/a w'"
+    assert _next_command("sweep", given, Path("x.yaml"), store) == f"rayvldd sweep x.yaml{options}{where}"
+
+
+@pytest.mark.parametrize(
+    ("text", "completed"),
+    [
+        ("rayvldd status", "rayvldd status --workspace /w"),
+        ("rayvldd status, or --workspace FOLDER", "rayvldd status --workspace /w, or --workspace FOLDER"),
+        ("correct it, then: rayvldd check x.yaml", "correct it, then: rayvldd check x.yaml --workspace /w"),
+        ("rayvldd experts list --store s", "rayvldd experts list --store s --workspace /w"),
+        ("rayvldd evaluate s --lr-student 1,1 --workspace /v", "rayvldd evaluate s --lr-student 1,1 --workspace /v"),
+        ("rayvldd experts x.yaml (trains them)", "rayvldd experts x.yaml --workspace /w (trains them)"),
+        ("rayvldd check x.yaml --set 'a=[1, 2]'", "rayvldd check x.yaml --set 'a=[1, 2]' --workspace /w"),
+        ("rayvldd coreset --help", "rayvldd coreset --help"),
+        ("rayvldd spaces", "rayvldd spaces"),
+        ("the same command with --set name=OTHER", "the same command with --set name=OTHER"),
+    ],
+)
+def test_the_workspace_is_added_to_commands_without_it(text: str, completed: str) -> None:
+    assert invocation(Path("/w")).in_this_workspace(text) == completed
+    assert invocation(DEFAULT_WORKSPACE).in_this_workspace(text) == text
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """A workspace with a study that is not running."""
+    folder = tmp_path / "studies" / "made"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text("{}", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [["pause", "made"], ["pause", "other"], ["logs", "made", "--trial", "0"]])
+def test_the_next_command_of_an_error_is_of_the_same_workspace(studies: Path, command: list[str]) -> None:
+    result = run(*command, "--workspace", studies, "--json")
+    assert result.exit_code == EXIT_USER_ERROR
+    assert last_object(result)["next_command"].startswith(f"rayvldd status --workspace {studies}")
+    assert f"Next: rayvldd status --workspace {studies}" in result.output
+
+
+def test_a_study_that_is_paused_is_followed_in_its_workspace(studies: Path) -> None:
+    with FileLock(studies / "studies" / "made" / ".lock"):
+        result = run("pause", "made", "--workspace", studies)
+    assert result.exit_code == 0, result.output
+    assert f"Next: rayvldd status --workspace {studies}" in result.output
