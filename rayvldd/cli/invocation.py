@@ -15,7 +15,7 @@ import click
 
 from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.errors import InputError, RayvlddError
-from rayvldd.printable import printable
+from rayvldd.printable import printable, without_passwords
 
 if TYPE_CHECKING:
     from rayvldd.reports.table import Table
@@ -40,7 +40,7 @@ class Invocation:
     """The common options of a command, and methods for its output."""
 
     line: str
-    """The command line of the user."""
+    """The command line of the user, without passwords."""
     overrides: tuple[str, ...]
     """``KEY=VALUE`` of every ``--set``."""
     workspace_folder: Path
@@ -56,7 +56,7 @@ class Invocation:
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""
-        click.echo(printable(text))
+        click.echo(printable(without_passwords(text)))
 
     def say_next(self, *lines: str) -> None:
         """Print the next commands, in this workspace."""
@@ -94,7 +94,7 @@ class Invocation:
         """Print the result as JSON object if ``--json`` is given."""
         if self.as_json:
             sys.stderr.flush()
-            print(json.dumps(result, default=str), file=self.stdout, flush=True)
+            print(without_passwords(json.dumps(result, default=str)), file=self.stdout, flush=True)
 
 
 class RunCommand(click.Command):
@@ -126,8 +126,8 @@ class RunCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the arguments, and store the original command line."""
-        line = shlex.join(["rayvldd", *str(info_name).split(), *args])
+        """Parse the arguments, and store the original command line, which is shown and recorded: without passwords."""
+        line = without_passwords(shlex.join(["rayvldd", *str(info_name).split(), *args]))
         context = super().make_context(info_name, args, parent, **extra)
         context.meta["rayvldd.line"] = line
         return context
@@ -192,7 +192,7 @@ def _invocation(ctx: click.Context) -> Invocation:
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
     next_command = invocation.in_this_workspace(error.next_command)
     message = str(error).removesuffix(error.next_command) + next_command
-    click.echo(printable(f"Error: {message}"), err=True)
+    click.echo(printable(without_passwords(f"Error: {message}")), err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
         {

@@ -10,6 +10,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.printable import without_passwords
 from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def command(
         invocation.say(f"among good     {among_good} of what makes a trial one of the best")
     invocation.say(f"distilled set  {outcome.distilled_set}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
-    invocation.say(f"look closer    {_how_to_look(invocation, outcome.tracking_uri, study.name)}")
+    address = tracking_uri if without_passwords(tracking_uri or "") == outcome.tracking_uri else outcome.tracking_uri
+    is_embedded = address == workspace.tracking_uri
+    invocation.say(f"look closer    {_how_to_look(invocation, str(address), study.name, is_embedded)}")
     invocation.finish(outcome.as_json())
 
 
@@ -198,17 +201,18 @@ def _warm_start(
     return WarmStart(name, lambda: earlier_trials(uri, name))
 
 
-def _how_to_look(invocation: Invocation, tracking_uri: str, study: str) -> str:
+def _how_to_look(invocation: Invocation, tracking_uri: str, study: str, is_embedded: bool) -> str:
     """The command and the page that show the trials in MLflow; for other trackers their location."""
     from rayvldd.errors import RayvlddError
-    from rayvldd.tracking.mlflow_pages import trials_page
+    from rayvldd.tracking.mlflow_pages import is_database, is_server, trials_page
 
-    is_database = tracking_uri.startswith("sqlite")
-    if not is_database and not tracking_uri.startswith("http"):
+    if not is_database(tracking_uri) and not is_server(tracking_uri):
         return tracking_uri
     try:
         page = trials_page(tracking_uri, study)
     except RayvlddError:  # a server that is away, or a database that was removed
         return tracking_uri
-    command = invocation.in_this_workspace(shlex.join(["rayvldd", "ui", study]))
-    return f"{command}, which opens {page}" if is_database else page
+    if is_server(tracking_uri):
+        return page
+    words = ["rayvldd", "ui", study, *([] if is_embedded else ["--tracking-uri", tracking_uri])]
+    return f"{invocation.in_this_workspace(shlex.join(words))}, which opens {page}"

@@ -1,9 +1,11 @@
 """``rayvldd ui``: MLflow's pages, opened on the trials of a study."""
 
 import os
+import shlex
 import socket
 import subprocess
 import webbrowser
+from contextlib import suppress
 
 import click
 
@@ -27,59 +29,73 @@ from rayvldd.tracking.opening import WITHOUT_SERVER
 def command(invocation: Invocation, study_name: str, tracking_uri: str | None, port: int, browser: bool) -> None:
     """Show the trials of a study in MLflow, the best first; default: the study that was started last.
 
-    For the embedded database of the workspace a server is started on this machine; Ctrl-C ends it. If
+    For a database, as the embedded one of the workspace, a server is started on this machine; Ctrl-C ends it. If
     `--tracking-uri` names a server, its page is opened.
     """
-    from rayvldd.tracking.mlflow_pages import HOST, server_command, trials_page
-    from rayvldd.workspace import Workspace, database_file
+    from rayvldd.tracking.mlflow_pages import HOST, is_database, is_server, server_command, trials_page
+    from rayvldd.workspace import Workspace
 
     uri = tracking_uri or Workspace(invocation.workspace_folder).tracking_uri
     if uri in WITHOUT_SERVER:
-        raise RayvlddError(f"the tracker is {uri}, so MLflow has no runs", next_command="rayvldd compare")
+        raise RayvlddError(
+            f"the tracker is {uri}, so MLflow has no runs",
+            next_command="rayvldd compare, or rayvldd ui --tracker mlflow",
+        )
+    if not is_server(uri) and not is_database(uri):
+        raise RayvlddError(
+            f"tracking URI {uri}: is no server and no database; allowed: http://HOST:PORT, sqlite:///FILE",
+            next_command="rayvldd ui with another --tracking-uri, or without one for the workspace",
+        )
     page = trials_page(uri, study_name, f"http://{HOST}:{port}")
-    if invocation.dry_run or database_file(uri) is None:
+    if invocation.dry_run or is_server(uri):
         if browser and not invocation.dry_run:
             webbrowser.open(page)
         invocation.say(page)
         return invocation.finish({"page": page})
-    _refuse_used(HOST, port)
+    _refuse_used(HOST, port, _again(study_name, tracking_uri, port + 1))
     # Without MLflow's own job queue, which is not used and needs seven idle processes.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with subprocess.Popen(server_command(uri, port), env=environment) as server:
         try:
-            _wait_for(HOST, port, server)
-            invocation.say(f"{page}\nCtrl-C ends the server.")
-            if browser:
-                webbrowser.open(page)
-            server.wait()
+            if _answers(HOST, port, server):
+                invocation.say(f"{page}\nCtrl-C ends the server.")
+                if browser:
+                    webbrowser.open(page)
+                server.wait()
         finally:
             server.terminate()
     if server.returncode:
         raise RayvlddError(
-            f"MLflow's server ended with code {server.returncode}", next_command="rayvldd ui --port 5001"
+            f"MLflow's server ended with code {server.returncode}, for the reason above",
+            next_command=_again(study_name, tracking_uri, port + 1),
         )
     invocation.finish({"page": page})
 
 
-def _refuse_used(host: str, port: int) -> None:
+def _again(study_name: str, tracking_uri: str | None, port: int) -> str:
+    """The same command with another port."""
+    words = ["rayvldd", "ui", *([study_name] if study_name else []), "--port", str(port)]
+    return shlex.join([*words, *(["--tracking-uri", tracking_uri] if tracking_uri else [])])
+
+
+def _refuse_used(host: str, port: int, next_command: str) -> None:
     """Raise if something listens on a port.
 
     Raises:
-        RayvlddError: naming the next port.
+        RayvlddError: with the command for another port.
     """
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
-            raise RayvlddError(f"port {port} is in use", next_command=f"rayvldd ui --port {port + 1}")
+            raise RayvlddError(f"port {port} is in use", next_command=next_command)
 
 
-def _wait_for(host: str, port: int, server: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server answers or has ended."""
+def _answers(host: str, port: int, server: "subprocess.Popen[bytes]") -> bool:
+    """Wait until the server answers or has ended; return whether it answers."""
     while server.poll() is None:
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex((host, port)) == 0:
-                return
-        try:
+                return True
+        with suppress(subprocess.TimeoutExpired):
             server.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
+    return False

@@ -3,7 +3,7 @@
 import sqlite3
 import sys
 from contextlib import closing
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.errors import RayvlddError, message_of
@@ -21,11 +21,21 @@ ORDER BY runs.start_time DESC LIMIT 1
 """
 
 
+def is_server(uri: str) -> bool:
+    """Whether a tracking URI names a server, which has pages of its own."""
+    return uri.startswith(("http://", "https://"))
+
+
+def is_database(uri: str) -> bool:
+    """Whether a tracking URI names a database, whose pages a server on this machine shows."""
+    return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
 def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") -> str:
     """The address of the trials of a study, the best first; MLflow's own first page shows none of them.
 
     Args:
-        uri: Server or database of the runs.
+        uri: Server or database of the runs; its user and password are not part of the page's address.
         study: Name of the study; default: the one that was started last.
         base: Address of the server that shows a database.
 
@@ -37,7 +47,7 @@ def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") 
     if found is None:
         raise RayvlddError(
             f"{uri} has no {f'study {study!r}' if study else 'study'}",
-            next_command="rayvldd sweep search_spaces/quickstart.yaml, or --workspace DIR of an earlier sweep",
+            next_command="the same command with --workspace DIR or --tracking-uri URI of an earlier sweep",
         )
     experiment, name = found
     query = {
@@ -45,8 +55,14 @@ def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") 
         "orderByKey": f"metrics.`{BEST_VAL_MEAN_RECALL}`",
         "orderByAsc": "false",
     }
-    base = base if database is not None else uri.rstrip("/")
+    base = _address_of(uri) if is_server(uri) else base
     return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def _address_of(server: str) -> str:
+    """The address of a server without user and password, for which a browser asks."""
+    parts = urlsplit(server)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def server_command(uri: str, port: int = PORT) -> list[str]:
@@ -65,7 +81,8 @@ def _in_database(uri: str, study: str) -> tuple[str, str] | None:
             row = connection.execute(_NEWEST, (study, study)).fetchone()
     except sqlite3.Error as error:
         raise RayvlddError(
-            f"{file}: cannot be read as a database of MLflow: {error}", next_command="--workspace DIR of another sweep"
+            f"{file}: cannot be read as a database of MLflow: {error}",
+            next_command="the same command with --workspace DIR of another sweep",
         ) from error
     return (str(row[0]), str(row[1])) if row else None
 

@@ -29,6 +29,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.printable import without_passwords
 from rayvldd.records.set_card import CARD
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
@@ -77,9 +78,10 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, artifacts: Path | None = None, *, origin: str = "") -> None:
-        self.uri = uri
+        self.uri = without_passwords(uri)
+        self._uri = uri
         self._origin = origin
-        self._outbox = Outbox(f"the tracking server {uri}", verdict_of)
+        self._outbox = Outbox(f"the tracking server {self.uri}", verdict_of)
         self._study_run = ""
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
@@ -90,11 +92,11 @@ class MlflowTracker:
         """Trials whose run was closed in an earlier session and is complete."""
         self._last_steps: dict[str, dict[str, int]] = {}
         """Run id -> metric -> last step written."""
-        with _quiet(), _answering(uri):
+        with _quiet(), _answering(self.uri):
             if file := database_file(uri):
                 ready_sqlite(file)
             self._client = MlflowClient(tracking_uri=uri)
-            self._experiment = _experiment(self._client, uri, artifacts)
+            self._experiment = _experiment(self._client, self.uri, artifacts)
 
     def start_study(self, study: Study, command: str) -> None:
         """Open the parent run, or find the unfinished one of the same study and command."""
@@ -312,7 +314,7 @@ class MlflowTracker:
             RayvlddError: if artifacts cannot be written.
         """
         place = self._client.get_run(run_id).info.artifact_uri
-        repository = get_artifact_repository(place, tracking_uri=self.uri)
+        repository = get_artifact_repository(place, tracking_uri=self._uri)
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "rayvldd_can_write.txt"
             probe.write_text("This file says that artifacts can be written here.\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rayvldd.console import ProgressDisplay
 from rayvldd.evaluation.breakdown import SubjectShare
-from rayvldd.printable import printable
+from rayvldd.printable import printable, without_passwords
 from rayvldd.reports.renderers import as_terminal
 from rayvldd.reports.table import Table, texts
 from rayvldd.reports.tables import subjects_table
@@ -19,6 +19,20 @@ SHOWN = r"dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
 @pytest.mark.parametrize("text", ["", "a dog", "déjà vu – 狗 🐕", "two\nlines\tand a tab"])
 def test_text_without_control_characters_stays(text: str) -> None:
     assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://reader:secret@host:5000/x", "http://reader:***@host:5000/x"),
+        ('{"uri": "postgresql+psycopg2://a:p%40w@h/db"}', '{"uri": "postgresql+psycopg2://a:***@h/db"}'),
+        ("rayvldd ui --tracking-uri 'http://:pw@h'", "rayvldd ui --tracking-uri 'http://:***@h'"),
+        ("http://127.0.0.1:5000/a@b", "http://127.0.0.1:5000/a@b"),
+        ("models:/quickstart@best", "models:/quickstart@best"),
+    ],
+)
+def test_passwords_of_addresses_are_left_out(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
 
 
 def test_every_control_character_is_spelt_out() -> None:

@@ -59,6 +59,25 @@ def test_dry_run_prints_the_page_and_starts_nothing(logged: Path, monkeypatch: p
     assert last_object(result)["page"].startswith("http://127.0.0.1:5000/#/experiments/")
 
 
+def test_a_server_that_cannot_start_is_not_announced(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr("rayvldd.tracking.mlflow_pages.server_command", lambda *_: command)
+    monkeypatch.setattr("webbrowser.open", lambda _: pytest.fail("a page that does not exist is opened"))
+    port = free_port()
+    result = run("ui", "tiny", "--workspace", logged, "--port", port)
+    assert result.exit_code == EXIT_USER_ERROR and "ended with code 3" in result.output
+    assert "http://" not in result.output and "Ctrl-C" not in result.output
+    assert f"Next: rayvldd ui tiny --port {port + 1} --workspace {logged}" in result.output
+
+
+def test_passwords_of_addresses_are_not_shown(logged: Path) -> None:
+    for uri in ("ftp://reader:secret@host/x", "http://reader:secret@127.0.0.1:9"):
+        result = run("ui", "--workspace", logged, "--tracking-uri", uri, "--json", "--dry-run")
+        assert result.exit_code == EXIT_USER_ERROR
+        assert "secret" not in result.output and "reader:***@" in result.output
+
+
 def test_a_used_port_an_unknown_study_and_no_tracker_are_refused(
     logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +90,8 @@ def test_a_used_port_an_unknown_study_and_no_tracker_are_refused(
         port = used.getsockname()[1]
         result = run("ui", "tiny", "--workspace", logged, "--port", port)
     assert result.exit_code == EXIT_USER_ERROR
-    assert f"port {port} is in use" in result.output and f"--port {port + 1}" in result.output
+    assert f"port {port} is in use" in result.output
+    assert f"Next: rayvldd ui tiny --port {port + 1} --workspace {logged}" in result.output
     result = run("ui", "another", "--workspace", logged)
     assert result.exit_code == EXIT_USER_ERROR and "no study 'another'" in result.output
     shutil.copytree(logged, tmp_path / "empty", ignore=lambda *_: ["mlflow.db"])

@@ -9,7 +9,7 @@ import pytest
 
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.mlflow_notes import note_of_study, note_of_trial
-from rayvldd.tracking.mlflow_pages import server_command, trials_page
+from rayvldd.tracking.mlflow_pages import is_database, is_server, server_command, trials_page
 from rayvldd.tracking.protocol import kind_of
 from rayvldd.workspace import database_uri
 
@@ -50,6 +50,22 @@ def test_a_study_that_is_not_there_is_refused(database: Path, tmp_path: Path) ->
     (tmp_path / "other.db").write_text("no database, and longer than a header of one would be")
     with pytest.raises(RayvlddError, match="cannot be read as a database of MLflow"):
         trials_page(database_uri(tmp_path / "other.db"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        ("http://reader:secret@mlflow.test:5000/", "http://mlflow.test:5000/#/experiments/3/runs?"),
+        ("https://mlflow.test/tracking", "https://mlflow.test/tracking/#/experiments/3/runs?"),
+        ("postgresql+psycopg2://reader:secret@db.test/mlflow", "http://127.0.0.1:5000/#/experiments/3/runs?"),
+    ],
+)
+def test_the_page_of_a_server_has_its_address_and_that_of_a_database_the_local_one(
+    uri: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayvldd.tracking.mlflow_pages._in_server", lambda *_: ("3", "first"))
+    assert trials_page(uri, "first").startswith(page)
+    assert is_server(uri) != is_database(uri)
 
 
 def test_the_server_has_one_process_on_loopback(database: Path) -> None:
