@@ -30,6 +30,8 @@ from rayvldd.library.scoring import (
     full_data_jobs,
     score_sets,
     seeds_of_students,
+    words_of_bound,
+    words_of_rates,
 )
 
 if TYPE_CHECKING:
@@ -93,11 +95,13 @@ def command(
     point = study.at(study.first_point())
     numbers = numbers or [point.distillation.num_pairs]
     if invocation.dry_run:
+        count = students or point.evaluation.num_test_students
         plan = {
             "methods": ", ".join(methods),
             "pairs": ", ".join(map(str, numbers)),
-            "students": students or point.evaluation.num_test_students,
-            "full_data": "up to 3 models" if full_data else "none",
+            "students": f"{count} for each method and number of pairs",
+            "learning_rates": words_of_rates(point),
+            "models_of_all_pairs": words_of_bound(point, count) if full_data else "none",
             "split": split,
         }
         return dry_run(invocation, point, plan)

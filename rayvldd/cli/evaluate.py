@@ -23,7 +23,7 @@ from rayvldd.cli.scoring import (
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
-from rayvldd.library.scoring import ALL_PAIRS, Split
+from rayvldd.library.scoring import ALL_PAIRS, Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def command(
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
         groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
+    options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)
     if invocation.dry_run:
-        return _dry_run(invocation, groups, students, split)
+        return _dry_run(invocation, groups, options)
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.runtime.cluster import start_ray
@@ -97,7 +98,6 @@ def command(
     with ProgressDisplay() as display, start_ray(None, None):
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
-        options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
@@ -178,12 +178,19 @@ def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores],
                 invocation.say(f"all pairs, {group.encoder}: {scores.recipe.words}")
 
 
-def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], students: int | None, split: str) -> None:
+def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: EvaluationOptions) -> None:
     plan = {}
     for group in groups:
         show_settings(invocation, group.study)
-        count = students or group.study.evaluation.num_test_students
+        count = options.students or group.study.evaluation.num_test_students
         for name in group.sets:
-            plan[f"{name} on {group.encoder}"] = f"{count} students, scored on {split}"
+            plan[f"{name} on {group.encoder}"] = f"{count} students, scored on {options.split}"
+        if options.coresets:
+            sizes = " and ".join(map(str, sorted({len(distilled) for distilled in group.sets.values()})))
+            plan[f"{', '.join(options.coresets)} on {group.encoder}"] = (
+                f"{count} students on {sizes} real pairs each; learning rate: {words_of_rates(group.study)}"
+            )
+        if options.full_data:
+            plan[f"models of {ALL_PAIRS} on {group.encoder}"] = words_of_bound(group.study, count)
     show_plan(invocation, plan)
-    invocation.finish({"split": split, "plan": plan})
+    invocation.finish({"split": options.split, "plan": plan})

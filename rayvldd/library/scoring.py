@@ -65,6 +65,26 @@ def full_data_jobs(choice: "FullDataChoice", seeds: Sequence[int]) -> list["Stud
     return [StudentSpec(choice, seed) for seed in seeds[:MAX_MODELS]]
 
 
+def words_of_bound(study: Study, num_students: int) -> str:
+    """The models of all pairs that a command trains, for its plan."""
+    from rayvldd.evaluation.full_data import recipes_of
+    from rayvldd.runtime.full_data import MAX_MODELS
+
+    recipes, models = len(recipes_of(study.evaluation)), min(num_students, MAX_MODELS)
+    return (
+        f"{recipes} to choose a recipe, one by each, then {models} by the best one; cached ones are not trained again"
+    )
+
+
+def words_of_rates(study: Study) -> str:
+    """The learning rates that students on real pairs try, for the plan of a command."""
+    rates = study.evaluation.lr_coreset
+    if len(rates) == 1:
+        return f"{rates[0]:g}"
+    words = ", ".join(f"{rate:g}" for rate in rates)
+    return f"the best of {words} on validation, tried by further students of each method and number of pairs"
+
+
 def choose_coresets(
     study: Study,
     task: "RetrievalTask",

@@ -65,7 +65,7 @@ def test_a_server_that_cannot_start_is_not_announced(logged: Path, monkeypatch: 
     monkeypatch.setattr("rayvldd.tracking.mlflow_pages.server_command", lambda *_: command)
     monkeypatch.setattr("webbrowser.open", lambda _: pytest.fail("a page that does not exist is opened"))
     port = free_port()
-    result = run("ui", "tiny", "--workspace", logged, "--port", port)
+    result = run("ui", "tiny", "--workspace", logged, "--port", str(port))
     assert result.exit_code == EXIT_USER_ERROR and "ended with code 3" in result.output
     assert "http://" not in result.output and "Ctrl-C" not in result.output
     assert f"Next: rayvldd ui tiny --port {port + 1} --workspace {logged}" in result.output
