@@ -4,11 +4,9 @@ The operator queries the dashboard over the network, so the dashboard cannot lis
 all other access; users connect through `kubectl port-forward`.
 """
 
-import re
-
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_fields import field_faults
-from rayvldd.clusters.ray_rules import key_faults
+from rayvldd.clusters.ray_rules import key_faults, open_hosts
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at, value_at
@@ -66,11 +64,10 @@ def _cluster_faults(cluster: JsonObject, where: str, driver: Versions) -> list[F
         )
     for container in containers_of(object_at(head, "template")):
         line = " ".join(map(str, [*list_at(container, "command"), *list_at(container, "args")]))
-        for host in re.findall(r"\bmlflow\s+(?:server|ui)\b.*?--host[= ]+(\S+)", line, re.DOTALL):
-            if host not in ("127.0.0.1", "localhost"):
-                faults.append(
-                    Fault(f"{where}: container {container.get('name')}", f"MLflow listens on {host}", "127.0.0.1")
-                )
+        for program, host in open_hosts(line):
+            faults.append(
+                Fault(f"{where}: container {container.get('name')}", f"{program} listens on {host}", "127.0.0.1")
+            )
     return faults
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_rules import containers_of
-from rayvldd.clusters.slurm_rules import directives_of
+from rayvldd.clusters.slurm_rules import directives_of, nodes_of
 from rayvldd.records.json_values import JsonObject, list_at, number_at, object_at, objects_at, text_at
 
 
@@ -96,11 +96,11 @@ def _node_group(
 
 
 def _nodes_of_job(directives: Mapping[str, str]) -> NodeGroup:
-    """The nodes of a Slurm job; all of them start at once."""
+    """The nodes of a Slurm job that has no faults; all of them start at once."""
     names = {"cpus-per-task": "CPU", "gpus-per-node": "GPU", "mem": "memory"}
     resources: JsonObject = {name: directives[option] for option, name in names.items() if option in directives}
-    count = int(directives.get("nodes") or 1)
-    return NodeGroup("node", directives.get("partition", ""), count, count, resources, False, None)
+    fewest, most = nodes_of(directives) or (1, 1)
+    return NodeGroup("node", directives.get("partition", ""), fewest, most, resources, False, None)
 
 
 def _pods_of(spec: JsonObject) -> list[NodeGroup]:

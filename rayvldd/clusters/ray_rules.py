@@ -13,6 +13,7 @@ TOKEN = "~/.ray/auth_token"
 """Path where Ray reads the token, on the user's machine and on every node."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts on which a dashboard may listen."""
 _EXAMPLE = "192.0.2."
 """Addresses for documentation (RFC 5737): nobody has edited the file yet."""
 _RAY_START = re.compile(r"\bray\s+start\b")
@@ -26,7 +27,8 @@ _KEYS = (
     ("an access key of AWS", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
     ("a secret key of AWS", re.compile(r"aws_secret_access_key|AWS_SECRET_ACCESS_KEY", re.IGNORECASE)),
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|\bprivate_key_id\b")),
-    ("a token", re.compile(r"\bRAY_AUTH_TOKEN\s*[=:]")),
+    ("an access key of AWS", re.compile(r"\baws_access_key_id\s*[=:]\s*['\"]?[A-Za-z0-9]", re.IGNORECASE)),
+    ("a token", re.compile(r"\bRAY_AUTH_TOKEN\s*[=:](?!\s*['\"]?\$)")),  # one made by a command is none of the file
 )
 _KEY_FOLDERS = ("~/.aws", "~/.config/gcloud", "~/.azure", "~/.kube")
 
@@ -72,25 +74,27 @@ def loopback_faults(config: JsonObject, file: str) -> list[Fault]:
     """Return faults for dashboards that listen beyond loopback; users connect through ssh."""
     faults = []
     for key, command in commands_of(config):
-        for name, pattern in _HOSTS:
-            for host in pattern.findall(command):
-                if host.strip("'\"") not in _LOOPBACK:
-                    faults.append(
-                        Fault(f"{file}: {key}", f"{name} listens on {host}", "127.0.0.1, reached by ray attach -p PORT")
-                    )
+        for name, host in open_hosts(command):
+            faults.append(
+                Fault(f"{file}: {key}", f"{name} listens on {host}", "127.0.0.1, reached by ray attach -p PORT")
+            )
     return faults
+
+
+def open_hosts(command: str) -> Iterator[tuple[str, str]]:
+    """Yield program and host of each dashboard that a command opens beyond loopback."""
+    for name, pattern in _HOSTS:
+        for host in pattern.findall(command):
+            if host.strip("'\"") not in _LOOPBACK:
+                yield name, host
 
 
 def key_faults(config: JsonObject, text: str, file: str) -> list[Fault]:
     """Return faults for keys in the file or copied to nodes; nodes use roles, and ssh its agent and files."""
-    faults = []
-    for number, line in enumerate(text.splitlines(), 1):
-        code = line.partition("#")[0] if line.lstrip().startswith("#") else line
-        for name, pattern in _KEYS:
-            if pattern.search(code):
-                faults.append(
-                    Fault(f"{file} line {number}", f"holds {name}", "no keys: nodes get rights by their role")
-                )
+    faults = [
+        Fault(f"{file} line {number}", f"holds {name}", "no keys: nodes get rights by their role")
+        for number, name in held_keys(text)
+    ]
     provider = object_at(config, "provider")
     for key in ("aws_credentials", "gcp_credentials"):
         if key in provider:
@@ -101,6 +105,13 @@ def key_faults(config: JsonObject, text: str, file: str) -> list[Fault]:
                 Fault(f"{file}: file_mounts.{target}", f"copies {source} to the nodes", "no keys: nodes have roles")
             )
     return faults
+
+
+def held_keys(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line and kind of each key in a file, without its comments."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.lstrip().startswith("#"):
+            yield from ((number, name) for name in {name: 0 for name, pattern in _KEYS if pattern.search(line)})
 
 
 def mount_faults(config: JsonObject, file: str) -> list[Fault]:

@@ -54,17 +54,49 @@ def test_the_shipped_script_passes_and_its_nodes_are_described() -> None:
         ("RAY_AUTH_MODE=token ", "", "RAY_AUTH_MODE: is missing"),
         ("trap again TERM", "", "trap: SIGTERM"),
         ("scontrol requeue", "true", "trap: SIGTERM"),
-        ("--dashboard-host 127.0.0.1", "--dashboard-host 0.0.0.0", "--dashboard-host: got 0.0.0.0"),
+        ("--dashboard-host 127.0.0.1", "--dashboard-host 0.0.0.0", "the dashboard listens on 0.0.0.0"),
+        ("again() {", "mlflow server --host 0.0.0.0 &\nagain() {", "MLflow listens on 0.0.0.0"),
+        ("#SBATCH --nodes=2\n", "#SBATCH --nodes=two\n", "--nodes: got 'two'; allowed: a number of nodes"),
+        ("#SBATCH --nodes=2\n", "#SBATCH --nodes=4-2\n", "--nodes: got '4-2'"),
+        ("#SBATCH --nodes=2\n", "#SBATCH --comment='Ray\n", "#SBATCH: cannot be read: No closing quotation"),
+        ("#SBATCH --exclusive\n", "module load cuda\n#SBATCH --exclusive\n", "--exclusive: is missing"),
+        ("bash -c 'echo", "bash -c \"'echo", "ray symmetric-run: cannot be read: No closing quotation"),
         ("--disable-usage-stats", "--head", "--head: is set by symmetric-run itself"),
         ("--min-nodes", "--num-gpus", "--min-nodes: is missing"),
         (" -- \\\n", " \\\n", "has no `--` before the sweep"),
-        ("set -euo pipefail", "export AWS_SECRET_ACCESS_KEY=abc", "holds keys"),
+        ("set -euo pipefail", "export AWS_SECRET_ACCESS_KEY=abc", "holds a secret key of AWS"),
+        ("set -euo pipefail", "export aws_access_key_id=abc", "holds an access key of AWS"),
+        ("set -euo pipefail", "key=AKIAABCDEFGHIJKLMNOP", "holds an access key of AWS"),
+        ("set -euo pipefail", "export RAY_AUTH_TOKEN=abc", "line 28: holds a token"),
+        ("set -euo pipefail", "echo '-----BEGIN RSA PRIVATE KEY-----' > key", "holds a private key"),
         ("again() {", "again( {", "is no script of bash"),
     ],
 )
 def test_faults_are_rejected(tmp_path: Path, old: str, new: str, problem: str) -> None:
     faults = faults_of(changed_script(tmp_path, old, new))
     assert any(problem in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("directive", "nodes"),
+    [
+        ("--nodes=2-4", (2, 4)),
+        ("--nodes 3", (3, 3)),
+        ("-N 2", (2, 2)),
+        ("-N2-4", (2, 4)),
+        ('--nodes="3" --mem=8G  # all', (3, 3)),
+        ("--mem=8G", (1, 1)),
+    ],
+)
+def test_the_number_of_nodes_is_read_as_by_slurm(tmp_path: Path, directive: str, nodes: tuple[int, int]) -> None:
+    report = check_cluster(changed_script(tmp_path, "#SBATCH --nodes=2\n", f"#SBATCH {directive}\n"))
+    (group,) = report.groups
+    assert (group.fewest, group.most) == nodes
+
+
+def test_a_quoted_text_may_go_on_over_lines(tmp_path: Path) -> None:
+    report = check_cluster(changed_script(tmp_path, "; exec rayvldd", "\n    exec rayvldd"))
+    assert report.provider == "slurm"
 
 
 def test_ray_accepts_the_options_of_the_script() -> None:
