@@ -1,10 +1,10 @@
 # rayvldd in a container, at the versions of constraints.txt. From the root of a clone:
 #
 #   docker build -t rayvldd .
-#   docker run --rm -v "$PWD":/work rayvldd sweep quickstart
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD":/work rayvldd sweep my_study.yaml
+#   docker run --rm -v "$PWD":/data rayvldd sweep quickstart
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD":/data rayvldd sweep my_study.yaml
 #
-# The workspace is /work/rayvldd_workspace, so in the mounted folder. On Linux, add --user "$(id -u):$(id -g)", so that its files are
+# The workspace is /data/rayvldd_workspace, so in the mounted folder. On Linux, add --user "$(id -u):$(id -g)", so that its files are
 # yours. Ray keeps its object store in /dev/shm. Built for CPUs and GPUs alike: torch of the package registry brings CUDA, the
 # machine brings the driver. For Kubernetes: clusters/kuberay.Dockerfile. Not built in tests.
 FROM python:3.11-slim
@@ -19,6 +19,6 @@ RUN useradd --create-home --uid 1000 rayvldd
 ENV HOME=/tmp/home
 RUN mkdir -m 777 /tmp/home
 USER rayvldd
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["rayvldd"]
 CMD ["--help"]
