@@ -131,15 +131,15 @@ def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.dataset import load_dataset
-    from rayvldd.data.left_out import left_out_so_far
+    from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
     from rayvldd.data.prepared_arrays import open_cache
 
     with ProgressDisplay() as display:
         for data in {point.data.model_dump_json(): point.data for point in study.expert_points()}.values():
             load_dataset(data, open_cache(cache), display.progress)
         display.done()
-    for file, count in left_out_so_far(study.data, cache).items():
-        invocation.say(f"  data:    {count} images cannot be decoded and are left out: {file}")
+    for line in lines_of_left_out(left_out_so_far(study.data, cache)):
+        invocation.say(f"  data:    {line}")
 
 
 def _probed(invocation: Invocation, study: "Study", planned: "Plan") -> "Cost":

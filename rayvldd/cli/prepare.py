@@ -66,7 +66,7 @@ def command(
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.array_shards import ArrayShards
-    from rayvldd.data.left_out import left_out_so_far
+    from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
     from rayvldd.data.prepared_arrays import note_prepared
     from rayvldd.runtime.array_pipeline import prepare_study
     from rayvldd.runtime.cluster import start_ray
@@ -80,8 +80,8 @@ def command(
     note_prepared(workspace, store.uri, node_cache)
     for array in arrays:
         invocation.say(_line_of(array))
-    for file, count in left_out_so_far(study.data, workspace.cache).items():
-        invocation.say(f"{count} images cannot be decoded and are left out: {file}")
+    for line in lines_of_left_out(left_out_so_far(study.data, workspace.cache)):
+        invocation.say(line)
     invocation.say(f"in {store.uri}; other commands on {workspace.root} read them from there")
     invocation.finish({"study": study.name, "store": store.uri, "arrays": [vars(array) for array in arrays]})
 

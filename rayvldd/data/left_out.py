@@ -22,6 +22,15 @@ def left_out_so_far(settings: DataSettings, folder: Path) -> dict[str, int]:
     return {file: count for file, count in counts.items() if count}
 
 
+def lines_of_left_out(counts: Mapping[str, int]) -> list[str]:
+    """One line for each list of images that are left out; the argument is a result of :func:`left_out_so_far`."""
+    return [
+        f"{count} image{'' if count == 1 else 's'} cannot be decoded and {'is' if count == 1 else 'are'} left out "
+        f"(data.unreadable: drop): {file}"
+        for file, count in counts.items()
+    ]
+
+
 def leave_out(settings: DataSettings, folder: Path, unreadable: Mapping[str, str]) -> None:
     """Add images to the lists of their splits.
 

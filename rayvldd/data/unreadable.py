@@ -92,8 +92,11 @@ def readable(split: SplitName, records: list[Record], listed: UnreadableImages) 
     left_out = listed.read()
     kept = [record for record in records if record.image not in left_out]
     if not kept:
-        problem = f"none of the {len(records)} images of the split {split!r} can be decoded"
-        raise DataError([Fault(str(listed.file), problem, "at least one image per split")])
+        problem = f"no image of the split {split!r} can be decoded, of {len(records)} in all"
+        raise DataError(
+            [Fault(str(listed.file), problem, "at least one image per split")],
+            next_command="replace the image files, for which this file gives the reasons, and repeat the command",
+        )
     return kept
 
 

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import point_as_text, time_as_text
-from rayvldd.data.left_out import left_out_so_far
+from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -177,10 +177,7 @@ def describe_plan(planned: Plan) -> str:
             f"  trials:  {_number_of(trials)}, {trials['at_a_time']} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
             + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",
-            *(
-                f"  data:    {count} images cannot be decoded and are left out: {file}"
-                for file, count in dropped.items()
-            ),
+            *(f"  data:    {line}" for line in lines_of_left_out(dropped)),
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
         ]

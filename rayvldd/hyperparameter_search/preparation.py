@@ -9,7 +9,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.setting import value_at
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
-from rayvldd.data.left_out import left_out_so_far
+from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.get_or_make import ExpertRequest
@@ -80,8 +80,8 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
         recipe = expert_recipe(at_point, task.fingerprints)
         sets.append(ExpertSet(point, at_point, recipe, epochs_of(study, at_point), task.train))
     display.done()
-    for file, count in left_out_so_far(study.data, cache).items():
-        display.line(f"{count} images cannot be decoded and are left out (data.unreadable: drop): {file}")
+    for line in lines_of_left_out(left_out_so_far(study.data, cache)):
+        display.line(line)
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)
 

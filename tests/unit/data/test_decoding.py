@@ -15,7 +15,7 @@ from rayvldd.config.settings import FolderData
 from rayvldd.data import dataset
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.dataset import decode_image, load_dataset
-from rayvldd.data.left_out import left_out_so_far
+from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.errors import DataError
 
 # --- which side is up ----------------------------------------------------------------------------------------------
@@ -164,8 +164,16 @@ def test_a_split_with_no_readable_image_is_refused(tmp_path: Path) -> None:
     settings = folder_of(tmp_path, 6).model_copy(update={"unreadable": "drop"})
     (tmp_path / "images" / "4.png").write_bytes(b"damaged")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"none of the 1 images of the split 'val' can be decoded"):
+        with pytest.raises(DataError, match=r"no image of the split 'val' can be decoded") as raised:
             load_dataset(settings, ArrayCache(tmp_path / "cache"))
+        assert "replace the image files" in raised.value.next_command
+
+
+def test_images_that_are_left_out_are_counted_in_words() -> None:
+    assert lines_of_left_out({"a.json": 1, "b.json": 2}) == [
+        "1 image cannot be decoded and is left out (data.unreadable: drop): a.json",
+        "2 images cannot be decoded and are left out (data.unreadable: drop): b.json",
+    ]
 
 
 def test_decoded_images_of_changed_files_are_not_reused(tmp_path: Path, decoded: list[str]) -> None:
