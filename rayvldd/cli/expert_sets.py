@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.invocation import EXIT_FOUND, Invocation, RunCommand
 from rayvldd.cli.preparation import reachable, store_option
 
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.experts.store.inspection import SetSummary
-
-EXIT_FOUND = 1
-"""Exit code if a file is damaged, or a set could not be copied completely."""
 
 
 @contextmanager

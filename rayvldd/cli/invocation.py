@@ -28,6 +28,8 @@ _COMMAND = re.compile(r"\brayvldd ([a-z]+)\b(?:'[^']*'|(?!, | \(| after ).)*")
 _WITHOUT_WORKSPACE = ("init", "schema", "spaces")
 """Verbs that use no workspace."""
 
+EXIT_FOUND = 1
+"""Exit code of ``experts verify`` if a file is damaged, and of ``experts copy`` if a set could not be copied whole."""
 EXIT_USER_ERROR = 2
 """Exit code for invalid input, as in click for invalid options."""
 
@@ -128,7 +130,12 @@ class RunCommand(click.Command):
     ) -> click.Context:
         """Parse the arguments, and store the original command line, which is shown and recorded: without passwords."""
         line = without_passwords(shlex.join(["rayvldd", *str(info_name).split(), *args]))
-        context = super().make_context(info_name, args, parent, **extra)
+        try:
+            context = super().make_context(info_name, list(args), parent, **extra)
+        except click.UsageError as error:
+            if "--json" in args:
+                print(json.dumps(_values_of_usage_error(error, str(info_name))))
+            raise
         context.meta["rayvldd.line"] = line
         return context
 
@@ -140,6 +147,9 @@ class RunCommand(click.Command):
         with redirect, interruptible():
             try:
                 return super().invoke(ctx)
+            except click.UsageError as error:
+                invocation.finish(_values_of_usage_error(error, str(ctx.info_name)))
+                raise
             except (RayvlddError, KeyboardInterrupt) as error:
                 if invocation.debug:
                     traceback.print_exc()
@@ -187,6 +197,12 @@ def _invocation(ctx: click.Context) -> Invocation:
         debug=take("debug"),
         stdout=sys.stdout,
     )
+
+
+def _values_of_usage_error(error: click.UsageError, name: str) -> dict[str, object]:
+    """An error of the words of a command line as values for ``--json``; click prints the message."""
+    message = error.format_message()
+    return {"error": "UsageError", "message": message, "faults": [], "next_command": f"rayvldd {name} --help"}
 
 
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:

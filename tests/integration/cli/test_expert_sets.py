@@ -14,9 +14,8 @@ from helpers.cli import last_object, run
 from helpers.expert_sets import METRICS, OTHER, assert_same, expert
 
 import rayvldd.experts.store.copying
-from rayvldd.cli.expert_sets import EXIT_FOUND
 from rayvldd.cli.experts import SUBCOMMANDS
-from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.cli.invocation import EXIT_FOUND, EXIT_USER_ERROR
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe
 from rayvldd.experts.store import pruning
