@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.models.copies import to_device
+
 _MOST_SCALE = 1.2
 """Largest scale, and the inverse of the smallest."""
 _MOST_ROTATION = 15.0
@@ -115,7 +117,7 @@ def _rotate(images: Images, degrees: float) -> Images:
 
 def _resampled(images: Images, affine: tuple[tuple[float, float, float], ...]) -> Images:
     """Resample bilinearly under an affine map (torch's convention: coordinates from -1 to 1), zero outside."""
-    theta = torch.tensor(affine, dtype=images.dtype).to(images.device, non_blocking=True).expand(len(images), 2, 3)
+    theta = to_device(torch.tensor(affine, dtype=images.dtype), images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rayvldd.models.copies import to_device
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -41,4 +43,4 @@ def draw_blend(seed: int, pairs: int, concentration: float) -> Blend:
 
 def blend(rows: Float[Tensor, "pair ..."], drawn: Blend) -> Float[Tensor, "pair ..."]:
     """Blend each row of one modality with its partner's; call it with the same ``drawn`` for the other modality."""
-    return drawn.share * rows + (1 - drawn.share) * rows[drawn.partner.to(rows.device, non_blocking=True)]
+    return drawn.share * rows + (1 - drawn.share) * rows[to_device(drawn.partner, rows.device)]

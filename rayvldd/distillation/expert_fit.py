@@ -30,6 +30,7 @@ from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.experts.merging import merged
 from rayvldd.experts.movement import Layouts
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.copies import parameters_to_device, to_device
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -56,7 +57,7 @@ class ExpertFit:
         device, settings = self._task.device, self._settings
         teacher = self._draw_teacher(generator)
         size = min(settings.batch_size or synthetic_set.num_pairs, synthetic_set.num_pairs)
-        chosen = torch.from_numpy(generator.permutation(synthetic_set.num_pairs)[:size]).to(device, non_blocking=True)
+        chosen = to_device(torch.from_numpy(generator.permutation(synthetic_set.num_pairs)[:size]), device)
         real = self._embed_real(teacher, generator)
         seed = int(generator.integers(SEED_END))
         features = FrozenFeatures(self._task.model, self._common, synthetic_set.images[chosen], seed)
@@ -97,7 +98,7 @@ class ExpertFit:
         return int(generator.integers(self._settings.min_epoch, self._settings.max_epoch + 1))
 
     def _on_device(self, parameters: Parameters) -> Parameters:
-        return Parameters(*(side.to(self._task.device, non_blocking=True) for side in parameters))
+        return parameters_to_device(parameters, self._task.device)
 
     @torch.no_grad()
     def _embed_real(

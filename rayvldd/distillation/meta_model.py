@@ -32,6 +32,7 @@ from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.distillation.unroll.batches import draw_batches
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop, Momentum
 from rayvldd.experts.trajectory import Trajectory
+from rayvldd.models.copies import parameters_to_device, to_device
 from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -133,7 +134,7 @@ class MetaModel:
             start = expert[int(generator.integers(settings.min_start_epoch, settings.max_start_epoch))]
         else:
             start = self._task.model.initial_parameters(int(generator.integers(SEED_END)))
-        return Parameters(*(side.to(self._task.device, non_blocking=True) for side in start))
+        return parameters_to_device(start, self._task.device)
 
 
 def draw_steps(settings: MetaModelSettings, outer_step: int, generator: np.random.Generator) -> int:
@@ -156,7 +157,7 @@ def _with_noise(
     rows: Float[Tensor, "pair feature"], scale: float, generator: torch.Generator
 ) -> Float[Tensor, "pair feature"]:
     """Add normal noise in standard deviations of each column; drawn on the CPU, so that devices agree."""
-    noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device, non_blocking=True)
+    noise = to_device(torch.randn(rows.shape, generator=generator, dtype=rows.dtype), rows.device)
     return rows + scale * rows.std(0) * noise
 
 

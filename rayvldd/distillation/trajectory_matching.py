@@ -28,6 +28,7 @@ from rayvldd.distillation.unroll.batches import draw_batches
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.movement import Layouts
 from rayvldd.experts.trajectory import Segment, Trajectory
+from rayvldd.models.copies import parameters_to_device
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -96,7 +97,4 @@ class TrajectoryMatching:
 
     def _on_device(self, segment: Segment) -> Segment:
         device = self._task.device
-        return Segment(
-            Parameters(*(side.to(device, non_blocking=True) for side in segment.start)),
-            Parameters(*(side.to(device, non_blocking=True) for side in segment.target)),
-        )
+        return Segment(parameters_to_device(segment.start, device), parameters_to_device(segment.target, device))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from rayvldd.models.copies import page_locked, to_device
 from rayvldd.models.device_memory import free_bytes
 
 _SHARE_OF_FREE = 0.25
@@ -30,10 +31,9 @@ class DeviceArrays:
     ) -> Shaped[Tensor, "row ..."]:
         """Return rows of an array, on the device."""
         held = None if self._device.type == "cpu" else self._copy_of(array)
-        # Asynchronous copies: a GPU goes on with its work, and CUDA has read the memory when the call returns.
         if held is None:
-            return torch.from_numpy(np.ascontiguousarray(array[index])).to(self._device, non_blocking=True)
-        return held[torch.from_numpy(np.ascontiguousarray(index)).to(self._device, non_blocking=True)]
+            return to_device(torch.from_numpy(np.ascontiguousarray(array[index])), self._device)
+        return held[to_device(torch.from_numpy(np.ascontiguousarray(index)), self._device)]
 
     def _copy_of(self, array: np.ndarray) -> Tensor | None:
         """Return the copy of an array; None if it does not fit."""
@@ -51,5 +51,5 @@ class DeviceArrays:
         copy = torch.empty(array.shape, dtype=kind, device=self._device)
         for start in range(0, len(array), _ROWS_AT_A_TIME):
             part = slice(start, start + _ROWS_AT_A_TIME)
-            copy[part].copy_(torch.from_numpy(np.array(array[part])), non_blocking=True)
+            copy[part].copy_(page_locked(torch.from_numpy(np.array(array[part])), self._device), non_blocking=True)
         return copy

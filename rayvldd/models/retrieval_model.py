@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rayvldd.config.settings import LoraSettings, ModelSettings
 from rayvldd.errors import Fault, ModelError
+from rayvldd.models.copies import parameters_to_device
 from rayvldd.models.image_encoder import build_image_encoder, image_identity, normalisation
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import ParameterLayout, Parameters
@@ -182,7 +183,7 @@ class RetrievalModel(nn.Module):
                     reset_adapter("default", init_lora_weights=True)
         sides = self.image_layout.flatten(image_part), self.text_layout.flatten(text_part)
         device: torch.device = self.mean.device  # type: ignore[assignment]  # buffers are tensors
-        return Parameters(*(side.to(device, non_blocking=True) for side in sides))
+        return parameters_to_device(sides, device)
 
     def _parts_on_cpu(self) -> tuple[nn.Module, nn.Module]:
         """The trained parts, or copies of them if the model is on another device; these are kept."""

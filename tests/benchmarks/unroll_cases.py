@@ -19,6 +19,7 @@ from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.experts.trajectory import Segment
+from rayvldd.models.copies import to_device
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 
@@ -78,7 +79,8 @@ class Case:
 
     def inputs(self, frozen_output: Tensor) -> StudentInputs:
         """What the student sees, given the images after the frozen part."""
-        lr_image, lr_text = (torch.tensor(size).to(self.texts, non_blocking=True) for size in self.step_sizes)
+        kind, device = self.texts.dtype, self.texts.device
+        lr_image, lr_text = (to_device(torch.tensor(size, dtype=kind), device) for size in self.step_sizes)
         return StudentInputs(frozen_output, self.texts, lr_image, lr_text)
 
 

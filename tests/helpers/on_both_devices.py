@@ -48,6 +48,7 @@ from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Segment, Trajectory
+from rayvldd.models.copies import to_device
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.storage.folder import FolderStorage
@@ -307,7 +308,7 @@ def two_devices_numbers(protocol: str, device: str, found: Found) -> Numbers:
 
 
 def refusals(device: str, found: Found) -> Numbers:
-    """Mistakes that a GPU refuses; the CPU's number is how many these are."""
+    """Mistakes that a GPU refuses, and copies that it waits for; the CPU's numbers are how many these are."""
     here = torch.ones(3).to(NAME)
     mistakes: list[Callable[[], Any]] = [
         lambda: here + torch.ones(3),
@@ -320,7 +321,12 @@ def refusals(device: str, found: Found) -> Numbers:
             mistake()
         except (RuntimeError, TypeError):
             refused += 1
-    return {"refused": refused if device == NAME else len(mistakes)}
+    with counting() as waits:
+        to_device(torch.ones(3), torch.device(NAME))
+        torch.ones(3).to(NAME, non_blocking=True)
+        torch.ones(3).to(NAME)
+    expected = {"refused": len(mistakes), "waits": 2}
+    return {"refused": refused, "waits": waits.total()} if device == NAME else expected
 
 
 Run = Callable[[str, Found], Numbers]

@@ -155,6 +155,8 @@ def _moved(function: Any, args: Any, kwargs: Any, target: torch.device | None) -
         copied_bytes["to a device"] += source.nbytes
     if goal.type != source.device.type:
         asynchronous = kwargs.get("non_blocking") or (in_place and len(args) > 2 and args[2])
+        if asynchronous and goal.type == NAME and not getattr(source, _PAGE_LOCKED, False):
+            counted["copy of memory that is not page-locked"] += 1
         if not asynchronous:
             counted["copy to the host" if goal.type == "cpu" else "copy to a device"] += 1
     if "device" in kwargs:
@@ -213,7 +215,8 @@ def register() -> None:
         function = getattr(overload, name.partition(".")[2] or "default")
         factories.impl(name, _factory(function), "PrivateUse1")
     _kept.extend([library, factories])
-    torch.tensor, torch.empty = _on_the_host_first(torch.tensor), _not_pinned(torch.empty)
+    torch.tensor, torch.empty = _on_the_host_first(torch.tensor), _pinned_by_name(torch.empty)
+    torch.Tensor.pin_memory = _pinned_copy  # type: ignore[method-assign,assignment]
 
 
 def _on_the_host_first(tensor: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -227,13 +230,23 @@ def _on_the_host_first(tensor: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return made
 
 
-def _not_pinned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Only a driver can pin memory of the host."""
+_PAGE_LOCKED = "is_page_locked"
+"""Attribute of tensors whose memory would be page-locked; only a driver can do that."""
 
+
+def _pinned_by_name(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def made(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
-        return empty(*size, **options)
+        value = empty(*size, **options)
+        setattr(value, _PAGE_LOCKED, pin_memory)
+        return value
 
     return made
+
+
+def _pinned_copy(values: Tensor) -> Tensor:
+    copy = values.clone()
+    setattr(copy, _PAGE_LOCKED, True)
+    return copy
 
 
 _kept: list[Any] = []

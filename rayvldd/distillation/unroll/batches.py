@@ -17,6 +17,7 @@ from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.distillation.blending import blend, draw_blend
+from rayvldd.models.copies import to_device
 from rayvldd.randomness import SEED_END
 
 
@@ -55,7 +56,7 @@ def draw_batches(
     batch_size = min(settings.batch_size or num_pairs, num_pairs)
     per_epoch = num_pairs // batch_size if settings.batches == "permuted" else 1
     orders = [generator.permutation(num_pairs) for _ in range(-(-steps // per_epoch))]
-    epochs = torch.from_numpy(np.stack(orders)).to(device, non_blocking=True)  # one copy to a GPU for all steps
+    epochs = to_device(torch.from_numpy(np.stack(orders)), device)  # one copy to a GPU for all steps
     batches = [batch for order in epochs for batch in order[: per_epoch * batch_size].split(batch_size)]
     seeds = [int(seed) for seed in generator.integers(SEED_END, size=steps)]
     return InnerBatches(batches[:steps], seeds)

@@ -21,6 +21,7 @@ from torch import Tensor
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.unroll.batches import Batch
 from rayvldd.distillation.unroll.convolution import TwiceDifferentiableConvolutions
+from rayvldd.models.copies import to_device
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -174,7 +175,7 @@ class MicroBatchedStep:
         by_copies = [torch.zeros_like(each) for each in copies]
         for at, part, rows in self._parts(batch):
             embedded = self._embed(at, copies[at], rows.detach(), seed, part)
-            by_part = _moved(by_embeddings[part], embedded.device)
+            by_part = to_device(by_embeddings[part], embedded.device)
             by_copies[at] += torch.autograd.grad(embedded, copies[at], by_part)[0]
         return Parameters(_sum_on_first(by_copies), by_text)
 
@@ -197,12 +198,12 @@ class MicroBatchedStep:
         tangent = torch.zeros_like(embeddings)
         image_product = torch.zeros_like(sizes.image)
         for at, part, rows in self._parts(batch):
-            by_part = _moved(cotangent[part].detach(), rows.device)
+            by_part = to_device(cotangent[part].detach(), rows.device)
             product, of_tangent, of_rows, of_copy = self._second_order(
                 at, copies[at], rows, by_part, weights[at], seed, part
             )
-            tangent[part], by_images[part] = _moved(of_tangent, tangent.device), _moved(of_rows, tangent.device)
-            image_product = image_product + _moved(product, tangent.device)
+            tangent[part], by_images[part] = to_device(of_tangent, tangent.device), to_device(of_rows, tangent.device)
+            image_product = image_product + to_device(product, tangent.device)
             by_copies[at] += of_copy
 
         text_product = adjoint.text @ by_text
@@ -212,10 +213,10 @@ class MicroBatchedStep:
         for at, part, rows in self._parts(batch):
             rows = rows.detach().requires_grad_()
             embedded = self._embed(at, copies[at], rows, seed, part)
-            by_part = _moved(by_embeddings[part], rows.device)
+            by_part = to_device(by_embeddings[part], rows.device)
             first_order = torch.autograd.grad(embedded, (copies[at], rows), by_part)
             by_copies[at] += first_order[0]
-            by_images[part] += _moved(first_order[1], by_images.device)
+            by_images[part] += to_device(first_order[1], by_images.device)
         products = StepSizes(image_product / sizes.image, text_product.detach())
         by_batch = Batch(by_images, by_texts, by_similarity[0] if by_similarity else None)
         by_parameters = Parameters(_sum_on_first(by_copies), by_text_parameters) if through_parameters else None
@@ -238,20 +239,20 @@ class MicroBatchedStep:
         parts = [slice(start, start + size) for start in range(0, len(batch.images), size)]
         devices = [model.mean.device for model in self._models]
         return [
-            (number % count, part, _moved(batch.images[part], devices[number % count]))  # type: ignore[arg-type]
+            (number % count, part, to_device(batch.images[part], devices[number % count]))  # type: ignore[arg-type]
             for number, part in enumerate(parts)
         ]
 
     def _on_every_device(self, values: Tensor) -> list[Tensor]:
         """Return the values, and copies of them on the further devices as leaves where they are leaves."""
-        further = [_moved(values.detach(), model.mean.device) for model in self._models[1:]]  # type: ignore[arg-type]
+        further = [to_device(values.detach(), model.mean.device) for model in self._models[1:]]  # type: ignore[arg-type]
         return [values, *(each.requires_grad_(values.requires_grad) for each in further)]
 
     @torch.no_grad()
     def _embed_all(self, image: Tensor, batch: Batch, seed: int) -> Tensor:
         copies = self._on_every_device(image)
         parts = [self._embed(at, copies[at], rows, seed, part) for at, part, rows in self._parts(batch)]
-        return torch.cat([_moved(part, image.device) for part in parts])
+        return torch.cat([to_device(part, image.device) for part in parts])
 
     def _embed(self, at: int, image: Tensor, rows: Tensor, seed: int, part: slice) -> Tensor:
         model = self._models[at].train(self._models[0].training)
@@ -331,15 +332,10 @@ def _functional_step(
     return gradient, back
 
 
-def _moved(values: Tensor, device: torch.device) -> Tensor:
-    """Return the values on a device; the host does not wait for a copy."""
-    return values.to(device, non_blocking=True)
-
-
 def _sum_on_first(of_devices: list[Tensor]) -> Tensor:
     first, *further = of_devices
     for other in further:
-        first += _moved(other, first.device)
+        first += to_device(other, first.device)
     return first
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rayvldd.distillation.unroll.graph_budget import GraphBudget
+from rayvldd.models.copies import to_device
 from rayvldd.models.device_memory import free_bytes
 from rayvldd.models.gpus import compute_in_float32, further_gpus, limit_gpu_memory, tf32
 
@@ -85,3 +86,8 @@ def test_tf32_is_used_only_where_it_is_allowed() -> None:
         assert used() == (False, False)
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def test_values_that_are_on_the_device_are_not_copied() -> None:
+    values = torch.ones(3)
+    assert to_device(values, torch.device("cpu")) is values
