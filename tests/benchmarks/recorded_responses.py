@@ -3,9 +3,12 @@
 A point answers as its nearest recorded neighbour does, every setting on a scale from 0 to 1 between the ends of its
 domain (logarithmic where the domain is), and within one search each run answers once (:class:`Answers`). So whatever is
 replayed meets only recalls that some real run reached, and no proposal gets better than the best of them.
+
+The shipped tables are compressed (``xz -9e TABLE``); those that are still recorded are not, so that lines can be added.
 """
 
 import json
+import lzma
 import math
 import sys
 from collections.abc import Mapping
@@ -19,8 +22,8 @@ import numpy as np
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, SettingValue, as_number
 from rayvldd.config.study import Study
 
-DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl")
-DEFAULT_SEARCHES = Path(__file__).with_name("flickr8k_searches.jsonl")
+DEFAULT_TABLE = Path(__file__).with_name("flickr8k_responses.jsonl.xz")
+DEFAULT_SEARCHES = Path(__file__).with_name("flickr8k_searches.jsonl.xz")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ class Response:
         )
 
 
+def _lines(table: Path) -> list[str]:
+    content = table.read_bytes()
+    return (lzma.decompress(content) if table.suffix == ".xz" else content).decode("utf-8").splitlines()
+
+
 def _recall_at(evaluations: list[dict[str, float]], outer_step: int) -> float:
     return next(each["val_mean_recall"] for each in evaluations if each["outer_step"] == outer_step)
 
@@ -98,11 +106,11 @@ class Table:
     @classmethod
     def load(cls, file: Path, searches: Path | None = None) -> Self:
         """Read the file of ``record_responses.py`` and, where it is named, that of ``record_searches.py``."""
-        head, *rows = file.read_text(encoding="utf-8").splitlines()
+        head, *rows = _lines(file)
         table = cls(json.loads(head), [Response.of(json.loads(row)) for row in rows])
         if searches is None:
             return table
-        ended, *trials = map(json.loads, searches.read_text(encoding="utf-8").splitlines())
+        ended, *trials = map(json.loads, _lines(searches))
         by_seed: dict[int, list[Response]] = {}
         for trial in trials:
             by_seed.setdefault(trial["seed"], []).append(Response.of(trial))

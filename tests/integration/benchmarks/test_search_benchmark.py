@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import lzma
 import math
 import sys
 from pathlib import Path
@@ -279,6 +280,15 @@ def test_searches_beside_runs_that_do_not_repeat_are_refused(searched: Path, rec
     table.write_text("".join(json.dumps(row) + "\n" for row in [head, *runs]))
     with pytest.raises(SystemExit, match="of the table does not repeat here"):
         record_the_searches(searched, table, tmp_path / "searches.jsonl", 1)
+
+
+@pytest.mark.parametrize("name", ["table", "searches"])
+def test_a_compressed_table_is_read_as_a_plain_one(recorded: Path, searches: Path, tmp_path: Path, name: str) -> None:
+    files = {"table": recorded, "searches": searches}
+    compressed = tmp_path / f"{name}.jsonl.xz"
+    compressed.write_bytes(lzma.compress(files[name].read_bytes()))
+    files[name] = compressed
+    assert Table.load(files["table"], files["searches"]) == Table.load(recorded, searches)
 
 
 def test_a_stopped_trial_reports_no_further_evaluations(recorded: Path, searches: Path) -> None:
