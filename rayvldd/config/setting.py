@@ -68,7 +68,7 @@ class SettingInfo:
 
     def has_effect(self, values: JsonValue) -> bool:
         """Whether this setting has an effect, given the settings in ``values``."""
-        return self.only_where is None or value_at(values, self.only_where[0]) == self.only_where[1]
+        return self.only_where is None or setting_at(values, self.only_where[0]) == self.only_where[1]
 
 
 class SettingOptions(TypedDict, total=False):
@@ -161,7 +161,7 @@ def sections_in(annotation: object) -> list[type[Settings]]:
     return []
 
 
-def value_at(values: JsonValue, key: str) -> JsonValue:
+def setting_at(values: JsonValue, key: str) -> JsonValue:
     """The value at a dotted key of nested settings; None if there is no such setting."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None

@@ -26,8 +26,8 @@ from rayvldd.config.setting import (
     SettingInfo,
     info_of,
     setting,
+    setting_at,
     settings_below,
-    value_at,
 )
 from rayvldd.config.settings import DataSettings, EvaluationSettings, ExpertSettings, ModelSettings, ResourceSettings
 from rayvldd.config.space import Space
@@ -181,7 +181,7 @@ class Study(Settings):
     @classmethod
     def _with_searched_methods(cls, values: JsonValue) -> JsonValue:
         """Add the sections of all methods that are searched, so that their constants are part of the study."""
-        space = value_at(values, "search.space")
+        space = setting_at(values, "search.space")
         domain = space.get(METHOD) if isinstance(space, dict) else None
         searched = domain.get("values") if isinstance(domain, dict) else None
         names = [name for name in searched if name in method_names()] if isinstance(searched, list) else []
@@ -258,7 +258,7 @@ class Study(Settings):
         domains = self.search.space
         named = {name for domain in domains.values() for name in domain.when}
         values = self.model_dump(mode="json") if named else {}
-        return Space.of(domains, {name: value_at(values, name) for name in named})
+        return Space.of(domains, {name: setting_at(values, name) for name in named})
 
     def expert_points(self) -> list["Study"]:
         """The study at every combination of searched settings that change the experts.
@@ -327,7 +327,7 @@ class Study(Settings):
     def _constants_of(self, key: str) -> list[JsonValue]:
         """The constant of a setting as a list; empty if the setting is searched at every point."""
         domain = self.space.domains.get(key)
-        return [value_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
+        return [setting_at(self.model_dump(mode="json"), key)] if domain is None or domain.when else []
 
     def corners(self) -> Iterator[dict[str, SettingValue]]:
         """Points at the ends of all domains, to check whether a point of the space can be invalid."""

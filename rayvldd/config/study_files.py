@@ -16,7 +16,7 @@ import yaml
 from pydantic import JsonValue
 
 from rayvldd.config.bounded_yaml import BoundedLoader, parsed_documents
-from rayvldd.config.setting import flat_settings, value_at
+from rayvldd.config.setting import flat_settings, setting_at
 from rayvldd.config.shipped_spaces import shipped_spaces
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 from rayvldd.user_paths import exists, is_file
@@ -89,10 +89,10 @@ def extended(
     own = dict(own)
     path = _base_file(own.pop(EXTENDS), file, folder, chain)
     base = extended(_read_yaml(path), str(path), path.parent, is_value, (*chain, path))
-    inherited = value_at(base.values, _SPACE)
+    inherited = setting_at(base.values, _SPACE)
     searched = set(inherited) if isinstance(inherited, dict) else set()
     _overlay(base.values, base.files, own, file, is_value)
-    own_space = value_at(own, _SPACE)
+    own_space = setting_at(own, _SPACE)
     own_domains = own_space if isinstance(own_space, dict) else {}
     constants = {key for key in flat_settings(own) if key not in own_domains}
     for key in sorted(searched):
@@ -157,11 +157,11 @@ def _stated(value: JsonValue, file: str, key: str = "") -> dict[str, str]:
 
 def stop_searching(values: dict[str, JsonValue], key: str) -> None:
     """Remove a setting from the search space and the initial points."""
-    space = value_at(values, _SPACE)
+    space = setting_at(values, _SPACE)
     if not isinstance(space, dict) or key not in space:
         return
     del space[key]
-    points = value_at(values, "search.initial_points")
+    points = setting_at(values, "search.initial_points")
     for point in points if isinstance(points, list) else []:
         if isinstance(point, dict):
             point.pop(key, None)

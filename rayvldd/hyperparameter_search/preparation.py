@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rayvldd.config.domains import SettingValue
-from rayvldd.config.setting import value_at
+from rayvldd.config.setting import setting_at
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
 from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
@@ -63,7 +63,7 @@ def expert_points(study: Study) -> list[tuple[dict[str, SettingValue], Study]]:
     for part, point in study.expert_combinations():
         at_point = study.at(point)
         values = at_point.model_dump(mode="json")
-        shown = {key: cast(SettingValue, value_at(values, key)) for key in part}
+        shown = {key: cast(SettingValue, setting_at(values, key)) for key in part}
         found.append((shown, at_point.at({"experts.num_experts": most})))
     return found
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rayvldd.clusters.cluster_file import read_cluster_file
 from rayvldd.config.bounded_yaml import MOST_CHARACTERS, MOST_VALUES, parsed_documents
 from rayvldd.config.loading import load_study
-from rayvldd.config.setting import value_at
+from rayvldd.config.setting import setting_at
 from rayvldd.config.study_files import parsed_yaml, yaml_text
 from rayvldd.errors import ConfigError
 
@@ -63,8 +63,8 @@ def test_a_hostile_override_is_a_fault(value: str) -> None:
 def test_what_is_within_the_bounds_is_read_as_before() -> None:
     text = "a: &x [1, 1e-2, 0x10, -9223372036854775808, .inf, 'y']\nb: *x\nc: {<<: {d: 1}, e: null}"
     (values,) = parsed_documents(text)
-    assert value_at(values, "b") == value_at(values, "a") == [1, "1e-2", 16, -(2**63), float("inf"), "y"]
-    assert value_at(values, "c") == {"d": 1, "e": None}
+    assert setting_at(values, "b") == setting_at(values, "a") == [1, "1e-2", 16, -(2**63), float("inf"), "y"]
+    assert setting_at(values, "c") == {"d": 1, "e": None}
     assert parsed_yaml("1e-2") == 0.01 and parsed_yaml("") is None and parsed_yaml("3") == 3
     assert parsed_yaml(yaml_text({"a": {"b": [1, "1e3", 2.5]}})) == {"a": {"b": [1, "1e3", 2.5]}}
 

@@ -13,8 +13,8 @@ from rayvldd.config.setting import (
     info_of,
     selected,
     setting,
+    setting_at,
     settings_below,
-    value_at,
 )
 from rayvldd.config.study import Study, about, all_settings, changes_experts, sections_where
 
@@ -95,8 +95,8 @@ def test_flat_settings_and_value_at() -> None:
     nested: JsonValue = {"a": {"b": [1, 2], "c": {}}, "d": None}
     flat = flat_settings(nested)
     assert flat == {"a.b": [1, 2], "a.c": {}, "d": None}
-    assert all(value_at(nested, key) == value for key, value in flat.items())
-    assert value_at(nested, "a.b.c") is None and value_at(nested, "e") is None
+    assert all(setting_at(nested, key) == value for key, value in flat.items())
+    assert setting_at(nested, "a.b.c") is None and setting_at(nested, "e") is None
 
 
 @pytest.mark.parametrize("chosen", [False, True])
