@@ -11,15 +11,15 @@ _CHUNK = 65536
 
 
 @dataclass(frozen=True)
-class NearestCaption:
-    """A training caption and its similarity."""
+class SimilarCaption:
+    """A training caption and its similarity to an embedding."""
 
     caption: str
     similarity: float
     """Cosine of the angle between the two embeddings."""
 
 
-def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCaption]:
+def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[SimilarCaption]:
     """The training caption with the largest cosine similarity to each embedding; the first one in a tie.
 
     Args:
@@ -37,7 +37,7 @@ def nearest_captions(texts: np.ndarray, train: SplitInputs) -> list[NearestCapti
         score = scores[np.arange(len(queries)), nearest]
         nearer = score > best
         best[nearer], index[nearer] = score[nearer], start + nearest[nearer]
-    return [NearestCaption(train.split.captions[i], float(s)) for i, s in zip(index, best, strict=True)]
+    return [SimilarCaption(train.split.captions[i], float(s)) for i, s in zip(index, best, strict=True)]
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:

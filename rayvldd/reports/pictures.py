@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.reports.nearest import NearestCaption
+from rayvldd.reports.nearest import SimilarCaption
 from rayvldd.storage.atomic import write_bytes_whole
 
 MAX_PAIRS = 100
@@ -36,7 +36,7 @@ class _Cell:
 
 
 def draw_before_after(
-    distilled: DistilledSet, nearest: Sequence[NearestCaption], path: Path, *, max_pairs: int = MAX_PAIRS
+    distilled: DistilledSet, nearest: Sequence[SimilarCaption], path: Path, *, max_pairs: int = MAX_PAIRS
 ) -> None:
     """Draw the image of each pair before and after distillation, with its captions below.
 

@@ -18,7 +18,7 @@ from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
-from rayvldd.reports.nearest import NearestCaption, nearest_captions
+from rayvldd.reports.nearest import SimilarCaption, nearest_captions
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.reports.published import published_rows, published_table
 from rayvldd.reports.renderers import as_terminal
@@ -86,7 +86,7 @@ def test_nearest_captions_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_embedding_of_zeros_has_a_nearest_caption_too() -> None:
     (nearest,) = nearest_captions(np.zeros((1, 8), dtype=np.float32), train_of(embeddings_of(3)))
-    assert nearest == NearestCaption("caption 0", 0.0)
+    assert nearest == SimilarCaption("caption 0", 0.0)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_an_embedding_of_zeros_has_a_nearest_caption_too() -> None:
 @pytest.mark.parametrize("number", [1, 4, 7])
 def test_the_picture_has_a_cell_for_every_pair(number: int, tmp_path: Path) -> None:
     path = tmp_path / "pairs.png"
-    draw_before_after(set_of(number), [NearestCaption("a long caption " * 20, 0.5)] * number, path)
+    draw_before_after(set_of(number), [SimilarCaption("a long caption " * 20, 0.5)] * number, path)
     with Image.open(path) as picture:
         assert picture.width == min(number, 5) * 248 + 20
         assert picture.height == 64 + -(-number // 5) * 194
@@ -103,13 +103,13 @@ def test_the_picture_has_a_cell_for_every_pair(number: int, tmp_path: Path) -> N
 
 def test_a_hundred_noisy_pairs_fit_the_size(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jpg"
-    draw_before_after(set_of(100, 96), [NearestCaption("two dogs in the snow", 0.5)] * 100, path)
+    draw_before_after(set_of(100, 96), [SimilarCaption("two dogs in the snow", 0.5)] * 100, path)
     assert path.stat().st_size < 1_500_000
 
 
 def test_only_the_first_pairs_of_a_large_set_are_drawn(tmp_path: Path) -> None:
     path = tmp_path / "pairs.png"
-    draw_before_after(set_of(12), [NearestCaption("x", 0.5)] * 12, path, max_pairs=5)
+    draw_before_after(set_of(12), [SimilarCaption("x", 0.5)] * 12, path, max_pairs=5)
     with Image.open(path) as picture:
         assert picture.height == 64 + 194
 
@@ -117,7 +117,7 @@ def test_only_the_first_pairs_of_a_large_set_are_drawn(tmp_path: Path) -> None:
 def test_images_are_drawn_as_they_are(tmp_path: Path) -> None:
     distilled, path = set_of(1, 112), tmp_path / "pairs.png"
     distilled.images[0] = torch.tensor([2.0, 0.5, -1.0]).view(3, 1, 1)  # clamped for the screen
-    draw_before_after(distilled, [NearestCaption("x", 0.5)], path)
+    draw_before_after(distilled, [SimilarCaption("x", 0.5)], path)
     with Image.open(path) as picture:
         assert picture.getpixel((20 + 112 + 4 + 56, 64 + 56)) == (255, 128, 0)
 
