@@ -194,6 +194,10 @@ TrajectoryStorage = Literal["float32", "float16_deltas", "float16"]
 """Number format of stored trajectories."""
 
 
+CaptionsPerImage = Literal["one", "all"]
+"""Captions of an image in an epoch."""
+
+
 class ExpertSettings(Settings):
     """Training of experts on the real data: SGD without momentum, one snapshot per epoch."""
 
@@ -207,7 +211,7 @@ class ExpertSettings(Settings):
     """Learning rate of the text head; Wu et al. use 0.1."""
     batch_size: int = setting(128, ge=2, unit="pairs", source="Wu et al.: 128")
     """Pairs in a training batch; Wu et al. use 128."""
-    captions_per_image: Literal["one", "all"] = setting("all", source="all: the released code of Wu et al.")
+    captions_per_image: CaptionsPerImage = setting("all", source="all: the released code of Wu et al.")
     """``all``: every image-caption pair once per epoch, as in the released code; ``one``: one random caption per image
     and epoch, a fifth of the cost."""
     num_train_images: int | None = setting(None, ge=2, unit="images")
@@ -254,7 +258,7 @@ class FullDataSettings(Settings):
     """Pairs in a training batch."""
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = setting((10,), min_length=1, unit="epochs")
     """Training epochs."""
-    captions_per_image: Literal["one", "all"] = "one"
+    captions_per_image: CaptionsPerImage = "one"
     """``one``: one random caption per image and epoch; ``all``: every image-caption pair once per epoch, which costs as
     many times more as an image has captions, and overfits sooner."""
 

@@ -1,7 +1,8 @@
 """The recipe of the full-data bound: how models of all pairs are trained, and the recipes that it was chosen from."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from rayvldd.config.settings import CaptionsPerImage, LearningRateDecay
 from rayvldd.records.form import Record, Values
 
 
@@ -12,11 +13,11 @@ class FullDataRecipe(Values):
     """Of both sides."""
     momentum: float
     weight_decay: float
-    decay: Literal["none", "cosine"]
+    decay: LearningRateDecay
     """Course of the learning rate."""
     batch_size: int
     epochs: int
-    captions_per_image: Literal["one", "all"]
+    captions_per_image: CaptionsPerImage
     """Captions of an image in an epoch."""
 
     @property

@@ -6,11 +6,11 @@ may take one random caption per image instead.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from rayvldd.config.settings import CaptionsPerImage
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.training.sgd import TrainingBatch
 
@@ -21,7 +21,7 @@ class RealEpoch:
 
     task: RetrievalTask
     batch_size: int
-    captions_per_image: Literal["one", "all"]
+    captions_per_image: CaptionsPerImage
     """``all``: every pair once; ``one``: one random caption per image."""
     num_images: int | None = None
     """Only the first images of the split; None: all."""
