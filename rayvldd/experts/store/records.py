@@ -17,7 +17,8 @@ class ExpertRecord(TypedDict):
 
     recipe: str
     """Key of its set."""
-    index: int | str
+    index: int
+    """Number of the expert in its set."""
     epochs: list[int]
     """Stored epochs."""
     storage: str
