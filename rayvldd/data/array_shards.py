@@ -15,6 +15,7 @@ import xxhash
 
 import rayvldd
 from rayvldd.data.array_cache import ArrayDescription
+from rayvldd.data.decoded_images import FileState
 from rayvldd.errors import OutageError, StoreError
 from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.storage import Storage
@@ -108,13 +109,13 @@ class ArrayShards:
         except StoreError:
             return None
 
-    def note_unfinished(self, array: ArrayDescription, files: Sequence[tuple[str, int, int]]) -> None:
+    def note_unfinished(self, array: ArrayDescription, files: Sequence[FileState]) -> None:
         """Record the file of each row of an array that cannot be finished, so that its shards can be used by others."""
         self.storage.write(
             _files(array), json_text({"array": array.as_dict(), "files": [list(file) for file in files]})
         )
 
-    def unfinished(self, array: ArrayDescription) -> Iterator[tuple[ArrayDescription, list[tuple[str, int, int]]]]:
+    def unfinished(self, array: ArrayDescription) -> Iterator[tuple[ArrayDescription, list[FileState]]]:
         """Yield the arrays that differ from this one only in their files and cannot be finished, with the files."""
         fixed = {name: value for name, value in array.key.items() if name != "files"}
         for name in self.storage.names("arrays"):
@@ -132,7 +133,7 @@ class ArrayShards:
             if same and other.name != array.name and self._is_unfinished(other):
                 yield other, files
 
-    def drop_unfinished(self, array: ArrayDescription, files: Sequence[tuple[str, int, int]]) -> None:
+    def drop_unfinished(self, array: ArrayDescription, files: Sequence[FileState]) -> None:
         """Delete the unfinished arrays whose images are all in this one, once this one is finished.
 
         Arrays of other datasets are kept: their images would have to be decoded again.

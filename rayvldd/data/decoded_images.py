@@ -20,7 +20,7 @@ from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.json_files import parsed, write_json_whole
 
 FileState = tuple[str, int, int]
-"""Path, size in bytes and modification time in nanoseconds of an image file."""
+"""Path or displayed name, size in bytes and modification time in nanoseconds of an image file."""
 
 
 class DecodedImages:

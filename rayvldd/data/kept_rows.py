@@ -12,9 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from rayvldd.data.array_cache import ArrayDescription
 from rayvldd.data.array_shards import ArrayShards
-
-FileState = tuple[str, int, int]
-"""Displayed name, size in bytes and modification time in nanoseconds of an image file."""
+from rayvldd.data.decoded_images import FileState
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from rayvldd.data.dataset import (
     size_and_time,
     unreadable_images,
 )
-from rayvldd.data.kept_rows import FileState, KeptRows, find_kept_rows
+from rayvldd.data.decoded_images import FileState
+from rayvldd.data.kept_rows import KeptRows, find_kept_rows
 from rayvldd.data.toy_scenes import CAPTIONS_PER_SCENE, Scene, draw_into, num_scenes, scene_generator, scenes_from
 from rayvldd.data.unreadable import by_split, drops_unreadable, readable
 from rayvldd.records.json_values import JsonValue
