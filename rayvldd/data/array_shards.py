@@ -60,8 +60,11 @@ class ArrayShards:
     def missing(self, array: ArrayDescription) -> list[int]:
         """Numbers of the unfinished shards of an array that has a manifest."""
         rows = self.rows_per_shard(array)
+        return [] if rows is None else self._missing(array, rows)
+
+    def _missing(self, array: ArrayDescription, rows_per_shard: int) -> list[int]:
         present = set(self.storage.names(_folder(array)))
-        numbers = range(num_shards(array, rows)) if rows else ()
+        numbers = range(num_shards(array, rows_per_shard))
         return [n for n in numbers if not {_shard(array, n), _record(array, n)} <= present]
 
     def write(self, array: ArrayDescription, number: int, rows: np.ndarray) -> None:
@@ -92,7 +95,7 @@ class ArrayShards:
         rows = self.rows_per_shard(array)
         if rows is None:
             return None
-        missing = self.missing(array)
+        missing = self._missing(array, rows)
         if missing:
             raise StoreError(
                 f"{self.storage.uri}: {_folder(array)}: {len(missing)} of {num_shards(array, rows)} shards are "
@@ -105,7 +108,7 @@ class ArrayShards:
         """The rows of one finished shard; None if it is missing or damaged."""
         rows = self.rows_per_shard(array)
         try:
-            return None if rows is None or number in self.missing(array) else self._read(array, number, rows)
+            return None if rows is None or number in self._missing(array, rows) else self._read(array, number, rows)
         except StoreError:
             return None
 
@@ -152,7 +155,8 @@ class ArrayShards:
 
     def _is_unfinished(self, array: ArrayDescription) -> bool:
         try:
-            return self.rows_per_shard(array) is None or bool(self.missing(array))
+            rows = self.rows_per_shard(array)
+            return rows is None or bool(self._missing(array, rows))
         except OutageError:
             raise
         except StoreError:  # of another version of the layout: neither used nor deleted
@@ -163,7 +167,7 @@ class ArrayShards:
         size = self.rows_per_shard(array)
         if size is None:
             return []
-        missing = set(self.missing(array))
+        missing = set(self._missing(array, size))
         return [row for row in range(array.shape[0]) if row // size not in missing]
 
     def _read(self, array: ArrayDescription, number: int, rows_per_shard: int) -> np.ndarray:
