@@ -90,7 +90,7 @@ def importance_among_good(trials: Sequence[Trial], space: Mapping[str, Domain]) 
 def _importances(
     trials: Sequence[Trial],
     space: Mapping[str, Domain],
-    make_evaluator: Callable[[], optuna.importance.BaseImportanceEvaluator],
+    make_evaluator: Callable[[], "optuna.importance.BaseImportanceEvaluator"],  # in quotes: it loads scikit-learn
 ) -> dict[str, float]:
     shared = Space(space, {}).unconditional
     known = [trial for trial in trials if trial.is_candidate and trial.state != "running"]

@@ -1,4 +1,4 @@
-"""ConvNet-3, the small network of image dataset distillation, registered with timm as ``convnet_d3``.
+"""ConvNet-3, the small network of image dataset distillation, called ``convnet_d3`` beside the models of timm.
 
 Three blocks of convolution, per-channel normalisation, ReLU and average pooling, as in Zhao, Mopuri and Bilen,
 "Dataset Condensation with Gradient Matching" (arXiv 2006.05929), section 4.1. Deviations: the width is a setting (128
@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float
 from safetensors.torch import load_file
-from timm.models import register_model
 from torch import Tensor, nn
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("weights") / "convnet_d3_drawn.safetensors"
@@ -27,7 +26,7 @@ class ConvNet(nn.Module):
         "std": (0.5, 0.5, 0.5),
         "input_size": (3, 32, 32),
     }
-    """Normalisation and input size of the weights, read by timm."""
+    """Normalisation and input size of the weights, as timm's models state them."""
 
     def __init__(self, img_size: int = 32, width: int = SHIPPED_WIDTH, depth: int = 3) -> None:
         super().__init__()
@@ -48,17 +47,13 @@ class ConvNet(nn.Module):
         return features
 
 
-@register_model
-def convnet_d3(
-    pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, **options: Any
-) -> ConvNet:
-    """Build the network for timm, with the shipped weights if ``pretrained``.
+def convnet_d3(*, pretrained: bool = False, **options: Any) -> ConvNet:
+    """Build the network, with the shipped weights if ``pretrained``.
 
     Raises:
         RuntimeError: when the shipped weights do not match the options.
+        TypeError: for an option that the network does not have.
     """
-    for name in ("num_classes", "cache_dir"):  # timm passes these to every model; here they have no use
-        options.pop(name, None)
     model = ConvNet(**options)
     if pretrained:
         model.load_state_dict(load_file(SHIPPED_WEIGHTS))

@@ -1,21 +1,26 @@
-"""Image encoders from timm, with weights, normalisation and a fingerprint of both."""
+"""Image encoders from timm, with weights, normalisation and a fingerprint of both.
+
+timm is imported where one of its models is used: it imports torchvision and torch's compiler, which take longer than
+the rest of a small trial's process.
+"""
 
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import timm
 import torch
-from timm.data.config import resolve_model_data_config
-from timm.models import load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
-from rayvldd.models import convnet  # noqa: F401 - registers convnet_d3 with timm
+from rayvldd.models.convnet import ConvNet, convnet_d3
 from rayvldd.randomness import seeded
 from rayvldd.user_paths import is_file, user_path
+
+_OWN: Mapping[str, Callable[..., nn.Module]] = {"convnet_d3": convnet_d3}
+"""Encoders of this package, by name."""
 
 
 def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Module:
@@ -28,7 +33,7 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
     options: dict[str, Any] = dict(settings.options)
     try:
         with seeded(seed):
-            encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
+            encoder = _create(settings.name, pretrained=from_hub, options=options)
         if settings.weights:
             _load(encoder, str(user_path(settings.weights)))
     except Exception as error:  # timm and the hub raise errors of many libraries
@@ -36,23 +41,44 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
     return encoder
 
 
+def _create(name: str, *, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    if name in _OWN:
+        return _OWN[name](pretrained=pretrained, **options)
+    import timm
+
+    encoder: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    return encoder
+
+
 def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
     """Faults that can be found without building the model: its name and its weights file."""
-    faults = []
-    if not timm.is_model(settings.name.removeprefix("hf-hub:")) and not settings.name.startswith("hf-hub:"):
-        hint = did_you_mean(settings.name, timm.list_models())
-        faults.append(
-            Fault("model.image_encoder.name", f"no timm model is called {settings.name!r}{hint}", "timm.list_models()")
-        )
+    faults = _faults_of_name(settings.name)
     if settings.weights and not is_file(settings.weights):
         faults.append(Fault("model.image_encoder.weights", f"no such file: {settings.weights}", "a checkpoint file"))
     return faults
 
 
+def _faults_of_name(name: str) -> list[Fault]:
+    if name in _OWN or name.startswith("hf-hub:"):
+        return []
+    import timm
+
+    if timm.is_model(name):
+        return []
+    hint = did_you_mean(name, [*_OWN, *timm.list_models()])
+    return [Fault("model.image_encoder.name", f"no timm model is called {name!r}{hint}", "timm.list_models()")]
+
+
 def normalisation(settings: ImageEncoderSettings, encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """RGB mean and standard deviation that the weights expect, on a scale from 0 to 1."""
-    known = resolve_model_data_config(encoder)
+    known = encoder.pretrained_cfg if isinstance(encoder, ConvNet) else _of_timm(encoder)
     return settings.mean or tuple(known["mean"]), settings.std or tuple(known["std"])
+
+
+def _of_timm(encoder: nn.Module) -> Mapping[str, Any]:
+    from timm.data.config import resolve_model_data_config
+
+    return dict(resolve_model_data_config(encoder))
 
 
 def image_identity(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
@@ -75,6 +101,8 @@ def _load(encoder: nn.Module, file: str) -> None:
     Raises:
         RuntimeError: naming the weights that do not match.
     """
+    from timm.models import load_checkpoint, load_state_dict
+
     if file.lower().endswith((".npz", ".npy")):
         load_checkpoint(encoder, file)
         return

@@ -1,5 +1,7 @@
 """Checkpoints of image encoders: with a classifier, at another size, and what does not fit; and their fingerprints."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,19 @@ def test_the_fingerprint_depends_exactly_on_the_features(tmp_path: Path) -> None
     assert identity(options={"img_size": 32, "act_layer": "relu"}) != before
     kept(tmp_path, weights_of("test_vit", seed=4, img_size=32))
     assert identity() != before
+
+
+def test_a_process_of_a_trial_with_our_network_imports_neither_timm_nor_scikit_learn() -> None:
+    """They double the time of its imports, which small trials spend in each of their processes."""
+    code = """
+import sys
+from rayvldd.config.settings import ImageEncoderSettings
+from rayvldd.hyperparameter_search import trial, tune_adapter
+from rayvldd.models.image_encoder import build_image_encoder, faults_of_image_encoder, image_identity
+settings = ImageEncoderSettings(name="convnet_d3")
+assert not faults_of_image_encoder(settings)
+image_identity(settings, build_image_encoder(settings))
+print({"timm", "torchvision", "sklearn", "torch._dynamo"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "set()\n", done.stderr
