@@ -14,8 +14,12 @@ from rayvldd.printable import without_passwords
 from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
+    from rayvldd.config.study import Study
+    from rayvldd.hyperparameter_search.plan import Plan
     from rayvldd.hyperparameter_search.study_store import StudyStore
+    from rayvldd.hyperparameter_search.sweep import SweepResult
     from rayvldd.hyperparameter_search.transfer import WarmStart
+    from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.workspace import Workspace
 
 
@@ -95,27 +99,17 @@ def command(
         invocation, study_file, distils=True, searches=True, on_this_machine=address is None
     )
 
-    from rayvldd.hyperparameter_search.plan import describe_plan, plan
+    from rayvldd.hyperparameter_search.plan import plan
 
     store = writable_store(store_uri, workspace)
     study_store = _study_store(study_store_uri, study.name, workspace)
     earlier = _warm_start(warm_start, tracking_uri, study.name, workspace)
     if invocation.dry_run:
-        planned = plan(study, workspace, store, reopens=reopens)
-        show_settings(invocation, study)
-        invocation.say(describe_plan(planned))
-        if earlier:
-            invocation.say(
-                f"  before:  {len(earlier.fetch())} trials of {earlier.name}, those that fit, for the sampler"
-            )
-        return invocation.finish(planned)
+        return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens), earlier)
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.sweep import sweep
-    from rayvldd.reports.diagnostics import words_of_diagnostics
-    from rayvldd.reports.gain import words_without_gain
     from rayvldd.reports.illustrator import Pictures
-    from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
 
     tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
     with ProgressDisplay() as display:
@@ -132,6 +126,28 @@ def command(
             study_store=study_store,
             reopens=reopens,
         )
+    _show_result(invocation, result)
+    invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, tracking_uri, workspace)}")
+    invocation.finish(result.outcome.as_json())
+
+
+def _show_plan(invocation: Invocation, study: "Study", planned: "Plan", earlier: "WarmStart | None") -> None:
+    """Print the settings and what a sweep would do."""
+    from rayvldd.hyperparameter_search.plan import describe_plan
+
+    show_settings(invocation, study)
+    invocation.say(describe_plan(planned))
+    if earlier:
+        invocation.say(f"  before:  {len(earlier.fetch())} trials of {earlier.name}, those that fit, for the sampler")
+    invocation.finish(planned)
+
+
+def _show_result(invocation: Invocation, result: "SweepResult") -> None:
+    """Print the tables and the lines of a finished study."""
+    from rayvldd.reports.diagnostics import words_of_diagnostics
+    from rayvldd.reports.gain import words_without_gain
+    from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
+
     outcome = result.outcome
     invocation.show(trials_table(result.trials, outcome.best.trial_id))
     if outcome.finalists:
@@ -152,10 +168,6 @@ def command(
         invocation.say(f"among good     {among_good} of what makes a trial one of the best")
     invocation.say(f"distilled set  {outcome.distilled_set}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
-    address = tracking_uri if without_passwords(tracking_uri or "") == outcome.tracking_uri else outcome.tracking_uri
-    is_embedded = address == workspace.tracking_uri
-    invocation.say(f"look closer    {_how_to_look(invocation, str(address), study.name, is_embedded)}")
-    invocation.finish(outcome.as_json())
 
 
 def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":
@@ -201,18 +213,28 @@ def _warm_start(
     return WarmStart(name, lambda: earlier_trials(uri, name))
 
 
-def _how_to_look(invocation: Invocation, tracking_uri: str, study: str, is_embedded: bool) -> str:
-    """The command and the page that show the trials in MLflow; for other trackers their location."""
+def _how_to_look(invocation: Invocation, outcome: "StudyOutcome", given_uri: str | None, workspace: "Workspace") -> str:
+    """The command and the page that show the trials in MLflow; for other trackers their location.
+
+    Args:
+        invocation: Its workspace is named by the command.
+        outcome: The result, with the address of its records, but without a password.
+        given_uri: The address of this call's tracker, which may have one.
+        workspace: Its database needs no address.
+    """
     from rayvldd.errors import RayvlddError
     from rayvldd.tracking.mlflow_pages import is_database, is_server, trials_page
 
-    if not is_database(tracking_uri) and not is_server(tracking_uri):
-        return tracking_uri
+    uri = outcome.tracking_uri
+    if given_uri and without_passwords(given_uri) == uri:
+        uri = given_uri
+    if not is_database(uri) and not is_server(uri):
+        return uri
     try:
-        page = trials_page(tracking_uri, study)
+        page = trials_page(uri, outcome.study)
     except RayvlddError:  # a server that is away, or a database that was removed
-        return tracking_uri
-    if is_server(tracking_uri):
+        return uri
+    if is_server(uri):
         return page
-    words = ["rayvldd", "ui", study, *([] if is_embedded else ["--tracking-uri", tracking_uri])]
+    words = ["rayvldd", "ui", outcome.study, *([] if uri == workspace.tracking_uri else ["--tracking-uri", uri])]
     return f"{invocation.in_this_workspace(shlex.join(words))}, which opens {page}"
