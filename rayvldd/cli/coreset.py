@@ -12,9 +12,8 @@ from rayvldd.cli.preparation import checked_study, dry_run, study_argument
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
-    show_rates,
-    show_recipe,
     show_split,
+    show_training,
     together_with,
     values_of_published,
     words,
@@ -114,8 +113,7 @@ def command(
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores, recipe = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
-    show_rates(invocation, {coreset.name: coreset.rate for coreset in chosen})
-    show_recipe(invocation, recipe)
+    show_training(invocation, {coreset.name: coreset.rate for coreset in chosen}, recipe)
     show_split(invocation, split)
     kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
     published = {"published": values_of_published(invocation)} if reference else {}

@@ -13,9 +13,8 @@ from rayvldd.cli.preparation import check_models_and_data, show_plan, show_setti
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
-    show_rates,
-    show_recipe,
     show_split,
+    show_training,
     together_with,
     values_of_published,
     words,
@@ -102,8 +101,8 @@ def command(
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
                 _show_group(invocation, group, scored[group].recalls, split)
-                show_rates(invocation, {name: one.rate for name, one in scored[group].coresets.items()})
-                show_recipe(invocation, scored[group].recipe)
+                rates = {name: one.rate for name, one in scored[group].coresets.items()}
+                show_training(invocation, rates, scored[group].recipe)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
     if transfer:

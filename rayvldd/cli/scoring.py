@@ -53,17 +53,13 @@ def show_split(invocation: Invocation, split: str) -> None:
         invocation.say("scored on validation, for choosing. `rayvldd compare` shows scores on test: --split test")
 
 
-def show_recipe(invocation: Invocation, recipe: "ChosenRecipe | None") -> None:
-    """Print the recipe of the models of all pairs, if there are any."""
-    if recipe:
-        invocation.say(f"all pairs: {recipe.words}")
-
-
-def show_rates(invocation: Invocation, rates: "Mapping[str, ChosenRate]") -> None:
-    """Print the learning rates of students on real pairs, by row of the table."""
+def show_training(invocation: Invocation, rates: "Mapping[str, ChosenRate]", recipe: "ChosenRecipe | None") -> None:
+    """Print the learning rates of students on real pairs, by row of the table, and the recipe of all pairs."""
     if rates:
         chosen = "; ".join(f"{name}: {rate.words}" for name, rate in rates.items())
         invocation.say(f"learning rates on real pairs, chosen on validation: {chosen}")
+    if recipe:
+        invocation.say(f"all pairs: {recipe.words}")
 
 
 def show_published(invocation: Invocation) -> "list[PublishedRow]":
