@@ -18,8 +18,8 @@ from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.hyperparameter_search.preparation import ExpertSet
+    from rayvldd.library.run_log import MetricsOfSet
 
 
 SUBCOMMANDS: dict[str, RunCommand] = {**COMMANDS_ON_SETS, "import": import_command}
@@ -94,9 +94,12 @@ def command(
     with ProgressDisplay() as display, reachable(store), logged as tracker:
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
-        summaries = [_summary(known, store) for known in sets]
-        log_experts(tracker, list(sets), store)
+        metrics = [
+            {index: store.metrics(known.recipe, index) for index in store.finished(known.recipe)} for known in sets
+        ]
+        log_experts(tracker, metrics)
         tracker.end_study("finished", {"experts_made": made}, None)
+    summaries = [_summary(known, store.uri, experts) for known, experts in zip(sets, metrics, strict=True)]
     for summary in summaries:
         recall = summary[VAL_MEAN_RECALL]
         score = "val mean recall unknown" if recall is None else f"val mean recall {recall:.1f} at the last"
@@ -132,15 +135,13 @@ def _gpus(study: Study) -> str:
     return "a share of the GPUs that are there" if gpus is None else f"{gpus:g} GPUs"
 
 
-def _summary(known: "ExpertSet", store: "ExpertStore") -> dict[str, Any]:
-    finished = store.finished(known.recipe)
-    metrics = [store.metrics(known.recipe, index) for index in finished]
-    last = [by_epoch[-1][VAL_MEAN_RECALL] for by_epoch in metrics if by_epoch]  # imported ones have none
+def _summary(known: "ExpertSet", store_uri: str, metrics: "MetricsOfSet") -> dict[str, Any]:
+    last = [by_epoch[-1][VAL_MEAN_RECALL] for by_epoch in metrics.values() if by_epoch]  # imported ones have none
     return {
         "point": known.point,
         "key": known.recipe.key,
-        "store": store.uri,
-        "num_experts": len(finished),
+        "store": store_uri,
+        "num_experts": len(metrics),
         "epochs": known.study.experts.epochs,
         VAL_MEAN_RECALL: sum(last) / len(last) if last else None,
     }

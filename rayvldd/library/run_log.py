@@ -1,6 +1,6 @@
 """Logging of one distillation, or of the training of experts, to the tracker."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from rayvldd.tracking.protocol import kind_of
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
-    from rayvldd.experts.store.expert_store import ExpertStore
-    from rayvldd.hyperparameter_search.preparation import ExpertSet
     from rayvldd.tracking.protocol import Tracker
     from rayvldd.workspace import Workspace
+
+MetricsOfSet = Mapping[int, Sequence[Mapping[str, float]]]
+"""Expert -> its metrics by epoch."""
 
 
 @contextmanager
@@ -43,11 +44,11 @@ def key_of(study: "Study") -> str:
     return fingerprint(selected(study, lambda info: info.in_point))
 
 
-def log_experts(tracker: "Tracker", sets: Sequence["ExpertSet"], store: "ExpertStore") -> None:
+def log_experts(tracker: "Tracker", sets: Sequence[MetricsOfSet]) -> None:
     """Log the metrics of all experts of some sets by epoch, under ``expert_000/``; of several sets below ``set_0/``."""
-    for number, known in enumerate(sets):
+    for number, experts in enumerate(sets):
         prefix = f"set_{number}/" if len(sets) > 1 else ""
-        for index in store.finished(known.recipe):
-            for epoch, metrics in enumerate(store.metrics(known.recipe, index), start=1):
+        for index, by_epoch in experts.items():
+            for epoch, metrics in enumerate(by_epoch, start=1):
                 named = {f"{prefix}expert_{index:03d}/{name}": value for name, value in metrics.items()}
                 tracker.log_metrics(None, named, epoch)
