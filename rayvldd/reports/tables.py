@@ -72,7 +72,7 @@ def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str =
         values = [student.as_dict() for student in students]
         cells: list[Cell] = [estimate([row[info.name] for row in values]) for info in RECALLS]
         cells.append(estimate([student.mean_recall for student in students]))
-        rows.append([f"{name} ({len(students)})", *cells, *([share_of(students, bound)] if bound else [])])
+        rows.append([f"{name} ({len(students)})", *cells, *([_percent_of(students, bound)] if bound else [])])
     caption = (
         f"{title or 'Recall (%)'}, ± 95 % interval of three or more students; TR: image to text, IR: text to image"
     )
@@ -102,18 +102,11 @@ def transfer_table(
                 cells.append(None)
                 continue
             values = [student.mean_recall for student in rows_of[name]]
-            cells.append(estimate(values, _share(rows_of, name, full_data), made_with.get(name) == encoder))
+            share = share_of(rows_of[name], rows_of[full_data]) if full_data in rows_of else None
+            cells.append(estimate(values, share, made_with.get(name) == encoder))
         rows.append([name, made_with.get(name, ""), *cells])
     titles = [*texts("trained on", "made with"), *numbers(*columns, number="{:.1f}")]
     return Table(titles, rows, f"{title}, ± 95 % interval of three or more students", "transfer")
-
-
-def _share(rows: Mapping[str, Sequence[RetrievalMetrics]], name: str, full_data: str) -> float | None:
-    """The mean recall of a row as a fraction of the full-data bound, 0 to 1; None without a bound."""
-    if full_data not in rows:
-        return None
-    mean, full = (float(np.mean([student.mean_recall for student in rows[key]])) for key in (name, full_data))
-    return mean / full if full > 0 else None
 
 
 def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str = "") -> Table:
@@ -244,6 +237,11 @@ def interval_as_text(interval: Interval | None) -> str:
 
 
 def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> float | None:
-    """The students' mean recall as a percentage of the full-data bound; None if that is 0."""
+    """The students' mean recall as a fraction of the full-data bound; None if that is 0."""
     mean, full = (float(np.mean([student.mean_recall for student in group])) for group in (students, bound))
-    return 100 * mean / full if full > 0 else None
+    return mean / full if full > 0 else None
+
+
+def _percent_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> float | None:
+    share = share_of(students, bound)
+    return None if share is None else 100 * share
