@@ -5,14 +5,9 @@ from collections.abc import Mapping
 from rayvldd.evaluation.diagnostics import CONCENTRATION_IMAGE, CONCENTRATION_TEXT, DIAGNOSTICS, NEAREST_IMAGE
 
 
-def diagnostics_of(metrics: Mapping[str, object]) -> dict[str, float]:
-    """The diagnostics in the metrics of a card; those that were not measured are left out."""
-    return {name: float(value) for name in DIAGNOSTICS if isinstance(value := metrics.get(name), int | float)}
-
-
 def words_of_diagnostics(metrics: Mapping[str, object]) -> str:
     """The diagnostics of a set in one line; empty if none were measured."""
-    found = diagnostics_of(metrics)
+    found = {name: float(value) for name in DIAGNOSTICS if isinstance(value := metrics.get(name), int | float)}
     parts = []
     if CONCENTRATION_IMAGE in found and CONCENTRATION_TEXT in found:
         parts.append(
