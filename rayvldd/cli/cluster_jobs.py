@@ -7,12 +7,15 @@ import click
 if TYPE_CHECKING:
     from rayvldd.runtime.jobs import Job
 
+DASHBOARD = "http://127.0.0.1:8265"
+"""Address of a cluster's dashboard on one of its nodes, or forwarded by ssh."""
+
 dashboard_option = click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
     show_envvar=True,
     metavar="URL",
-    default="http://127.0.0.1:8265",
+    default=DASHBOARD,
     show_default=True,
     help="The cluster's dashboard, http://HOST:PORT, usually a port forwarded by ssh; or `auto` on a cluster node.",
 )
@@ -35,4 +38,4 @@ def values_of_job(job: "Job") -> dict[str, Any]:
 
 def address_words(address: str) -> str:
     """The option for an address in a command, with a leading space; empty for the default address."""
-    return "" if address == "http://127.0.0.1:8265" else f" --address {address}"
+    return "" if address == DASHBOARD else f" --address {address}"

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from rayvldd.cli.cluster_jobs import address_words, values_of_job
+from rayvldd.cli.cluster_jobs import DASHBOARD, address_words, values_of_job
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.preparation import show_settings
 from rayvldd.config.loading import load_study
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.errors import Fault, InputError
-
-_DASHBOARD = "http://127.0.0.1:8265"
 
 
 def submit_sweep(
@@ -27,7 +25,7 @@ def submit_sweep(
         raise InputError(faults, next_command="the same command with --workspace /shared/rayvldd, or where yours is")
     named = {"--tracking-uri": tracking_uri, "--store": store_uri}
     options = {name: value for name, value in named.items() if value}
-    dashboard = address or _DASHBOARD
+    dashboard = address or DASHBOARD
     if invocation.dry_run:
         show_settings(invocation, study)
         invocation.say(f"would be submitted to {dashboard}, for {workspace}")
