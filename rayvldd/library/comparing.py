@@ -87,13 +87,13 @@ def compare(
 
 
 def chosen_studies(workspace: Workspace, names: Sequence[str], *, may_be_none: bool) -> list[Path]:
-    """The folders of the named studies, or of all; a folder that only ``rayvldd distill`` wrote is not a study.
+    """The folders of the named studies, or of all; what ``rayvldd distill`` or ``experts`` wrote is not a study.
 
     Raises:
         StoreError: naming every study that does not exist.
     """
     found = (path for path in sorted(workspace.studies.glob("*")) if path.is_dir())
-    folders = {path.name: path for path in found if {one.name for one in path.iterdir()} != {"distill"}}
+    folders = {path.name: path for path in found if {one.name for one in path.iterdir()} - {"distill", "tracking"}}
     if not folders and may_be_none and not names:
         return []
     if not folders:
