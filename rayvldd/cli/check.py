@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(
     "check",
     cls=RunCommand,
+    short_help="Check a study, its data and models, and print the plan.",
     examples=[
         "rayvldd check search_spaces/quickstart.yaml",
         "rayvldd check search_spaces/quickstart.yaml --set distillation.num_pairs=100 --json",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(
     "compare",
     cls=RunCommand,
+    short_help="Compare the studies of a workspace on one page.",
     takes_settings=False,
     kept="the studies; the page is written again",
     examples=[

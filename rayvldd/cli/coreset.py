@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.command(
     "coreset",
     cls=RunCommand,
+    short_help="Train new students on real pairs, and score them.",
     kept="the caches and the sets of --out; students are trained again",
     examples=[
         "rayvldd coreset search_spaces/quickstart.yaml",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command(
     "distill",
     cls=RunCommand,
+    short_help="Distil once, at the first point of a study.",
     kept="the best set so far and the state of the last evaluation",
     examples=[
         "rayvldd distill search_spaces/quickstart.yaml",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.command(
     "evaluate",
     cls=RunCommand,
+    short_help="Train new students on distilled sets, and score them.",
     kept="the caches; students are trained again",
     examples=[
         "rayvldd evaluate rayvldd_workspace/studies/quickstart/best",
@@ -81,10 +82,10 @@ def command(
         faults.append(
             Fault("--breakdown", "given together with --transfer", "one of the two; --image-encoder takes one encoder")
         )
-    workspace = writable_workspace(invocation)
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
         groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
+    workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
     options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)

@@ -54,6 +54,7 @@ class StudyOrWord(RunCommand):
 @click.command(
     "experts",
     cls=StudyOrWord,
+    short_help="Train the experts of a study in parallel.",
     kept="every expert that was finished",
     examples=[
         "rayvldd experts search_spaces/quickstart.yaml",

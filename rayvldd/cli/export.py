@@ -15,6 +15,7 @@ _FORMS_OF_SETS, _FORMS_OF_STUDIES = ("png", "datasets"), ("optuna", "csv")
 @click.command(
     "export",
     cls=RunCommand,
+    short_help="Write a set or a study's trials for other programs.",
     takes_settings=False,
     examples=[
         "rayvldd export rayvldd_workspace/studies/quickstart/best quickstart_pairs",

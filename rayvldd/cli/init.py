@@ -16,6 +16,7 @@ _SMALL, _LARGE = 96, 224
 @click.command(
     "init",
     cls=RunCommand,
+    short_help="Write a first study for your own images and captions.",
     takes_settings=False,
     examples=[
         "rayvldd init my_study.yaml --data /data/my_pairs",

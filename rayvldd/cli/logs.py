@@ -11,6 +11,7 @@ from rayvldd.printable import printable
 @click.command(
     "logs",
     cls=RunCommand,
+    short_help="Print the log of a trial, or of a job of a cluster.",
     takes_settings=False,
     only_reads=True,
     kept="the job, which continues",

@@ -8,6 +8,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 @click.command(
     "pause",
     cls=RunCommand,
+    short_help="Interrupt a study; its command continues it.",
     takes_settings=False,
     examples=["rayvldd pause quickstart", "rayvldd pause quickstart --dry-run"],
 )

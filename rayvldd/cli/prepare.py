@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command(
     "prepare",
     cls=RunCommand,
+    short_help="Decode images and embed captions on all machines.",
     kept="every shard that was finished",
     examples=[
         "rayvldd prepare search_spaces/quickstart.yaml",

@@ -8,6 +8,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 @click.command(
     "propose",
     cls=RunCommand,
+    short_help="Run a trial of a study at a point of your own.",
     takes_settings=False,
     examples=[
         "rayvldd propose quickstart distillation.lr_image=300 distillation.lr_text=100",

@@ -10,6 +10,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
 @click.command(
     "schema",
     cls=RunCommand,
+    short_help="Print the JSON Schema of study files.",
     takes_settings=False,
     only_reads=True,
     examples=["rayvldd schema"],

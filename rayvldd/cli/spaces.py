@@ -12,6 +12,7 @@ from rayvldd.errors import ConfigError, Fault, did_you_mean
 @click.command(
     "spaces",
     cls=RunCommand,
+    short_help="List, print or copy the shipped studies.",
     takes_settings=False,
     only_reads=True,
     examples=["rayvldd spaces", "rayvldd spaces quickstart", "rayvldd spaces flickr8k_cpu --copy my_study.yaml"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(
     "status",
     cls=RunCommand,
+    short_help="List the studies of a workspace, and a cluster's jobs.",
     takes_settings=False,
     only_reads=True,
     examples=["rayvldd status", "rayvldd status --address http://127.0.0.1:8266 --json"],

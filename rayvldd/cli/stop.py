@@ -10,6 +10,7 @@ from rayvldd.cli.trials import trial_of, trial_option
 @click.command(
     "stop",
     cls=RunCommand,
+    short_help="End one trial of a study, or a job of a cluster.",
     takes_settings=False,
     kept="the job, which continues or is about to end",
     examples=[

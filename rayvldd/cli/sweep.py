@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.command(
     "sweep",
     cls=RunCommand,
+    short_help="Search the settings of a study for the best set.",
     kept="experts and trials that were finished, and every other trial up to its last evaluation",
     examples=[
         "rayvldd sweep search_spaces/quickstart.yaml",

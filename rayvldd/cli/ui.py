@@ -18,6 +18,7 @@ from rayvldd.tracking.opening import WITHOUT_SERVER
 @click.command(
     "ui",
     cls=RunCommand,
+    short_help="Show the trials of a study in MLflow.",
     takes_settings=False,
     examples=["rayvldd ui", "rayvldd ui quickstart", "rayvldd ui quickstart --port 5001 --no-browser"],
 )

@@ -123,3 +123,16 @@ def test_commands_that_only_read_run_in_an_empty_folder(
 def test_every_command_has_help(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0 and "Examples:" in result.output
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    listed = run("--help").output.partition("Commands:")[2].partition("Examples:")[0]
+    lines = [line for line in listed.splitlines() if line.strip()]
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
+def test_a_set_that_is_not_there_leaves_no_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", "nothing").exit_code == EXIT_USER_ERROR
+    assert list(tmp_path.iterdir()) == []
