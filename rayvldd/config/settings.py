@@ -332,9 +332,10 @@ class ResourceSettings(Settings):
 
     cpus_per_expert: int = setting(1, ge=1, unit="CPUs")
     """CPUs and torch threads of an actor that trains experts."""
-    gpus_per_expert: float | None = setting(None, ge=0, unit="GPUs")
-    """GPUs, or a fraction of one, of an actor that trains experts. Default: a share of the GPUs that are there, with
-    which ``search.max_concurrent`` actors run at the same time; none on a machine without a GPU."""
+    gpus_per_expert: float | None = setting(None, ge=0, le=1, unit="GPUs")
+    """A GPU, or a fraction of one, of an actor that trains experts; it uses no more than one. Default: a share of the
+    GPUs that are there, with which ``search.max_concurrent`` actors run at the same time; none on a machine without a
+    GPU."""
     experts_in_one_pass: int | None = setting(None, ge=1, unit="experts")
     """Experts that an actor with a GPU trains in one pass, without ``model.dropout``. Default: 4 under ``heads_only``;
     1 under ``lora``, where a pass has the images of all of them in memory. A whole image encoder is trained alone."""

@@ -23,20 +23,38 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
 
-@pytest.mark.parametrize("who", ["expert", "trial"])
-@pytest.mark.parametrize(("what", "has", "lacks"), [("cpus", 4, 5), ("gpus", 1.0, 2.0), ("gpus", 0.5, 2.0)])
-def test_resources_of_the_machine_pass_and_more_do_not(who: str, what: str, has: float, lacks: float) -> None:
+@pytest.mark.parametrize(
+    ("who", "what", "has", "lacks", "gpus"),
+    [
+        ("expert", "cpus", 4, 5, 1),
+        ("trial", "cpus", 4, 5, 1),
+        ("expert", "gpus", 0.0, 0.5, 0),
+        ("trial", "gpus", 1.0, 2.0, 1),
+        ("trial", "gpus", 0.5, 2.0, 1),
+    ],
+)
+def test_resources_of_the_machine_pass_and_more_do_not(
+    monkeypatch: pytest.MonkeyPatch, who: str, what: str, has: float, lacks: float, gpus: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": has})) == []
     (fault,) = faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": lacks}))
     assert fault.where == f"resources.{what}_per_{who}" and f"requests {lacks:g}" in fault.problem
     assert "at most what this machine has" in fault.allowed and "--address" in fault.allowed
 
 
-def test_all_faults_are_reported_together() -> None:
+def test_an_expert_leaves_no_gpu_idle() -> None:
+    assert ResourceSettings(gpus_per_expert=1).gpus_per_expert == 1
+    with pytest.raises(ValueError, match=r"gpus_per_expert\n.*less than or equal to 1"):
+        ResourceSettings(gpus_per_expert=2)
+
+
+def test_all_faults_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     requested: dict[str, Any] = {
         "cpus_per_trial": 9,
         "gpus_per_trial": 3,
-        "gpus_per_expert": 2,
+        "gpus_per_expert": 1,
         "custom_per_expert": {"spot": 1},
     }
     assert [
