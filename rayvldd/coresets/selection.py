@@ -46,7 +46,7 @@ class Coreset:
         """Return the text embeddings, on the device."""
         if self.texts is None:
             return task.texts(task.train, self.caption_index)
-        return torch.from_numpy(self.texts).to(task.device)
+        return torch.tensor(self.texts, device=task.device)  # a copy: arrays of other processes are read-only
 
     def first(self, count: int) -> "Coreset":
         """Return the first pairs; for ``NESTED_METHODS`` they are the coreset of that size."""

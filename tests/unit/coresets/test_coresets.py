@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rayvldd.config.study import Study
 from rayvldd.coresets.forgetting import by_forgetting, first_both_ways, forgetting_events
 from rayvldd.coresets.prototypes import prototypes, unit_rows
-from rayvldd.coresets.selection import METHODS, choose_coreset, herding, joint_features, k_center, k_means
+from rayvldd.coresets.selection import METHODS, Coreset, choose_coreset, herding, joint_features, k_center, k_means
 from rayvldd.errors import ConfigError
 from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import train_expert
@@ -173,6 +173,14 @@ def test_prototypes_pair_real_images_with_mean_texts(tiny_study: Study, tiny_cac
     assert not torch.equal(texts, captions)
     assert torch.nn.functional.cosine_similarity(texts, captions).min() > 0.3, "the captions are the nearest ones"
     assert torch.equal(coreset.first(5).pairs(task, 0.1).texts, texts[:5])
+
+
+def test_texts_of_another_process_which_are_read_only_are_copied(tiny_study: Study, tiny_cache: Path) -> None:
+    task, index = load(tiny_study, tiny_cache), np.arange(3)
+    texts = np.ones((3, task.texts(task.train, index).shape[1]), dtype=np.float32)
+    embeddings = Coreset(index, index, texts).embeddings(task)
+    embeddings.zero_()
+    assert (texts == 1).all() and embeddings.dtype == torch.float32
 
 
 def test_clusters_are_matched_by_the_pairs_that_they_share() -> None:
