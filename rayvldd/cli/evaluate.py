@@ -22,6 +22,7 @@ from rayvldd.cli.scoring import (
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
+from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.scoring import ALL_PAIRS, Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--image-encoder", metavar="ENC", help="Train students with this encoder instead of the set's.")
 @click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
 @click.option("--lr-student", metavar="IMAGE,TEXT", help="Learning rates of students in place of the learned ones.")
+@click.option("--trust", is_flag=True, help="Let a SET from elsewhere load the files and encoders that its card names.")
 @click.option("--breakdown", is_flag=True, help="Also show recall by caption length and subject, and subjects kept.")
 @click.pass_obj
 def command(
@@ -63,12 +65,14 @@ def command(
     image_encoder: str | None,
     transfer: str | None,
     lr_student: str | None,
+    trust: bool,
     breakdown: bool,
 ) -> None:
     """Train new students on each distilled SET and print their recalls.
 
     A SET is a folder, or models:/STUDY@best of MLflow; its card contains the settings of its distillation. If data or
-    weights are in another place on this machine, use `--set data.root=...` and similar. ENC is a timm name,
+    weights are in another place on this machine, use `--set data.root=...` and similar. A SET from outside the
+    workspace loads no files or encoders that you do not name, unless `--trust` is given. ENC is a timm name,
     NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. For another encoder, the set's pixels are
     converted to its scale, and the step sizes that the set learned for its own encoder are used unless `--lr-student`
     is given.
@@ -84,6 +88,9 @@ def command(
         )
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
+        if not trust:
+            own, line = invocation.workspace_folder, f"{invocation.line} --trust"
+            refuse_untrusted(sets, own, invocation.overrides, parsed.encoders, next_command=line)
         groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
     workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
     options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.scoring import ALL_PAIRS, Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.records.full_data import ChosenRecipe
@@ -77,6 +78,7 @@ def evaluate(
     split: Split = "val",
     full_data: bool = True,
     coresets: Sequence[str] = (),
+    trust: bool = False,
 ) -> EvaluatedSets:
     """Train new students on distilled sets and score them.
 
@@ -87,17 +89,21 @@ def evaluate(
         split: Split for scoring. Make choices on ``val``; evaluations on ``test`` are counted.
         full_data: Also train models on all pairs, for the bound.
         coresets: Coreset methods to evaluate as baselines, e.g. ``("random", "k_means")``.
+        trust: Whether sets from outside the workspace may load the files and encoders that their cards name.
 
     Raises:
         StoreError: if a set cannot be read.
-        InputError: if models or data are not compatible.
+        InputError: if models or data are not compatible, or a set from elsewhere would load files or encoders.
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.runtime.cluster import start_ray
 
     place = Workspace(workspace)
     place.check_writable()
-    groups = group_sets(load_sets([str(name) for name in sets], place.root), {}, next_command="rv.evaluate(…)")
+    loaded = load_sets([str(name) for name in sets], place.root)
+    if not trust:
+        refuse_untrusted(loaded, place.root, next_command="rv.evaluate(…, trust=True)")
+    groups = group_sets(loaded, {}, next_command="rv.evaluate(…)")
     options = EvaluationOptions(students, split, full_data, coresets)
     scored: dict[SetGroup, GroupScores] = {}
     with ProgressDisplay() as display, start_ray(None, None):
