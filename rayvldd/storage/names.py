@@ -1,5 +1,6 @@
 """Validation of file names from a storage, which anyone with write access may have chosen."""
 
+import os
 from pathlib import Path
 
 from rayvldd.errors import StoreError
@@ -22,11 +23,17 @@ def path_inside(folder: Path, name: str) -> Path:
     """The path of a name below a folder; the empty name is the folder.
 
     Raises:
-        StoreError: if it is absolute or leads out of the folder.
+        StoreError: if it is absolute or leads out of the folder, also by a symbolic link.
     """
     if name and not stays_inside(name):
         raise StoreError(
             f"{folder}: {name!r} is no name of a file below it; allowed: relative paths without '..'",
             next_command="find out who wrote that name into the storage, and remove the set that has it",
         )
-    return folder / name
+    path = folder / name
+    if name and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise StoreError(
+            f"{path}: a symbolic link leads out of {folder}; allowed: files and folders in it",
+            next_command="copy what the link points to into its place, or remove the link",
+        )
+    return path

@@ -36,6 +36,32 @@ def test_every_operation_refuses_a_name_that_leads_out(tmp_path: Path, name: str
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+def test_links_are_followed_inside_a_storage_only(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "store", tmp_path / "outside"
+    (inside / "set").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (inside / "set" / "a").write_text("content")
+    (inside / "set" / "file").symlink_to(outside / "secret")
+    (inside / "folder").symlink_to(outside)
+    (inside / "again").symlink_to(inside / "set")
+    (inside / "loop").symlink_to(inside / "loop")
+    storage = FolderStorage(inside)
+    assert storage.read("again/a") == b"content"
+    for name in ("set/file", "folder/secret", "folder/new"):
+        with pytest.raises(StoreError, match="a symbolic link leads out of"):
+            storage.read(name)
+        with pytest.raises(StoreError, match="a symbolic link leads out of"):
+            storage.write(name, b"")
+    with pytest.raises(StoreError, match="a symbolic link leads out of"):
+        storage.names("folder")
+    with pytest.raises(StoreError):
+        storage.read("loop")
+    assert [file.name for file in outside.iterdir()] == ["secret"]
+    (tmp_path / "link_to_store").symlink_to(inside)
+    assert FolderStorage(tmp_path / "link_to_store").read("set/a") == b"content"
+
+
 def test_other_names_are_paths_below(tmp_path: Path) -> None:
     assert path_inside(tmp_path, "") == tmp_path
     for name in ("a", "a/b.json", "a/..b", "..a", ".a.1f.part", "x" * 255):
