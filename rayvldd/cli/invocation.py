@@ -33,6 +33,9 @@ EXIT_FOUND = 1
 EXIT_USER_ERROR = 2
 """Exit code for invalid input, as in click for invalid options."""
 
+EXIT_UNSENT = 3
+"""Exit code if the work is done and its result is printed, but the tracker lacks records of it."""
+
 _WIDTH_OF_FILES = 200
 """Width of a table that is written to a file or pipe, for which rich would assume 80 columns."""
 

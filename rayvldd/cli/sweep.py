@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.invocation import EXIT_UNSENT, Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
-from rayvldd.printable import without_passwords
+from rayvldd.printable import printable, without_passwords
 from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ def command(
     _show_result(invocation, result)
     invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, tracking_uri, workspace)}")
     invocation.finish(result.outcome.as_json())
+    if result.missing:
+        place = result.outcome.tracking_uri
+        first = f"{len(result.missing)} records are missing in {place}, the first: {result.missing[0]}"
+        click.echo(printable(f"{first}\nNext: the same command, once that is mended; it sends them again"), err=True)
+        raise SystemExit(EXIT_UNSENT)
 
 
 def _show_plan(invocation: Invocation, study: "Study", planned: "Plan", earlier: "WarmStart | None") -> None:

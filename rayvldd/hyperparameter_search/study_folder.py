@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,23 @@ class StudyFolder:
     def commands(self) -> list[str]:
         """The command lines that ran the study; empty for studies of earlier releases."""
         return list(map(str, list_at(read_json(self._commands), "commands"))) if self._commands.is_file() else []
+
+    def note_unsent(self, tracker_uri: str, missing: Sequence[str]) -> None:
+        """Record the writes that a tracker lacks at the study's end; without any, remove an earlier record."""
+        if missing:
+            write_json_whole(self._unsent, {"tracking_uri": tracker_uri, "missing": list(missing)})
+        else:
+            self._unsent.unlink(missing_ok=True)
+
+    def unsent(self, tracker_uri: str) -> tuple[str, ...]:
+        """The writes that this tracker lacked when the study ended."""
+        values = read_json(self._unsent) if self._unsent.is_file() else {}
+        same = text_at(values, "tracking_uri") == tracker_uri
+        return tuple(map(str, list_at(values, "missing"))) if same else ()
+
+    @property
+    def _unsent(self) -> Path:
+        return self.root / "unsent.json"
 
     @property
     def _commands(self) -> Path:

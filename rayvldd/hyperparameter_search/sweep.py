@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
+from rayvldd.config.metrics import SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -21,6 +21,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.recorder import Illustrator
+from rayvldd.hyperparameter_search.sending import numbers_of, send_again
 from rayvldd.hyperparameter_search.stages import StudySession, run_stages
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
 from rayvldd.hyperparameter_search.study_store import StudyStore
@@ -46,6 +47,8 @@ class SweepResult:
     """All trials, by number."""
     is_new: bool
     """False if the study was finished before and only its result was read."""
+    missing: tuple[str, ...] = ()
+    """Writes that the tracker lacks, each with its reason; the same command sends them again."""
 
 
 def sweep(
@@ -94,7 +97,8 @@ def sweep(
         if result is not None:
             nothing = ", and has no trial or time left to continue with" if reopens else ""
             used.line(f"study {study.name} is finished{nothing}; this is its result from {folder.result_file}")
-            return SweepResult(result, folder.ledger().by_number(), is_new=False)
+            missing = send_again(study, folder, tracker, result, command, used)
+            return SweepResult(result, folder.ledger().by_number(), is_new=False, missing=missing)
         # First of all: a pause that somebody asks for from here on is one of this session.
         folder.requests.begin(folder.ledger().trials)
         if folder.earlier_results.is_dir():
@@ -102,6 +106,7 @@ def sweep(
         used.line(describe_plan(plan(study, workspace, store)))
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
+        place = tracker.uri  # before the tracker connects, after which it may have another one
         tracker.start_study(study, command)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
@@ -110,16 +115,17 @@ def sweep(
                 refuse_unfit_nodes(workspace.root)
             run_stages(session)
             # Of a later session the energy would be a part.
-            result = _finish(session, energy.metrics() if is_first_session else {})
-            return SweepResult(result, session.ledger.by_number(), is_new=True)
+            result = _finish(session, energy.metrics() if is_first_session else {}, place)
+            return SweepResult(result, session.ledger.by_number(), is_new=True, missing=folder.unsent(place))
 
 
-def _finish(session: StudySession, energy: Mapping[str, float]) -> StudyOutcome:
+def _finish(session: StudySession, energy: Mapping[str, float], place: str) -> StudyOutcome:
     """Assemble the result, save it and send it to the tracker.
 
     Args:
         session: A study with all stages done.
         energy: Energy that the machine used, as far as it was measured.
+        place: Address of the tracker.
     """
     best, tested = session.best, read_json(session.folder.test)
     choice = {"finalists": [], **read_json(session.folder.choice)}
@@ -158,7 +164,8 @@ def _finish(session: StudySession, energy: Mapping[str, float]) -> StudyOutcome:
     result = StudyOutcome.model_validate(values, strict=False)
     _draw(session)
     result.write(session.folder.best / "result.json")
-    session.tracker.end_study("finished", {**_numbers_of(result), **energy}, session.folder.best)
+    session.tracker.end_study("finished", {**numbers_of(result), **energy}, session.folder.best)
+    session.folder.note_unsent(place, session.tracker.missing)
     result.write(session.folder.result_file)  # last: with it the study is finished
     return result
 
@@ -174,16 +181,3 @@ def _draw(session: StudySession) -> None:
 
 def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:
     return {**seconds, "total": round(sum(seconds.values()), 1)}
-
-
-def _numbers_of(result: StudyOutcome) -> dict[str, float]:
-    """The numeric values of the result for the tracker, with descriptive names."""
-    interval = dict(zip(("test_interval_low", "test_interval_high"), result.test.interval or (), strict=False))
-    return {
-        BEST_VAL_MEAN_RECALL: result.best.val_mean_recall,
-        "test_evaluations": result.test_evaluations,
-        **{f"test_{name}": value for name, value in result.test.numbers.items()},
-        **interval,
-        **{f"best_{name}": value for name, value in result.best.diagnostics.items()},
-        **{f"seconds_{name}": value for name, value in result.seconds.items()},
-    }

@@ -293,7 +293,9 @@ class MlflowTracker:
         if trial_id in self._done:
             return
         run_id, lane = self._run_id(trial_id), trial_id or _STUDY
-        missing = "; ".join(str(dropped) for dropped in self._outbox.dropped if dropped.lane == lane)
+        # The study's run has those of its trials too: by the tag, the same command finds the run and completes both.
+        dropped = (one for one in self._outbox.dropped if lane in (one.lane, _STUDY))
+        missing = "; ".join(map(str, dropped))
         values = {**tags, "rayvldd.state": state} | ({_MISSING: missing} if missing else {})
         if NOTE in values:
             values[NOTE] = values[NOTE].replace(RUN_ID, run_id)

@@ -16,7 +16,7 @@ from helpers.s3_server import Fault, S3Server
 from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import preparation
-from rayvldd.cli.invocation import EXIT_USER_ERROR, RunCommand
+from rayvldd.cli.invocation import EXIT_UNSENT, EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
 
 HEAVY = {"torch", "torchvision", "timm", "transformers", "peft", "ray", "optuna", "mlflow", "matplotlib", "sklearn"}
@@ -255,6 +255,43 @@ def test_sweep_ends_with_its_result_and_shows_it_again(worked: tuple[Path, Path]
     assert Path(values["distilled_set"], "card.json").is_file()
     assert "is finished" in again.stderr
     assert len(again.stdout.splitlines()) == 1
+
+
+@pytest.mark.timeout(600)  # a study with its own trial
+def test_a_study_whose_artifacts_were_refused_sends_them_with_the_same_command(
+    worked: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file, workspace = worked
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = ("sweep", file, "--workspace", workspace, "--set", "name=rights", "--json", "--tracking-uri", database)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(MlflowClient, "log_artifacts", refuse)
+        result = run(*command)
+    assert result.exit_code == EXIT_UNSENT, result.output
+    assert f"3 records are missing in {database}, the first: the artifacts of trial_000: " in result.stderr
+    assert "Next: the same command" in result.stderr
+    assert last_object(result)["test"]["mean_recall"] >= 0, "the result is printed all the same"
+
+    client = MlflowClient(tracking_uri=database)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    with monkeypatch.context() as refusing:
+        refusing.setattr(MlflowClient, "log_artifacts", refuse)
+        assert run(*command).exit_code == EXIT_UNSENT, "as long as they are refused"
+    again = run(*command)
+    assert again.exit_code == 0, again.output
+    assert "3 records are missing" in again.stderr
+    runs = client.search_runs(ids)
+    assert len(runs) == 2, "the same runs are completed"
+    assert {found.info.status for found in runs} == {"FINISHED"}
+    assert all("rayvldd.missing" not in found.data.tags for found in runs)
+    assert all(client.list_artifacts(found.info.run_id) for found in runs)
+    assert len(client.search_model_versions("name = 'rights'")) == 1
+    assert "records are missing" not in run(*command).output, "nothing is left to send"
 
 
 def test_experts_are_kept_and_added_to(worked: tuple[Path, Path]) -> None:

@@ -1,0 +1,80 @@
+"""The records of a finished study for a tracker: its numbers, and those sent again if the tracker lacks some."""
+
+from collections.abc import Mapping
+
+from rayvldd.config.domains import SettingValue
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.errors import RayvlddError, without_next_command
+from rayvldd.hyperparameter_search.ledger import Ledger
+from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
+from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.json_values import object_at, text_at
+from rayvldd.records.set_card import CARD
+from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.tracking.protocol import Origins, Tracker
+
+
+def send_again(
+    study: Study, folder: StudyFolder, tracker: Tracker, result: StudyOutcome, command: str, display: ProgressDisplay
+) -> tuple[str, ...]:
+    """Send the records of a finished study to a tracker that lacked some of them; return those that it still lacks.
+
+    Nothing is sent to a tracker that has everything.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        tracker: The tracker; records of another one are not sent.
+        result: The result of the study.
+        command: The user's command line.
+        display: Shows why the tracker still cannot be written to.
+    """
+    place = tracker.uri  # before the tracker connects
+    missing = folder.unsent(place)
+    if not missing:
+        return ()
+    display.line(f"study {study.name}: {len(missing)} records are missing in {place} and are sent again")
+    try:
+        tracker.start_study(study, command)
+    except RayvlddError as error:
+        display.line(without_next_command(error))
+        return missing
+    ledger = folder.ledger()
+
+    def origins(point: Mapping[str, SettingValue]) -> Origins:
+        return _origins_at(point, ledger, folder)
+
+    tracker.log_origins(None, origins({}))
+    Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
+    tracker.end_study("finished", numbers_of(result), folder.best)
+    folder.note_unsent(place, tracker.missing)
+    return tuple(tracker.missing)
+
+
+def _origins_at(point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder) -> Origins:
+    """Origins of the trial at a point, from the card of its set; of a trial without a set, those of the best one."""
+    sets = (trial.distilled_set for trial in ledger.ended if trial.point == point)
+    file = next((place / CARD for place in sets if (place / CARD).is_file()), folder.best / CARD)
+    card = read_json(file)
+    fingerprints = {name: str(value) for name, value in object_at(card, "fingerprints").items()}
+    return Origins(fingerprints, text_at(card, "expert_set"))
+
+
+def _no_inputs(point: Mapping[str, SettingValue]) -> SplitInputs:
+    raise AssertionError("pictures are drawn before a study is finished")
+
+
+def numbers_of(result: StudyOutcome) -> dict[str, float]:
+    """The numeric values of the result for the tracker, with descriptive names."""
+    interval = dict(zip(("test_interval_low", "test_interval_high"), result.test.interval or (), strict=False))
+    return {
+        BEST_VAL_MEAN_RECALL: result.best.val_mean_recall,
+        "test_evaluations": result.test_evaluations,
+        **{f"test_{name}": value for name, value in result.test.numbers.items()},
+        **interval,
+        **{f"best_{name}": value for name, value in result.best.diagnostics.items()},
+        **{f"seconds_{name}": value for name, value in result.seconds.items()},
+    }

@@ -1,0 +1,80 @@
+"""Missing records of a finished study are sent again, to the tracker that lacks them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.mutated_files import KINDS
+from helpers.studies import TINY_STUDY
+
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.errors import RayvlddError
+from rayvldd.hyperparameter_search.sending import send_again
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.trial import Trial
+from rayvldd.tracking.folder_tracker import FolderTracker
+
+MISSING = ("the artifacts of trial_000: Permission denied",)
+
+
+class Refusing(FolderTracker):
+    """Writes files, except for artifacts as long as there are no rights."""
+
+    has_rights = False
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return () if self.has_rights else MISSING
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    """A finished study with two trials, whose tracker lacks an artifact."""
+    KINDS["results"].make(tmp_path)
+    folder = StudyFolder(tmp_path / "studies" / "tiny")
+    for place in folder.trials.iterdir():
+        trial = Trial.read(place)
+        trial.state = "finished"
+        trial.write()
+    return folder
+
+
+def sent(folder: StudyFolder, tracker: Refusing) -> tuple[str, ...]:
+    result = folder.result()
+    assert result is not None
+    return send_again(Study.model_validate(TINY_STUDY), folder, tracker, result, "sweep tiny.yaml", ProgressDisplay())
+
+
+def test_nothing_is_sent_unless_something_is_missing_in_the_same_tracker(folder: StudyFolder, tmp_path: Path) -> None:
+    tracker = Refusing(tmp_path / "records")
+    assert sent(folder, tracker) == ()
+    folder.note_unsent("sqlite:///elsewhere.db", MISSING)
+    assert sent(folder, tracker) == ()
+    assert not (tmp_path / "records").exists()
+
+
+def test_everything_is_sent_until_nothing_is_missing(folder: StudyFolder, tmp_path: Path) -> None:
+    tracker = Refusing(tmp_path / "records")
+    folder.note_unsent(tracker.uri, MISSING)
+    assert sent(folder, tracker) == MISSING
+    assert folder.unsent(tracker.uri) == MISSING
+    tracker.has_rights = True
+    assert sent(folder, tracker) == ()
+    assert folder.unsent(tracker.uri) == ()
+    for name in ("trial_000", "trial_001"):
+        lines = (tmp_path / "records" / "trials" / f"{name}.jsonl").read_text()
+        assert '"event": "start"' in lines and '"state": "finished"' in lines and '"data": "0"' in lines
+        assert lines.count('"val_mean_recall": 7.0') == 1, "no evaluation is written twice"
+    assert '"test_mean_recall": 10.0' in (tmp_path / "records" / "study.jsonl").read_text()
+
+
+def test_a_tracker_that_still_refuses_does_not_hide_the_result(folder: StudyFolder, tmp_path: Path) -> None:
+    class Closed(Refusing):
+        def start_study(self, *_: Any) -> None:
+            raise RayvlddError("no rights", next_command="ask for them")
+
+    tracker = Closed(tmp_path / "records")
+    folder.note_unsent(tracker.uri, MISSING)
+    assert sent(folder, tracker) == MISSING
+    assert folder.unsent(tracker.uri) == MISSING
