@@ -66,6 +66,8 @@ def _fault(error: jsonschema.ValidationError, file: str) -> Fault:
         allowed_keys = list(schema.get("properties", {}))
         unknown = sorted(set(instance) - set(allowed_keys)) if isinstance(instance, dict) else []
         hints = ", ".join(f"{name!r}{did_you_mean(name, allowed_keys)}" for name in unknown)
+        if place == "auth" and unknown == ["ssh_port"]:
+            return Fault(where, "unknown key 'ssh_port'", "for another port, `Port` below the host in ~/.ssh/config")
         return Fault(where, f"unknown key {hints}", ", ".join(allowed_keys))
     if error.validator == "required":
         missing = [name for name in expected if name not in instance]

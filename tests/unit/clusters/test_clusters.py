@@ -378,6 +378,14 @@ def test_addresses_of_ones_own_machines(change: Change, expected: str, tmp_path:
     assert expected in fault
 
 
+def test_another_port_of_ssh_belongs_to_the_settings_of_ssh(tmp_path: Path) -> None:
+    def with_port(config: dict[str, Any]) -> None:
+        config["auth"]["ssh_port"] = 2222
+
+    (fault,) = faults_of(changed("on_prem.yaml", with_port, tmp_path))
+    assert "auth: unknown key 'ssh_port'; allowed: for another port, `Port` below the host in ~/.ssh/config" in fault
+
+
 def test_a_private_key_that_does_not_exist(tmp_path: Path) -> None:
     file = changed("on_prem.yaml", _own(), tmp_path)
     (fault,) = faults_of(file)
