@@ -121,12 +121,13 @@ def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
     if not study.requires_experts:
         return {"expert_sets": 0, "experts": no_experts(study)}
     points = study.expert_points()
+    cpus = study.resources.cpus_per_expert
     epochs = " or ".join(str(number) for number in sorted({point.experts.epochs for point in points}))
     return {
         "expert_sets": len(points),
         "experts_a_set": study.experts.num_experts,
         "epochs": epochs,
-        "resources": f"{study.resources.cpus_per_expert} CPUs and {_gpus(study)} an actor",
+        "resources": f"{cpus} CPU{'' if cpus == 1 else 's'} and {_gpus(study)} for each actor",
         "storage": folder,
     }
 

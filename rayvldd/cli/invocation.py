@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -147,7 +147,7 @@ class RunCommand(click.Command):
         invocation = _invocation(ctx)
         ctx.obj = invocation
         redirect = contextlib.redirect_stdout(sys.stderr) if invocation.as_json else contextlib.nullcontext()
-        with redirect, interruptible():
+        with redirect, interruptible(), _leaving_no_empty_folder(invocation.workspace_folder.expanduser()):
             try:
                 return super().invoke(ctx)
             except click.UsageError as error:
@@ -159,6 +159,18 @@ class RunCommand(click.Command):
                 if isinstance(error, RayvlddError):
                     _exit_with(error, invocation)
                 _exit_interrupted(error, self.kept, invocation)
+
+
+@contextlib.contextmanager
+def _leaving_no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove the folder after the block if the block has created it and left it empty, as a check does."""
+    existed = folder.exists()
+    try:
+        yield
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):  # it has a content, or was not created
+                folder.rmdir()
 
 
 def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parameter]:

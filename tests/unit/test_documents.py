@@ -106,7 +106,7 @@ def test_commands_on_the_drawn_data_pass_their_checks(
     words = shlex.split(line)[1:]
     result = run(*words, *([] if "--dry-run" in words else ["--dry-run"]))
     assert result.exit_code == 0, result.output
-    assert {file.name for file in tmp_path.iterdir()} <= {"search_spaces", "rayvldd_workspace"}
+    assert [file.name for file in tmp_path.iterdir()] == ["search_spaces"], "no folder is left"
 
 
 @pytest.mark.parametrize("line", ["spaces", "spaces quickstart", "schema", "status", "experts list"])
