@@ -21,7 +21,7 @@ from rayvldd.cli.scoring import (
 )
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
-from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
+from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation, table_of_group
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.scoring import ALL_PAIRS, Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
@@ -108,7 +108,7 @@ def command(
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not transfer:
-                _show_group(invocation, group, scored[group].recalls, split)
+                invocation.show(table_of_group(group, scored[group].recalls, split))
                 rates = {name: one.rate for name, one in scored[group].coresets.items()}
                 show_training(invocation, rates, scored[group].recipe)
             if breakdown:
@@ -155,16 +155,6 @@ def _read_options(
         faults.append(Fault("--lr-student", f"got {lr_student!r}", "two numbers above 0 with a comma: 0.1,0.1"))
         rates = None
     return _Options(methods, encoders, (rates[0], rates[1]) if rates else None), faults
-
-
-def _show_group(
-    invocation: Invocation, group: SetGroup, scores: Mapping[str, Sequence["RetrievalMetrics"]], split: str
-) -> None:
-    from rayvldd.reports.tables import recalls_table
-
-    model = group.study.model
-    title = f"{model.image_encoder.name}, {model.protocol}: recall on {split} (%)"
-    invocation.show(recalls_table(scores, title, full_data=ALL_PAIRS))
 
 
 def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores], split: str) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
+    from rayvldd.reports.table import Table
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,21 @@ class EvaluatedSets:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        """The table, for notebooks."""
-        html: str = self.frame.to_html(index=False, float_format="{:.1f}".format)
-        return html
+        """The tables, for notebooks."""
+        from rayvldd.reports.renderers import as_html
+
+        return "".join(
+            as_html(table_of_group(group, scores.recalls, self.scores.split)) for group, scores in self.by_group.items()
+        )
+
+
+def table_of_group(group: SetGroup, recalls: "Mapping[str, Sequence[RetrievalMetrics]]", split: str) -> "Table":
+    """The recalls of a group of sets and their baselines, with the model and the split in the caption."""
+    from rayvldd.reports.tables import recalls_table
+
+    model = group.study.model
+    title = f"{model.image_encoder.name}, {model.protocol}: recall on {split} (%)"
+    return recalls_table(recalls, title, full_data=ALL_PAIRS)
 
 
 def evaluate(

@@ -73,11 +73,14 @@ class StudyResult:
         )
 
     def _repr_html_(self) -> str:
-        """The result and the trials, for notebooks."""
+        """The tables of the result and of the trials, for notebooks."""
         from html import escape
 
-        html: str = self.trials.to_html(index=False, float_format="{:.4g}".format)
-        return f"<p>{escape(repr(self))}</p>{html}"
+        from rayvldd.reports.renderers import as_html
+        from rayvldd.reports.tables import result_table, trials_table
+
+        tables = result_table(self.outcome), trials_table(self.records, self.outcome.best.trial_id)
+        return f"<p>{escape(repr(self))}</p>{''.join(map(as_html, tables))}"
 
 
 def search(

@@ -36,7 +36,8 @@ def test_a_search_gives_its_trials_as_a_frame(result: rv.StudyResult, workspace:
     assert set(result.best) == {"distillation.lr_image"}
     assert 0 <= result.test_mean_recall <= 100 and result.val_mean_recall == max(result.trials["val_mean_recall"])
     assert repr(result).startswith("StudyResult('tiny', 3 trials, val ")
-    assert "<table" in result._repr_html_() and "StudyResult" in result._repr_html_()
+    html = result._repr_html_()
+    assert html.count("<table") == 2 and "StudyResult" in html and "share of full data" in html
 
 
 def test_the_chosen_set_is_a_dataset_with_a_picture(result: rv.StudyResult) -> None:
@@ -56,7 +57,8 @@ def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: P
     best = result.outcome.distilled_set
     found = rv.evaluate(best, workspace=workspace, students=2, split="test", coresets=["random"])
     assert list(found.frame["set"]) == [best, "4 pairs, random", "all pairs"]
-    assert found.file.parent == workspace / "scores" and "<table" in found._repr_html_()
+    assert found.file.parent == workspace / "scores"
+    assert "heads_only: recall on test (%)" in found._repr_html_() and "4 pairs, random (2)" in found._repr_html_()
     again = rv.evaluate(best, workspace=workspace, students=2, split="test", coresets=["random"])
     assert again.file == found.file, "the same evaluation replaces itself"
     compared = rv.compare(workspace=workspace)
