@@ -29,11 +29,9 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
     Raises:
         ModelError: if timm cannot build the model or load the weights.
     """
-    from_hub = settings.pretrained and not settings.weights
-    options: dict[str, Any] = dict(settings.options)
     try:
         with seeded(seed):
-            encoder = _create(settings.name, pretrained=from_hub, options=options)
+            encoder = _created(settings)
         if settings.weights:
             _load(encoder, str(user_path(settings.weights)))
     except Exception as error:  # timm and the hub raise errors of many libraries
@@ -41,12 +39,14 @@ def build_image_encoder(settings: ImageEncoderSettings, seed: int = 0) -> nn.Mod
     return encoder
 
 
-def _create(name: str, *, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
-    if name in _OWN:
-        return _OWN[name](pretrained=pretrained, **options)
+def _created(settings: ImageEncoderSettings) -> nn.Module:
+    from_hub = settings.pretrained and not settings.weights
+    options: dict[str, Any] = dict(settings.options)
+    if settings.name in _OWN:
+        return _OWN[settings.name](pretrained=from_hub, **options)
     import timm
 
-    encoder: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
     return encoder
 
 
@@ -71,14 +71,17 @@ def _faults_of_name(name: str) -> list[Fault]:
 
 def normalisation(settings: ImageEncoderSettings, encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """RGB mean and standard deviation that the weights expect, on a scale from 0 to 1."""
-    known = encoder.pretrained_cfg if isinstance(encoder, ConvNet) else _of_timm(encoder)
-    return settings.mean or tuple(known["mean"]), settings.std or tuple(known["std"])
+    mean, std = _normalisation_of(encoder)
+    return settings.mean or mean, settings.std or std
 
 
-def _of_timm(encoder: nn.Module) -> Mapping[str, Any]:
+def _normalisation_of(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(encoder, ConvNet):
+        return encoder.pretrained_cfg["mean"], encoder.pretrained_cfg["std"]
     from timm.data.config import resolve_model_data_config
 
-    return dict(resolve_model_data_config(encoder))
+    known = resolve_model_data_config(encoder)
+    return tuple(known["mean"]), tuple(known["std"])
 
 
 def image_identity(settings: ImageEncoderSettings, encoder: nn.Module) -> str:
