@@ -118,6 +118,10 @@ def _check(study_file: Path, folder: Path | None, table: Path | None, images: Pa
         faults.append(Fault("--data, --csv", "one of the two is needed", "--data FOLDER, or --csv FILE"))
     if images is not None and table is None:
         faults.append(Fault("--images", "given without --csv", "the folder of the files that a table names"))
+    elif images is not None and not images.is_dir():
+        faults.append(Fault("--images", f"no such folder: {images}", "the folder of the files that the table names"))
+    if table is not None and not table.is_file():
+        faults.append(Fault("--csv", f"no such file: {table}", "a table with the columns image and caption"))
     if folder is not None and not folder.is_dir():
         faults.append(Fault("--data", f"no such folder: {folder}", "a folder with images and captions"))
     if faults:

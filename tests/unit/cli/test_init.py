@@ -94,6 +94,9 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         assert result.exit_code == 2 and "--data, --csv: one of the two is needed" in result.stderr
     result = run("init", tmp_path / "mine.yaml", "--data", tmp_path / "none", "--images", tmp_path)
     assert "no such folder" in result.stderr and "--images: given without --csv" in result.stderr
+    result = run("init", tmp_path / "mine.yaml", "--csv", tmp_path / "no.csv", "--images", tmp_path / "none")
+    assert f"--csv: no such file: {tmp_path / 'no.csv'}" in result.stderr
+    assert f"--images: no such folder: {tmp_path / 'none'}" in result.stderr
     empty = run("init", tmp_path / "mine.yaml", "--data", tmp_path)
     assert empty.exit_code == 2 and "has no annotation file; allowed: captions.jsonl" in empty.stderr
 
