@@ -483,6 +483,67 @@ def _read_cache(folder: Path, name: str) -> None:
     assert np.array_equal(found, _ARRAY), "a damaged array was read as a sound one"
 
 
+def _expert_files(folder: Path) -> list[str]:
+    from helpers.expert_sets import RECIPE, expert
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.storage.folder import FolderStorage
+
+    storage = FolderStorage(folder)
+    store = ExpertStore(storage)
+    for index in range(2):
+        store.save(RECIPE, index, expert(index))
+    return [name for name in storage.names() if f"{RECIPE.key}/" in name]
+
+
+def _read_experts(folder: Path, name: str) -> None:
+    from helpers.expert_sets import RECIPE
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.experts.store.inspection import summaries, verify
+    from rayvldd.storage.folder import FolderStorage
+
+    store = ExpertStore(FolderStorage(folder))
+    summaries(store)
+    verify(store)
+    for index in store.finished(RECIPE):
+        trajectory = store.load(RECIPE, index)
+        for epoch in trajectory.epochs:
+            trajectory[epoch].image.sum()
+
+
+def _record_files(folder: Path) -> list[str]:
+    from rayvldd.data.prepared_arrays import note_prepared
+    from rayvldd.workspace import Workspace
+
+    note_prepared(Workspace(folder), (folder / "store").as_uri(), folder / "local")
+    _write_records(folder)
+    return ["cache/prepared.json", "records/study.jsonl", "records/trials/trial_000.jsonl"]
+
+
+def _write_records(folder: Path) -> None:
+    from helpers.studies import TINY_STUDY
+    from rayvldd.config.study import Study
+    from rayvldd.tracking.folder_tracker import FolderTracker
+    from rayvldd.tracking.protocol import Origins
+
+    tracker = FolderTracker(folder / "records")
+    tracker.start_study(Study.model_validate(TINY_STUDY), "sweep")
+    tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
+    tracker.log_origins("trial_000", Origins({"data": "0"}, "a"))
+    tracker.log_metrics("trial_000", {"val_mean_recall": 5.0}, 0)
+    tracker.end_trial("trial_000", "finished", None, {})
+    tracker.log_metrics(None, {"best_val_mean_recall": 5.0}, 1)
+    tracker.end_study("finished", {"test_mean_recall": 4.0}, None)
+
+
+def _read_records(folder: Path, name: str) -> None:
+    from rayvldd.data.prepared_arrays import note_prepared, open_cache
+    from rayvldd.workspace import Workspace
+
+    open_cache(folder / "cache")
+    note_prepared(Workspace(folder), (folder / "other").as_uri(), None)
+    _write_records(folder)
+
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -495,5 +556,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("buffers", _buffer_files, _read_buffers),
         Kind("clusters", _cluster_files, _read_clusters),
         Kind("arrays", _cache_files, _read_cache),
+        Kind("experts", _expert_files, _read_experts),
+        Kind("records", _record_files, _read_records),
     )
 }

@@ -30,7 +30,7 @@ from rayvldd.experts.store.file_names import (
     record_file,
     start_file,
 )
-from rayvldd.experts.store.records import ExpertRecord, SetManifest, SharedStart
+from rayvldd.experts.store.records import ExpertRecord, SetManifest, SharedStart, record_of
 from rayvldd.experts.training import ExpertState
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import (
@@ -160,10 +160,9 @@ class ExpertStore:
 
     def record(self, recipe: ExpertRecipe, index: int) -> ExpertRecord | None:
         """Return the record of an expert; None unless it is complete and its file has the recorded size."""
-        content = parsed(self.storage.read(record_file(recipe.key, index)))
-        if content is None or content.get("recipe") != recipe.key or "checksums" not in content:
+        record = record_of(parsed(self.storage.read(record_file(recipe.key, index))), recipe.key)
+        if record is None:
             return None
-        record = cast(ExpertRecord, content)
         if record["start"] and self.storage.size(record["start"]["name"]) is None:
             return None
         return record if self.storage.size(data_file(recipe.key, index)) == record.get("bytes") else None

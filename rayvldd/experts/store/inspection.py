@@ -21,7 +21,7 @@ from rayvldd.experts.store.file_names import (
     manifest_file,
     record_file,
 )
-from rayvldd.experts.store.records import ExpertRecord, SetManifest
+from rayvldd.experts.store.records import ExpertRecord, SetManifest, record_of
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import LeaseState, is_dead_here, state_of
 from rayvldd.storage.storage import Storage
@@ -215,10 +215,9 @@ def _gather(storage: Storage, key: str, index: int, files: dict[str, _ExpectedFi
     content = storage.read(name)
     if content is None:  # the expert is being replaced by one with more epochs
         return []
-    values = parsed(content)
-    if values is None or values.get("recipe") != key or not {"checksums", "bytes", "start"} <= set(values):
+    record = record_of(parsed(content), key)
+    if record is None:
         return [Damage(name, "cannot be read, or is another set's", (name,))]
-    record = cast(ExpertRecord, values)
     files[data_file(key, index)] = _ExpectedFile(record["checksums"], [name], record["bytes"])
     if record["start"]:
         start = files.setdefault(record["start"]["name"], _ExpectedFile({}, []))
