@@ -10,8 +10,6 @@ reads the recorded responses (``--table``). Peak memory is read from /proc, on L
 """
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from figures import Row, as_json, figures_parser, measured, named, print_rows
-from peak_memory import EVERY_BLOCK_GOES_BACK, peak_bytes
+from peak_memory import peak_bytes, peak_in_fresh_process
 from recorded_responses import DEFAULT_TABLE, Table
 from released_evaluation import released_recall, released_students
 from scipy.stats import spearmanr
@@ -125,18 +123,11 @@ def recall_time(conditions: Conditions) -> Iterator[Row]:
 def recall_memory(conditions: Conditions) -> Iterator[Row]:
     """Each in a process of its own, which has counted a small pool before."""
     whole = 4 * CAPTIONS_PER_IMAGE * conditions.pool**2
-    peaks = {name: _peak_in_fresh_process(name, conditions.pool) for name in ("ours", "released")}
+    peaks = {name: peak_in_fresh_process(SCRIPT, f"{name} {conditions.pool}") for name in ("ours", "released")}
     yield Row("recall_mib", "peak MiB above the embeddings", peaks["ours"] / 2**20)
     yield Row("recall_released_mib", "the same of the released procedure", peaks["released"] / 2**20)
     to_reach = None if conditions.tiny else 0.25
     yield Row("recall_memory", "peak ÷ the matrix of all scores", peaks["ours"] / whole, to_reach)
-
-
-def _peak_in_fresh_process(name: str, images: int) -> int:
-    command = [sys.executable, str(SCRIPT), "--measure-memory", f"{name} {images}"]
-    environment = {**os.environ, **EVERY_BLOCK_GOES_BACK, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    return int(finished.stdout.split()[-1])
 
 
 def _measure_memory(name: str, images: int) -> int:

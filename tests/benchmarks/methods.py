@@ -27,7 +27,6 @@ A further figure is a function from ``Conditions`` to rows, and its name in ``FI
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -41,7 +40,7 @@ import numpy as np
 import torch
 import yaml
 from figures import Row, as_json, figures_parser, measured, named, print_rows
-from peak_memory import EVERY_BLOCK_GOES_BACK, peak_bytes
+from peak_memory import peak_bytes, peak_in_fresh_process
 from torch import Tensor
 
 from rayvldd.config.domains import SettingValue
@@ -135,18 +134,11 @@ def _stored_bytes(store: ExpertStore, storage: str, expert: Trajectory, layouts:
 def meta_memory_growth(conditions: Conditions) -> Iterator[Row]:
     """A graph over all steps would grow in proportion to them."""
     many = 4 if conditions.tiny else MANY_STEPS
-    peaks = {steps: _peak_in_fresh_process(conditions, steps) for steps in (1, many)}
+    tiny = ["--tiny"] if conditions.tiny else []
+    peaks = {steps: peak_in_fresh_process(Path(__file__), str(steps), *tiny) for steps in (1, many)}
     megabytes = " and ".join(f"{peak / 2**20:.0f} MB" for peak in peaks.values())
     what = f"meta_model, peak of {many} student steps ÷ that of one: {megabytes}"
     yield Row("meta_memory_growth", what, peaks[many] / peaks[1], 1.15)
-
-
-def _peak_in_fresh_process(conditions: Conditions, steps: int) -> int:
-    """Bytes of an outer step above what was there before it, measured by this script with ``--measure-memory``."""
-    command = [sys.executable, __file__, "--measure-memory", str(steps), *(["--tiny"] if conditions.tiny else [])]
-    environment = {**os.environ, **EVERY_BLOCK_GOES_BACK, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    return int(finished.stdout.split()[-1])
 
 
 def measured_memory(steps: int, tiny: bool) -> int:
@@ -190,7 +182,8 @@ def share_500(conditions: Conditions) -> Iterator[Row]:
 
 def expert_free_share_100(conditions: Conditions) -> Iterator[Row]:
     """100 pairs, by methods that make no experts."""
-    free = tuple(name for name in conditions.methods if name != "trajectory_matching")
+    studies = {name: method_runs.first_point(SPACES[name], {}) for name in conditions.methods}
+    free = tuple(name for name, study in studies.items() if not study.requires_experts)
     yield from _shares("expert_free_share_100", replace(conditions, methods=free), 100)
 
 

@@ -1,5 +1,8 @@
 """The most memory that a call takes, on the CPU of the whole process."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,14 @@ EVERY_BLOCK_GOES_BACK = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_MMAP_MAX_": "1000000",
 }
+
+
+def peak_in_fresh_process(script: Path, *measured: str, num_threads: int = 1) -> int:
+    """Run ``script --measure-memory MEASURED...``, which prints a number of bytes, in a process of its own."""
+    environment = {**os.environ, **EVERY_BLOCK_GOES_BACK, "OMP_NUM_THREADS": str(num_threads)}
+    command = [sys.executable, str(script), "--measure-memory", *measured]
+    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return int(finished.stdout.split()[-1])
 
 
 def peak_bytes(run: Run, device: str) -> int:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from recorded_responses import SearchAnswers, Table
@@ -42,10 +42,6 @@ class Curve:
     def at(self, trial_seconds: float) -> float:
         """The best recall when so much was spent; 0 before there is any."""
         return max((recall for spent, recall in self.points if spent <= trial_seconds), default=0.0)
-
-    def seconds_to(self, recall: float) -> float | None:
-        """What was spent when a recall was reached, if it was."""
-        return next((spent for spent, best in self.points if best >= recall), None)
 
 
 def seconds_of_mean(curves: Sequence[Curve], recall: float) -> float | None:
@@ -95,10 +91,6 @@ def our_search(table: Table, study: Study, trial_seconds: float) -> tuple[Curve,
     answers = SearchAnswers(table, study.seed)
     curve = Replay(answers, study).run(trial_seconds)
     return curve, answers.own / (answers.own + answers.others)
-
-
-def _searched(study: Study, **changes: Any) -> Study:
-    return study.model_copy(update={"search": study.search.model_copy(update=changes)})
 
 
 class Answer(Protocol):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peak_memory import EVERY_BLOCK_GOES_BACK, peak_bytes
+from peak_memory import peak_bytes, peak_in_fresh_process
 from unroll_cases import SIZES, build_case, outer_step
 
 Run = Callable[[], Any]
@@ -50,12 +48,7 @@ class MemoryJob:
 
     def peak_in_fresh_process(self, script: Path) -> int:
         """Bytes above what was there before the step, measured by ``script --measure-memory``."""
-        command = [sys.executable, str(script), "--measure-memory", json.dumps(asdict(self))]
-        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        finished = subprocess.run(
-            command, env={**os.environ, **EVERY_BLOCK_GOES_BACK, **threads}, stdout=subprocess.PIPE, check=True
-        )
-        return int(finished.stdout.split()[-1])
+        return peak_in_fresh_process(script, json.dumps(asdict(self)), num_threads=torch.get_num_threads())
 
     def measure(self) -> int:
         """Take the step here, in a process in which nothing else was done, and return its peak in bytes.
