@@ -14,6 +14,8 @@ from rayvldd.config.study import Study
 # Set before torch is imported. pytest -n starts several processes, and each would otherwise use one thread per CPU;
 # they would wait for each other in every small operation, and the unit tier would take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray starts its workers with niceness 15. On a machine that other work keeps busy they would get a thirtieth of a core.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 if TYPE_CHECKING:
     from helpers.s3_server import S3Server

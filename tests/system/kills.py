@@ -142,14 +142,15 @@ def finished_trials(root: Path) -> dict[str, str]:
 
 
 def numbers(root: Path) -> dict[str, Any]:
-    """Evaluations of every point, and the numbers of the result; without times."""
+    """Evaluations of every point, and the numbers of the result; without times and memory."""
     from rayvldd.records.trial import Trial
 
     folder = root / "studies" / "killed"
     trials = [Trial.read(file.parent) for file in sorted((folder / "trials").glob("*/trial.json"))]
+    changing = ("seconds_", "peak_memory")
     evaluations = {
         json.dumps(trial.point): [
-            (one.outer_step, {name: value for name, value in one.metrics.items() if "seconds" not in name})
+            (one.outer_step, {name: value for name, value in one.metrics.items() if not name.startswith(changing)})
             for one in trial.evaluations
         ]
         for trial in trials
