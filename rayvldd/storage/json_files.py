@@ -17,7 +17,8 @@ def write_json_whole(path: Path, value: object) -> None:
 
 def json_text(value: object) -> bytes:
     """Encode a value as strict JSON; a number that is not finite becomes null."""
-    return (json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace")  # half of an emoji has no bytes; its escape is one of JSON too
 
 
 def _strict(value: object) -> object:

@@ -1,12 +1,15 @@
 """Validation of file names from a storage, which anyone with write access may have chosen."""
 
 import os
+import re
 from pathlib import Path
 
 from rayvldd.errors import StoreError
 
 _LONGEST_PART = 255
 """Maximum length of a path component in bytes."""
+_HALVES = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+"""Halves of a character, which no file name can have; the rest of the halves stand for bytes that are no text."""
 
 
 def stays_inside(name: str) -> bool:
@@ -14,6 +17,7 @@ def stays_inside(name: str) -> bool:
     parts = name.split("/")
     return (
         "\0" not in name
+        and not _HALVES.search(name)
         and "\\" not in name
         and all(part not in ("", ".", "..") and len(part.encode(errors="replace")) <= _LONGEST_PART for part in parts)
     )

@@ -130,7 +130,10 @@ def _fault_of_manifest(key: str, manifest: SetManifest | None) -> str:
     if manifest.get("format") != FORMAT:
         by = manifest.get("rayvldd_version", "of unknown version")
         return f"its format is {manifest.get('format')!r}, of rayvldd {by}; this one reads {FORMAT}"
-    made_for = ExpertRecipe(manifest["recipe"]).key
+    try:
+        made_for = ExpertRecipe(manifest["recipe"]).key
+    except ValueError:
+        return "its recipe has a number that is not finite"
     return f"it was made as {made_for} and moved here" if made_for != key else ""
 
 

@@ -12,7 +12,7 @@ from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.names import path_inside, stays_inside
 from rayvldd.user_paths import user_path
 
-OUTSIDE = ["/etc/passwd", "..", "../x", "a/../../x", "a//b", "a/", "a\0b", "a\\..\\b", "x" * 256, "é" * 128]
+OUTSIDE = ["/etc/passwd", "..", "../x", "a/../../x", "a//b", "a/", "a\0b", "a\\..\\b", "x" * 256, "é" * 128, "\ud800"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
