@@ -35,12 +35,13 @@ def interruptible() -> Iterator[None]:
     before: dict[signal.Signals, Any] = {
         number: signal.getsignal(number) for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
     }
-    received = 0
+    received, first = 0, 0
 
     def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal received
+        nonlocal received, first
         received += 1
         if received == 1:
+            first = number
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if received == 2:
             # print() could be interrupted by this very signal while it holds the lock of the stream
@@ -52,6 +53,10 @@ def interruptible() -> Iterator[None]:
         signal.signal(number, receive)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if first == signal.SIGTERM and not isinstance(error, Terminated):  # Ray raises its own in place of ours
+            raise Terminated from error
+        raise
     finally:
         if not received:
             for number, handler in before.items():

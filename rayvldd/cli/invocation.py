@@ -147,9 +147,10 @@ class RunCommand(click.Command):
         invocation = _invocation(ctx)
         ctx.obj = invocation
         redirect = contextlib.redirect_stdout(sys.stderr) if invocation.as_json else contextlib.nullcontext()
-        with redirect, interruptible(), _leaving_no_empty_folder(invocation.workspace_folder.expanduser()):
+        with redirect, _leaving_no_empty_folder(invocation.workspace_folder.expanduser()):
             try:
-                return super().invoke(ctx)
+                with interruptible():
+                    return super().invoke(ctx)
             except click.UsageError as error:
                 invocation.finish(_values_of_usage_error(error, str(ctx.info_name)))
                 raise

@@ -94,3 +94,12 @@ def test_sigterm_is_handled_wherever_ctrl_c_is() -> None:
     with pytest.raises(KeyboardInterrupt) as raised, interruptible():
         os.kill(os.getpid(), signal.SIGTERM)
     assert isinstance(raised.value, Terminated) and exit_code_of(raised.value) == 143
+
+
+def test_sigterm_decides_the_exit_code_though_ray_raises_another_error() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # as Ray's calls do, which notice a signal while they wait
+    assert isinstance(raised.value, Terminated) and exit_code_of(raised.value) == 143
