@@ -213,6 +213,9 @@ class _Form(Generic[Scores]):
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8").strip()
+                if not text:
+                    faults.append(Fault(str(file), "not readable: it is empty", allowed))
+                    continue
                 content = text if whole else text.split("\n")[-1]
                 if fault := _fault_of_format(json.loads(content), str(file), self.model.version):
                     faults.append(fault)
@@ -222,9 +225,8 @@ class _Form(Generic[Scores]):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 faults.append(Fault(str(file), f"not its object: {where}: {first['msg']}", allowed))
-            except (OSError, ValueError, IndexError, RecursionError) as error:
-                reason = "it is empty" if isinstance(error, IndexError) else str(error)
-                faults.append(Fault(str(file), f"not readable: {reason}", allowed))
+            except (OSError, ValueError, RecursionError) as error:
+                faults.append(Fault(str(file), f"not readable: {error}", allowed))
             else:
                 if found.split != "test":
                     faults.append(
