@@ -534,15 +534,17 @@ def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.Mon
 def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> None:
     toy.study = with_search(toy.study, num_trials=500, time_budget_s=10.0)
     ledger = toy.run()
-    number = len(ledger.trials)
-    assert number < 500 and not ledger.running
+    num_before = len(ledger.trials)
+    assert num_before < 500 and not ledger.running
+    # Not the number of trials: on a busy machine the first trial may end without an evaluation, and is then dropped.
+    number = 1 + max((trial.number for trial in ledger.trials.values()), default=-1)
     ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
     ledger.add_evaluation(f"trial_{number:03d}", evaluated(2, 1.0, 10.5))
     best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
     best.mkdir(parents=True)
     (best / "card.json").write_text('{"outer_step": 2}')
     ledger = toy.run()
-    assert len(ledger.trials) == number + 1 and not ledger.running
+    assert len(ledger.trials) == num_before + 1 and not ledger.running
     cut_off = ledger.trials[f"trial_{number:03d}"]
     assert cut_off.state == "stopped" and (cut_off.distilled_set / "card.json").is_file()
 

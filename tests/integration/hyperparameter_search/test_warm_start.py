@@ -16,6 +16,7 @@ from rayvldd.hyperparameter_search.strategy import make_strategy
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
 from rayvldd.records.trial import Trial
+from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.earlier_trials import earlier_trials
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.protocol import EarlierTrial, Origins
@@ -61,7 +62,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         tracker.end_trial(f"trial_00{number}", state, None, {})  # type: ignore[arg-type]
     tracker.start_trial("trial_001_again_0", points[1])
     tracker.end_trial("trial_001_again_0", "finished", None, {"finalist": "trial_001"})
-    tracker.end_study("interrupted", {}, None)
+    with pytest.MonkeyPatch.context() as patience:  # an interrupted study waits for 10 s, and a busy machine is slower
+        patience.setitem(mlflow_tracker._PATIENCE_S, "interrupted", 200.0)
+        tracker.end_study("interrupted", {}, None)
     other = MlflowTracker(uri, root / "artifacts")
     other.start_study(study_named("other", evaluation={"epochs": 7}, distillation={"num_pairs": 6}), "rayvldd sweep")
     other.start_trial("trial_000", points[1])
