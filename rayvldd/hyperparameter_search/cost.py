@@ -13,17 +13,16 @@ import torch
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import time_as_text
-from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.hyperparameter_search.plan import Plan
-from rayvldd.models.gpus import further_gpus
-from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 from rayvldd.runtime.full_data import MAX_MODELS
+from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.training.real_batches import RealEpoch
 
 _EPOCH_IMAGES = 1024
@@ -95,7 +94,7 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     """
     points = [study.at(study.space.lowest()), study.at(study.space.highest())]
     torch.set_num_threads(study.resources.cpus_per_trial)
-    prepare, task = _timed(lambda: _load(points[0], cache, on_progress))
+    prepare, task = _timed(lambda: load_trial_task(points[0], cache, on_progress))
     # Compilation and first accesses occur once per process, so the second execution is timed.
     epoch, trajectory = _timed_epoch(points[0], task)
     loop = _loop(points[0], task, trajectory)
@@ -103,7 +102,7 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
     seeds, evaluation = student_seeds(study.seed, 1), points[0].evaluation
     student, _ = _timed(lambda: evaluate_pairs(task, loop.distilled_set().pairs(task), task.val, evaluation, seeds))
     if points[1] != points[0]:
-        other = _load(points[1], cache, on_progress)
+        other = load_trial_task(points[1], cache, on_progress)
         steps.append(_timed_step(_loop(points[1], other, _timed_epoch(points[1], other)[1])))
     of_expert, of_all = _epochs(points[0], task)
     full_data_epoch = epoch * of_all.num_pairs / of_expert.num_pairs
@@ -189,18 +188,6 @@ def _experts(cost: Cost) -> str:
 
 def _range(seconds: list[float]) -> str:
     return " to ".join(dict.fromkeys(map(time_as_text, seconds)))
-
-
-def _load(point: Study, cache: Path, on_progress: Callable[[str, int, int], None] | None) -> RetrievalTask:
-    return load_task(
-        point.data,
-        point.model,
-        open_cache(cache),
-        device=point.resources.device_of_trials,
-        further_devices=further_gpus(point.resources.gpus_per_trial or 0.0),
-        device_cache_gb=point.resources.device_cache_gb,
-        on_progress=on_progress,
-    )
 
 
 def _timed_epoch(point: Study, task: RetrievalTask) -> tuple[float, Trajectory]:

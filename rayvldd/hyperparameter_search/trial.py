@@ -19,7 +19,6 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
 from rayvldd.errors import OutageError, RayvlddError, message_of
@@ -37,9 +36,9 @@ from rayvldd.hyperparameter_search.trial_report import (
     Report,
     Reporter,
 )
-from rayvldd.models.gpus import further_gpus
-from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.set_card import CARD
+from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.tracking.machine_use import PeakMemory
 
 _PAUSES_S = (5.0, 30.0)
@@ -177,14 +176,7 @@ def task_at(point: Study, cache: Path) -> RetrievalTask:
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_task(
-            point.data,
-            point.model,
-            open_cache(cache),
-            device=point.resources.device_of_trials,
-            further_devices=further_gpus(point.resources.gpus_per_trial or 0.0),
-            device_cache_gb=point.resources.device_cache_gb,
-        )
+        _loaded[key] = load_trial_task(point, cache)
     return _loaded[key]
 
 
