@@ -56,6 +56,28 @@ def decay_factor(decay: LearningRateDecay, step: int, num_steps: int | None) -> 
     return (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
+class TwoSidedSgd:
+    """torch's SGD of an image side and a text side, each with a learning rate of its own that decays."""
+
+    def __init__(self, image: Float[Tensor, "..."], text: Float[Tensor, "..."], settings: SgdSettings) -> None:
+        self._settings = settings
+        self._optimiser = torch.optim.SGD(
+            [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}],
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, number: int, loss: Float[Tensor, ""]) -> None:
+        """Take the step with this number, counted from 0."""
+        settings = self._settings
+        factor = decay_factor(settings.decay, number, settings.num_steps)
+        for group, rate in zip(self._optimiser.param_groups, (settings.lr_image, settings.lr_text), strict=True):
+            group["lr"] = factor * rate
+        self._optimiser.zero_grad()
+        loss.backward()
+        self._optimiser.step()
+
+
 def train_on_batches(
     model: RetrievalModel,
     parameters: Parameters,
@@ -79,18 +101,11 @@ def train_on_batches(
     """
     device = model.mean.device
     image, text = (side.to(device).clone().requires_grad_() for side in parameters)  # type: ignore[arg-type]
-    optimiser = torch.optim.SGD(
-        [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    sgd = TwoSidedSgd(image, text, settings)
     losses: list[Tensor] = []
     model.train()
     try:
         for step, batch in enumerate(batches):
-            factor = decay_factor(settings.decay, step, settings.num_steps)
-            for group, rate in zip(optimiser.param_groups, (settings.lr_image, settings.lr_text), strict=True):
-                group["lr"] = factor * rate
             loss = model.loss(
                 Parameters(image, text),
                 batch.frozen_output,
@@ -98,9 +113,7 @@ def train_on_batches(
                 similarity=batch.similarity,
                 pair_loss=pair_loss,
             )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            sgd.step(step, loss)
             losses.append(loss.detach())  # no .item(): it would wait for the device at every step
     finally:
         model.train(False)

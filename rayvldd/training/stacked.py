@@ -16,7 +16,7 @@ from torch.func import vmap
 from rayvldd.config.settings import ModelSettings
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
-from rayvldd.training.sgd import SgdSettings, decay_factor
+from rayvldd.training.sgd import SgdSettings, TwoSidedSgd
 
 
 class StackedBatch(NamedTuple):
@@ -61,11 +61,7 @@ def train_stacked(
     image, text = (
         torch.stack([side.to(device) for side in sides]).requires_grad_() for sides in zip(*parameters, strict=True)
     )
-    optimiser = torch.optim.SGD(
-        [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    sgd = TwoSidedSgd(image, text, settings)
 
     def loss_of_one(image: Tensor, text: Tensor, images: Tensor, texts: Tensor, similarity: Tensor | None) -> Tensor:
         return model.loss(Parameters(image, text), images, texts, similarity=similarity, pair_loss=pair_loss)
@@ -74,14 +70,9 @@ def train_stacked(
     model.train()
     try:
         for step, batch in enumerate(batches):
-            factor = decay_factor(settings.decay, step, settings.num_steps)
-            for group, rate in zip(optimiser.param_groups, (settings.lr_image, settings.lr_text), strict=True):
-                group["lr"] = factor * rate
             axes = (0, 0, 0, 0, None if batch.similarity is None else 0)
             of_each = vmap(loss_of_one, in_dims=axes)(image, text, *batch)
-            optimiser.zero_grad()
-            of_each.sum().backward()  # the losses share no parameter: each row gets the gradient of its own
-            optimiser.step()
+            sgd.step(step, of_each.sum())  # the losses share no parameter: each row gets the gradient of its own
             losses.append(of_each.detach())
     finally:
         model.train(False)
