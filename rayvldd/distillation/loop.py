@@ -86,9 +86,10 @@ def distill(
     settings = study.distillation
     if not run.resume():
         yield run.evaluate()
-    while loop.outer_step < settings.outer_steps:
+    while loop.outer_step < settings.outer_steps or run.steps:
         run.raise_if_collapsed()
-        interval = loop.outer_step // settings.evaluate_every + 1  # a resumed run may be within one
+        # A resumed run may be within an interval, or at its end with the evaluation still to come.
+        interval = (loop.outer_step - bool(run.steps)) // settings.evaluate_every + 1
         goal = min(interval * settings.evaluate_every, settings.outer_steps)
         while loop.outer_step < goal:
             with run.timed_matching():
