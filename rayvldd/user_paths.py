@@ -31,3 +31,8 @@ def is_file(path: str | Path) -> bool:
 def is_folder(path: str | Path) -> bool:
     """Whether there is a folder of this name; False for a name that cannot be one."""
     return os.path.isdir(user_path(path))  # noqa: PTH112
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder with a name like the pattern, sorted; none if there is no such folder."""
+    return sorted(folder.glob(pattern)) if is_folder(folder) else []

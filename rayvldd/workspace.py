@@ -16,7 +16,16 @@ class Workspace:
     """
 
     def __init__(self, root: str | Path) -> None:
+        """Name the folder; it need not exist.
+
+        Raises:
+            StoreError: if no folder can have this name.
+        """
         self.root = user_path(root).absolute()
+        try:
+            self.root.exists()
+        except (OSError, ValueError) as error:  # a name that is too long, or a folder that may not be entered
+            raise self._unusable(error) from None
 
     @property
     def cache(self) -> Path:
@@ -58,18 +67,19 @@ class Workspace:
         Raises:
             StoreError: with the folder, the reason and the next command.
         """
-        reason = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
-            reason = error.strerror or str(error)
-        if reason:
-            raise StoreError(
-                f"workspace {self.root}: cannot be used: {reason}; allowed: a folder that you may write to",
-                next_command="repeat the command with --workspace FOLDER",
-            )
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError | ValueError) -> StoreError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return StoreError(
+            f"workspace {self.root}: cannot be used: {reason}; allowed: a folder that you may write to",
+            next_command="repeat the command with --workspace FOLDER",
+        )
 
 
 def database_uri(file: Path) -> str:

@@ -16,6 +16,7 @@ import click
 from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.errors import InputError, RayvlddError
 from rayvldd.printable import printable, without_passwords
+from rayvldd.user_paths import exists, user_path
 
 if TYPE_CHECKING:
     from rayvldd.reports.table import Table
@@ -147,7 +148,7 @@ class RunCommand(click.Command):
         invocation = _invocation(ctx)
         ctx.obj = invocation
         redirect = contextlib.redirect_stdout(sys.stderr) if invocation.as_json else contextlib.nullcontext()
-        with redirect, _leaving_no_empty_folder(invocation.workspace_folder.expanduser()):
+        with redirect, _leaving_no_empty_folder(user_path(invocation.workspace_folder)):
             try:
                 with interruptible():
                     return super().invoke(ctx)
@@ -165,7 +166,7 @@ class RunCommand(click.Command):
 @contextlib.contextmanager
 def _leaving_no_empty_folder(folder: Path) -> Iterator[None]:
     """Remove the folder after the block if the block has created it and left it empty, as a check does."""
-    existed = folder.exists()
+    existed = exists(folder)
     try:
         yield
     finally:

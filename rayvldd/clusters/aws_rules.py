@@ -12,7 +12,7 @@ from rayvldd.clusters.account_rules import account_faults, names_of
 from rayvldd.clusters.cluster_file import read_cluster_file
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, object_at, text_at
-from rayvldd.user_paths import is_file
+from rayvldd.user_paths import is_file, user_path
 
 ACCOUNT = "account"
 """Key in `metadata` for the file that prepares the account, relative to the cluster file."""
@@ -64,10 +64,10 @@ def _faults_of_account(config: JsonObject, path: Path) -> list[Fault]:
     if not any("LaunchTemplateName" in object_at(node, "LaunchTemplate") for node in nodes.values()):
         return []  # the security group is given by its id, so its rules are known only to AWS
     named = text_at(config, "metadata", ACCOUNT)
-    if not named or not is_file(path.parent / named):
-        got = f"there is no {path.parent / named}" if named else "missing"
+    if not named or not is_file(path.parent / user_path(named)):
+        got = f"there is no {path.parent / user_path(named)}" if named else "missing"
         return [Fault(f"{path}: metadata.{ACCOUNT}", got, "the CloudFormation template that makes the launch template")]
-    template = read_cluster_file(path.parent / named)
+    template = read_cluster_file(path.parent / user_path(named))
     faults = account_faults(template)
     for key, kind, name_key in (
         ("LaunchTemplate", "AWS::EC2::LaunchTemplate", "LaunchTemplateName"),

@@ -24,6 +24,7 @@ from rayvldd.clusters.slurm_rules import slurm_faults
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.records.json_values import JsonObject, text_at, value_at
+from rayvldd.user_paths import is_file
 
 PROVIDERS = ("local", "aws", "gcp")
 """Supported providers; Ray's defaults for others have not been reviewed."""
@@ -118,7 +119,7 @@ def _checked(file: ClusterFile) -> ClusterReport:
     if faults:
         raise ConfigError(faults, next_command=f"correct the file, then: rayvldd check --cluster {file.path}")
     groups = [] if file.kind == "cloudformation" else node_groups(file, config)
-    has_token = Path(TOKEN).expanduser().is_file()
+    has_token = is_file(TOKEN)
     return ClusterReport(file, provider, groups, prices_of(file), driver, has_token)
 
 

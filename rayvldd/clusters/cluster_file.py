@@ -10,7 +10,7 @@ import yaml
 from rayvldd.config.bounded_yaml import parsed_documents
 from rayvldd.errors import ConfigError, Fault, did_you_mean
 from rayvldd.records.json_values import JsonObject
-from rayvldd.user_paths import is_file
+from rayvldd.user_paths import is_file, user_path
 
 Kind = Literal["ray", "kubernetes", "cloudformation", "slurm"]
 
@@ -69,7 +69,7 @@ def read_cluster_file(path: str | Path) -> ClusterFile:
     Raises:
         ConfigError: when the file does not exist, is not YAML, or is none of the four kinds.
     """
-    path = Path(path)
+    path = user_path(path)
     if not is_file(path):
         existing = sorted(str(found) for kind in ("*.yaml", "*.sbatch") for found in Path("clusters").glob(kind))
         hint = did_you_mean(str(path), existing)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rayvldd.clusters.aws_rules import ACCOUNT
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at
-from rayvldd.user_paths import is_file
+from rayvldd.user_paths import is_file, user_path
 
 _WIDE_SCOPES = ("cloud-platform", "devstorage.full_control", "devstorage.read_write")
 
@@ -26,13 +26,13 @@ def gcp_faults(config: JsonObject, path: Path) -> list[Fault]:
         faults += _network_faults(node, where)
         faults += _rights_faults(node, where, is_head=name == config["head_node_type"])
     named = text_at(config, "metadata", ACCOUNT)
-    if not named or not is_file(path.parent / named):
-        got = f"there is no {path.parent / named}" if named else "missing"
+    if not named or not is_file(path.parent / user_path(named)):
+        got = f"there is no {path.parent / user_path(named)}" if named else "missing"
         return [
             *faults,
             Fault(f"{path}: metadata.{ACCOUNT}", got, "the script that makes the network and its firewall"),
         ]
-    return faults + firewall_faults(path.parent / named)
+    return faults + firewall_faults(path.parent / user_path(named))
 
 
 def _network_faults(node: JsonObject, where: str) -> list[Fault]:

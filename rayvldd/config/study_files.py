@@ -19,7 +19,7 @@ from rayvldd.config.bounded_yaml import BoundedLoader, parsed_documents
 from rayvldd.config.setting import flat_settings, setting_at
 from rayvldd.config.shipped_spaces import shipped_spaces
 from rayvldd.errors import ConfigError, Fault, did_you_mean
-from rayvldd.user_paths import exists, is_file
+from rayvldd.user_paths import exists, files_in, is_file, user_path
 
 EXTENDS = "extends"
 """Key of the base file in a study file."""
@@ -60,6 +60,7 @@ def read_study(path: Path, is_value: Callable[[str], bool]) -> StudyValues:
     Raises:
         ConfigError: if a file is missing or is not a mapping, or if the files extend each other in a cycle.
     """
+    path = user_path(path)
     if not exists(path) and path.name == str(path) and path.name in shipped_spaces():
         path = shipped_spaces()[path.name]
     return extended(_read_yaml(path), str(path), path.parent, is_value, (path,))
@@ -106,9 +107,9 @@ def _base_file(named: JsonValue, file: str, folder: Path, chain: Sequence[Path])
     if not isinstance(named, str) or not named:
         allowed = "the path of one study file, relative to this one"
         raise ConfigError([Fault(where, f"is {named!r}", allowed)], next_command=next_command)
-    path = Path(os.path.normpath(folder / named))
+    path = Path(os.path.normpath(folder / user_path(named)))
     if not is_file(path):
-        known = [os.path.relpath(found, folder) for found in sorted(path.parent.glob("*.yaml"))]
+        known = [os.path.relpath(found, folder) for found in files_in(path.parent, "*.yaml")]
         hint = did_you_mean(named, known)
         raise ConfigError([Fault(where, f"no such study file {named!r}{hint}")], next_command=next_command)
     if any(path.samefile(earlier) for earlier in chain):

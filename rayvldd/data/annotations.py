@@ -12,7 +12,7 @@ from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
 from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import DataError, Fault, did_you_mean, message_of
-from rayvldd.user_paths import is_file, is_folder, user_path
+from rayvldd.user_paths import files_in, is_file, is_folder, user_path
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -265,7 +265,7 @@ def _blip_images(path: Path, reader: _Reader) -> Iterator[tuple[str, object, obj
 
 def _read_text(path: Path, setting: str, reader: _Reader) -> str | None:
     if not is_file(path):
-        near = did_you_mean(path.name, (found.name for found in path.parent.glob("*.json*")))
+        near = did_you_mean(path.name, (found.name for found in files_in(path.parent, "*.json*")))
         reader.fault(setting, f"no such file: {path}{near}", "the annotation file, relative to data.root")
         return None
     try:

@@ -17,7 +17,7 @@ from rayvldd.storage.atomic import put_in_place, write_bytes_whole
 from rayvldd.storage.names import path_inside
 from rayvldd.storage.storage import KeepsParts, Storage
 from rayvldd.storage.tensor_files import MappedTensors, TensorSource
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import exists, user_path
 
 _LEFTOVER_AGE_S = 3600.0
 """Age at which a part file is considered abandoned; no write takes that long."""
@@ -44,7 +44,7 @@ class FolderStorage:
         Raises:
             OutageError: if not.
         """
-        place = next(one for one in (self.folder, *self.folder.parents) if one.exists())
+        place = next(one for one in (self.folder, *self.folder.parents) if exists(one))
         with self.translating_errors("cannot be written"), tempfile.TemporaryFile(dir=place):
             pass
 
