@@ -222,6 +222,8 @@ class RecordSource:
     def __init__(self, split: str, records: list[Record], size: int) -> None:
         self.split = split
         self._records = records
+        # Before any image is decoded: a file that is replaced meanwhile must not pass for the one that was decoded.
+        self._files: list[FileState] = [(record.image, *size_and_time(record.path)) for record in records]
         self._kept: KeptRows | None = None
         self.pixels = decoded_pixels_array(split, records, size)
         self._texts = [caption for record in records for caption in record.captions]
@@ -230,22 +232,19 @@ class RecordSource:
 
     def find_kept(self, shards: ArrayShards) -> None:
         """Look for images that an unfinished array already has."""
-        self._kept = find_kept_rows(shards, self.pixels, self._files())
+        self._kept = find_kept_rows(shards, self.pixels, self._files)
 
     def note_unfinished(self, shards: ArrayShards) -> None:
         """Record the files of the array, which cannot be finished."""
-        shards.note_unfinished(self.pixels, self._files())
+        shards.note_unfinished(self.pixels, self._files)
 
     def drop_unfinished(self, shards: ArrayShards) -> None:
         """Delete the unfinished arrays whose images this one has."""
-        shards.drop_unfinished(self.pixels, self._files())
+        shards.drop_unfinished(self.pixels, self._files)
 
     def image_part(self, start: int, stop: int) -> FilePart:
         """The images ``start`` to ``stop - 1``."""
         return FilePart(tuple(self._records[start:stop]), self._kept.part(start, stop) if self._kept else None)
-
-    def _files(self) -> list[FileState]:
-        return [(record.image, *size_and_time(record.path)) for record in self._records]
 
     def caption_part(self, start: int, stop: int) -> TextPart:
         """The captions ``start`` to ``stop - 1``."""

@@ -351,6 +351,26 @@ def test_rows_of_unfinished_arrays_are_found(tmp_path: Path, monkeypatch: pytest
     assert not shards.storage.names("arrays")
 
 
+def test_a_file_that_is_replaced_while_it_is_prepared_is_decoded_again(tmp_path: Path) -> None:
+    data = photographs(tmp_path / "data")
+    shards = ArrayShards(FolderStorage(tmp_path / "store"))
+    before = split_sources(data, tmp_path)[0]
+    rows = np.empty(before.pixels.shape, np.uint8)
+    before.image_part(0, 6).fill(rows, shards)
+    shards.begin(before.pixels)
+    for number in range(5):
+        shards.write(before.pixels, number, rows[number : number + 1])
+    image = tmp_path / "data" / "images" / "5.jpg"  # row 3 of the training images
+    Image.new("RGB", (9, 9), "red").save(image)
+    before.note_unfinished(shards)
+    after = split_sources(data, tmp_path)[0]
+    after.find_kept(shards)
+    again = np.empty_like(rows)
+    after.image_part(0, 6).fill(again, shards)
+    np.testing.assert_array_equal(again[3], dataset.decode_image(image, data.image_size))
+    np.testing.assert_array_equal(np.delete(again, 3, 0), np.delete(rows, 3, 0))
+
+
 def test_unfinished_arrays_of_other_datasets_are_kept(tmp_path: Path) -> None:
     data, other = (split_sources(photographs(tmp_path / name), tmp_path)[0] for name in ("data", "other"))
     shards = ArrayShards(FolderStorage(tmp_path / "store"))
