@@ -6,7 +6,7 @@ all other access; users connect through `kubectl port-forward`.
 
 from rayvldd.clusters.cluster_file import ClusterFile
 from rayvldd.clusters.kubernetes_fields import field_faults
-from rayvldd.clusters.ray_rules import key_faults, open_hosts
+from rayvldd.clusters.ray_rules import DASHBOARD, key_faults, open_hosts
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import Fault
 from rayvldd.records.json_values import JsonObject, list_at, object_at, objects_at, text_at, value_at
@@ -64,10 +64,11 @@ def _cluster_faults(cluster: JsonObject, where: str, driver: Versions) -> list[F
         )
     for container in containers_of(object_at(head, "template")):
         line = " ".join(map(str, [*list_at(container, "command"), *list_at(container, "args")]))
-        for program, host in open_hosts(line):
-            faults.append(
-                Fault(f"{where}: container {container.get('name')}", f"{program} listens on {host}", "127.0.0.1")
-            )
+        faults += [
+            Fault(f"{where}: container {container.get('name')}", f"{program} listens on {host}", "127.0.0.1")
+            for program, host in open_hosts(line)
+            if program != DASHBOARD  # the operator reaches it over the network; the NetworkPolicy guards it
+        ]
     return faults
 
 

@@ -18,8 +18,10 @@ _EXAMPLE = "192.0.2."
 """Addresses for documentation (RFC 5737): nobody has edited the file yet."""
 _RAY_START = re.compile(r"\bray\s+start\b")
 _TOKEN_MODE = re.compile(r"\bRAY_AUTH_MODE=(['\"]?)(\w+)\1")
+DASHBOARD = "the dashboard"
+
 _HOSTS = (
-    ("the dashboard", re.compile(r"--dashboard-host[= ]+(\S+)")),
+    (DASHBOARD, re.compile(r"--dashboard-host[= ]+(\S+)")),
     ("MLflow", re.compile(r"\bmlflow\s+(?:server|ui)\b.*?--host[= ]+(\S+)", re.DOTALL)),
     ("MLflow", re.compile(r"\bMLFLOW_HOST=(\S+)")),
 )

@@ -15,6 +15,7 @@ from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
 
 from rayvldd.cli.main import main
+from rayvldd.clusters.checking import check_cluster
 from rayvldd.clusters.cluster_file import read_cluster_file
 from rayvldd.clusters.kubernetes_fields import field_faults
 from rayvldd.clusters.ray_job import render_ray_job
@@ -132,6 +133,11 @@ def test_manifests_are_refused(fault: str, tmp_path: Path) -> None:
     change, message = FAULTS[fault]
     found = faults_of(changed("kuberay.yaml", change, tmp_path))
     assert any(message in text for text in found), found
+
+
+def test_the_dashboard_may_listen_to_the_operator(tmp_path: Path) -> None:
+    command = ["sh", "-c", "ray start --head --dashboard-host=0.0.0.0"]
+    check_cluster(changed("kuberay.yaml", _set(f"{HEAD}>template>spec>containers>0>command", command), tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["Ingress", "Service"])
