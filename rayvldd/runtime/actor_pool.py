@@ -19,7 +19,7 @@ from rayvldd.config.settings import actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
-from rayvldd.models.gpus import limit_gpu_memory
+from rayvldd.models.gpus import further_gpus, limit_gpu_memory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
 MAX_REPLACEMENTS = 3
@@ -230,8 +230,15 @@ class _Worker:
         if self._task is None:
             limit_gpu_memory(self._num_gpus)
             device = "cuda" if self._num_gpus else "cpu"
-            study, cache_gb = self._study, self._study.resources.device_cache_gb
-            self._task = load_task(study.data, study.model, self._cache, device=device, device_cache_gb=cache_gb)
+            study = self._study
+            self._task = load_task(
+                study.data,
+                study.model,
+                self._cache,
+                device=device,
+                further_devices=further_gpus(self._num_gpus),
+                device_cache_gb=study.resources.device_cache_gb,
+            )
         return item.do(self._task, self._note)
 
     def progress(self) -> int:

@@ -1,6 +1,8 @@
 """Resource requests of experts and trials on a single machine."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_training
+from rayvldd.runtime import actor_pool
 from rayvldd.runtime import expert_training as expert_fleet
-from rayvldd.runtime.actor_pool import ResourceRequest
+from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
 from rayvldd.runtime.machine import describe_machine, faults_of_resources
 
 
@@ -87,6 +90,16 @@ def test_gpus_are_shared_by_as_many_as_run_at_a_time(gpus: float, at_a_time: int
 )
 def test_the_actors_that_fit_on_gpus(gpus: int, share: float, fit: int) -> None:
     assert actors_on_gpus(gpus, share) == fit
+
+
+@pytest.mark.parametrize(("num_gpus", "further"), [(0.0, ()), (0.5, ()), (1.0, ()), (3.0, ("cuda:1", "cuda:2"))])
+def test_a_process_uses_all_its_gpus(
+    num_gpus: float, further: tuple[str, ...], tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(actor_pool, "load_task", lambda *_, **options: given.update(options))
+    _Worker(tiny_study, tmp_path, 1, num_gpus).work(SimpleNamespace(do=lambda *_: None))
+    assert given["further_devices"] == further and given["device"] == ("cuda" if num_gpus else "cpu")
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(None, "auto"), (0, "cpu"), (0.5, "cuda"), (1, "cuda")])
