@@ -66,12 +66,13 @@ def train_students(
 ) -> Iterator[Parameters]:
     """Yield one new student per seed, trained on ``pairs`` on demand; arguments as in :func:`evaluate_pairs`.
 
-    On a GPU the students of small trained parts are trained in one pass, on a CPU one after another: there the pass
-    saves nothing, and results keep every digit.
+    On a GPU the students of a frozen encoder are trained in one pass. Others are trained one after another: the images
+    of all of them may not fit. On a CPU the pass saves nothing, and results keep every digit.
     """
     with torch.no_grad():
         frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-    if len(seeds) > 1 and task.device.type != "cpu" and can_be_stacked(task.model.settings):
+    in_one_pass = task.device.type != "cpu" and task.model.encoder_is_frozen and can_be_stacked(task.model.settings)
+    if len(seeds) > 1 and in_one_pass:
         yield from train_students_stacked(task, pairs, frozen_output, settings, seeds)
         return
     for seed in seeds:

@@ -32,8 +32,14 @@ class DeviceArrays:
         """Return rows of an array, on the device."""
         held = None if self._device.type == "cpu" else self._copy_of(array)
         if held is None:
-            return to_device(torch.from_numpy(np.ascontiguousarray(array[index])), self._device)
+            return self.gathered(array, index)
         return held[to_device(torch.from_numpy(np.ascontiguousarray(index)), self._device)]
+
+    def gathered(
+        self, array: Shaped[np.ndarray, "item ..."], index: Shaped[np.ndarray, " row"]
+    ) -> Shaped[Tensor, "row ..."]:
+        """Return rows of an array that is seldom read: they are gathered on the host, and the array is not copied."""
+        return to_device(torch.from_numpy(np.ascontiguousarray(array[index])), self._device)
 
     def _copy_of(self, array: np.ndarray) -> Tensor | None:
         """Return the copy of an array; None if it does not fit."""

@@ -87,8 +87,9 @@ class RetrievalTask:
 
     def pixels(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image 3 height width"]:
         """Pixels of the images ``index`` on the encoder's normalised scale, on the device."""
-        rows = self._arrays.rows(inputs.split.pixels, index)
-        return self.model.normalise(rows.float() / 255)
+        # With a frozen encoder pixels are read once, for a few images; all of them would take the place of features.
+        read = self._arrays.gathered if self.model.encoder_is_frozen else self._arrays.rows
+        return self.model.normalise(read(inputs.split.pixels, index).float() / 255)
 
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
         """The caption embeddings ``index``, on the device."""
