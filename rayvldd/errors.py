@@ -35,13 +35,17 @@ class Fault:
         return f"{self.where}: {self.problem}" + (f"; allowed: {self.allowed}" if self.allowed else "")
 
 
+def _encodable(text: str) -> str:
+    """Return a text that can be printed: half of an emoji becomes its escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class RayvlddError(Exception):
     """Base class of errors that the user can correct; the command line prints them without a traceback."""
 
     def __init__(self, message: str, *, next_command: str = "") -> None:
-        self.next_command = next_command
-        whole = message + (f"\nNext: {next_command}" if next_command else "")
-        super().__init__(whole.encode(errors="backslashreplace").decode())  # half of an emoji cannot be printed
+        self.next_command = _encodable(next_command)
+        super().__init__(_encodable(message) + (f"\nNext: {self.next_command}" if next_command else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the final message, because the arguments of ``__init__`` are not stored."""

@@ -17,7 +17,7 @@ from rayvldd.config.domains import FloatDomain
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.errors import Fault, StoreError
+from rayvldd.errors import Fault, StoreError, without_next_command
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.records.json_values import JsonValue, text_at
@@ -78,7 +78,7 @@ def faults_of_initial_sets(study: Study) -> list[Fault]:
         try:
             card, size = _card_and_size(place)
         except StoreError as error:
-            faults.append(Fault(_FROM, str(error).partition("\nNext:")[0], allowed))
+            faults.append(Fault(_FROM, without_next_command(error), allowed))
             continue
         now = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
         encoders = {build_text_encoder(encoder).fingerprint for encoder in now.values()}

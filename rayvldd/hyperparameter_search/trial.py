@@ -21,7 +21,7 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
-from rayvldd.errors import OutageError, RayvlddError, message_of
+from rayvldd.errors import OutageError, RayvlddError, message_of, without_next_command
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -128,7 +128,7 @@ def release_memory() -> None:
 def reason_of(error: BaseException) -> str:
     """Message of an error for the user; errors of other packages with their type."""
     if isinstance(error, RayvlddError):
-        return str(error).removesuffix(f"\nNext: {error.next_command}")
+        return without_next_command(error)
     message = message_of(error)
     return message if message == type(error).__name__ else f"{type(error).__name__}: {message}"
 

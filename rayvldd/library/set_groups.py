@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, Fault, InputError, StoreError
+from rayvldd.errors import ConfigError, Fault, InputError, StoreError, without_next_command
 from rayvldd.library.scoring import (
     ALL_PAIRS,
     Chosen,
@@ -105,7 +105,7 @@ def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        faults = [Fault("SET", str(error).partition("\nNext:")[0], "a folder with a card.json") for error in errors]
+        faults = [Fault("SET", without_next_command(error), "a folder with a card.json") for error in errors]
         raise InputError(faults, next_command="rayvldd compare, which lists the studies and their sets")
     return sets
 
