@@ -66,7 +66,13 @@ def _faults_of_name(name: str) -> list[Fault]:
     if timm.is_model(name):
         return []
     hint = did_you_mean(name, [*_OWN, *timm.list_models()])
-    return [Fault("model.image_encoder.name", f"no timm model is called {name!r}{hint}", "timm.list_models()")]
+    return [
+        Fault(
+            "model.image_encoder.name",
+            f"no timm model is called {name!r}{hint}",
+            "convnet_d3, or one of timm.list_models()",
+        )
+    ]
 
 
 def normalisation(settings: ImageEncoderSettings, encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -46,6 +46,7 @@ from rayvldd.data.toy_scenes import draw_split
 from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import Pairs, train_student, train_students_stacked
+from rayvldd.models.gpus import compute_in_float32, tf32
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.models.text_encoder import HashedNgrams
 from rayvldd.tracking.machine_use import MachineEnergy
@@ -188,12 +189,8 @@ class Bench:
 @contextmanager
 def precision(name: str) -> Iterator[bool]:
     """Set the precision of products in this block; yields whether bfloat16 is used where torch allows it."""
-    matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "float32"
-    try:
+    with tf32(name != "float32"):
         yield name == "bf16"
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
 
 
 def steps_of_models(bench: Bench) -> Iterator[Row]:
@@ -432,6 +429,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, write."""
+    compute_in_float32()  # as every task of the package is loaded
     arguments = _arguments()
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = found if arguments.device == "auto" else arguments.device
