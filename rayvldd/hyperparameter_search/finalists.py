@@ -32,6 +32,7 @@ from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.resources import resources_of_trials
 from rayvldd.storage.json_files import write_json_whole
+from rayvldd.tracking.protocol import Tracker
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,17 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
 def winner_of(finalists: Sequence[Finalist]) -> Finalist | None:
     """The finalist with the highest choice value, the better trial in a tie; None if no finalist has a set."""
     return max((one for one in finalists if one.made()), key=lambda one: one.choice_value, default=None)
+
+
+def log_finalist(finalist: Finalist, tracker: Tracker) -> None:
+    """Log each set of a finalist as a record of its own."""
+    for one in finalist.sets:
+        scores = one.scores()
+        tracker.start_trial(one.name, one.point)
+        numbers = {name: value for name, value in scores.items() if name.startswith("val_")}
+        tracker.log_metrics(one.name, numbers, int(scores.get("outer_step", 0)))
+        tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores["reason"]} if not numbers else {})
+        tracker.end_trial(one.name, scores["state"], None, tags)
 
 
 def line_of_finalist(finalist: Finalist) -> str:

@@ -7,6 +7,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, without_next_command
+from rayvldd.hyperparameter_search.finalists import finalists_of, log_finalist
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
@@ -14,6 +15,7 @@ from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.json_values import object_at, text_at
 from rayvldd.records.set_card import CARD
 from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.trial import best_of
 from rayvldd.tracking.protocol import Origins, Tracker
 
 
@@ -39,28 +41,45 @@ def send_again(
     display.line(f"study {study.name}: {len(missing)} records are missing in {place} and are sent again")
     try:
         tracker.start_study(study, command)
+        _send(study, folder, tracker, result, display)
     except RayvlddError as error:
         display.line(without_next_command(error))
         return missing
-    ledger = folder.ledger()
-
-    def origins(point: Mapping[str, SettingValue]) -> Origins:
-        return _origins_at(point, ledger, folder)
-
-    tracker.log_origins(None, origins({}))
-    Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
-    tracker.end_study("finished", numbers_of(result), folder.best)
     folder.note_unsent(place, tracker.missing)
     return tuple(tracker.missing)
 
 
-def _origins_at(point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder) -> Origins:
-    """Origins of the trial at a point, from the card of its set; of a trial without a set, those of the best one."""
-    sets = (trial.distilled_set for trial in ledger.ended if trial.point == point)
-    file = next((place / CARD for place in sets if (place / CARD).is_file()), folder.best / CARD)
-    card = read_json(file)
+def _send(study: Study, folder: StudyFolder, tracker: Tracker, result: StudyOutcome, display: ProgressDisplay) -> None:
+    """Send everything that the study's folder has; the energy of the machine is not in it."""
+    ledger, has_one_set = folder.ledger(), len(study.expert_points()) == 1
+
+    def origins(point: Mapping[str, SettingValue]) -> Origins:
+        return _origins_at(point, ledger, folder, has_one_set=has_one_set)
+
+    tracker.log_origins(None, origins({}))
+    Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
+    for number in range(1, len(ledger.ended) + 1):
+        if (best := best_of(ledger.ended[:number])) and best.best:
+            tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, number)
+    again = [ledger.trials[row.trial_id] for row in result.finalists if row.trial_id in ledger.trials]
+    for finalist in finalists_of(study, again, folder.finalists):
+        log_finalist(finalist, tracker)
+    tracker.end_study("finished", numbers_of(result), folder.best)
+
+
+def _origins_at(
+    point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder, *, has_one_set: bool
+) -> Origins:
+    """Origins of the trial at a point, from the card of its set.
+
+    Those of the study and of a trial without a set are from the card of the best set, whose experts are theirs only if
+    the study has one set of experts.
+    """
+    cards = (trial.distilled_set / CARD for trial in ledger.ended if trial.point == point)
+    own = next((card for card in cards if card.is_file()), None)
+    card = read_json(own or folder.best / CARD)
     fingerprints = {name: str(value) for name, value in object_at(card, "fingerprints").items()}
-    return Origins(fingerprints, text_at(card, "expert_set"))
+    return Origins(fingerprints, text_at(card, "expert_set") if own or has_one_set else "")
 
 
 def _no_inputs(point: Mapping[str, SettingValue]) -> SplitInputs:

@@ -18,6 +18,7 @@ from rayvldd.hyperparameter_search.finalists import (
     distinct,
     finalists_of,
     line_of_finalist,
+    log_finalist,
     rerun_finalists,
     winner_of,
 )
@@ -244,16 +245,10 @@ class Finalists(Stage):
         write_json_whole(self._session.folder.choice, {**values, **choice, **self._front()})
 
     def _show(self, finalists: Sequence[Finalist]) -> None:
-        """Display the finalists, and log each of their sets as a separate record in the tracker."""
+        """Display the finalists, and log their sets."""
         for finalist in finalists:
             self._session.display.line(line_of_finalist(finalist))
-            for one in finalist.sets:
-                scores = one.scores()
-                self._session.tracker.start_trial(one.name, one.point)
-                numbers = {name: value for name, value in scores.items() if name.startswith("val_")}
-                self._session.tracker.log_metrics(one.name, numbers, int(scores.get("outer_step", 0)))
-                tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores["reason"]} if not numbers else {})
-                self._session.tracker.end_trial(one.name, scores["state"], None, tags)
+            log_finalist(finalist, self._session.tracker)
 
     def _front(self) -> dict[str, list[dict[str, Any]]]:
         """The Pareto front of a study with several objectives; empty with one objective."""

@@ -1,5 +1,6 @@
 """Missing records of a finished study are sent again, to the tracker that lacks them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,29 @@ def test_a_tracker_that_still_refuses_does_not_hide_the_result(folder: StudyFold
     folder.note_unsent(tracker.uri, MISSING)
     assert sent(folder, tracker) == MISSING
     assert folder.unsent(tracker.uri) == MISSING
+
+
+def test_finalists_and_the_course_of_the_best_recall_are_sent_too(folder: StudyFolder, tmp_path: Path) -> None:
+    scores = {"state": "finished", "outer_step": 2, "val_mean_recall": 6.5}
+    for number in range(2):
+        place = folder.finalists / f"trial_001_again_{number}"
+        place.mkdir(parents=True)
+        (place / "scores.json").write_text(json.dumps(scores))
+    result = folder.result()
+    assert result is not None
+    row = {"trial_id": "trial_001", "config": {}, "search_val_mean_recall": 7.0, "val_mean_recall": 6.5}
+    row |= {"choice_value": 6.5, "val_interval": None, "sets": [{"name": "trial_001_again_0", "seed": 1, **scores}]}
+    result = type(result).model_validate({**result.as_json(), "finalists": [row]}, strict=False)
+    study = Study.model_validate(TINY_STUDY).override({"search.finalist_seeds": 2})
+    tracker = Refusing(tmp_path / "records")
+    tracker.has_rights = True
+    folder.note_unsent(tracker.uri, MISSING)
+    assert send_again(study, folder, tracker, result, "sweep tiny.yaml", ProgressDisplay()) == ()
+    again = (tmp_path / "records" / "trials" / "trial_001_again_0.jsonl").read_text()
+    assert '"val_mean_recall": 6.5' in again and '"finalist": "trial_001"' in again
+    events = [json.loads(line) for line in (tmp_path / "records" / "study.jsonl").read_text().splitlines()]
+    curve = [event for event in events if event["event"] == "metrics"]
+    assert [(event["step"], event["metrics"]) for event in curve] == [
+        (1, {"best_val_mean_recall": 7.0}),
+        (2, {"best_val_mean_recall": 7.0}),
+    ]
