@@ -43,11 +43,13 @@ class _Written:
             self.origins = event
         elif event["event"] == "end":
             self.end, self.num_ends = event, self.num_ends + 1
-            self.last_steps.update({name: self.next_step(name) for name in event.get("metrics", {})})
 
     def next_step(self, metric: str) -> int:
-        """The step after the last one of a metric."""
-        return self.last_steps.get(metric, -1) + 1
+        """The step after the last one of a metric; of one that only ends have, one for each session.
+
+        The figure of an end does not count as a step: a study that is reopened goes on with the one after its trials.
+        """
+        return self.last_steps.get(metric, self.num_ends - 1) + 1
 
 
 class FolderTracker:
