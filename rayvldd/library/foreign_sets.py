@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet
 
 _OWN_ENCODER = "convnet_d3"
-"""The image encoder of this package, which has no pretrained weights."""
+"""The image encoder of this package, which ships its weights."""
+_OF_MLFLOW = ("models:/", "runs:/")
 _OPTIONS_WITH_FILES = ("cache", "checkpoint", "pretrained")
 """Beginnings of the arguments of ``timm.create_model`` that name files or hubs."""
 
@@ -66,10 +67,10 @@ def refuse_untrusted(
 
 
 def _is_own(place: str, workspace: Path) -> bool:
-    """Whether a set is in the workspace or in its MLflow database."""
-    if is_folder(place):
-        return user_path(place).resolve().is_relative_to(user_path(workspace).resolve())
-    return TRACKING_URI not in os.environ
+    """Whether a set is in the workspace or in its MLflow database; one of another source, as of a plug-in, is not."""
+    if place.startswith(_OF_MLFLOW):
+        return TRACKING_URI not in os.environ
+    return is_folder(place) and user_path(place).resolve().is_relative_to(user_path(workspace).resolve())
 
 
 def _loaded(study: Study) -> Iterator[tuple[str, object]]:

@@ -88,6 +88,10 @@ def test_sets_of_mlflow_are_own_ones_in_the_workspaces_database_only(monkeypatch
     assert refused(made_with(**HOSTILE), Path("models:/tiny@best"), Path("workspace")) == KEYS
 
 
+def test_a_set_of_a_plug_in_is_one_from_elsewhere() -> None:
+    assert refused(made_with(**HOSTILE), Path("hub:/somebody/set"), Path("workspace")) == KEYS
+
+
 def test_what_the_user_names_is_trusted(tmp_path: Path) -> None:
     folder, workspace = tmp_path / "set", tmp_path / "workspace"
     folder.mkdir()
