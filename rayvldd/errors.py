@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from rayvldd.printable import without_passwords
+
 _MOST_SHOWN = 20
 """Maximum number of faults in a message; a dataset without any images must not flood the terminal."""
 _MOST_LINES = 12
@@ -93,9 +95,12 @@ def message_of(error: BaseException) -> str:
     """Format the message of another library's error for use inside a message of this package.
 
     Since the reason is often not in the first line, all lines are kept up to a limit, and further lines are indented.
-    Control characters and characters that cannot be printed are replaced by their escapes.
+    Passwords in addresses are hidden. Control characters and characters that cannot be printed are replaced by their
+    escapes.
     """
-    lines = [_printable(line.rstrip().expandtabs(2)) for line in str(error).splitlines() if line.strip()]
+    lines = [
+        _printable(line.rstrip().expandtabs(2)) for line in without_passwords(str(error)).splitlines() if line.strip()
+    ]
     if not lines:
         return type(error).__name__
     shown = [lines[0].strip(), *lines[1:]]

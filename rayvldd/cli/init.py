@@ -7,7 +7,7 @@ import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.errors import ConfigError, Fault, InputError
-from rayvldd.user_paths import user_path
+from rayvldd.user_paths import is_file, is_folder, user_path
 
 _SMALL, _LARGE = 96, 224
 """Pixels of a side without and with a GPU."""
@@ -83,7 +83,7 @@ def command(
     size = image_size or (_LARGE if num_gpus else _SMALL)
     if table is not None:
         place = user_path(images or table.parent).absolute()
-        convert_caption_table(table, place, captions)
+        convert_caption_table(user_path(table), place, captions)
         data: dict[str, str | int] = {
             "source": "folder",
             "root": str(captions.absolute().parent),
@@ -118,11 +118,11 @@ def _check(study_file: Path, folder: Path | None, table: Path | None, images: Pa
         faults.append(Fault("--data, --csv", "one of the two is needed", "--data FOLDER, or --csv FILE"))
     if images is not None and table is None:
         faults.append(Fault("--images", "given without --csv", "the folder of the files that a table names"))
-    elif images is not None and not images.is_dir():
+    elif images is not None and not is_folder(images):
         faults.append(Fault("--images", f"no such folder: {images}", "the folder of the files that the table names"))
-    if table is not None and not table.is_file():
+    if table is not None and not is_file(table):
         faults.append(Fault("--csv", f"no such file: {table}", "a table with the columns image and caption"))
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not is_folder(folder):
         faults.append(Fault("--data", f"no such folder: {folder}", "a folder with images and captions"))
     if faults:
         raise ConfigError(faults, next_command="rayvldd init --help")

@@ -32,6 +32,7 @@ def test_a_long_message_keeps_its_beginning_and_its_last_line() -> None:
         ("red \x1b[31m", "red \\x1b[31m"),
         ("half an emoji \ud83d", "half an emoji \\ud83d"),
         ("Grüße, 猫", "Grüße, 猫"),
+        ("API request to https://me:secret@host/api failed", "API request to https://me:***@host/api failed"),
     ],
 )
 def test_every_message_can_be_printed(raised: str, shown: str) -> None:

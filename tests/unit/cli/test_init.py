@@ -41,6 +41,12 @@ def test_a_table_becomes_a_study_that_loads(table: Path) -> None:
     assert found["next_command"] == f"rayvldd check {table.with_name('mine.yaml')} --probe"
 
 
+def test_a_leading_tilde_is_the_home_folder(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(table.parent))
+    result = run("init", table.with_name("mine.yaml"), "--csv", "~/captions.csv", "--images", "~/photos")
+    assert result.exit_code == 0, result.output
+
+
 def test_gpus_of_the_machine_are_used(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert made(table, "--image-encoder", "nfnet_l0", "--text-encoder", "/models/minilm").exit_code == 0
