@@ -183,7 +183,7 @@ class Terminal:
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_until(self, found: Callable[[], Any], what: str, seconds: float = 400) -> None:
+    def wait_until(self, found: Callable[[], Any], what: str, seconds: float = 800) -> None:
         """Wait until something is so; to look may fail meanwhile, where a connection is not there yet."""
         deadline, last = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
@@ -217,7 +217,7 @@ def submission(laptop: Laptop, workspace: Path, file: Path) -> str:
     return f"rayvldd sweep {file} --submit --workspace {workspace} --address {laptop.address}"
 
 
-@pytest.mark.timeout(1500)  # some minutes of work for two quiet CPUs, which are all that the three hosts have
+@pytest.mark.timeout(2400)  # some minutes of work for two quiet CPUs, which are all that the three hosts have
 def test_a_sweep_outlives_a_host_the_network_and_its_terminal(hosts: Hosts, tmp_path: Path) -> None:
     """Up, six trials, one host killed and one cut off, the terminal closed; down, up again, and the result is there."""
     laptop = Laptop(hosts, tmp_path)
