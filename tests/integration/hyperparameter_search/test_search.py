@@ -523,7 +523,8 @@ def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.Mon
     cut = toy.run()
     assert not at and cut.running, "the pause interrupts trials"
     (requested,) = [trial for trial in cut.trials.values() if trial.is_requested]
-    assert requested.point == wanted and requested.number in (4, 5)
+    # Trial 3 where trial 1 still runs when trial 2 has its first evaluation, else one of those that follow.
+    assert requested.point == wanted and requested.number in (3, 4, 5)
     assert (cut.trials["trial_003"].state, cut.trials["trial_003"].outer_step) == ("stopped", 0)
     ledger = toy.run()
     assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)] and not ledger.running
