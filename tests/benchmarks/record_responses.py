@@ -120,11 +120,12 @@ class Recorder:
         self.study, self.out, self.compare_at = study, out, set(compare_at)
         point = study.at(study.first_point())
         self.task: RetrievalTask = load_task(point.data, point.model, ArrayCache(workspace / "cache"), device="cpu")
-        indexes = tuple(range(study.experts.num_experts))
-        recipe = expert_recipe(point, self.task.fingerprints)
-        request = ExpertRequest(recipe, expert_training(point), indexes, epochs_of(study, point))
-        store = ExpertStore(FolderStorage(workspace / "experts"))
-        self.trajectories: list[Trajectory] = get_or_make(self.task, request, store)
+        self.trajectories: list[Trajectory] = []
+        if study.requires_experts:
+            indexes = tuple(range(study.experts.num_experts))
+            recipe = expert_recipe(point, self.task.fingerprints)
+            request = ExpertRequest(recipe, expert_training(point), indexes, epochs_of(study, point))
+            self.trajectories = get_or_make(self.task, request, ExpertStore(FolderStorage(workspace / "experts")))
         self._head = {
             "command": command,
             "machine": machine("cpu"),
