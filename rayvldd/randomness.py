@@ -29,6 +29,8 @@ class Stream(IntEnum):
     """Seeds of new students; numbered by :class:`StudentPurpose`."""
     EXPERT_START = 6
     """Initialisation that all experts of a set share, with ``experts.shared_start``."""
+    NOISE = 7
+    """Noise of images on which the robustness of students is measured."""
     TRIAL = 101
     """Seed of a trial; numbered by the trial."""
     SAMPLER = 102

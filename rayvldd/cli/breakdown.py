@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rayvldd.cli.invocation import Invocation
-from rayvldd.library.scoring import ALL_PAIRS
+from rayvldd.records.set_scores import ALL_PAIRS
 
 if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet

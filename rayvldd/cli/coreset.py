@@ -22,7 +22,6 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault, StoreError
 from rayvldd.library.evaluating import keep_coresets
 from rayvldd.library.scoring import (
-    ALL_PAIRS,
     Chosen,
     Split,
     choose_coresets,
@@ -32,6 +31,7 @@ from rayvldd.library.scoring import (
     words_of_bound,
     words_of_rates,
 )
+from rayvldd.records.set_scores import ALL_PAIRS
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -151,9 +151,9 @@ def _choose_and_score(
         choice = choose_recipe(point, workspace.cache, task.fingerprints, display) if work.full_data else None
         jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-        ranks = score_sets(point, task, workspace, jobs, work.split, display, command)
+        scores = score_sets(point, task, workspace, jobs, work.split, display, command)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
-    recalls = {name: [found.recalls() for found in ranks[name]] for name in rows}
+    recalls = {name: [found.ranks.recalls() for found in scores[name]] for name in rows}
     return chosen, recalls, choice.best if choice else None
 
 

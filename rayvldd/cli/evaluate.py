@@ -8,6 +8,7 @@ import click
 
 from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
+from rayvldd.cli.further import further_options, show_further
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
 from rayvldd.cli.scoring import (
@@ -23,8 +24,10 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation, table_of_group
 from rayvldd.library.foreign_sets import refuse_untrusted
-from rayvldd.library.scoring import ALL_PAIRS, Split, words_of_bound, words_of_rates
+from rayvldd.library.further import FurtherEvaluations, stored_name
+from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
+from rayvldd.records.set_scores import ALL_PAIRS
 
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
         "rayvldd evaluate my_set other_set --students 3 --coresets random,herding",
         "rayvldd evaluate my_set --students 5 --split test --breakdown --reference",
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
+        "rayvldd evaluate my_set --students 5 --robustness",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
 )
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 @click.option("--lr-student", metavar="IMAGE,TEXT", help="Learning rates of students in place of the learned ones.")
 @click.option("--trust", is_flag=True, help="Let a SET from elsewhere load the files and encoders that its card names.")
 @click.option("--breakdown", is_flag=True, help="Also show recall by caption length and subject, and subjects kept.")
+@further_options
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -67,6 +72,7 @@ def command(
     lr_student: str | None,
     trust: bool,
     breakdown: bool,
+    robustness: bool,
 ) -> None:
     """Train new students on each distilled SET and print their recalls.
 
@@ -93,7 +99,8 @@ def command(
             refuse_untrusted(sets, own, invocation.overrides, parsed.encoders, next_command=line)
         groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
     workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
-    options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates)
+    further = FurtherEvaluations(robustness)
+    options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates, further)
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)
 
@@ -111,6 +118,7 @@ def command(
                 invocation.show(table_of_group(group, scored[group].recalls, split))
                 rates = {name: one.rate for name, one in scored[group].coresets.items()}
                 show_training(invocation, rates, scored[group].recipe)
+            show_further(invocation, scored[group].further)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
     if transfer:
@@ -120,8 +128,9 @@ def command(
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
     values = kept.scores.as_json()
-    if not breakdown:
-        del values["breakdown"]
+    for name, is_shown in {"breakdown": breakdown, "further": options.further.any}.items():
+        if not is_shown:
+            del values[name]
     invocation.finish({**values, "scores": kept.file, **published})
 
 
@@ -182,6 +191,8 @@ def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: Evalua
         count = options.students or group.study.evaluation.num_test_students
         for name in group.sets:
             plan[f"{name} on {group.encoder}"] = f"{count} students, scored on {options.split}"
+            if options.further.robustness:
+                plan[f"{stored_name(name)} on {group.encoder}"] = f"{count} students"
         if options.coresets:
             sizes = " and ".join(map(str, sorted({len(distilled) for distilled in group.sets.values()})))
             plan[f"{', '.join(options.coresets)} on {group.encoder}"] = (

@@ -70,3 +70,6 @@ SEARCH_VAL_MEAN_RECALL = f"search_{VAL_MEAN_RECALL}"
 """Mean recall that a finalist's trial reached in the search."""
 RANDOM_MEAN_RECALL, FULL_DATA_MEAN_RECALL = f"random_{MEAN_RECALL.name}", f"full_data_{MEAN_RECALL.name}"
 """Test results of students of random pairs, and of models trained on all pairs."""
+
+METRICS = {info.name: info for info in (*RECALLS, MEAN_RECALL)}
+"""Metrics of students on any inputs, by name."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.library.foreign_sets import refuse_untrusted
-from rayvldd.library.scoring import ALL_PAIRS, Chosen, Split, summary_of_students
+from rayvldd.library.further import FurtherEvaluations
+from rayvldd.library.scoring import Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.set_scores import (
+    ALL_PAIRS,
     Breakdown,
     CoresetScores,
     EvaluatedBound,
@@ -44,6 +46,8 @@ class EvaluationOptions:
     """Coreset methods to evaluate as baselines, with the same numbers of pairs."""
     lr_student: tuple[float, float] | None = None
     """Learning rates of students for image and text side, in place of the learned step sizes of the sets."""
+    further: FurtherEvaluations = field(default_factory=FurtherEvaluations)
+    """Evaluations of the same students on other inputs than the split."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,11 @@ class EvaluatedSets:
     def _repr_html_(self) -> str:
         """The tables, for notebooks."""
         from rayvldd.reports.renderers import as_html
+        from rayvldd.reports.tables import further_table
 
-        return "".join(
-            as_html(table_of_group(group, scores.recalls, self.scores.split)) for group, scores in self.by_group.items()
-        )
+        tables = [table_of_group(group, scores.recalls, self.scores.split) for group, scores in self.by_group.items()]
+        tables += [further_table(found, full_data=ALL_PAIRS) for found in self.scores.further]
+        return "".join(map(as_html, tables))
 
 
 def table_of_group(group: SetGroup, recalls: "Mapping[str, Sequence[RetrievalMetrics]]", split: str) -> "Table":
@@ -91,6 +96,7 @@ def evaluate(
     split: Split = "val",
     full_data: bool = True,
     coresets: Sequence[str] = (),
+    robustness: bool = False,
     trust: bool = False,
 ) -> EvaluatedSets:
     """Train new students on distilled sets and score them.
@@ -102,6 +108,7 @@ def evaluate(
         split: Split for scoring. Make choices on ``val``; evaluations on ``test`` are counted.
         full_data: Also train models on all pairs, for the bound.
         coresets: Coreset methods to evaluate as baselines, e.g. ``("random", "k_means")``.
+        robustness: Also measure recall on distorted images, and of students of the sets as they are exported.
         trust: Whether sets from outside the workspace may load the files and encoders that their cards name.
 
     Raises:
@@ -117,7 +124,8 @@ def evaluate(
     if not trust:
         refuse_untrusted(loaded, place.root, next_command="rv.evaluate(…, trust=True)")
     groups = group_sets(loaded, {}, next_command="rv.evaluate(…)")
-    options = EvaluationOptions(students, split, full_data, coresets)
+    further = FurtherEvaluations(robustness)
+    options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
     with ProgressDisplay() as display, start_ray(None, None):
         for group in groups:
@@ -129,7 +137,7 @@ def evaluate_group(
     group: SetGroup, workspace: Workspace, options: EvaluationOptions, display: "ProgressDisplay", command: str
 ) -> tuple["RetrievalTask", GroupScores]:
     """Evaluate the sets of a group; a test evaluation is recorded before results are shown."""
-    rules = (options.students, options.split, options.full_data, options.coresets, options.lr_student)
+    rules = (options.students, options.split, options.full_data, options.coresets, options.lr_student, options.further)
     task, scores = score_group(group, workspace, *rules, display, command)
     if options.split == "test":
         counts = {name: len(scores.ranks[name]) for name in group.sets}
@@ -153,6 +161,7 @@ def keep_evaluation(
         coresets=coresets,
         full_data=full_data,
         breakdown=list(breakdown),
+        further=[found for scores in scored.values() for found in scores.further],
     )
     return EvaluatedSets(scores, keep_scores(scores, workspace.scores), scored)
 

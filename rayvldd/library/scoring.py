@@ -12,17 +12,15 @@ if TYPE_CHECKING:
 
     from rayvldd.console import ProgressDisplay
     from rayvldd.coresets.selection import Coreset
-    from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
+    from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.coreset_rate import ChosenRate
     from rayvldd.records.full_data import FullDataChoice
-    from rayvldd.runtime.evaluation import StudentSpec
+    from rayvldd.runtime.evaluation import StudentScores, StudentSpec
     from rayvldd.workspace import Workspace
 
-Split = Literal["val", "test"]
 
-ALL_PAIRS = "all pairs"
-"""Name of the row of the full-data bound."""
+Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
@@ -137,20 +135,20 @@ def score_sets(
     split: Split,
     display: "ProgressDisplay",
     command: str,
-) -> dict[str, list["RetrievalRanks"]]:
-    """Train and score the students of all sets concurrently, log each set, and return the ranks by the set's name."""
+) -> dict[str, list["StudentScores"]]:
+    """Train and score the students of all sets concurrently, log each set, and return the scores by the set's name."""
     from rayvldd.library.score_log import score_log
-    from rayvldd.runtime.evaluation import rank_in_parallel
+    from rayvldd.runtime.evaluation import score_in_parallel
 
     def show(done: int, total: int) -> None:
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]
     with score_log(study, task, workspace, split, sets, command) as log:
-        found = iter(rank_in_parallel(study, workspace.cache, jobs, split, show))
+        found = iter(score_in_parallel(study, workspace.cache, jobs, split, show))
         display.done()
         by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
-        log({name: [ranks.recalls() for ranks in of_set] for name, of_set in by_set.items()})
+        log({name: [scores.ranks.recalls() for scores in of_set] for name, of_set in by_set.items()})
     return by_set
 
 

@@ -10,8 +10,8 @@ from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError, without_next_command
+from rayvldd.library.further import FurtherEvaluations, stored_images, stored_name
 from rayvldd.library.scoring import (
-    ALL_PAIRS,
     Chosen,
     Split,
     choose_coresets,
@@ -19,7 +19,7 @@ from rayvldd.library.scoring import (
     score_sets,
     seeds_of_students,
 )
-from rayvldd.records.set_scores import Conditions
+from rayvldd.records.set_scores import ALL_PAIRS, Conditions
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.full_data import ChosenRecipe
+    from rayvldd.records.set_scores import FurtherScores
     from rayvldd.workspace import Workspace
 
 _SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
@@ -76,6 +77,8 @@ class GroupScores:
     """Fingerprints of data and encoders."""
     recipe: "ChosenRecipe | None" = None
     """The recipe of the models of all pairs; None if there are none."""
+    further: Sequence["FurtherScores"] = ()
+    """Scores on other inputs than the split."""
 
     @property
     def recalls(self) -> dict[str, list["RetrievalMetrics"]]:
@@ -186,6 +189,7 @@ def score_group(
     full_data: bool,
     methods: Sequence[str],
     rates: tuple[float, float] | None,
+    further: FurtherEvaluations,
     display: "ProgressDisplay",
     command: str,
 ) -> tuple["RetrievalTask", GroupScores]:
@@ -204,6 +208,7 @@ def score_group(
 
     study, cache = group.study, open_cache(workspace.cache)
     task = load_task(study.data, study.model, cache, on_progress=display.progress)
+    evaluations = further.prepared(task, split, cache, display)
     seeds = seeds_of_students(study, split, students)
     choice = choose_recipe(study, workspace.cache, task.fingerprints, display) if full_data else None
     jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
@@ -214,16 +219,23 @@ def score_group(
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
         jobs[name] = [StudentSpec(pairs, seed) for seed in seeds]
+        if further.robustness:
+            stored = replace(pairs, images=stored_images(distilled.images, task))
+            jobs[stored_name(name)] = [StudentSpec(stored, seed) for seed in seeds]
     chosen: list[Chosen] = []
     if methods:
         numbers = sorted({len(distilled) for distilled in group.sets.values()})
         chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-    ranks = score_sets(study, task, workspace, jobs, split, display, command)
+    probes = [probe for evaluation in evaluations for probe in evaluation.probes]
+    jobs = {name: [replace(spec, probes=probes) for spec in specs] for name, specs in jobs.items()}
+    scores = score_sets(study, task, workspace, jobs, split, display, command)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
+    found = [evaluation.scores(group.measured_on, {name: scores[name] for name in rows}) for evaluation in evaluations]
     coresets = {coreset.name: coreset for coreset in chosen}
-    by_row = {name: ranks[name] for name in rows}
-    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None)
+    stored_sets = {stored_name(name) for name in group.sets}
+    by_row = {name: [student.ranks for student in scores[name]] for name in rows if name not in stored_sets}
+    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None, found)
 
 
 def _key(study: Study, *, without_encoder: bool = False) -> str:

@@ -5,7 +5,7 @@ frozen. The cache keys include fingerprints of data, weights and preprocessing, 
 arrays are memory-mapped and shared by all processes of a machine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +28,7 @@ from rayvldd.models.text_encoder import (
     faults_of_embedding,
     faults_of_text_encoder,
 )
+from rayvldd.records.json_values import JsonValue
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the current activity, the number of finished items and their total."""
@@ -223,21 +224,49 @@ def _features(
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> np.ndarray:
+    def report(done: int) -> None:
+        if on_progress:
+            on_progress(f"encoding {split.name} images", done, len(split.pixels))
+
+    of = {"data": dataset.fingerprint, "split": split.name}
+    return image_features(lambda part: split.pixels[part], len(split.pixels), of, model, cache, device, report)
+
+
+def image_features(
+    pixels_of: Callable[[slice], np.ndarray],
+    num_images: int,
+    of: Mapping[str, JsonValue],
+    model: RetrievalModel,
+    cache: ArrayCache,
+    device: torch.device,
+    report: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return the cached outputs of a frozen encoder for images, float32 ``[image, dim]``, or compute them.
+
+    Args:
+        pixels_of: Returns a part of the images, uint8 ``[image, 3, height, width]``; called for the parts in order.
+        num_images: Number of images.
+        of: Everything that determines the images.
+        model: Model with a frozen encoder.
+        cache: Cache of the features.
+        device: Device of the model.
+        report: Called with the number of encoded images.
+    """
+
     @torch.no_grad()
     def compute(out: np.ndarray) -> None:
         for start in range(0, len(out), _BATCH):
             part = slice(start, start + _BATCH)
-            pixels = torch.from_numpy(np.array(split.pixels[part])).to(device)  # a copy: torch needs writable memory
+            pixels = torch.from_numpy(np.array(pixels_of(part))).to(device)  # a copy: torch needs writable memory
             out[part] = model.frozen_part(model.normalise(pixels.float() / 255)).cpu().numpy()
-            if on_progress:
-                on_progress(f"encoding {split.name} images", min(start + _BATCH, len(out)), len(out))
+            if report:
+                report(min(start + _BATCH, len(out)))
 
     key = {
-        "data": dataset.fingerprint,
-        "split": split.name,
+        **of,
         "image_encoder": model.fingerprint,
         "options": model.settings.image_encoder.options,
         "mean": model.mean.flatten().tolist(),  # type: ignore[operator]  # a buffer is a tensor
         "std": model.std.flatten().tolist(),  # type: ignore[operator]
     }
-    return cache.get_or_make("features", key, (len(split.pixels), model.encoder_width), np.float32, compute)
+    return cache.get_or_make("features", key, (num_images, model.encoder_width), np.float32, compute)

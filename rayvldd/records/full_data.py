@@ -80,3 +80,14 @@ class RanksOfModel(Record):
 
     image_to_text: tuple[int, ...]
     text_to_image: tuple[int, ...]
+
+
+class NumbersOfModel(Record):
+    """Numbers of one model of all pairs on further images and texts."""
+
+    version = 1
+    title: ClassVar[str] = "numbers of a model of all pairs"
+    remedy: ClassVar[str] = "delete {file} and repeat the command: the model is trained again"
+
+    numbers: dict[str, float]
+    """By the metric's name."""

@@ -20,6 +20,9 @@ from rayvldd.records.form import FORMAT, Record, Values
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.json_values import JsonObject, JsonValue
 
+ALL_PAIRS = "all pairs"
+"""Name of the row of the full-data bound."""
+
 Interval = tuple[float, float] | None
 """95 % interval of a mean over students; None for fewer than three."""
 
@@ -149,6 +152,35 @@ class Breakdown(Conditions):
     """By set."""
 
 
+class ProbeScore(Values):
+    """A number of the students of one training set on further inputs."""
+
+    trained_on: str
+    """Name of the training set in tables."""
+    probe: str
+    """Name of the inputs in tables."""
+    metric: str
+    num_students: int
+    """0 for a reference value without students."""
+    mean: float
+    interval: Interval = None
+
+
+class FurtherScores(Conditions):
+    """Scores of students on other inputs than the split: distorted images, other data."""
+
+    evaluation: str
+    """Name of its option, e.g. ``robustness``."""
+    title: str
+    """Title of its table."""
+    about: dict[str, str | int | float] = Field(default_factory=dict)
+    """Properties of the inputs."""
+    scores: list[ProbeScore]
+    """In the order of the table's rows, and within a row of its columns."""
+    notes: list[str] = Field(default_factory=list)
+    """Sentences below the table."""
+
+
 class SetScores(Record):
     """The scores of an evaluation of distilled sets."""
 
@@ -162,13 +194,17 @@ class SetScores(Record):
     coresets: list[EvaluatedCoreset]
     full_data: list[EvaluatedBound]
     breakdown: list[Breakdown] = Field(default_factory=list)
+    further: list[FurtherScores] = Field(default_factory=list)
 
     @property
     def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
         rows: list[JsonValue] = [[row.distilled_set, row.trained_with, row.num_students] for row in self.sets]
         rows += [[row.coreset, row.trained_with, row.num_students] for row in self.coresets]
-        return {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
+        identity: JsonObject = {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
+        if self.further:
+            identity["further"] = [[found.evaluation, {**found.about}] for found in self.further]
+        return identity
 
 
 class CoresetScores(Record):

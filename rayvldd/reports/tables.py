@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayvldd.config.metrics import RECALLS
+from rayvldd.config.metrics import METRICS, RECALLS
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.printable import value_as_text
-from rayvldd.records.set_scores import GroupRecall
+from rayvldd.records.set_scores import FurtherScores, GroupRecall, ProbeScore
 from rayvldd.records.study_outcome import FinalistOutcome, Interval, StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.table import PERCENT, SHARE, Cell, Column, Estimate, Table, numbers, texts
@@ -128,6 +128,50 @@ def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str =
         shown.append([by, row.group, row.num_captions, *cells])
     columns = [*texts("by", "group"), *numbers("captions", *rows[0].recall, number="{:.1f}")]
     return Table(columns, shown, title, "breakdown")
+
+
+def further_table(found: FurtherScores, *, names: Mapping[str, str] | None = None, full_data: str = "") -> Table:
+    """Scores of students on further inputs: a row for each training set, a column for each number.
+
+    Args:
+        found: The scores.
+        names: Other names of training sets; default: as in the scores.
+        full_data: Name of the row of the full-data bound, if there is one; the other cells then have their fraction.
+    """
+    columns = list(dict.fromkeys((score.probe, score.metric) for score in found.scores))
+    by_cell = {(score.trained_on, score.probe, score.metric): score for score in found.scores}
+    rows: list[list[Cell]] = []
+    for name in dict.fromkeys(score.trained_on for score in found.scores):
+        of_row = [by_cell.get((name, *column)) for column in columns]
+        students = max(score.num_students for score in of_row if score)
+        cells: list[Cell] = [
+            None if score is None else _further_cell(score, by_cell.get((full_data, *column)))
+            for score, column in zip(of_row, columns, strict=True)
+        ]
+        shown = _renamed(name, names or {})
+        rows.append([f"{shown} ({students})" if students else shown, *cells])
+    metrics = {metric for _, metric in columns}
+    labels = [METRICS[metric].label for _, metric in columns]
+    titles = [
+        probe if probe and len(metrics) == 1 else f"{probe} {label}".strip()
+        for (probe, _), label in zip(columns, labels, strict=True)
+    ]
+    formats = ["{:.1f}" if METRICS[metric].unit == "%" else "{:.3f}" for _, metric in columns]
+    headed = [Column(title, align="right", number=form) for title, form in zip(titles, formats, strict=True)]
+    caption = f"{found.title}, ± 95 % interval of three or more students"
+    return Table([Column("trained on"), *headed], rows, caption, found.evaluation)
+
+
+def _renamed(row: str, names: Mapping[str, str]) -> str:
+    """The name of a row, which begins with that of a set if it belongs to one."""
+    found = max((name for name in names if row.startswith(name)), key=len, default="")
+    return names[found] + row.removeprefix(found) if found else row
+
+
+def _further_cell(score: ProbeScore, bound: ProbeScore | None) -> Estimate:
+    """A cell with the fraction of the bound; the bound itself and values without students have none."""
+    has_share = bound is not None and bound is not score and bound.mean > 0 and score.num_students > 0
+    return Estimate(score.mean, score.interval, score.mean / bound.mean if bound and has_share else None)
 
 
 def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:

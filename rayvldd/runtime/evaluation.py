@@ -3,7 +3,7 @@
 Coresets are selected in parallel as well: herding and k-centre need a pass over all features, forgetting an expert.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset, choose_coreset
 from rayvldd.evaluation.full_data import train_on_all
+from rayvldd.evaluation.probes import Probe
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
 from rayvldd.evaluation.students import Pairs, train_student
@@ -28,7 +29,7 @@ from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
-from rayvldd.runtime.full_data import keep_ranks, kept_ranks
+from rayvldd.runtime.full_data import keep_numbers, keep_ranks, kept_numbers, kept_ranks
 from rayvldd.runtime.resources import resources_of_trials
 
 SplitName = Literal["val", "test"]
@@ -46,6 +47,18 @@ class StudentSpec:
     seed: int
     lr: float | None = None
     """Learning rate on a coreset."""
+    probes: Sequence[Probe] = ()
+    """Measured on the student too; specs should share the objects, which are then sent once."""
+
+
+@dataclass(frozen=True)
+class StudentScores:
+    """Scores of one student."""
+
+    ranks: RetrievalRanks
+    """Ranks on the split that it is scored on."""
+    probed: Mapping[str, Mapping[str, float]]
+    """Numbers by the names of probe and metric."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,18 @@ def rank_in_parallel(
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalRanks]:
-    """Train one fresh student per job, in parallel as ``resources.cpus_per_trial`` allows, and rank with each.
+    """Train one fresh student per job and return the rank of every correct answer; see :func:`score_in_parallel`."""
+    return [found.ranks for found in score_in_parallel(study, cache_folder, jobs, split, on_progress)]
+
+
+def score_in_parallel(
+    study: Study,
+    cache_folder: Path,
+    jobs: Sequence[StudentSpec],
+    split: SplitName,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[StudentScores]:
+    """Train one fresh student per job, in parallel as ``resources.cpus_per_trial`` allows, rank with each and probe it.
 
     Args:
         study: The study at one point.
@@ -86,29 +110,56 @@ def rank_in_parallel(
         on_progress: Called with (jobs finished, jobs in total), about twice a second.
 
     Returns:
-        The rank of every correct answer, in the order of the jobs. Ranks of models of all pairs are cached.
+        The scores, in the order of the jobs. Those of models of all pairs are cached.
 
     Raises:
         RayvlddError: when no actor fits, or the process of a student dies repeatedly.
     """
-    cached = [
-        kept_ranks(cache_folder, job.pairs, split, job.seed) if isinstance(job.pairs, FullDataChoice) else None
-        for job in jobs
-    ]
+    cached = [_kept(cache_folder, job, split) for job in jobs]
     missing = [job for job, known in zip(jobs, cached, strict=True) if known is None]
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in missing if isinstance(job.pairs, Pairs)}
+        probes = {id(probe): ray.put(probe) for job in missing for probe in job.probes}
         students = [
-            _StudentWork(sent.get(id(job.pairs), job.pairs), job.seed, job.lr, split, study.evaluation, study.seed)
+            _StudentWork(
+                sent.get(id(job.pairs), job.pairs),
+                job.seed,
+                job.lr,
+                split,
+                study.evaluation,
+                study.seed,
+                [probes[id(probe)] for probe in job.probes],
+            )
             for job in missing
         ]
         show = _callback(on_progress, len(jobs), done=len(jobs) - len(missing))
         found = run_work(students, study, cache_folder, resources_of_trials(study), show)
     for job, new in zip(missing, found, strict=True):
-        if isinstance(job.pairs, FullDataChoice):
-            keep_ranks(cache_folder, job.pairs, split, job.seed, new)
+        _keep(cache_folder, job, split, new)
     trained = iter(found)
     return [next(trained) if known is None else known for known in cached]
+
+
+def _kept(cache_folder: Path, job: StudentSpec, split: SplitName) -> StudentScores | None:
+    """Return the cached scores of a model of all pairs; None if one is missing, and for other students."""
+    if not isinstance(job.pairs, FullDataChoice):
+        return None
+    ranks = kept_ranks(cache_folder, job.pairs, split, job.seed)
+    probed = {}
+    for probe in job.probes:
+        numbers = kept_numbers(cache_folder, job.pairs, split, job.seed, probe.identity)
+        if numbers is None:
+            return None
+        probed[probe.name] = numbers
+    return None if ranks is None else StudentScores(ranks, probed)
+
+
+def _keep(cache_folder: Path, job: StudentSpec, split: SplitName, scores: StudentScores) -> None:
+    """Cache the scores of a model of all pairs."""
+    if isinstance(job.pairs, FullDataChoice):
+        keep_ranks(cache_folder, job.pairs, split, job.seed, scores.ranks)
+        for probe in job.probes:
+            keep_numbers(cache_folder, job.pairs, split, job.seed, probe.identity, scores.probed[probe.name])
 
 
 def choose_rates(
@@ -187,7 +238,7 @@ def _callback(
 
 @dataclass(frozen=True)
 class _StudentWork:
-    """Train one student and rank with it; synthetic pairs come from Ray's object store, real pairs from the data."""
+    """Train one student and score it; synthetic pairs come from Ray's object store, real pairs from the data."""
 
     pairs: Any
     seed: int
@@ -195,12 +246,14 @@ class _StudentWork:
     split: SplitName
     settings: EvaluationSettings
     study_seed: int
+    probes: Sequence[Any] = ()
+    """References to the probes."""
 
     @property
     def title(self) -> str:
         return f"student with seed {self.seed}"
 
-    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> RetrievalRanks:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> StudentScores:
         if isinstance(self.pairs, FullDataChoice):
             trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed)
         else:
@@ -209,7 +262,9 @@ class _StudentWork:
             with torch.no_grad():
                 frozen_output = task.model.frozen_part(pairs.images.to(task.device))
             trained = train_student(task, pairs, frozen_output, self.settings, self.seed)
-        return ranks(task, trained, getattr(task, self.split))
+        probes: list[Probe] = [ray.get(probe) for probe in self.probes]
+        probed = {probe.name: probe(task, trained) for probe in probes}
+        return StudentScores(ranks(task, trained, getattr(task, self.split)), probed)
 
 
 @dataclass(frozen=True)

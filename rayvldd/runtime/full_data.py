@@ -22,7 +22,7 @@ from rayvldd.evaluation.recall import RetrievalRanks
 from rayvldd.evaluation.scoring import score
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, student_seeds
-from rayvldd.records.full_data import FullDataChoice, FullDataRecipe, RanksOfModel, TriedRecipe
+from rayvldd.records.full_data import FullDataChoice, FullDataRecipe, NumbersOfModel, RanksOfModel, TriedRecipe
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.resources import resources_of_trials
@@ -93,6 +93,23 @@ def keep_ranks(cache_folder: Path, choice: FullDataChoice, split: str, seed: int
         RanksOfModel(**values).write(_ranks_file(cache_folder, choice, split, seed))
 
 
+def kept_numbers(
+    cache_folder: Path, choice: FullDataChoice, split: str, seed: int, identity: str
+) -> dict[str, float] | None:
+    """Return the cached numbers of a probe of a model of the best recipe; None if there are none."""
+    with suppress(StoreError):  # missing or damaged
+        return NumbersOfModel.read(_numbers_file(cache_folder, choice, split, seed, identity)).numbers
+    return None
+
+
+def keep_numbers(
+    cache_folder: Path, choice: FullDataChoice, split: str, seed: int, identity: str, numbers: Mapping[str, float]
+) -> None:
+    """Add the numbers of a probe of a model of the best recipe to the cache, unless it is read-only."""
+    with suppress(OSError):
+        NumbersOfModel(numbers=dict(numbers)).write(_numbers_file(cache_folder, choice, split, seed, identity))
+
+
 def _key_of(study: Study, fingerprints: Mapping[str, str]) -> str:
     """Hash of everything that determines the bound. The settings of experts and distillation are not part of it."""
     values = study.model_dump(mode="json")
@@ -110,6 +127,10 @@ def _folder(cache_folder: Path, key: str) -> Path:
 
 def _ranks_file(cache_folder: Path, choice: FullDataChoice, split: str, seed: int) -> Path:
     return _folder(cache_folder, choice.key) / f"{split}-{seed}.json"
+
+
+def _numbers_file(cache_folder: Path, choice: FullDataChoice, split: str, seed: int, identity: str) -> Path:
+    return _folder(cache_folder, choice.key) / f"{split}-{seed}-{identity}.json"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Assembly of the page's content: a section for each study, and comparisons of all studies."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import yaml
@@ -11,7 +11,7 @@ from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_among_good, importance_of_settings
-from rayvldd.records.set_scores import CoresetScores, SetScores
+from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores, SetScores
 from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
@@ -38,7 +38,7 @@ from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
 from rayvldd.reports.published import PublishedRow
 from rayvldd.reports.table import Table
-from rayvldd.reports.tables import trials_table
+from rayvldd.reports.tables import further_table, trials_table
 
 MOST_PAIRS = 300
 """Maximum number of pairs in all galleries of a page: about 3 MB at 96 pixels."""
@@ -111,6 +111,15 @@ class Loss:
 
 
 @dataclass
+class Further:
+    """Scores on other inputs than the split."""
+
+    measured_on: str
+    table: Table
+    notes: list[str]
+
+
+@dataclass
 class Comparison:
     """Content of the whole page."""
 
@@ -119,6 +128,7 @@ class Comparison:
     sections: list[StudySection]
     transfers: list[Transfer] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
+    further: list[Further] = field(default_factory=list)
     set_sections: list[SetSection] = field(default_factory=list)
     published: Table | None = None
 
@@ -148,6 +158,7 @@ def compare(
         [_section(report, most) for report in ranked],
         [_transfer(number, matrix) for number, matrix in enumerate(matrices_of(evaluations), start=1)],
         _losses(evaluations),
+        list(_further(evaluations)),
         [_set_section(report, most) for report in sets],
         published_table(published) if published else None,
     )
@@ -194,6 +205,15 @@ def _losses(evaluations: Sequence[SetScores]) -> list[Loss]:
         ]
         losses.append(Loss(", ".join(found.measured_on), drawings))
     return losses
+
+
+def _further(evaluations: Sequence[SetScores]) -> Iterator[Further]:
+    names = names_of_sets(evaluations)
+    scores = [found for evaluation in evaluations for found in evaluation.further]
+    for number, found in enumerate(scores, start=1):
+        table = further_table(found, names=names, full_data=ALL_PAIRS)
+        measured_on = ", ".join(found.measured_on)
+        yield Further(measured_on, replace(table, name=f"{found.evaluation}_{number}"), found.notes)
 
 
 def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:

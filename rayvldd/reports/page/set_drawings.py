@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from rayvldd.records.set_scores import GroupRecall, SubjectKept
+from rayvldd.records.set_scores import ALL_PAIRS, GroupRecall, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
-from rayvldd.reports.page.transfer import ALL_PAIRS, TransferMatrix
+from rayvldd.reports.page.transfer import TransferMatrix
 from rayvldd.reports.table import Column
 
 _SERIES = (("distilled", BEST, "o"), ("random", STOPPED, "s"))

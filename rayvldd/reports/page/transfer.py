@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rayvldd.records.set_scores import EvaluatedBound, EvaluatedCoreset, EvaluatedSet, SetScores
+from rayvldd.records.set_scores import ALL_PAIRS, EvaluatedBound, EvaluatedCoreset, EvaluatedSet, SetScores
 from rayvldd.reports.page.baselines import names_of_sets
 from rayvldd.reports.table import Estimate
 
 Row = EvaluatedSet | EvaluatedCoreset | EvaluatedBound
-
-ALL_PAIRS = "all pairs"
-"""Name of the row of the full data."""
 
 
 @dataclass

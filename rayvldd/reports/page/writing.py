@@ -33,6 +33,7 @@ def write_comparison(comparison: Comparison, folder: Path, command: str, reload_
     tables, plots = folder / "tables", folder / "plots"
     common = [comparison.studies, comparison.published]
     common += [group.sets for group in comparison.groups] + [one.table for one in comparison.transfers]
+    common += [one.table for one in comparison.further]
     for table in filter(None, common):
         _write_table(table, tables)
     drawings = [group.drawing for group in comparison.groups] + [one.drawing for one in comparison.transfers]

@@ -246,7 +246,17 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
 
 @pytest.mark.timeout(600)
 def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
-    asked = ["--breakdown", "--reference", "--no-full-data", "--students", "1", "--split", "val", "--json"]
+    asked = [
+        "--breakdown",
+        "--robustness",
+        "--reference",
+        "--no-full-data",
+        "--students",
+        "1",
+        "--split",
+        "val",
+        "--json",
+    ]
     result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *asked)
     assert result.exit_code == 0, result.output
     found = last_object(result)
@@ -261,6 +271,14 @@ def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_pa
     assert {share["name"] for share in lost["subjects"][str(set_folder)]} >= {"female only", "male only", "neither"}
     assert {row["source"] for row in found["published"]} >= {"Wu et al.", "LoRS", "RepBlend", "MDM", "PTM-ST", "AMD"}
     assert "Published, not measured here" in result.stderr
+    (robust,) = found["further"]
+    cells = {(row["trained_on"], row["probe"]): row["mean"] for row in robust["scores"]}
+    stored = f"{set_folder}, stored as 8-bit PNG"
+    assert {name for name, _ in cells} == {str(set_folder), stored}
+    assert {probe for _, probe in cells} == {"as it is", "JPEG 75", "4 bits", "noise 0.01"}
+    assert cells[str(set_folder), "as it is"] == pytest.approx(recalls["mean_recall"])
+    assert [row["distilled_set"] for row in found["sets"]] == [str(set_folder)]
+    assert "stored as 8-bit PNG" in result.stderr
 
 
 @pytest.mark.timeout(600)
