@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.training.optimiser_steps import adam_step, sgd_step
+
 Tensors = dict[str, Float[Tensor, "..."]]
 
 _NORMALISED = 1e-3
@@ -46,8 +48,13 @@ class Sgd:
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
         """Update ``values`` in place; see ``OuterOptimiser``."""
-        groups = _groups(values, gradients, rates)
-        _step(torch.optim.SGD(groups, lr=0.0, momentum=self.momentum), list(gradients), self.state)
+        for name, gradient in gradients.items():
+            key = f"{name}.momentum_buffer"
+            velocity = sgd_step(
+                values[name].detach(), gradient.detach(), self.state.get(key), rates[name], self.momentum
+            )
+            if velocity is not None:
+                self.state[key] = velocity
 
 
 class NormalisedSgd(Sgd):
@@ -67,8 +74,12 @@ class Adam:
 
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
         """Update ``values`` in place; see ``OuterOptimiser``."""
-        groups = _groups(values, gradients, {name: _NORMALISED * rates[name] for name in gradients})
-        _step(torch.optim.Adam(groups, lr=0.0, betas=(self.momentum, 0.999)), list(gradients), self.state)
+        for name, gradient in gradients.items():
+            own_state = {key.rpartition(".")[2]: kept for key, kept in self.state.items() if _value_of(key) == name}
+            adam_step(
+                values[name].detach(), gradient.detach(), own_state, _NORMALISED * rates[name], beta1=self.momentum
+            )
+            self.state |= {f"{name}.{key}": kept for key, kept in own_state.items()}
 
 
 OUTER_OPTIMISERS: dict[str, Callable[[float], OuterOptimiser]] = {
@@ -84,22 +95,6 @@ def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return gradient * (_NORMALISED / size.clamp(min=torch.finfo(size.dtype).tiny))
 
 
-def _groups(values: Tensors, gradients: Tensors, rates: dict[str, float]) -> list[dict[str, list[Tensor] | float]]:
-    """Build one torch parameter group per tensor, as views, so that only the numbers of the caller's tensors change."""
-    groups: list[dict[str, list[Tensor] | float]] = []
-    for name, gradient in gradients.items():
-        moved = values[name].detach()
-        moved.grad = gradient.detach()
-        groups.append({"params": [moved], "lr": rates[name]})
-    return groups
-
-
-def _step(optimiser: torch.optim.Optimizer, names: list[str], state: Tensors) -> None:
-    """Run one step of a new torch optimiser with ``state``, and update ``state``."""
-    moved = [group["params"][0] for group in optimiser.param_groups]
-    for name, value in zip(names, moved, strict=True):
-        own_state = {key.rpartition(".")[2]: kept for key, kept in state.items() if key.rpartition(".")[0] == name}
-        optimiser.state[value] = own_state
-    optimiser.step()
-    for name, value in zip(names, moved, strict=True):
-        state |= {f"{name}.{key}": kept for key, kept in optimiser.state[value].items() if kept is not None}
+def _value_of(key: str) -> str:
+    """Return the name of the value that a tensor of a state belongs to."""
+    return key.rpartition(".")[0]

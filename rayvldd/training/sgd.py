@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.settings import LearningRateDecay
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.training.optimiser_steps import sgd_step
 
 
 class TrainingBatch(NamedTuple):
@@ -57,25 +57,25 @@ def decay_factor(decay: LearningRateDecay, step: int, num_steps: int | None) -> 
 
 
 class TwoSidedSgd:
-    """torch's SGD of an image side and a text side, each with a learning rate of its own that decays."""
+    """SGD of an image side and a text side, each with a learning rate of its own that decays."""
 
     def __init__(self, image: Float[Tensor, "..."], text: Float[Tensor, "..."], settings: SgdSettings) -> None:
         self._settings = settings
-        self._optimiser = torch.optim.SGD(
-            [{"params": [image], "lr": settings.lr_image}, {"params": [text], "lr": settings.lr_text}],
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        self._sides = (image, text)
+        self._velocities: list[Tensor | None] = [None, None]
 
     def step(self, number: int, loss: Float[Tensor, ""]) -> None:
         """Take the step with this number, counted from 0."""
         settings = self._settings
         factor = decay_factor(settings.decay, number, settings.num_steps)
-        for group, rate in zip(self._optimiser.param_groups, (settings.lr_image, settings.lr_text), strict=True):
-            group["lr"] = factor * rate
-        self._optimiser.zero_grad()
+        for side in self._sides:
+            side.grad = None
         loss.backward()
-        self._optimiser.step()
+        for index, (side, rate) in enumerate(zip(self._sides, (settings.lr_image, settings.lr_text), strict=True)):
+            if side.grad is not None:
+                self._velocities[index] = sgd_step(
+                    side, side.grad, self._velocities[index], factor * rate, settings.momentum, settings.weight_decay
+                )
 
 
 def train_on_batches(
