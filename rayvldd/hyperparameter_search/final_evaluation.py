@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rayvldd.config.metrics import FULL_DATA_MEAN_RECALL, MEAN_RECALL, RANDOM_MEAN_RECALL
+from rayvldd.config.metrics import FULL_DATA_MEAN_RECALL, RANDOM_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.coresets.selection import choose_coreset
@@ -16,20 +15,21 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.evaluation.intervals import nested_interval
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import mean_of
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice
+from rayvldd.records.study_choice import StudyTest
+from rayvldd.records.study_outcome import ScoresOnTest, SetOnTest
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.evaluation import StudentSpec, choose_rates, evaluate_in_parallel
 from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
-from rayvldd.storage.json_files import write_json_whole
 
 
 def evaluate_on_test(
     study: Study, best: Trial, folder: StudyFolder, cache: Path, display: ProgressDisplay, command: str
-) -> dict[str, Any]:
+) -> StudyTest:
     """Evaluate the sets of the chosen point on the test split, or return the result of an earlier evaluation.
 
     Every student of a distilled set and every random set has its own seed, and each random set is another sample. With
@@ -37,7 +37,7 @@ def evaluate_on_test(
     only the trial's own set is tested, it is over its students, and another distillation would vary more.
     """
     if folder.test.is_file():
-        return read_json(folder.test)
+        return StudyTest.read(folder.test)
     point = study.at(best.point)
     task = load_task(point.data, point.model, open_cache(cache), on_progress=display.progress)
     sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
@@ -59,10 +59,10 @@ def evaluate_on_test(
     display.done()
     found = iter(scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
-    tested = summary([list(islice(found, count)) for _ in sets], random, full, choice)
-    tested |= {"random_rate": rate.model_dump(mode="json"), "seeds": seeds, "num_pairs": len(sets[0])}
+    measured = summary([list(islice(found, count)) for _ in sets], random, full, choice, rate)
+    tested = StudyTest(num_pairs=len(sets[0]), seeds=list(seeds), scores=measured)
     folder.add_test_evaluation(command, len(sets), len(seeds))
-    write_json_whole(folder.test, tested)
+    tested.write(folder.test)
     return tested
 
 
@@ -71,7 +71,8 @@ def summary(
     random: Sequence[RetrievalMetrics],
     full: Sequence[RetrievalMetrics],
     choice: FullDataChoice,
-) -> dict[str, Any]:
+    rate: ChosenRate | None = None,
+) -> ScoresOnTest:
     """Summarise a test evaluation: means in percent, and the fraction of the full-data bound.
 
     Args:
@@ -79,11 +80,12 @@ def summary(
         random: One student for each sample of random pairs.
         full: Models trained on the full data.
         choice: Their recipe.
+        rate: Learning rate of students on random pairs, if it was chosen.
     """
     recalls = [[score.mean_recall for score in students] for students in distilled]
     students = [score for of_set in distilled for score in of_set]
     mean_recall, bound = float(np.mean(recalls)), mean_of(full).mean_recall
-    return {
+    values = {
         **mean_of(students).as_dict(),
         "interval": nested_interval(recalls),
         "interval_over": "sets" if len(recalls) > 1 else "students",
@@ -92,9 +94,9 @@ def summary(
         RANDOM_MEAN_RECALL: mean_of(random).mean_recall,
         FULL_DATA_MEAN_RECALL: bound,
         "num_full_data_models": len(full),
-        "full_data_recipe": choice.best.model_dump(mode="json"),
+        "full_data_recipe": choice.best,
         "share_of_full_data": mean_recall / bound if bound > 0 else 0.0,
-        "sets": [{MEAN_RECALL.name: float(np.mean(of_set)), "students": of_set} for of_set in recalls],
+        "sets": [SetOnTest(mean_recall=float(np.mean(of_set)), students=of_set) for of_set in recalls],
         "students": {
             "distilled": [recall for of_set in recalls for recall in of_set],
             "random": [score.mean_recall for score in random],
@@ -102,6 +104,7 @@ def summary(
         },
         "recalls": {name: mean_of(scores).as_dict() for name, scores in (("random", random), ("full_data", full))},
     }
+    return ScoresOnTest.model_validate(values | ({"random_rate": rate} if rate else {}))
 
 
 def _on_random_pairs(

@@ -9,12 +9,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rayvldd.config.domains import SettingValue
-from rayvldd.config.metrics import SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -24,14 +22,14 @@ from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
-from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.study_choice import FinalistScores
+from rayvldd.records.study_outcome import FinalistOutcome, FinalistSet
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.resources import resources_of_trials
-from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Tracker
 
 
@@ -58,9 +56,13 @@ class FinalistRun:
         """File of the outcome; it exists only once the set is complete."""
         return self.folder / "scores.json"
 
-    def scores(self) -> dict[str, Any]:
-        """Content of :attr:`record`: ``state``, and the validation recalls if it finished, else the ``reason``."""
-        return read_json(self.record)
+    def scores(self) -> FinalistScores:
+        """Content of :attr:`record`.
+
+        Raises:
+            StoreError: if it cannot be read.
+        """
+        return FinalistScores.read(self.record)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Finalist:
     @property
     def recalls(self) -> list[float]:
         """Validation recall of each finished set, the mean over its students."""
-        return [float(one.scores()[VAL_MEAN_RECALL]) for one in self.sets if VAL_MEAN_RECALL in one.scores()]
+        recalls = [one.scores().val_mean_recall for one in self.sets]
+        return [recall for recall in recalls if recall is not None]
 
     @property
     def val_mean_recall(self) -> float | None:
@@ -88,22 +91,22 @@ class Finalist:
 
     def made(self) -> list[FinalistRun]:
         """The finished sets, best on validation first; ties in order of their numbers."""
-        made = [one for one in self.sets if one.scores()["state"] == "finished"]
-        return sorted(made, key=lambda one: -one.scores()[VAL_MEAN_RECALL])
+        made = [(recall, one) for one in self.sets if (recall := one.scores().val_mean_recall) is not None]
+        return [one for _, one in sorted(made, key=lambda known: -known[0])]
 
-    def as_dict(self) -> dict[str, Any]:
+    def outcome(self) -> FinalistOutcome:
         """The finalist for the result."""
         best = self.trial.best
         assert best is not None
-        return {
-            "trial_id": self.trial.trial_id,
-            "config": self.trial.point,
-            SEARCH_VAL_MEAN_RECALL: best.recall,
-            VAL_MEAN_RECALL: self.val_mean_recall,
-            "choice_value": self.choice_value,
-            "val_interval": interval_if_enough(self.recalls),
-            "sets": [{"name": one.name, "seed": one.seed, **one.scores()} for one in self.sets],
-        }
+        return FinalistOutcome(
+            trial_id=self.trial.trial_id,
+            config=self.trial.point,
+            search_val_mean_recall=best.recall,
+            val_mean_recall=self.val_mean_recall,
+            choice_value=self.choice_value,
+            val_interval=interval_if_enough(self.recalls),
+            sets=[FinalistSet.of(one.name, one.seed, one.scores()) for one in self.sets],
+        )
 
 
 def finalists_of(study: Study, trials: Sequence[Trial], folder: Path) -> list[Finalist]:
@@ -167,10 +170,9 @@ def log_finalist(finalist: Finalist, tracker: Tracker) -> None:
     for one in finalist.sets:
         scores = one.scores()
         tracker.start_trial(one.name, one.point)
-        numbers = {name: value for name, value in scores.items() if name.startswith("val_")}
-        tracker.log_metrics(one.name, numbers, int(scores.get("outer_step", 0)))
-        tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores["reason"]} if not numbers else {})
-        tracker.end_trial(one.name, scores["state"], None, tags)
+        tracker.log_metrics(one.name, scores.numbers, scores.outer_step or 0)
+        tags = {"finalist": finalist.trial.trial_id} | ({"reason": scores.reason} if scores.reason else {})
+        tracker.end_trial(one.name, scores.state, None, tags)
 
 
 def line_of_finalist(finalist: Finalist) -> str:
@@ -202,19 +204,19 @@ class _FinalistJob:
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> None:
         try:
-            values = self._distil(task, note)
+            scores = self._distil(task, note)
         except DivergedError as error:
-            values = {"state": "failed", "reason": reason_of(error)}
+            scores = FinalistScores(state="failed", reason=reason_of(error))
         finally:
             release_memory()
-        write_json_whole(self.finalist_run.record, values)
+        scores.write(self.finalist_run.record)
         shutil.rmtree(self._checkpoint, ignore_errors=True)
 
     @property
     def _checkpoint(self) -> Path:
         return self.finalist_run.folder / "checkpoint"
 
-    def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> dict[str, Any]:
+    def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> FinalistScores:
         study = self.context.study.at(self.finalist_run.point)
         task = loaded if study.model == self.loaded else task_at(study, self.context.cache)
         trajectories = trajectories_of(study, task, self.context)
@@ -226,9 +228,11 @@ class _FinalistJob:
         seeds = student_seeds(study.seed, (self.finalist_run.number + 1) * count, StudentPurpose.FINALISTS)[-count:]
         scores = evaluate_pairs(task, best.pairs(task), task.val, study.evaluation, seeds)
         best.save(self.finalist_run.distilled_set)
-        return {
-            "state": "finished",
-            "outer_step": best.card["outer_step"],
-            **mean_of(scores).as_dict("val_"),
-            "students": [score.mean_recall for score in scores],
-        }
+        return FinalistScores.model_validate(
+            {
+                "state": "finished",
+                "outer_step": best.card["outer_step"],
+                **mean_of(scores).as_dict("val_"),
+                "students": [score.mean_recall for score in scores],
+            }
+        )

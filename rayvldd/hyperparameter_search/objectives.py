@@ -1,12 +1,12 @@
 """Objectives of a study: values of a trial, the Pareto front, and the choice of a set from it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rayvldd.config.domains import SettingValue, as_number
 from rayvldd.config.metrics import NUM_PAIRS, OBJECTIVES, SECONDS, VAL_MEAN_RECALL
 from rayvldd.config.study import Objective, Study
 from rayvldd.errors import RayvlddError
+from rayvldd.records.study_outcome import FrontRow
 from rayvldd.records.trial import Evaluation, Trial, best_first
 
 
@@ -61,10 +61,10 @@ def ranked(trials: Iterable[Trial], study: Study) -> list[Trial]:
     return sorted((trial for trial in pareto_front(trials, study) if _is_allowed(trial, study)), key=place)
 
 
-def row_of_front(trial: Trial, study: Study) -> dict[str, Any]:
+def row_of_front(trial: Trial, study: Study) -> FrontRow:
     """Table row of a trial of the front: name, settings and the value of every objective."""
     values = values_of_trial(trial, study) or {}
-    return {"trial_id": trial.trial_id, "config": trial.point, **{str(name): value for name, value in values.items()}}
+    return FrontRow.model_validate({"trial_id": trial.trial_id, "config": trial.point, **values})
 
 
 def line_of_front(trial: Trial, study: Study) -> str:

@@ -6,7 +6,7 @@ Each stage resumes its earlier work. A stage with nothing to do is skipped, e.g.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
@@ -34,13 +34,14 @@ from rayvldd.hyperparameter_search.preparation import (
     origins_of,
 )
 from rayvldd.hyperparameter_search.recorder import Illustrator, StudyRun
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
-from rayvldd.hyperparameter_search.transfer import known_points, lines_of
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.transfer import EarlierTrials, known_points, lines_of
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.tune_adapter import search
+from rayvldd.records.study_choice import StudyChoice
+from rayvldd.records.study_outcome import FinalistOutcome, FrontRow
 from rayvldd.records.trial import Trial
 from rayvldd.storage.atomic import copy_folder_whole
-from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
 
@@ -175,7 +176,7 @@ class Search(Stage):
         found, left_out = known_points(
             self._session.study, folder, lambda point: origins_of([sets.at(point)]).fingerprints
         )
-        for line in lines_of(read_json(folder.earlier_trials)["name"], found, left_out):
+        for line in lines_of(EarlierTrials.read(folder.earlier_trials).name, found, left_out):
             self._session.display.line(line)
         return found
 
@@ -234,15 +235,26 @@ class Finalists(Stage):
             best, place = winner.trial, winner.made()[0].distilled_set
             if self._session.illustrator:
                 self._session.illustrator.draw_set(place, self._session.sets.at(best.point).train)
-            choice = {"finalists": [one.as_dict() for one in finalists], "sets": [one.name for one in winner.made()]}
+            outcomes, sets = [one.outcome() for one in finalists], [one.name for one in winner.made()]
         else:
             best = self._candidates()[0]
-            place, choice = best.distilled_set, {"finalists": [], "sets": [best.trial_id]}
+            place, outcomes, sets = best.distilled_set, [], [best.trial_id]
         copy_folder_whole(place, self._session.folder.best)
-        assert best.best is not None  # as of every candidate
-        shown = {"outer_step": best.best.outer_step, **best.best.numbers()}
-        values = {"trial_id": best.trial_id, "point": best.point, "best": shown}
-        write_json_whole(self._session.folder.choice, {**values, **choice, **self._front()})
+        self._choice_of(best, outcomes, sets).write(self._session.folder.choice)
+
+    def _choice_of(self, trial: Trial, finalists: list[FinalistOutcome], sets: list[str]) -> StudyChoice:
+        """The record of a choice."""
+        best, front = trial.best, self._front()
+        assert best is not None  # as of every candidate
+        choice = StudyChoice(
+            trial_id=trial.trial_id,
+            point=trial.point,
+            outer_step=best.outer_step,
+            search_val_mean_recall=best.recall,
+            finalists=finalists,
+            sets=sets,
+        )
+        return choice.model_copy(update={"front": front}) if front else choice
 
     def _show(self, finalists: Sequence[Finalist]) -> None:
         """Display the finalists, and log their sets."""
@@ -250,12 +262,12 @@ class Finalists(Stage):
             self._session.display.line(line_of_finalist(finalist))
             log_finalist(finalist, self._session.tracker)
 
-    def _front(self) -> dict[str, list[dict[str, Any]]]:
+    def _front(self) -> list[FrontRow]:
         """The Pareto front of a study with several objectives; empty with one objective."""
         study, ended = self._session.study, self._session.ledger.ended
         if len(study.search.objectives) < 2:
-            return {}
-        return {"front": [row_of_front(trial, study) for trial in pareto_front(ended, study)]}
+            return []
+        return [row_of_front(trial, study) for trial in pareto_front(ended, study)]
 
 
 class FinalEvaluation(Stage):
@@ -295,7 +307,7 @@ def run_stages(session: StudySession) -> None:
 
 def _none_again(study: Study, finalists: Sequence[Finalist]) -> RayvlddError:
     sets = [one for finalist in finalists for one in finalist.sets]
-    reasons = [f"  {one.name}: {one.scores()['reason']}" for one in sets]
+    reasons = [f"  {one.name}: {one.scores().reason}" for one in sets]
     return RayvlddError(
         "\n".join([f"study {study.name}: none of its {len(finalists)} finalists could be distilled again:", *reasons]),
         next_command=f"the same command with --set search.num_finalists={2 * len(finalists)}, to distil more points, "

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -15,7 +14,9 @@ from rayvldd.config.study import Study, about
 from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you_mean
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.requests import Requests
-from rayvldd.records.json_values import JsonObject, list_at, number_at, text_at
+from rayvldd.records.json_values import JsonObject
+from rayvldd.records.study_choice import StudyChoice
+from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.storage.atomic import append_line, copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
@@ -106,12 +107,12 @@ class StudyFolder:
 
     def chosen_sets(self) -> list[Path]:
         """The tested sets: the best one, and those distilled at its point with other seeds."""
-        names = list_at(read_json(self.choice), "sets")
-        return [self.best, *(path_inside(self.finalists, str(name)) / "distilled_set" for name in names[1:])]
+        names = StudyChoice.read(self.choice).sets
+        return [self.best, *(path_inside(self.finalists, name) / "distilled_set" for name in names[1:])]
 
     def chosen_trial(self) -> str:
         """The id of the best trial, once it is chosen."""
-        return text_at(read_json(self.choice), "trial_id")
+        return StudyChoice.read(self.choice).trial_id
 
     def add_test_evaluation(self, command: str, num_sets: int, num_students: int) -> None:
         """Record a test evaluation, before its result is saved or printed."""
@@ -237,30 +238,31 @@ class StudyFolder:
         finally:
             seconds = self.seconds()
             seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 1)
-            write_json_whole(self._seconds, seconds)
+            StudySeconds(seconds=seconds).write(self._seconds)
 
     def add_command(self, command: str) -> None:
         """Record the command line of a session, in order; a repeated command is recorded once."""
         known = self.commands()
         if command not in known[-1:]:
-            write_json_whole(self._commands, {"commands": [*known, command]})
+            StudyCommands(commands=[*known, command]).write(self._commands)
 
     def commands(self) -> list[str]:
-        """The command lines that ran the study; empty for studies of earlier releases."""
-        return list(map(str, list_at(read_json(self._commands), "commands"))) if self._commands.is_file() else []
+        """The command lines that ran the study."""
+        return StudyCommands.read(self._commands).commands if self._commands.is_file() else []
 
     def note_unsent(self, tracker_uri: str, missing: Sequence[str]) -> None:
         """Record the writes that a tracker lacks at the study's end; without any, remove an earlier record."""
         if missing:
-            write_json_whole(self._unsent, {"tracking_uri": tracker_uri, "missing": list(missing)})
+            UnsentRecords(tracking_uri=tracker_uri, missing=list(missing)).write(self._unsent)
         else:
             self._unsent.unlink(missing_ok=True)
 
     def unsent(self, tracker_uri: str) -> tuple[str, ...]:
         """The writes that this tracker lacked when the study ended."""
-        values = read_json(self._unsent) if self._unsent.is_file() else {}
-        same = text_at(values, "tracking_uri") == tracker_uri
-        return tuple(map(str, list_at(values, "missing"))) if same else ()
+        if not self._unsent.is_file():
+            return ()
+        unsent = UnsentRecords.read(self._unsent)
+        return tuple(unsent.missing) if unsent.tracking_uri == tracker_uri else ()
 
     @property
     def _unsent(self) -> Path:
@@ -272,8 +274,7 @@ class StudyFolder:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, summed over all sessions."""
-        values = read_json(self._seconds) if self._seconds.is_file() else {}
-        return {phase: number_at(values, phase) for phase in values}
+        return dict(StudySeconds.read(self._seconds).seconds) if self._seconds.is_file() else {}
 
     @property
     def _seconds(self) -> Path:
@@ -313,7 +314,7 @@ def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
     return None
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> JsonObject:
     """Read a JSON object.
 
     Raises:

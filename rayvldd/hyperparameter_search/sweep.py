@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from rayvldd.config.metrics import SEARCH_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
@@ -23,11 +22,12 @@ from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.recorder import Illustrator
 from rayvldd.hyperparameter_search.sending import numbers_of, send_again
 from rayvldd.hyperparameter_search.stages import StudySession, run_stages
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials
 from rayvldd.randomness import sampler_seed
-from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.study_choice import StudyChoice, StudyTest
+from rayvldd.records.study_outcome import ChosenTrial, Seeds, StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
@@ -127,47 +127,50 @@ def _finish(session: StudySession, energy: Mapping[str, float], place: str) -> S
         energy: Energy that the machine used, as far as it was measured.
         place: Address of the tracker.
     """
-    best, tested = session.best, read_json(session.folder.test)
-    choice = {"finalists": [], **read_json(session.folder.choice)}
-    card = DistilledSet.load(session.folder.best).card
-    again = next((one for one in choice["finalists"] if one["trial_id"] == best.trial_id), choice["best"])
-    values = {
-        "study": session.study.name,
-        "protocol": session.study.at(best.point).model.protocol,
-        "num_pairs": tested["num_pairs"],
-        "trials": session.ledger.states(),
-        "best": {
-            "config": best.point,
-            VAL_MEAN_RECALL: again[VAL_MEAN_RECALL],
-            SEARCH_VAL_MEAN_RECALL: choice["best"][VAL_MEAN_RECALL],
-            "trial_id": best.trial_id,
-            "outer_step": int(card["outer_step"]),
-            "diagnostics": {name: card["metrics"][name] for name in DIAGNOSTICS if name in card["metrics"]},
-        },
-        **({"front": choice["front"]} if "front" in choice else {}),
-        "finalists": choice["finalists"],
-        "test": {name: value for name, value in tested.items() if name not in ("seeds", "num_pairs")},
-        "test_evaluations": session.folder.test_evaluations(),
-        "importance": importance_of_settings(session.ledger.ended, session.study.space.domains),
-        "importance_among_good": importance_among_good(session.ledger.ended, session.study.space.domains),
-        "distilled_set": str(session.folder.best),
-        "tracking_uri": session.tracker.uri,
-        "seconds": _with_total(session.folder.seconds()),
-        "seeds": {
-            "study": session.study.seed,
-            "sampler": sampler_seed(session.study.seed, 0),
-            "best_trial": best.seed,
-            "finalists": {one["name"]: one["seed"] for row in choice["finalists"] for one in row["sets"]},
-            "test_students": tested["seeds"],
-        },
-    }
-    result = StudyOutcome.model_validate(values, strict=False)
+    result = _assembled(session)
     _draw(session)
     result.write(session.folder.best / "result.json")
     session.tracker.end_study("finished", {**numbers_of(result), **energy}, session.folder.best)
     session.folder.note_unsent(place, session.tracker.missing)
     result.write(session.folder.result_file)  # last: with it the study is finished
     return result
+
+
+def _assembled(session: StudySession) -> StudyOutcome:
+    """The result of a study with all stages done, from the files of its folder."""
+    folder, study, best = session.folder, session.study, session.best
+    tested, choice = StudyTest.read(folder.test), StudyChoice.read(folder.choice)
+    card = DistilledSet.load(folder.best).card
+    result = StudyOutcome(
+        study=study.name,
+        protocol=study.at(best.point).model.protocol,
+        num_pairs=tested.num_pairs,
+        trials=session.ledger.states(),
+        best=ChosenTrial(
+            trial_id=best.trial_id,
+            config=best.point,
+            outer_step=int(card["outer_step"]),
+            val_mean_recall=choice.val_mean_recall,
+            search_val_mean_recall=choice.search_val_mean_recall,
+            diagnostics={name: card["metrics"][name] for name in DIAGNOSTICS if name in card["metrics"]},
+        ),
+        finalists=choice.finalists,
+        test=tested.scores,
+        test_evaluations=folder.test_evaluations(),
+        importance=importance_of_settings(session.ledger.ended, study.space.domains),
+        importance_among_good=importance_among_good(session.ledger.ended, study.space.domains),
+        distilled_set=str(folder.best),
+        tracking_uri=session.tracker.uri,
+        seconds=_with_total(folder.seconds()),
+        seeds=Seeds(
+            study=study.seed,
+            sampler=sampler_seed(study.seed, 0),
+            best_trial=best.seed,
+            finalists={one.name: one.seed for row in choice.finalists for one in row.sets},
+            test_students=tested.seeds,
+        ),
+    )
+    return result.model_copy(update={"front": choice.front}) if choice.front else result
 
 
 def _draw(session: StudySession) -> None:

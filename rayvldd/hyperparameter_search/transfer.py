@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from pydantic import JsonValue, ValidationError
 
@@ -19,9 +19,9 @@ from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
 from rayvldd.errors import ConfigError, Fault, without_next_command
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.form import Record
 from rayvldd.records.trial import Ended, Evaluation, Trial
-from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import EarlierTrial
 
 _SECTIONS = sections_where(lambda info: info.in_point)
@@ -38,6 +38,18 @@ class WarmStart:
     """Reads its trials; called once, when the study begins."""
 
 
+class EarlierTrials(Record):
+    """The earlier trials of a study with a warm start, ``earlier_trials.json``."""
+
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = "the earlier trials of a study"
+    remedy: ClassVar[str] = "move {file} away and repeat the command: with --warm-start the trials are read again"
+
+    name: str
+    """The experiment or study."""
+    trials: list[EarlierTrial]
+
+
 def keep_earlier_trials(study: Study, folder: StudyFolder, warm_start: WarmStart | None) -> None:
     """Save the earlier trials in the study's folder, so that a resumed study uses the same ones without a server.
 
@@ -48,14 +60,14 @@ def keep_earlier_trials(study: Study, folder: StudyFolder, warm_start: WarmStart
     if warm_start is None:
         return
     if folder.earlier_trials.is_file():
-        before = read_json(folder.earlier_trials)["name"]
+        before = EarlierTrials.read(folder.earlier_trials).name
         if before != warm_start.name:
             fault = Fault("--warm-start", f"got {warm_start.name!r}; the study began with {before!r}", before)
             raise ConfigError([fault], next_command=f"the same command with --warm-start {before}")
         return
     own = f"{study.name}/"
-    trials = [vars(trial) for trial in warm_start.fetch() if not trial.name.startswith(own)]
-    write_json_whole(folder.earlier_trials, {"name": warm_start.name, "trials": trials})
+    trials = [trial for trial in warm_start.fetch() if not trial.name.startswith(own)]
+    EarlierTrials(name=warm_start.name, trials=trials).write(folder.earlier_trials)
 
 
 def known_points(
@@ -74,8 +86,7 @@ def known_points(
     if not folder.earlier_trials.is_file():
         return [], {}
     found, left_out = [], {}
-    for values in read_json(folder.earlier_trials)["trials"]:
-        trial = EarlierTrial(**values)
+    for trial in EarlierTrials.read(folder.earlier_trials).trials:
         reason, point = _fit(trial, study, fingerprints)
         if reason:
             left_out[trial.name] = reason

@@ -37,6 +37,7 @@ from rayvldd.hyperparameter_search.trial_report import (
     Reporter,
 )
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.json_values import JsonObject, number_at, object_at
 from rayvldd.records.set_card import CARD
 from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.tracking.machine_use import PeakMemory
@@ -147,13 +148,19 @@ def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: Tria
     # An interrupted trial may have saved its best set without reporting it. The driver ignores known evaluations.
     saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None
     if saved:
-        yield EvaluationReport(saved["outer_step"], saved["metrics"])
+        yield _report_of(saved, int(number_at(saved, "outer_step")))
     finished = True
     for evaluation in distill(study, task, trajectories, seed, checkpoint):
         finished = False
         yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing is left to do: the last evaluation is lost if it was not the best
-        yield EvaluationReport(study.distillation.outer_steps, saved["metrics"])
+        yield _report_of(saved, study.distillation.outer_steps)
+
+
+def _report_of(card: JsonObject, outer_step: int) -> EvaluationReport:
+    """The evaluation of a saved set, from its card."""
+    metrics = object_at(card, "metrics")
+    return EvaluationReport(outer_step, {name: number_at(metrics, name) for name in metrics})
 
 
 def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:

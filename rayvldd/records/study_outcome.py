@@ -1,8 +1,8 @@
 """The outcome of a finished study: ``result.json``, and the object of ``rayvldd sweep --json``."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.records.coreset_rate import ChosenRate
@@ -28,15 +28,63 @@ class ChosenTrial(Values):
     """Diagnostics of the chosen set by name, e.g. the concentration of its images."""
 
 
-class FinalistSet(Values):
-    """One set that a finalist's point made of another seed; its recalls on validation stand beside these fields."""
+class FrontRow(Values):
+    """A trial of the Pareto front. The values of the study's objectives, by name, are beside these fields."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    trial_id: str
+    config: dict[str, SettingValue]
+    """The searched settings by dotted key."""
+
+
+class _NamedSet(Values):
+    """Name and seed of a set of a finalist."""
 
     name: str
     seed: int
-    state: str
-    """``finished`` or ``failed``."""
+
+
+class SetOnValidation(Values):
+    """How a distillation at a finalist's point ended; recalls in percent, means over students."""
+
+    state: Literal["finished", "failed"]
+    reason: str | None = None
+    """Of a failed one: why, for the user."""
+    outer_step: int | None = None
+    """The outer step of the best set."""
+    val_image_to_text_r1: float | None = None
+    val_image_to_text_r5: float | None = None
+    val_image_to_text_r10: float | None = None
+    val_text_to_image_r1: float | None = None
+    val_text_to_image_r5: float | None = None
+    val_text_to_image_r10: float | None = None
+    val_mean_recall: float | None = None
+    students: list[float] | None = None
+    """Mean recalls of the single students."""
+
+    @model_validator(mode="after")
+    def _has_what_its_state_requires(self) -> Self:
+        if self.state == "finished" and self.val_mean_recall is None:
+            raise ValueError("a finished set has no val_mean_recall")
+        if self.state == "failed" and self.reason is None:
+            raise ValueError("a failed set has no reason")
+        return self
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The recalls on validation by name, for trackers."""
+        return {name: value for name, value in self if name.startswith("val_") and isinstance(value, int | float)}
+
+
+class FinalistSet(SetOnValidation, _NamedSet):
+    """One set that a finalist's point made of another seed."""
+
+    @classmethod
+    def of(cls, name: str, seed: int, scores: SetOnValidation) -> Self:
+        """The row of a set with these scores."""
+        return cls.model_validate({"name": name, "seed": seed, **scores.model_dump()})
 
 
 class FinalistOutcome(Values):
@@ -133,7 +181,7 @@ class StudyOutcome(Record):
     trials: dict[str, int]
     """Number of trials by state."""
     best: ChosenTrial
-    front: list[dict[str, SettingValue | dict[str, SettingValue]]] | None = None
+    front: list[FrontRow] | None = None
     """The Pareto front of a study with several objectives."""
     finalists: list[FinalistOutcome] = Field(default_factory=list)
     test: ScoresOnTest

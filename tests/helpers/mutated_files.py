@@ -22,6 +22,7 @@ from PIL import Image
 
 from helpers.paths import ROOT
 from rayvldd.errors import RayvlddError
+from rayvldd.records.form import Record
 
 SLOW_S = 10.0
 """A loader that takes longer than this for a small file is a failure."""
@@ -364,17 +365,39 @@ def _result_files(folder: Path) -> list[str]:
     _set_files(root / "best")
     (root / "study.json").write_text(json.dumps(Study.model_validate(TINY_STUDY).model_dump(mode="json")))
     (root / "result.json").write_text(json.dumps(result))
-    (root / "commands.json").write_text(json.dumps({"commands": ["rayvldd sweep tiny.yaml"]}))
-    (root / "seconds.json").write_text(json.dumps({"prepare": 1.5, "search": 20.0}))
-    (root / "choice.json").write_text(json.dumps({"trial_id": "trial_000", "sets": ["best", "trial_000_1"]}))
-    names = ("result.json", "study.json", "commands.json", "seconds.json", "choice.json")
-    return [f"studies/tiny/{name}" for name in names]
+    return [f"studies/tiny/{name}" for name in ("result.json", "study.json", *_small_files(root, test))]
+
+
+def _small_files(root: Path, test: Mapping[str, Any]) -> list[str]:
+    """Write the records that a study keeps beside its result."""
+    from rayvldd.hyperparameter_search.transfer import EarlierTrials
+    from rayvldd.records.study_choice import StudyChoice, StudyTest
+    from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
+    from rayvldd.records.study_outcome import ScoresOnTest
+    from rayvldd.tracking.protocol import EarlierTrial
+
+    choice = {"trial_id": "trial_000", "point": {"distillation.lr_image": 10.0}, "outer_step": 2, "finalists": []}
+    choice |= {"search_val_mean_recall": 7.0, "sets": ["best", "trial_000_1"]}
+    earlier = EarlierTrial("old/trial_000", {"distillation.lr_image": "3"}, {"data": "0"}, "finished", 3.0)
+    records: dict[str, Record] = {
+        "commands.json": StudyCommands(commands=["rayvldd sweep tiny.yaml"]),
+        "seconds.json": StudySeconds(seconds={"prepare": 1.5, "search": 20.0}),
+        "choice.json": StudyChoice.model_validate(choice),
+        "test.json": StudyTest(num_pairs=4, seeds=[1, 2], scores=ScoresOnTest.model_validate(test, strict=False)),
+        "earlier_trials.json": EarlierTrials(name="old", trials=[earlier]),
+        "unsent.json": UnsentRecords(tracking_uri="none", missing=["a picture"]),
+    }
+    for name, record in records.items():
+        record.write(root / name)
+    return list(records)
 
 
 def _read_results(folder: Path, name: str) -> None:
     from helpers.studies import TINY_STUDY
     from rayvldd.config.study import Study
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
+    from rayvldd.hyperparameter_search.transfer import EarlierTrials
+    from rayvldd.records.study_choice import StudyTest
     from rayvldd.reports.page.study_report import read_study
     from rayvldd.reports.tables import comparison_table, finalists_table, importance_line, result_table, trust_of
 
@@ -388,6 +411,9 @@ def _read_results(folder: Path, name: str) -> None:
     study_folder.seconds()
     study_folder.chosen_sets()
     study_folder.chosen_trial()
+    study_folder.unsent("none")
+    StudyTest.read(study_folder.test)
+    EarlierTrials.read(study_folder.earlier_trials)
     result = study_folder.result()
     if result is not None:
         trust_of(result)

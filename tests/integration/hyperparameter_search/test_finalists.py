@@ -34,12 +34,12 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.study_choice import FinalistScores
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.reports.renderers import as_terminal
 from rayvldd.reports.tables import finalists_table, importance_line, trust_of
 from rayvldd.storage.folder import FolderStorage
-from rayvldd.storage.json_files import write_json_whole
 
 SPACE = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True}}
 
@@ -74,7 +74,9 @@ def write_scores(finalist: Finalist, recalls: list[float | None]) -> None:
     """Let the finalist's sets have these recalls; None for one that diverged."""
     for one, recall in zip(finalist.sets, recalls, strict=True):
         made = {"state": "finished", "outer_step": 4, "val_mean_recall": recall, "students": [recall]}
-        write_json_whole(one.record, {"state": "failed", "reason": "diverged"} if recall is None else made)
+        FinalistScores.model_validate({"state": "failed", "reason": "diverged"} if recall is None else made).write(
+            one.record
+        )
 
 
 # --- selection and comparison -------------------------------------------------------------------------------------
@@ -102,11 +104,19 @@ def test_the_mean_over_fresh_sets_chooses(two: list[Finalist]) -> None:
     winner = winner_of(two)
     assert winner is steady, "the trial with the higher recall in the search was the luckier one"
     assert [one.number for one in steady.made()] == [1, 2, 0]
-    values = steady.as_dict()
-    assert values["val_mean_recall"] == pytest.approx(7.0) and values["search_val_mean_recall"] == 7.0
-    assert tuple(values["val_interval"]) == recall_interval([6.0, 8.0, 7.0])
+    values = steady.outcome()
+    assert values.val_mean_recall == pytest.approx(7.0) and values.search_val_mean_recall == 7.0
+    assert values.val_interval == recall_interval([6.0, 8.0, 7.0])
     assert line_of_finalist(lucky).startswith("trial_001  val mean recall  9.00 in the search,  5.00 again (")
-    json.dumps(values)
+    written = values.model_dump(mode="json")["sets"][0]
+    assert written == {
+        "name": "trial_002_again_0",
+        "seed": steady.sets[0].seed,
+        "state": "finished",
+        "outer_step": 4,
+        "val_mean_recall": 6.0,
+        "students": [6.0],
+    }
 
 
 def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study) -> None:
@@ -115,9 +125,9 @@ def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study
     write_scores(steady, [7.0, 7.0, 7.0])
     assert fragile.choice_value == pytest.approx(6.0) and winner_of(two) is steady
     assert len(fragile.made()) == 2 and line_of_finalist(fragile).endswith("9.00 again (2 sets, 1 failed)")
-    values = fragile.as_dict()
-    assert values["val_mean_recall"] == 9.0, "the failed set is counted apart"
-    assert values["val_interval"] is None, "two sets are too few for an interval"
+    values = fragile.outcome()
+    assert values.val_mean_recall == 9.0 and values.num_failed == 1, "the failed set is counted apart"
+    assert values.val_interval is None, "two sets are too few for an interval"
     for finalist in two:
         write_scores(finalist, [None, None, None])
     assert winner_of(two) is None
@@ -158,7 +168,7 @@ def test_the_end_of_a_sweep_states_the_basis_of_its_result(two: list[Finalist]) 
         "study": "two",
         "num_pairs": 4,
         "trials": {"finished": 2},
-        "finalists": [finalist.as_dict() for finalist in two],
+        "finalists": [finalist.outcome() for finalist in two],
         "best": {"trial_id": "trial_002", "config": {}, "outer_step": 1, "val_mean_recall": 7.0},
         "test": tested,
         "test_evaluations": 1,
@@ -216,7 +226,7 @@ def test_an_interrupted_set_resumes_and_finished_ones_are_not_repeated(
     rerun_finalists(two, job, QUIET)
     assert done == [f"trial_00{trial}_again_{number}" for number in range(3) for trial in (1, 2)]
     whole = {one.name: one.scores() for finalist in two for one in finalist.sets}
-    assert len({json.dumps(scores["students"]) for scores in whole.values()}) > 1
+    assert len({json.dumps(scores.students) for scores in whole.values()}) > 1
     done.clear()
     rerun_finalists(two, job, QUIET)
     assert not done
@@ -257,7 +267,7 @@ def test_every_set_is_scored_by_students_of_its_own(
     assert len(used_seeds) == 3 * 2 and len({*used_seeds, *of_trials, *of_test}) == 6 + 18
     one = two[0].sets[0]
     assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
-    assert one.scores()["val_mean_recall"] == pytest.approx(sum(one.scores()["students"]) / 2)
+    assert one.scores().val_mean_recall == pytest.approx(sum(one.scores().students or []) / 2)
 
 
 def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
@@ -269,7 +279,7 @@ def test_a_distillation_that_diverges_again_is_entered_with_its_reason(
     monkeypatch.setattr(module, "distill", diverge)
     in_this_process(monkeypatch, task, lambda step: None)
     rerun_finalists(two, job, QUIET)
-    assert two[0].sets[0].scores() == {"state": "failed", "reason": "distillation diverged at outer step 1"}
+    assert two[0].sets[0].scores() == FinalistScores(state="failed", reason="distillation diverged at outer step 1")
 
 
 # --- the folder of a study ----------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_the_front_has_the_trials_that_are_not_dominated(tiny_study: Study) -> N
     assert names(pareto_front([], study)) == []
     one = study_for(tiny_study, objectives=["val_mean_recall"])
     assert names(pareto_front(TRIALS, one)) == [0]
-    assert row_of_front(TRIALS[1], study) == {
+    assert row_of_front(TRIALS[1], study).model_dump() == {
         "trial_id": "trial_001",
         "config": {"distillation.num_pairs": 10},
         "val_mean_recall": 15.0,

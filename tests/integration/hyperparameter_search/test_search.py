@@ -56,6 +56,7 @@ from rayvldd.hyperparameter_search.trial import run_trial as run_one
 from rayvldd.hyperparameter_search.trial_log import LOG
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.records.json_values import value_at
 from rayvldd.records.study_outcome import StudyOutcome
@@ -848,18 +849,19 @@ def test_the_summary_of_a_test() -> None:
         for place, recipe in enumerate(recipes_of(EvaluationSettings())[:2])
     )
     choice = FullDataChoice(key="", tried=tried)
-    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)], choice)
-    assert found["full_data_recipe"] == {**tried[1].model_dump(), "num_recipes": 2}
-    assert found["mean_recall"] == pytest.approx(16) and found["text_to_image_r10"] == pytest.approx(16)
-    assert found["random_mean_recall"] == pytest.approx(6) and found["full_data_mean_recall"] == pytest.approx(20)
-    assert found["share_of_full_data"] == pytest.approx(0.8) and found["num_students"] == 2
-    assert found["interval"] is None and found["interval_over"] == "students", "two students are too few"
+    rate = ChosenRate(learning_rate=0.1, val_mean_recall=5.0, num_rates=3)
+    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)], choice, rate)
+    assert found.random_rate == rate and found.full_data_recipe == choice.best
+    assert found.mean_recall == pytest.approx(16) and found.text_to_image_r10 == pytest.approx(16)
+    assert found.random_mean_recall == pytest.approx(6) and found.full_data_mean_recall == pytest.approx(20)
+    assert found.share_of_full_data == pytest.approx(0.8) and found.num_students == 2
+    assert found.interval is None and found.interval_over == "students", "two students are too few"
     sets = [[student(15.0), student(17.0)], [student(21.0), student(19.0)], [student(18.0), student(18.0)]]
     several = summary(sets, [student(5.0)], [student(20.0)], choice)
-    assert several["mean_recall"] == pytest.approx(18)
-    assert tuple(several["interval"]) == recall_interval([16.0, 20.0, 18.0]) and several["interval_over"] == "sets"
-    assert (several["num_sets"], several["num_students"]) == (3, 2)
-    assert [of_set["mean_recall"] for of_set in several["sets"]] == pytest.approx([16.0, 20.0, 18.0])
+    assert several.mean_recall == pytest.approx(18)
+    assert several.interval == recall_interval([16.0, 20.0, 18.0]) and several.interval_over == "sets"
+    assert (several.num_sets, several.num_students) == (3, 2)
+    assert [of_set.mean_recall for of_set in several.sets] == pytest.approx([16.0, 20.0, 18.0])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7500, "2 h 05 min")])

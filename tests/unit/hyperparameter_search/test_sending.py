@@ -13,6 +13,7 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError
 from rayvldd.hyperparameter_search.sending import send_again
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.study_choice import FinalistScores
 from rayvldd.records.trial import Trial
 from rayvldd.tracking.folder_tracker import FolderTracker
 
@@ -82,15 +83,18 @@ def test_a_tracker_that_still_refuses_does_not_hide_the_result(folder: StudyFold
 
 
 def test_finalists_and_the_course_of_the_best_recall_are_sent_too(folder: StudyFolder, tmp_path: Path) -> None:
-    scores = {"state": "finished", "outer_step": 2, "val_mean_recall": 6.5}
+    scores = FinalistScores(state="finished", outer_step=2, val_mean_recall=6.5)
     for number in range(2):
         place = folder.finalists / f"trial_001_again_{number}"
-        place.mkdir(parents=True)
-        (place / "scores.json").write_text(json.dumps(scores))
+        scores.write(place / "scores.json")
     result = folder.result()
     assert result is not None
     row = {"trial_id": "trial_001", "config": {}, "search_val_mean_recall": 7.0, "val_mean_recall": 6.5}
-    row |= {"choice_value": 6.5, "val_interval": None, "sets": [{"name": "trial_001_again_0", "seed": 1, **scores}]}
+    row |= {
+        "choice_value": 6.5,
+        "val_interval": None,
+        "sets": [{"name": "trial_001_again_0", "seed": 1, **scores.model_dump()}],
+    }
     result = type(result).model_validate({**result.as_json(), "finalists": [row]}, strict=False)
     study = Study.model_validate(TINY_STUDY).override({"search.finalist_seeds": 2})
     tracker = Refusing(tmp_path / "records")
