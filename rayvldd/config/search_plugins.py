@@ -145,6 +145,7 @@ SAMPLERS = Registry(
     SamplerDeclaration,
     (
         SamplerDeclaration("tpe", f"{_OPTUNA}:make_tpe"),
+        SamplerDeclaration("curves", f"{_OPTUNA}:make_curves"),
         SamplerDeclaration("gp", f"{_OPTUNA}:make_gp", models_conditions=False),
         SamplerDeclaration(
             "cmaes",

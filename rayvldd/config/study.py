@@ -86,8 +86,9 @@ class SearchSettings(Settings):
     """Choice of a set from the front; may change until a set is chosen."""
     sampler: str = "tpe"
     """Optuna sampler that proposes the next point. ``tpe``: multivariate tree-structured Parzen estimator, with a
-    separate model for each branch of conditional settings; ``gp``: Gaussian process; ``cmaes``: CMA-ES, for numeric
-    settings only; ``qmc``: Sobol sequence; ``random``."""
+    separate model for each branch of conditional settings; ``curves``: Gaussian process over point and outer step,
+    fitted to every evaluation of all trials, which predicts the recall of each proposal; ``gp``: Gaussian process over
+    final recalls; ``cmaes``: CMA-ES, for numeric settings only; ``qmc``: Sobol sequence; ``random``."""
     scheduler: str = "asha"
     """Rule that stops poor trials early. ``asha``: asynchronous successive halving; ``hyperband``: several brackets of
     it, with different grace periods; ``median``: stops trials below the median of the others; ``none``: stops no
@@ -96,7 +97,8 @@ class SearchSettings(Settings):
     """Number of trials; fewer run if the space has fewer points and trials share their seed."""
     num_start_trials: int | None = setting(None, ge=1, unit="trials")
     """Trials, including the initial points, before ``tpe``, ``gp`` and ``cmaes`` use their models; until then points
-    are sampled at random. Default: a fifth of ``num_trials``, at least 3 and at most 10."""
+    are sampled at random. ``curves`` counts trials with an evaluation, running ones included. Default: a fifth of
+    ``num_trials``, at least 3 and at most 10."""
     max_concurrent: int = setting(2, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
     """Maximum number of concurrent trials, if the resources allow it."""
     time_budget_s: float | None = setting(None, gt=0, unit="seconds", may_change=MayChange.UNTIL_FINISHED)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.errors import StoreError, without_next_command
-from rayvldd.records.trial import RECORD, Ended, Evaluation, Trial, best_of, trial_id_of
+from rayvldd.records.trial import RECORD, Ended, Evaluation, Prediction, Trial, best_of, trial_id_of
 
 
 class Ledger:
@@ -49,12 +49,19 @@ class Ledger:
             counts[trial.state] = counts.get(trial.state, 0) + 1
         return counts
 
-    def start(self, number: int, seed: int, point: Mapping[str, SettingValue], is_requested: bool = False) -> Trial:
+    def start(
+        self,
+        number: int,
+        seed: int,
+        point: Mapping[str, SettingValue],
+        is_requested: bool = False,
+        prediction: Prediction | None = None,
+    ) -> Trial:
         """Add a trial, or return the existing trial with this number."""
         trial_id = trial_id_of(number)
         if trial_id not in self.trials:
             folder = self.folder / trial_id
-            trial = Trial(trial_id, number, seed, dict(point), folder, is_requested=is_requested)
+            trial = Trial(trial_id, number, seed, dict(point), folder, is_requested=is_requested, prediction=prediction)
             self.trials[trial_id] = trial
             trial.write()
         return self.trials[trial_id]

@@ -5,17 +5,19 @@ study from the records.
 """
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import optuna
 from optuna.study import StudyDirection
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue, as_number
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.curves_sampler import OUTER_STEPS, CurvesSampler
 from rayvldd.hyperparameter_search.objectives import values_of
 from rayvldd.hyperparameter_search.optuna_trials import (
+    FAILED,
     as_optuna_trial,
     directions_of,
     intermediate_values,
@@ -25,7 +27,7 @@ from rayvldd.hyperparameter_search.optuna_trials import (
 )
 from rayvldd.hyperparameter_search.strategy import Sampler, next_number
 from rayvldd.randomness import sampler_seed
-from rayvldd.records.trial import Evaluation, Trial
+from rayvldd.records.trial import Evaluation, Prediction, Trial
 
 
 class OptunaSampler:
@@ -42,6 +44,8 @@ class OptunaSampler:
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space.
         ranks_pruned: Whether the sampler ranks pruned trials below the others; if not, it does not look at them.
+        raw: Whether it gets the recalls of each evaluation as intermediate values, not the best so far.
+        predict: What the sampler's model predicts at a point, after a proposal.
     """
 
     def __init__(
@@ -52,9 +56,12 @@ class OptunaSampler:
         earlier: Sequence[Trial],
         *,
         ranks_pruned: bool = True,
+        raw: bool = False,
+        predict: Callable[[Mapping[str, SettingValue]], Prediction | None] = lambda point: None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study, self._space, self._ranks_pruned = study, study.space, ranks_pruned
+        self._study, self._space, self._ranks_pruned, self._raw = study, study.space, ranks_pruned, raw
+        self._predict = predict
         self._optuna = optuna.create_study(
             storage=optuna.storages.InMemoryStorage(),
             sampler=sampler,
@@ -64,9 +71,10 @@ class OptunaSampler:
         ended = sorted((trial for trial in known if trial.state != "running"), key=lambda trial: trial.number)
         for trial in [*earlier, *ended]:
             if not trial.process_died:
-                self._optuna.add_trial(as_optuna_trial(trial, study, self._values_of(trial)))
+                self._optuna.add_trial(as_optuna_trial(trial, study, self._values_of(trial), raw=raw))
         self._open: dict[str, optuna.trial.Trial] = {}
         """Proposed trials that had not ended when the history was last read."""
+        self._predictions: dict[str, Prediction | None] = {}
         self._last_steps: dict[str, int] = {}
         """Last outer step of each open trial that was reported to Optuna."""
 
@@ -78,7 +86,13 @@ class OptunaSampler:
         if given:
             self._optuna.enqueue_trial({key: optuna_value(value) for key, value in given.items()})
         self._open[trial_id] = trial = self._optuna.ask()
-        return suggest(trial, self._space)
+        point = suggest(trial, self._space)
+        self._predictions[trial_id] = self._predict(point)
+        return point
+
+    def prediction(self, trial_id: str) -> Prediction | None:
+        """The recall that the sampler predicted when it proposed a trial; None if it has no model, or not yet."""
+        return self._predictions.get(trial_id)
 
     def repeated(self, trial_id: str, earlier: Trial | None) -> None:
         """Add the outcome of the trial at the same point, once more; of one that has not ended there is none."""
@@ -106,13 +120,15 @@ class OptunaSampler:
 
     def _report(self, optuna_trial: optuna.trial.Trial, trial: Trial, last_step: int) -> None:
         """Report the evaluations after an outer step."""
-        for step, value in intermediate_values(trial, self._study).items():
+        for step, value in intermediate_values(trial, self._study, raw=self._raw).items():
             if step > last_step:
                 optuna_trial.report(value, step)
 
     def _end(self, optuna_trial: optuna.trial.Trial, trial: Trial) -> None:
         """Report how a trial ended."""
         states, values = optuna.trial.TrialState, self._values_of(trial)
+        if trial.state == "failed":
+            optuna_trial.set_user_attr(FAILED, True)
         if trial.process_died:
             self._optuna.tell(optuna_trial, state=states.FAIL)  # which samplers ignore
         else:
@@ -199,6 +215,18 @@ def make_qmc(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -
     return _made(make, study, known, earlier)
 
 
+def make_curves(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
+    """A model of the learning curves of all trials."""
+    sampler = CurvesSampler(
+        study.space,
+        lambda point: int(as_number(point.get(OUTER_STEPS, study.distillation.outer_steps))),
+        study.largest(OUTER_STEPS),
+        seed=study.seed,
+        num_start_trials=_start_trials(study),
+    )
+    return OptunaSampler(study, sampler, known, earlier, raw=True, predict=sampler.predicted)
+
+
 def _made(
     make: Callable[[int, int], optuna.samplers.BaseSampler],
     study: Study,
@@ -207,14 +235,17 @@ def _made(
     *,
     ranks_pruned: bool = True,
 ) -> OptunaSampler:
-    """The sampler, with a seed that depends on the number of known trials.
-
-    Samplers use their models earlier than after ten trials, Optuna's default (``search.num_start_trials``), because
-    studies are small and begin with published settings.
-    """
-    starts = study.search.num_start_trials or min(10, max(3, round(study.search.num_trials / 5)))
+    """The sampler, with a seed that depends on the number of known trials."""
     with warnings.catch_warnings():
         # Optuna marks options that it may still rename; the version range of the package protects against that.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = make(sampler_seed(study.seed, next_number(known)), starts)
+        sampler = make(sampler_seed(study.seed, next_number(known)), _start_trials(study))
     return OptunaSampler(study, sampler, known, earlier, ranks_pruned=ranks_pruned)
+
+
+def _start_trials(study: Study) -> int:
+    """Trials before a sampler uses its model (``search.num_start_trials``).
+
+    By default fewer than ten, Optuna's default, because studies are small and begin with published settings.
+    """
+    return study.search.num_start_trials or min(10, max(3, round(study.search.num_trials / 5)))

@@ -35,6 +35,9 @@ from rayvldd.records.trial import Trial
 OptunaValue = Plain | None
 """A value of a categorical setting in Optuna."""
 
+FAILED = "failed"
+"""User attribute of trials that diverged: their state is that of others that have no value."""
+
 FEWEST_TRIALS = 20
 """Minimum number of trials for importances: with eight, two runs of one study named different settings."""
 
@@ -107,11 +110,23 @@ def _importances(
         return optuna.importance.get_param_importances(history, evaluator=make_evaluator())
 
 
-def as_optuna_trial(trial: Trial, study: Study, values: Sequence[float] | None) -> optuna.trial.FrozenTrial:
-    """Convert an ended trial; without values it is pruned."""
+def as_optuna_trial(
+    trial: Trial, study: Study, values: Sequence[float] | None, *, raw: bool = False
+) -> optuna.trial.FrozenTrial:
+    """Convert an ended trial; without values it is pruned.
+
+    Args:
+        trial: An ended trial.
+        study: Search space and objectives.
+        values: Its values by objective.
+        raw: Whether the intermediate values are the recalls of each evaluation, not the best so far.
+    """
     drawn = study.space.drawn
     point = {key: value for key, value in trial.point.items() if key in drawn}
-    return _with_values(point, drawn, values, intermediate_values(trial, study))
+    found = _with_values(point, drawn, values, intermediate_values(trial, study, raw=raw))
+    if trial.state == "failed":
+        found.set_user_attr(FAILED, True)
+    return found
 
 
 def optuna_values(trial: Trial, study: Study) -> list[float] | None:
@@ -120,10 +135,12 @@ def optuna_values(trial: Trial, study: Study) -> list[float] | None:
     return list(values.values()) if values and all(map(math.isfinite, values.values())) else None
 
 
-def intermediate_values(trial: Trial, study: Study) -> dict[int, float]:
-    """The best validation recall so far, by outer step; empty with several objectives, as Optuna requires."""
+def intermediate_values(trial: Trial, study: Study, *, raw: bool = False) -> dict[int, float]:
+    """Recalls by outer step: the best so far, or ``raw``; none with several objectives, as Optuna requires."""
     if len(study.search.objectives) > 1:
         return {}
+    if raw:
+        return {evaluation.outer_step: evaluation.recall for evaluation in trial.evaluations}
     best = itertools.accumulate((evaluation.recall for evaluation in trial.evaluations), max)
     return {evaluation.outer_step: recall for evaluation, recall in zip(trial.evaluations, best, strict=True)}
 

@@ -23,7 +23,7 @@ from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.json_values import JsonObject, number_at, object_at
 from rayvldd.records.set_card import CARD
-from rayvldd.records.trial import Ended, Evaluation, Trial, best_of
+from rayvldd.records.trial import Ended, Evaluation, Prediction, Trial, best_of
 from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Tracker
@@ -93,6 +93,7 @@ class Recorder:
         self._total = run.study.max_trials
         self._experts: list[str] = []
         self._last_shown = self._started
+        self._predictions: dict[str, Prediction | None] = {}
         self._last_steps: dict[str, int] = {}
         """Number of outer steps of each trial, by name; cached, because computing it from the study is slow."""
         self._drawing_thread = ThreadPoolExecutor(1, "pictures")
@@ -126,10 +127,15 @@ class Recorder:
         if self._experts != before:
             self._show()
 
+    def proposed(self, proposal: Proposal) -> None:
+        """Keep the prediction of a proposal, which Tune does not pass on, until its trial starts."""
+        self._predictions[proposal.trial_id] = proposal.prediction
+
     def start(self, trial: Proposal) -> None:
         """Record the start of a trial, or its continuation."""
         seed = self.run.study.trial_seed(trial.number)
-        self._open_record(self.run.ledger.start(trial.number, seed, trial.point, trial.is_requested))
+        prediction = self._predictions.pop(trial.trial_id, None)
+        self._open_record(self.run.ledger.start(trial.number, seed, trial.point, trial.is_requested, prediction))
         self._show()
 
     def evaluation(self, trial_id: str, report: EvaluationReport) -> Trial:

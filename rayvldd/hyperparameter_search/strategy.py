@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.search_plugins import RULES, SAMPLERS
@@ -18,7 +18,7 @@ from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
 from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
 from rayvldd.randomness import Stream, generator_of
-from rayvldd.records.trial import Trial, trial_id_of
+from rayvldd.records.trial import Prediction, Trial, trial_id_of
 
 _TRIES = 10
 """Proposals of a sampler for one trial, before a random point is taken; a model can prefer a known point for ever."""
@@ -36,6 +36,8 @@ class Proposal:
     """The searched settings by dotted key."""
     is_requested: bool = False
     """Whether a user proposed the point."""
+    prediction: Prediction | None = None
+    """The recall that the sampler's model predicts there, if it has one."""
 
 
 class Decision(StrEnum):
@@ -91,6 +93,15 @@ class Sampler(Protocol):
             trial_id: Name of the trial.
             earlier: The trial at the same point, whose outcome it has; None if that one has not started.
         """
+        ...
+
+
+@runtime_checkable
+class PredictingSampler(Sampler, Protocol):
+    """A sampler with a model that predicts the recalls of its proposals."""
+
+    def prediction(self, trial_id: str) -> Prediction | None:
+        """The predicted recall of a trial that was proposed; None if there was no model yet."""
         ...
 
 
@@ -156,7 +167,12 @@ class SampledSearch:
             given = self._space.completed(requested)
         point = self._new_point(number, typed_point(given, self._space.domains), history)
         self._name_at[self._space.key_of(point)] = trial_id_of(number)
-        return Proposal(trial_id_of(number), number, point, requested is not None)
+        return Proposal(
+            trial_id_of(number), number, point, requested is not None, self._prediction(trial_id_of(number))
+        )
+
+    def _prediction(self, trial_id: str) -> Prediction | None:
+        return self.sampler.prediction(trial_id) if isinstance(self.sampler, PredictingSampler) else None
 
     def _new_point(
         self, number: int, given: dict[str, SettingValue], history: Collection[Trial]

@@ -150,6 +150,7 @@ class _Searcher(_NotSaved, Searcher):
             proposal = self._strategy.propose(self._recorder.history)
         except SpaceExhaustedError:
             return cast(None, Searcher.FINISHED)  # a text, which its annotation omits
+        self._recorder.proposed(proposal)
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Report] | None = None, error: bool = False) -> None:

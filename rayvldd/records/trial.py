@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, Validat
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
-from rayvldd.records.form import FORMAT, FileForm, words_of
+from rayvldd.records.form import FORMAT, FileForm, Values, words_of
 from rayvldd.storage.atomic import append_line, write_text_whole
 from rayvldd.storage.json_files import write_json_whole
 
@@ -65,6 +65,14 @@ class Evaluation:
         return {**self.metrics, SEARCH_SECONDS: self.search_seconds}
 
 
+class Prediction(Values):
+    """The recall at the last outer step that a sampler's model predicted when it proposed a trial, in percent."""
+
+    recall: float
+    sd: float
+    """Standard deviation, with the noise of an evaluation."""
+
+
 @dataclass
 class Trial:
     """One trial: a point, and the state and evaluations of its distillation."""
@@ -84,6 +92,8 @@ class Trial:
     """Whether a failed trial's process died too often, as of a lost node: then it says nothing about its point."""
     is_requested: bool = False
     """Whether a user proposed the point while the study existed."""
+    prediction: Prediction | None = None
+    """What the sampler's model predicted; None for samplers without such a model, and before it has enough trials."""
 
     @property
     def checkpoint(self) -> Path:
@@ -135,6 +145,7 @@ class Trial:
     def write(self) -> None:
         """Write point and state; evaluations are appended by :meth:`add`."""
         values = {name: getattr(self, name) for name in _TrialValues.model_fields}
+        values["prediction"] = self.prediction.model_dump() if self.prediction else None
         write_json_whole(self.folder / RECORD, {FORMAT: VERSION, **values})
 
     @classmethod
@@ -193,6 +204,7 @@ class _TrialValues(BaseModel):
     reason: str
     process_died: bool = False
     is_requested: bool = False
+    prediction: Prediction | None = None
 
 
 def _with_recall(metrics: dict[str, float]) -> dict[str, float]:

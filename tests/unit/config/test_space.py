@@ -202,11 +202,11 @@ BOTH = ["val_mean_recall", "num_pairs"]
                 },
             },
             "sampler: gp would sample conditional settings at random: distillation.trajectory_matching.lr_lr; "
-            "allowed: tpe, random",
+            "allowed: tpe, curves, random",
         ),
         (
             {"sampler": "cmaes", "space": NUMBERS, "objectives": BOTH, "scheduler": "none"},
-            "sampler: cmaes supports a single objective only; allowed: tpe, gp, qmc, random",
+            "sampler: cmaes supports a single objective only; allowed: tpe, curves, gp, qmc, random",
         ),
         ({"scheduler": "pbt"}, "scheduler: pbt changes settings during a distillation: the result belongs"),
         ({"scheduler": "ash"}, "scheduler: unknown 'ash' (did you mean 'asha'?)"),

@@ -32,7 +32,7 @@ DOMAINS: dict[str, DrawnDomain] = {
     "one": ChoiceDomain(type="choice", values=(7,)),
 }
 LR = "distillation.lr_image"
-SAMPLERS = ["tpe", "random", "gp", "cmaes", "qmc"]
+SAMPLERS = ["tpe", "curves", "random", "gp", "cmaes", "qmc"]
 SPACE: dict[str, dict[str, Any]] = {
     "distillation.lr_image": {"type": "float", "low": 1.0, "high": 1000.0, "log": True},
     "distillation.trajectory_matching.syn_steps": {"type": "int", "low": 1, "high": 4},
@@ -227,7 +227,7 @@ CONDITIONAL = {
 }
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "curves", "random"])
 def test_a_setting_is_drawn_where_its_condition_holds_and_nowhere_else(
     sampler: str, searched: Study, tmp_path: Path
 ) -> None:
@@ -264,7 +264,7 @@ def test_conditional_settings_of_a_first_point_are_tried_as_given(searched: Stud
     assert point["distillation.student_loss"] == "weighted_bce"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "curves", "gp", "qmc", "random"])
 def test_several_objectives_are_passed_to_the_sampler(sampler: str, searched: Study, tmp_path: Path) -> None:
     space = {key: domain for key, domain in SPACE.items() if "low" in domain}
     space["distillation.num_pairs"] = {"type": "int", "low": 2, "high": 40}
@@ -401,8 +401,9 @@ def test_every_sampler_knows_failures_and_running_trials(searched: Study, tmp_pa
     names = ["COMPLETE", "COMPLETE" if only_completed else "PRUNED", "FAIL", "RUNNING"]
     assert [trial.state.name for trial in trials] == names
     assert trials[0].values == [5.0] and (trials[1].values == [3.0] or not only_completed)
-    best_so_far = [{0: recall, 1: recall} for recall in (5.0, 6.0, 7.0, 8.0)]
-    assert [trial.intermediate_values for trial in trials] == best_so_far
+    second = -3.0 if sampler == "curves" else 0.0  # all others get the best recall so far
+    recalls = [{0: recall, 1: recall + second} for recall in (5.0, 6.0, 7.0, 8.0)]
+    assert [trial.intermediate_values for trial in trials] == recalls
     again = _optuna_trials(make_strategy(study, Ledger(tmp_path).trials.values()))
     assert [trial.state for trial in again] == [trial.state for trial in trials[:2]]
     assert [trial.values for trial in again] == [[5.0], [3.0] if only_completed else None]

@@ -84,7 +84,7 @@ def test_its_declaration_is_checked_with_the_study(tiny_study: Study, plugins: N
     study = searched(tiny_study, sampler="doubling", space=space)
     (incompatibility,) = SAMPLERS["doubling"].incompatibilities(study.space, 1)
     assert incompatibility.problem == "doubling would sample choices at random: distillation.augmentation"
-    assert incompatibility.allowed.startswith("tpe, gp, random;")
+    assert incompatibility.allowed.startswith("tpe, curves, gp, random;")
     (incompatibility,) = RULES["below"].incompatibilities(("val_mean_recall", "seconds"))
     assert incompatibility.key == "scheduler" and incompatibility.allowed.startswith("none, with")
 
