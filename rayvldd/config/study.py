@@ -97,8 +97,8 @@ class SearchSettings(Settings):
     """Number of trials; fewer run if the space has fewer points and trials share their seed."""
     num_start_trials: int | None = setting(None, ge=1, unit="trials")
     """Trials, including the initial points, before ``tpe``, ``gp`` and ``cmaes`` use their models; until then points
-    are sampled at random. ``curves`` counts trials with an evaluation, running ones included. Default: a fifth of
-    ``num_trials``, at least 3 and at most 10."""
+    are sampled at random. Default: a fifth of ``num_trials``, at least 3 and at most 10. ``curves``
+    counts trials with an evaluation, running ones included."""
     max_concurrent: int = setting(2, ge=1, unit="trials", may_change=MayChange.UNTIL_FINISHED)
     """Maximum number of concurrent trials, if the resources allow it."""
     time_budget_s: float | None = setting(None, gt=0, unit="seconds", may_change=MayChange.UNTIL_FINISHED)

@@ -111,7 +111,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         if history is None:
             return self._tpe.sample_relative(study, trial, search_space)
         self._model = CurveModel.fit(history.curves)
-        units = self._propose(_Acquisition(self._coordinates, self._model, history, self._times_at), trial)
+        units = self.best_units(Acquisition(self._coordinates, self._model, history, self._times_at), trial)
         point = self._coordinates.point_of(units)
         kept = self._chosen_by_model(history, units)
         return {key: optuna_value(point[key]) for key in point if key in kept}
@@ -121,6 +121,11 @@ class CurvesSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         """Sample one setting by TPE."""
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether the model makes the present proposal, and not TPE."""
+        return self._history is not None
 
     def reseed_rng(self) -> None:
         """Do nothing: random numbers are functions of seed and trial."""
@@ -191,8 +196,8 @@ class CurvesSampler(optuna.samplers.BaseSampler):
             return np.full(len(units), self._times([{}])[0])
         return self._times([self._coordinates.point_of(one) for one in units])
 
-    def _propose(self, acquisition: "_Acquisition", trial: FrozenTrial) -> np.ndarray:
-        """Units of the candidate with the best acquisition."""
+    def best_units(self, acquisition: "Acquisition", trial: FrozenTrial) -> np.ndarray:
+        """Units of the candidate with the best acquisition; a subclass may have other candidates."""
         generator = np.random.default_rng(sampler_seed(self._seed, trial.number))
         given, near = self._given_units(trial), self._coordinates.near
         known = near(generator, acquisition.best_known(_STARTS), _NEIGHBOURS, _DISTANCES[0])
@@ -227,7 +232,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         return {key for key, depends in zip(keys, conditional, strict=True) if not depends or key in in_conditions}
 
 
-class _Acquisition:
+class Acquisition:
     """Logarithm of the expected improvement times the probability of not failing.
 
     Args:

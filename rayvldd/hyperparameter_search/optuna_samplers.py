@@ -222,7 +222,7 @@ def make_curves(study: Study, known: Collection[Trial], earlier: Sequence[Trial]
         lambda point: int(as_number(point.get(OUTER_STEPS, study.distillation.outer_steps))),
         study.largest(OUTER_STEPS),
         seed=study.seed,
-        num_start_trials=_start_trials(study),
+        num_start_trials=start_trials(study),
     )
     return OptunaSampler(study, sampler, known, earlier, raw=True, predict=sampler.predicted)
 
@@ -239,11 +239,11 @@ def _made(
     with warnings.catch_warnings():
         # Optuna marks options that it may still rename; the version range of the package protects against that.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = make(sampler_seed(study.seed, next_number(known)), _start_trials(study))
+        sampler = make(sampler_seed(study.seed, next_number(known)), start_trials(study))
     return OptunaSampler(study, sampler, known, earlier, ranks_pruned=ranks_pruned)
 
 
-def _start_trials(study: Study) -> int:
+def start_trials(study: Study) -> int:
     """Trials before a sampler uses its model (``search.num_start_trials``).
 
     By default fewer than ten, Optuna's default, because studies are small and begin with published settings.

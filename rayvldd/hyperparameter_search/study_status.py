@@ -30,6 +30,10 @@ class RunningTrial:
     """Validation recall of the last evaluation, in percent."""
     seconds_ago: float | None
     """Age of the last evaluation."""
+    predicted_recall: float | None = None
+    """Recall at the last outer step that the sampler's model predicted when it proposed the trial, in percent."""
+    predicted_sd: float | None = None
+    """Standard deviation of the prediction."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def _running(trial: Trial, study: Study) -> RunningTrial:
         study.at(trial.point).distillation.outer_steps,
         trial.evaluations[-1].recall if trial.evaluations else None,
         max(0.0, time.time() - file.stat().st_mtime) if trial.evaluations and file.is_file() else None,
+        trial.prediction.recall if trial.prediction else None,
+        trial.prediction.sd if trial.prediction else None,
     )
 
 

@@ -33,7 +33,11 @@ def lines_about(statuses: Sequence[StudyStatus]) -> Iterator[str]:
 
 
 def _line_of(trial: RunningTrial) -> str:
+    predicted = ""
+    if trial.predicted_recall is not None and trial.predicted_sd is not None:
+        predicted = f"; predicted {trial.predicted_recall:.1f} ± {trial.predicted_sd:.1f}"
     if trial.recall is None:
-        return f"{trial.trial_id}  no evaluation so far"
+        return f"{trial.trial_id}  no evaluation so far{predicted}"
     ago = "" if trial.seconds_ago is None else f", {time_as_text(trial.seconds_ago)} ago"
-    return f"{trial.trial_id}  step {trial.outer_step} of {trial.last_step}: val mean recall {trial.recall:.2f}{ago}"
+    step = f"step {trial.outer_step} of {trial.last_step}"
+    return f"{trial.trial_id}  {step}: val mean recall {trial.recall:.2f}{ago}{predicted}"

@@ -19,11 +19,16 @@ TOO_FEW = "too few to say"
 
 
 def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
-    """The trials of a study by descending validation recall; the best one is marked."""
+    """The trials of a study by descending validation recall; the best one is marked.
+
+    Beside the recall is the one that the sampler's model predicted for the last outer step, if it has such a model.
+    """
+    predicted = any(trial.prediction for trial in trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
     columns = [
         *texts("trial", "state"),
         *numbers("val mean recall", number=PERCENT),
+        *(numbers("predicted", "sd", number=PERCENT) if predicted else []),
         *numbers("at step"),
         Column("seconds", align="right", number="{:.0f}", is_detail=True),
         *numbers(*(key.rpartition(".")[2] for key in keys)),
@@ -35,6 +40,7 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
             trial.trial_id,
             trial.state,
             trial.value(),
+            *(_prediction(trial) if predicted else []),
             trial.best.outer_step if trial.best else None,
             trial.seconds,
             *(_setting(trial, key) for key in keys),
@@ -44,6 +50,10 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     ]
     best = frozenset(place for place, trial in enumerate(ordered) if trial.trial_id == best_id)
     return Table(columns, rows, "Trials, by validation mean recall (%)", "trials", best)
+
+
+def _prediction(trial: Trial) -> list[Cell]:
+    return [trial.prediction.recall, trial.prediction.sd] if trial.prediction else [None, None]
 
 
 def _setting(trial: Trial, key: str) -> Cell:

@@ -18,7 +18,7 @@ from recorded_responses import SearchAnswers, Table
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.hyperparameter_search.strategy import Decision, Proposal, make_strategy
+from rayvldd.hyperparameter_search.strategy import Decision, Proposal, SearchStrategy, make_strategy
 from rayvldd.records.trial import Evaluation, Trial
 
 
@@ -131,10 +131,10 @@ class _Running:
 class Replay:
     """Workers that are never idle, and the clock that they share."""
 
-    def __init__(self, answers: Answering, study: Study) -> None:
+    def __init__(self, answers: Answering, study: Study, strategy: SearchStrategy | None = None) -> None:
         self.answers, self.workers = answers, study.search.max_concurrent
-        self.strategy = make_strategy(study)
-        self._records: list[Trial] = []
+        self.strategy = make_strategy(study) if strategy is None else strategy
+        self.records: list[Trial] = []
         self._queue: list[tuple[float, int, _Running, int | None]] = []
         self._points: list[tuple[Answer, float, float]] = []
         self._stopped = 0
@@ -151,12 +151,12 @@ class Replay:
             elif self._report(running, report, now):
                 self._await_next(running)
         made_sets = [(spent, recall) for answer, spent, recall in self._points if not answer.failed]
-        return Curve(_rises(made_sets), trial_seconds, self._stopped, len(self._records) - self.workers)
+        return Curve(_rises(made_sets), trial_seconds, self._stopped, len(self.records) - self.workers)
 
     def _start(self, now: float) -> None:
-        proposal: Proposal = self.strategy.propose(self._records)
-        self._records.append(Trial(proposal.trial_id, proposal.number, 0, proposal.point, Path("nowhere")))
-        self._await_next(_Running(self._records[-1], self.answers.nearest(proposal.point), now))
+        proposal: Proposal = self.strategy.propose(self.records)
+        self.records.append(Trial(proposal.trial_id, proposal.number, 0, proposal.point, Path("nowhere")))
+        self._await_next(_Running(self.records[-1], self.answers.nearest(proposal.point), now))
 
     def _await_next(self, running: _Running) -> None:
         """Queue the trial's next report, or its end."""
@@ -173,7 +173,7 @@ class Replay:
         metrics = {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: best}
         record.evaluations.append(Evaluation(step, metrics, now))
         self._points.append((response, self.workers * now, best))
-        if self.strategy.decide(record, self._records) is Decision.CONTINUE:
+        if self.strategy.decide(record, self.records) is Decision.CONTINUE:
             return True
         self._stopped += 1
         record.state = "stopped"

@@ -228,6 +228,50 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
     return drawing
 
 
+def calibration(trials: Sequence[Trial], best_id: str) -> Drawing:
+    """Recall at the last evaluation of each trial against the one that the sampler's model predicted.
+
+    Args:
+        trials: The trials of a study; those without a prediction or an evaluation are left out, and failed ones.
+        best_id: Name of the trial to highlight.
+    """
+    rows = [
+        (trial, trial.prediction, trial.evaluations[-1])
+        for trial in trials
+        if trial.prediction and trial.evaluations and trial.state != "failed"
+    ]
+    errors = [
+        abs(last.recall - predicted.recall) / predicted.sd
+        for trial, predicted, last in rows
+        if trial.state == "finished"
+    ]
+    figure, (axes,) = new_axes()
+    within = [sum(error <= most for error in errors) for most in (1, 2)]
+    drawing = Drawing(
+        "calibration",
+        "Predicted and measured recall",
+        "Recall at the last evaluation of each trial against the one that the sampler's model predicted for the last "
+        f"outer step when it proposed the trial, with one standard deviation. Of {len(errors)} finished trials "
+        f"{within[0]} are within one standard deviation and {within[1]} within two (68 % and 95 % if calibrated). "
+        "Squares were stopped early, before the step of the prediction.",
+        figure,
+        ("trial", "state", "predicted", "sd", "outer step", "val mean recall"),
+        [(t.trial_id, t.state, p.recall, p.sd, last.outer_step, last.recall) for t, p, last in rows],
+    )
+    ends = [p.recall for _, p, _ in rows] + [last.recall for _, _, last in rows]
+    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=INK, linewidth=1, zorder=1)
+    for trial, predicted, last in rows:
+        low, high = predicted.recall - predicted.sd, predicted.recall + predicted.sd
+        axes.plot([low, high], [last.recall, last.recall], color=_STATES[trial.state][0], linewidth=1, zorder=1)
+        point = _draw_point(axes, predicted.recall, last.recall, trial, best_id)
+        words = f"{words_of(trial)}; predicted {predicted.recall:.2f} ± {predicted.sd:.2f}"
+        drawing.mark(point, words, trial.trial_id)
+    axes.set_xlabel("predicted recall (%)", color=INK)
+    axes.set_ylabel("validation mean recall (%)", color=INK)
+    axes.margins(0.1)
+    return drawing
+
+
 def _recall_of(trial: Trial) -> float:
     """The best validation recall of a trial with an evaluation, in percent."""
     assert trial.best is not None

@@ -27,6 +27,7 @@ from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
 from rayvldd.reports.page.marginals import expected_recalls
 from rayvldd.reports.page.search_drawings import (
+    calibration,
     convergence,
     importance,
     marginals,
@@ -254,6 +255,8 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
         drawings += [convergence(report.trials, best_id), pareto_front(report.trials, best_id)]
     else:
         left_out.append("No trial has been evaluated, so there is nothing to draw of the search.")
+    if any(trial.prediction and trial.evaluations and trial.state != "failed" for trial in report.trials):
+        drawings.append(calibration(report.trials, best_id))
     space = report.study.space if report.study else Space({}, {})
     known = [trial for trial in report.trials if trial.best and _is_in(trial.point, space)]
     if "distillation.num_pairs" in space.drawn and known:

@@ -461,6 +461,19 @@ def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
     assert not list(Path.home().glob("ray_results/tune*"))
 
 
+def test_predictions_of_the_sampler_are_kept_with_the_trials(toy: Toy) -> None:
+    toy.study = with_search(toy.study, num_trials=7, num_start_trials=3, sampler="curves", scheduler="none")
+    cut = toy.run(interrupted_at=9)
+    ledger = toy.run()
+    predictions = [trial.prediction for trial in ledger.by_number()]
+    assert predictions[0] is None and all(predictions[-2:]), "the model begins after three trials with an evaluation"
+    kept = {trial.trial_id: trial.prediction for trial in cut.trials.values()}
+    assert all(ledger.trials[name].prediction == prediction for name, prediction in kept.items())
+    last = ledger.by_number()[-1]
+    assert last.prediction and last.prediction.sd > 0 and 0 < last.prediction.recall < 30
+    assert len({tuple(trial.point.values()) for trial in ledger.trials.values()}) == 7
+
+
 def test_an_interrupted_search_resumes(toy: Toy) -> None:
     cut = toy.run(interrupted_at=7)
     ended = {known.trial_id for known in cut.ended}

@@ -13,6 +13,7 @@ from rayvldd.hyperparameter_search.requests import PausedError, Requests
 from rayvldd.hyperparameter_search.strategy import make_strategy
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial_log import logging_to
+from rayvldd.records.trial import Prediction, Trial
 
 LR, STEPS = "distillation.lr_image", "distillation.trajectory_matching.syn_steps"
 
@@ -183,6 +184,14 @@ def test_status_shows_the_studies_of_the_workspace(folder: StudyFolder, tmp_path
     assert status["state"] == "running"
     assert status["seconds_left"] == pytest.approx(40 / 1.5 * 2.5), "one trial ended and half of another in 40 s"
     assert "tiny: trial_001  step 2 of 4: val mean recall 8.00" in running.output
+    assert (status["running"][0]["predicted_recall"], "; predicted" in running.output) == (None, False)
+    trial = Trial.read(folder.trials / "trial_001")
+    trial.prediction = Prediction(recall=9.26, sd=1.5)
+    trial.write()
+    with FileLock(folder.root / ".lock"):
+        predicted = run("status", "--workspace", tmp_path, "--json")
+    assert last_object(predicted)["studies"][1]["running"][0]["predicted_recall"] == 9.26
+    assert "; predicted 9.3 ± 1.5" in predicted.output
     folder.result_file.write_text("{}")
     assert last_object(run("status", "--workspace", tmp_path, "--json"))["studies"][1]["state"] == "finished"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.errors import StoreError
-from rayvldd.records.trial import Evaluation, Trial, best_first, best_of, in_order_of_recall, trial_id_of
+from rayvldd.records.trial import Evaluation, Prediction, Trial, best_first, best_of, in_order_of_recall, trial_id_of
 
 POINT: dict[str, SettingValue] = {
     "distillation.lr_image": 10.0,
@@ -39,9 +39,10 @@ def of(number: int, *recalls: float, state: Any = "finished") -> Trial:
 
 
 def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
-    trial = written(tmp_path, evaluated(0, 5.0, 1.5), evaluated(2, 7.25, 3.0, matching_loss=0.1), reason="because")
+    evaluations = evaluated(0, 5.0, 1.5), evaluated(2, 7.25, 3.0, matching_loss=0.1)
+    trial = written(tmp_path, *evaluations, reason="because", prediction=Prediction(recall=9.5, sd=2))
     again = Trial.read(trial.folder)
-    assert again == trial
+    assert again == trial and again.prediction == Prediction(recall=9.5, sd=2.0)
     assert {key: type(value) for key, value in again.point.items()} == {key: type(v) for key, v in POINT.items()}
 
 

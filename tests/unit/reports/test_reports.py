@@ -15,10 +15,11 @@ from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.study_outcome import StudyOutcome
-from rayvldd.records.trial import Trial
+from rayvldd.records.trial import Prediction, Trial
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import SimilarCaption, nearest_captions
+from rayvldd.reports.page.search_drawings import calibration
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.reports.published import published_rows, published_table
 from rayvldd.reports.renderers import as_terminal
@@ -161,6 +162,32 @@ def test_trials_stand_by_recall_with_the_best_marked(trials: list[Trial]) -> Non
     assert [line.split()[0] for line in lines[2:]] == [f"trial_00{n}" for n in (3, 1, 0, 2, 4)]
     assert lines[3].split()[1:] == ["*", "finished", "12.50", "20", "12.3", "4"]
     assert "–" in lines[-1]
+
+
+def test_predictions_stand_beside_what_came_out(trials: list[Trial]) -> None:
+    for trial in trials[1:]:
+        trial.prediction = Prediction(recall=10.0 + trial.number, sd=1.5)
+    table = trials_table(trials, "trial_001")
+    names = [column.title for column in table.columns]
+    assert names[2:5] == ["val mean recall", "predicted", "sd"]
+    cells = {row[0]: row[2:5] for row in table.rows}
+    assert cells["trial_001"] == [12.5, 11.0, 1.5] and cells["trial_000"] == [9.0, None, None]
+
+
+def test_the_calibration_counts_finished_trials_only(trials: list[Trial]) -> None:
+    predictions = {0: (8.0, 2.0), 1: (16.0, 3.0), 2: (15.0, 1.0), 3: (20.0, 1.0), 4: (9.0, 1.0)}
+    for trial in trials:
+        recall, sd = predictions[trial.number]
+        trial.prediction = Prediction(recall=recall, sd=sd)
+    drawing = calibration(trials, "trial_001")
+    assert "Of 2 finished trials 1 are within one standard deviation and 2 within two" in drawing.words
+    assert [row[:2] for row in drawing.rows] == [
+        ("trial_000", "finished"),
+        ("trial_001", "finished"),
+        ("trial_002", "stopped"),
+    ]
+    assert drawing.rows[1][2:] == (16.0, 3.0, 30, 11.0), "its last recall, which is not its best"
+    assert [mark.trial_id for mark in drawing.marks] == ["trial_000", "trial_001", "trial_002"]
 
 
 def test_recalls_show_mean_and_interval_within_a_terminal() -> None:

@@ -1,0 +1,175 @@
+"""Searches over a pool of recorded runs: each proposal is the run that the sampler itself ranks first.
+
+The sampler ranks the points of the pool that it has not tried, by its own acquisition, so that every answer is a run
+at exactly the proposed point. ``curves`` ranks by its expected improvement and TPE by its ratio of densities; random
+search and the first trials of the others take a run at random.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+from optuna.trial import FrozenTrial
+from recorded_responses import Response, Table
+from search_replay import Curve, Replay
+
+from rayvldd.config.domains import SettingValue
+from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.curves_sampler import Acquisition, CurvesSampler
+from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, start_trials
+from rayvldd.hyperparameter_search.optuna_trials import distribution_of, typed_point
+from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
+from rayvldd.hyperparameter_search.stopping import make_asha, with_gain_required
+from rayvldd.hyperparameter_search.strategy import SampledSearch
+from rayvldd.randomness import sampler_seed
+
+SAMPLERS = ("curves", "tpe", "random")
+"""The samplers that can rank a pool."""
+
+
+class Pool:
+    """The runs of a table without conditional settings, by point."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.space = table, table.study.space
+        self.points = [typed_point(response.point, self.space.domains) for response in table.responses]
+        self._at = {
+            self.space.key_of(point): response for point, response in zip(self.points, table.responses, strict=True)
+        }
+        self.distributions: dict[str, BaseDistribution] = {
+            key: distribution_of(domain) for key, domain in self.space.drawn.items()
+        }
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Units of all points."""
+        return SpaceCoordinates(self.space).units_of(self.points)[0]
+
+    def nearest(self, point: Mapping[str, SettingValue]) -> Response:
+        """The run at exactly this point."""
+        return self._at[self.space.key_of(point)]
+
+    def nearest_point(self, point: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+        """The point of the pool that is nearest to any point of the space."""
+        return self.points[int(np.argmin(self.table.distances(point)))]
+
+    def untried(self, study: optuna.Study, trial: FrozenTrial) -> np.ndarray:
+        """Indexes of the runs that no other trial has; of all runs once each was tried."""
+        tried = {
+            repr(sorted(one.params.items())) for one in study.get_trials(deepcopy=False) if one.number != trial.number
+        }
+        left = [i for i, point in enumerate(self.points) if repr(sorted(point.items())) not in tried]
+        return np.array(left or range(len(self.points)))
+
+    def at_random(self, study: optuna.Study, trial: FrozenTrial, seed: int) -> dict[str, Any]:
+        """The point of an untried run."""
+        generator = np.random.default_rng(sampler_seed(seed, trial.number))
+        return dict(self.points[int(generator.choice(self.untried(study, trial)))])
+
+
+class _PoolCurves(CurvesSampler):
+    """``curves`` with the runs of a pool as candidates."""
+
+    def __init__(self, pool: Pool, study: Study) -> None:
+        last = study.distillation.outer_steps
+        super().__init__(study.space, lambda point: last, last, seed=study.seed, num_start_trials=start_trials(study))
+        self._pool, self._random, self._untried, self._chosen = pool, study.seed, np.arange(0), 0
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        super().infer_relative_search_space(study, trial)
+        return dict(self._pool.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not self.uses_model:
+            return self._pool.at_random(study, trial, self._random)
+        self._untried = self._pool.untried(study, trial)
+        super().sample_relative(study, trial, search_space)
+        return dict(self._pool.points[self._chosen])
+
+    def best_units(self, acquisition: Acquisition, trial: FrozenTrial) -> np.ndarray:
+        candidates = self._pool.units[self._untried]
+        self._chosen = int(self._untried[np.argmax(acquisition(candidates))])
+        best: np.ndarray = self._pool.units[self._chosen]
+        return best
+
+
+class _PoolTpe(optuna.samplers.TPESampler):
+    """The shipped TPE with the runs of a pool in place of draws from its density of good points."""
+
+    def __init__(self, pool: Pool, study: Study) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(
+                seed=study.seed,
+                n_startup_trials=start_trials(study),
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
+        self._pool, self._random, self._candidates = pool, study.seed, dict[str, np.ndarray]()
+        self._parzen_estimator_cls = self._over_the_pool  # type: ignore[assignment]
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        super().infer_relative_search_space(study, trial)
+        return dict(self._pool.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        points = [self._pool.points[i] for i in self._pool.untried(study, trial)]
+        self._candidates = {
+            key: np.array([distribution.to_internal_repr(point[key]) for point in points])
+            for key, distribution in self._pool.distributions.items()
+        }
+        found = super().sample_relative(study, trial, search_space)
+        return found or self._pool.at_random(study, trial, self._random)
+
+    def _over_the_pool(self, *arguments: Any) -> _ParzenEstimator:
+        estimator = _ParzenEstimator(*arguments)
+        estimator.sample = lambda rng, size: self._candidates  # type: ignore[method-assign]
+        return estimator
+
+
+class _PoolRandom(optuna.samplers.RandomSampler):
+    """An untried run at random."""
+
+    def __init__(self, pool: Pool, study: Study) -> None:
+        super().__init__(seed=study.seed)
+        self._pool, self._random = pool, study.seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._pool.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._pool.at_random(study, trial, self._random)
+
+
+_MAKE: dict[str, Callable[[Pool, Study], optuna.samplers.BaseSampler]] = {
+    "curves": _PoolCurves,
+    "tpe": _PoolTpe,
+    "random": _PoolRandom,
+}
+
+
+def study_of(pool: Pool, seed: int, workers: int, published: bool) -> Study:
+    """The study of a pool with another seed and number of workers; its published points are the nearest runs."""
+    study = pool.table.study
+    points = tuple(pool.nearest_point(point) for point in study.initial_points()) if published else ()
+    search = study.search.model_copy(update={"max_concurrent": workers, "initial_points": points})
+    return study.model_copy(update={"seed": seed, "search": search})
+
+
+def pool_search(pool: Pool, sampler: str, study: Study, trial_seconds: float) -> Curve:
+    """One search with ASHA, as the study has it, until a number of trial-seconds is spent."""
+    made = OptunaSampler(study, _MAKE[sampler](pool, study), [], [], raw=sampler == "curves")
+    strategy = SampledSearch(study, made, with_gain_required(make_asha(study), study), [])
+    return Replay(pool, study, strategy).run(trial_seconds)
