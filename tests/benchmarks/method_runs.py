@@ -72,6 +72,17 @@ def distilled(study: Study, seed: int, workspace: Path) -> Run:
     return run
 
 
+def distilled_in_turn(studies: Sequence[Study], seed: int, workspace: Path) -> Run:
+    """Distil each study from the best set of the one before; the course is that of all of them, with their seconds."""
+    first, *others = studies
+    run = distilled(first, seed, workspace)
+    for study in others:
+        later = distilled(study.at({"distillation.initialise_from": run.folder}), seed, workspace)
+        seconds = (run.seconds[-1] + second for second in later.seconds)
+        run = Run(later.folder, (*run.seconds, *seconds), (*run.recalls, *later.recalls))
+    return run
+
+
 def _experts_of(study: Study) -> range:
     return range(study.experts.num_experts if study.requires_experts else 0)
 

@@ -60,3 +60,13 @@ def test_a_run_is_kept_and_its_cost_is_that_of_its_first_good_evaluation(tmp_pat
     assert (again.folder, list(again.recalls)) == (run.folder, list(run.recalls))
     course = method_runs.Run("", (1.0, 2.0, 3.0), (10.0, 30.0, 20.0))
     assert course.seconds_to(20) == 2 and course.seconds_to(31) is None
+
+
+def test_a_method_of_two_studies_has_the_course_of_both(tmp_path: Path) -> None:
+    studies = [toy_study("covariance", {"real_batch_size": 8}), toy_study("meta_model", {"syn_steps": 2, "window": 1})]
+    first = method_runs.distilled(studies[0], 0, tmp_path)
+    run = method_runs.distilled_in_turn(studies, 0, tmp_path)
+    assert run.folder != first.folder
+    assert run.recalls[: len(first.recalls)] == tuple(first.recalls) and len(run.recalls) == 6
+    assert run.recalls[3] == max(first.recalls), "the second study begins with the best set of the first"
+    assert list(run.seconds) == sorted(run.seconds)
