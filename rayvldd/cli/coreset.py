@@ -139,10 +139,11 @@ def _choose_and_score(
     """Return coresets, recalls by row of the table, and the recipe of the last row, which is the full data."""
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
+    from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
     from rayvldd.runtime.full_data import choose_recipe
 
-    with start_ray(None, None):
+    with start_ray(None, None), keeping_actors():
         task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
         seeds = seeds_of_students(point, work.split, work.students)
         chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)

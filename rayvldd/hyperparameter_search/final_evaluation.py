@@ -23,6 +23,7 @@ from rayvldd.records.full_data import FullDataChoice
 from rayvldd.records.study_choice import StudyTest
 from rayvldd.records.study_outcome import ScoresOnTest, SetOnTest
 from rayvldd.records.trial import Trial
+from rayvldd.runtime.actor_pool import keeping_actors
 from rayvldd.runtime.evaluation import StudentSpec, choose_rates, evaluate_in_parallel
 from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
 
@@ -38,6 +39,15 @@ def evaluate_on_test(
     """
     if folder.test.is_file():
         return StudyTest.read(folder.test)
+    with keeping_actors():
+        tested = _test(study, best, folder, cache, display)
+    folder.add_test_evaluation(command, len(tested.scores.sets), len(tested.seeds))
+    tested.write(folder.test)
+    return tested
+
+
+def _test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: ProgressDisplay) -> StudyTest:
+    """Score the sets of the chosen point, random pairs and models of all pairs on the test split."""
     point = study.at(best.point)
     task = load_task(point.data, point.model, open_cache(cache), on_progress=display.progress)
     sets = [DistilledSet.load(place) for place in folder.chosen_sets()]
@@ -60,10 +70,7 @@ def evaluate_on_test(
     found = iter(scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
     measured = summary([list(islice(found, count)) for _ in sets], random, full, choice, rate)
-    tested = StudyTest(num_pairs=len(sets[0]), seeds=list(seeds), scores=measured)
-    folder.add_test_evaluation(command, len(sets), len(seeds))
-    tested.write(folder.test)
-    return tested
+    return StudyTest(num_pairs=len(sets[0]), seeds=list(seeds), scores=measured)
 
 
 def summary(

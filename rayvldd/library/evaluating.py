@@ -116,6 +116,7 @@ def evaluate(
         InputError: if models or data are not compatible, or a set from elsewhere would load files or encoders.
     """
     from rayvldd.console import ProgressDisplay
+    from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
     place = Workspace(workspace)
@@ -127,7 +128,7 @@ def evaluate(
     further = FurtherEvaluations(robustness)
     options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
-    with ProgressDisplay() as display, start_ray(None, None):
+    with ProgressDisplay() as display, start_ray(None, None), keeping_actors():
         for group in groups:
             _, scored[group] = evaluate_group(group, place, options, display, "rv.evaluate")
     return keep_evaluation(scored, options, place, "rv.evaluate")

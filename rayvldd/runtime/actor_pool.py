@@ -6,7 +6,7 @@ the item. Results do not depend on which actor runs an item, because an item car
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +74,7 @@ def run_work(
 ) -> list[Any]:
     """Run all items, as many in parallel as fit, and return their results in order.
 
-    All actors are stopped in any case, also after Ctrl-C.
+    All actors are stopped in any case, also after Ctrl-C; in a block of :func:`keeping_actors`, at its end.
 
     Args:
         items: Work items to run.
@@ -93,15 +93,65 @@ def run_work(
     if fit < 1:
         raise does_not_fit(request, ray.cluster_resources())
     pool = _ActorPool(items, study, cache_folder, request, at_a_time or len(items))
+    if _kept is not None:
+        pool.employ(_kept.of(study, cache_folder, request))
     try:
         while pool.results_missing:
             pool.hand_out()
             pool.collect()
             if on_progress:
                 on_progress(len(pool.results), pool.running())
+        if _kept is not None:
+            _kept.actors = pool.release()
     finally:
         pool.dismiss()
     return [pool.results[number] for number in range(len(items))]
+
+
+@contextlib.contextmanager
+def keeping_actors() -> Iterator[None]:
+    """Keep the actors of each :func:`run_work` in the block for the next one with the same task and resources.
+
+    For runs directly after each other: an actor takes seconds to start. Kept actors hold their resources, so the block
+    must contain nothing else that needs them, and must end before Ray does.
+    """
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    _kept = _KeptActors()
+    try:
+        yield
+    finally:
+        _kept.dismiss()
+        _kept = None
+
+
+class _KeptActors:
+    """Idle actors of the last run, for the next one."""
+
+    def __init__(self) -> None:
+        self.actors: list[Any] = []
+        self._made_for: tuple[Study, Path, ResourceRequest] | None = None
+
+    def of(self, study: Study, cache_folder: Path, request: ResourceRequest) -> list[Any]:
+        """Hand over the actors for this task; those of another task are stopped."""
+        made_for = (study, cache_folder, request)
+        if made_for != self._made_for:
+            self.dismiss()
+        self._made_for = made_for
+        actors, self.actors = self.actors, []
+        return actors
+
+    def dismiss(self) -> None:
+        """Stop all actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+
+_kept: _KeptActors | None = None
+"""The actors of the block of :func:`keeping_actors`; None outside of one."""
 
 
 class _ActorPool:
@@ -151,10 +201,20 @@ class _ActorPool:
             actor: Any = self._idle.pop() if self._idle else self._hire()
             self._busy[actor.work.remote(self._items[number])] = (number, actor)
         # Idle actors release their resources: an actor created just before Ray noticed a lost node would otherwise
-        # wait for them for ever.
-        for actor in self._idle:
-            ray.kill(actor)
-        self._idle = []
+        # wait for them for ever. They are kept for a next run while every busy actor is known to have started.
+        if _kept is None or any(number not in self._noted for number, _ in self._busy.values()):
+            for actor in self._idle:
+                ray.kill(actor)
+            self._idle = []
+
+    def employ(self, actors: list[Any]) -> None:
+        """Use the idle actors of an earlier run on the same task before new ones."""
+        self._idle = actors
+
+    def release(self) -> list[Any]:
+        """Hand over the idle actors, which this pool then no longer stops."""
+        actors, self._idle = self._idle, []
+        return actors
 
     def collect(self) -> None:
         """Wait briefly for results and progress."""

@@ -33,7 +33,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
-from rayvldd.runtime.actor_pool import ResourceRequest, run_work
+from rayvldd.runtime.actor_pool import ResourceRequest, keeping_actors, run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.evaluation import StudentSpec, evaluate_in_parallel
 from rayvldd.runtime.expert_training import ExpertProgress, ExpertWork, make_experts
@@ -228,6 +228,16 @@ class Threads:
         return torch.get_num_threads()
 
 
+@dataclass(frozen=True)
+class Process:
+    """Returns the number of its process."""
+
+    title: str = "process"
+
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> int:
+        return os.getpid()
+
+
 def test_results_come_in_order_and_dead_actors_are_replaced(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
@@ -256,10 +266,23 @@ def test_actors_leave_nothing_behind(local_ray: None, tiny_study: Study, tiny_ca
 
     with pytest.raises(KeyboardInterrupt):
         run_work([Answer(1, tmp_path)], tiny_study, tiny_cache, ONE_CPU, interrupt)
-    deadline = time.monotonic() + 20
+    wait_for_free_cpus()
+
+
+def wait_for_free_cpus() -> None:
+    """Wait until Ray has all of its CPUs again."""
+    deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 2
+
+
+def wait_for_processes_to_end(processes: set[int]) -> None:
+    """Wait until none of some processes runs."""
+    deadline = time.monotonic() + 60
+    while any(Path("/proc", str(process)).exists() for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [process for process in processes if Path("/proc", str(process)).exists()]
 
 
 def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
@@ -269,6 +292,37 @@ def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
     monkeypatch.setattr(rayvldd.runtime.actor_pool.ray, "cluster_resources", lambda: {"CPU": 3.0})
     jobs = [Answer(number, tmp_path) for number in range(3)]
     assert len(run_work(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
+
+
+def test_kept_actors_work_for_the_next_run_on_the_same_task(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """Those of another task are stopped, one that died meanwhile is replaced, and the end of the block stops all."""
+
+    def processes(study: Study, number: int) -> set[int]:
+        return set(run_work([Process() for _ in range(number)], study, tiny_cache, ONE_CPU))
+
+    with keeping_actors():
+        first = processes(tiny_study, 1)
+        assert processes(tiny_study, 1) == first
+        os.kill(first.pop(), signal.SIGKILL)
+        again = processes(tiny_study, 1)
+        with keeping_actors():
+            assert processes(tiny_study, 1) == again, "an inner block keeps those of the outer one"
+        assert not processes(tiny_study.at({"seed": 5}), 1) & again
+        wait_for_processes_to_end(again)
+        last = processes(tiny_study, 1)
+    wait_for_processes_to_end(last)
+    wait_for_free_cpus()
+
+
+def test_an_actor_that_waits_gets_the_share_of_one_that_would_be_kept(
+    local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rayvldd.runtime.actor_pool.ray, "cluster_resources", lambda: {"CPU": 3.0})
+    with keeping_actors():
+        jobs = [Answer(number, tmp_path) for number in range(3)]
+        assert len(run_work(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
 
 
 def test_an_actor_that_does_not_fit(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
