@@ -1,7 +1,8 @@
 """The sampler of learning curves beside TPE and random search, over the pools of recorded tasks.
 
     python tests/benchmarks/search_curves.py                    the figures of the development tasks
-    python tests/benchmarks/search_curves.py --tasks test       of the test tasks; each look is counted
+    python tests/benchmarks/search_curves.py --role test        of the test tasks; each look is counted
+    python tests/benchmarks/search_curves.py --task NAME        of one task
     python tests/benchmarks/search_curves.py --only NAME,NAME   some of them
     python tests/benchmarks/search_curves.py --json             one JSON object on standard output, the rest aside
 
@@ -18,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -48,17 +48,24 @@ class Conditions:
     role: Role
     seeds: int
     tiny: bool
+    task: str | None = None
+    """None: all recorded tasks of the role."""
 
     @property
     def suffix(self) -> str:
         """Development figures are named so."""
         return "_dev" if self.role == "development" else ""
 
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """The pools by task."""
+        return _pools(self.role, self.task)
+
 
 @cache
-def _pools(role: Role) -> dict[str, Pool]:
+def _pools(role: Role, name: str | None) -> dict[str, Pool]:
     """The pools by task; loaded once, so that a look at a test task is counted once."""
-    return {task.name: pool for task in recorded_tasks(role) for pool in [_pool_of(task)]}
+    return {task.name: _pool_of(task) for task in recorded_tasks(role) if name in (None, task.name)}
 
 
 def _pool_of(task: SearchTask) -> Pool:
@@ -68,21 +75,21 @@ def _pool_of(task: SearchTask) -> Pool:
 
 @cache
 def _searches(conditions: Conditions, task: str, sampler: str, way: str) -> list[Curve]:
-    pool, (workers, published) = _pools(conditions.role)[task], _WAYS[way]
-    until = (_UNTIL_TINY if conditions.tiny else _UNTIL) * _theirs(conditions.role, task).trial_seconds
+    pool, (workers, published) = conditions.pools[task], _WAYS[way]
+    until = (_UNTIL_TINY if conditions.tiny else _UNTIL) * _theirs(pool).trial_seconds
     studies = (study_of(pool, seed, workers, published) for seed in range(conditions.seeds))
     return [pool_search(pool, sampler, study, until) for study in studies]
 
 
 @cache
-def _theirs(role: Role, task: str) -> Expected:
-    return random_search(_pools(role)[task].table, RANDOM_TRIALS)
+def _theirs(pool: Pool) -> Expected:
+    return random_search(pool.table, RANDOM_TRIALS)
 
 
 def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
     """Each sampler beside random search without early stopping."""
-    for task, pool in _pools(conditions.role).items():
-        theirs = _theirs(conditions.role, task)
+    for task, pool in conditions.pools.items():
+        theirs = _theirs(pool)
         yield Row(f"recorded_runs_{task}", "runs in the pool", float(len(pool.points)))
         yield Row(f"random_recall_{task}", f"recall of random search of {RANDOM_TRIALS} trials, exact", theirs.recall)
         for way, (workers, published) in _WAYS.items():
@@ -98,8 +105,8 @@ def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
 
 def budget_vs_tpe_asha(conditions: Conditions) -> Iterator[Row]:
     """``curves`` beside TPE, with the same early stopping and the same points."""
-    for task in _pools(conditions.role):
-        recall = _theirs(conditions.role, task).recall
+    for task, pool in conditions.pools.items():
+        recall = _theirs(pool).recall
         for way in _WAYS:
             name = f"budget_vs_tpe_asha{conditions.suffix}_{task}{way}"
             ours, theirs = (BestByTime(_searches(conditions, task, sampler, way)) for sampler in ("curves", "tpe"))
@@ -152,7 +159,7 @@ def _interval(name: str, values: Sequence[float]) -> Iterator[Row]:
 
 def proposal_s(conditions: Conditions) -> Iterator[Row]:
     """CPU seconds of a proposal, after searches of random points with ASHA."""
-    pool = next(iter(_pools(conditions.role).values()))
+    pool = next(iter(conditions.pools.values()))
     for number, to_reach in ((4, None),) if conditions.tiny else ((40, 0.3), (200, 1.5)):
         study = study_of(pool, 0, 2, published=False)
         history = _history(pool.table, study, number)
@@ -172,7 +179,7 @@ def _history(table: Table, study: Study, number: int) -> list[Trial]:
     search = study.search.model_copy(update={"sampler": "random"})
     replay = Replay(Answers(table), study.model_copy(update={"search": search}))
     whole_s = float(np.mean([response.seconds_in_all for response in table.responses]))
-    replay.run(number * whole_s)  # longer than needed, since trials are stopped
+    replay.run((10 + 0.5 * number) * whole_s)  # enough for all, since most trials are stopped
     return [trial for trial in replay.records if trial.state != "running"][:number]
 
 
@@ -181,20 +188,20 @@ FIGURES = named(budget_vs_random, budget_vs_tpe_asha, proposal_s)
 
 def _arguments() -> argparse.Namespace:
     parser = figures_parser(__doc__, FIGURES)
-    parser.add_argument("--tasks", choices=get_args(Role), default="development", help="which tasks are replayed")
+    parser.add_argument("--role", choices=get_args(Role), default="development", help="which tasks are replayed")
     parser.add_argument("--seeds", type=int, default=40, help="searches of each kind")
+    parser.add_argument("--task", help="one of the recorded tasks of the role; default: all")
     arguments = parser.parse_args()
-    if not recorded_tasks(arguments.tasks):
-        parser.error(
-            f"--tasks {arguments.tasks}: none is recorded\nNext: python {Path(__file__).with_name('search_tasks.py')}"
-        )
+    if not [task for task in recorded_tasks(arguments.role) if arguments.task in (None, task.name)]:
+        named = f" --task {arguments.task}" if arguments.task else ""
+        parser.error(f"--role {arguments.role}{named}: none is recorded\nNext: python tests/benchmarks/search_tasks.py")
     return arguments
 
 
 def main() -> None:
     """Measure, print."""
     arguments = _arguments()
-    conditions = Conditions(arguments.tasks, 2 if arguments.tiny else arguments.seeds, arguments.tiny)
+    conditions = Conditions(arguments.role, 2 if arguments.tiny else arguments.seeds, arguments.tiny, arguments.task)
     rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(as_json(rows, "cpu"))

@@ -95,7 +95,7 @@ def test_without_recorded_test_tasks_there_are_no_figures_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(search_curves, "recorded_tasks", lambda role: [])
-    monkeypatch.setattr(sys, "argv", ["search_curves.py", "--tasks", "test"])
+    monkeypatch.setattr(sys, "argv", ["search_curves.py", "--role", "test"])
     with pytest.raises(SystemExit):
         search_curves.main()
-    assert "--tasks test: none is recorded" in capsys.readouterr().err
+    assert "--role test: none is recorded" in capsys.readouterr().err
