@@ -31,6 +31,8 @@ class Stream(IntEnum):
     """Initialisation that all experts of a set share, with ``experts.shared_start``."""
     NOISE = 7
     """Noise of images on which the robustness of students is measured."""
+    MEMBERSHIP = 8
+    """Real pairs that are compared with the start pairs of a set, for membership inference."""
     TRIAL = 101
     """Seed of a trial; numbered by the trial."""
     SAMPLER = 102

@@ -8,7 +8,7 @@ import click
 
 from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
-from rayvldd.cli.further import further_options, show_further
+from rayvldd.cli.further import further_options, read_further, refuse_further, show_further
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
 from rayvldd.cli.scoring import (
@@ -24,7 +24,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation, table_of_group
 from rayvldd.library.foreign_sets import refuse_untrusted
-from rayvldd.library.further import FurtherEvaluations, stored_name
+from rayvldd.library.further import stored_name
 from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
 from rayvldd.records.set_scores import ALL_PAIRS
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         "rayvldd evaluate my_set other_set --students 3 --coresets random,herding",
         "rayvldd evaluate my_set --students 5 --split test --breakdown --reference",
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
-        "rayvldd evaluate my_set --students 5 --robustness",
+        "rayvldd evaluate my_set --students 5 --robustness --on other_study.yaml --zero-shot pictures/",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
 )
@@ -73,6 +73,10 @@ def command(
     trust: bool,
     breakdown: bool,
     robustness: bool,
+    on_study: str | None,
+    zero_shot: str | None,
+    template: str,
+    privacy: bool,
 ) -> None:
     """Train new students on each distilled SET and print their recalls.
 
@@ -92,14 +96,16 @@ def command(
         faults.append(
             Fault("--breakdown", "given together with --transfer", "one of the two; --image-encoder takes one encoder")
         )
+    further, more = read_further(robustness, on_study, zero_shot, template, privacy)
+    faults += more
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
         if not trust:
             own, line = invocation.workspace_folder, f"{invocation.line} --trust"
             refuse_untrusted(sets, own, invocation.overrides, parsed.encoders, next_command=line)
         groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
+        refuse_further(further, groups, invocation.line)
     workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
-    further = FurtherEvaluations(robustness)
     options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates, further)
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)

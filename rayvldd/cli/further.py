@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import Invocation
+from rayvldd.errors import ConfigError, DataError, Fault, InputError
+from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
 from rayvldd.records.set_scores import ALL_PAIRS
+from rayvldd.user_paths import user_path
 
 if TYPE_CHECKING:
+    from rayvldd.library.set_groups import SetGroup
     from rayvldd.records.set_scores import FurtherScores
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -18,6 +22,31 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Also show recall on images with JPEG compression, 16 grey levels or noise, and of students of each set "
         "as it is exported.",
     ),
+    click.option(
+        "--on",
+        "on_study",
+        metavar="STUDY",
+        help="Also show recall on the data of this study, whose images have the same size.",
+    ),
+    click.option(
+        "--zero-shot",
+        metavar="FOLDER",
+        help="Also classify the images of this folder of class folders, or of a saved Hugging Face data set, by "
+        "prompts.",
+    ),
+    click.option(
+        "--template",
+        metavar="TEXT",
+        default=TEMPLATE,
+        show_default=True,
+        help="Prompt of a class for --zero-shot.",
+    ),
+    click.option(
+        "--privacy",
+        is_flag=True,
+        help="Also show how like real images those of a set are, and whether students tell its start pairs from "
+        "other real pairs.",
+    ),
 )
 
 
@@ -26,6 +55,41 @@ def further_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def read_further(
+    robustness: bool, on_study: str | None, zero_shot: str | None, template: str, privacy: bool
+) -> tuple[FurtherEvaluations, list[Fault]]:
+    """Read the inputs of further evaluations; also return the faults of what cannot be read."""
+    from rayvldd.config.loading import load_study
+
+    faults: list[Fault] = []
+    other = images = None
+    try:
+        other = load_study(on_study) if on_study is not None else None
+    except ConfigError as error:
+        faults += [Fault(f"--on {fault.where}", fault.problem, fault.allowed) for fault in error.faults]
+    if zero_shot is not None:
+        from rayvldd.data.class_images import read_class_images
+
+        try:
+            images = read_class_images(user_path(zero_shot))
+        except DataError as error:
+            faults += [Fault(f"--zero-shot {fault.where}", fault.problem, fault.allowed) for fault in error.faults]
+    return FurtherEvaluations(robustness, other, images, template, privacy), faults
+
+
+def refuse_further(further: FurtherEvaluations, groups: "Sequence[SetGroup]", next_command: str) -> None:
+    """Raise an error if evaluations do not fit the sets.
+
+    Raises:
+        InputError: listing all faults.
+    """
+    studies = {name: group.study for group in groups for name in group.sets}
+    found = faults_of_further(further, studies)
+    if found:
+        faults = [Fault(f"--{fault.where}", fault.problem, fault.allowed) for fault in found]
+        raise InputError(faults, next_command=f"correct them, then: {next_command}")
 
 
 def show_further(invocation: Invocation, scores: "Sequence[FurtherScores]") -> None:

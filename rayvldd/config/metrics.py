@@ -71,5 +71,24 @@ SEARCH_VAL_MEAN_RECALL = f"search_{VAL_MEAN_RECALL}"
 RANDOM_MEAN_RECALL, FULL_DATA_MEAN_RECALL = f"random_{MEAN_RECALL.name}", f"full_data_{MEAN_RECALL.name}"
 """Test results of students of random pairs, and of models trained on all pairs."""
 
-METRICS = {info.name: info for info in (*RECALLS, MEAN_RECALL)}
+ZERO_SHOT_TOP1 = MetricInfo("zero_shot_top1", "top-1", "%", "max")
+"""Share of images whose class has the most similar prompt."""
+ZERO_SHOT_TOP5 = MetricInfo("zero_shot_top5", "top-5", "%", "max")
+"""Share of images whose class is among the five with the most similar prompts."""
+
+NEAREST_START = MetricInfo("nearest_start_cosine", "start images, nearest real image", "", "min")
+"""Mean cosine of the start images of a set to the nearest real training image."""
+NEAREST_DISTILLED = MetricInfo("nearest_distilled_cosine", "distilled images, nearest real image", "", "min")
+"""Mean cosine of the distilled images to the nearest real training image."""
+START_RECOVERED = MetricInfo("start_recovered", "start image recovered", "%", "min")
+"""Share of distilled images whose nearest real image is that of their start image."""
+MEMBERSHIP_TRAIN = MetricInfo("membership_auc_train", "AUC against other training pairs", "", "min")
+"""Area under the ROC curve of membership inference, start pairs against other training pairs."""
+MEMBERSHIP_HELD_OUT = MetricInfo("membership_auc_held_out", "AUC against held-out pairs", "", "min")
+"""Area under the ROC curve of membership inference, start pairs against validation pairs."""
+
+PRIVACY = (NEAREST_START, NEAREST_DISTILLED, START_RECOVERED, MEMBERSHIP_TRAIN, MEMBERSHIP_HELD_OUT)
+"""What a set reveals of its start pairs."""
+
+METRICS = {info.name: info for info in (*RECALLS, MEAN_RECALL, ZERO_SHOT_TOP1, ZERO_SHOT_TOP5, *PRIVACY)}
 """Metrics of students on any inputs, by name."""

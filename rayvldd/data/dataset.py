@@ -41,7 +41,7 @@ OnProgress = Callable[[str, int, int], None]
 
 _DECODING_VERSION = 1
 """Increased with every change of the decoding, so that caches of earlier versions are not read."""
-_DECODING: dict[str, JsonValue] = {
+DECODING: dict[str, JsonValue] = {
     "resampling": "bicubic",
     "decoding_version": _DECODING_VERSION,
     "pillow": PIL.__version__,  # decoders differ by a grey level between releases
@@ -245,7 +245,7 @@ def _decoded_split(
     def decode(pixels: np.ndarray) -> None:
         # The folder of the images, because another dataset would replace the saved images of this one.
         images = str(Path(settings.root, settings.images))
-        key = {"images": images, "split": name, "size": settings.image_size, **_DECODING}
+        key = {"images": images, "split": name, "size": settings.image_size, **DECODING}
         unfinished = DecodedImages(cache.folder, key)
         files = [(str(record.path), *size_and_time(record.path)) for record in records]
         decoded = unfinished.fill(pixels, files)
@@ -270,7 +270,7 @@ def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayD
         "files": fingerprint(files),
         "split": split,
         "size": size,
-        **_DECODING,
+        **DECODING,
     }
     return pixels_array(key, len(records), size)
 
@@ -339,13 +339,18 @@ def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:
         OSError: if Pillow cannot decode the file.
     """
     with Image.open(path) as opened:
-        if opened.mode.startswith(("I", "F")):
-            raise ValueError(f"mode {opened.mode}: more than 8 bits per channel")
-        image = _upright(opened)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        return decode_opened(opened, size)
+
+
+def decode_opened(opened: Image.Image, size: int) -> UInt8[np.ndarray, "3 size size"]:
+    """Decode an opened image; see :func:`decode_image`."""
+    if opened.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {opened.mode}: more than 8 bits per channel")
+    image = _upright(opened)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(resized).transpose(2, 0, 1)
 
 

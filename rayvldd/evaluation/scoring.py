@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks
 from rayvldd.models.parameters import Parameters
@@ -16,9 +18,17 @@ def score(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> R
     return ranks(task, parameters, inputs).recalls()
 
 
-@torch.no_grad()
 def ranks(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> RetrievalRanks:
     """Embed the whole split with ``parameters`` and rank the correct answer to every query."""
+    images, captions = embeddings(task, parameters, inputs)
+    return retrieval_ranks(images, captions, inputs.split.caption_image)
+
+
+@torch.no_grad()
+def embeddings(
+    task: RetrievalTask, parameters: Parameters, inputs: SplitInputs
+) -> tuple[Float[Tensor, "image dim"], Float[Tensor, "caption dim"]]:
+    """Embed all images and captions with ``parameters``."""
     model = task.model.train(False)
     image_parameters, text_parameters = (side.to(task.device) for side in parameters)
     images = torch.cat(
@@ -33,7 +43,7 @@ def ranks(task: RetrievalTask, parameters: Parameters, inputs: SplitInputs) -> R
             for index in _batches(len(inputs.caption_embeddings))
         ]
     )
-    return retrieval_ranks(images, captions, inputs.split.caption_image)
+    return images, captions
 
 
 def _batches(count: int) -> list[np.ndarray]:

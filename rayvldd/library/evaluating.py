@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayvldd.config.loading import load_study
+from rayvldd.errors import InputError
 from rayvldd.library.foreign_sets import refuse_untrusted
-from rayvldd.library.further import FurtherEvaluations
+from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
 from rayvldd.library.scoring import Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.records.full_data import ChosenRecipe
@@ -22,11 +24,13 @@ from rayvldd.records.set_scores import (
     SetScores,
     keep_scores,
 )
+from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rayvldd.config.study import Study
     from rayvldd.console import ProgressDisplay
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.models.retrieval_task import RetrievalTask
@@ -97,6 +101,10 @@ def evaluate(
     full_data: bool = True,
     coresets: Sequence[str] = (),
     robustness: bool = False,
+    on: "Study | str | Path | None" = None,
+    zero_shot: str | Path | None = None,
+    template: str = TEMPLATE,
+    privacy: bool = False,
     trust: bool = False,
 ) -> EvaluatedSets:
     """Train new students on distilled sets and score them.
@@ -109,13 +117,20 @@ def evaluate(
         full_data: Also train models on all pairs, for the bound.
         coresets: Coreset methods to evaluate as baselines, e.g. ``("random", "k_means")``.
         robustness: Also measure recall on distorted images, and of students of the sets as they are exported.
+        on: Also measure recall on the data of this study, whose images have the same size.
+        zero_shot: Also classify the images of this folder of class folders, or of a saved Hugging Face data set.
+        template: Prompt of a class for ``zero_shot``, with the placeholder ``{class}``.
+        privacy: Also compare the images with real ones, and infer which real pairs a set started from.
         trust: Whether sets from outside the workspace may load the files and encoders that their cards name.
 
     Raises:
         StoreError: if a set cannot be read.
+        ConfigError: if the study of ``on`` has faults.
+        DataError: if the folder of ``zero_shot`` has no classes, or files that are no images.
         InputError: if models or data are not compatible, or a set from elsewhere would load files or encoders.
     """
     from rayvldd.console import ProgressDisplay
+    from rayvldd.data.class_images import read_class_images
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
@@ -125,7 +140,12 @@ def evaluate(
     if not trust:
         refuse_untrusted(loaded, place.root, next_command="rv.evaluate(…, trust=True)")
     groups = group_sets(loaded, {}, next_command="rv.evaluate(…)")
-    further = FurtherEvaluations(robustness)
+    other = load_study(on) if isinstance(on, str | Path) else on
+    images = read_class_images(user_path(zero_shot)) if zero_shot is not None else None
+    further = FurtherEvaluations(robustness, other, images, template, privacy)
+    studies = {name: group.study for group in groups for name in group.sets}
+    if faults := faults_of_further(further, studies):
+        raise InputError(faults, next_command="rv.evaluate(…), after correcting them")
     options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
     with ProgressDisplay() as display, start_ray(None, None), keeping_actors():

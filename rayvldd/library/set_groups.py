@@ -10,7 +10,7 @@ from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError, without_next_command
-from rayvldd.library.further import FurtherEvaluations, stored_images, stored_name
+from rayvldd.library.further import FurtherEvaluations, prepared_privacy, stored_images, stored_name
 from rayvldd.library.scoring import (
     Chosen,
     Split,
@@ -24,6 +24,7 @@ from rayvldd.records.set_scores import ALL_PAIRS, Conditions
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.evaluation.probes import Probe
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.full_data import ChosenRecipe
@@ -228,7 +229,13 @@ def score_group(
         chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
     probes = [probe for evaluation in evaluations for probe in evaluation.probes]
-    jobs = {name: [replace(spec, probes=probes) for spec in specs] for name, specs in jobs.items()}
+    own: Mapping[str, Sequence[Probe]] = {}
+    if further.privacy:
+        privacy, own = prepared_privacy(task, group.sets, jobs)
+        evaluations.append(privacy)
+    for name, specs in jobs.items():
+        of_students = [[probe] for probe in own[name]] if name in own else [[]] * len(specs)
+        jobs[name] = [replace(spec, probes=[*probes, *more]) for spec, more in zip(specs, of_students, strict=True)]
     scores = score_sets(study, task, workspace, jobs, split, display, command)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     found = [evaluation.scores(group.measured_on, {name: scores[name] for name in rows}) for evaluation in evaluations]

@@ -160,12 +160,12 @@ def further_table(found: FurtherScores, *, names: Mapping[str, str] | None = Non
         ]
         shown = _renamed(name, names or {})
         rows.append([f"{shown} ({students})" if students else shown, *cells])
-    metrics = {metric for _, metric in columns}
-    labels = [METRICS[metric].label for _, metric in columns]
-    titles = [
-        probe if probe and len(metrics) == 1 else f"{probe} {label}".strip()
-        for (probe, _), label in zip(columns, labels, strict=True)
-    ]
+    probes, metrics = ({column[place] for column in columns} for place in (0, 1))
+    titles = []
+    for probe, metric in columns:
+        label = METRICS[metric].label.replace("image to text", "TR").replace("text to image", "IR")
+        both = f"{probe}, {label}" if len(metrics) > 1 else probe
+        titles.append(both if len(probes) > 1 else label)
     formats = ["{:.1f}" if METRICS[metric].unit == "%" else "{:.3f}" for _, metric in columns]
     headed = [Column(title, align="right", number=form) for title, form in zip(titles, formats, strict=True)]
     caption = f"{found.title}, ± 95 % interval of three or more students"
