@@ -61,19 +61,23 @@ def command(
     with ProgressDisplay() as display, reachable(store):
         folder = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
     best = DistilledSet.load(folder)
-    summary = {
-        "distilled_set": str(folder.absolute()),
-        "outer_step": best.card["outer_step"],
-        VAL_MEAN_RECALL: best.card["metrics"][VAL_MEAN_RECALL],
-        "metrics": best.card["metrics"],
-    }
+    card, place = best.origin, str(folder.absolute())
+    recall = card.metrics[VAL_MEAN_RECALL]
     invocation.say(f"\n{best.describe()}\n")
-    invocation.say(f"best val mean recall {summary[VAL_MEAN_RECALL]:.2f} at outer step {summary['outer_step']}")
-    if warning := words_without_gain(int(summary["outer_step"]), len(best)):
+    invocation.say(f"best val mean recall {recall:.2f} at outer step {card.outer_step}")
+    if warning := words_without_gain(card.outer_step, len(best)):
         invocation.say(f"WARNING: {warning}.")
-    invocation.say(f"distilled set: {summary['distilled_set']}")
-    invocation.say_next(shlex.join(["rayvldd", "evaluate", str(folder.absolute())]))
-    invocation.finish({"study": study.name, **summary})
+    invocation.say(f"distilled set: {place}")
+    invocation.say_next(shlex.join(["rayvldd", "evaluate", place]))
+    invocation.finish(
+        {
+            "study": study.name,
+            "distilled_set": place,
+            "outer_step": card.outer_step,
+            VAL_MEAN_RECALL: recall,
+            "metrics": card.metrics,
+        }
+    )
 
 
 def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.models.retrieval_task import RetrievalTask
+from rayvldd.records.set_card import CoresetCard, CoresetOrigin, OriginCard
 
 
 def coreset_as_set(
@@ -31,11 +32,9 @@ def coreset_as_set(
         "distillation.similarity": "identity",
     }
     images, texts = task.model.denormalise(pairs.images).cpu(), pairs.texts.cpu()
-    origin = {
-        "method": method,
-        "seed": seed,
-        "images": [task.train.split.image_names[index] for index in coreset.image_index],
-    }
+    names = [task.train.split.image_names[index] for index in coreset.image_index]
+    origin = CoresetOrigin(method=method, seed=seed, images=names)
+    card = card_of(study.at(plain), task, seed)
     return DistilledSet(
         images=images,
         texts=texts,
@@ -44,5 +43,5 @@ def coreset_as_set(
         start_captions=coreset.captions(task),
         lr_student_image=pairs.lr_image,
         lr_student_text=pairs.lr_text,
-        card={**card_of(study.at(plain), task, seed), "outer_step": 0, "metrics": {}, "coreset": origin},
+        card=CoresetCard(coreset=origin, **{name: getattr(card, name) for name in OriginCard.model_fields}),
     )

@@ -5,14 +5,14 @@ metrics. Training on it needs no other file of the workspace.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,9 +26,20 @@ from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.records.form import FORMAT
-from rayvldd.records.json_values import JsonValue
-from rayvldd.records.set_card import CARD, SET_CARD, VERSION
+from rayvldd.records.form import words_of
+from rayvldd.records.json_values import JsonObject, text_at
+from rayvldd.records.set_card import (
+    CARD,
+    SET_CARD,
+    BareCard,
+    Card,
+    CoresetCard,
+    DistilledCard,
+    Normalisation,
+    OriginCard,
+    ParameterCounts,
+    SetCard,
+)
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
 from rayvldd.storage.tensor_files import checksum, save_tensors
 
@@ -62,8 +73,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     """Learned step size for the image side of a student."""
     lr_student_text: float
     """Learned step size for the text side of a student."""
-    card: dict[str, Any] = field(default_factory=dict)
-    """Origin of the set: settings, fingerprints, expert set, outer step, metrics, version."""
+    card: Card = field(default_factory=BareCard)
+    """Origin of the set: settings, fingerprints, outer step, metrics, version; a class for each kind of origin."""
     similarity: SimilarityParameters = field(default_factory=lambda: SimilarityParameters({}))
     """Learned similarity of image i and text j."""
     nearest_captions: list[NearestCaption] = field(default_factory=list)
@@ -74,7 +85,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __repr__(self) -> str:
-        study, size = self.card.get("study", {}).get("name", "no study"), self.images.shape[-1]
+        known = isinstance(self.card, OriginCard)
+        study, size = (text_at(self.origin.study, "name") if known else "no study"), self.images.shape[-1]
         return f"DistilledSet({study!r}, {len(self)} pairs, {size} px, embeddings {self.texts.shape[1]} wide)"
 
     def __eq__(self, other: object) -> bool:
@@ -123,11 +135,22 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return tensors | {f"{_SIMILARITY}{name}": value for name, value in self.similarity.values.items()}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return (self.images[index] - self._scale("mean")) / self._scale("std"), self.texts[index]
+        scale = self.origin.normalisation
+        return (self.images[index] - self._scale(scale.mean)) / self._scale(scale.std), self.texts[index]
 
-    def _scale(self, name: str) -> Tensor:
-        with _reading_card():
-            return torch.tensor(self.card["normalisation"][name]).view(3, 1, 1)
+    def _scale(self, values: list[float]) -> Float[Tensor, "3 1 1"]:
+        return torch.tensor(values).view(3, 1, 1)
+
+    @property
+    def origin(self) -> DistilledCard | CoresetCard:
+        """The card of a set whose origin is known.
+
+        Raises:
+            StoreError: if it is not.
+        """
+        if isinstance(self.card, OriginCard):
+            return self.card
+        raise StoreError("the card of the set has no entries about its origin", next_command=SET_CARD.remedy)
 
     def pairs(self, task: RetrievalTask) -> Pairs:
         """Return the set in the form in which students of ``task`` train on it.
@@ -135,8 +158,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             StoreError: when the set's embeddings belong to another text encoder, or its images have another size.
         """
-        with _reading_card():
-            made, now = self.card["fingerprints"]["text_encoder"], task.fingerprints["text_encoder"]
+        made, now = self.origin.fingerprints["text_encoder"], task.fingerprints["text_encoder"]
         size = task.image_size
         if made != now:
             raise StoreError(
@@ -155,8 +177,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
     @property
     def student_loss(self) -> str:
         """Loss of students on the set, a name in ``PAIR_LOSSES``."""
-        with _reading_card():
-            return str(self.card["study"]["distillation"].get("student_loss", "info_nce"))
+        return text_at(self.origin.study, "distillation", "student_loss") or "info_nce"
 
     def save(self, folder: str | Path) -> None:
         """Write the set; the card is written last, and a folder without a card is not a set."""
@@ -166,8 +187,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         new_tensors, new_card = part_beside(folder / TENSORS), part_beside(folder / CARD)
         # Both are on the disk before the earlier set goes: between the two there is none.
         save_tensors(new_tensors, tensors)
-        card = {**self.card_values(), "checksums": {name: checksum(value) for name, value in tensors.items()}}
-        write_text_whole(new_card, json.dumps(card, indent=2, ensure_ascii=False))
+        card = self._whole_card({name: checksum(value) for name, value in tensors.items()})
+        write_text_whole(new_card, json.dumps(card.as_json(), indent=2, ensure_ascii=False))
         (folder / CARD).unlink(missing_ok=True)  # an earlier card must not describe the new tensors
         (folder / NEAREST).unlink(missing_ok=True)
         if self.nearest_captions:
@@ -177,16 +198,21 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         new_card.replace(folder / CARD)
         sync_folder(folder)
 
-    def card_values(self) -> dict[str, JsonValue]:
+    def card_values(self) -> JsonObject:
         """Return the content of ``card.json`` without checksums: the card and all values that are not tensors."""
-        return {
-            FORMAT: VERSION,
-            **self.card,
-            "lr_student_image": self.lr_student_image,
-            "lr_student_text": self.lr_student_text,
-            "start_captions": [*self.start_captions],
-            "similarity_scale": self.similarity.scale,
-        }
+        values = self._whole_card({}).as_json()
+        del values["checksums"]
+        return values
+
+    def _whole_card(self, checksums: dict[str, str]) -> SetCard:
+        return SetCard(
+            origin=self.card,
+            lr_student_image=self.lr_student_image,
+            lr_student_text=self.lr_student_text,
+            start_captions=self.start_captions,
+            similarity_scale=self.similarity.scale,
+            checksums=checksums,
+        )
 
     def export(self, folder: str | Path, form: str = "png") -> Path:
         """Write the set for other programs, as ``rayvldd export`` does; see :func:`.exports.export` for errors.
@@ -238,7 +264,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 lr_student_text=card.lr_student_text,
                 similarity=SimilarityParameters(learned, card.similarity_scale),
                 nearest_captions=_nearest_captions(folder / NEAREST, len(tensors["images"])),
-                card={name: value for name, value in (card.model_extra or {}).items() if name != FORMAT},
+                card=card.origin,
             )
         except (ValueError, TypeError, AttributeError, KeyError, OSError, SafetensorError) as error:
             raise StoreError(
@@ -250,73 +276,64 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Describe in a few lines the set and the model to train on it.
 
         Raises:
-            StoreError: if the card lacks the settings of the model.
+            StoreError: if the card has no settings of this release.
         """
-        with _reading_card():
-            return self._description()
-
-    def _description(self) -> str:
-        """The text of :meth:`describe`."""
-        model, evaluation = self.card["study"]["model"], self.card["study"]["evaluation"]
-        image, text, weights = model["image_encoder"], model["text_encoder"], self.card["fingerprints"]
-        lora = model["lora"]
-        protocol = model["protocol"]
+        card, study = self.origin, self._study()
+        model, evaluation, weights, matched = study.model, study.evaluation, card.fingerprints, card.matched_parameters
+        image, text, lora = model.image_encoder, model.text_encoder, model.lora
+        protocol: str = model.protocol
         if protocol == "lora":
-            protocol += f" of rank {lora['rank']}, alpha {lora['alpha']:g} on layers {', '.join(lora['targets'])}"
-        matched = self.card["matched_parameters"]
-        head = f"a projection head {model['width']} wide on each side" if self._has_image_head else "a text head"
+            protocol += f" of rank {lora.rank}, alpha {lora.alpha:g} on layers {', '.join(lora.targets)}"
+        has_image_head = model.protocol == "heads_only" if model.image_head is None else model.image_head
+        head = f"a projection head {model.width} wide on each side" if has_image_head else "a text head"
         return "\n".join(
             [
                 f"{len(self)} pairs, {self.images.shape[-1]} px images, caption embeddings {self.texts.shape[1]} wide",
-                f"image encoder: timm {image['name']} (weights {weights['image_encoder']}), {head}",
-                f"text encoder: {' '.join([text['pooling'], Path(text['name']).name]).strip()} "
+                f"image encoder: timm {image.name} (weights {weights['image_encoder']}), {head}",
+                f"text encoder: {' '.join([text.pooling, Path(text.name).name]).strip()} "
                 f"(frozen, fingerprint {weights['text_encoder']})",
-                f"protocol: {protocol}; {matched['image']:,} image and {matched['text']:,} text parameters matched",
-                f"loss: {self.student_loss} at temperature {model['temperature']}"
+                f"protocol: {protocol}; {matched.image:,} image and {matched.text:,} text parameters matched",
+                f"loss: {self.student_loss} at temperature {model.temperature}"
                 + (" with the learned similarity of the set" if self.similarity.values else ""),
-                f"SGD, momentum {evaluation['momentum']}, {evaluation['epochs']} epochs, "
+                f"SGD, momentum {evaluation.momentum}, {evaluation.epochs} epochs, "
                 f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
             ]
         )
 
-    @property
-    def _has_image_head(self) -> bool:
-        model = self.card["study"]["model"]
-        return bool(model["protocol"] == "heads_only" if model["image_head"] is None else model["image_head"])
+    def _study(self) -> Study:
+        """The settings that the set was made with, if they fit this release."""
+        try:
+            return Study.model_validate(self.origin.study)
+        except ValidationError as error:
+            raise StoreError(
+                f"the settings in the card of the set do not fit this release: {words_of(error)}",
+                next_command=SET_CARD.remedy,
+            ) from None
 
 
-@contextmanager
-def _reading_card() -> Iterator[None]:
-    """Translate errors that entries of a card cause, which another program or a damaged file may lack."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise StoreError(
-            f"the card of the set lacks entries about its origin, or has other values: {type(error).__name__}: {error}",
-            next_command=SET_CARD.remedy,
-        ) from error
-
-
-def card_of(study: Study, task: RetrievalTask, seed: int) -> dict[str, JsonValue]:
-    """Return the card entries about the origin of a set.
+def card_of(study: Study, task: RetrievalTask, seed: int) -> DistilledCard:
+    """The card of a set before any outer step.
 
     Args:
         study: The study at the point of the set.
         task: Its model and data.
-        seed: Seed of the distillation or coreset selection.
+        seed: Seed of the distillation.
     """
     model = task.model
     splits = (task.train.split, task.val.split, task.test.split)
-    left_out: dict[str, JsonValue] = {split.name: [*split.left_out] for split in splits if split.left_out}
-    return {
-        "study": study.model_dump(mode="json"),
-        "fingerprints": {**task.fingerprints},
-        "normalisation": {name: getattr(model, name).flatten().tolist() for name in ("mean", "std")},
-        "matched_parameters": {"image": model.image_layout.size, "text": model.text_layout.size},
-        "seed": seed,
-        "rayvldd_version": rayvldd.__version__,
-        **({"images_left_out": left_out} if left_out else {}),
-    }
+    left_out = {split.name: [*split.left_out] for split in splits if split.left_out}
+    card = DistilledCard(
+        study=study.model_dump(mode="json"),
+        fingerprints={**task.fingerprints},
+        normalisation=Normalisation(**{name: getattr(model, name).flatten().tolist() for name in ("mean", "std")}),
+        matched_parameters=ParameterCounts(image=model.image_layout.size, text=model.text_layout.size),
+        seed=seed,
+        rayvldd_version=rayvldd.__version__,
+        outer_step=0,
+        rollbacks=0,
+        metrics={},
+    )
+    return card.model_copy(update={"images_left_out": left_out}) if left_out else card
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], checksums: Mapping[str, str]) -> None:

@@ -20,7 +20,6 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import Fault, StoreError, without_next_command
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.text_encoder import build_text_encoder
-from rayvldd.records.json_values import JsonValue, text_at
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,12 @@ def faults_of_initial_sets(study: Study) -> list[Fault]:
     faults, allowed = [], "a distilled set with the study's data.image_size and model.text_encoder"
     for place in sorted({str(value) for value in values if value is not None}):
         try:
-            card, size = _card_and_size(place)
+            made, size = _text_encoder_and_size(place)
         except StoreError as error:
             faults.append(Fault(_FROM, without_next_command(error), allowed))
             continue
         now = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
         encoders = {build_text_encoder(encoder).fingerprint for encoder in now.values()}
-        made = text_at(card, "fingerprints", "text_encoder")
         if size != study.data.image_size:
             faults.append(Fault(_FROM, f"{place} has images of {size} px, not {study.data.image_size}", allowed))
         if encoders != {made}:
@@ -90,9 +88,10 @@ def faults_of_initial_sets(study: Study) -> list[Fault]:
     return faults
 
 
-def _card_and_size(place: str) -> tuple[dict[str, JsonValue], int]:
+def _text_encoder_and_size(place: str) -> tuple[str, int]:
+    """Fingerprint of the text encoder of a set, and the size of its images in pixels."""
     found = DistilledSet.load(place)
-    return found.card, found.images.shape[-1]
+    return found.origin.fingerprints["text_encoder"], found.images.shape[-1]
 
 
 _FROM = "distillation.initialise_from"

@@ -166,7 +166,9 @@ class OuterLoop:
             lr_student_image=float(now["lr_image"]),
             lr_student_text=float(now["lr_text"]),
             similarity=self.set.similarity_of(now),
-            card={**self._card, "outer_step": self.outer_step, "rollbacks": self.rollbacks, "metrics": metrics or {}},
+            card=self._card.model_copy(
+                update={"outer_step": self.outer_step, "rollbacks": self.rollbacks, "metrics": metrics or {}}
+            ),
         )
 
     def _state(self) -> tuple[Tensors, int]:

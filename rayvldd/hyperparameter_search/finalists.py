@@ -231,7 +231,7 @@ class _FinalistJob:
         return FinalistScores.model_validate(
             {
                 "state": "finished",
-                "outer_step": best.card["outer_step"],
+                "outer_step": best.origin.outer_step,
                 **mean_of(scores).as_dict("val_"),
                 "students": [score.mean_recall for score in scores],
             }

@@ -18,11 +18,9 @@ from rayvldd.errors import OutageError, message_of
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_left
 from rayvldd.hyperparameter_search.strategy import Proposal
-from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.records.json_values import JsonObject, number_at, object_at
-from rayvldd.records.set_card import CARD
+from rayvldd.records.set_card import CARD, card_in
 from rayvldd.records.trial import Ended, Evaluation, Prediction, Trial, best_of
 from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
@@ -264,10 +262,9 @@ class Recorder:
 
     def _catch_up(self, trial: Trial) -> None:
         """Record the evaluation of the best set if the trial ended between saving the set and reporting it."""
-        card = best_card(trial)
-        outer_step, metrics = int(number_at(card, "outer_step", default=-1)), object_at(card, "metrics")
-        if outer_step > trial.outer_step:
-            self._enter(trial.trial_id, outer_step, {name: number_at(metrics, name) for name in metrics})
+        card = card_in(trial.checkpoint / BEST)
+        if card is not None and card.outer_step > trial.outer_step:
+            self._enter(trial.trial_id, card.outer_step, card.metrics)
 
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
@@ -306,15 +303,9 @@ class Recorder:
         return self._last_steps[trial.trial_id]
 
 
-def best_card(trial: Trial) -> JsonObject:
-    """The card of the best set so far of a running trial; empty if there is none."""
-    file = trial.checkpoint / BEST / CARD
-    return read_json(file) if file.is_file() else {}
-
-
 def keep_best(trial: Trial, run: StudyRun) -> None:
     """Move the best set of an ended trial to its artifacts, with its settings."""
-    if not best_card(trial):
+    if not (trial.checkpoint / BEST / CARD).is_file():
         return
     shutil.rmtree(trial.artifacts, ignore_errors=True)
     copy_folder_whole(trial.checkpoint / BEST, trial.distilled_set)

@@ -10,10 +10,9 @@ from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.hyperparameter_search.finalists import finalists_of, log_finalist
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.models.retrieval_task import SplitInputs
-from rayvldd.records.json_values import object_at, text_at
-from rayvldd.records.set_card import CARD
+from rayvldd.records.set_card import CARD, card_in
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import best_of
 from rayvldd.tracking.protocol import Origins, Tracker
@@ -51,10 +50,10 @@ def send_again(
 
 def _send(study: Study, folder: StudyFolder, tracker: Tracker, result: StudyOutcome, display: ProgressDisplay) -> None:
     """Send everything that the study's folder has; the energy of the machine is not in it."""
-    ledger, has_one_set = folder.ledger(), len(study.expert_points()) == 1
+    ledger = folder.ledger()
 
     def origins(point: Mapping[str, SettingValue]) -> Origins:
-        return _origins_at(point, ledger, folder, has_one_set=has_one_set)
+        return _origins_at(point, ledger, folder)
 
     tracker.log_origins(None, origins({}))
     Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
@@ -67,19 +66,14 @@ def _send(study: Study, folder: StudyFolder, tracker: Tracker, result: StudyOutc
     tracker.end_study("finished", numbers_of(result), folder.best)
 
 
-def _origins_at(
-    point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder, *, has_one_set: bool
-) -> Origins:
-    """Origins of the trial at a point, from the card of its set.
+def _origins_at(point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder) -> Origins:
+    """Origins of the trial at a point, from the card of its set; without one, from the card of the best set.
 
-    Those of the study and of a trial without a set are from the card of the best set, whose experts are theirs only if
-    the study has one set of experts.
+    A card does not name the set of experts.
     """
-    cards = (trial.distilled_set / CARD for trial in ledger.ended if trial.point == point)
-    own = next((card for card in cards if card.is_file()), None)
-    card = read_json(own or folder.best / CARD)
-    fingerprints = {name: str(value) for name, value in object_at(card, "fingerprints").items()}
-    return Origins(fingerprints, text_at(card, "expert_set") if own or has_one_set else "")
+    sets = (trial.distilled_set for trial in ledger.ended if trial.point == point)
+    card = card_in(next((place for place in sets if (place / CARD).is_file()), folder.best))
+    return Origins(card.fingerprints if card else {})
 
 
 def _no_inputs(point: Mapping[str, SettingValue]) -> SplitInputs:

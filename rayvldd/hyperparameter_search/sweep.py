@@ -140,7 +140,7 @@ def _assembled(session: StudySession) -> StudyOutcome:
     """The result of a study with all stages done, from the files of its folder."""
     folder, study, best = session.folder, session.study, session.best
     tested, choice = StudyTest.read(folder.test), StudyChoice.read(folder.choice)
-    card = DistilledSet.load(folder.best).card
+    card = DistilledSet.load(folder.best).origin
     result = StudyOutcome(
         study=study.name,
         protocol=study.at(best.point).model.protocol,
@@ -149,10 +149,10 @@ def _assembled(session: StudySession) -> StudyOutcome:
         best=ChosenTrial(
             trial_id=best.trial_id,
             config=best.point,
-            outer_step=int(card["outer_step"]),
+            outer_step=card.outer_step,
             val_mean_recall=choice.val_mean_recall,
             search_val_mean_recall=choice.search_val_mean_recall,
-            diagnostics={name: card["metrics"][name] for name in DIAGNOSTICS if name in card["metrics"]},
+            diagnostics={name: card.metrics[name] for name in DIAGNOSTICS if name in card.metrics},
         ),
         finalists=choice.finalists,
         test=tested.scores,

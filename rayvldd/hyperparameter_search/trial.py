@@ -27,7 +27,6 @@ from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.hyperparameter_search.preparation import epochs_of
-from rayvldd.hyperparameter_search.study_folder import read_json
 from rayvldd.hyperparameter_search.trial_log import logging_to
 from rayvldd.hyperparameter_search.trial_report import (
     EvaluationReport,
@@ -37,8 +36,7 @@ from rayvldd.hyperparameter_search.trial_report import (
     Reporter,
 )
 from rayvldd.models.retrieval_task import RetrievalTask
-from rayvldd.records.json_values import JsonObject, number_at, object_at
-from rayvldd.records.set_card import CARD
+from rayvldd.records.set_card import card_in
 from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.tracking.machine_use import PeakMemory
 
@@ -146,21 +144,15 @@ def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: Tria
     seed = context.study.trial_seed(number_of(trial_id))
     checkpoint = context.trials / trial_id / "checkpoint"
     # An interrupted trial may have saved its best set without reporting it. The driver ignores known evaluations.
-    saved = read_json(checkpoint / BEST / CARD) if (checkpoint / BEST / CARD).is_file() else None
+    saved = card_in(checkpoint / BEST)
     if saved:
-        yield _report_of(saved, int(number_at(saved, "outer_step")))
+        yield EvaluationReport(saved.outer_step, saved.metrics)
     finished = True
     for evaluation in distill(study, task, trajectories, seed, checkpoint):
         finished = False
         yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing is left to do: the last evaluation is lost if it was not the best
-        yield _report_of(saved, study.distillation.outer_steps)
-
-
-def _report_of(card: JsonObject, outer_step: int) -> EvaluationReport:
-    """The evaluation of a saved set, from its card."""
-    metrics = object_at(card, "metrics")
-    return EvaluationReport(outer_step, {name: number_at(metrics, name) for name in metrics})
+        yield EvaluationReport(study.distillation.outer_steps, saved.metrics)
 
 
 def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:

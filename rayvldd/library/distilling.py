@@ -152,7 +152,7 @@ def _run(
         )
     display.done()
     best = DistilledSet.load(folder / "checkpoint" / BEST)
-    return float(best.card["metrics"][VAL_MEAN_RECALL])
+    return best.origin.metrics[VAL_MEAN_RECALL]
 
 
 def _copy_best(task: "RetrievalTask", folder: Path, out: Path) -> Path:

@@ -12,6 +12,7 @@ from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_furt
 from rayvldd.library.scoring import Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
 from rayvldd.records.full_data import ChosenRecipe
+from rayvldd.records.json_values import text_at
 from rayvldd.records.set_scores import (
     ALL_PAIRS,
     Breakdown,
@@ -248,7 +249,7 @@ def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Map
 
     names_by_study: dict[Path, list[str]] = {}
     for name, distilled in group.sets.items():
-        root = study_of_set(name, distilled.card["study"]["name"], workspace.studies)
+        root = study_of_set(name, text_at(distilled.origin.study, "name"), workspace.studies)
         if root is not None:
             names_by_study.setdefault(root, []).append(name)
     for root, names in names_by_study.items():

@@ -19,6 +19,8 @@ from rayvldd.library.scoring import (
     score_sets,
     seeds_of_students,
 )
+from rayvldd.records.json_values import text_at
+from rayvldd.records.set_card import BareCard
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.full_data import ChosenRecipe
+    from rayvldd.records.set_card import Card
     from rayvldd.records.set_scores import FurtherScores
     from rayvldd.workspace import Workspace
 
@@ -60,7 +63,7 @@ class SetGroup:
     @property
     def made_with(self) -> dict[str, str]:
         """The image encoder that each set was distilled with."""
-        return {name: made.card["study"]["model"]["image_encoder"]["name"] for name, made in self.sets.items()}
+        return {name: text_at(made.origin.study, "model", "image_encoder", "name") for name, made in self.sets.items()}
 
     def learned_rates(self, name: str) -> tuple[float, float]:
         """The learned step sizes of a set: image side, text side."""
@@ -167,17 +170,17 @@ def _studies_of(sets: Mapping[str, "DistilledSet"], overrides: Sequence[str]) ->
     return studies, faults
 
 
-def study_of_card(folder: str, card: Mapping[str, object], overrides: Sequence[str] = ()) -> Study:
+def study_of_card(folder: str, card: "Card", overrides: Sequence[str] = ()) -> Study:
     """The settings that a set was distilled with, with overrides.
 
     Raises:
         ConfigError: naming the card if its settings are invalid.
     """
-    file, values = f"{folder}/card.json", card.get("study")
+    file = f"{folder}/card.json"
     try:
-        if not isinstance(values, Mapping):
-            raise ConfigError([Fault(f"{file}: study", f"is {values!r}", "the settings that the set was made with")])
-        return load_untrusted_study(values, file, overrides)
+        if isinstance(card, BareCard):
+            raise ConfigError([Fault(f"{file}: study", "is missing", "the settings that the set was made with")])
+        return load_untrusted_study(card.study, file, overrides)
     except ConfigError as error:
         raise ConfigError(error.faults, next_command="rayvldd evaluate --help") from None
 
@@ -254,7 +257,7 @@ def _key(study: Study, *, without_encoder: bool = False) -> str:
 
 def _differences(name: str, group: SetGroup, task: "RetrievalTask") -> list[str]:
     """Differences of data and encoders from those of a set; another text encoder raises an error."""
-    made, now = group.sets[name].card["fingerprints"], task.fingerprints
+    made, now = group.sets[name].origin.fingerprints, task.fingerprints
     named = {"data": "the data"}
     if group.study.model.image_encoder.name == group.made_with[name]:
         named["image_encoder"] = "the image encoder's weights"

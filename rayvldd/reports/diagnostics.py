@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from rayvldd.evaluation.diagnostics import CONCENTRATION_IMAGE, CONCENTRATION_TEXT, DIAGNOSTICS, NEAREST_IMAGE
 
 
-def words_of_diagnostics(metrics: Mapping[str, object]) -> str:
+def words_of_diagnostics(metrics: Mapping[str, float]) -> str:
     """The diagnostics of a set in one line; empty if none were measured."""
-    found = {name: float(value) for name in DIAGNOSTICS if isinstance(value := metrics.get(name), int | float)}
+    found = {name: metrics[name] for name in DIAGNOSTICS if name in metrics}
     parts = []
     if CONCENTRATION_IMAGE in found and CONCENTRATION_TEXT in found:
         parts.append(

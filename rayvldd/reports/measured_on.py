@@ -2,30 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from rayvldd.records.json_values import JsonValue, number_at, object_at, text_at
 
 
-def measured_on(settings: Mapping[str, Any], protocol: str = "") -> tuple[str, ...]:
+def measured_on(settings: Mapping[str, JsonValue], protocol: str = "") -> tuple[str, ...]:
     """Data, image size, encoders and protocol as texts; values that the settings do not state are left out.
 
     Args:
         settings: The nested values of a study, possibly incomplete.
         protocol: The protocol, if it is not part of the settings.
     """
-    data, model = _section(settings.get("data")), _section(settings.get("model"))
-    image, text = _section(model.get("image_encoder")), _section(model.get("text_encoder"))
-    source = str(data.get("source", "unknown data"))
+    data, model = object_at(settings, "data"), object_at(settings, "model")
+    source = text_at(data, "source") or "unknown data"
     if source == "toy_scenes":
-        source = f"{data.get('num_train', 0):,} drawn scenes"
+        source = f"{int(number_at(data, 'num_train')):,} drawn scenes"
     elif source == "folder":
-        source = Path(str(data.get("root", ""))).name or source
+        source = Path(text_at(data, "root")).name or source
     else:
-        source = Path(str(data.get("annotations", ""))).stem.removesuffix("_{split}") or source
-    text_name = "/".join(Path(str(text.get("name", ""))).parts[-2:]) or str(text.get("pooling", ""))
-    size = f"{data['image_size']} px" if data.get("image_size") else ""
-    parts = (source, size, image.get("name"), text_name, protocol or model.get("protocol"))
-    return tuple(str(part) for part in parts if part)
-
-
-def _section(values: Any) -> Mapping[str, Any]:
-    return values if isinstance(values, Mapping) else {}
+        source = Path(text_at(data, "annotations")).stem.removesuffix("_{split}") or source
+    text_name = "/".join(Path(text_at(model, "text_encoder", "name")).parts[-2:])
+    size = f"{text_at(data, 'image_size')} px" if data.get("image_size") else ""
+    parts = (
+        source,
+        size,
+        text_at(model, "image_encoder", "name"),
+        text_name or text_at(model, "text_encoder", "pooling"),
+        protocol or text_at(model, "protocol"),
+    )
+    return tuple(part for part in parts if part)

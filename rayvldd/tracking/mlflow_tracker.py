@@ -30,7 +30,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.printable import without_passwords
-from rayvldd.records.set_card import CARD
+from rayvldd.records.set_card import card_in
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID, note_of_study, note_of_trial
@@ -162,7 +162,7 @@ class MlflowTracker:
         if artifacts is not None:
             write = partial(self._write_artifacts, None, artifacts)
             self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
-            if state == "finished" and kind_of(self._command) == "study" and _is_improved(artifacts / CARD):
+            if state == "finished" and kind_of(self._command) == "study" and _is_improved(artifacts):
                 self._outbox.put(_STUDY, partial(self._register, self._study.name, note), what="the model version")
         tags = {NOTE: note}
         self._outbox.put(_STUDY, partial(self._write_tags, None, state, tags), what="tags of the study")
@@ -359,9 +359,10 @@ def _is_complete(run: Run) -> bool:
     return ended and run.info.status != "RUNNING" and _MISSING not in run.data.tags
 
 
-def _is_improved(card: Path) -> bool:
-    """Whether a folder has the card of a set that distillation has improved: its starting pairs are no best set."""
-    return card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("outer_step", 0) > 0
+def _is_improved(folder: Path) -> bool:
+    """Whether a folder has a set that distillation has improved: its starting pairs are no best set."""
+    card = card_in(folder)
+    return card is not None and card.outer_step > 0
 
 
 class _NoRunError(PermanentError):

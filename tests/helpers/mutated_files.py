@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from helpers.paths import ROOT
+from helpers.sets import card_with
 from rayvldd.errors import RayvlddError
 from rayvldd.records.form import Record
 
@@ -275,30 +276,16 @@ def _read_captions(folder: Path, name: str) -> None:
 
 
 def _set_files(folder: Path) -> list[str]:
-    from helpers.studies import TINY_STUDY
-    from rayvldd.config.study import Study
     from rayvldd.distillation.distilled_set import NEAREST, TENSORS, DistilledSet
     from rayvldd.distillation.exports import NearestCaption
 
-    study = Study.model_validate(TINY_STUDY)
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.rand(2, 3, 16, 16, generator=generator), torch.randn(2, 32, generator=generator)
-    card = {
-        "study": study.model_dump(mode="json"),
-        "fingerprints": {"data": "0", "image_encoder": "1", "text_encoder": "2"},
-        "normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3},
-        "matched_parameters": {"image": 10, "text": 20},
-        "seed": 0,
-        "rayvldd_version": "0.1.0",
-        "outer_step": 4,
-        "rollbacks": 0,
-        "metrics": {"val_mean_recall": 12.5},
-    }
     nearest: list[NearestCaption] = [
         {"pair": pair, "start": "a", "nearest": "b", "similarity": 0.5} for pair in range(2)
     ]
     DistilledSet(
-        images, texts, images.clone(), texts.clone(), ["a", "b"], 0.1, 0.1, nearest_captions=nearest, card=card
+        images, texts, images.clone(), texts.clone(), ["a", "b"], 0.1, 0.1, nearest_captions=nearest, card=card_with()
     ).save(folder)
     return ["card.json", TENSORS, NEAREST]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import searches
 from helpers.cli import last_object, run
+from helpers.sets import card_with
 from helpers.studies import TINY_STUDY
 from PIL import Image
 
@@ -115,7 +116,8 @@ def write_set(folder: Path, study: Study, pairs: int) -> None:
         {"matrix": torch.eye(pairs) + 0.1 * torch.randn(pairs, pairs, generator=generator)}
     )
     metrics = {"concentration_image": 0.4, "concentration_text": 0.3, "nearest_image_cosine": 0.917}
-    card = {"study": study.model_dump(mode="json"), "fingerprints": {"data": "abc"}, "metrics": metrics}
+    fingerprints = {"data": "abc", "image_encoder": "1", "text_encoder": "2"}
+    card = card_with(study=study.model_dump(mode="json"), fingerprints=fingerprints, metrics=metrics)
     captions = [f"caption {n}" for n in range(pairs)]
     DistilledSet(images + 0.1, texts + 0.1, images, texts, captions, 0.1, 0.1, card, similarity).save(folder)
     nearest = [EVIL if n == 0 else f"{'a red boat' if n % 2 else 'a green tree'} {n}" for n in range(pairs)]
@@ -262,9 +264,13 @@ def test_values_of_the_wrong_kind_break_nothing(tmp_path: Path) -> None:
         file = folder.trials / f"trial_00{number}" / "trial.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | change))
     card = folder.best / "card.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"fingerprints": [], "study": {"data": "here"}}))
+    sound = json.loads(card.read_text())
+    card.write_text(json.dumps(sound | {"fingerprints": []}))
     report = read_study(folder.root)
     assert [trial.trial_id for trial in report.trials] == ["trial_002", "trial_004"]
+    assert len(report.faults) == 4 and "fingerprints: Input should be an object" in report.faults[-1]
+    card.write_text(json.dumps(sound | {"study": {"data": "here"}}))
+    report = read_study(folder.root)
     assert len(report.faults) == 3
     (section,) = compare([report]).sections
     assert "parallel_coordinates" in [drawing.name for drawing in section.drawings]

@@ -45,7 +45,8 @@ def _study_row(report: StudyReport) -> list[Cell]:
     measured_on = ", ".join(report.measured_on)
     if report.result is None:
         best = report.best_trial
-        pairs = len(report.distilled) if report.distilled else report.setting("distillation", "num_pairs")
+        planned = report.setting("distillation", "num_pairs")
+        pairs = len(report.distilled) if report.distilled else planned if isinstance(planned, int) else None
         val = best.value() if best else None
         return [report.name, report.state, pairs, *[None] * 8, val, *counts, None, None, measured_on]
     tested = report.result.test

@@ -11,6 +11,7 @@ from rayvldd.config.loading import dump_study
 from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_among_good, importance_of_settings
+from rayvldd.records.set_card import OriginCard
 from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores, SetScores
 from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
@@ -221,7 +222,8 @@ def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:
     if report.distilled is None:
         return SetSection(report, "", [], [], "")
     drawings = list(_learned_similarity(report.distilled, [row.nearest for row in report.captions]))
-    settings = yaml.safe_dump(report.distilled.card.get("study"), sort_keys=False, allow_unicode=True)
+    card = report.distilled.card
+    settings = yaml.safe_dump(card.study, sort_keys=False, allow_unicode=True) if isinstance(card, OriginCard) else ""
     pairs = list(gallery_of(report.distilled, report.captions, most))
     return SetSection(report, _diagnostics(report.distilled), drawings, pairs, settings)
 
@@ -243,8 +245,7 @@ def _section(report: StudyReport, most: int) -> StudySection:
 
 
 def _diagnostics(distilled: DistilledSet) -> str:
-    metrics = distilled.card.get("metrics")
-    return words_of_diagnostics(metrics) if isinstance(metrics, Mapping) else ""
+    return words_of_diagnostics(distilled.card.metrics) if isinstance(distilled.card, OriginCard) else ""
 
 
 def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:

@@ -4,10 +4,10 @@ Nothing is written, because a sweep may be running in the folder. Unreadable fil
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +16,8 @@ from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.records.json_values import JsonObject, JsonValue, value_at
+from rayvldd.records.set_card import OriginCard
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.measured_on import measured_on
@@ -43,7 +45,7 @@ class StudyReport:
     name: str
     root: Path
     result: StudyOutcome | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: JsonObject = field(default_factory=dict)
     """Content of ``study.json``."""
     study: Study | None = None
     """The same, where it is a study for this release."""
@@ -71,15 +73,16 @@ class StudyReport:
             return next((trial for trial in self.trials if trial.trial_id == self.result.best.trial_id), None)
         return best_of(self.trials)
 
-    def setting(self, *keys: str) -> Any:
+    @property
+    def card(self) -> OriginCard | None:
+        """The card of the chosen set, if it names an origin."""
+        card = self.distilled.card if self.distilled else None
+        return card if isinstance(card, OriginCard) else None
+
+    def setting(self, *keys: str) -> JsonValue:
         """A setting of the study by its path; from the chosen set's card if there is one, since it may be searched."""
-        card = self.distilled.card.get("study") if self.distilled else None
-        for values in (card, self.settings):
-            for key in keys:
-                values = values.get(key) if isinstance(values, Mapping) else None
-            if values is not None:
-                return values
-        return None
+        found = value_at(self.card.study, *keys) if self.card else None
+        return value_at(self.settings, *keys) if found is None else found
 
     @property
     def measured_on(self) -> tuple[str, ...]:
@@ -90,8 +93,7 @@ class StudyReport:
     @property
     def comparable(self) -> tuple[str, ...]:
         """Key of comparable studies: conditions of measurement and fingerprint of the data."""
-        fingerprints = _section(self.distilled.card.get("fingerprints")) if self.distilled else {}
-        return (*self.measured_on, str(fingerprints.get("data", "")))
+        return (*self.measured_on, self.card.fingerprints["data"] if self.card else "")
 
 
 def read_study(root: Path) -> StudyReport:
@@ -112,10 +114,6 @@ def read_study(root: Path) -> StudyReport:
         report.distilled = _tried(report, place.name, lambda: DistilledSet.load(place))
         report.captions = _tried(report, NEAREST, lambda: _captions(place / NEAREST)) or []
     return report
-
-
-def _section(values: Any) -> Mapping[str, Any]:
-    return values if isinstance(values, Mapping) else {}
 
 
 def _captions(file: Path) -> list[PairCaptions]:

@@ -23,6 +23,7 @@ from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.recipe import expert_training
 from rayvldd.library.scoring import summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
+from rayvldd.records.set_card import CoresetCard, CoresetOrigin
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
 """An encoder of another width, on a scale of its own."""
@@ -44,8 +45,8 @@ def set_folder(task: StudyTask, tmp_path: Path) -> Path:
 
 def with_card(distilled: DistilledSet, **changes: Any) -> DistilledSet:
     """The set with dotted settings of its card changed."""
-    study = Study.model_validate(distilled.card["study"]).at(changes).model_dump(mode="json")
-    return dataclasses.replace(distilled, card={**distilled.card, "study": study})
+    study = Study.model_validate(distilled.origin.study).at(changes).model_dump(mode="json")
+    return dataclasses.replace(distilled, card=distilled.origin.model_copy(update={"study": study}))
 
 
 # --- coresets as sets ---------------------------------------------------------------------------------------------
@@ -60,7 +61,8 @@ def test_a_saved_coreset_is_a_set_of_the_same_pairs(task: StudyTask, set_folder:
     assert again.similarity is None and again.pair_loss == "info_nce"
     assert saved.start_captions == coreset.captions(task)
     names = [task.train.split.image_names[index] for index in coreset.image_index]
-    assert saved.card["coreset"] == {"method": "herding", "seed": 1, "images": names}
+    assert isinstance(saved.card, CoresetCard)
+    assert saved.card.coreset == CoresetOrigin(method="herding", seed=1, images=names)
     assert "6 pairs, 16 px images" in saved.describe()
 
 

@@ -34,6 +34,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
+from rayvldd.records.json_values import value_at
 from rayvldd.records.study_choice import FinalistScores
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
@@ -266,7 +267,7 @@ def test_every_set_is_scored_by_students_of_its_own(
     of_trials, of_test = student_seeds(job.study.seed, 9), student_seeds(job.study.seed, 9, StudentPurpose.TEST)
     assert len(used_seeds) == 3 * 2 and len({*used_seeds, *of_trials, *of_test}) == 6 + 18
     one = two[0].sets[0]
-    assert DistilledSet.load(one.distilled_set).card["study"]["distillation"]["lr_image"] == 20.0
+    assert value_at(DistilledSet.load(one.distilled_set).origin.study, "distillation", "lr_image") == 20.0
     assert one.scores().val_mean_recall == pytest.approx(sum(one.scores().students or []) / 2)
 
 

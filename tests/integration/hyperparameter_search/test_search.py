@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock
 from helpers.paths import ROOT
 from helpers.searches import SPACE, evaluated, with_search
+from helpers.sets import card_text, write_card
 from rich.console import Console
 
 from rayvldd.config.settings import EvaluationSettings
@@ -251,8 +252,8 @@ def test_a_trial_reports_every_evaluation(job: TrialContext, reports: list[Any])
     run_trial(job, reports)
     assert [report.outer_step for report in reports] == [0, 2, 4]
     assert all(report.metrics["best_val_mean_recall"] > 0 and report.memory for report in reports)
-    card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").card
-    assert card["study"]["distillation"]["lr_image"] == 10.0
+    card = DistilledSet.load(job.trials / "trial_003" / "checkpoint" / "best").origin
+    assert value_at(card.study, "distillation", "lr_image") == 10.0
 
 
 def test_memory_is_released_without_visiting_imported_objects(job: TrialContext, reports: list[Any]) -> None:
@@ -375,6 +376,8 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
             if behaviour == "slow to end":
                 time.sleep(3)
 
+    cards = {step: card_text(outer_step=step) for step in (0, 2, 4)}  # trials cannot import the helpers
+
     def run(name: str, point: dict[str, Any], job: Any, report: Any) -> None:
         from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport
 
@@ -388,7 +391,7 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
             step += 2
             value = 20 - abs(math.log(point["distillation.lr_image"] / 30)) + 0.01 * step
             (folder / "best").mkdir(exist_ok=True)
-            (folder / "best" / "card.json").write_text(json.dumps({"step": step}))
+            (folder / "best" / "card.json").write_text(cards[step])
             state.write_text(json.dumps(step))
             time.sleep(0.05)
             if behaviour == "mixed" and number == 3 and step == 0:
@@ -556,8 +559,7 @@ def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> 
     ledger.start(number, 1, {"distillation.lr_image": 3.0, "distillation.trajectory_matching.syn_steps": 1})
     ledger.add_evaluation(f"trial_{number:03d}", evaluated(2, 1.0, 10.5))
     best = ledger.trials[f"trial_{number:03d}"].checkpoint / "best"
-    best.mkdir(parents=True)
-    (best / "card.json").write_text('{"outer_step": 2}')
+    write_card(best / "card.json", outer_step=2)
     ledger = toy.run()
     assert len(ledger.trials) == num_before + 1 and not ledger.running
     cut_off = ledger.trials[f"trial_{number:03d}"]
@@ -993,7 +995,7 @@ def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
     delivered = max(winner["sets"], key=lambda one: one["val_mean_recall"])
     chosen = DistilledSet.load(values["distilled_set"])
     assert torch.equal(chosen.images, DistilledSet.load(folder.finalists / delivered["name"] / "distilled_set").images)
-    assert best["outer_step"] == delivered["outer_step"] == chosen.card["outer_step"]
+    assert best["outer_step"] == delivered["outer_step"] == chosen.origin.outer_step
     assert values["test"]["num_sets"] == 2 and values["test_evaluations"] == 1
     assert values["test"]["interval"] is None, "two sets are too few for an interval"
     assert not list(folder.finalists.rglob("checkpoint"))

@@ -70,7 +70,7 @@ def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: P
 def test_a_distillation_returns_its_set(workspace: Path) -> None:
     study = rv.load_study(TINY_STUDY).override({"name": "once"})
     first, again = (rv.distill(study, workspace=workspace, tracking_uri="none") for _ in range(2))
-    assert first == again and first.card["study"]["name"] == "once"
+    assert first == again and first.origin.study["name"] == "once"
 
 
 def test_faults_of_a_mapping_are_reported_with_their_keys() -> None:

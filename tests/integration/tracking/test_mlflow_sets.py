@@ -76,7 +76,7 @@ def test_a_registered_set_opens(
     kept = sorted((workspace / "mlartifacts").rglob("*"))
     opened = DistilledSet.load(place.format(run=registered[1]))
     assert torch.equal(opened.images, chosen.images) and torch.equal(opened.texts, chosen.texts)
-    assert opened.card["metrics"] == {"val_mean_recall": 12.5}
+    assert opened.origin.metrics == {"val_mean_recall": 12.5}
     assert DistilledSet.load(Path(place.format(run=registered[1]))).start_captions == chosen.start_captions
     assert sorted((workspace / "mlartifacts").rglob("*")) == kept, "reading leaves nothing behind"
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import NoCredentialsError
+from helpers.sets import write_card
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
@@ -444,8 +445,7 @@ def test_mlflow_run_ends_without_the_artifacts_that_are_not_taken(
         raise error
 
     artifacts = tmp_path / "set"
-    artifacts.mkdir()
-    (artifacts / "card.json").write_text('{"outer_step": 2}')
+    write_card(artifacts / "card.json", outer_step=2)
 
     def write() -> MlflowTracker:
         tracker = MlflowTracker(database, tmp_path / "mlartifacts")
@@ -471,7 +471,7 @@ def test_mlflow_run_ends_without_the_artifacts_that_are_not_taken(
     assert write().missing == (), "the same again sends what was missing"
     study, trials = mlflow_place(tmp_path).read()
     assert "rayvldd.missing" not in {**study.tags, **trials["a"].tags}
-    assert trials["a"].artifacts == {"card.json": '{"outer_step": 2}'}
+    assert trials["a"].artifacts == {"card.json": (artifacts / "card.json").read_text(encoding="utf-8")}
     assert len(MlflowClient(tracking_uri=database).search_model_versions(f"name = '{tiny_study.name}'")) == 1
 
 

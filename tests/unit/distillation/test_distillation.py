@@ -282,7 +282,7 @@ def test_a_run_that_leaves_its_range_goes_back_with_half_the_rates(
     report = distiller.step()
     assert (report.outer_step, report.numbers["rollbacks"]) == (3, 1)  # back to 2, then one step
     assert not torch.equal(distiller.distilled_set().images, after_two.images)
-    assert distiller.distilled_set().card["rollbacks"] == 1
+    assert distiller.distilled_set().card_values()["rollbacks"] == 1
 
     served += [Trajectory.of_every_epoch([good[0], nan, good[2]])]
     hasty_task = make_task(max_rollbacks=0)
@@ -337,7 +337,7 @@ def test_recall_that_falls_far_below_the_start_ends_a_run(
         run([50.0, 24.0, 60.0, 24.0, 23.0], tmp_path / "falls")
     with pytest.raises(DivergedError, match="below half"):  # and the same command does not resume it
         run([], tmp_path / "falls")
-    assert DistilledSet.load(tmp_path / "falls" / "best").card["outer_step"] == 2  # the best set is kept
+    assert DistilledSet.load(tmp_path / "falls" / "best").origin.outer_step == 2  # the best set is kept
 
 
 def test_a_start_near_guessing_has_no_floor(make_task: MakeTask) -> None:
@@ -483,8 +483,8 @@ def test_a_run_is_evaluated_at_the_start_every_so_often_and_at_the_end(make_task
         assert evaluation.is_best == (metrics["val_mean_recall"] > best)
         best = max(best, metrics["val_mean_recall"])
         assert metrics["best_val_mean_recall"] == best
-        assert evaluation.distilled_set.card["metrics"] == metrics
-        assert evaluation.distilled_set.card["outer_step"] == evaluation.outer_step
+        assert evaluation.distilled_set.origin.metrics == metrics
+        assert evaluation.distilled_set.origin.outer_step == evaluation.outer_step
         students = evaluate_pairs(
             task,
             evaluation.distilled_set.pairs(task),
@@ -607,10 +607,10 @@ def test_the_folder_holds_one_state_and_the_best_set(
     for evaluation in distill(task.study, task, experts(task), 0, tmp_path / "run"):
         evaluations.append(evaluation)
         best = DistilledSet.load(tmp_path / "run" / "best")  # exists already when the evaluation is reported
-        assert best.card["metrics"]["val_mean_recall"] == evaluation.metrics["best_val_mean_recall"]
+        assert best.origin.metrics["val_mean_recall"] == evaluation.metrics["best_val_mean_recall"]
     assert [evaluation.is_best for evaluation in evaluations] == [True, True, False, False]  # not for an equal one
     assert_same(best, evaluations[1].distilled_set)
-    assert best.card["outer_step"] == 2
+    assert best.origin.outer_step == 2
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == ["best", "progress.json", "state-000006.safetensors"]
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["best_recall"] == 30

@@ -1,5 +1,6 @@
 """A distilled set on disk and in a DataLoader, and rejection of incompatible or damaged sets."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
-from rayvldd.records.set_card import CARD
+from rayvldd.records.set_card import CARD, BareCard, DistilledCard, ParameterCounts
 from rayvldd.storage.tensor_files import checksum
 
 
@@ -45,21 +46,22 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path, distilled: DistilledSet
     distilled.save(folder)
     loaded = DistilledSet.load(folder)
     assert_same(loaded, distilled)
-    assert {name: loaded.card[name] for name in distilled.card} == distilled.card
+    assert isinstance(loaded.card, DistilledCard) and loaded.card == distilled.card
     assert sorted(path.name for path in folder.iterdir()) == [CARD, TENSORS]
     loaded.save(folder)  # over itself
     assert DistilledSet.load(str(folder)).card == loaded.card
 
 
 def test_the_card_contains_the_settings_of_the_set(distilled: DistilledSet, task: StudyTask) -> None:
-    card = distilled.card
-    assert Study.model_validate(card["study"]) == task.study
-    assert card["fingerprints"] == task.fingerprints
-    assert card["normalisation"]["std"] == pytest.approx([0.2, 0.25, 0.5])
+    card = distilled.origin
+    assert Study.model_validate(card.study) == task.study
+    assert card.fingerprints == task.fingerprints
+    assert card.normalisation.std == pytest.approx([0.2, 0.25, 0.5])
     layouts = task.model.image_layout, task.model.text_layout
-    assert card["matched_parameters"] == {"image": layouts[0].size, "text": layouts[1].size}
-    assert (card["seed"], card["outer_step"], card["metrics"]) == (0, 1, {"val_mean_recall": 12.5})
-    assert json.loads(json.dumps(card)) == card
+    assert card.matched_parameters == ParameterCounts(image=layouts[0].size, text=layouts[1].size)
+    assert (card.seed, card.outer_step, card.metrics) == (0, 1, {"val_mean_recall": 12.5})
+    values = distilled.card_values()
+    assert json.loads(json.dumps(values)) == values and "images_left_out" not in values
 
 
 def test_a_data_loader_gives_normalised_images_and_their_embeddings(
@@ -75,14 +77,15 @@ def test_a_data_loader_gives_normalised_images_and_their_embeddings(
     assert len(list(DataLoader(loaded, batch_size=3, shuffle=True))) == 2
 
 
-def test_the_description_names_the_trained_parts(distilled: DistilledSet) -> None:
+def test_the_description_names_the_trained_parts(distilled: DistilledSet, task: StudyTask) -> None:
     text = distilled.describe()
     for part in ("4 pairs", "16 px", "32 wide", "convnet_d3", "hashed_ngrams", "heads_only", "0.07", "16 wide on each"):
         assert part in text
-    assert distilled.card["fingerprints"]["image_encoder"] in text
-    assert distilled.card["fingerprints"]["text_encoder"] in text
+    assert distilled.origin.fingerprints["image_encoder"] in text
+    assert distilled.origin.fingerprints["text_encoder"] in text
     assert f"{distilled.lr_student_image:.4g}" in text
-    distilled.card["study"]["model"]["protocol"] = "full_image_encoder"
+    other = task.study.at({"model.protocol": "full_image_encoder"}).model_dump(mode="json")
+    distilled.card = distilled.origin.model_copy(update={"study": other})
     assert "a text head" in distilled.describe()
 
 
@@ -151,6 +154,10 @@ def other_tensors(path: Path) -> None:
         (CARD, without("lr_student_text")),
         (CARD, without("checksums")),
         (CARD, without("format")),
+        (CARD, without("study")),
+        (CARD, without("fingerprints")),
+        (CARD, without("metrics")),
+        (CARD, without("rollbacks")),
     ],
 )
 def test_a_damaged_set_is_refused(
@@ -216,6 +223,32 @@ def test_the_card_of_a_newer_release_is_refused(tmp_path: Path, distilled: Disti
     message = "(?s)card.json: the card of a distilled set in format 2, of a newer release.*Next: pip install --upgrade"
     with pytest.raises(StoreError, match=message):
         DistilledSet.load(tmp_path)
+
+
+def test_losses_of_a_card_may_be_infinite_or_not_a_number(tmp_path: Path, distilled: DistilledSet) -> None:
+    metrics = {"val_mean_recall": 12.5, "matching_loss": float("inf"), "drift": float("nan")}
+    dataclasses.replace(distilled, card=distilled.origin.model_copy(update={"metrics": metrics})).save(tmp_path)
+    read = DistilledSet.load(tmp_path).origin.metrics
+    assert read["matching_loss"] == float("inf") and read["drift"] != read["drift"]
+
+
+def test_a_set_of_unknown_origin_has_its_tensors_alone(
+    tmp_path: Path, distilled: DistilledSet, task: StudyTask
+) -> None:
+    dataclasses.replace(distilled, card=BareCard()).save(tmp_path)
+    bare = DistilledSet.load(tmp_path)
+    assert_same(bare, distilled)
+    assert bare.card == BareCard() and "no study" in repr(bare) and bare != distilled
+    uses: list[Callable[[], object]] = [bare.describe, lambda: bare.pairs(task), lambda: bare[0], lambda: bare.origin]
+    for use in uses:
+        with pytest.raises(StoreError, match=r"(?s)no entries about its origin.*Next: rayvldd distill"):
+            use()
+
+
+def test_settings_of_another_release_are_not_described(distilled: DistilledSet) -> None:
+    distilled.card = distilled.origin.model_copy(update={"study": {"name": "tiny", "model": "large"}})
+    with pytest.raises(StoreError, match=r"(?s)the settings in the card of the set do not fit this release: 2 values"):
+        distilled.describe()
 
 
 @pytest.mark.parametrize("broken_at", [CARD, TENSORS])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.sets import card_with
 from helpers.studies import TINY_STUDY
 
 from rayvldd.config.settings import ImageEncoderSettings
@@ -38,7 +39,7 @@ def made_with(**changes: Any) -> DistilledSet:
             study[section][inner] = value
         else:
             study[section] = value
-    return DistilledSet(images, texts, images, texts, ["a", "b"], 0.1, 0.1, card={"study": study})
+    return DistilledSet(images, texts, images, texts, ["a", "b"], 0.1, 0.1, card=card_with(study=study))
 
 
 def refused(distilled: DistilledSet, folder: Path, workspace: Path, *overrides: str, **more: Any) -> list[str]:

@@ -48,7 +48,7 @@ def set_of(number: int, size: int = 16, *, noise_start: bool = False) -> Distill
     images = start + 0.2 * torch.randn(start.shape, generator=generator)
     texts = torch.from_numpy(embeddings_of(number))
     captions = [""] * number if noise_start else [f"caption {n}" for n in range(number)]
-    return DistilledSet(images, texts, start, texts.clone(), captions, 0.1, 0.1, {"study": {}})
+    return DistilledSet(images, texts, start, texts.clone(), captions, 0.1, 0.1)
 
 
 def embeddings_of(number: int) -> np.ndarray:

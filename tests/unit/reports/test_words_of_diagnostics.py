@@ -13,7 +13,7 @@ MEASURED = {
 
 
 def test_a_diagnostic_without_a_value_is_left_out() -> None:
-    assert words_of_diagnostics({**dict.fromkeys(MEASURED), "val_mean_recall": 9.0}) == ""
+    assert words_of_diagnostics({"val_mean_recall": 9.0}) == ""
 
 
 @pytest.mark.parametrize(
