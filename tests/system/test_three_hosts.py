@@ -101,7 +101,7 @@ class Laptop:
 
     def up(self) -> None:
         """`ray up`, again where Ray's processes did not come up in the 30 seconds that a busy machine may not have."""
-        for tries_left in (2, 1, 0):
+        for tries_left in (4, 3, 2, 1, 0):
             try:
                 self.run("ray", "up", "-y", str(self.cluster_file))
                 return
