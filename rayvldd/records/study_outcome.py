@@ -67,7 +67,7 @@ class SetOnValidation(Values):
     @model_validator(mode="after")
     def _has_what_its_state_requires(self) -> Self:
         if self.state == "finished" and self.val_mean_recall is None:
-            raise ValueError("a finished set has no val_mean_recall")
+            raise ValueError("a finished set has no recall on validation")
         if self.state == "failed" and self.reason is None:
             raise ValueError("a failed set has no reason")
         return self
