@@ -47,7 +47,7 @@ class PreparedEvaluation:
     about: Mapping[str, str | int | float] = field(default_factory=dict)
     """Properties of the inputs."""
     beside_split: bool = False
-    """Whether the table also has the mean recall on the split itself."""
+    """Whether the table is of mean recalls alone, with that on the split itself."""
     references: Sequence["ProbeScore"] = ()
     """Rows of values without students, e.g. chance."""
     notes: Sequence[str] = ()
@@ -63,7 +63,13 @@ class PreparedEvaluation:
         """
         from rayvldd.records.set_scores import FurtherScores
 
-        columns = [(probe.name, info) for probe in self.probes for info in probe.infos] + [*self.further_columns]
+        columns = [
+            (probe.name, info)
+            for probe in self.probes
+            for info in probe.infos
+            if info == MEAN_RECALL or not self.beside_split
+        ]
+        columns += self.further_columns
         found = []
         for name, of_row in students.items():
             if self.beside_split:

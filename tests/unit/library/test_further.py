@@ -33,6 +33,17 @@ def test_recall_on_other_data_is_that_of_their_split(tiny_study: Study, tiny_cac
     assert {(row.metric, row.mean, row.num_students) for row in scores.scores} >= {("mean_recall", 10.0, 3)}
 
 
+def test_robustness_is_a_table_of_mean_recalls(tiny_study: Study, tiny_cache: Path) -> None:
+    task = load(tiny_study, tiny_cache)
+    with ProgressDisplay() as display:
+        (found,) = FurtherEvaluations(robustness=True).prepared(task, "val", ArrayCache(tiny_cache), display)
+    student = task.model.initial_parameters(2)
+    probed = {probe.name: probe(task, student) for probe in found.probes}
+    scores = found.scores(CONDITIONS, {"a set": [StudentScores(ranks(task, student, task.val), probed)]})
+    assert further_table(scores).headings == ("trained on", AS_IS, "JPEG 75", "4 bits", "noise 0.01")
+    assert scores.scores[0].mean == pytest.approx(score(task, student, task.val).mean_recall)
+
+
 def test_a_study_of_another_size_and_a_template_without_class_are_refused() -> None:
     study = Study.model_validate(TINY_STUDY)
     further = FurtherEvaluations(on=study.at({"data.image_size": 32}), template="A photo")
