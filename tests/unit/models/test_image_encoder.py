@@ -99,17 +99,19 @@ def test_the_fingerprint_depends_exactly_on_the_features(tmp_path: Path) -> None
     assert identity() != before
 
 
-def test_a_process_of_a_trial_with_our_network_imports_neither_timm_nor_scikit_learn() -> None:
-    """They double the time of its imports, which small trials spend in each of their processes."""
+def test_processes_with_our_network_import_neither_timm_nor_scikit_learn() -> None:
+    """They double the time of the imports, which small trials and scores spend in each of their processes."""
     code = """
 import sys
+from rayvldd.evaluation import privacy, robustness, zero_shot
+from rayvldd.runtime import evaluation
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.hyperparameter_search import trial, tune_adapter
 from rayvldd.models.image_encoder import build_image_encoder, faults_of_image_encoder, image_identity
 settings = ImageEncoderSettings(name="convnet_d3")
 assert not faults_of_image_encoder(settings)
 image_identity(settings, build_image_encoder(settings))
-print({"timm", "torchvision", "sklearn", "torch._dynamo"} & set(sys.modules))
+print({"timm", "torchvision", "sklearn", "scipy.stats", "torch._dynamo"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "set()\n", done.stderr
