@@ -8,7 +8,6 @@ count as if they had ended at their predicted recalls.
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from rayvldd.hyperparameter_search.optuna_trials import (
     optuna_value,
 )
 from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
+from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Prediction
 
@@ -140,17 +140,9 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         sd = math.hypot(float(sds[0]), self._model.noise)
         return Prediction(recall=round(float(means[0]), 4), sd=round(sd, 4))
 
-    def _make_tpe(self, number: int) -> optuna.samplers.TPESampler:
+    def _make_tpe(self, number: int) -> Tpe:
         """TPE for the trial of a number, so that its random numbers do not depend on earlier calls."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=sampler_seed(self._seed, number),
-                n_startup_trials=self._num_start_trials,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-            )
+        return Tpe(sampler_seed(self._seed, number), self._num_start_trials)
 
     def _known_trials(self, study: optuna.Study, trial: FrozenTrial) -> _History | None:
         """The trials that the model is fitted to; None if it is not to be used."""

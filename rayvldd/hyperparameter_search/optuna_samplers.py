@@ -26,6 +26,7 @@ from rayvldd.hyperparameter_search.optuna_trials import (
     optuna_values,
 )
 from rayvldd.hyperparameter_search.strategy import Sampler, next_number
+from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Evaluation, Prediction, Trial
 
@@ -167,18 +168,8 @@ def _suggest_one(trial: optuna.trial.BaseTrial, key: str, domain: Domain) -> Set
 
 
 def make_tpe(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:
-    """Tree-structured Parzen estimator.
-
-    It models all settings jointly, with one model for each group of conditional settings that occur in the same points
-    (``group``). Running trials count as bad ones (constant liar), so that concurrent trials do not use the same point.
-    """
-
-    def make(seed: int, starts: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=starts, multivariate=True, group=True, constant_liar=True
-        )
-
-    return _made(make, study, known, earlier)
+    """Tree-structured Parzen estimator."""
+    return _made(Tpe, study, known, earlier)
 
 
 def make_random(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Sampler:

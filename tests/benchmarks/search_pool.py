@@ -5,7 +5,6 @@ at exactly the proposed point. ``curves`` ranks by its expected improvement and 
 search and the first trials of the others take a run at random.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -26,6 +25,7 @@ from rayvldd.hyperparameter_search.optuna_trials import distribution_of, typed_p
 from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
 from rayvldd.hyperparameter_search.stopping import make_asha, with_gain_required
 from rayvldd.hyperparameter_search.strategy import SampledSearch
+from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
 
 SAMPLERS = ("curves", "tpe", "random")
@@ -100,19 +100,11 @@ class _PoolCurves(CurvesSampler):
         return best
 
 
-class _PoolTpe(optuna.samplers.TPESampler):
+class _PoolTpe(Tpe):
     """The shipped TPE with the runs of a pool in place of draws from its density of good points."""
 
     def __init__(self, pool: Pool, study: Study) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            super().__init__(
-                seed=study.seed,
-                n_startup_trials=start_trials(study),
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-            )
+        super().__init__(study.seed, start_trials(study))
         self._pool, self._random, self._candidates = pool, study.seed, dict[str, np.ndarray]()
         self._parzen_estimator_cls = self._over_the_pool  # type: ignore[assignment]
 
