@@ -78,19 +78,8 @@ def evaluate_in_parallel(
     split: SplitName,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalMetrics]:
-    """Train one fresh student per job and return the recalls; see :func:`rank_in_parallel`."""
-    return [found.recalls() for found in rank_in_parallel(study, cache_folder, jobs, split, on_progress)]
-
-
-def rank_in_parallel(
-    study: Study,
-    cache_folder: Path,
-    jobs: Sequence[StudentSpec],
-    split: SplitName,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> list[RetrievalRanks]:
-    """Train one fresh student per job and return the rank of every correct answer; see :func:`score_in_parallel`."""
-    return [found.ranks for found in score_in_parallel(study, cache_folder, jobs, split, on_progress)]
+    """Train one fresh student per job and return the recalls; see :func:`score_in_parallel`."""
+    return [found.ranks.recalls() for found in score_in_parallel(study, cache_folder, jobs, split, on_progress)]
 
 
 def score_in_parallel(

@@ -1,6 +1,7 @@
 """The full-data bound is chosen on validation and paid once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import rayvldd.runtime.full_data
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.evaluation.full_data import recipes_of, train_on_all
+from rayvldd.evaluation.metric import RetrievalRecall
+from rayvldd.evaluation.probes import Probe, in_memory
 from rayvldd.evaluation.scoring import ranks, score
 from rayvldd.randomness import student_seeds
-from rayvldd.runtime.evaluation import StudentSpec, rank_in_parallel
+from rayvldd.runtime.evaluation import StudentSpec, score_in_parallel
 from rayvldd.runtime.full_data import choose_recipe, kept_ranks
 
 
@@ -54,7 +57,10 @@ def test_the_bound_is_paid_once(
         assert [tried.val_mean_recall for tried in choice.tried] == [
             score(problem, model, problem.val).mean_recall for model in models
         ]
-        found = rank_in_parallel(tiny_study, tmp_path, [StudentSpec(choice, 5)], "test")[0]
+        probe = Probe("other images", RetrievalRecall(), in_memory(problem.val), "identity")
+        jobs = [StudentSpec(choice, 5, probes=[probe])]
+        scores = score_in_parallel(tiny_study, tmp_path, jobs, "test")[0]
+        found = scores.ranks
         expected = ranks(problem, train_on_all(problem, choice.best.recipe, tiny_study.seed, 5), problem.test)
         assert found.image_to_text.tolist() == expected.image_to_text.tolist()
         assert found.text_to_image.tolist() == expected.text_to_image.tolist()
@@ -63,8 +69,12 @@ def test_the_bound_is_paid_once(
         monkeypatch.setattr(rayvldd.runtime.full_data, "run_work", lambda *_: pytest.fail("chosen again"))
         assert choose_recipe(tiny_study, tmp_path, problem.fingerprints, display) == choice
         monkeypatch.setattr(rayvldd.runtime.evaluation, "run_work", nothing_to_do)
-        again = rank_in_parallel(tiny_study, tmp_path, [StudentSpec(choice, 5)], "test")[0]
-        assert again.recalls() == expected.recalls()
+        again = score_in_parallel(tiny_study, tmp_path, jobs, "test")[0]
+        assert again.ranks.recalls() == expected.recalls() and again.probed == scores.probed
+        assert list(again.probed) == ["other images"]
+        other = [StudentSpec(choice, 5, probes=[replace(probe, identity="other inputs")])]
+        with pytest.raises(AssertionError, match="trained again"):
+            score_in_parallel(tiny_study, tmp_path, other, "test")
     told = (tmp_path / "out.txt").read_text()
     assert told.count("full data: SGD at 0.1") == 2 and "the best of 2 recipes (cached)" in told
 
