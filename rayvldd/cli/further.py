@@ -19,8 +19,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--robustness",
         is_flag=True,
-        help="Also show recall on images with JPEG compression, 16 grey levels or noise, and of students of each set "
-        "as it is exported.",
+        help="Also show recall on images with JPEG compression, 4 bits per channel or noise, and of students of each "
+        "set as it is exported.",
     ),
     click.option(
         "--on",

@@ -1,4 +1,4 @@
-"""Robustness of students: recall on images of the split after JPEG compression, with 16 grey levels, and with noise.
+"""Robustness of students: recall on images of the split with JPEG compression, 4 bits per channel, or noise.
 
 The images are distorted at the size on which the model is trained, and have 8 bits per channel again afterwards.
 """
