@@ -35,6 +35,13 @@ class Estimate:
         """Half of the interval; None if there is none."""
         return (self.interval[1] - self.interval[0]) / 2 if self.interval else None
 
+    @property
+    def is_skewed(self) -> bool:
+        """Whether the mean, plus and minus half of the interval, is far outside of it, e.g. above 100 percent."""
+        if self.interval is None or self.half is None:
+            return False
+        return abs(sum(self.interval) / 2 - self.mean) > self.half / 2
+
 
 Cell = SettingValue | Estimate
 """A value; None is a missing one."""
@@ -59,10 +66,15 @@ class Column:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def text(self, cell: Cell, plus_minus: str = " ± ") -> str:
-        """Format a cell of this column; ``plus_minus`` separates a mean from half of its interval."""
+        """Format a cell of this column; ``plus_minus`` separates a mean from half of its interval.
+
+        A skewed interval has both of its ends in brackets, since the half would promise impossible values.
+        """
         if isinstance(cell, Estimate):
             number = self.number or "{:.1f}"
             half = "" if cell.half is None else plus_minus + number.format(cell.half)
+            if cell.interval is not None and cell.is_skewed:
+                half = f" [{', '.join(map(number.format, cell.interval))}]"
             share = "" if cell.share is None else f" ({100 * cell.share:.0f} %)"
             return number.format(cell.mean) + half + share
         if cell is None:

@@ -118,3 +118,10 @@ def test_an_empty_table_has_its_headings() -> None:
     assert printed(table).split() == ["name", "value"]
     assert as_csv(table) == "name,value\n"
     assert r"name & value \\" in as_latex(table) and "<tbody>" in as_html(table)
+
+
+def test_a_skewed_interval_shows_its_ends() -> None:
+    column = Column("mean", number="{:.1f}")
+    assert column.text(Estimate(17.25, (16.5, 18.25))) == "17.2 ± 0.9"
+    assert column.text(Estimate(95.8, (20.3, 99.7))) == "95.8 [20.3, 99.7]"
+    assert column.text(Estimate(100.0, (100.0, 100.0))) == "100.0 ± 0.0"
