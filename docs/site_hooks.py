@@ -76,7 +76,7 @@ def _cli() -> str:
         assert command is not None
         commands[name] = command
         commands |= {f"{name} {word}": below for word, below in _subcommands(name, command).items()}
-    often = ["--set", "--workspace", "--dry-run", "--json", "--debug"]
+    often = ["--set", "--workspace", "--dry-run", "--json", "--quiet", "--log-time", "--debug"]
     common = {key: text for command in commands.values() for key, text in _options(command).items() if key in often}
     parts = ["## Common options", "", *_option_table({key: common[key] for key in often})]
     for name, command in commands.items():
@@ -114,7 +114,9 @@ def _options(command: click.Command) -> dict[str, tuple[str, str]]:
     """The options of a command with their help, by long name."""
     context = click.Context(command)
     records = {
-        param.opts[0]: param.get_help_record(context) for param in command.params if isinstance(param, click.Option)
+        max(param.opts, key=len): param.get_help_record(context)
+        for param in command.params
+        if isinstance(param, click.Option)
     }
     return {key: record for key, record in records.items() if record}
 

@@ -16,10 +16,17 @@ _PLAIN_EVERY_S = 15.0
 
 
 class ProgressDisplay:
-    """A progress bar at the bottom of a terminal, with lines above it; plain lines if the output is not a terminal."""
+    """A progress bar at the bottom of a terminal, with lines above it; plain lines if the output is not a terminal.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        console: Where it is shown; default: standard error.
+        quiet: Show warnings only.
+        log_time: Begin each line with date and time.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False, log_time: bool = False) -> None:
         self.console = console or Console(stderr=True, highlight=False)
+        self._quiet, self._log_time = quiet, log_time
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -28,7 +35,7 @@ class ProgressDisplay:
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self._task: TaskID | None = None
         self._what = ""
@@ -44,8 +51,13 @@ class ProgressDisplay:
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Print a permanent line."""
-        self.console.print(printable(text), markup=False, soft_wrap=True)
+        """Print a permanent line, unless the display is quiet."""
+        if not self._quiet:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a permanent line about something that is not as it should be, in a quiet display too."""
+        self._print(text)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of an activity; it replaces that of another activity."""
@@ -64,6 +76,11 @@ class ProgressDisplay:
         self._clear()
         self._what = ""
 
+    def _print(self, text: str) -> None:
+        if self._log_time:
+            text = with_time(text)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
+
     def _clear(self) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
@@ -78,6 +95,12 @@ def shown(display: ProgressDisplay | None) -> Iterator[ProgressDisplay]:
         return
     with ProgressDisplay() as own:
         yield own
+
+
+def with_time(text: str) -> str:
+    """Put the local date and time before each line of a text."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return "\n".join(f"{now}  {line}".rstrip() for line in text.split("\n"))
 
 
 def point_as_text(point: Mapping[str, object]) -> str:

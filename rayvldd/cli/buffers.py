@@ -54,7 +54,6 @@ def import_command(
     study, workspace = checked_study(invocation, study_file)
     _check_one_set(study, study_file)
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.experts.recipe import expert_recipe
     from rayvldd.experts.released_buffers import BufferPair, digest_of_buffers, read_buffers
@@ -65,7 +64,7 @@ def import_command(
     store = writable_store(store_uri, workspace)
     pairs = [BufferPair(*pair) for pair in zip(image_buffers, text_buffers, strict=True)]
     (point,) = study.expert_points()
-    with ProgressDisplay() as display, reachable(store):
+    with invocation.display() as display, reachable(store):
         digest = digest_of_buffers(pairs, display.progress)
         declared = point.at({"experts.imported": digest})
         cache = open_cache(workspace.cache)

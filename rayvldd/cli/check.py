@@ -130,12 +130,11 @@ def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
     Raises:
         DataError: listing every image that cannot be decoded and is not left out.
     """
-    from rayvldd.console import ProgressDisplay
     from rayvldd.data.dataset import load_dataset
     from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
     from rayvldd.data.prepared_arrays import open_cache
 
-    with ProgressDisplay() as display:
+    with invocation.display() as display:
         for data in {point.data.model_dump_json(): point.data for point in study.expert_points()}.values():
             load_dataset(data, open_cache(cache), display.progress)
         display.done()
@@ -144,10 +143,9 @@ def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
 
 
 def _probed(invocation: Invocation, study: "Study", planned: "Plan") -> "Cost":
-    from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
 
-    with ProgressDisplay() as display:
+    with invocation.display() as display:
         probed = probe(study, Path(planned["storage"]["cache"]), display.progress)
     cost = estimate(study, planned, probed)
     invocation.say(describe_cost(cost))

@@ -106,11 +106,10 @@ def command(
         }
         return dry_run(invocation, point, plan)
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.reports.tables import recalls_table
 
     _check_out_folder(out_folder)
-    with ProgressDisplay() as display:
+    with invocation.display() as display:
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores, recipe = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))

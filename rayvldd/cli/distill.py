@@ -53,12 +53,11 @@ def command(
     if invocation.dry_run:
         return dry_run(invocation, point, _plan(point, workspace, store, out))
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
     from rayvldd.reports.gain import words_without_gain
 
-    with ProgressDisplay() as display, reachable(store):
+    with invocation.display() as display, reachable(store):
         folder = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
     best = DistilledSet.load(folder)
     card, place = best.origin, str(folder.absolute())

@@ -110,13 +110,12 @@ def command(
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
     scored: dict[SetGroup, GroupScores] = {}
     lost: list[Breakdown] = []
-    with ProgressDisplay() as display, start_ray(None, None), keeping_actors():
+    with invocation.display() as display, start_ray(None, None), keeping_actors():
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:

@@ -27,10 +27,8 @@ def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertStore"]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    from rayvldd.console import ProgressDisplay
-
-    with ProgressDisplay() as display:
+def _progress(invocation: Invocation, what: str) -> Iterator[Callable[[int, int, str], None]]:
+    with invocation.display() as display:
         yield lambda done, total, note: display.progress(what, done, total, note)
 
 
@@ -151,7 +149,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     from rayvldd.reports.expert_tables import damages_table
 
     files = 0
-    with _opened(invocation, store_uri) as store, _progress("verify") as show:
+    with _opened(invocation, store_uri) as store, _progress(invocation, "verify") as show:
 
         def note(done: int, total: int, name: str) -> None:
             nonlocal files
@@ -201,7 +199,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
 
     with _opened(invocation, store_uri) as store:
         pruning = Pruning(store)
-        with _progress("watching leases") as show:
+        with _progress(invocation, "watching leases") as show:
             found = pruning.find(
                 unreadable=unreadable,
                 on_wait=lambda leases, left: show(0, leases, f"{left:.0f} s left"),
@@ -253,7 +251,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
             chosen = [known for known in summaries(source) if not keys or known.key in keys]
             invocation.show(sets_table(chosen, source.uri))
             return invocation.finish({"source": source.uri, "keys": [known.key for known in chosen]})
-        with _progress("copy") as show:
+        with _progress(invocation, "copy") as show:
             copied = copy_sets(source, destination, keys, show)
     invocation.say(
         f"{copied.copied} experts copied ({size_as_text(copied.num_bytes)}), {copied.there} were in {destination.uri}"

@@ -87,12 +87,11 @@ def command(
         invocation.say(f"experts: {no_experts(study)}")
         return invocation.finish({"study": study.name, "made": 0, "sets": []})
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
     from rayvldd.library.run_log import log_experts, run_log
 
     logged = run_log(study, workspace, invocation.line, tracking_uri)
-    with ProgressDisplay() as display, reachable(store), logged as tracker:
+    with invocation.display() as display, reachable(store), logged as tracker:
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
         metrics = [

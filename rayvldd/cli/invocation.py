@@ -19,6 +19,7 @@ from rayvldd.printable import printable, without_passwords
 from rayvldd.user_paths import exists, user_path
 
 if TYPE_CHECKING:
+    from rayvldd.console import ProgressDisplay
     from rayvldd.reports.table import Table
 
 DEFAULT_WORKSPACE = Path("rayvldd_workspace")
@@ -59,13 +60,25 @@ class Invocation:
     """Show the traceback of an error before its message."""
     stdout: TextIO = field(repr=False)
     """The original standard output, which ``as_json`` reserves for the object."""
+    quiet: bool = False
+    """Show results, warnings and errors only."""
+    log_time: bool = False
+    """Begin each line of progress with date and time."""
+
+    def display(self) -> "ProgressDisplay":
+        """A new display of progress, as the options of the command line have it."""
+        from rayvldd.console import ProgressDisplay
+
+        return ProgressDisplay(quiet=self.quiet, log_time=self.log_time)
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""
         click.echo(printable(without_passwords(text)))
 
     def say_next(self, *lines: str) -> None:
-        """Print the next commands, in this workspace."""
+        """Print the next commands, in this workspace, unless the command is quiet."""
+        if self.quiet:
+            return
         for number, line in enumerate(lines):
             self.say(("Next: " if number == 0 else "      ") + self.in_this_workspace(line))
 
@@ -199,7 +212,34 @@ def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parame
         *([] if only_reads else [click.Option(["--dry-run"], is_flag=True, help=dry_run_help)]),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object to stdout, the rest to stderr."),
         click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+        *options_of_progress(),
     ]
+
+
+def options_of_progress() -> list[click.Parameter]:
+    """``--quiet`` and ``--log-time``, before or after the name of a command."""
+    return [
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_noted,
+            help="Show results, warnings and errors only.",
+        ),
+        click.Option(
+            ["--log-time"],
+            is_flag=True,
+            expose_value=False,
+            callback=_noted,
+            help="Begin each line of progress with date and time.",
+        ),
+    ]
+
+
+def _noted(ctx: click.Context, option: click.Parameter, is_given: bool) -> None:
+    """Note an option for the command, whose context shares its notes with that of ``rayvldd``."""
+    if is_given:
+        ctx.meta[f"rayvldd.{option.name}"] = True
 
 
 def _invocation(ctx: click.Context) -> Invocation:
@@ -213,6 +253,8 @@ def _invocation(ctx: click.Context) -> Invocation:
         as_json=take("as_json"),
         debug=take("debug"),
         stdout=sys.stdout,
+        quiet=ctx.meta.get("rayvldd.quiet", False),
+        log_time=ctx.meta.get("rayvldd.log_time", False),
     )
 
 

@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 import rayvldd
+from rayvldd.cli.invocation import options_of_progress
 from rayvldd.errors import did_you_mean
 
 COMMANDS = (
@@ -62,7 +63,13 @@ Examples:
 """
 
 
-@click.group(name="rayvldd", cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="rayvldd",
+    cls=LazyGroup,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=options_of_progress(),
+)
 @click.version_option(rayvldd.__version__, prog_name="rayvldd")
 def main() -> None:
     """Distributed hyperparameter search for vision-language dataset distillation, with Ray.

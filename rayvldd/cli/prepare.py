@@ -65,7 +65,6 @@ def command(
     if invocation.dry_run:
         return dry_run(invocation, study, _plan(study, store.uri, node_cache))
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.data.array_shards import ArrayShards
     from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
     from rayvldd.data.prepared_arrays import note_prepared
@@ -73,7 +72,7 @@ def command(
     from rayvldd.runtime.cluster import start_ray
     from rayvldd.runtime.nodes import refuse_unfit_nodes
 
-    with ProgressDisplay() as display, start_ray(address, None):
+    with invocation.display() as display, start_ray(address, None):
         if address is not None:
             refuse_unfit_nodes(workspace.root)
         arrays = prepare_study(study, workspace.cache, ArrayShards(store.storage), display.progress)

@@ -108,12 +108,11 @@ def command(
     if invocation.dry_run:
         return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens), earlier)
 
-    from rayvldd.console import ProgressDisplay
     from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
 
     tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
-    with ProgressDisplay() as display:
+    with invocation.display() as display:
         result = sweep(
             study,
             workspace,

@@ -81,7 +81,7 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
         sets.append(ExpertSet(point, at_point, recipe, epochs_of(study, at_point), task.train))
     display.done()
     for line in lines_of_left_out(left_out_so_far(study.data, cache)):
-        display.line(line)
+        display.warn(line)
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)
 

@@ -172,7 +172,7 @@ class Recorder:
 
     def process_died(self, trial_id: str) -> None:
         """Display that a trial's process died and that another one continues the trial."""
-        self.run.display.line(f"{trial_id}: its process died; another continues from its last evaluation")
+        self.run.display.warn(f"{trial_id}: its process died; another continues from its last evaluation")
 
     def end(self, trial_id: str) -> None:
         """Keep the set of a trial that ended, and close its record."""
@@ -252,7 +252,7 @@ class Recorder:
         """Say once that something which only decorates the search has failed."""
         if what not in self._noted:
             self._noted.add(what)
-            self.run.display.line(f"{what}: {message_of(error)}")
+            self.run.display.warn(f"{what}: {message_of(error)}")
 
     def _close_record(self, trial: Trial) -> None:
         assert trial.state != "running"

@@ -42,7 +42,7 @@ def send_again(
         tracker.start_study(study, command)
         _send(study, folder, tracker, result, display)
     except RayvlddError as error:
-        display.line(without_next_command(error))
+        display.warn(without_next_command(error))
         return missing
     folder.note_unsent(place, tracker.missing)
     return tuple(tracker.missing)

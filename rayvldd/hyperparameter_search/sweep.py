@@ -179,7 +179,7 @@ def _draw(session: StudySession) -> None:
         try:
             session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
         except Exception as error:  # of images, captions, fonts or the disk
-            session.display.line(f"study {session.study.name}: no pictures of it: {message_of(error)}")
+            session.display.warn(f"study {session.study.name}: no pictures of it: {message_of(error)}")
 
 
 def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -218,7 +218,7 @@ def score_group(
     jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
     for name, distilled in group.sets.items():
         for difference in _differences(name, group, task):
-            display.line(f"note: {difference}")
+            display.warn(f"note: {difference}")
         pairs = distilled.pairs(task)
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
