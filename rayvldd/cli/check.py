@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, writable_store
 
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
         "rayvldd check search_spaces/quickstart.yaml --cluster clusters/kuberay.yaml --json",
     ],
 )
-@click.argument("study_file", metavar="[STUDY]", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "study_file",
+    metavar="[STUDY]",
+    required=False,
+    type=click.Path(path_type=Path),
+    shell_complete=completion.study_files,
+)
 @click.option(
     "--cluster",
     "cluster_file",

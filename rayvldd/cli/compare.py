@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.scoring import show_published
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         "rayvldd compare quickstart --evaluations evaluated.json --evaluations transfer.json --reference",
     ],
 )
-@click.argument("study_names", metavar="[STUDY_NAME]...", nargs=-1)
+@click.argument("study_names", metavar="[STUDY_NAME]...", nargs=-1, shell_complete=completion.study_names)
 @click.option(
     "--coresets",
     "coreset_files",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.user_paths import user_path
 
@@ -24,7 +25,7 @@ _FORMS_OF_SETS, _FORMS_OF_STUDIES = ("png", "datasets"), ("optuna", "csv")
         "rayvldd export quickstart quickstart_journal --format optuna",
     ],
 )
-@click.argument("place", metavar="SET|STUDY")
+@click.argument("place", metavar="SET|STUDY", shell_complete=completion.study_names)
 @click.argument("folder", metavar="[FOLDER]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--format",

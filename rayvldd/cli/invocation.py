@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.errors import InputError, RayvlddError
 from rayvldd.printable import printable, without_passwords
@@ -193,6 +194,7 @@ def _common_options(takes_settings: bool, only_reads: bool) -> list[click.Parame
         ["--set", "overrides"],
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=completion.settings,
         help="Override one setting of the study, e.g. --set search.num_trials=4. May be repeated.",
     )
     workspace = click.Option(

@@ -2,6 +2,7 @@
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.cluster_jobs import dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.trials import trial_of, trial_option
@@ -22,7 +23,7 @@ from rayvldd.printable import printable
         "rayvldd logs quickstart --trial 3",
     ],
 )
-@click.argument("job_id", metavar="[ID|STUDY]", required=False)
+@click.argument("job_id", metavar="[ID|STUDY]", required=False, shell_complete=completion.study_names)
 @trial_option("Print the log of this trial of STUDY.")
 @click.option("--follow", is_flag=True, help="Continue until the job ends.")
 @dashboard_option

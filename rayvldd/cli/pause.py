@@ -2,6 +2,7 @@
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 
 
@@ -12,7 +13,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
     takes_settings=False,
     examples=["rayvldd pause quickstart", "rayvldd pause quickstart --dry-run"],
 )
-@click.argument("study_name", metavar="STUDY")
+@click.argument("study_name", metavar="STUDY", shell_complete=completion.study_names)
 @click.pass_obj
 def command(invocation: Invocation, study_name: str) -> None:
     """Interrupt a running STUDY, on any machine that shares the workspace, as Ctrl-C does.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.search_faults import refuse_one_point
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _SCENES = 32
 """Number of toy scenes whose captions are tested; all captions are similar."""
 
-study_argument = click.argument("study_file", metavar="STUDY", type=click.Path(path_type=Path))
+study_argument = click.argument(
+    "study_file", metavar="STUDY", type=click.Path(path_type=Path), shell_complete=completion.study_files
+)
 """The study file; the loader checks whether it exists and suggests similar names."""
 
 store_option = click.option(

@@ -2,6 +2,7 @@
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 
 
@@ -15,7 +16,7 @@ from rayvldd.cli.invocation import Invocation, RunCommand
         "rayvldd propose quickstart distillation.lr_image=300 --dry-run",
     ],
 )
-@click.argument("study_name", metavar="STUDY")
+@click.argument("study_name", metavar="STUDY", shell_complete=completion.study_names)
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.pass_obj
 def command(invocation: Invocation, study_name: str, settings: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.cluster_jobs import address_words, dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.trials import trial_of, trial_option
@@ -19,7 +20,7 @@ from rayvldd.cli.trials import trial_of, trial_option
         "rayvldd stop quickstart --trial 3",
     ],
 )
-@click.argument("job_id", metavar="ID|STUDY")
+@click.argument("job_id", metavar="ID|STUDY", shell_complete=completion.study_names)
 @trial_option("Stop this trial of STUDY at its next evaluation; its best set counts.")
 @dashboard_option
 @click.pass_obj

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import click
 
+from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import RayvlddError
@@ -22,7 +23,7 @@ from rayvldd.tracking.opening import WITHOUT_SERVER
     takes_settings=False,
     examples=["rayvldd ui", "rayvldd ui quickstart", "rayvldd ui quickstart --port 5001 --no-browser"],
 )
-@click.argument("study_name", metavar="[STUDY_NAME]", default="")
+@click.argument("study_name", metavar="[STUDY_NAME]", default="", shell_complete=completion.study_names)
 @tracking_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.  [default: open it]")
