@@ -129,5 +129,5 @@ def _printable(text: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the most similar known name, or an empty text if none is similar."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""

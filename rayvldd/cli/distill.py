@@ -46,7 +46,7 @@ def command(
     The first point consists of the first of `search.initial_points` and the file's constants; `--set` changes it.
     Missing experts are trained first. The same command resumes an interrupted distillation.
     """
-    study, workspace = checked_study(invocation, study_file)
+    study, workspace = checked_study(invocation, study_file, on_this_machine=True)
     point = study.at(study.first_point())
 
     store = writable_store(store_uri, workspace)

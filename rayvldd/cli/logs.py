@@ -1,12 +1,18 @@
 """``rayvldd logs``: output of a job of a cluster, or log of a trial."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.cluster_jobs import dashboard_option, values_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.trials import trial_of, trial_option
+from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.printable import printable
+
+if TYPE_CHECKING:
+    from rayvldd.runtime.jobs import ClusterJobs, Job
 
 
 @click.command(
@@ -38,10 +44,7 @@ def command(context: click.Context, job_id: str | None, trial: int | None, follo
         if job_id is None or follow:
             raise click.UsageError("--trial N prints the log of a trial: give its STUDY, without --follow.", context)
         return _show_trial(invocation, job_id, trial)
-    from rayvldd.runtime.jobs import ClusterJobs
-
-    cluster = ClusterJobs(address)
-    job = cluster.find(job_id)
+    cluster, job = _found(invocation, address, job_id)
     if follow:
         job = cluster.follow(job, lambda text: click.echo(text, nl=False))
         invocation.say(f"job {job.job_id}: {job.state.lower()}")
@@ -49,6 +52,30 @@ def command(context: click.Context, job_id: str | None, trial: int | None, follo
     log = cluster.log(job)
     click.echo(log, nl=not log.endswith("\n"))
     return invocation.finish({**values_of_job(job), "log": log})
+
+
+def _found(invocation: Invocation, address: str, job_id: str | None) -> "tuple[ClusterJobs, Job]":
+    """The cluster and the job.
+
+    Raises:
+        RayvlddError: if there is none; for a study of the workspace with the command for the log of a trial.
+    """
+    from rayvldd.runtime.jobs import ClusterJobs
+    from rayvldd.workspace import Workspace
+
+    try:
+        cluster = ClusterJobs(address)
+        return cluster, cluster.find(job_id)
+    except RayvlddError as error:
+        studies = Workspace(invocation.workspace_folder).studies
+        trials = sorted((studies / job_id / "trials").glob("trial_*")) if job_id else []
+        if not trials:
+            raise
+        number = int(trials[-1].name.removeprefix("trial_"))
+        raise RayvlddError(
+            f"{without_next_command(error)}; {job_id} is a study of the workspace, whose trials have logs",
+            next_command=f"rayvldd logs {job_id} --trial {number}",
+        ) from error
 
 
 def _show_trial(invocation: Invocation, study_name: str, number: int) -> None:

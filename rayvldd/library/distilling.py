@@ -88,14 +88,13 @@ def _prepare(
     """Load the task, train missing experts, and name the run by a hash of everything that determines it."""
     from rayvldd.config.setting import selected
     from rayvldd.data.array_cache import fingerprint
-    from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.hyperparameter_search.preparation import certain_sets, load_expert_sets, make_missing_experts
-    from rayvldd.models.retrieval_task import load_task
+    from rayvldd.runtime.trial_task import load_trial_task
 
     sets = load_expert_sets(point, workspace.cache, display)
     make_missing_experts(certain_sets(point, sets), store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
-    task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
+    task = load_trial_task(point, workspace.cache, display.progress)
     indexes = range(point.experts.num_experts if point.requires_experts else 0)
     trajectories = [store.load(recipe, index) for index in indexes]
     settings = selected(point, lambda info: info.in_point)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
 from rayvldd.models.convnet import ConvNet, convnet_d3
+from rayvldd.models.hub import hub_or_cache
 from rayvldd.randomness import seeded
 from rayvldd.user_paths import is_file, user_path
 
@@ -46,7 +48,8 @@ def _created(settings: ImageEncoderSettings) -> nn.Module:
         return _OWN[settings.name](pretrained=from_hub, **options)
     import timm
 
-    encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
+    with hub_or_cache() if from_hub else nullcontext():
+        encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
     return encoder
 
 

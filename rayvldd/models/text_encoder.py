@@ -5,6 +5,7 @@ no weights: it is the default without downloads, and a lower baseline.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from rayvldd.config.settings import TextEncoderSettings
 from rayvldd.errors import Fault, ModelError, message_of
+from rayvldd.models.hub import hub_or_cache
 from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
 from rayvldd.user_paths import is_folder, user_path
 
@@ -144,9 +146,10 @@ class TransformerTextEncoder:
         folder = user_path(settings.name)
         source = str(folder) if is_folder(folder) else settings.name
         self._pooling = settings.pooling
-        # Without this option, transformers would ask on the terminal whether to run code from the folder.
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        self._model, not_loaded, unexpected = _loaded(source, settings.pooling)
+        with nullcontext() if is_folder(folder) else hub_or_cache():
+            # Without this option, transformers would ask on the terminal whether to run code from the folder.
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self._model, not_loaded, unexpected = _loaded(source, settings.pooling)
         self._longest = _longest_input(self._model, self._tokenizer)
         try:
             probe = self._tokens([_PROBE])

@@ -18,6 +18,7 @@ EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if e
 REQUIREMENTS = [*PROJECT["dependencies"], *EXTRAS]
 
 IMPORTED_AS = {
+    "huggingface-hub": "huggingface_hub",
     "nvidia-ml-py": "pynvml",
     "pillow": "PIL",
     "pydantic-core": "pydantic_core",

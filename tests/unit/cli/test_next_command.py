@@ -74,3 +74,14 @@ def test_a_study_that_is_paused_is_followed_in_its_workspace(studies: Path) -> N
         result = run("pause", "made", "--workspace", studies)
     assert result.exit_code == 0, result.output
     assert f"Next: rayvldd status --workspace {studies}" in result.output
+
+
+def test_logs_of_a_study_without_a_cluster_name_the_log_of_its_last_trial(tmp_path: Path) -> None:
+    for number in (0, 11):
+        (tmp_path / "studies" / "made" / "trials" / f"trial_{number:03d}").mkdir(parents=True)
+    words = ["logs", "made", "--workspace", tmp_path, "--address", "http://127.0.0.1:9"]
+    found = last_object(run(*words, "--json"))
+    assert found["next_command"] == f"rayvldd logs made --trial 11 --workspace {tmp_path}"
+    assert "cannot be reached" in found["message"] and "made is a study of the workspace" in found["message"]
+    other = last_object(run("logs", "another", *words[2:], "--json"))
+    assert "ray attach" in other["next_command"]

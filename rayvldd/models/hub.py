@@ -1,0 +1,46 @@
+"""The hub of encoders, without waiting for one that does not answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ANSWER_S = 5.0
+"""Seconds for the hub's first answer. Its library repeats every request five times, for minutes in all."""
+
+
+class HubAwayError(Exception):
+    """The hub does not answer, and its cache on this machine lacks what was requested."""
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """If the hub does not answer, take files in the block from its cache on this machine alone.
+
+    Raises:
+        HubAwayError: if the hub does not answer and the block fails.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or _answers():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except Exception as error:  # of timm, transformers or the hub's library, about a missing file
+        raise HubAwayError(
+            f"{constants.ENDPOINT} does not answer, and its cache on this machine, {constants.HF_HUB_CACHE}, "
+            "does not have all of its files"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _answers() -> bool:
+    """Whether the hub answers one request, through the proxy that is set; any status is an answer."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_ANSWER_S)
+    except Exception:  # of the HTTP client, which differs between versions
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""A single distillation runs on the resources that its study states."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.cli import last_object, run
+from helpers.studies import TINY_STUDY
+from rich.console import Console
+
+from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.experts.store.addresses import open_store
+from rayvldd.library.distilling import _prepare
+from rayvldd.workspace import Workspace
+
+MODEL = {**TINY_STUDY["model"], "protocol": "full_image_encoder"}
+"""Of this protocol alone a trial can have several GPUs."""
+
+
+class _StopError(Exception):
+    """Ends a test where the task would be loaded."""
+
+
+@pytest.mark.parametrize(
+    ("resources", "device", "further"),
+    [({"gpus_per_trial": 0}, "cpu", ()), ({"gpus_per_trial": 2, "device_cache_gb": 1.5}, "cuda", ("cuda:1",))],
+)
+def test_the_task_is_loaded_as_that_of_a_trial(
+    resources: dict[str, float], device: str, further: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: dict[str, Any] = {}
+
+    def load(*_: Any, **options: Any) -> None:
+        loaded.update(options)
+        raise _StopError
+
+    monkeypatch.setattr("rayvldd.runtime.trial_task.load_task", load)
+    monkeypatch.setattr("rayvldd.hyperparameter_search.preparation.make_missing_experts", lambda *_: 0)
+    study, workspace = Study.model_validate({**TINY_STUDY, "model": MODEL, "resources": resources}), Workspace(tmp_path)
+    with pytest.raises(_StopError):
+        _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)))
+    assert (loaded["device"], loaded["further_devices"]) == (device, further)
+    assert loaded["device_cache_gb"] == resources.get("device_cache_gb")
+
+
+def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    words = ["distill", file, "--workspace", tmp_path / "w", "--set", "resources.cpus_per_trial=4096", "--json"]
+    result = run(*words)
+    assert result.exit_code == EXIT_USER_ERROR
+    (fault,) = last_object(result)["faults"]
+    assert "resources.cpus_per_trial" in fault["where"] and fault["problem"] == "requests 4096 CPUs"
