@@ -38,7 +38,7 @@ def settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 def _next_parts(incomplete: str) -> Iterator[str]:
     """The keys that begin with a text, up to the next dot: a study has hundreds of them."""
-    from rayvldd.config.loading import all_settings
+    from rayvldd.config.study import all_settings
 
     for key in all_settings():
         if key.startswith(incomplete):

@@ -79,7 +79,7 @@ def test_a_study_that_is_paused_is_followed_in_its_workspace(studies: Path) -> N
 def test_logs_of_a_study_without_a_cluster_name_the_log_of_its_last_trial(tmp_path: Path) -> None:
     for number in (0, 11):
         (tmp_path / "studies" / "made" / "trials" / f"trial_{number:03d}").mkdir(parents=True)
-    words = ["logs", "made", "--workspace", tmp_path, "--address", "http://127.0.0.1:9"]
+    words: list[str | Path] = ["logs", "made", "--workspace", tmp_path, "--address", "http://127.0.0.1:9"]
     found = last_object(run(*words, "--json"))
     assert found["next_command"] == f"rayvldd logs made --trial 11 --workspace {tmp_path}"
     assert "cannot be reached" in found["message"] and "made is a study of the workspace" in found["message"]

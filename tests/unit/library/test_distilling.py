@@ -49,7 +49,15 @@ def test_the_task_is_loaded_as_that_of_a_trial(
 def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
-    words = ["distill", file, "--workspace", tmp_path / "w", "--set", "resources.cpus_per_trial=4096", "--json"]
+    words: list[str | Path] = [
+        "distill",
+        file,
+        "--workspace",
+        tmp_path / "w",
+        "--set",
+        "resources.cpus_per_trial=4096",
+        "--json",
+    ]
     result = run(*words)
     assert result.exit_code == EXIT_USER_ERROR
     (fault,) = last_object(result)["faults"]
