@@ -11,6 +11,7 @@ from torch import Tensor
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.training.gradients import vector_jacobian_products
 
 
 class FrozenFeatures:
@@ -44,11 +45,11 @@ class FrozenFeatures:
             return by_output
         if len(self._graphs) == 1:
             ((pixels, output),) = self._graphs
-            return torch.autograd.grad(output, pixels, by_output)[0]
+            return vector_jacobian_products([output], [pixels], [by_output])[0]
         parts = []
         for part, by_part in zip(self._images.split(self._size), by_output.split(self._size), strict=True):
             pixels, output = self._graph(part)
-            parts.append(torch.autograd.grad(output, pixels, by_part)[0])
+            parts.append(vector_jacobian_products([output], [pixels], [by_part])[0])
         return torch.cat(parts)
 
     def _forward(self) -> Tensor:

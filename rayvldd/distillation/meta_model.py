@@ -38,6 +38,7 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import SEED_END
+from rayvldd.training.gradients import vector_jacobian_products
 from rayvldd.training.real_batches import draw_real_pairs
 
 
@@ -78,7 +79,7 @@ class RealLoss:
             by_embedded, by_text = torch.autograd.grad(loss, (embedded, student.text))
             by_image = torch.zeros_like(student.image)
             for part, by_part in zip(parts, by_embedded.split(size), strict=True):
-                by_image += torch.autograd.grad(self._embed(part, student), student.image, by_part)[0]
+                by_image += vector_jacobian_products([self._embed(part, student)], [student.image], [by_part])[0]
             return EndLoss(loss, {}, Parameters(by_image, by_text))
 
     def _embed(self, images: Float[Tensor, "pair ..."], student: Parameters) -> Float[Tensor, "pair dim"]:

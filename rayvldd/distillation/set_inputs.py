@@ -1,12 +1,11 @@
 """Turn the synthetic set into inputs of students, and their gradient into that of the set's values."""
 
-import torch
-
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.frozen_features import FrozenFeatures
 from rayvldd.distillation.synthetic_set import SIMILARITY, SyntheticSet, Tensors
 from rayvldd.distillation.unroll.batches import StudentInputs
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.training.gradients import vector_jacobian_products
 
 
 class SetInputs:
@@ -41,7 +40,8 @@ class SetInputs:
         if texts:
             gradients["texts"] = by_inputs.texts
         if self._matrix is not None:
+            assert by_inputs.similarity is not None, "the student used the matrix"
             values = self._similarity.values
-            found = torch.autograd.grad(self._matrix, list(values.values()), by_inputs.similarity)
+            found = vector_jacobian_products([self._matrix], [*values.values()], [by_inputs.similarity])
             gradients |= {SIMILARITY + name: part for name, part in zip(values, found, strict=True)}
         return gradients

@@ -53,6 +53,7 @@ from rayvldd.distillation.unroll.graph_budget import GraphBudget
 from rayvldd.distillation.unroll.student_step import StepSizes, StepTape, StudentStep, build_student_step
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.training.gradients import vector_jacobian_products
 
 _log = logging.getLogger("rayvldd.distillation")
 
@@ -276,7 +277,7 @@ class _PreparedBatch(NamedTuple):
         """Propagate the gradient through the preparation."""
         if self.leaves is self.pairs:
             return by_leaves
-        by = torch.autograd.grad(self.prepared.tensors(), self.pairs.tensors(), by_leaves.tensors())
+        by = vector_jacobian_products(self.prepared.tensors(), self.pairs.tensors(), by_leaves.tensors())
         return Batch(by[0], by[1], by[2] if self.pairs.similarity is not None else None)
 
 

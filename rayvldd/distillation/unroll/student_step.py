@@ -26,6 +26,7 @@ from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.randomness import seeded
+from rayvldd.training.gradients import vector_jacobian_products
 
 
 class StepSizes(NamedTuple):
@@ -176,7 +177,7 @@ class MicroBatchedStep:
         for at, part, rows in self._parts(batch):
             embedded = self._embed(at, copies[at], rows.detach(), seed, part)
             by_part = to_device(by_embeddings[part], embedded.device)
-            by_copies[at] += torch.autograd.grad(embedded, copies[at], by_part)[0]
+            by_copies[at] += vector_jacobian_products([embedded], [copies[at]], [by_part])[0]
         return Parameters(_sum_on_first(by_copies), by_text)
 
     def take(self, start: Parameters, batch: Batch, seed: int) -> StepTape:
@@ -214,7 +215,7 @@ class MicroBatchedStep:
             rows = rows.detach().requires_grad_()
             embedded = self._embed(at, copies[at], rows, seed, part)
             by_part = to_device(by_embeddings[part], rows.device)
-            first_order = torch.autograd.grad(embedded, (copies[at], rows), by_part)
+            first_order = vector_jacobian_products([embedded], [copies[at], rows], [by_part])
             by_copies[at] += first_order[0]
             by_images[part] += to_device(first_order[1], by_images.device)
         products = StepSizes(image_product / sizes.image, text_product.detach())
@@ -228,7 +229,7 @@ class MicroBatchedStep:
         """Return <weighted, J'c> of a part, and its gradient by c (which is J weighted), images and parameters."""
         rows, cotangent = rows.detach().requires_grad_(), cotangent.requires_grad_()
         embedded = self._embed(at, image, rows, seed, part)
-        (by_image,) = torch.autograd.grad(embedded, image, cotangent, create_graph=True)
+        (by_image,) = vector_jacobian_products([embedded], [image], [cotangent], create_graph=True)
         product = weighted @ by_image
         return product.detach(), *torch.autograd.grad(product, (cotangent, rows, image))
 

@@ -51,16 +51,19 @@ _STEPS = """
 import sys
 import torch
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
+from rayvldd.training.gradients import vector_jacobian_products
 from rayvldd.training.sgd import SgdSettings, TwoSidedSgd
 image, text = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
 TwoSidedSgd(image, text, SgdSettings(0.1, 0.1, momentum=0.9)).step(0, image.sum() * text.sum())
 for make in OUTER_OPTIMISERS.values():
     make(0.5).step({"images": torch.ones(3)}, {"images": torch.ones(3)}, {"images": 1.0})
+vector_jacobian_products([image * 2], [image], [torch.ones(3)])
 assert "torch._dynamo" not in sys.modules, "torch's compiler was imported"
+assert "sympy" not in sys.modules, "torch's symbolic shapes were imported"
 """
 
 
-def test_no_step_imports_the_compiler() -> None:
-    """It takes seconds of CPU, and every process of a trial would pay them."""
+def test_no_step_imports_the_compiler_or_symbolic_shapes() -> None:
+    """They take seconds of CPU, and every process of a trial would pay them."""
     done = subprocess.run([sys.executable, "-c", _STEPS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
