@@ -88,14 +88,14 @@ def test_links_to_files_resolve(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_tools_of_the_environment_are_those_of_the_project(document: Path) -> None:
-    known = {"pip", "python", "rayvldd", "mlflow", "mkdocs", "pytest", "mypy", "ruff", "pre-commit"}
+    known = {"pip", "uv", "python", "rayvldd", "mlflow", "mkdocs", "pytest", "mypy", "ruff", "pre-commit"}
     used = {Path(words[0]).name for words in shell_commands(document) if words[0].startswith(".venv/bin/")}
     assert used <= known
 
 
 def test_ci_runs_the_test_line_of_the_readme() -> None:
     lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
-    start = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt "
+    start = "python3 -m venv .venv && .venv/bin/pip install -q "
     search, tests = [line.split(" && ") for line in lines if line.startswith(start)]
     assert search[-1] == ".venv/bin/rayvldd sweep search_spaces/quickstart.yaml"
     assert tests[-2:] == [
