@@ -1,7 +1,7 @@
 """Progress output on the terminal: one bar, and one line for each finished item."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from rayvldd.printable import printable, value_as_text
+from rayvldd.printable import printable
 
 _PLAIN_EVERY_S = 15.0
 """Minimum seconds between two lines of progress if the output is not a terminal."""
@@ -103,18 +103,9 @@ def with_time(text: str) -> str:
     return "\n".join(f"{now}  {line}".rstrip() for line in text.split("\n"))
 
 
-def point_as_text(point: Mapping[str, object]) -> str:
-    """Format searched settings briefly: the last part of each key, floats with three digits."""
-    return ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
-
-
 def time_as_text(seconds: float) -> str:
     """Format a duration: 40 s, 12 min, 1 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else value_as_text(value)

@@ -8,7 +8,6 @@ import copyreg
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 from rayvldd.printable import without_passwords
 
@@ -49,7 +48,7 @@ class RayvlddError(Exception):
         self.next_command = _encodable(next_command)
         super().__init__(_encodable(message) + (f"\nNext: {self.next_command}" if next_command else ""))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle the final message, because the arguments of ``__init__`` are not stored."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 

@@ -3,20 +3,30 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.invocation import F, Invocation, RunCommand
+from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.errors import ConfigError, Fault, InputError
 
 
-def _files_option(flag: str, parameter: str, text: str) -> Callable[[Any], Any]:
+def _files_option(flag: str, parameter: str, text: str) -> Callable[[F], F]:
     return click.option(
         flag, parameter, type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE", help=text
     )
+
+
+class _Imported(Output):
+    store: str
+    key: str
+    imported: str
+    """Digest of the files."""
+    num_experts: int
+    made: int
+    next_command: str
 
 
 @click.command(
@@ -73,9 +83,9 @@ def import_command(
         experts = read_buffers(pairs, *layouts, point.experts.epochs, display.progress)
         recipe, num_experts = expert_recipe(declared, task.fingerprints), len(experts)
         taken = [f"experts.imported={digest}", f"experts.num_experts={num_experts}"]
-        result: dict[str, Any] = {"store": store.uri, "key": recipe.key, "imported": digest, "num_experts": num_experts}
+        plan: PlanLines = {"store": store.uri, "key": recipe.key, "imported": digest, "num_experts": num_experts}
         if invocation.dry_run:
-            return dry_run(invocation, declared, result)
+            return dry_run(invocation, declared, plan)
         kept = import_experts(
             task,
             recipe,
@@ -90,7 +100,16 @@ def import_command(
     invocation.say(f"{num_experts} experts in {store.uri} under {recipe.key}, {kept} of them new")
     invocation.say("Their recall is unknown: the files do not contain it, and nothing was trained.")
     invocation.say_next(command)
-    invocation.finish({**result, "made": kept, "next_command": command})
+    invocation.finish(
+        _Imported(
+            store=store.uri,
+            key=recipe.key,
+            imported=digest,
+            num_experts=num_experts,
+            made=kept,
+            next_command=command,
+        )
+    )
 
 
 def _check_paired(image_buffers: tuple[Path, ...], text_buffers: tuple[Path, ...]) -> None:

@@ -2,19 +2,29 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from pydantic import JsonValue, SerializeAsAny
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.preparation import checked_study, show_settings, store_option, writable_store
+from rayvldd.records.form import Values
+from rayvldd.records.json_values import JsonObject
+from rayvldd.records.study_plan import Cost, Plan
 
 if TYPE_CHECKING:
     from rayvldd.clusters.checking import ClusterReport
     from rayvldd.config.study import Study
-    from rayvldd.hyperparameter_search.cost import Cost
-    from rayvldd.hyperparameter_search.plan import Plan
+
+
+class _CheckedStudy(Plan):
+    cluster: SerializeAsAny[Values] | None = None
+    """The description of the cluster file."""
+    cost: Cost | None = None
+    ray_job: dict[str, JsonValue] | None = None
+    """The manifest for ``kubectl create -f -``."""
 
 
 @click.command(
@@ -83,27 +93,33 @@ def command(
     if decodes and study_file is None:
         raise click.UsageError("--deep decodes the images of a study: give a STUDY as well.", context)
     report = _checked_cluster(invocation, cluster_file) if cluster_file else None
-    found: dict[str, Any] = {"cluster": report.as_object()} if report else {}
     if study_file is None:
         assert report is not None
         invocation.say("No faults.")
         invocation.say_next(report.next_command)
-        invocation.finish(report.as_object())
+        invocation.finish(report.described())
         return
     study, planned = _checked_plan(invocation, study_file, store_uri, on_this_machine=cluster_file is None)
     if decodes and not invocation.dry_run:
-        _decode(invocation, study, Path(planned["storage"]["cache"]))
+        _decode(invocation, study, Path(planned.storage.cache))
+    checked = _CheckedStudy(**dict(planned))
+    if report:
+        checked = checked.model_copy(update={"cluster": report.described(), "ray_job": _ray_job(report, study)})
     if with_probe and not invocation.dry_run:
-        found["cost"] = _probed(invocation, study, planned)
-    if report and report.file.kind == "kubernetes":
-        from rayvldd.clusters.ray_job import render_ray_job
-
-        found["ray_job"] = render_ray_job(report.file, study)
+        checked = checked.model_copy(update={"cost": _probed(invocation, study, planned)})
     command = "distill" if study.space.has_one_point else "sweep"
     following = report.next_command if report else _next_command(command, invocation, study_file, store_uri)
     invocation.say("No faults.")
     invocation.say_next(following)
-    invocation.finish({**planned, **found})
+    invocation.finish(checked)
+
+
+def _ray_job(report: "ClusterReport", study: "Study") -> JsonObject | None:
+    if report.file.kind != "kubernetes":
+        return None
+    from rayvldd.clusters.ray_job import render_ray_job
+
+    return render_ray_job(report.file, study)
 
 
 def _next_command(command: str, invocation: Invocation, study_file: Path, store_uri: str | None) -> str:
@@ -115,7 +131,7 @@ def _next_command(command: str, invocation: Invocation, study_file: Path, store_
 
 def _checked_plan(
     invocation: Invocation, study_file: Path, store_uri: str | None, on_this_machine: bool
-) -> tuple["Study", "Plan"]:
+) -> tuple["Study", Plan]:
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
     from rayvldd.hyperparameter_search.plan import describe_plan, plan
@@ -149,11 +165,11 @@ def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:
         invocation.say(f"  data:    {line}")
 
 
-def _probed(invocation: Invocation, study: "Study", planned: "Plan") -> "Cost":
+def _probed(invocation: Invocation, study: "Study", planned: Plan) -> Cost:
     from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
 
     with invocation.display() as display:
-        probed = probe(study, Path(planned["storage"]["cache"]), display.progress)
+        probed = probe(study, Path(planned.storage.cache), display.progress)
     cost = estimate(study, planned, probed)
     invocation.say(describe_cost(cost))
     return cost

@@ -1,8 +1,10 @@
 """Common parts of the commands for a cluster's jobs: the option for its address, and the output of a job."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from rayvldd.cli.output import Output
 
 if TYPE_CHECKING:
     from rayvldd.runtime.jobs import Job
@@ -21,19 +23,36 @@ dashboard_option = click.option(
 )
 
 
-def values_of_job(job: "Job") -> dict[str, Any]:
-    """A job as values for ``--json``."""
-    return {
-        "id": job.job_id,
-        "state": job.state,
-        "study": job.study or None,
-        "workspace": job.workspace or None,
-        "entrypoint": job.entrypoint,
-        "started": job.started,
-        "ended": job.ended,
-        "message": job.message,
-        "exit_code": job.exit_code,
-    }
+class JobOutput(Output):
+    """A job of a cluster."""
+
+    id: str
+    state: str
+    study: str | None
+    workspace: str | None
+    entrypoint: str
+    started: float
+    ended: float | None
+    message: str
+    exit_code: int | None
+    log: str | None = None
+
+
+def output_of_job(job: "Job", log: str | None = None) -> JobOutput:
+    """A job, and with ``log`` its text, for ``--json``."""
+    given = {} if log is None else {"log": log}
+    return JobOutput(
+        id=job.job_id,
+        state=job.state,
+        study=job.study or None,
+        workspace=job.workspace or None,
+        entrypoint=job.entrypoint,
+        started=job.started,
+        ended=job.ended,
+        message=job.message,
+        exit_code=job.exit_code,
+        **given,
+    )
 
 
 def address_words(address: str) -> str:

@@ -6,15 +6,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import JsonValue
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.cli.scoring import show_published
+from rayvldd.records.json_values import JsonObject
 
 if TYPE_CHECKING:
     from rayvldd.library.comparing import ComparedStudies
     from rayvldd.reports.page.sections import Comparison
     from rayvldd.reports.page.study_report import StudyReport
+
+
+class _PlannedComparison(Output):
+    studies: list[Path]
+    page: Path
+
+
+class _StateOutput(Output):
+    state: str
+    faults: list[str]
+
+
+class _Comparison(Output):
+    studies: list[dict[str, JsonValue]]
+    """The results of finished studies, as in their files."""
+    states: dict[str, _StateOutput]
+    verdicts: list[str]
+    page: Path
 
 
 @click.command(
@@ -100,7 +121,7 @@ def command(
         page = (out_folder or workspace.root / "comparison") / "compare.html"
         files = [*folders, *coreset_files, *evaluation_files, *sorted(workspace.scores.glob("*.json"))]
         invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {page}"]))
-        return invocation.finish({"studies": folders, "page": page})
+        return invocation.finish(_PlannedComparison(studies=folders, page=page))
 
     published = show_published(invocation) if reference else []
 
@@ -123,8 +144,8 @@ def command(
     for sentence in compared.unread:
         invocation.say(f"not shown: {sentence}")
     invocation.say(f"page  {page}")
-    states = {report.name: {"state": report.state, "faults": report.faults} for report in reports}
-    invocation.finish({"studies": results, "states": states, "verdicts": compared.verdicts, "page": page})
+    states = {report.name: _StateOutput(state=report.state, faults=report.faults) for report in reports}
+    invocation.finish(_Comparison(studies=results, states=states, verdicts=compared.verdicts, page=page))
 
 
 def _watched(
@@ -155,7 +176,7 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
             invocation.say(f"not shown: {section.report.fault}")
 
 
-def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[dict[str, object]]:
+def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[JsonObject]:
     """Print the finished studies as a table and the others as one line each; return the results."""
     from rayvldd.reports.tables import comparison_table
 

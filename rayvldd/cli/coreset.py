@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import SerializeAsAny
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
+    show_published,
     show_split,
     show_training,
     together_with,
-    values_of_published,
     words,
 )
 from rayvldd.config.study import Study
@@ -31,7 +33,8 @@ from rayvldd.library.scoring import (
     words_of_bound,
     words_of_rates,
 )
-from rayvldd.records.set_scores import ALL_PAIRS
+from rayvldd.records.form import Values
+from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.full_data import ChosenRecipe
     from rayvldd.workspace import Workspace
+
+
+class _Output(CoresetScores):
+    """The scores of the workspace, with ``--reference`` followed by the published tables."""
+
+    published: list[SerializeAsAny[Values]] | None = None
 
 
 @click.command(
@@ -96,7 +105,7 @@ def command(
     numbers = numbers or [point.distillation.num_pairs]
     if invocation.dry_run:
         count = students or point.evaluation.num_test_students
-        plan = {
+        plan: PlanLines = {
             "methods": ", ".join(methods),
             "pairs": ", ".join(map(str, numbers)),
             "students": f"{count} for each method and number of pairs",
@@ -116,8 +125,10 @@ def command(
     show_training(invocation, {coreset.name: coreset.rate for coreset in chosen}, recipe)
     show_split(invocation, split)
     kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
-    published = {"published": values_of_published(invocation)} if reference else {}
-    invocation.finish({**kept.as_json(), **published})
+    output = _Output(**dict(kept))
+    if reference:
+        output = output.model_copy(update={"published": show_published(invocation)})
+    invocation.finish(output)
 
 
 @dataclass(frozen=True)

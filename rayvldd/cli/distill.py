@@ -2,12 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
@@ -16,6 +17,14 @@ from rayvldd.config.study import Study
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.workspace import Workspace
+
+
+class _Distilled(Output):
+    study: str
+    distilled_set: str
+    outer_step: int
+    val_mean_recall: float
+    metrics: dict[str, float]
 
 
 @click.command(
@@ -69,17 +78,17 @@ def command(
     invocation.say(f"distilled set: {place}")
     invocation.say_next(shlex.join(["rayvldd", "evaluate", place]))
     invocation.finish(
-        {
-            "study": study.name,
-            "distilled_set": place,
-            "outer_step": card.outer_step,
-            VAL_MEAN_RECALL: recall,
-            "metrics": card.metrics,
-        }
+        _Distilled(
+            study=study.name,
+            distilled_set=place,
+            outer_step=card.outer_step,
+            val_mean_recall=recall,
+            metrics=card.metrics,
+        )
     )
 
 
-def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path | None) -> dict[str, Any]:
+def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path | None) -> PlanLines:
     settings = point.distillation
     return {
         **plan_of_experts(point, store.uri),

@@ -2,22 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import Field, SerializeAsAny
 
 from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import read_encoders
 from rayvldd.cli.further import further_options, read_further, refuse_further, show_further
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
 from rayvldd.cli.scoring import (
     read_methods,
     scoring_options,
+    show_published,
     show_split,
     show_training,
     together_with,
-    values_of_published,
     words,
 )
 from rayvldd.config.study import Study
@@ -27,12 +30,32 @@ from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import stored_name
 from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
-from rayvldd.records.set_scores import ALL_PAIRS
+from rayvldd.records.form import Values
+from rayvldd.records.json_values import JsonObject
+from rayvldd.records.set_scores import ALL_PAIRS, SetScores
 
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.records.set_scores import Breakdown
+
+
+class _PlannedEvaluation(Output):
+    split: str
+    plan: PlanLines
+
+
+class _Output(SetScores):
+    """The scores of the workspace and their file, with ``--reference`` followed by the published tables."""
+
+    scores: Path
+    published: list[SerializeAsAny[Values]] | None = None
+    absent: set[str] = Field(exclude=True)
+    """Parts that no option of the command demands."""
+
+    def as_json(self) -> JsonObject:
+        """The object without these parts."""
+        return {name: value for name, value in super().as_json().items() if name not in self.absent}
 
 
 @click.command(
@@ -129,15 +152,13 @@ def command(
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
     if transfer:
         _show_matrix(invocation, scored, split)
-    published = {"published": values_of_published(invocation)} if reference else {}
+    published = show_published(invocation) if reference else None
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
-    values = kept.scores.as_json()
-    for name, is_shown in {"breakdown": breakdown, "further": options.further.any}.items():
-        if not is_shown:
-            del values[name]
-    invocation.finish({**values, "scores": kept.file, **published})
+    absent = {name for name, is_given in {"breakdown": breakdown, "further": further.any}.items() if not is_given}
+    output = _Output(**dict(kept.scores), scores=kept.file, absent=absent)
+    invocation.finish(output if published is None else output.model_copy(update={"published": published}))
 
 
 @dataclass(frozen=True)
@@ -191,7 +212,7 @@ def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores],
 
 
 def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: EvaluationOptions) -> None:
-    plan = {}
+    plan: PlanLines = {}
     for group in groups:
         show_settings(invocation, group.study)
         count = options.students or group.study.evaluation.num_test_students
@@ -207,4 +228,4 @@ def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: Evalua
         if options.full_data:
             plan[f"models of {ALL_PAIRS} on {group.encoder}"] = words_of_bound(group.study, count)
     show_plan(invocation, plan)
-    invocation.finish({"split": options.split, "plan": plan})
+    invocation.finish(_PlannedEvaluation(split=options.split, plan=plan))

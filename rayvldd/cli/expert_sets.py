@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,6 +13,7 @@ from rayvldd.cli.preparation import reachable, store_option
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.experts.store.inspection import SetSummary
+    from rayvldd.records.json_values import JsonObject
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     shown with their last finished epoch and the process that trains them.
     """
     from rayvldd.experts.store.inspection import summaries
-    from rayvldd.reports.expert_tables import sets_table, values_of_set
+    from rayvldd.reports.expert_tables import ListedSets, sets_table, values_of_set
 
     with _opened(invocation, store_uri) as store:
         found = summaries(store)
@@ -56,7 +56,7 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
         invocation.show(sets_table(found, store.uri))
     else:
         invocation.say(f"No expert sets in {store.uri}")
-    invocation.finish({"store": store.uri, "sets": [values_of_set(known).model_dump() for known in found]})
+    invocation.finish(ListedSets(store=store.uri, sets=[values_of_set(known) for known in found]))
 
 
 @click.command(
@@ -76,7 +76,7 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
     Settings, fingerprints of data and encoders, seed, number of parameters per side, experts, and metrics by epoch.
     """
     from rayvldd.experts.store.inspection import summary_of
-    from rayvldd.reports.expert_tables import checksums_table, experts_table, values_of_set
+    from rayvldd.reports.expert_tables import ShownSet, checksums_table, experts_table, values_of_set
 
     with _opened(invocation, store_uri) as store:
         known = summary_of(store, key)
@@ -87,9 +87,9 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
     _show_metrics(invocation, known)
     if checksums:
         invocation.show(checksums_table(known))
-    records = {str(index): record for index, record in known.records.items()}
-    values = {"store": store.uri, **values_of_set(known).model_dump(), "manifest": known.manifest, "records": records}
-    invocation.finish(values)
+    records = {str(index): cast("JsonObject", record) for index, record in known.records.items()}
+    manifest = cast("JsonObject | None", known.manifest)
+    invocation.finish(ShownSet(**dict(values_of_set(known)), store=store.uri, manifest=manifest, records=records))
 
 
 def _lines_about(known: "SetSummary") -> Iterator[str]:
@@ -145,7 +145,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     Checks the named sets, or all sets. If files are damaged, they are listed and the exit code is 1. Only --drop
     changes the store.
     """
-    from rayvldd.experts.store.inspection import drop, verify
+    from rayvldd.experts.store.inspection import Verified, drop, verify
     from rayvldd.reports.expert_tables import damages_table
 
     files = 0
@@ -166,8 +166,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     if any(not damage.records for damage in damages):
         command = invocation.in_this_workspace("rayvldd experts prune --unreadable")
         invocation.say(f"Next, for sets without a readable manifest: {command}")
-    found = [asdict(damage) for damage in damages]
-    invocation.finish({"store": store.uri, "files": files, "damaged": found, "dropped_experts": dropped})
+    invocation.finish(Verified(store=store.uri, files=files, damaged=damages, dropped_experts=dropped))
     if damages:
         raise SystemExit(EXIT_FOUND)
 
@@ -194,7 +193,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
     of running commands are kept; it takes half a minute to detect that a lease of another machine is expired.
     Interrupted experts will be trained from the beginning.
     """
-    from rayvldd.experts.store.pruning import Pruning
+    from rayvldd.experts.store.pruning import Pruned, Pruning
     from rayvldd.reports.expert_tables import leftovers_table, size_as_text
 
     with _opened(invocation, store_uri) as store:
@@ -204,7 +203,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
                 unreadable=unreadable,
                 on_wait=lambda leases, left: show(0, leases, f"{left:.0f} s left"),
             )
-        result: dict[str, Any] = {"store": store.uri, "left_over": [asdict(one) for one in found], "removed": 0}
+        result = Pruned(store=store.uri, left_over=found)
         if not found:
             invocation.say(f"Nothing to delete in {store.uri}")
             return invocation.finish(result)
@@ -218,7 +217,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
     invocation.say(f"{sum(removed)} of {len(found)} deleted")
     if not all(removed):
         invocation.say("The others are now in use by other commands.")
-    invocation.finish({**result, "removed": sum(removed)})
+    invocation.finish(result.model_copy(update={"removed": sum(removed)}))
 
 
 @click.command(
@@ -241,7 +240,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
     An expert is complete at DST once all its checksums are verified there. Existing experts are skipped, so the same
     command resumes an interrupted copy. The exit code is 1 if an expert could not be copied.
     """
-    from rayvldd.experts.store.copying import copy_sets
+    from rayvldd.experts.store.copying import CopyOutput, PlannedCopy, copy_sets
     from rayvldd.experts.store.inspection import check_keys, summaries
     from rayvldd.reports.expert_tables import sets_table, size_as_text
 
@@ -250,7 +249,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
             check_keys(source, keys)
             chosen = [known for known in summaries(source) if not keys or known.key in keys]
             invocation.show(sets_table(chosen, source.uri))
-            return invocation.finish({"source": source.uri, "keys": [known.key for known in chosen]})
+            return invocation.finish(PlannedCopy(source=source.uri, keys=[known.key for known in chosen]))
         with _progress(invocation, "copy") as show:
             copied = copy_sets(source, destination, keys, show)
     invocation.say(
@@ -260,7 +259,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
         invocation.say(f"not copied: {name}: another command is making it there; repeat the command to check again")
     for fault in copied.faults:
         invocation.say(f"not copied: {fault}")
-    invocation.finish({"source": source.uri, "destination": destination.uri, **asdict(copied)})
+    invocation.finish(CopyOutput(source=source.uri, destination=destination.uri, **vars(copied)))
     if copied.held or copied.faults:
         raise SystemExit(EXIT_FOUND)
 

@@ -4,15 +4,17 @@ Its subcommands are in :mod:`rayvldd.cli.expert_sets` and :mod:`rayvldd.cli.buff
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli.buffers import import_command
 from rayvldd.cli.expert_sets import COMMANDS_ON_SETS
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
@@ -33,7 +35,7 @@ class StudyOrWord(RunCommand):
     """
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         """Parse the arguments with the command or subcommand that they name."""
         word = args[0] if args else ""
@@ -49,6 +51,22 @@ class StudyOrWord(RunCommand):
         super().format_options(ctx, formatter)
         with formatter.section("In place of STUDY"):
             formatter.write_dl([(word, found.get_short_help_str(80)) for word, found in SUBCOMMANDS.items()])
+
+
+class _SetOutput(Output):
+    point: dict[str, SettingValue]
+    key: str
+    store: str
+    num_experts: int
+    epochs: int
+    val_mean_recall: float | None
+    """Mean over the experts at their last epoch, in percent; None for imported ones."""
+
+
+class _ExpertsMade(Output):
+    study: str
+    made: int
+    sets: list[_SetOutput]
 
 
 @click.command(
@@ -85,7 +103,7 @@ def command(
 
     if not study.requires_experts:
         invocation.say(f"experts: {no_experts(study)}")
-        return invocation.finish({"study": study.name, "made": 0, "sets": []})
+        return invocation.finish(_ExpertsMade(study=study.name, made=0, sets=[]))
 
     from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
     from rayvldd.library.run_log import log_experts, run_log
@@ -101,13 +119,12 @@ def command(
         tracker.end_study("finished", {"experts_made": made}, None)
     summaries = [_summary(known, store.uri, experts) for known, experts in zip(sets, metrics, strict=True)]
     for summary in summaries:
-        recall = summary[VAL_MEAN_RECALL]
+        recall = summary.val_mean_recall
         score = "val mean recall unknown" if recall is None else f"val mean recall {recall:.1f} at the last"
         invocation.say(
-            f"{summary['num_experts']} experts of {summary['epochs']} epochs, {score}, "
-            f"in {summary['store']} under {summary['key']}"
+            f"{summary.num_experts} experts of {summary.epochs} epochs, {score}, in {summary.store} under {summary.key}"
         )
-    invocation.finish({"study": study.name, "made": made, "sets": summaries})
+    invocation.finish(_ExpertsMade(study=study.name, made=made, sets=summaries))
 
 
 def no_experts(study: Study) -> str:
@@ -115,7 +132,7 @@ def no_experts(study: Study) -> str:
     return f"none, {' and '.join(method.name for method in study.methods())} needs none"
 
 
-def plan_of_experts(study: Study, folder: str) -> dict[str, Any]:
+def plan_of_experts(study: Study, folder: str) -> PlanLines:
     """Plan of the training of a study's experts."""
     if not study.requires_experts:
         return {"expert_sets": 0, "experts": no_experts(study)}
@@ -136,13 +153,13 @@ def _gpus(study: Study) -> str:
     return "a share of the GPUs that are there" if gpus is None else f"{gpus:g} GPUs"
 
 
-def _summary(known: "ExpertSet", store_uri: str, metrics: "MetricsOfSet") -> dict[str, Any]:
+def _summary(known: "ExpertSet", store_uri: str, metrics: "MetricsOfSet") -> _SetOutput:
     last = [by_epoch[-1][VAL_MEAN_RECALL] for by_epoch in metrics.values() if by_epoch]  # imported ones have none
-    return {
-        "point": known.point,
-        "key": known.recipe.key,
-        "store": store_uri,
-        "num_experts": len(metrics),
-        "epochs": known.study.experts.epochs,
-        VAL_MEAN_RECALL: sum(last) / len(last) if last else None,
-    }
+    return _SetOutput(
+        point=known.point,
+        key=known.recipe.key,
+        store=store_uri,
+        num_experts=len(metrics),
+        epochs=known.study.experts.epochs,
+        val_mean_recall=sum(last) / len(last) if last else None,
+    )

@@ -2,15 +2,31 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.user_paths import user_path
 
 _FORMS_OF_SETS, _FORMS_OF_STUDIES = ("png", "datasets"), ("optuna", "csv")
+
+
+class _ExportedStudy(Output):
+    study: str
+    folder: str
+    format: str
+    files: list[Path] | None = None
+
+
+class _ExportedSet(Output):
+    distilled_set: str
+    folder: str
+    format: str
+    num_pairs: int
+    clipped_share: float
+    """Share of the pixel values outside black to white."""
 
 
 @click.command(
@@ -63,16 +79,15 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
     study = named_study(Workspace(invocation.workspace_folder), place)
     target = user_path(folder or f"{study.root.name}_{form}").absolute()
     check_free(target)
-    result: dict[str, Any] = {"study": study.root.name, "folder": str(target), "format": form}
     if invocation.dry_run:
         invocation.say(f"would write the trials of {study.root} as {form} into {target}")
-        return invocation.finish(result)
+        return invocation.finish(_ExportedStudy(study=study.root.name, folder=str(target), format=form))
     files = export_study(study, target, form)
     for file in files:
         invocation.say(str(file))
     if form == "optuna":
         invocation.say_next(shlex.join(["optuna-dashboard", str(files[0])]))
-    return invocation.finish({**result, "files": files})
+    return invocation.finish(_ExportedStudy(study=study.root.name, folder=str(target), format=form, files=files))
 
 
 def _export_set(invocation: Invocation, place: str, folder: Path, form: str) -> None:
@@ -83,15 +98,20 @@ def _export_set(invocation: Invocation, place: str, folder: Path, form: str) -> 
     check_form(form)
     check_free(user_path(folder).absolute())
     distilled = DistilledSet.load(place, invocation.workspace_folder)
-    result: dict[str, Any] = {"distilled_set": place, "folder": str(user_path(folder).absolute()), "format": form}
-    result |= {"num_pairs": len(distilled), "clipped_share": clipped_share(distilled)}
+    result = _ExportedSet(
+        distilled_set=place,
+        folder=str(user_path(folder).absolute()),
+        format=form,
+        num_pairs=len(distilled),
+        clipped_share=clipped_share(distilled),
+    )
     if invocation.dry_run:
-        invocation.say(f"would write {len(distilled)} pairs as {form} into {result['folder']}")
+        invocation.say(f"would write {len(distilled)} pairs as {form} into {result.folder}")
         return invocation.finish(result)
     export(distilled, folder, form)
-    invocation.say(f"{len(distilled)} pairs in {result['folder']}")
+    invocation.say(f"{len(distilled)} pairs in {result.folder}")
     if form == "png":
-        invocation.say(f"{result['clipped_share']:.1%} of the pixel values are outside black to white and were clipped")
+        invocation.say(f"{result.clipped_share:.1%} of the pixel values are outside black to white and were clipped")
     if not distilled.nearest_captions:
         invocation.say("no captions: this set has no nearest_captions.jsonl, which sweep and distill write")
     return invocation.finish(result)

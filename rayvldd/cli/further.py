@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.invocation import F, Invocation
 from rayvldd.errors import ConfigError, DataError, Fault, InputError
 from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
 from rayvldd.records.set_scores import ALL_PAIRS
@@ -50,7 +50,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def further_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def further_options(command: F) -> F:
     """Add the options of further evaluations to a command, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)

@@ -4,13 +4,23 @@ import shlex
 from pathlib import Path
 
 import click
+from pydantic import JsonValue
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.errors import ConfigError, Fault, InputError
 from rayvldd.user_paths import is_file, is_folder, user_path
 
 _SMALL, _LARGE = 96, 224
 """Pixels of a side without and with a GPU."""
+
+
+class _NewStudy(Output):
+    study: str
+    images: dict[str, int]
+    """Number of images by split."""
+    settings: dict[str, JsonValue]
+    next_command: str
 
 
 @click.command(
@@ -109,7 +119,7 @@ def command(
     invocation.say(f"{study_file}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
     next_command = invocation.in_this_workspace(shlex.join(["rayvldd", "check", str(study_file), "--probe"]))
     invocation.say_next(next_command)
-    invocation.finish({"study": str(study_file), "images": counts, "settings": values, "next_command": next_command})
+    invocation.finish(_NewStudy(study=str(study_file), images=counts, settings=values, next_command=next_command))
 
 
 def _check(study_file: Path, folder: Path | None, table: Path | None, images: Path | None) -> None:

@@ -6,17 +6,19 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.interrupts import exit_code_of, interruptible
+from rayvldd.cli.output import ErrorOutput, InterruptionOutput
 from rayvldd.errors import InputError, RayvlddError
 from rayvldd.printable import printable, without_passwords
+from rayvldd.records.form import Values
 from rayvldd.user_paths import exists, user_path
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ _COMMAND = re.compile(r"\brayvldd ([a-z]+)\b(?:'[^']*'|(?!, | \(| after ).)*")
 """A command in a sentence, by its verb, up to the next comma, parenthesis or condition outside quotation marks."""
 _WITHOUT_WORKSPACE = ("init", "schema", "spaces")
 """Verbs that use no workspace."""
+
+F = TypeVar("F", bound=Callable[..., object])
+"""The function of a command, which options decorate."""
 
 EXIT_FOUND = 1
 """Exit code of ``experts verify`` if a file is damaged, and of ``experts copy`` if a set could not be copied whole."""
@@ -110,11 +115,11 @@ class Invocation:
         console.print(as_terminal(table))
         console.print()
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Values) -> None:
         """Print the result as JSON object if ``--json`` is given."""
         if self.as_json:
             sys.stderr.flush()
-            print(without_passwords(json.dumps(result, default=str)), file=self.stdout, flush=True)
+            print(without_passwords(json.dumps(result.as_json())), file=self.stdout, flush=True)
 
 
 class RunCommand(click.Command):
@@ -144,7 +149,7 @@ class RunCommand(click.Command):
         self.params += _common_options(takes_settings, only_reads)
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         """Parse the arguments, and store the original command line, which is shown and recorded: without passwords."""
         line = without_passwords(shlex.join(["rayvldd", *str(info_name).split(), *args]))
@@ -152,12 +157,12 @@ class RunCommand(click.Command):
             context = super().make_context(info_name, list(args), parent, **extra)
         except click.UsageError as error:
             if "--json" in args:
-                print(json.dumps(_values_of_usage_error(error, str(info_name))))
+                print(json.dumps(_output_of_usage_error(error, str(info_name)).as_json()))
             raise
         context.meta["rayvldd.line"] = line
         return context
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command with an :class:`Invocation` as the context's object."""
         invocation = _invocation(ctx)
         ctx.obj = invocation
@@ -167,7 +172,7 @@ class RunCommand(click.Command):
                 with interruptible():
                     return super().invoke(ctx)
             except click.UsageError as error:
-                invocation.finish(_values_of_usage_error(error, str(ctx.info_name)))
+                invocation.finish(_output_of_usage_error(error, str(ctx.info_name)))
                 raise
             except (RayvlddError, KeyboardInterrupt) as error:
                 if invocation.debug:
@@ -260,10 +265,11 @@ def _invocation(ctx: click.Context) -> Invocation:
     )
 
 
-def _values_of_usage_error(error: click.UsageError, name: str) -> dict[str, object]:
-    """An error of the words of a command line as values for ``--json``; click prints the message."""
-    message = error.format_message()
-    return {"error": "UsageError", "message": message, "faults": [], "next_command": f"rayvldd {name} --help"}
+def _output_of_usage_error(error: click.UsageError, name: str) -> ErrorOutput:
+    """The object of an error in the words of a command line; click prints the message."""
+    return ErrorOutput(
+        error="UsageError", message=error.format_message(), faults=[], next_command=f"rayvldd {name} --help"
+    )
 
 
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
@@ -272,12 +278,12 @@ def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
     click.echo(printable(without_passwords(f"Error: {message}")), err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
-        {
-            "error": type(error).__name__,
-            "message": message,
-            "faults": [{"where": f.where, "problem": f.problem, "allowed": f.allowed} for f in faults],
-            "next_command": next_command,
-        }
+        ErrorOutput(
+            error=type(error).__name__,
+            message=message,
+            faults=faults,
+            next_command=next_command,
+        )
     )
     raise SystemExit(EXIT_USER_ERROR)
 
@@ -285,5 +291,5 @@ def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
 def _exit_interrupted(error: KeyboardInterrupt, kept: str, invocation: Invocation) -> NoReturn:
     click.echo("\nInterrupted." + (f" Kept: {kept}." if kept else " Nothing was changed."), err=True)
     click.echo(f"The same command continues: {invocation.line}", err=True)
-    invocation.finish({"error": "Interrupted", "kept": kept, "next_command": invocation.line})
+    invocation.finish(InterruptionOutput(kept=kept, next_command=invocation.line))
     raise SystemExit(exit_code_of(error))

@@ -5,14 +5,22 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli import completion
-from rayvldd.cli.cluster_jobs import dashboard_option, values_of_job
+from rayvldd.cli.cluster_jobs import dashboard_option, output_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.cli.trials import trial_of, trial_option
 from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.printable import printable
 
 if TYPE_CHECKING:
     from rayvldd.runtime.jobs import ClusterJobs, Job
+
+
+class _TrialLog(Output):
+    study: str
+    trial_id: str
+    state: str
+    log: str
 
 
 @click.command(
@@ -48,10 +56,10 @@ def command(context: click.Context, job_id: str | None, trial: int | None, follo
     if follow:
         job = cluster.follow(job, lambda text: click.echo(text, nl=False))
         invocation.say(f"job {job.job_id}: {job.state.lower()}")
-        return invocation.finish(values_of_job(job))
+        return invocation.finish(output_of_job(job))
     log = cluster.log(job)
     click.echo(log, nl=not log.endswith("\n"))
-    return invocation.finish({**values_of_job(job), "log": log})
+    return invocation.finish(output_of_job(job, log))
 
 
 def _found(invocation: Invocation, address: str, job_id: str | None) -> "tuple[ClusterJobs, Job]":
@@ -90,4 +98,4 @@ def _show_trial(invocation: Invocation, study_name: str, number: int) -> None:
     except OSError as error:
         raise StoreError(f"{trial.folder / LOG}: cannot be read: {error}", next_command="rayvldd status") from error
     click.echo(printable(text), nl=False)
-    invocation.finish({"study": folder.root.name, "trial_id": trial.trial_id, "state": trial.state, "log": text})
+    invocation.finish(_TrialLog(study=folder.root.name, trial_id=trial.trial_id, state=trial.state, log=text))

@@ -1,9 +1,17 @@
 """``rayvldd pause``: pause a running study."""
 
+from pathlib import Path
+
 import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
+
+
+class _PausedStudy(Output):
+    study: str
+    folder: Path
 
 
 @click.command(
@@ -36,4 +44,4 @@ def command(invocation: Invocation, study_name: str) -> None:
         folder.requests.add_pause()
         invocation.say(f"study {name} will be interrupted; the same sweep command continues it")
         invocation.say_next("rayvldd status")
-    invocation.finish({"study": name, "folder": folder.root})
+    invocation.finish(_PausedStudy(study=name, folder=folder.root))

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.output import PlanLines, PlanOutput
 from rayvldd.config.loading import dump_study, load_study
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
@@ -130,7 +131,7 @@ def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
 
     faults = [_in_file(fault, file) for fault in faults_of_initial_sets(study)]
     if faults:
-        raise ConfigError(faults, next_command=f"mend them, then: {next_command}")
+        raise ConfigError(faults, next_command=f"correct them, then: {next_command}")
 
 
 def _check_step(study: Study, file: str, next_command: str) -> None:
@@ -183,14 +184,14 @@ def show_settings(invocation: Invocation, study: Study) -> None:
     invocation.say(dump_study(study))
 
 
-def dry_run(invocation: Invocation, study: Study, plan: dict[str, Any]) -> None:
+def dry_run(invocation: Invocation, study: Study, plan: PlanLines) -> None:
     """Print the settings and the plan, for ``--dry-run``."""
     show_settings(invocation, study)
     show_plan(invocation, plan)
-    invocation.finish({"study": study.name, "settings": study.model_dump(mode="json"), "plan": plan})
+    invocation.finish(PlanOutput(study=study.name, settings=study.model_dump(mode="json"), plan=plan))
 
 
-def show_plan(invocation: Invocation, plan: dict[str, Any]) -> None:
+def show_plan(invocation: Invocation, plan: PlanLines) -> None:
     """Print the plan, one line per part."""
     width = max(len(name) for name in plan)
     invocation.say("# What would be done:")

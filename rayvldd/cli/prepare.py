@@ -1,17 +1,33 @@
 """``rayvldd prepare``: decoding and embedding of a dataset on all machines of a cluster, for later commands."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, store_option, study_argument, writable_store
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, InputError
 
 if TYPE_CHECKING:
     from rayvldd.runtime.array_pipeline import PreparedArray
+
+
+class _ArrayOutput(Output):
+    title: str
+    name: str
+    rows: int
+    shards: int
+    made: int
+    made_by_node: dict[str, int]
+
+
+class _Prepared(Output):
+    study: str
+    store: str
+    arrays: list[_ArrayOutput]
 
 
 @click.command(
@@ -83,10 +99,12 @@ def command(
     for line in lines_of_left_out(left_out_so_far(study.data, workspace.cache)):
         invocation.say(line)
     invocation.say(f"in {store.uri}; other commands on {workspace.root} read them from there")
-    invocation.finish({"study": study.name, "store": store.uri, "arrays": [vars(array) for array in arrays]})
+    invocation.finish(
+        _Prepared(study=study.name, store=store.uri, arrays=[_ArrayOutput(**vars(array)) for array in arrays])
+    )
 
 
-def _plan(study: Study, store_uri: str, node_cache: Path | None) -> dict[str, Any]:
+def _plan(study: Study, store_uri: str, node_cache: Path | None) -> PlanLines:
     encoders = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
     named = [f"{one.pooling} {one.name}".strip() for one in encoders.values()]
     return {

@@ -4,6 +4,15 @@ import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
+from rayvldd.config.domains import SettingValue
+
+
+class _ProposedPoint(Output):
+    study: str
+    point: dict[str, SettingValue]
+    running: bool
+    """Whether the study is running."""
 
 
 @click.command(
@@ -33,4 +42,4 @@ def command(invocation: Invocation, study_name: str, settings: tuple[str, ...]) 
     folder = named_study(Workspace(invocation.workspace_folder), study_name)
     point, message = propose(folder, settings, dry_run=invocation.dry_run)
     invocation.say(message)
-    invocation.finish({"study": folder.root.name, "point": point, "running": folder.is_running()})
+    invocation.finish(_ProposedPoint(study=folder.root.name, point=point, running=folder.is_running()))

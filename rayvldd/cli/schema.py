@@ -3,8 +3,19 @@
 import json
 
 import click
+from pydantic import JsonValue
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
+from rayvldd.records.json_values import JsonObject
+
+
+class _Schema(Output):
+    content: dict[str, JsonValue]
+
+    def as_json(self) -> JsonObject:
+        """The schema itself."""
+        return self.content
 
 
 @click.command(
@@ -27,4 +38,4 @@ def command(invocation: Invocation) -> None:
     schema = study_schema()
     if not invocation.as_json:
         invocation.say(json.dumps(schema, indent=2))
-    invocation.finish(schema)
+    invocation.finish(_Schema(content=schema))

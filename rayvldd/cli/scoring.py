@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.invocation import F, Invocation
 from rayvldd.errors import ConfigError, Fault, InputError, did_you_mean
-from rayvldd.records.json_values import JsonObject
 
 if TYPE_CHECKING:
     from rayvldd.records.coreset_rate import ChosenRate
@@ -40,7 +39,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def scoring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def scoring_options(command: F) -> F:
     """Add ``--students``, ``--split``, ``--full-data`` and ``--reference`` to a command, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -69,11 +68,6 @@ def show_published(invocation: Invocation) -> "list[PublishedRow]":
     rows = published_rows()
     invocation.show(published_table(rows))
     return rows
-
-
-def values_of_published(invocation: Invocation) -> list[JsonObject]:
-    """Print the published recalls, and return their values for ``--json``."""
-    return [row.model_dump(mode="json") for row in show_published(invocation)]
 
 
 @contextmanager

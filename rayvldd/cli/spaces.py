@@ -6,7 +6,19 @@ from pathlib import Path
 import click
 
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.errors import ConfigError, Fault, did_you_mean
+
+
+class _Spaces(Output):
+    spaces: dict[str, str]
+    """File by name."""
+
+
+class _Space(Output):
+    name: str
+    file: str
+    text: str | None = None
 
 
 @click.command(
@@ -35,14 +47,14 @@ def command(invocation: Invocation, name: str | None, target: Path | None) -> No
 
         rows = [(known, purpose_of(file)) for known, file in spaces.items()]
         invocation.show(Table(texts("study", "purpose"), rows, "Shipped studies", "spaces"))
-        return invocation.finish({"spaces": {known: str(file) for known, file in spaces.items()}})
+        return invocation.finish(_Spaces(spaces={known: str(file) for known, file in spaces.items()}))
     if name not in spaces:
         fault = Fault("NAME", f"no shipped study {name!r}{did_you_mean(name, spaces)}", ", ".join(spaces))
         raise ConfigError([fault], next_command="rayvldd spaces")
     text = spaces[name].read_text(encoding="utf-8")
     if target is None:
         invocation.say(text)
-        return invocation.finish({"name": name, "file": str(spaces[name]), "text": text})
+        return invocation.finish(_Space(name=name, file=str(spaces[name]), text=text))
     if target.exists():
         fault = Fault("--copy", f"{target} is there already", "a file that does not exist")
         raise ConfigError([fault], next_command="rayvldd spaces NAME --copy ANOTHER.yaml")
@@ -52,4 +64,4 @@ def command(invocation: Invocation, name: str | None, target: Path | None) -> No
     write_text_whole(target, text)
     invocation.say(f"{target}: a copy of {name}")
     invocation.say_next(shlex.join(["rayvldd", "check", str(target)]))
-    invocation.finish({"name": name, "file": str(target)})
+    invocation.finish(_Space(name=name, file=str(target)))

@@ -1,19 +1,25 @@
 """``rayvldd status``: the studies of a workspace, and the jobs of a cluster."""
 
 import socket
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
-from rayvldd.cli.cluster_jobs import address_words, dashboard_option, values_of_job
+from rayvldd.cli.cluster_jobs import JobOutput, address_words, dashboard_option, output_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
+from rayvldd.records.study_status import StudyStatus
 
 if TYPE_CHECKING:
-    from rayvldd.hyperparameter_search.study_status import StudyStatus
     from rayvldd.runtime.jobs import Job
+
+
+class _Status(Output):
+    address: str
+    jobs: list[JobOutput]
+    studies: list[StudyStatus]
 
 
 @click.command(
@@ -43,11 +49,10 @@ def command(context: click.Context, address: str) -> None:
     elif not statuses:
         invocation.say(f"No study in {invocation.workspace_folder}, and no cluster at {address}.")
         invocation.say_next("rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
-    values: dict[str, Any] = {"address": address, "jobs": [values_of_job(job) for job in jobs]}
-    invocation.finish({**values, "studies": [asdict(status) for status in statuses]})
+    invocation.finish(_Status(address=address, jobs=[output_of_job(job) for job in jobs], studies=statuses))
 
 
-def _show_studies(invocation: Invocation) -> "list[StudyStatus]":
+def _show_studies(invocation: Invocation) -> list[StudyStatus]:
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
     from rayvldd.hyperparameter_search.study_status import status_of
     from rayvldd.reports.study_tables import lines_about, studies_table

@@ -3,9 +3,15 @@
 import click
 
 from rayvldd.cli import completion
-from rayvldd.cli.cluster_jobs import address_words, dashboard_option, values_of_job
+from rayvldd.cli.cluster_jobs import address_words, dashboard_option, output_of_job
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.cli.trials import trial_of, trial_option
+
+
+class _StoppedTrial(Output):
+    study: str
+    trial_id: str
 
 
 @click.command(
@@ -44,7 +50,7 @@ def command(invocation: Invocation, job_id: str, trial: int | None, address: str
         job = cluster.stop(job)
         invocation.say(f"job {job.job_id}: {job.state.lower()}" + ("" if job.state in ENDED else ", still ending"))
     invocation.say_next(f"rayvldd logs {job.job_id}{address_words(address)}")
-    return invocation.finish(values_of_job(job))
+    return invocation.finish(output_of_job(job))
 
 
 def _stop_trial(invocation: Invocation, study_name: str, number: int) -> None:
@@ -60,4 +66,4 @@ def _stop_trial(invocation: Invocation, study_name: str, number: int) -> None:
         folder.requests.add_stop(trial.trial_id)
         invocation.say(f"study {name}: {trial.trial_id} will be stopped at its next evaluation")
         invocation.say_next("rayvldd status")
-    invocation.finish({"study": name, "trial_id": trial.trial_id})
+    invocation.finish(_StoppedTrial(study=name, trial_id=trial.trial_id))

@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
-from rayvldd.cli.cluster_jobs import DASHBOARD, address_words, values_of_job
+from rayvldd.cli.cluster_jobs import DASHBOARD, address_words, output_of_job
 from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.output import Output
 from rayvldd.cli.preparation import show_settings
 from rayvldd.config.loading import load_study
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.errors import Fault, InputError
+
+
+class _PlannedJob(Output):
+    study: str
+    address: str
+    workspace: str
+    options: dict[str, str]
 
 
 def submit_sweep(
@@ -30,7 +38,7 @@ def submit_sweep(
         show_settings(invocation, study)
         invocation.say(f"would be submitted to {dashboard}, for {workspace}")
         return invocation.finish(
-            {"study": study.name, "address": dashboard, "workspace": str(workspace), "options": options}
+            _PlannedJob(study=study.name, address=dashboard, workspace=str(workspace), options=options)
         )
 
     from rayvldd.runtime.jobs import ClusterJobs
@@ -43,7 +51,7 @@ def submit_sweep(
         f"rayvldd status{words}",
         f"rayvldd stop {job.job_id}{words}",
     )
-    invocation.finish(values_of_job(job))
+    invocation.finish(output_of_job(job))
 
 
 def _faults_of_paths(workspace: Path, store_uri: str | None, address: str | None) -> list[Fault]:

@@ -15,11 +15,11 @@ from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
-    from rayvldd.hyperparameter_search.plan import Plan
     from rayvldd.hyperparameter_search.study_store import StudyStore
     from rayvldd.hyperparameter_search.sweep import SweepResult
     from rayvldd.hyperparameter_search.transfer import WarmStart
     from rayvldd.records.study_outcome import StudyOutcome
+    from rayvldd.records.study_plan import Plan
     from rayvldd.workspace import Workspace
 
 
@@ -128,11 +128,11 @@ def command(
         )
     _show_result(invocation, result)
     invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, tracking_uri, workspace)}")
-    invocation.finish(result.outcome.as_json())
+    invocation.finish(result.outcome)
     if result.missing:
         place = result.outcome.tracking_uri
         first = f"{len(result.missing)} records are missing in {place}, the first: {result.missing[0]}"
-        click.echo(printable(f"{first}\nNext: the same command, once that is mended; it sends them again"), err=True)
+        click.echo(printable(f"{first}\nNext: the same command, once that is corrected; it sends them again"), err=True)
         raise SystemExit(EXIT_UNSENT)
 
 

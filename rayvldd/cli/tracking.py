@@ -1,19 +1,17 @@
 """The options that choose the tracker of a command."""
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 from click.core import ParameterSource
 
+from rayvldd.cli.invocation import F
 from rayvldd.tracking.opening import TRACKING_URI, WITHOUT_SERVER
 
 _TRACKER = "rayvldd.tracker"
 _NAMES = {"mlflow": "", "files": "none", **{name: name for name in WITHOUT_SERVER if name != "none"}}
-"""Names of ``--tracker``, and what they are in place of a URI."""
+"""Names of ``--tracker``, each with the value that replaces a URI."""
 
 
-def tracking_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def tracking_option(command: F) -> F:
     """Add ``--tracking-uri`` and ``--tracker``, of which the command gets the parameter ``tracking_uri``."""
     uri = click.option(
         "--tracking-uri",

@@ -1,11 +1,11 @@
 """Common parts of the commands for one trial of a study: the option for its number, and its record."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from rayvldd.cli.invocation import Invocation
+from rayvldd.cli.invocation import F, Invocation
 from rayvldd.errors import StoreError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rayvldd.records.trial import Trial
 
 
-def trial_option(help_text: str) -> Callable[[Any], Any]:
+def trial_option(help_text: str) -> Callable[[F], F]:
     """The option ``--trial``."""
     return click.option("--trial", type=click.IntRange(min=0), metavar="N", help=help_text)
 

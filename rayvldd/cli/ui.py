@@ -11,9 +11,14 @@ import click
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import Output
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.opening import WITHOUT_SERVER
+
+
+class _Page(Output):
+    page: str
 
 
 @click.command(
@@ -53,7 +58,7 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
         if browser and not invocation.dry_run:
             webbrowser.open(page)
         invocation.say(page)
-        return invocation.finish({"page": page})
+        return invocation.finish(_Page(page=page))
     _refuse_used(HOST, port, _again(study_name, tracking_uri, port + 1))
     # Without MLflow's own job queue, which is not used and needs seven idle processes.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -71,7 +76,7 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
             f"MLflow's server ended with code {server.returncode}, for the reason above",
             next_command=_again(study_name, tracking_uri, port + 1),
         )
-    invocation.finish({"page": page})
+    invocation.finish(_Page(page=page))
 
 
 def _again(study_name: str, tracking_uri: str | None, port: int) -> str:

@@ -1,6 +1,6 @@
 """Validate a cluster file against Ray's schema and our security rules, and describe it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rayvldd.clusters.account_rules import account_faults
@@ -23,6 +23,7 @@ from rayvldd.clusters.ray_schema import consistency_faults, schema_faults, with_
 from rayvldd.clusters.slurm_rules import slurm_faults
 from rayvldd.clusters.versions import Versions
 from rayvldd.errors import ConfigError, Fault
+from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonObject, text_at, value_at
 from rayvldd.user_paths import is_file
 
@@ -35,6 +36,34 @@ _START = {
     "slurm": "sbatch {file} STUDY",
     "cloudformation": "the line `aws cloudformation deploy …` at the top of {file}",
 }
+
+
+class CostRange(Values):
+    """Cost per hour in USD at on-demand prices."""
+
+    least: float
+    most: float
+
+
+class PriceSource(Values):
+    """Source of the prices of a file."""
+
+    what: str
+    source: str
+    lookup: str
+
+
+class ClusterOutput(Values):
+    """The output of ``rayvldd check --cluster FILE --json``."""
+
+    file: str
+    provider: str
+    versions: Versions
+    nodes: list[NodeGroup]
+    usd_per_hour: CostRange | None
+    prices: PriceSource
+    unedited: list[Edit]
+    next_command: str
 
 
 @dataclass(frozen=True)
@@ -69,19 +98,19 @@ class ClusterReport:
             return f"ray get-auth-token --generate > /dev/null && {start}"
         return start
 
-    def as_object(self) -> JsonObject:
-        """Return the output of ``--json``."""
-        usd = self.usd_per_hour
-        return {
-            "file": str(self.file.path),
-            "provider": self.provider,
-            "versions": asdict(self.versions),
-            "nodes": [asdict(group) for group in self.groups],
-            "usd_per_hour": None if usd is None else {"least": usd[0], "most": usd[1]},
-            "prices": {"what": self.prices.what, "source": self.prices.source, "lookup": self.prices.lookup},
-            "unedited": [asdict(edit) for edit in self.unedited],
-            "next_command": self.next_command,
-        }
+    def described(self) -> ClusterOutput:
+        """The output of ``--json``."""
+        usd, prices = self.usd_per_hour, self.prices
+        return ClusterOutput(
+            file=str(self.file.path),
+            provider=self.provider,
+            versions=self.versions,
+            nodes=self.groups,
+            usd_per_hour=None if usd is None else CostRange(least=usd[0], most=usd[1]),
+            prices=PriceSource(what=prices.what, source=prices.source, lookup=prices.lookup),
+            unedited=self.unedited,
+            next_command=self.next_command,
+        )
 
 
 def check_cluster(path: str | Path) -> ClusterReport:

@@ -15,7 +15,7 @@ TOKEN = "~/.ray/auth_token"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts on which a dashboard may listen."""
 _EXAMPLE = "192.0.2."
-"""Addresses for documentation (RFC 5737): nobody has edited the file yet."""
+"""Addresses for documentation (RFC 5737): the file has not been edited yet."""
 _RAY_START = re.compile(r"\bray\s+start\b")
 _TOKEN_MODE = re.compile(r"\bRAY_AUTH_MODE=(['\"]?)(\w+)\1")
 DASHBOARD = "the dashboard"

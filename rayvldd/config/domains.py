@@ -6,6 +6,7 @@ domains that Optuna would change are rejected when a study is loaded.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,15 @@ from rayvldd.printable import value_as_text
 Plain = bool | int | float | str
 SettingValue = Plain | tuple[Plain, ...] | None
 """A value of a searched setting; the lists of study files are tuples here, which can be compared and hashed."""
+
+
+def point_as_text(point: Mapping[str, SettingValue]) -> str:
+    """Format searched settings briefly: the last part of each key, floats with three digits."""
+    return ", ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
+
+
+def _short(value: SettingValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else value_as_text(value)
 
 
 class _Domain(Settings):

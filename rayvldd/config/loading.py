@@ -54,7 +54,7 @@ def load_study(
 
 
 def load_untrusted_study(values: Mapping[str, object], file: str, overrides: Sequence[str] = ()) -> Study:
-    """Load a study that somebody else may have written, such as that of a set's card, and apply overrides.
+    """Load a study of unknown origin, such as that of a set's card, and apply overrides.
 
     Environment variables are filled into overrides only: a ``${NAME}`` in ``values`` could show a secret of this
     machine. It is refused, since a study that was loaded and written again contains none.
@@ -204,7 +204,7 @@ def parsed_assignments(texts: Sequence[str], option: str = "") -> tuple[list[tup
 
     Args:
         texts: The texts.
-        option: What stands before each text in a command, for the faults.
+        option: The option before each text in a command, for the faults.
 
     Returns:
         For each valid text its name in faults, its key and its value; and the faults of the others.

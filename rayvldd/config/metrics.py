@@ -88,7 +88,7 @@ MEMBERSHIP_HELD_OUT = MetricInfo("membership_auc_held_out", "AUC against held-ou
 """Area under the ROC curve of membership inference, start pairs against validation pairs."""
 
 PRIVACY = (NEAREST_START, NEAREST_DISTILLED, START_RECOVERED, MEMBERSHIP_TRAIN, MEMBERSHIP_HELD_OUT)
-"""What a set reveals of its start pairs."""
+"""Information of a set about its start pairs."""
 
 METRICS = {info.name: info for info in (*RECALLS, MEAN_RECALL, ZERO_SHOT_TOP1, ZERO_SHOT_TOP5, *PRIVACY)}
 """Metrics of students on any inputs, by name."""

@@ -1,6 +1,6 @@
 """Checks of search settings: meaningless conditions, and combinations that are not supported.
 
-Samplers and stopping rules declare what they can be combined with. Combinations that a sampler would silently ignore
+Samplers and stopping rules declare their possible combinations. Combinations that a sampler would silently ignore
 are rejected.
 """
 

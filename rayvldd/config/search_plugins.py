@@ -1,6 +1,6 @@
 """Registry of samplers and stopping rules: built-in ones, and those of other packages by entry point.
 
-A declaration states what a sampler or rule can be combined with, which is checked when a study is loaded, and names
+A declaration states the possible combinations of a sampler or rule, which are checked when a study is loaded, and names
 its implementation, which is imported when a search begins.
 """
 

@@ -5,7 +5,7 @@ arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -18,7 +18,7 @@ _WITHOUT_INFLUENCE: SettingOptions = {
     "changes_experts": False,
     "changes_recall": False,
 }
-"""Of a setting that changes nothing but whether a run starts: the fingerprint of the data states what it led to."""
+"""Of a setting that changes nothing but whether a run starts: the fingerprint of the data contains its effect."""
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -355,7 +355,7 @@ class ResourceSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _auto(cls, values: Any) -> Any:
+    def _auto(cls, values: object) -> object:
         return {} if values == "auto" else values
 
     @field_validator("gpus_per_expert", "gpus_per_trial")

@@ -297,7 +297,7 @@ class Study(Settings):
 
     @property
     def completed_distillation(self) -> DistillationSettings:
-        """The distillation settings with what the method in use takes from other sections; of a study at one point."""
+        """The distillation settings of one point, with the values that the method takes from other sections."""
         declaration = self.distillation.declaration
         if declaration.completed is None:
             return self.distillation

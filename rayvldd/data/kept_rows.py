@@ -1,6 +1,6 @@
 """Decoded images in the shards of arrays that were never finished, because some of their files are damaged.
 
-Once a damaged file is replaced or left out, the array of the images has another name. What was decoded is found again
+Once a damaged file is replaced or left out, the array of the images has another name. Decoded images are found again
 by name, size and modification time of each file, as recorded in ``files.json`` beside the shards.
 """
 

@@ -15,7 +15,7 @@ from rayvldd.errors import DataError, Fault, message_of
 from rayvldd.storage.json_files import parsed, write_json_whole
 
 _REPLACE = (
-    "replace these files, or leave them out with --set data.unreadable=drop; the same command decodes only what is new"
+    "replace these files, or leave them out with --set data.unreadable=drop; the same command decodes only new ones"
 )
 
 

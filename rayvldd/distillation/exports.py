@@ -48,7 +48,7 @@ class _Texts(TypedDict):
 
 @runtime_checkable  # for runtime type checks of signatures in tests
 class ExportedSet(Protocol):
-    """What an export reads of a distilled set."""
+    """The parts of a distilled set that an export reads."""
 
     @property
     def images(self) -> Float[Tensor, "pair 3 height width"]:

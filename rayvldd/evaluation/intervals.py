@@ -23,7 +23,7 @@ def recall_interval(recalls: Sequence[float], confidence: float = 0.95) -> tuple
 
 
 FEWEST_VALUES = 3
-"""Minimum number of values of a published interval: that of two spans most of the scale, and says little."""
+"""Minimum number of values of a published interval: that of two spans most of the scale."""
 
 
 def interval_if_enough(recalls: Sequence[float]) -> tuple[float, float] | None:

@@ -75,7 +75,7 @@ def start_pairs(
 
 @dataclass(eq=False)  # not frozen: a metric's infos can be set
 class MembershipInference:
-    """AUC of the loss of a student on start pairs against other training pairs, and against pairs that nobody saw.
+    """AUC of the loss of a student on start pairs against other training pairs, and against unseen pairs.
 
     The captions of the inputs are those of the images, one each: reference pairs, start pairs, other training pairs,
     pairs held out. The loss of a pair is its contrastive loss among the reference pairs, in both directions.

@@ -46,7 +46,7 @@ class ZeroShotAccuracy:
 
 
 def infos_for(num_classes: int) -> tuple[MetricInfo, ...]:
-    """The numbers that say something: with five classes or fewer, every class is among the first five."""
+    """The accuracies to report: with five classes or fewer, every class is among the first five."""
     return (ZERO_SHOT_TOP1, ZERO_SHOT_TOP5) if num_classes > 5 else (ZERO_SHOT_TOP1,)
 
 

@@ -4,9 +4,8 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -18,70 +17,15 @@ from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.training import ExpertTraining, train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.hyperparameter_search.plan import Plan
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
+from rayvldd.records.study_plan import AtATime, Cost, PhaseSeconds, Plan, Probe
 from rayvldd.runtime.full_data import MAX_MODELS
 from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.training.real_batches import RealEpoch
 
 _EPOCH_IMAGES = 1024
 """Training images of the timed epoch; the time of a whole epoch is extrapolated."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Seconds of each kind of work, measured on this machine with the threads of a trial."""
-
-    prepare: float
-    """Reading and encoding of data that was not in the cache; the search can use it now."""
-    expert_epoch: float
-    """One epoch of one expert over all training images."""
-    outer_step: tuple[float, float]
-    """One outer step at the lowest and at the highest ends of the space."""
-    student: float
-    """One student trained on a set and scored on validation."""
-    full_data_epoch: float
-    """One epoch of a model of all pairs."""
-
-
-class ProbeSeconds(TypedDict):
-    """The fields of :class:`Probe`."""
-
-    prepare: float
-    expert_epoch: float
-    outer_step: tuple[float, float]
-    student: float
-    full_data_epoch: float
-
-
-class AtATime(TypedDict):
-    """How much work of each kind runs concurrently."""
-
-    experts: int
-    trials: int
-
-
-class PhaseSeconds(TypedDict):
-    """Seconds of each phase; lists have the value at both ends of the space."""
-
-    experts: float
-    a_trial: list[float]
-    search: list[float]
-    test: float
-
-
-class Cost(TypedDict):
-    """Estimated cost of a study, with the numbers that it follows from; the output of ``check --json``."""
-
-    probe: ProbeSeconds
-    at_a_time: AtATime
-    expert_epochs: int
-    trials: int
-    outer_steps: int
-    evaluations: int
-    num_students: int
-    seconds: PhaseSeconds
 
 
 T = TypeVar("T")
@@ -106,7 +50,13 @@ def probe(study: Study, cache: Path, on_progress: Callable[[str, int, int], None
         steps.append(_timed_step(_loop(points[1], other, _timed_epoch(points[1], other)[1])))
     of_expert, of_all = _epochs(points[0], task)
     full_data_epoch = epoch * of_all.num_pairs / of_expert.num_pairs
-    return Probe(prepare, epoch, (min(steps), max(steps)), student, full_data_epoch)
+    return Probe(
+        prepare=prepare,
+        expert_epoch=epoch,
+        outer_step=(min(steps), max(steps)),
+        student=student,
+        full_data_epoch=full_data_epoch,
+    )
 
 
 def estimate(study: Study, planned: Plan, probed: Probe, num_cpus: int | None = None) -> Cost:
@@ -121,13 +71,13 @@ def estimate(study: Study, planned: Plan, probed: Probe, num_cpus: int | None = 
         num_cpus: Number of CPUs; default: those that this process may use.
     """
     cpus = num_cpus or len(os.sched_getaffinity(0))
-    side: AtATime = {
-        "experts": max(1, cpus // study.resources.cpus_per_expert),
-        "trials": max(1, min(study.search.max_concurrent, cpus // study.resources.cpus_per_trial)),
-    }
-    sets, evaluation = planned["expert_sets"], study.evaluation
-    epochs = sum((known["experts"] - known["existing"]) * known["epochs"] for known in sets)
-    trials = planned["trials"]["total"] - planned["trials"]["ended"]
+    side = AtATime(
+        experts=max(1, cpus // study.resources.cpus_per_expert),
+        trials=max(1, min(study.search.max_concurrent, cpus // study.resources.cpus_per_trial)),
+    )
+    sets, evaluation = planned.expert_sets, study.evaluation
+    epochs = sum((known.experts - known.existing) * known.epochs for known in sets)
+    trials = planned.trials.total - planned.trials.ended
     steps, every = study.largest("distillation.outer_steps"), study.largest("distillation.evaluate_every")
     evaluations = 1 + math.ceil(steps / every)
     a_trial = [steps * step + evaluations * evaluation.num_students * probed.student for step in probed.outer_step]
@@ -135,54 +85,48 @@ def estimate(study: Study, planned: Plan, probed: Probe, num_cpus: int | None = 
     full_data_epochs = sum(recipe.epochs for recipe in recipes)
     full_data_epochs += min(MAX_MODELS, evaluation.num_test_students) * max(recipe.epochs for recipe in recipes)
     full_data = full_data_epochs * probed.full_data_epoch
-    return {
-        "probe": {
-            "prepare": probed.prepare,
-            "expert_epoch": probed.expert_epoch,
-            "outer_step": probed.outer_step,
-            "student": probed.student,
-            "full_data_epoch": probed.full_data_epoch,
-        },
-        "at_a_time": side,
-        "expert_epochs": epochs,
-        "trials": trials,
-        "outer_steps": steps,
-        "evaluations": evaluations,
-        "num_students": evaluation.num_students,
-        "seconds": {
-            "experts": epochs * probed.expert_epoch / side["experts"],
-            "a_trial": a_trial,
-            "search": [trials * seconds / side["trials"] for seconds in a_trial],
-            "test": (2 * evaluation.num_test_students * probed.student + full_data) / side["trials"],
-        },
-    }
+    return Cost(
+        probe=probed,
+        at_a_time=side,
+        expert_epochs=epochs,
+        trials=trials,
+        outer_steps=steps,
+        evaluations=evaluations,
+        num_students=evaluation.num_students,
+        seconds=PhaseSeconds(
+            experts=epochs * probed.expert_epoch / side.experts,
+            a_trial=a_trial,
+            search=[trials * seconds / side.trials for seconds in a_trial],
+            test=(2 * evaluation.num_test_students * probed.student + full_data) / side.trials,
+        ),
+    )
 
 
 def describe_cost(cost: Cost) -> str:
     """Format the estimate with its calculation, in a few lines."""
-    probed, seconds, side = cost["probe"], cost["seconds"], cost["at_a_time"]
-    low, high = probed["outer_step"]
-    total = [seconds["experts"] + search + seconds["test"] for search in seconds["search"]]
+    probed, seconds, side = cost.probe, cost.seconds, cost.at_a_time
+    low, high = probed.outer_step
+    total = [seconds.experts + search + seconds.test for search in seconds.search]
     each = " to ".join(dict.fromkeys((f"{low:.3g}", f"{high:.3g}")))
     return "\n".join(
         [
-            "cost, from a probe on this machine (cache filled in " + time_as_text(probed["prepare"]) + "):",
+            "cost, from a probe on this machine (cache filled in " + time_as_text(probed.prepare) + "):",
             f"  experts: {_experts(cost)}",
-            f"  a trial: {cost['outer_steps']} outer steps x {each} s + {cost['evaluations']} evaluations x "
-            f"{cost['num_students']} students x {probed['student']:.3g} s = {_range(seconds['a_trial'])}",
-            f"  search:  {cost['trials']} trials / {side['trials']} at a time = {_range(seconds['search'])}, less what "
+            f"  a trial: {cost.outer_steps} outer steps x {each} s + {cost.evaluations} evaluations x "
+            f"{cost.num_students} students x {probed.student:.3g} s = {_range(seconds.a_trial)}",
+            f"  search:  {cost.trials} trials / {side.trials} at a time = {_range(seconds.search)}, less what "
             "is stopped early",
-            f"  test:    {time_as_text(seconds['test'])}",
+            f"  test:    {time_as_text(seconds.test)}",
             f"  in all:  {_range(total)}; work side by side on shared cores takes longer",
         ]
     )
 
 
 def _experts(cost: Cost) -> str:
-    if not cost["expert_epochs"]:
+    if not cost.expert_epochs:
         return "none to make"
-    arithmetic = f"{cost['expert_epochs']} epochs x {cost['probe']['expert_epoch']:.3g} s"
-    at_a_time, total = cost["at_a_time"]["experts"], time_as_text(cost["seconds"]["experts"])
+    arithmetic = f"{cost.expert_epochs} epochs x {cost.probe.expert_epoch:.3g} s"
+    at_a_time, total = cost.at_a_time.experts, time_as_text(cost.seconds.experts)
     return f"{arithmetic} / {at_a_time} at a time = {total}"
 
 

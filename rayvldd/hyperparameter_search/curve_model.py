@@ -1,7 +1,7 @@
 """A Gaussian process over the learning curves of trials, for the sampler ``curves``.
 
 The recall of a trial at point ``x`` and outer step ``t`` is modelled as ``m(t) + f(x, t) + g(t) + noise``: a curve that
-all trials share, what the point adds to it, what the trial adds that its point does not explain, and the noise of an
+all trials share, a term of the point, a term of the trial that its point does not explain, and the noise of an
 evaluation. All three functions are Gaussian processes with a Matérn-5/2 kernel over ``log(1 + t)``; ``f`` has in
 addition one over the point, with a length scale for each coordinate (ARD). Amplitudes and length scales maximise the
 posterior under log-normal priors.
@@ -46,7 +46,7 @@ class Priors:
     shared: Prior = Prior(1.0, 0.5)
     """Amplitude of the curve that all trials share."""
     point: Prior = Prior(1.0, 0.5)
-    """Amplitude of what the point adds."""
+    """Amplitude of the term of the point."""
     own: Prior = Prior(0.5, 0.5)
     """Amplitude of a trial's own curve."""
     noise: Prior = Prior(0.25, 0.5)

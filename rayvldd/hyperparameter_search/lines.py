@@ -1,6 +1,6 @@
 """One-line descriptions of trials for the terminal, and the time that is left."""
 
-from rayvldd.console import point_as_text
+from rayvldd.config.domains import point_as_text
 from rayvldd.records.trial import Trial
 
 

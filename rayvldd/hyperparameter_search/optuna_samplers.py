@@ -37,7 +37,7 @@ class OptunaSampler:
     A failed trial is added as pruned without a value: Optuna's samplers ignore trials in the state FAIL and would
     propose diverging settings repeatedly, while TPE ranks a trial that was pruned without a value below all others.
     Samplers that look at completed trials only get it as one with the worst values so far. A trial whose process died
-    says nothing about its point and is ignored.
+    is no information about its point and is ignored.
 
     Args:
         study: Search space and objectives.
@@ -46,7 +46,7 @@ class OptunaSampler:
         earlier: Trials of other studies at points of this space.
         ranks_pruned: Whether the sampler ranks pruned trials below the others; if not, it does not look at them.
         raw: Whether it gets the recalls of each evaluation as intermediate values, not the best so far.
-        predict: What the sampler's model predicts at a point, after a proposal.
+        predict: The prediction of the sampler's model at a point, after a proposal.
     """
 
     def __init__(

@@ -1,91 +1,25 @@
 """Plan of a study for ``--dry-run``, ``check`` and the first lines of a sweep."""
 
-from typing import TypedDict
-
 from pydantic import JsonValue
 
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.domains import point_as_text
 from rayvldd.config.study import Study
-from rayvldd.console import point_as_text, time_as_text
+from rayvldd.console import time_as_text
 from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.preparation import expert_points
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.study_plan import (
+    Plan,
+    PlannedExperts,
+    PlannedFinalists,
+    PlannedSearch,
+    PlannedStorage,
+    PlannedTrials,
+)
 from rayvldd.workspace import Workspace
-
-
-class PlannedExperts(TypedDict):
-    """A set of experts that a study uses."""
-
-    point: dict[str, SettingValue]
-    experts: int
-    existing: int
-    """Upper bound of the number of experts that are in the store."""
-    epochs: int
-
-
-class PlannedTrials(TypedDict):
-    """The trials of a study."""
-
-    total: int
-    """Trials that a search runs at most."""
-    points: int | None
-    """Points of a finite space; None for others."""
-    allowed: int
-    """``search.num_trials``."""
-    ended: int
-    cut_off: int
-    at_a_time: int
-    time_budget_s: float | None
-
-
-class PlannedSearch(TypedDict):
-    """The search of a study."""
-
-    sampler: str
-    scheduler: str
-    objectives: list[str]
-    searched: list[str]
-    not_searched_here: list[str]
-    """Settings whose conditions are fulfilled at no point."""
-
-
-class PlannedFinalists(TypedDict):
-    """The distillations of the best trials with new seeds."""
-
-    trials: int
-    sets_of_each: int
-
-
-class PlannedStorage(TypedDict):
-    """Where a study reads and writes."""
-
-    cache: str
-    experts: str
-    study: str
-    best: str
-    tracking_uri: str
-
-
-class Plan(TypedDict):
-    """Plan of a study; the output of ``--dry-run --json``."""
-
-    study: str
-    settings: dict[str, JsonValue]
-    expert_sets: list[PlannedExperts]
-    methods: list[str]
-    trials: PlannedTrials
-    search: PlannedSearch
-    finalists: PlannedFinalists
-    resources: dict[str, JsonValue]
-    storage: PlannedStorage
-    images_left_out: dict[str, int]
-    """Number of images in each list of images that are left out, by its file."""
-    is_finished: bool
-    reopens: bool
-    """Whether a finished study continues."""
 
 
 def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: bool = False) -> Plan:
@@ -105,78 +39,82 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: boo
     """
     folder = StudyFolder(workspace.study(study.name))
     folder.check_same(study, reopens=reopens)
-    ledger = folder.ledger()
     recipes = _recipes(store)
-    return {
-        "study": study.name,
-        "settings": study.model_dump(mode="json"),
-        "expert_sets": [
-            {
-                "point": point,
-                "experts": at_point.experts.num_experts,
-                "existing": min(_existing(at_point, recipes), at_point.experts.num_experts),
-                "epochs": at_point.experts.epochs,
-            }
+    return Plan(
+        study=study.name,
+        settings=study.model_dump(mode="json"),
+        expert_sets=[
+            PlannedExperts(
+                point=point,
+                experts=at_point.experts.num_experts,
+                existing=min(_existing(at_point, recipes), at_point.experts.num_experts),
+                epochs=at_point.experts.epochs,
+            )
             for point, at_point in (expert_points(study) if study.requires_experts else [])
         ],
-        "methods": [method.name for method in study.methods()],
-        "trials": {
-            "total": study.max_trials,
-            "points": study.space.num_points,
-            "allowed": study.search.num_trials,
-            "ended": len(ledger.ended),
-            "cut_off": len(ledger.running),
-            "at_a_time": study.search.max_concurrent,
-            "time_budget_s": study.search.time_budget_s,
-        },
-        "search": {
-            "sampler": study.search.sampler,
-            "scheduler": study.search.scheduler,
-            "objectives": list(study.search.objectives),
-            "searched": list(study.space.domains),
-            "not_searched_here": [key for key in study.search.space if key not in study.space.domains],
-        },
-        "finalists": {"trials": study.search.num_finalists, "sets_of_each": study.search.finalist_seeds},
-        "resources": study.resources.model_dump(mode="json"),
-        "storage": {
-            "cache": str(workspace.cache),
-            "experts": store.uri,
-            "study": str(folder.root),
-            "best": str(folder.best),
-            "tracking_uri": workspace.tracking_uri,
-        },
-        "images_left_out": left_out_so_far(study.data, workspace.cache),
-        "is_finished": folder.result_file.is_file(),
-        "reopens": reopens and folder.has_more(study),
-    }
+        methods=[method.name for method in study.methods()],
+        trials=_planned_trials(study, folder),
+        search=PlannedSearch(
+            sampler=study.search.sampler,
+            scheduler=study.search.scheduler,
+            objectives=list(study.search.objectives),
+            searched=list(study.space.domains),
+            not_searched_here=[key for key in study.search.space if key not in study.space.domains],
+        ),
+        finalists=PlannedFinalists(trials=study.search.num_finalists, sets_of_each=study.search.finalist_seeds),
+        resources=study.resources.model_dump(mode="json"),
+        storage=PlannedStorage(
+            cache=str(workspace.cache),
+            experts=store.uri,
+            study=str(folder.root),
+            best=str(folder.best),
+            tracking_uri=workspace.tracking_uri,
+        ),
+        images_left_out=left_out_so_far(study.data, workspace.cache),
+        is_finished=folder.result_file.is_file(),
+        reopens=reopens and folder.has_more(study),
+    )
+
+
+def _planned_trials(study: Study, folder: StudyFolder) -> PlannedTrials:
+    ledger = folder.ledger()
+    return PlannedTrials(
+        total=study.max_trials,
+        points=study.space.num_points,
+        allowed=study.search.num_trials,
+        ended=len(ledger.ended),
+        cut_off=len(ledger.running),
+        at_a_time=study.search.max_concurrent,
+        time_budget_s=study.search.time_budget_s,
+    )
 
 
 def describe_plan(planned: Plan) -> str:
     """Format the plan in a few lines."""
-    sets, trials = planned["expert_sets"], planned["trials"]
-    total, existing = sum(known["experts"] for known in sets), sum(known["existing"] for known in sets)
-    each = "; ".join(point_as_text(known["point"]) for known in sets if known["point"])
-    earlier = f", {trials['ended']} of them ended and {trials['cut_off']} cut off earlier" if trials["ended"] else ""
-    budget, search = trials["time_budget_s"], planned["search"]
-    ending = f"{_again(planned['finalists'])}the best on validation is tested once"
-    if len(search["objectives"]) > 1:
-        front = f"the Pareto front of {', '.join(search['objectives'])}"
-        again = f"distilled again, {planned['finalists']['sets_of_each']} sets with new seeds, and "
-        again = again if planned["finalists"]["trials"] else ""
+    sets, trials = planned.expert_sets, planned.trials
+    total, existing = sum(known.experts for known in sets), sum(known.existing for known in sets)
+    each = "; ".join(point_as_text(known.point) for known in sets if known.point)
+    earlier = f", {trials.ended} of them ended and {trials.cut_off} cut off earlier" if trials.ended else ""
+    budget, search = trials.time_budget_s, planned.search
+    ending = f"{_again(planned.finalists)}the best on validation is tested once"
+    if len(search.objectives) > 1:
+        front = f"the Pareto front of {', '.join(search.objectives)}"
+        again = f"distilled again, {planned.finalists.sets_of_each} sets with new seeds, and "
+        again = again if planned.finalists.trials else ""
         ending = f"the set that search.choose takes from {front} is {again}tested once"
-    dropped = planned["images_left_out"]
-    dormant = ", ".join(search["not_searched_here"])
+    dropped = planned.images_left_out
+    dormant = ", ".join(search.not_searched_here)
     return "\n".join(
         [
-            f"study {planned['study']} in {planned['storage']['study']}",
-            f"  method:  {', '.join(planned['methods'])}",
+            f"study {planned.study} in {planned.storage.study}",
+            f"  method:  {', '.join(planned.methods)}",
             f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
             f"{total} in all, {total - existing} to make"
             if sets
-            else f"  experts: none, {' and '.join(planned['methods'])} needs none",
-            f"  trials:  {_number_of(trials)}, {trials['at_a_time']} at a time{earlier}"
+            else f"  experts: none, {' and '.join(planned.methods)} needs none",
+            f"  trials:  {_number_of(trials)}, {trials.at_a_time} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
-            + f"; sampler {search['sampler']}, scheduler {search['scheduler']}",
+            + f"; sampler {search.sampler}, scheduler {search.scheduler}",
             *(f"  data:    {line}" for line in lines_of_left_out(dropped)),
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
@@ -186,7 +124,7 @@ def describe_plan(planned: Plan) -> str:
 
 def _number_of(trials: PlannedTrials) -> str:
     """Number of trials, and of points in a finite space."""
-    total, points, allowed = trials["total"], trials["points"], trials["allowed"]
+    total, points, allowed = trials.total, trials.points, trials.allowed
     if points is None:
         return str(total)
     once = f" and none runs twice, of {allowed} trials allowed" if total < allowed else ""
@@ -194,7 +132,7 @@ def _number_of(trials: PlannedTrials) -> str:
 
 
 def _again(finalists: PlannedFinalists) -> str:
-    trials, sets = finalists["trials"], finalists["sets_of_each"]
+    trials, sets = finalists.trials, finalists.sets_of_each
     which = "the best trial is" if trials == 1 else f"the best {trials} trials are"
     return f"{which} distilled again, {sets} sets with new seeds each; " if trials else ""
 

@@ -1,14 +1,14 @@
 """Preparation of a study before its first trial: data and features in the cache, and the experts of every point."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.domains import SettingValue, point_as_text
 from rayvldd.config.setting import setting_at
 from rayvldd.config.study import Study, changes_experts
-from rayvldd.console import ProgressDisplay, point_as_text, time_as_text
+from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import ConfigError, Fault
@@ -143,7 +143,7 @@ def experts_in_training(sets: ExpertSets, store: ExpertStore) -> list[str]:
     return lines
 
 
-def _shown_as(which: str, display: ProgressDisplay) -> Any:
+def _shown_as(which: str, display: ProgressDisplay) -> Callable[[ExpertProgress], None]:
     def show(progress: ExpertProgress) -> None:
         epochs = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.running.items()))
         if progress.elsewhere:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rayvldd.config.domains import SettingValue
+from rayvldd.config.domains import SettingValue, point_as_text
 from rayvldd.config.loading import faults_of_point, parsed_assignments
 from rayvldd.config.study import Study
-from rayvldd.console import point_as_text
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
@@ -16,7 +15,7 @@ from rayvldd.records.trial import Trial
 def propose(
     folder: StudyFolder, settings: Sequence[str], *, dry_run: bool = False
 ) -> tuple[dict[str, SettingValue], str]:
-    """Ask a study to run a trial at a point.
+    """Request a trial of a study at a point.
 
     Args:
         folder: The study, running or stopped.

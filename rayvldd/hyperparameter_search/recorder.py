@@ -148,7 +148,7 @@ class Recorder:
         self._failures.setdefault(trial_id, reason)
 
     def lost(self, trial_id: str, reason: str) -> None:
-        """Record that a trial's process died too often, which says nothing about its point."""
+        """Record that a trial's process died too often, which is no information about its point."""
         if trial_id not in self._failures:
             self._failures[trial_id] = reason
             self._lost.add(trial_id)
@@ -167,7 +167,7 @@ class Recorder:
             lines = (f"{trial_id}: {reason}" for trial_id, reason in self._outages.items())
             raise OutageError(
                 "\n".join(["the search stops at an outage, and what it has is kept:", *lines]),
-                next_command="the same command, once that is mended: every trial continues from its last evaluation",
+                next_command="the same command, once that is corrected: every trial continues from its last evaluation",
             )
 
     def process_died(self, trial_id: str) -> None:
@@ -249,7 +249,7 @@ class Recorder:
             self._close_record(trial)
 
     def _note(self, what: str, error: BaseException) -> None:
-        """Say once that something which only decorates the search has failed."""
+        """Log once that an optional part of the search has failed."""
         if what not in self._noted:
             self._noted.add(what)
             self.run.display.warn(f"{what}: {message_of(error)}")

@@ -22,7 +22,7 @@ _WAITING, _TAKEN, _STOP, _PAUSE = "point_", "taken_", "stop_", "pause"
 
 
 class PausedError(KeyboardInterrupt):
-    """Another command has asked for a pause: the study ends as after Ctrl-C, and the same command continues it."""
+    """Another command has requested a pause: the study ends as after Ctrl-C, and the same command continues it."""
 
 
 class Requests:
@@ -38,15 +38,15 @@ class Requests:
     # --- of other commands ----------------------------------------------------------------------------------------
 
     def add_point(self, point: Mapping[str, SettingValue]) -> None:
-        """Ask for a trial at a point; missing settings are sampled. Points run in the order of their requests."""
+        """Request a trial at a point; missing settings are sampled. Points run in the order of their requests."""
         self._write(f"{_WAITING}{time.time_ns():020d}_{secrets.token_hex(4)}", json.dumps(dict(point)))
 
     def add_stop(self, trial_id: str) -> None:
-        """Ask to stop a trial at its next evaluation."""
+        """Request the end of a trial at its next evaluation."""
         self._write(f"{_STOP}{trial_id}")
 
     def add_pause(self) -> None:
-        """Ask for a pause of the study."""
+        """Request a pause of the study."""
         self._write(_PAUSE)
 
     def waiting_points(self) -> list[Point]:

@@ -18,8 +18,8 @@ class SpaceCoordinates:
     """Conversion between points, units and coordinates.
 
     Units have one column for each sampled setting: its place in its domain from 0 to 1, on a log scale if it has one.
-    Coordinates are what a model sees: a choice has one for each value, and an inactive setting is in the middle of its
-    domain, with an indicator for each distinct condition.
+    Coordinates are the inputs of a model: a choice has one for each value, and an inactive setting is in the middle of
+    its domain, with an indicator for each distinct condition.
 
     Args:
         space: The space; fixed values have neither units nor coordinates.
@@ -64,7 +64,7 @@ class SpaceCoordinates:
         return active
 
     def coordinates(self, units: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """What a model sees of each row."""
+        """The inputs of a model for each row."""
         columns = []
         for column, domain in enumerate(self.domains.values()):
             place, has = units[:, column], active[:, column]

@@ -295,7 +295,7 @@ def run_stages(session: StudySession) -> None:
     """Run the unfinished stages in order, and record their durations.
 
     Raises:
-        PausedError: if another command has asked for a pause.
+        PausedError: if another command has requested a pause.
     """
     for make in STAGES:
         session.folder.requests.raise_pause()

@@ -125,7 +125,7 @@ class SampledSearch:
         sampler: Proposes points.
         rule: Stops trials early.
         known: The trials of earlier sessions.
-        take_point: Returns the point that a user wants for the trial of a name, if there is one.
+        take_point: Returns the point that a user has proposed for the trial of a name, if there is one.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ def make_strategy(
         study: The study, which names sampler and scheduler.
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space, which the sampler knows from the start.
-        take_point: Returns the point that a user wants for the trial of a name, if there is one.
+        take_point: Returns the point that a user has proposed for the trial of a name, if there is one.
     """
     search = study.search
     make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].factory())

@@ -18,8 +18,8 @@ from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_choice import StudyChoice
 from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
 from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.study_settings import StudySettings
 from rayvldd.storage.atomic import append_line, copy_folder_whole
-from rayvldd.storage.json_files import write_json_whole
 from rayvldd.storage.names import path_inside
 from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
@@ -89,20 +89,32 @@ class StudyFolder:
         """All test evaluations of sets of this study, one line of JSON each."""
         return self.root / "test_evaluations.jsonl"
 
+    def save_settings(self, study: Study) -> None:
+        """Write the settings of the study."""
+        StudySettings(settings=study.model_dump(mode="json")).write(self.settings)
+
+    def saved_settings(self) -> JsonObject:
+        """The saved settings, which may lack those that were added since.
+
+        Raises:
+            StoreError: if the file cannot be read, or an earlier or a newer release wrote it.
+        """
+        return StudySettings.read(self.settings).settings
+
     def saved_study(self) -> Study:
         """The study of this folder, from its saved settings.
 
         Raises:
-            StoreError: if the settings cannot be read, as those of an earlier release.
+            StoreError: if the settings cannot be read, or are not those of a study of this release.
         """
         try:
-            return Study.model_validate(read_json(self.settings))
+            return Study.model_validate(self.saved_settings())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise StoreError(
-                f"{self.settings}: not readable as the settings of a study: {where}: {first['msg']}",
-                next_command="rayvldd sweep STUDY.yaml --set name=ANOTHER, which begins a new study",
+                f"{self.settings}: not readable as {StudySettings.title}: {where}: {first['msg']}",
+                next_command=StudySettings.remedy,
             ) from None
 
     def chosen_sets(self) -> list[Path]:
@@ -165,7 +177,7 @@ class StudyFolder:
                 if reopens and self.has_more(study):
                     self._keep_result()
                 if not self.result_file.is_file():  # with the present values of settings that may change
-                    write_json_whole(self.settings, study.model_dump(mode="json"))
+                    self.save_settings(study)
                 yield
         except Timeout:
             raise RayvlddError(
@@ -208,10 +220,11 @@ class StudyFolder:
 
         Raises:
             ConfigError: naming every setting that differs, with both values.
+            StoreError: if the saved settings cannot be read.
         """
         if not self.settings.is_file():
             return
-        saved = flat_settings(_completed(read_json(self.settings)))
+        saved = flat_settings(_completed(self.saved_settings()))
         now = flat_settings(study.model_dump(mode="json"))
         faults = [
             Fault(f"{self.settings}: {key}", f"is {saved.get(key)!r} there, {now.get(key)!r} here", "the value there")
@@ -314,24 +327,8 @@ def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
     return None
 
 
-def read_json(file: Path) -> JsonObject:
-    """Read a JSON object.
-
-    Raises:
-        StoreError: if the file is not a JSON object.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        values = error
-    if not isinstance(values, dict):
-        next_command = f"move {file.parent} away, then the same command"
-        raise StoreError(f"{file}: not readable: {values}", next_command=next_command)
-    return values
-
-
 def _completed(settings: JsonObject) -> JsonObject:
-    """Settings of an earlier release, with the defaults of settings that were added since."""
+    """Saved settings, with the defaults of settings that were added since."""
     try:
         return Study.model_validate(settings).model_dump(mode="json")
     except ValidationError:

@@ -151,7 +151,7 @@ class StudyStore:
             raise StoreError(
                 f"{self._folder.root}: cannot be kept in step with {self.uri}: {error.strerror or error} "
                 f"({error.filename}); allowed: a folder that can be read and written, with room for its files",
-                next_command="correct that, then the same command: what is finished is kept",
+                next_command="correct that, then the same command: finished work is kept",
             ) from error
 
     def _push(self) -> None:

@@ -99,7 +99,7 @@ def sweep(
             used.line(f"study {study.name} is finished{nothing}; this is its result from {folder.result_file}")
             missing = send_again(study, folder, tracker, result, command, used)
             return SweepResult(result, folder.ledger().by_number(), is_new=False, missing=missing)
-        # First of all: a pause that somebody asks for from here on is one of this session.
+        # First of all: a pause that is requested from here on is one of this session.
         folder.requests.begin(folder.ledger().trials)
         if folder.earlier_results.is_dir():
             used.line(f"study {study.name} was reopened; its earlier results are in {folder.earlier_results}")

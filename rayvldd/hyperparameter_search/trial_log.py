@@ -1,4 +1,4 @@
-"""The log of a trial: what its process prints, its evaluations and its end."""
+"""The log of a trial: the output of its process, its evaluations and its end."""
 
 import os
 import socket

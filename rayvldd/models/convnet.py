@@ -8,7 +8,7 @@ Weights pretrained on drawn scenes ship with the package (``drawn_weights`` make
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -47,7 +47,7 @@ class ConvNet(nn.Module):
         return features
 
 
-def convnet_d3(*, pretrained: bool = False, **options: Any) -> ConvNet:
+def convnet_d3(*, pretrained: bool = False, **options: int) -> ConvNet:
     """Build the network, with the shipped weights if ``pretrained``.
 
     Raises:

@@ -28,7 +28,7 @@ def _left_in_control_group() -> int:
 
 
 def _left_of_share(device: torch.device) -> int:
-    """Return the free memory of a GPU, at most what is left of this process's share."""
+    """Return the free memory of a GPU, at most the rest of this process's share."""
     allocated = torch.cuda.memory_allocated(device)
     unused = torch.cuda.memory_reserved(device) - allocated
     free, total = torch.cuda.mem_get_info(device)

@@ -74,7 +74,7 @@ class RetrievalTask:
     further_devices: tuple[torch.device, ...] = ()
     """Devices that share the images of a student's step with ``device``."""
     device_cache_gb: float | None = None
-    """Memory for real data that stays on a GPU; None: a quarter of what is free."""
+    """Memory for real data that stays on a GPU; None: a quarter of the free memory."""
 
     @property
     def image_size(self) -> int:
@@ -153,7 +153,7 @@ def load_task(
         cache: Cache of decoded images, caption embeddings and features.
         device: ``cpu``, ``cuda``, …, or ``auto``: the GPU if this process has one.
         further_devices: Devices that share the images of a student's step with it.
-        device_cache_gb: Memory for real data that stays on a GPU; None: a quarter of what is free.
+        device_cache_gb: Memory for real data that stays on a GPU; None: a quarter of the free memory.
         on_progress: Called during long activities.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from rayvldd.errors import RayvlddError, StoreError
+from rayvldd.records.json_values import JsonObject
 from rayvldd.storage.json_files import write_json_whole
 
 FORMAT = "format"
@@ -25,6 +26,11 @@ class Values(BaseModel):
         absent = {name for name in values if getattr(self, name) is None and name not in self.model_fields_set}
         return {name: value for name, value in values.items() if name not in absent}
 
+    def as_json(self) -> JsonObject:
+        """The object for ``--json``."""
+        values: JsonObject = self.model_dump(mode="json")
+        return values
+
 
 class Record(Values):
     """A record with its own file."""
@@ -36,9 +42,9 @@ class Record(Values):
     remedy: ClassVar[str]
     """The next command if a file cannot be read; ``{file}`` and ``{folder}`` are replaced."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The object of the file and of ``--json``."""
-        return {FORMAT: self.version, **self.model_dump(mode="json")}
+        return {FORMAT: self.version, **super().as_json()}
 
     def write(self, file: Path) -> None:
         """Write the file atomically."""

@@ -1,4 +1,4 @@
-"""Types of parsed JSON and YAML, and readers of their parts that check the kind of what they find."""
+"""Types of parsed JSON and YAML, and readers of their parts that check the type of each part."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -40,7 +40,7 @@ class ParameterCounts(Values):
 
 
 class OriginCard(Values):
-    """What a set with a known origin was made from."""
+    """Origin of a set: settings, point and fingerprints."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
 

@@ -1,4 +1,4 @@
-"""What a study keeps between its search and its result: scores of finalists' sets, the choice, and the test."""
+"""Records of a study between its search and its result: scores of finalists' sets, the choice, and the test."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Small files of a study's folder: the commands that ran it, seconds by stage, and what its tracker lacks."""
+"""Small files of a study's folder: its commands, seconds by stage, and the records that its tracker lacks."""
 
 from typing import ClassVar
 

@@ -89,11 +89,11 @@ class Trial:
     """The reason of a failure, for the user."""
     evaluations: list[Evaluation] = field(default_factory=list)
     process_died: bool = False
-    """Whether a failed trial's process died too often, as of a lost node: then it says nothing about its point."""
+    """Whether a failed trial's process died too often, as of a lost node: then it is no information about its point."""
     is_requested: bool = False
     """Whether a user proposed the point while the study existed."""
     prediction: Prediction | None = None
-    """What the sampler's model predicted; None for samplers without such a model, and before it has enough trials."""
+    """Prediction of the sampler's model; None for samplers without such a model, and before it has enough trials."""
 
     @property
     def checkpoint(self) -> Path:

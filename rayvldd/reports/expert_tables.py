@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from pydantic import BaseModel
+from pydantic import JsonValue
 
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.experts.store.inspection import Damage, ExpertInTraining, SetSummary
 from rayvldd.experts.store.pruning import Leftover
-from rayvldd.records.json_values import JsonValue, text_at, value_at
+from rayvldd.records.form import Values
+from rayvldd.records.json_values import text_at, value_at
 from rayvldd.reports.table import Cell, Table, numbers, texts
 
 
@@ -40,7 +41,7 @@ def _set_row(known: SetSummary) -> list[Cell]:
     ]
 
 
-class TrainingValues(BaseModel):
+class TrainingValues(Values):
     """An expert in training, for ``--json``."""
 
     expert: int
@@ -48,7 +49,7 @@ class TrainingValues(BaseModel):
     holder: str | None
 
 
-class SetValues(BaseModel):
+class SetValues(Values):
     """A set of experts, for ``--json`` and its table."""
 
     key: str
@@ -64,6 +65,22 @@ class SetValues(BaseModel):
     val_mean_recall: float | None
     """Mean over the experts at their last epoch, in percent."""
     fault: str
+
+
+class ListedSets(Values):
+    """The sets of a store, for ``--json``."""
+
+    store: str
+    sets: list[SetValues]
+
+
+class ShownSet(SetValues):
+    """A set with the content of its files, for ``--json``."""
+
+    store: str
+    manifest: dict[str, JsonValue] | None
+    records: dict[str, dict[str, JsonValue]]
+    """By expert."""
 
 
 def values_of_set(known: SetSummary) -> SetValues:

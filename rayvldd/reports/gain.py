@@ -1,4 +1,4 @@
-"""What people are told where distillation has not improved a set."""
+"""Warning for a set that distillation has not improved."""
 
 from typing import Final
 

@@ -8,16 +8,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from rayvldd.config.metrics import MEAN_RECALL
+from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonValue, list_at, text_at
 from rayvldd.reports.table import Cell, Table, numbers, texts
 
 _FILE = "published.yaml"
 
 
-class PublishedRow(BaseModel):
+class PublishedRow(Values):
     """One row of a published table; recalls in percent, R@1, R@5 and R@10 of each direction if published."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     dataset: str
     pool: str

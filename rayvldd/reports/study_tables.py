@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rayvldd.console import time_as_text
-from rayvldd.hyperparameter_search.study_status import RunningTrial, StudyStatus
+from rayvldd.records.study_status import RunningTrial, StudyStatus
 from rayvldd.reports.table import PERCENT, Cell, Table, numbers, texts
 
 

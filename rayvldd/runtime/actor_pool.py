@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 import ray
 import torch
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from rayvldd.config.settings import actors_on_gpus
@@ -22,6 +23,9 @@ from rayvldd.errors import RayvlddError, message_of
 from rayvldd.models.gpus import further_gpus, limit_gpu_memory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
 MAX_REPLACEMENTS = 3
 """Restarts of an item after its process died; more deaths without progress are attributed to the item itself."""
 
@@ -29,7 +33,7 @@ _POLL_S = 0.5
 """Seconds between two progress checks."""
 
 
-class WorkItem(Protocol):
+class WorkItem(Protocol[Result_co]):
     """A unit of work on a task; it is pickled and sent to an actor."""
 
     @property
@@ -37,7 +41,7 @@ class WorkItem(Protocol):
         """Name for messages, e.g. ``expert 3``."""
         ...
 
-    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Any:
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> Result_co:
         """Run the item; call ``note`` with its progress."""
         ...
 
@@ -64,14 +68,14 @@ class ResourceRequest:
 
 
 def run_work(
-    items: Sequence[WorkItem],
+    items: Sequence[WorkItem[Result]],
     study: Study,
     cache_folder: Path,
     request: ResourceRequest,
     on_progress: Callable[[int, dict[int, int]], None] | None = None,
     *,
     at_a_time: int | None = None,
-) -> list[Any]:
+) -> list[Result]:
     """Run all items, as many in parallel as fit, and return their results in order.
 
     All actors are stopped in any case, also after Ctrl-C; in a block of :func:`keeping_actors`, at its end.
@@ -131,10 +135,10 @@ class _KeptActors:
     """Idle actors of the last run, for the next one."""
 
     def __init__(self) -> None:
-        self.actors: list[Any] = []
+        self.actors: list[ActorHandle[_Worker]] = []
         self._made_for: tuple[Study, Path, ResourceRequest] | None = None
 
-    def of(self, study: Study, cache_folder: Path, request: ResourceRequest) -> list[Any]:
+    def of(self, study: Study, cache_folder: Path, request: ResourceRequest) -> "list[ActorHandle[_Worker]]":
         """Hand over the actors for this task; those of another task are stopped."""
         made_for = (study, cache_folder, request)
         if made_for != self._made_for:
@@ -154,13 +158,18 @@ _kept: _KeptActors | None = None
 """The actors of the block of :func:`keeping_actors`; None outside of one."""
 
 
-class _ActorPool:
+class _ActorPool(Generic[Result]):
     """Actors and the items assigned to them."""
 
     def __init__(
-        self, items: Sequence[WorkItem], study: Study, cache_folder: Path, request: ResourceRequest, at_a_time: int
+        self,
+        items: Sequence[WorkItem[Result]],
+        study: Study,
+        cache_folder: Path,
+        request: ResourceRequest,
+        at_a_time: int,
     ) -> None:
-        self.results: dict[int, Any] = {}
+        self.results: dict[int, Result] = {}
         self._items = items
         self._request = request
         self._at_a_time = at_a_time
@@ -168,10 +177,10 @@ class _ActorPool:
         """By item: furthest progress at the time its process died."""
         self._waiting = deque(range(len(items)))
         self._deaths = dict.fromkeys(range(len(items)), 0)
-        self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[int, Any]] = {}
+        self._idle: list[ActorHandle[_Worker]] = []
+        self._busy: dict[ray.ObjectRef[Result], tuple[int, ActorHandle[_Worker]]] = {}
         """By reference to the result of an item: the number of the item and its actor."""
-        self._queries: dict[Any, int] = {}
+        self._queries: dict[ray.ObjectRef[int], int] = {}
         """By reference to a progress query: the number of its item."""
         self._noted: dict[int, int] = {}
         # max_concurrency 2: one thread works, the other answers progress queries. SPREAD: losing a node loses as few
@@ -198,7 +207,7 @@ class _ActorPool:
         size = max(1, min(self._request.actors_that_fit(ray.cluster_resources()), self._at_a_time))
         while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
-            actor: Any = self._idle.pop() if self._idle else self._hire()
+            actor = self._idle.pop() if self._idle else self._hire()
             self._busy[actor.work.remote(self._items[number])] = (number, actor)
         # Idle actors release their resources: an actor created just before Ray noticed a lost node would otherwise
         # wait for them for ever. They are kept for a next run while every busy actor is known to have started.
@@ -207,11 +216,11 @@ class _ActorPool:
                 ray.kill(actor)
             self._idle = []
 
-    def employ(self, actors: list[Any]) -> None:
+    def employ(self, actors: "list[ActorHandle[_Worker]]") -> None:
         """Use the idle actors of an earlier run on the same task before new ones."""
         self._idle = actors
 
-    def release(self) -> list[Any]:
+    def release(self) -> "list[ActorHandle[_Worker]]":
         """Hand over the idle actors, which this pool then no longer stops."""
         actors, self._idle = self._idle, []
         return actors
@@ -234,7 +243,7 @@ class _ActorPool:
             ray.kill(actor)
         self._idle, self._busy = [], {}
 
-    def _take(self, ref: Any, number: int, actor: Any) -> None:
+    def _take(self, ref: "ray.ObjectRef[Result]", number: int, actor: "ActorHandle[_Worker]") -> None:
         try:
             self.results[number] = ray.get(ref)
         except RayTaskError as error:
@@ -258,7 +267,7 @@ class _ActorPool:
             raise RayvlddError(
                 f"{self._items[number].title}: its process died, {tries} of {tries} tries: {reason}; "
                 f"the usual cause is that memory ran out",
-                next_command="the same command, which keeps what is finished; fewer run side by side with a larger "
+                next_command="the same command, which keeps finished work; fewer run side by side with a larger "
                 f"--set {self._request.setting}=…",
             ) from error
         self._waiting.appendleft(number)
@@ -284,7 +293,7 @@ class _Worker:
         self._task: RetrievalTask | None = None
         self._progress = 0
 
-    def work(self, item: WorkItem) -> Any:
+    def work(self, item: WorkItem[Result]) -> Result:
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         if self._task is None:

@@ -272,5 +272,5 @@ class _CoresetWork:
         return choose_coreset(task, choice.method, choice.num_pairs, choice.seed, self.training)
 
 
-def _send(pairs: Pairs) -> Any:
+def _send(pairs: Pairs) -> "ray.ObjectRef[Pairs]":
     return ray.put(replace(pairs, images=pairs.images.cpu(), texts=pairs.texts.cpu()))

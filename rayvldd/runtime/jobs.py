@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import requests
 from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from rayvldd.clusters.versions import Versions
 from rayvldd.config.loading import dump_study
@@ -232,7 +231,7 @@ def _entrypoint(here: Versions, file: str, workspace: Path, options: Mapping[str
     return f"python -m rayvldd.runtime.versions {shlex.quote(here.as_argument())} && exec {shlex.join(sweep)}"
 
 
-def _as_job(details: Any) -> Job:
+def _as_job(details: JobDetails) -> Job:
     metadata = details.metadata or {}
     message: Sequence[str] = (details.message or "").strip().splitlines()
     return Job(

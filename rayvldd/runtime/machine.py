@@ -19,11 +19,11 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
     for who in ("expert", "trial"):
         cpus_needed = int(getattr(resources, f"cpus_per_{who}"))
         if cpus_needed > cpus:
-            allowed = f"at most what this machine has, {cpus}; {elsewhere}"
+            allowed = f"at most the {cpus} of this machine; {elsewhere}"
             faults.append(Fault(f"resources.cpus_per_{who}", f"requests {cpus_needed} CPUs", allowed))
         gpus_needed = float(getattr(resources, f"gpus_per_{who}") or 0)
         if gpus_needed > gpus:
-            allowed = f"at most what this machine has, {gpus}; {elsewhere}"
+            allowed = f"at most the {gpus} of this machine; {elsewhere}"
             faults.append(Fault(f"resources.gpus_per_{who}", f"requests {gpus_needed:g} GPUs", allowed))
     for name, amount in resources.custom_per_expert.items():
         fault = f"requests {amount:g} {name!r}, which nodes of a cluster declare"

@@ -149,7 +149,7 @@ class FolderStorage:
             raise OutageError(
                 f"{self.folder}: {what}: {error.strerror or error}; allowed: a folder that can be read and written, "
                 f"with room for the file",
-                next_command="fix this, then the same command: what is finished is kept",
+                next_command="fix this, then the same command: finished work is kept",
             ) from error
 
 

@@ -9,7 +9,7 @@ from rayvldd.errors import StoreError
 _LONGEST_PART = 255
 """Maximum length of a path component in bytes."""
 _HALVES = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
-"""Halves of a character, which no file name can have; the rest of the halves stand for bytes that are no text."""
+"""Halves of a character, which no file name can have; the other halves represent bytes that are no text."""
 
 
 def stays_inside(name: str) -> bool:
@@ -38,6 +38,6 @@ def path_inside(folder: Path, name: str) -> Path:
     if name and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise StoreError(
             f"{path}: a symbolic link leads out of {folder}; allowed: files and folders in it",
-            next_command="copy what the link points to into its place, or remove the link",
+            next_command="copy the target of the link into its place, or remove the link",
         )
     return path

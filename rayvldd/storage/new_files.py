@@ -48,7 +48,7 @@ def local_fault(folder: Path, error: Exception) -> OutageError:
     reason = getattr(error, "strerror", None) or error
     return OutageError(
         f"{folder}: cannot be written: {reason}; allowed: a folder on a disk of this machine with room for the file",
-        next_command="free the space or the permission, then the same command again: what is finished is kept",
+        next_command="free the space or the permission, then the same command again: finished work is kept",
     )
 
 

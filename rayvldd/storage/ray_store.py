@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 import torch
+from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayError
 from safetensors import safe_open
 from torch import Tensor
@@ -41,7 +42,7 @@ _TIMEOUT_S = 120.0
 _CALLS_AT_ONCE = 16
 """Threads of the directory, so that storing a large object does not block small files."""
 
-_AGAIN = "the same command again makes what is missing"
+_AGAIN = "the same command again makes missing ones"
 
 
 class _StoredTensor(NamedTuple):
@@ -61,7 +62,7 @@ class _Entry(NamedTuple):
     """Directory entry of a tensor file: its object (in a list, so that Ray does not fetch it) and its size in bytes."""
 
     version: str
-    objects: list[Any]
+    objects: list[ray.ObjectRef[_StoredFile]]
     size: int
 
 
@@ -104,7 +105,7 @@ class _Directory:
             self._small.pop(name, None)
             self._large.pop(name, None)
 
-    def keep(self, name: str, objects: list[Any], size: int) -> None:
+    def keep(self, name: str, objects: list[ray.ObjectRef[_StoredFile]], size: int) -> None:
         """Copy a file into an object owned by this actor: an object is lost when the process that put it ends."""
         own = ray.put(ray.get(objects[0]))
         with self._lock:
@@ -186,7 +187,7 @@ class RayStorage:
         if entry is None:
             raise StoreError(
                 f"{self._address(name)}: is not there; allowed: a finished file",
-                next_command="rayvldd experts STUDY.yaml (makes what is missing)",
+                next_command="rayvldd experts STUDY.yaml (makes missing ones)",
             )
         with self.translating_errors(name):
             try:
@@ -200,12 +201,12 @@ class RayStorage:
         """Return False: Ray manages and checks its own copies."""
         return False
 
-    def _ask(self, method: str, *values: Any, timeout_s: float | None = _TIMEOUT_S) -> Any:
+    def _ask(self, method: str, *values: object, timeout_s: float | None = _TIMEOUT_S) -> Any:
         """Call the directory and wait for its answer."""
         with self.translating_errors(str(values[0]) if values else ""):
             return ray.get(getattr(self._directory(), method).remote(*values), timeout=timeout_s)
 
-    def _directory(self) -> Any:
+    def _directory(self) -> "ActorHandle[_Directory]":
         """Return the directory actor; processes that create it at the same time all get the same actor."""
         if not ray.is_initialized():
             raise StoreError(
@@ -256,7 +257,7 @@ class SharedTensors:
         return torch.from_dlpack(data).view(dtype).reshape(shape)
 
 
-def _find_or_make(name: str) -> Any:
+def _find_or_make(name: str) -> "ActorHandle[_Directory]":
     try:
         return ray.get_actor(name, namespace=_NAMESPACE)
     except ValueError:  # it does not exist yet

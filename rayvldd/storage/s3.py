@@ -21,7 +21,7 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import boto3
 import botocore.session
@@ -49,6 +49,7 @@ from rayvldd.user_paths import user_path
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 _ATTEMPTS = 6
 """Attempts per request, unless boto3's configuration sets another number; the delay doubles up to 20 s."""
@@ -195,7 +196,7 @@ class S3Storage:
             if head is None:
                 raise StoreError(
                     f"{self._address(name)}: is not there; allowed: a finished file",
-                    next_command="rayvldd experts STUDY.yaml (makes what is missing)",
+                    next_command="rayvldd experts STUDY.yaml (makes missing ones)",
                 )
             copy = self._copy(name, head["ETag"])
             if self._is_whole(copy, head):
@@ -268,7 +269,7 @@ class S3Storage:
             raise
         return True
 
-    def _head(self, name: str) -> Any:
+    def _head(self, name: str) -> "HeadObjectOutputTypeDef | None":
         """Return the metadata of an object; None if it does not exist."""
         with self.translating_errors(name, "read"):
             try:
@@ -328,7 +329,7 @@ class S3Storage:
         return self._copy_folder(name) / f"{etag.strip(chr(34))}.safetensors"
 
     @staticmethod
-    def _is_whole(copy: Path, head: Any) -> bool:
+    def _is_whole(copy: Path, head: "HeadObjectOutputTypeDef") -> bool:
         """Whether a copy is complete: a power failure may leave an incomplete file under its final name."""
         return copy.is_file() and copy.stat().st_size == head["ContentLength"]
 

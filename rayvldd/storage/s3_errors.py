@@ -18,7 +18,7 @@ from botocore.exceptions import (
 
 from rayvldd.errors import OutageError
 
-_AGAIN = "the same command again: what is finished is kept"
+_AGAIN = "the same command again: finished work is kept"
 
 _NO_CREDENTIALS = (
     CredentialRetrievalError,

@@ -11,7 +11,7 @@ from rayvldd.tracking.protocol import Tracker
 def reporting_failure(tracker: Tracker) -> Iterator[None]:
     """Report a failure or an interruption to the tracker; after Ctrl-C or an outage the same command resumes.
 
-    The block must hold the lock of what is recorded: the record of another process would be ended otherwise.
+    The block must hold the lock of the recorded study: the record of another process would be ended otherwise.
     """
     try:
         yield

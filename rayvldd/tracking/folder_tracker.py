@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 @dataclass
 class _Written:
-    """What a file has, so that nothing is written twice when a study is resumed."""
+    """Events of a file, so that none is written twice when a study is resumed."""
 
     last_steps: dict[str, int] = field(default_factory=dict)
     """Metric -> last step."""

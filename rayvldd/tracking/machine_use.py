@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from rayvldd.background import RepeatedCall
 
@@ -126,7 +126,7 @@ def _gpu_joules() -> float | None:
         pynvml.nvmlShutdown()
 
 
-def _torch_gpu() -> Any:
+def _torch_gpu() -> ModuleType | None:
     """The module ``torch.cuda``, if this process has used a GPU."""
     import torch
 

@@ -61,7 +61,7 @@ def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") 
 
 
 def _address_of(server: str) -> str:
-    """The address of a server without user and password, for which a browser asks."""
+    """The address of a server without user and password, which a browser requests."""
     parts = urlsplit(server)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 

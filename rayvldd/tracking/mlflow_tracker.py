@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -27,9 +27,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
+from rayvldd.config.settings import DataSettings, ToyScenesData
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.printable import without_passwords
+from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import card_in
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
@@ -128,8 +130,7 @@ class MlflowTracker:
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
         """Write the dataset as an input of the run, and the expert set and encoders as its tags."""
-        settings = self._study.data.model_dump(mode="json")
-        write = partial(self._write_origins_of, trial_id, settings, origins)
+        write = partial(self._write_origins_of, trial_id, self._study.data, origins)
         self._outbox.put(trial_id or _STUDY, write, what=f"the origins of {trial_id or 'the study'}")
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
@@ -176,8 +177,7 @@ class MlflowTracker:
         self._outbox.put(record, partial(self._open_scores, scores, record), what=f"the run of {scores.name}")
         self._outbox.put(record, partial(self._write_metrics, record), entries, what=f"metrics of {scores.name}")
         if scores.origins.fingerprints:
-            settings = scores.study.data.model_dump(mode="json")
-            write = partial(self._write_origins_of, record, settings, scores.origins)
+            write = partial(self._write_origins_of, record, scores.study.data, scores.origins)
             self._outbox.put(record, write, what=f"the origins of {scores.name}")
         self._outbox.put(record, partial(self._write_tags, record, "finished", {}), what=f"tags of {scores.name}")
         self._outbox.put(record, partial(self._close, record, "finished"), what=f"the state of {scores.name}")
@@ -246,17 +246,17 @@ class MlflowTracker:
         }
         return run_id
 
-    def _write_origins_of(self, trial_id: str | None, settings: dict[str, Any], origins: Origins) -> None:
+    def _write_origins_of(self, trial_id: str | None, data: DataSettings, origins: Origins) -> None:
         if trial_id not in self._done:
-            self._write_origins(self._run_id(trial_id), settings, origins)
+            self._write_origins(self._run_id(trial_id), data, origins)
 
-    def _write_origins(self, run_id: str, settings: dict[str, Any], origins: Origins) -> None:
+    def _write_origins(self, run_id: str, data: DataSettings, origins: Origins) -> None:
         """Write the origins of a run; MLflow stores a repeated input only once."""
         tags = {f"rayvldd.{name}": value for name, value in origins.fingerprints.items()}
         tags |= {"rayvldd.expert_set": origins.expert_set} if origins.expert_set else {}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        name = Path(settings["root"]).name if "root" in settings else settings["source"]
-        dataset = Dataset(name, origins.fingerprints["data"], settings["source"], json.dumps(settings))
+        name = data.source if isinstance(data, ToyScenesData) else Path(data.root).name
+        dataset = Dataset(name, origins.fingerprints["data"], data.source, json.dumps(data.model_dump(mode="json")))
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _write_metrics(self, trial_id: str | None, entries: list[Metric]) -> None:
@@ -408,7 +408,7 @@ def _params_of_trial(study: Study, point: Mapping[str, SettingValue]) -> dict[st
     return {key: value for key, value in at_point.items() if key in point or of_study.get(key) != value}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, JsonValue], prefix: str = "") -> dict[str, str]:
     """Dotted key -> text for every setting with a value; a searched domain is one value."""
     flat = {}
     for key, value in values.items():

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
 
 from rayvldd.errors import message_of
 
@@ -50,7 +49,7 @@ class Dropped:
 class _Write:
     lane: str
     do: Callable[..., None]
-    rows: Sequence[Any] | None
+    rows: Sequence[object] | None
     what: str
 
 
@@ -84,7 +83,7 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, lane: str, do: Callable[..., None], rows: Sequence[Any] | None = None, what: str = "") -> None:
+    def put(self, lane: str, do: Callable[..., None], rows: Sequence[object] | None = None, what: str = "") -> None:
         """Queue a write after all earlier writes of its lane.
 
         Args:

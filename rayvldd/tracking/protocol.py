@@ -13,7 +13,7 @@ State = Literal["finished", "stopped", "failed", "interrupted"]
 
 
 Kind = Literal["study", "distill", "experts"]
-"""What a record is of: a search, one distillation, or the training of experts."""
+"""Subject of a record: a search, one distillation, or the training of experts."""
 
 
 def kind_of(command: str) -> Kind:

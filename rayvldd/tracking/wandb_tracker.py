@@ -18,6 +18,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.records.json_values import JsonValue
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.protocol import Scores, State, Tracker
 
@@ -105,7 +106,7 @@ class WandbTracker(FolderTracker):
         mean = sum(student[MEAN_RECALL.name] for student in scores.students) / len(scores.students)
         self._close(record, "finished", {f"mean_{scores.split}_{MEAN_RECALL.name}": mean, **scores.figures}, None)
 
-    def _open_run(self, name: str | None, title: str, kind: str, config: Mapping[str, object]) -> None:
+    def _open_run(self, name: str | None, title: str, kind: str, config: Mapping[str, JsonValue]) -> None:
         if name in self._runs:
             return
         identity = hashlib.sha256(f"{self.folder} {name or ''}".encode()).hexdigest()[:16]
@@ -123,7 +124,9 @@ class WandbTracker(FolderTracker):
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
 
-    def _close(self, name: str | None, state: State, summary: Mapping[str, object], artifacts: Path | None) -> None:
+    def _close(
+        self, name: str | None, state: State, summary: Mapping[str, str | float], artifacts: Path | None
+    ) -> None:
         run = self._runs.pop(name, None)
         if run is None:  # it could not be opened
             return

@@ -325,6 +325,7 @@ def _read_trials(folder: Path, name: str) -> None:
 def _result_files(folder: Path) -> list[str]:
     from helpers.studies import TINY_STUDY
     from rayvldd.config.study import Study
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
 
     recalls = {f"{side}_r{rank}": 10.0 for side in ("image_to_text", "text_to_image") for rank in (1, 5, 10)}
     test = {
@@ -350,7 +351,7 @@ def _result_files(folder: Path) -> list[str]:
     (root / "study").rmdir()
     (root / "best").mkdir()
     _set_files(root / "best")
-    (root / "study.json").write_text(json.dumps(Study.model_validate(TINY_STUDY).model_dump(mode="json")))
+    StudyFolder(root).save_settings(Study.model_validate(TINY_STUDY))
     (root / "result.json").write_text(json.dumps(result))
     return [f"studies/tiny/{name}" for name in ("result.json", "study.json", *_small_files(root, test))]
 
@@ -475,7 +476,7 @@ def _cluster_files(folder: Path) -> list[str]:
 def _read_clusters(folder: Path, name: str) -> None:
     from rayvldd.clusters.checking import check_cluster
 
-    check_cluster(folder / name).as_object()
+    check_cluster(folder / name).described()
 
 
 _ARRAY = np.arange(24, dtype=np.float32).reshape(6, 4)

@@ -59,7 +59,7 @@ def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int 
     folder = StudyFolder(root / name)
     search = {"space": {key: domain.model_dump() for key, domain in SPACE.items()}, "num_trials": num_trials}
     study = Study.model_validate({**TINY_STUDY, "name": name, "search": search})
-    write_json_whole(folder.settings, study.model_dump(mode="json"))
+    folder.save_settings(study)
     folder.add_command(f"rayvldd sweep {name}.yaml")
     ledger = folder.ledger()
     for number in range(num_trials):

@@ -9,20 +9,10 @@ from helpers.paths import ROOT
 PACKAGE = ROOT / "rayvldd"
 
 JSON_EDGE = {
-    "config/loading.py": "parsed study files and values given in Python, before their validation",
-    "config/study.py": "values given in Python to Study.override, before their validation",
-    "config/study_files.py": "the constructor of PyYAML",
-    "console.py": "points of any values, which are printed",
-    "cli/cluster_jobs.py": "objects of --json and of plans",
-    "cli/compare.py": "objects of --json and of plans",
-    "cli/distill.py": "objects of --json and of plans",
-    "cli/experts.py": "objects of --json and of plans",
-    "cli/invocation.py": "objects of --json and of plans",
-    "cli/preparation.py": "objects of --json and of plans",
-    "cli/prepare.py": "objects of --json and of plans",
-    "records/form.py": "serialisation by pydantic",
-    "tracking/mlflow_tracker.py": "parameters of trackers",
-    "tracking/wandb_tracker.py": "parameters of trackers",
+    "config/loading.py": ("load_study", "load_untrusted_study", "_with_overrides", "_mapping", "_apply_overrides"),
+    "config/study.py": ("override",),
+    "config/study_files.py": ("construct_mapping",),
+    "records/form.py": ("_without_unset",),
 }
 """The modules that may have mappings of unknown values in signatures, each with its reason."""
 

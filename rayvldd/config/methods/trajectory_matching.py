@@ -122,7 +122,7 @@ def _faults(study: "Study") -> list[str]:
 
 
 def _faults_of_kept_epochs(study: "Study") -> list[str]:
-    """Return contradictions between what is read of experts and what is stored of them."""
+    """Return contradictions between the epochs that are read of experts and those that are stored."""
     settings, experts = study.distillation.of(TrajectoryMatchingSettings), study.experts
     if settings.shortcut_to > experts.epochs:
         return [

@@ -18,7 +18,7 @@ from rayvldd.models.parameters import Parameters
 
 
 class StudentState(NamedTuple):
-    """What the next step of a student starts from."""
+    """Start of the next step of a student."""
 
     parameters: Parameters
     velocity: Parameters | None = None

@@ -57,8 +57,8 @@ class Geometry(NamedTuple):
         by_weight: Tensor = self._backward(gradient, images, weight, [False, True, False])[1]
         return by_weight
 
-    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Any, ...]:
-        gradients: tuple[Any, ...] = torch.ops.aten.convolution_backward(
+    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
+        gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             gradient,
             images,
             weight,
@@ -165,9 +165,9 @@ class TwiceDifferentiableConvolutions(TorchFunctionMode):
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
     ) -> Tensor:
         if input.ndim != 4 or isinstance(padding, str):

@@ -81,7 +81,7 @@ class EndLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Momentum:
-    """What a student's SGD adds to the gradient of a step; by default nothing."""
+    """Terms that a student's SGD adds to the gradient of a step; by default none."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0

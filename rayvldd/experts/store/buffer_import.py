@@ -42,7 +42,7 @@ def import_experts(
         if lease is None:
             raise StoreError(
                 f"{store.uri}: expert {index} of {recipe.key} is being imported by another command",
-                next_command="the same command once that one is done: what is there is kept",
+                next_command="the same command once that one is done: existing experts are kept",
             )
         with lease:
             trajectory = expert.trajectory(sorted(epochs))

@@ -8,6 +8,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.file_names import data_file, manifest_file, record_file
 from rayvldd.experts.store.inspection import SetSummary, check_keys, fault_of_tensors, summaries
 from rayvldd.experts.trajectory_file import write_tensors
+from rayvldd.records.form import Values
 from rayvldd.storage.json_files import json_text
 from rayvldd.storage.lease import LeaseHolder
 from rayvldd.storage.tensor_files import DamagedFileError, MappedTensors, checksum
@@ -25,6 +26,25 @@ class Copied:
     faults: list[str] = field(default_factory=list)
     """Sets and experts that cannot be copied, with the reason."""
     num_bytes: int = 0
+
+
+class PlannedCopy(Values):
+    """The sets that ``rayvldd experts copy --dry-run`` would copy."""
+
+    source: str
+    keys: list[str]
+
+
+class CopyOutput(Values):
+    """Result of ``rayvldd experts copy``: :class:`Copied` with both stores."""
+
+    source: str
+    destination: str
+    copied: int
+    there: int
+    held: list[str]
+    faults: list[str]
+    num_bytes: int
 
 
 OnExpert = Callable[[int, int, str], None]
@@ -116,7 +136,7 @@ def _copy_file(source: ExpertStore, destination: ExpertStore, name: str, checksu
         if wrong:
             raise StoreError(
                 f"{destination.uri}: {name}: was not written as it was read: {', '.join(wrong)}",
-                next_command="look at the disk, then the same command: what was copied is kept",
+                next_command="look at the disk, then the same command: copied experts are kept",
             )
         return path.stat().st_size
 

@@ -227,7 +227,7 @@ class ExpertStore:
         movements = tuple(Movement(*map(tuple, each)) for each in content.get("movements", []))
         return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"], movements)
 
-    # --- what a set is ---
+    # --- content of a set
 
     def sets(self) -> list[tuple[str, SetManifest]]:
         """Return key and manifest of every set with a readable manifest."""

@@ -22,6 +22,7 @@ from rayvldd.experts.store.file_names import (
     record_file,
 )
 from rayvldd.experts.store.records import ExpertRecord, SetManifest, record_of
+from rayvldd.records.form import Values
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import LeaseState, is_dead_here, state_of
 from rayvldd.storage.storage import Storage
@@ -161,6 +162,15 @@ class Damage:
     why: str
     records: tuple[str, ...]
     """Records of the experts that cannot be used because of it."""
+
+
+class Verified(Values):
+    """Result of ``rayvldd experts verify``."""
+
+    store: str
+    files: int
+    damaged: list[Damage]
+    dropped_experts: int
 
 
 @dataclass

@@ -23,6 +23,7 @@ from rayvldd.experts.store.file_names import (
     record_file,
 )
 from rayvldd.experts.store.inspection import summary_of
+from rayvldd.records.form import Values
 from rayvldd.records.json_values import text_at
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import STALE_S, LeaseHolder
@@ -43,6 +44,15 @@ class Leftover:
     what: str
     names: tuple[str, ...]
     num_bytes: int
+
+
+class Pruned(Values):
+    """Result of ``rayvldd experts prune``."""
+
+    store: str
+    left_over: list[Leftover]
+    removed: int = 0
+    """Number of those that were deleted."""
 
 
 OnWait = Callable[[int, float], None]

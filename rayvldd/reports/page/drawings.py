@@ -43,7 +43,7 @@ class Drawing:
     """Stem of its files."""
     title: str
     words: str
-    """What it shows and how to read it."""
+    """Its content, and how to read it."""
     figure: Figure
     columns: tuple[str, ...] = ()
     rows: Sequence[Sequence[Cell]] = field(default_factory=list)

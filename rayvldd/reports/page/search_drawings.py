@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -333,7 +332,7 @@ def _draw_trial(
     return line
 
 
-def _draw_point(axes: Axes, x: Any, y: float, trial: Trial, best_id: str) -> Artist:
+def _draw_point(axes: Axes, x: float | str, y: float, trial: Trial, best_id: str) -> Artist:
     colour, _, shape = _STATES[trial.state]
     is_best = trial.trial_id == best_id
     (point,) = axes.plot(

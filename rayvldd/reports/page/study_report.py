@@ -15,7 +15,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.hyperparameter_search.ledger import read_trials
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.json_values import JsonObject, JsonValue, value_at
 from rayvldd.records.set_card import OriginCard
 from rayvldd.records.study_outcome import StudyOutcome
@@ -46,7 +46,7 @@ class StudyReport:
     root: Path
     result: StudyOutcome | None = None
     settings: JsonObject = field(default_factory=dict)
-    """Content of ``study.json``."""
+    """Those in ``study.json``."""
     study: Study | None = None
     """The same, where it is a study for this release."""
     trials: list[Trial] = field(default_factory=list)
@@ -99,7 +99,7 @@ class StudyReport:
 def read_study(root: Path) -> StudyReport:
     """Read the folder of a study; errors are listed in ``faults`` and not raised."""
     folder, report = StudyFolder(root), StudyReport(root.name, root)
-    report.settings = _tried(report, "study.json", lambda: read_json(folder.settings)) or {}
+    report.settings = _tried(report, "study.json", folder.saved_settings) or {}
     if report.settings:
         report.study = _tried(report, "study.json", lambda: Study.model_validate(report.settings))
     report.claims_a_result = folder.result_file.is_file()

@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_no_expert(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(rayvldd.experts.store.expert_store, "write_tensors", full)
     before = sorted(file.name for file in folder.iterdir())
-    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*what is finished is kept"):
+    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*finished work is kept"):
         ExpertStore(FolderStorage(folder.parent)).save(RECIPE, 1, expert())
     assert sorted(file.name for file in folder.iterdir()) == before
 

@@ -305,7 +305,7 @@ def test_a_disk_that_fills_up_keeps_the_epochs_before(
         return write(path, *rest)
 
     monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
-    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*what is finished is kept"):
+    with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*finished work is kept"):
         get_or_make(task, request_of(task, 0), store)
     recipe = expert_recipe(task.study, task.fingerprints)
     assert [state.epoch for state in store.kept_epochs(recipe, 0)] == [0, 1]

@@ -302,9 +302,9 @@ def test_settings_that_are_new_count_with_their_defaults(study: Study, tmp_path:
     folder = StudyFolder(tmp_path / "tiny")
     with folder.opened(study):
         pass
-    settings = json.loads(folder.settings.read_text())
-    assert settings["experts"].pop("storage") == "float32"
-    folder.settings.write_text(json.dumps(settings))
+    saved = json.loads(folder.settings.read_text())
+    assert saved["settings"]["experts"].pop("storage") == "float32"
+    folder.settings.write_text(json.dumps(saved))
     folder.check_same(study)
 
 

@@ -61,6 +61,7 @@ from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.records.json_values import value_at
 from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.study_plan import PlannedExperts
 from rayvldd.records.trial import Trial
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
@@ -839,20 +840,20 @@ def test_a_trial_makes_missing_experts(job: TrialContext, reports: list[Any]) ->
 
 def test_the_plan_lists_existing_and_missing_experts(searched: Study, tmp_path: Path) -> None:
     planned = plan(searched, Workspace(tmp_path), store_in(Workspace(tmp_path)))
-    assert planned["expert_sets"] == [{"point": {}, "experts": 2, "existing": 0, "epochs": 2}]
-    assert planned["trials"]["total"] == 4 and planned["trials"]["ended"] == 0
-    assert planned["storage"]["study"] == str(tmp_path / "studies" / "tiny")
+    assert planned.expert_sets == [PlannedExperts(point={}, experts=2, existing=0, epochs=2)]
+    assert planned.trials.total == 4 and planned.trials.ended == 0
+    assert planned.storage.study == str(tmp_path / "studies" / "tiny")
     assert not list(tmp_path.iterdir()), "a plan writes nothing"
     text = describe_plan(planned)
     assert "1 set, 2 in all, 2 to make" in text and "4, 2 at a time" in text
-    json.dumps(planned)
+    json.dumps(planned.as_json())
 
 
 def test_the_plan_knows_experts_that_fit_and_no_others(job: TrialContext, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert plan(job.study, workspace, job.store)["expert_sets"][0]["existing"] == 2
+    assert plan(job.study, workspace, job.store).expert_sets[0].existing == 2
     other = job.study.model_copy(update={"experts": job.study.experts.model_copy(update={"lr_text": 0.2})})
-    assert plan(other, workspace, job.store)["expert_sets"][0]["existing"] == 0
+    assert plan(other, workspace, job.store).expert_sets[0].existing == 0
 
 
 def test_the_summary_of_a_test() -> None:

@@ -34,7 +34,7 @@ def test_a_study_of_two_objectives_ends_with_its_front(tiny_study: Study, tmp_pa
     store, tracker = ExpertStore(FolderStorage(workspace.experts)), FolderTracker(tmp_path / "tracked")
     result = sweep(study, workspace, store, tracker, display=ProgressDisplay(Console(quiet=True)))
     assert [trial.state for trial in result.trials] == ["finished"] * 4
-    front = result.outcome.as_json()["front"]
+    front = [row.model_dump() for row in result.outcome.front or []]
     smallest = min(as_number(trial.point["distillation.num_pairs"]) for trial in result.trials)
     assert smallest == 2 and min(row["num_pairs"] for row in front) == 2, "no other set has as few pairs"
     best = max(trial.best.recall for trial in result.trials if trial.best)

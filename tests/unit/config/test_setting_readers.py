@@ -138,7 +138,7 @@ def test_a_study_folder_agrees_with_the_tracking_server(case: tuple[Study, Study
     before, after, key = case
     info, folder = about(key), StudyFolder(tmp_path)
     assert info is not None
-    folder.settings.write_text(before.model_dump_json())
+    folder.save_settings(before)
     for file in (None, folder.choice, folder.result_file):  # while it searches, once one is chosen, at the end
         if file:
             file.write_text("{}")

@@ -7,12 +7,11 @@ import pytest
 from helpers.searches import with_search
 
 from rayvldd.config.study import Study
-from rayvldd.hyperparameter_search.cost import Probe, describe_cost, estimate, probe
-
-PLANNED: Any = {
-    "expert_sets": [{"experts": 6, "existing": 2, "epochs": 5}, {"experts": 6, "existing": 6, "epochs": 5}],
-    "trials": {"total": 12, "ended": 2},
-}
+from rayvldd.experts.store.addresses import open_store
+from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
+from rayvldd.hyperparameter_search.plan import plan
+from rayvldd.records.study_plan import AtATime, PhaseSeconds, PlannedExperts, Probe
+from rayvldd.workspace import Workspace
 
 
 def test_a_probe_times_every_kind_of_work_and_keeps_nothing_but_the_cache(tiny_study: Study, tmp_path: Path) -> None:
@@ -40,16 +39,21 @@ def test_the_epoch_of_a_part_is_scaled_to_all_images(
     assert probed.outer_step[0] == probed.outer_step[1], "one point alone where nothing is searched"
 
 
-def test_the_arithmetic(tiny_study: Study) -> None:
+def test_the_arithmetic(tiny_study: Study, tmp_path: Path) -> None:
     study = with_search(tiny_study, max_concurrent=4)
-    cost = estimate(study, PLANNED, Probe(9.0, 30.0, (2.0, 5.0), 10.0, full_data_epoch=40.0), num_cpus=2)
-    assert cost["at_a_time"] == {"experts": 2, "trials": 2}
-    assert cost["seconds"] == {
-        "experts": 4 * 5 * 30.0 / 2,
-        "a_trial": [4 * 2.0 + 3 * 10.0, 4 * 5.0 + 3 * 10.0],
-        "search": [10 * 38.0 / 2, 10 * 50.0 / 2],
-        "test": (2 * 2 * 10.0 + (2 + 2) * 1 * 40.0) / 2,  # two recipes, and two models by the best one
-    }
+    probed = Probe(prepare=9.0, expert_epoch=30.0, outer_step=(2.0, 5.0), student=10.0, full_data_epoch=40.0)
+    whole = plan(study, Workspace(tmp_path), open_store(None, Workspace(tmp_path)))
+    experts = PlannedExperts(point={}, experts=6, existing=2, epochs=5)
+    sets = [experts, experts.model_copy(update={"existing": 6})]
+    trials = whole.trials.model_copy(update={"total": 12, "ended": 2})
+    cost = estimate(study, whole.model_copy(update={"expert_sets": sets, "trials": trials}), probed, num_cpus=2)
+    assert cost.at_a_time == AtATime(experts=2, trials=2)
+    assert cost.seconds == PhaseSeconds(
+        experts=4 * 5 * 30.0 / 2,
+        a_trial=[4 * 2.0 + 3 * 10.0, 4 * 5.0 + 3 * 10.0],
+        search=[10 * 38.0 / 2, 10 * 50.0 / 2],
+        test=(2 * 2 * 10.0 + (2 + 2) * 1 * 40.0) / 2,  # two recipes, and two models by the best one
+    )
     shown = describe_cost(cost)
     assert "experts: 20 epochs x 30 s / 2 at a time = 5 min" in shown
     assert "a trial: 4 outer steps x 2 to 5 s + 3 evaluations x 1 students x 10 s = 38 s to 50 s" in shown

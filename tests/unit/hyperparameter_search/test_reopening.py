@@ -1,5 +1,6 @@
 """A finished study that is reopened: when it has more to run, and what is kept."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from helpers.searches import evaluated, with_search
 
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError
-from rayvldd.hyperparameter_search.study_folder import StudyFolder, read_json
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.storage.json_files import write_json_whole
 
 STEPS = "distillation.trajectory_matching.syn_steps"
@@ -52,8 +53,8 @@ def test_a_reopened_study_keeps_its_result(finished: tuple[Study, StudyFolder]) 
         assert folder.result_file.is_file(), "nothing is left to run"
     with folder.opened(more, reopens=True):
         kept = folder.earlier_results / "1"
-        assert read_json(kept / "result.json") == {"study": "tiny"}
-        assert read_json(kept / "test.json") == {"mean_recall": 7.0}
+        assert json.loads((kept / "result.json").read_text()) == {"study": "tiny"}
+        assert json.loads((kept / "test.json").read_text()) == {"mean_recall": 7.0}
         assert (kept / "best" / "card.json").is_file() and folder.best.is_dir()
         assert not (folder.result_file.exists() or folder.test.exists() or folder.choice.exists())
         assert folder.saved_study() == more

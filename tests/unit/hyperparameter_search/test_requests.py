@@ -170,7 +170,7 @@ def test_the_log_of_a_trial_has_its_output_and_its_error(folder: StudyFolder, tm
 
 def test_status_shows_the_studies_of_the_workspace(folder: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "studies" / "old").mkdir()
-    (tmp_path / "studies" / "old" / "study.json").write_text('{"name": 3}')
+    (tmp_path / "studies" / "old" / "study.json").write_text('{"format": 1, "settings": {"name": 3}}')
     folder.requests.add_point({LR: 30.0})
     stopped = run("status", "--workspace", tmp_path, "--json")
     assert stopped.exit_code == 0, stopped.output

@@ -18,9 +18,11 @@ from rayvldd.records.form import Record
 from rayvldd.records.study_choice import FinalistScores, StudyChoice, StudyTest
 from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
 from rayvldd.records.study_outcome import FinalistOutcome
+from rayvldd.records.study_settings import StudySettings
 from rayvldd.records.trial import Trial
 
 FILES: dict[str, type[Record]] = {
+    "study.json": StudySettings,
     "choice.json": StudyChoice,
     "test.json": StudyTest,
     "earlier_trials.json": EarlierTrials,
@@ -52,6 +54,10 @@ def the_test(folder: StudyFolder, study: Study) -> StudyTest:
 
 
 READERS: dict[str, list[Callable[[StudyFolder, Study], object]]] = {
+    "study.json": [
+        lambda folder, study: folder.saved_study(),
+        lambda folder, study: folder.check_same(study),
+    ],
     "choice.json": [
         lambda folder, study: folder.chosen_sets(),
         lambda folder, study: folder.chosen_trial(),
@@ -108,6 +114,13 @@ def test_other_files_are_refused_by_every_reader(
         with pytest.raises(StoreError, match=problem) as refused:
             reader(folder, tiny_study)
         assert without_next_command(refused.value).startswith(f"{file}: ") and refused.value.next_command
+
+
+def test_settings_of_another_study_are_refused(folder: StudyFolder) -> None:
+    StudySettings(settings={"name": "tiny", "seed": "first"}).write(folder.settings)
+    with pytest.raises(StoreError, match="not readable as the settings of a study: seed: ") as refused:
+        folder.saved_study()
+    assert refused.value.next_command == StudySettings.remedy
 
 
 @pytest.mark.parametrize("values", [{"state": "finished"}, {"state": "failed"}, {"state": "running"}])
