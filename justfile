@@ -15,7 +15,7 @@ types:
 unit *options:
     {{python}}pytest -q -n 2 --durations=10 {{options}} tests/unit
 
-# Ray, MLflow and a stand-in of S3.
+# Ray, MLflow and stand-ins of S3 and AWS.
 integration *options:
     {{python}}pytest -q -n 3 --dist loadfile --durations=10 {{options}} tests/integration
 

@@ -65,7 +65,7 @@ def pull(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 BUILT_IN: dict[str, dict[str, Any] | None] = {
-    "trajectory_matching": None,
+    "trajectory_matching": {"syn_steps": 5, "expert_epochs": 1, "max_start_epoch": 1},
     "expert_fit": None,
     "meta_model": {"syn_steps": 5, "window": 2, "real_batch_size": 16},
 }

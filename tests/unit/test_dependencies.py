@@ -1,12 +1,12 @@
 """pyproject.toml lists all imports with the modules that need them; constraints.txt pins all packages."""
 
-import ast
 import functools
 import re
 import sys
 import tomllib
 
 import pytest
+from helpers.imports_of_files import imports_of
 from helpers.paths import ROOT
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -43,12 +43,9 @@ def imports() -> dict[str, set[str]]:
     """Top-level package to the modules of rayvldd that import it."""
     found: dict[str, set[str]] = {}
     for file in (ROOT / "rayvldd").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [node.module]
-            for name in names:
-                found.setdefault(name.split(".")[0], set()).add(str(file.relative_to(ROOT / "rayvldd")))
+        for one in imports_of(file):
+            if not one.module.startswith("."):
+                found.setdefault(one.module.split(".")[0], set()).add(str(file.relative_to(ROOT / "rayvldd")))
     return {name: files for name, files in found.items() if name not in sys.stdlib_module_names | {"rayvldd"}}
 
 

@@ -4,12 +4,12 @@ A new method is written and debugged on a laptop with no cluster, tracker or clo
 none of them, at whatever place of a file.
 """
 
-import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers.imports_of_files import imports_of
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "rayvldd"
@@ -47,22 +47,13 @@ def room_of(file: Path) -> str:
 FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) not in ("__init__", "__main__")]
 
 
-def imports_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of everything that a file imports, also inside functions and ``if TYPE_CHECKING``."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: a relative import hides the room it points to"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-
-
 def arrows_of(file: Path) -> Iterator[tuple[int, str]]:
     """Yield line and name of each other room that a file imports from."""
-    for line, name in imports_of(file):
-        package, inside, *_ = [*name.split("."), ""]
+    for found in imports_of(file):
+        assert not found.module.startswith("."), f"{file}:{found.line}: a relative import hides the room it points to"
+        package, inside, *_ = [*found.full_name.split("."), ""]
         if package == "rayvldd" and inside in HEIGHT and inside != room_of(file):
-            yield line, inside
+            yield found.line, inside
 
 
 def test_every_room_has_its_row() -> None:
@@ -71,11 +62,14 @@ def test_every_room_has_its_row() -> None:
     assert not unknown, f"give {sorted(unknown)} a row in this test, so that its arrows are checked"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_arrows_point_down(file: Path) -> None:
-    room = room_of(file)
-    upward = [f"{file}:{line} imports {other}" for line, other in arrows_of(file) if HEIGHT[other] > HEIGHT[room]]
-    assert not upward, f"{room} is below the rooms that it imports:\n" + "\n".join(upward)
+def test_arrows_point_down() -> None:
+    upward = [
+        f"{file}:{line} imports {other}, which is above {room_of(file)}"
+        for file in FILES
+        for line, other in arrows_of(file)
+        if HEIGHT[other] > HEIGHT[room_of(file)]
+    ]
+    assert not upward, "\n".join(upward)
 
 
 @pytest.mark.parametrize("room", TENSOR_ROOMS)
@@ -83,10 +77,10 @@ def test_tensor_rooms_know_no_cluster_tracker_or_cloud(room: str) -> None:
     files = [file for file in FILES if room_of(file) == room]
     assert files
     found = [
-        f"{file}:{line} imports {name}"
+        f"{file}:{found.line} imports {found.full_name}"
         for file in files
-        for line, name in imports_of(file)
-        if name.split(".")[0] in KEPT_OUT
+        for found in imports_of(file)
+        if found.module.split(".")[0] in KEPT_OUT
     ]
     assert not found, "\n".join(found)
 
@@ -94,7 +88,7 @@ def test_tensor_rooms_know_no_cluster_tracker_or_cloud(room: str) -> None:
 @pytest.mark.parametrize("room", TENSOR_ROOMS)
 def test_tensor_rooms_keep_annotations_alive(room: str) -> None:
     """Shapes in signatures are checked while testing, which annotations kept as text would silently switch off."""
-    names = {name: file for file in FILES if room_of(file) == room for _, name in imports_of(file)}
+    names = {one.full_name: file for file in FILES if room_of(file) == room for one in imports_of(file)}
     assert "__future__.annotations" not in names, names["__future__.annotations"]
 
 
@@ -115,7 +109,7 @@ def test_no_cycle_between_modules_of_distillation() -> None:
         if room_of(file) == "distillation"
     }
     graph = {
-        name: {module for _, found in imports_of(file) for module in (found, found.rpartition(".")[0])} & files.keys()
+        name: {module for one in imports_of(file) for module in (one.full_name, one.module)} & files.keys()
         for name, file in files.items()
     }
     assert "rayvldd.distillation.exports" in graph["rayvldd.distillation.distilled_set"]
@@ -128,4 +122,4 @@ def test_no_cycle_between_modules_of_distillation() -> None:
 def test_the_reader_of_imports_sees_all_of_them(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text("import ray.tune\ndef f():\n    from mlflow import log\n    import os, boto3\n")
-    assert [name for _, name in imports_of(file)] == ["ray.tune", "mlflow.log", "os", "boto3"]
+    assert [found.full_name for found in imports_of(file)] == ["ray.tune", "mlflow.log", "os", "boto3"]

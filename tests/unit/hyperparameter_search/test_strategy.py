@@ -1,11 +1,11 @@
 """Samplers and stopping rules of other packages, and the one module that knows Ray Tune."""
 
-import ast
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.imports_of_files import imports_of
 from helpers.searches import evaluated
 from pydantic import ValidationError
 
@@ -116,10 +116,4 @@ def test_one_module_knows_ray_tune() -> None:
 
 
 def _imports_tune(file: Path) -> bool:
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return any(name == "ray.tune" or name.startswith("ray.tune.") for name in names)
+    return any(f"{found.full_name}.".startswith("ray.tune.") for found in imports_of(file))
