@@ -53,7 +53,7 @@ def load_study(
     return _with_overrides(study, overrides)
 
 
-def load_untrusted_study(values: Mapping[str, object], file: str, overrides: Sequence[str] = ()) -> Study:
+def load_untrusted_study(values: Mapping[str, JsonValue], file: str, overrides: Sequence[str] = ()) -> Study:
     """Load a study of unknown origin, such as that of a set's card, and apply overrides.
 
     Environment variables are filled into overrides only: a ``${NAME}`` in ``values`` could show a secret of this

@@ -6,12 +6,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
 from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import DataError, Fault, did_you_mean, message_of
+from rayvldd.records.json_values import JsonValue
 from rayvldd.user_paths import files_in, is_file, is_folder, user_path
 
 SplitName = Literal["train", "val", "test"]
@@ -77,24 +78,25 @@ class _Reader:
     def fault(self, where: str, problem: str, allowed: str = "") -> None:
         self.faults.append(Fault(where, problem, allowed))
 
-    def add(self, where: str, image: Any, captions: Any, split: Any) -> None:
+    def add(self, where: str, image: object, captions: object, split: object) -> None:
         """Add one entry as a record, or add its faults."""
         before = len(self.faults)
-        known_image = isinstance(image, str) and image.strip() != "" and _lone_surrogate(image) is None
-        if not known_image:
+        name = image if isinstance(image, str) and image.strip() != "" and _lone_surrogate(image) is None else None
+        if name is None:
             self.fault(where, f"image is {_shown(image)}", "the name of an image file")
-        if split not in SPLITS:
+        known_split = next((one for one in SPLITS if one == split), None)
+        if known_split is None:
             hint = did_you_mean(split, SPLITS) if isinstance(split, str) else ""
             self.fault(where, f"unknown split {_shown(split)}{hint}", ", ".join(SPLITS))
-        self._check_captions(where, captions)
-        if known_image and image in self.first_seen:
-            self.fault(where, f"duplicate image {image!r}; first at {self.first_seen[image]}", "each image once")
-        elif known_image:
-            self.first_seen[image] = where
-            self._check_file(where, image)
-        if len(self.faults) == before:
-            stripped = tuple(caption.strip() for caption in captions)
-            self.records[image] = Record(image, self.images / image, stripped, split)
+        texts = self._checked_captions(where, captions)
+        if name is not None and name in self.first_seen:
+            self.fault(where, f"duplicate image {name!r}; first at {self.first_seen[name]}", "each image once")
+        elif name is not None:
+            self.first_seen[name] = where
+            self._check_file(where, name)
+        if name is not None and known_split is not None and len(self.faults) == before:
+            stripped = tuple(caption.strip() for caption in texts)
+            self.records[name] = Record(name, self.images / name, stripped, known_split)
         else:
             self.has_lost_entries = True
 
@@ -124,11 +126,12 @@ class _Reader:
             return not name.is_relative_to(os.path.normpath(self.images))
         return name.parts[:1] == (os.pardir,)
 
-    def _check_captions(self, where: str, captions: object) -> None:
+    def _checked_captions(self, where: str, captions: object) -> list[str]:
+        """The captions of an entry, whose faults are added."""
         if not isinstance(captions, list) or not captions:
             shown = "no captions" if not captions else f"captions is {_shown(captions)}"
             self.fault(where, shown, "a list with at least one text")
-            return
+            return []
         for number, caption in enumerate(captions):
             if not isinstance(caption, str):
                 self.fault(f"{where}: captions[{number}]", f"is {_shown(caption)}", "a text")
@@ -137,6 +140,7 @@ class _Reader:
             elif (half := _lone_surrogate(caption)) is not None:
                 problem = f"has half a character, \\u{ord(caption[half]):04x}, at position {half}"
                 self.fault(f"{where}: captions[{number}]", problem, "text that was not cut inside an emoji")
+        return [caption for caption in captions if isinstance(caption, str)]
 
     def is_foreign(self, path: Path, text: str, source: Source, content: object = None) -> bool:
         """Whether a file is in another known format; this is then the only fault that is reported for the file."""
@@ -205,10 +209,11 @@ def _read_karpathy(settings: KarpathyData, reader: _Reader) -> None:
     content = _read_json(path, "data.annotations", reader, "karpathy")
     if content is None:
         return
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
         reader.fault(str(path), "has no list 'images'", "a Karpathy-split file such as dataset_flickr30k.json")
         return
-    for number, entry in enumerate(content["images"]):
+    for number, entry in enumerate(images):
         where = f"{path} images[{number}]"
         if not isinstance(entry, dict):
             reader.fault(where, f"is {_shown(entry)}", "an object with filename, sentences and split")
@@ -285,7 +290,7 @@ def _other_encoding(path: Path) -> str:
     return " (it begins with the byte order mark of UTF-16)" if start in (b"\xff\xfe", b"\xfe\xff") else ""
 
 
-def _read_json(path: Path, setting: str, reader: _Reader, source: Source) -> Any:
+def _read_json(path: Path, setting: str, reader: _Reader, source: Source) -> JsonValue:
     text = _read_text(path, setting, reader)
     if text is None:
         return None

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 import torch
@@ -207,7 +207,7 @@ class _ActorPool(Generic[Result]):
         size = max(1, min(self._request.actors_that_fit(ray.cluster_resources()), self._at_a_time))
         while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
-            actor = self._idle.pop() if self._idle else self._hire()
+            actor: Any = self._idle.pop() if self._idle else self._hire()
             self._busy[actor.work.remote(self._items[number])] = (number, actor)
         # Idle actors release their resources: an actor created just before Ray noticed a lost node would otherwise
         # wait for them for ever. They are kept for a next run while every busy actor is known to have started.
@@ -234,8 +234,9 @@ class _ActorPool(Generic[Result]):
         self._read_progress()
         about = set(self._queries.values())
         for number, actor in self._busy.values():
+            remote: Any = actor
             if number not in about:
-                self._queries[actor.progress.remote()] = number
+                self._queries[remote.progress.remote()] = number
 
     def dismiss(self) -> None:
         """Kill all actors immediately."""

@@ -235,7 +235,7 @@ def _as_job(details: JobDetails) -> Job:
     metadata = details.metadata or {}
     message: Sequence[str] = (details.message or "").strip().splitlines()
     return Job(
-        job_id=details.submission_id,
+        job_id=details.submission_id or "",
         state=str(details.status.value),
         study=metadata.get("study", ""),
         workspace=metadata.get("workspace", ""),

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import ray
@@ -270,7 +270,7 @@ def _find_or_make(name: str) -> "ActorHandle[_Directory]":
             "resources": {_HEAD_NODE: 0.001},
             "max_concurrency": _CALLS_AT_ONCE,
         }
-        return ray.remote(_Directory).options(**options).remote()
+        return cast("ActorHandle[_Directory]", ray.remote(_Directory).options(**options).remote())
 
 
 def _read(path: Path) -> _StoredFile:

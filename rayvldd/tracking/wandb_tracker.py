@@ -106,7 +106,9 @@ class WandbTracker(FolderTracker):
         mean = sum(student[MEAN_RECALL.name] for student in scores.students) / len(scores.students)
         self._close(record, "finished", {f"mean_{scores.split}_{MEAN_RECALL.name}": mean, **scores.figures}, None)
 
-    def _open_run(self, name: str | None, title: str, kind: str, config: Mapping[str, JsonValue]) -> None:
+    def _open_run(
+        self, name: str | None, title: str, kind: str, config: Mapping[str, JsonValue | SettingValue]
+    ) -> None:
         if name in self._runs:
             return
         identity = hashlib.sha256(f"{self.folder} {name or ''}".encode()).hexdigest()[:16]

@@ -43,8 +43,7 @@ class Geometry(NamedTuple):
 
     def by_input(self, gradient: Tensor, images: Tensor, weight: Tensor) -> Tensor:
         """Return X(gradient, weight); only the shape of ``images`` is used."""
-        by_input: Tensor = self._backward(gradient, images, weight, [True, False, False])[0]
-        return by_input
+        return self._backward(gradient, images, weight, by_weight=False)
 
     def by_weight(self, gradient: Tensor, images: Tensor, weight: Tensor, torchs_bits: bool = False) -> Tensor:
         """Return W(images, gradient); only the shape of ``weight`` is used."""
@@ -54,10 +53,9 @@ class Geometry(NamedTuple):
             columns = F.unfold(images, kernel, self.dilation, self.padding, self.stride)
             rows = gradient.flatten(2).transpose(0, 1).flatten(1)
             return (rows @ columns.transpose(1, 2).flatten(0, 1)).view_as(weight)
-        by_weight: Tensor = self._backward(gradient, images, weight, [False, True, False])[1]
-        return by_weight
+        return self._backward(gradient, images, weight, by_weight=True)
 
-    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
+    def _backward(self, gradient: Tensor, images: Tensor, weight: Tensor, *, by_weight: bool) -> Tensor:
         gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             gradient,
             images,
@@ -69,9 +67,9 @@ class Geometry(NamedTuple):
             False,
             [0, 0],
             self.groups,
-            needed,
+            [not by_weight, by_weight, False],
         )
-        return gradients
+        return gradients[1 if by_weight else 0]
 
 
 class Convolution(torch.autograd.Function):
