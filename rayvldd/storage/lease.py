@@ -23,6 +23,8 @@ BEAT_S = 5.0
 """Seconds between two heartbeats of a holder."""
 STALE_S = 30.0
 """Seconds without a heartbeat after which a holder counts as dead."""
+_NUMBERS_END = 2**31
+"""End of the numbers in a lease: the operating system cannot be asked for a process beyond it."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class LeaseState:
     def read(cls, content: bytes) -> "LeaseState | None":
         """Parse a lease file; None if it is invalid, in which case it goes stale like the lease of a dead holder."""
         try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError):
+            state = cls(**json.loads(content))
+        except (ValueError, TypeError, RecursionError):
             return None
+        numbers = (state.process, state.beat, state.done)
+        are_numbers = all(type(number) is int and 0 <= number < _NUMBERS_END for number in numbers)
+        return state if are_numbers and isinstance(state.owner, str) and isinstance(state.machine, str) else None
 
 
 class Lease:

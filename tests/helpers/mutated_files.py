@@ -558,6 +558,61 @@ def _read_records(folder: Path, name: str) -> None:
     _write_records(folder)
 
 
+def _snapshot_files(folder: Path) -> list[str]:
+    from rayvldd.storage.folder import FolderStorage
+    from rayvldd.storage.lease import LeaseState, machine_identity
+
+    root = folder / "first" / "studies" / "tiny"
+    for name in ("study.json", "trials/trial_000/trial.json", "trials/trial_001/checkpoint/state"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    _study_store(folder, "first").fetch(_quiet())
+    _study_store(folder, "first").push()
+    holder = LeaseState("an owner", machine_identity(), 1, beat=3, done=0).as_bytes()
+    FolderStorage(folder / "kept").write("tiny/holder.json", holder)
+    return ["kept/tiny/snapshot.json", "kept/tiny/holder.json"]
+
+
+def _study_store(folder: Path, machine: str) -> Any:
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+    from rayvldd.hyperparameter_search.study_store import StudyStore
+    from rayvldd.storage.folder import FolderStorage
+
+    return StudyStore(FolderStorage(folder / "kept"), StudyFolder(folder / machine / "studies" / "tiny"))
+
+
+def _quiet() -> Any:
+    from rich.console import Console
+
+    from rayvldd.console import ProgressDisplay
+
+    return ProgressDisplay(Console(quiet=True))
+
+
+def _read_snapshot(folder: Path, name: str) -> None:
+    """Continue the study on another machine; only its folder may be written."""
+    from rayvldd.storage.folder import FolderStorage
+    from rayvldd.storage.lease import LeaseHolder
+
+    if name.endswith("holder.json"):
+        lease = LeaseHolder().acquire(FolderStorage(folder / "kept"), "tiny/holder.json")
+        if lease is not None:
+            with lease:
+                pass
+        return
+    before = _names_below(folder.parent)
+    try:
+        _study_store(folder, "second").fetch(_quiet())
+    finally:
+        shutil.rmtree(folder / "second", ignore_errors=True)
+        outside = _names_below(folder.parent) - before
+        assert not outside, f"written outside of the study: {sorted(outside)}"
+
+
+def _names_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -572,5 +627,6 @@ KINDS: Mapping[str, Kind] = {
         Kind("arrays", _cache_files, _read_cache),
         Kind("experts", _expert_files, _read_experts),
         Kind("records", _record_files, _read_records),
+        Kind("snapshots", _snapshot_files, _read_snapshot),
     )
 }

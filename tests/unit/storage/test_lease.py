@@ -1,11 +1,14 @@
 """Leases: a live holder keeps its lease despite failures, and is not considered dead."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -102,3 +105,17 @@ def test_a_file_that_cannot_be_kept_makes_every_process_its_own_machine(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert machine_identity.__wrapped__() != machine_identity.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"process": value} for value in (None, "7", 7.5, True, -1, 2**31, [7])]
+    + [{"beat": "3"}, {"done": None}, {"owner": 1}, {"machine": None}, {"more": 1}],
+    ids=str,
+)
+def test_a_damaged_lease_goes_stale_like_that_of_a_dead_holder(tmp_path: Path, change: dict[str, Any]) -> None:
+    storage, lease_holder = FolderStorage(tmp_path), LeaseHolder()
+    sound = asdict(LeaseState("an owner", machine_identity(), os.getpid(), beat=3, done=0))
+    storage.write("lease", json.dumps({**sound, **change}).encode())
+    assert state_of(storage, "lease") is None
+    assert lease_holder.acquire(storage, "lease") is None, "it is watched first"
