@@ -4,13 +4,14 @@ import csv
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.errors import StoreError
 from rayvldd.hyperparameter_search.ledger import read_trials
@@ -28,7 +29,7 @@ _STATES: dict[TrialState, optuna.trial.TrialState] = {
     "running": optuna.trial.TrialState.RUNNING,
 }
 
-Row = dict[str, object]
+Row = dict[str, SettingValue]
 """Cells by column; settings, metrics and texts."""
 
 
@@ -94,12 +95,8 @@ def write_tables(study: Study, trials: Sequence[Trial], folder: Path) -> list[st
     """
     keys = list(study.space.domains)
     _write_table(folder / TRIALS_TABLE, map(_row_of, trials), [*_TRIAL_COLUMNS, *keys])
-    rows = (
-        {"trial_id": trial.trial_id, "outer_step": one.outer_step, SEARCH_SECONDS: one.search_seconds, **one.metrics}
-        for trial in trials
-        for one in trial.evaluations
-    )
-    _write_table(folder / EVALUATIONS_TABLE, rows, ["trial_id", "outer_step", SEARCH_SECONDS])
+    evaluations = itertools.chain.from_iterable(map(_rows_of_evaluations, trials))
+    _write_table(folder / EVALUATIONS_TABLE, evaluations, ["trial_id", "outer_step", SEARCH_SECONDS])
     return [TRIALS_TABLE, EVALUATIONS_TABLE]
 
 
@@ -113,6 +110,13 @@ def _row_of(trial: Trial) -> Row:
     return row | ({} if trial.seconds is None else {"seconds": trial.seconds}) | dict(trial.point)
 
 
+def _rows_of_evaluations(trial: Trial) -> Iterator[Row]:
+    for one in trial.evaluations:
+        row: Row = {"trial_id": trial.trial_id, "outer_step": one.outer_step, SEARCH_SECONDS: one.search_seconds}
+        row.update(one.metrics)
+        yield row
+
+
 def _write_table(file: Path, rows: Iterable[Row], first: Sequence[str]) -> None:
     """Write a CSV file with the given columns and then those that only some rows have."""
     known = list(rows)
@@ -123,7 +127,7 @@ def _write_table(file: Path, rows: Iterable[Row], first: Sequence[str]) -> None:
         writer.writerows([_cell(row[name]) if name in row else "" for name in columns] for row in known)
 
 
-def _cell(value: object) -> str:
+def _cell(value: SettingValue) -> str:
     """A value as text: numbers with all digits, lists and ``null`` as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 

@@ -3,19 +3,59 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
+from rayvldd.records.form import Values
 from rayvldd.storage.atomic import append_line
-from rayvldd.storage.json_files import parsed, write_json_whole
+from rayvldd.storage.json_files import write_json_whole
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker
 from rayvldd.user_paths import user_path
 
-Event = dict[str, Any]
+
+class _Start(Values):
+    event: Literal["start"] = "start"
+    trial_id: str
+    point: dict[str, SettingValue]
+
+
+class _Origins(Values):
+    event: Literal["origins"] = "origins"
+    fingerprints: dict[str, str]
+    expert_set: str = ""
+
+
+class _Metrics(Values):
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    event: Literal["metrics"] = "metrics"
+    step: int
+    metrics: dict[str, float]
+
+
+class _TrialEnd(Values):
+    event: Literal["end"] = "end"
+    state: State
+    tags: dict[str, str]
+
+
+class _StudyEnd(Values):
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    event: Literal["end"] = "end"
+    state: State
+    metrics: dict[str, float]
+
+
+_Event = _Start | _Origins | _Metrics | _TrialEnd | _StudyEnd
+_EVENTS: TypeAdapter[_Event] = TypeAdapter(Annotated[_Event, Field(union_mode="left_to_right")])
 """One line of a file."""
 
 
@@ -27,21 +67,21 @@ class _Written:
     """Metric -> last step."""
     last_values: dict[str, float] = field(default_factory=dict)
     """Metric -> last value."""
-    origins: Event | None = None
-    end: Event | None = None
+    origins: _Origins | None = None
+    end: _TrialEnd | _StudyEnd | None = None
     """The end, unless metrics follow it."""
     num_ends: int = 0
     """Ends of all sessions."""
 
-    def add(self, event: Event) -> None:
+    def add(self, event: _Event) -> None:
         """Take note of an event of the file."""
-        if event["event"] == "metrics":
-            self.last_steps.update(dict.fromkeys(event["metrics"], event["step"]))
-            self.last_values.update(event["metrics"])
+        if isinstance(event, _Metrics):
+            self.last_steps.update(dict.fromkeys(event.metrics, event.step))
+            self.last_values.update(event.metrics)
             self.end = None
-        elif event["event"] == "origins":
+        elif isinstance(event, _Origins):
             self.origins = event
-        elif event["event"] == "end":
+        elif isinstance(event, _TrialEnd | _StudyEnd):
             self.end, self.num_ends = event, self.num_ends + 1
 
     def next_step(self, metric: str) -> int:
@@ -87,18 +127,18 @@ class FolderTracker:
         """Write a trial's point, or continue its file."""
         self._open_trials.add(trial_id)
         if not self._open(trial_id):
-            self._append(trial_id, {"event": "start", "trial_id": trial_id, "point": dict(point)})
+            self._append(trial_id, _Start(trial_id=trial_id, point=dict(point)))
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
         """Write the origins of a trial or of the study."""
-        event: Event = {"event": "origins", **asdict(origins)}
+        event = _Origins(fingerprints=dict(origins.fingerprints), expert_set=origins.expert_set)
         if self._written(trial_id).origins != event:
             self._append(trial_id, event)
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
         if new := self.unwritten(trial_id, metrics, step):
-            self._append(trial_id, {"event": "metrics", "step": step, "metrics": new})
+            self._append(trial_id, _Metrics(step=step, metrics=new))
 
     def unwritten(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The metrics whose last written step is before this one."""
@@ -119,18 +159,18 @@ class FolderTracker:
 
     def has_trial_end(self, trial_id: str, state: State, tags: Mapping[str, str]) -> bool:
         """Whether a trial's end is its last event; a resumed study sends it again."""
-        return self._written(trial_id).end == _end_of_trial(state, tags)
+        return self._written(trial_id).end == _TrialEnd(state=state, tags=dict(tags))
 
     def has_study_end(self, state: State, metrics: Mapping[str, float]) -> bool:
         """Whether the study's end is its last event, as of a finished command that is repeated."""
-        return self._written(None).end == _end_of_study(state, metrics)
+        return self._written(None).end == _StudyEnd(state=state, metrics=dict(metrics))
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Write the state of an ended trial and copy its artifacts."""
         self._open_trials.discard(trial_id)
         self._keep(artifacts, trial_id)
         if not self.has_trial_end(trial_id, state, tags):
-            self._append(trial_id, _end_of_trial(state, tags))
+            self._append(trial_id, _TrialEnd(state=state, tags=dict(tags)))
 
     def end_study(self, state: State, metrics: Mapping[str, float], artifacts: Path | None) -> None:
         """Write the state of the study and its metrics; open trials end as interrupted."""
@@ -138,13 +178,13 @@ class FolderTracker:
             self.end_trial(trial_id, "interrupted", None, {})
         self._keep(artifacts, "study")
         if not self.has_study_end(state, metrics):
-            self._append(None, _end_of_study(state, metrics))
+            self._append(None, _StudyEnd(state=state, metrics=dict(metrics)))
 
     def log_scores(self, scores: Scores) -> None:
         """Append an evaluation to ``evaluations.jsonl``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         values = asdict(scores) | {"study": scores.study.model_dump(mode="json")}
-        _append(self.folder / "evaluations.jsonl", {"event": "scores", **values})
+        append_line(self.folder / "evaluations.jsonl", json.dumps({"event": "scores", **values}, ensure_ascii=False))
 
     def _file(self, trial_id: str | None) -> Path:
         return self.folder / "study.jsonl" if trial_id is None else self.folder / "trials" / f"{trial_id}.jsonl"
@@ -159,41 +199,20 @@ class FolderTracker:
             opened.truncate(len(whole))
         written = self._files[file] = _Written()
         for line in whole.split(b"\n")[:-1]:
-            if _is_event(event := parsed(line)):
-                written.add(event)
+            with suppress(ValidationError):  # a damaged line, which is left as it is
+                written.add(_EVENTS.validate_json(line))
         return bool(whole)
 
     def _written(self, trial_id: str | None) -> _Written:
         return self._files.setdefault(self._file(trial_id), _Written())
 
-    def _append(self, trial_id: str | None, event: Event) -> None:
-        _append(self._file(trial_id), event)
+    def _append(self, trial_id: str | None, event: _Event) -> None:
+        append_line(self._file(trial_id), json.dumps(event.as_json(), ensure_ascii=False))
         self._written(trial_id).add(event)
 
     def _keep(self, artifacts: Path | None, name: str) -> None:
         if artifacts is not None:
             shutil.copytree(artifacts, self.folder / "artifacts" / name, dirs_exist_ok=True)
-
-
-def _is_event(event: Event | None) -> TypeGuard[Event]:
-    """Whether a line was written by this tracker; damaged ones are left as they are."""
-    if event is None or not isinstance(event.get("event"), str):
-        return False
-    metrics = event.get("metrics", {})
-    are_numbers = isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
-    return are_numbers and (event["event"] != "metrics" or ("metrics" in event and isinstance(event.get("step"), int)))
-
-
-def _end_of_trial(state: State, tags: Mapping[str, str]) -> Event:
-    return {"event": "end", "state": state, "tags": dict(tags)}
-
-
-def _end_of_study(state: State, metrics: Mapping[str, float]) -> Event:
-    return {"event": "end", "state": state, "metrics": dict(metrics)}
-
-
-def _append(file: Path, event: Event) -> None:
-    append_line(file, json.dumps(event, ensure_ascii=False))
 
 
 if TYPE_CHECKING:

@@ -41,6 +41,13 @@ def annotations_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator
             yield annotation
 
 
+def unknown_aliases(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of a module for types with such a mapping, with which signatures would hide it."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(map(is_unknown_mapping, ast.walk(node.value))):
+            yield from map(ast.unparse, node.targets)
+
+
 def unknown_mappings(tree: ast.AST) -> Iterator[str]:
     """Yield the name of every function with such a mapping in its signature."""
     for node in ast.walk(tree):
@@ -53,8 +60,9 @@ def unknown_mappings(tree: ast.AST) -> Iterator[str]:
 def test_signatures_have_no_mappings_of_unknown_values() -> None:
     files = list(PACKAGE.rglob("*.py"))
     assert len(files) > 300
-    functions = {file: set(unknown_mappings(ast.parse(file.read_text(encoding="utf-8")))) for file in files}
-    found = {file.relative_to(PACKAGE).as_posix(): names for file, names in functions.items() if names}
+    trees = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    found = {name: {*unknown_mappings(tree), *unknown_aliases(tree)} for name, tree in trees.items()}
+    found = {name: names for name, names in found.items() if names}
     assert found == JSON_EDGE, "name the values in a record, a TypedDict, or with rayvldd.records.json_values"
 
 
@@ -69,6 +77,10 @@ def test_signatures_have_no_mappings_of_unknown_values() -> None:
 )
 def test_every_place_of_a_signature_is_read(signature: str) -> None:
     assert list(unknown_mappings(ast.parse(signature))) == ["f"]
+
+
+def test_an_alias_of_a_mapping_is_read() -> None:
+    assert list(unknown_aliases(ast.parse("Row = dict[str, object]\nCell = str | int\n"))) == ["Row"]
 
 
 def test_known_values_are_allowed() -> None:
