@@ -10,6 +10,7 @@ therefore tested once, even if a process dies in between.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import date
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
@@ -27,10 +28,11 @@ from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.study_choice import StudyChoice, StudyTest
-from rayvldd.records.study_outcome import ChosenTrial, Seeds, StudyOutcome
+from rayvldd.records.study_outcome import ChosenTrial, Made, Seeds, StudyOutcome
 from rayvldd.records.trial import Trial
-from rayvldd.runtime.cluster import start_ray
+from rayvldd.runtime.cluster import describe_cluster, start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
+from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.ending import reporting_failure
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
@@ -169,8 +171,17 @@ def _assembled(session: StudySession) -> StudyOutcome:
             finalists={one.name: one.seed for row in choice.finalists for one in row.sets},
             test_students=tested.seeds,
         ),
+        made=_made(),
     )
     return result.model_copy(update={"front": choice.front}) if choice.front else result
+
+
+def _made() -> Made:
+    version = code_version()
+    commit = version.get("mlflow.source.git.commit", "")[:7]
+    changed = " (changed)" if version.get("rayvldd.changed_since_commit") == "true" else ""
+    code = f"rayvldd {version['rayvldd.version']}" + (f", commit {commit}{changed}" if commit else "")
+    return Made(machine=describe_cluster(), date=date.today().isoformat(), code=code)
 
 
 def _draw(session: StudySession) -> None:

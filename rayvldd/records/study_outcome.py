@@ -38,6 +38,11 @@ class FrontRow(Values):
     config: dict[str, SettingValue]
     """The searched settings by dotted key."""
 
+    @property
+    def objectives(self) -> dict[str, float]:
+        """The values of the study's objectives by name."""
+        return self.__pydantic_extra__
+
 
 class _NamedSet(Values):
     """Name and seed of a set of a finalist."""
@@ -168,6 +173,17 @@ class Seeds(Values):
     test_students: list[int]
 
 
+class Made(Values):
+    """Where, when and by which code a study was finished."""
+
+    machine: str = ""
+    """CPUs and GPUs of the machine or cluster."""
+    date: str = ""
+    """Day of the end, ``YYYY-MM-DD``."""
+    code: str = ""
+    """The release, and the commit if the package ran from a clone."""
+
+
 class StudyOutcome(Record):
     """The outcome of a finished study."""
 
@@ -197,3 +213,4 @@ class StudyOutcome(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     """By stage, and in ``total``."""
     seeds: Seeds | None = None
+    made: Made | None = None

@@ -85,7 +85,7 @@ def _draw_header(picture: Image.Image, shown: int, total: int) -> None:
 
 def _draw_cell(picture: Image.Image, cell: _Cell, left: int, top: int) -> None:
     for column, pixels in enumerate((cell.before, cell.after)):
-        picture.paste(_thumbnail(pixels), (left + column * (_SIDE + _GAP), top))
+        picture.paste(thumbnail(pixels), (left + column * (_SIDE + _GAP), top))
     draw, y = ImageDraw.Draw(picture), top + _SIDE + 4
     captions = [(cell.start_caption or "(noise)", _GREY), (cell.nearest_caption, _BLACK)]
     for caption, colour in captions[cell.start_caption == cell.nearest_caption :]:
@@ -94,12 +94,12 @@ def _draw_cell(picture: Image.Image, cell: _Cell, left: int, top: int) -> None:
             y += _LINE
 
 
-def _thumbnail(pixels: np.ndarray) -> Image.Image:
+def thumbnail(pixels: np.ndarray, side: int = _SIDE) -> Image.Image:
     """Convert an image for display: clamped to the range 0 to 1; small images are enlarged without smoothing."""
     eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     image = Image.fromarray(np.ascontiguousarray(eight_bit))
-    enlarged = image.width * 2 <= _SIDE
-    return image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    enlarged = image.width * 2 <= side
+    return image.resize((side, side), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, width: int, max_lines: int) -> list[str]:

@@ -69,7 +69,9 @@ def as_terminal(table: Table) -> TerminalTable:
     return TerminalTable(table)
 
 
-def as_html(table: Table, *, identifier: str = "", study: str = "", sortable: bool = False) -> str:
+def as_html(
+    table: Table, *, identifier: str = "", study: str = "", sortable: bool = False, labelled: bool = False
+) -> str:
     """Render as an HTML ``table`` with its caption.
 
     Args:
@@ -77,6 +79,7 @@ def as_html(table: Table, *, identifier: str = "", study: str = "", sortable: bo
         identifier: ``id`` of the element.
         study: Name of the study whose trials the rows are; the page highlights the same trial in its plots.
         sortable: Whether headings are buttons, for the script of the page.
+        labelled: Whether each cell has its heading, for rows that a narrow screen shows as cards.
     """
     marks = (f' id="{escape(identifier)}"' if identifier else "") + (' class="sortable"' if sortable else "")
     button = ('<button type="button">', "</button>") if sortable else ("", "")
@@ -88,9 +91,12 @@ def as_html(table: Table, *, identifier: str = "", study: str = "", sortable: bo
     for number, row in enumerate(table.rows):
         is_best = number in table.best
         mark = ' class="best"' if is_best else ""
-        trial = f' data-trial="{escape(f"{study}/{row[0]}")}" tabindex="0"' if study else ""
+        stop = "0" if number == 0 else "-1"  # one tab stop for all rows; the arrow keys go on
+        trial = f' data-trial="{escape(f"{study}/{row[0]}")}" tabindex="{stop}"' if study else ""
         cells = [_html_head(table.columns[0], row[0], is_best)]
-        cells += [_html_cell(column, cell) for column, cell in zip(table.columns[1:], row[1:], strict=True)]
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            label = f' data-label="{_html(column.heading)}"' if labelled else ""
+            cells.append(_html_cell(column, cell, label))
         lines.append(f"<tr{mark}{trial}>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody>", "</table>"])
 
@@ -181,13 +187,13 @@ def _html_head(column: Column, cell: Cell, is_best: bool) -> str:
     return f'<th scope="row"{words}>{star}{_html(column.text(cell))}{_unseen("best") if is_best else ""}</th>'
 
 
-def _html_cell(column: Column, cell: Cell) -> str:
+def _html_cell(column: Column, cell: Cell, label: str = "") -> str:
     number, text = number_of(cell), _html(column.text(cell))
     if number is None:
-        return f'<td class="number">{text}</td>' if cell is None else f"<td>{text}</td>"
+        return f'<td class="number"{label}>{text}</td>' if cell is None else f"<td{label}>{text}</td>"
     is_own = isinstance(cell, Estimate) and cell.is_own
     classes, words = ("number own", _unseen("its own encoder")) if is_own else ("number", "")
-    return f'<td class="{classes}" data-value="{number}">{text}{words}</td>'
+    return f'<td class="{classes}"{label} data-value="{number}">{text}{words}</td>'
 
 
 def _unseen(words: str) -> str:

@@ -88,6 +88,14 @@ def gpus_of_cluster() -> float:
     return float(ray.cluster_resources().get("GPU", 0.0))
 
 
+def describe_cluster() -> str:
+    """The nodes, CPUs and GPUs of the connected Ray in words."""
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    counts = {"CPU": int(ray.cluster_resources().get("CPU", 0)), "GPU": int(gpus_of_cluster())}
+    parts = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
+    return ", ".join([*([f"{nodes} machines"] if nodes > 1 else []), *parts])
+
+
 def _refuse_silence(address: str) -> None:
     """Raise if nothing listens at an address; Ray itself would keep trying for ten minutes.
 

@@ -30,7 +30,13 @@ from rayvldd.records.trial import Trial
 from rayvldd.reports.page.baselines import SizePoint, verdict_over_sizes, verdicts
 from rayvldd.reports.page.evaluated_sets import evaluated_sets
 from rayvldd.reports.page.marginals import expected_recalls, height_in
-from rayvldd.reports.page.search_drawings import convergence, front_of, marginals, parallel_coordinates
+from rayvldd.reports.page.search_drawings import (
+    convergence,
+    front_of,
+    history,
+    marginals,
+    parallel_coordinates,
+)
 from rayvldd.reports.page.sections import Comparison, compare
 from rayvldd.reports.page.set_drawings import recall_by_group
 from rayvldd.reports.page.study_report import read_study
@@ -596,10 +602,10 @@ def test_studies_of_other_data_are_ranked_apart(tmp_path: Path) -> None:
 
 def test_every_study_gets_the_drawings_that_it_can_have(comparison: Comparison) -> None:
     drawn = {section.report.name: [drawing.name for drawing in section.drawings] for section in comparison.sections}
-    most = ["convergence", "pareto", "parallel_coordinates", "marginals"]
+    most = ["convergence", "history", "pareto", "parallel_coordinates", "marginals"]
     assert drawn["strong"] == [*most, "similarity"]
     assert drawn["half_done"] == most
-    assert drawn["rubbish"] == ["convergence", "pareto"]
+    assert drawn["rubbish"] == ["convergence", "history", "pareto"]
     assert all(drawing.words for section in comparison.sections for drawing in section.drawings)
 
 
@@ -624,7 +630,7 @@ def test_a_set_that_is_its_starting_pairs_has_a_warning(tmp_path: Path) -> None:
 def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(comparison: Comparison) -> None:
     trials = comparison.sections[0].report.trials
     svg = to_svg(convergence(trials, "trial_008"), "x", "strong")
-    assert svg.startswith('<svg role="img" aria-label="Convergence of the trials. ')
+    assert svg.startswith('<svg role="img" tabindex="0" aria-label="Convergence of the trials. ')
     assert set(re.findall(r'\bid="([^"]+)"', svg)) and all(
         i.startswith("x-") for i in re.findall(r'\bid="([^"]+)"', svg)
     )
@@ -637,7 +643,7 @@ def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(c
 def test_the_files_beside_the_page(written: Path) -> None:
     plots = sorted(path.relative_to(written).as_posix() for path in written.rglob("*.png"))
     assert "plots/recall_by_pairs_1.png" in plots and "plots/strong/similarity.png" in plots
-    for path in plots:
+    for path in filter(lambda path: path != "card.png", plots):
         with Image.open(written / path) as picture:
             assert picture.width == 1560  # 5.2 inches at 300 dpi
     with (written / "tables" / "studies.csv").open(encoding="utf-8") as file:
@@ -645,8 +651,12 @@ def test_the_files_beside_the_page(written: Path) -> None:
     assert [row["study"] for row in rows] == ["strong", "weak", "half_done", "rubbish"]
     assert (float(rows[0]["test"]), rows[2]["test"]) == (25.0, "")
     latex = (written / "tables" / "studies.tex").read_text(encoding="utf-8")
-    assert r"half\_done" in latex and r"95 \% low" in latex and r"\toprule" in latex
+    assert r"half\_done" in latex and r"25.00 $\pm$ 1.00" in latex and r"\toprule" in latex
+    assert (float(rows[0]["test 95 % low"]), rows[2]["test 95 % low"]) == (24.0, "")
     assert (written / "tables" / "strong" / "trials.tex").is_file()
+    assert (written / "tables" / "differences.csv").is_file()
+    with Image.open(written / "card.png") as card:
+        assert card.size == (1200, 630) and len(card.convert("L").getcolors() or []) > 50
 
 
 def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Path) -> None:
@@ -678,6 +688,8 @@ def browser_page(written: Path) -> Iterator["Page"]:
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
         page.goto((written / "compare.html").as_uri())
+        assert page.locator("details.fold[open]").count() == 0, "six sections are closed at first"
+        page.get_by_role("button", name="Open all sections").click()
         yield page
         browser.close()
         assert said == []
@@ -691,19 +703,20 @@ def test_the_page_renders(browser_page: "Page") -> None:
     assert browser_page.title() == "Distilled sets compared"
     assert browser_page.locator("section.study").count() == 4 + 2
     boxes = [svg.bounding_box() for svg in browser_page.locator(".plot svg").all()]
-    assert len(boxes) == 1 + 1 + 4 + 2 * 5 + 4 + 2 + 1  # pairs, transfer, loss, the studies, an evaluated set
+    # progress of the studies, pairs, transfer, loss, the studies, an evaluated set
+    assert len(boxes) == 1 + 1 + 1 + 4 + 2 * 6 + 5 + 3 + 1
     assert all(box and box["width"] > 300 and box["height"] > 80 for box in boxes)
 
 
 def test_every_picture_is_shown(browser_page: "Page") -> None:
     browser_page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
     sizes = browser_page.evaluate("[...document.images].map((image) => [image.naturalWidth, image.naturalHeight])")
-    assert len(sizes) == 2 * (30 + 6 + 6) and all(size == [16, 16] for size in sizes)
+    assert len(sizes) == 2 * (30 + 6 + 6 + 6) and all(size == [16, 16] for size in sizes)
 
 
 def test_tables_sort_both_ways_with_missing_values_last(browser_page: "Page") -> None:
     table = browser_page.locator("#studies")
-    header = table.locator("thead th", has_text=re.compile("^test(?! evaluations)"))
+    header = table.locator("thead th", has_text=re.compile("^test(?!s)"))
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
     assert first_cells(table)[:2] == ["strong", "weak"]
@@ -767,8 +780,8 @@ def test_the_gallery_is_searched_and_opens_in_full(browser_page: "Page") -> None
 def test_a_trial_lights_up_in_all_plots_from_the_keyboard(browser_page: "Page") -> None:
     row = browser_page.locator('tr[data-trial="strong/trial_008"]')
     row.focus()
-    assert browser_page.locator('.mark.lit[data-trial="strong/trial_008"]').count() == 5  # two panels of marginals
-    assert browser_page.locator(".mark.lit").count() == 5
+    assert browser_page.locator('.mark.lit[data-trial="strong/trial_008"]').count() == 6  # two panels of marginals
+    assert browser_page.locator(".mark.lit").count() == 6
     assert "trial_008, finished" in browser_page.locator("#study-1 .has-readout .readout").first.inner_text()
     browser_page.keyboard.press("Escape")
     assert browser_page.locator(".mark.lit").count() == 0
@@ -791,3 +804,111 @@ def test_the_page_fits_a_phone_in_light_and_dark(browser_page: "Page", scheme: A
     )
     brightness = {name: sum(map(int, re.findall(r"\d+", colour)[:3])) for name, colour in (("p", paper), ("i", ink))}
     assert (brightness["p"] > brightness["i"]) == (scheme == "light")
+
+
+def test_the_result_is_on_the_first_screen(browser_page: "Page") -> None:
+    browser_page.set_viewport_size({"width": 1280, "height": 900})
+    overview = browser_page.locator(".overview")
+    box = overview.bounding_box()
+    assert box is not None and box["y"] + box["height"] <= 900
+    text = overview.inner_text()
+    numbers = ("25.0 %", "95 % interval 24.0 to 26.0", "81 % of 31.0", "5.0 %", "30 of 40", "1 stopped, 1 failed")
+    assert all(words in text for words in ("strong", *numbers)), text
+    assert overview.locator("img").count() == 12 and overview.locator("svg").count() == 1
+
+
+@pytest.mark.parametrize("width", [1280, 768])
+def test_the_table_of_studies_needs_no_sideways_scrolling(browser_page: "Page", width: int) -> None:
+    browser_page.set_viewport_size({"width": width, "height": 900})
+    assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
+    if width == 1280:
+        scrolled = "(table) => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
+        inside, outside = browser_page.locator("#studies").evaluate(scrolled)
+        assert inside <= outside
+
+
+def test_studies_are_cards_on_a_phone(browser_page: "Page") -> None:
+    browser_page.set_viewport_size({"width": 390, "height": 844})
+    scrolled = "(table) => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
+    inside, outside = browser_page.locator("#studies").evaluate(scrolled)
+    assert inside <= outside
+    cell = browser_page.locator('#studies tr:has-text("strong") td[data-label="test"]')
+    assert cell.inner_text() == "25.00 ± 1.00"
+    assert cell.evaluate("cell => getComputedStyle(cell, '::before').content") == '"test: "'
+    browser_page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_a_link_opens_its_section_and_paper_has_all(browser_page: "Page") -> None:
+    browser_page.evaluate("for (const fold of document.querySelectorAll('.fold')) fold.open = false")
+    browser_page.locator('nav a[href="#study-2"]').click()
+    assert browser_page.locator("details.fold[open]").count() == 1
+    assert browser_page.locator("#study-2 .plots").first.is_visible()
+    nav = browser_page.locator("nav").bounding_box()
+    assert nav is not None and nav["y"] == 0, "the navigation stays at the top"
+    browser_page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser_page.locator("details.fold:not([open])").count() == 0
+
+
+def test_a_plot_is_one_tab_stop_and_arrow_keys_reach_its_marks(browser_page: "Page") -> None:
+    plot = browser_page.locator("#study-1 .plot.history")
+    assert plot.locator("[tabindex='0']:not(.scroll)").count() == 1
+    plot.locator("svg").focus()
+    browser_page.keyboard.press("ArrowRight")
+    assert "trial_000, failed" in plot.locator(".readout").inner_text()
+    browser_page.keyboard.press("ArrowRight")
+    assert "trial_001, stopped" in plot.locator(".readout").inner_text()
+    browser_page.keyboard.press("ArrowLeft")
+    browser_page.keyboard.press("ArrowLeft")
+    assert "trial_008, finished" in plot.locator(".readout").inner_text(), "from the first to the last"
+    rows = browser_page.locator("#study-1-trials tbody tr")
+    assert browser_page.locator("#study-1-trials tbody tr[tabindex='0']").count() == 1
+    rows.first.focus()
+    browser_page.keyboard.press("ArrowDown")
+    assert rows.nth(1).evaluate("row => row === document.activeElement && row.tabIndex === 0")
+    browser_page.keyboard.press("Escape")
+
+
+def test_dragging_along_an_axis_keeps_the_trials_in_that_range(browser_page: "Page") -> None:
+    browser_page.set_viewport_size({"width": 1280, "height": 900})
+    plot = browser_page.locator("#study-1 .plot.parallel_coordinates")
+    plot.scroll_into_view_if_needed()
+    ends = """(plot) => {
+        const svg = plot.querySelector('svg'), matrix = svg.getScreenCTM();
+        const paths = [...svg.querySelectorAll('.mark path')];
+        const lines = paths.map((path) => path.getAttribute('d').match(/-?[\\d.]+/g).map(Number));
+        const last = lines.map((numbers) => numbers.slice(-2));
+        const top = Math.min(...last.map(([, y]) => y));
+        const point = new DOMPoint(last[0][0], top).matrixTransform(matrix);
+        return [point.x, point.y];
+    }"""
+    x, y = plot.evaluate(ends)
+    browser_page.mouse.move(x, y - 8)
+    browser_page.mouse.down()
+    browser_page.mouse.move(x, y + 6, steps=4)
+    browser_page.mouse.up()
+    assert plot.locator(".brush").count() == 1
+    assert plot.locator(".readout").inner_text() in ("1 of 9 trials", "2 of 9 trials")
+    kept = plot.locator(".mark:not(.out)")
+    assert "trial_008" in [kept.nth(n).get_attribute("data-trial").split("/")[1] for n in range(kept.count())]
+    assert browser_page.locator("#study-1-trials tr.out").count() >= 7
+    browser_page.keyboard.press("Escape")
+    assert plot.locator(".mark.out").count() == 0 and plot.locator(".brush").count() == 0
+
+
+def test_what_differs_is_listed(comparison: Comparison) -> None:
+    assert comparison.differences is not None and comparison.progress is not None
+    rows = {str(row[0]): row[1:] for row in comparison.differences.rows}
+    assert comparison.differences.headings[0] == "setting" and "strong" in comparison.differences.headings
+    assert "search.num_trials" in rows and "name" not in rows
+    assert {row[0] for row in comparison.progress.rows} == {"strong", "weak", "half_done"}
+
+
+def test_a_failed_trial_does_not_flatten_the_axes(tmp_path: Path) -> None:
+    trials = trials_of(lambda lr, steps: 50 + lr / 100, 12)
+    failed = Trial("trial_012", 12, 1, dict(trials[0].point), Path(), "failed", "", [searches.evaluated(10, 0.1)])
+    for drawing in (
+        history([*trials, failed], "trial_003"),
+        marginals([*trials, failed], SPACE, "trial_003", {}),
+    ):
+        low, _ = drawing.figure.axes[0].get_ylim()
+        assert low > 49, drawing.name

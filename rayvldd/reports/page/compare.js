@@ -72,6 +72,114 @@ for (const mark of document.querySelectorAll(".mark")) {
 for (const row of document.querySelectorAll("tr[data-trial]")) {
   for (const event of ["pointerenter", "focus", "click"]) row.addEventListener(event, () => light(row.dataset.trial));
 }
+
+// One tab stop for the marks of a plot, and one for the rows of a table; the arrow keys go on from there.
+function step(event, count, current) {
+  const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!by || !count) return -1;
+  event.preventDefault();
+  return current < 0 ? (by > 0 ? 0 : count - 1) : (current + by + count) % count;
+}
+
+for (const svg of document.querySelectorAll(".plot svg[tabindex]")) {
+  let current = -1;
+  svg.addEventListener("keydown", (event) => {
+    const marks = [...svg.querySelectorAll(".mark:not(.out)")];
+    const next = step(event, marks.length, current);
+    if (next < 0) return;
+    current = next;
+    const mark = marks[current];
+    light(mark.dataset.trial, mark.querySelector("title").textContent, svg.closest(".plot"));
+  });
+}
+
+for (const body of document.querySelectorAll("tbody")) {
+  body.addEventListener("keydown", (event) => {
+    const rows = [...body.querySelectorAll("tr[data-trial]:not([hidden])")];
+    const next = step(event, rows.length, rows.indexOf(document.activeElement));
+    if (next < 0) return;
+    for (const row of body.rows) row.tabIndex = -1;
+    rows[next].tabIndex = 0;
+    rows[next].focus();
+  });
+}
+
+// Parallel coordinates: dragging along an axis keeps the trials whose line crosses it there.
+for (const plot of document.querySelectorAll(".plot.parallel_coordinates")) {
+  const svg = plot.querySelector("svg");
+  const lines = [...svg.querySelectorAll(".mark")].map((mark) => {
+    const numbers = (mark.querySelector("path")?.getAttribute("d").match(/-?[\d.]+/g) || []).map(Number);
+    const points = [];
+    for (let n = 0; n + 1 < numbers.length; n += 2) points.push([numbers[n], numbers[n + 1]]);
+    return { mark, points };
+  });
+  const axes = [...new Set(lines.flatMap(({ points }) => points.map(([x]) => x.toFixed(1))))].map(Number);
+  const ranges = new Map(); // axis -> [top, bottom]
+  let drag = null;
+
+  const place = (event) => {
+    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    return [point.x, point.y];
+  };
+  const crosses = (points) => [...ranges].every(([axis, [top, bottom]]) =>
+    points.some(([x, y]) => Math.abs(x - axis) < 1 && y >= top && y <= bottom));
+
+  const show = () => {
+    for (const old of svg.querySelectorAll(".brush")) old.remove();
+    for (const [axis, [top, bottom]] of ranges) {
+      const box = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      for (const [name, value] of Object.entries({ class: "brush", x: axis - 6, y: top, width: 12, height: bottom - top })) box.setAttribute(name, value);
+      svg.append(box);
+    }
+    const kept = new Set();
+    for (const { mark, points } of lines) {
+      const isIn = crosses(points);
+      mark.classList.toggle("out", !isIn);
+      if (isIn) kept.add(mark.dataset.trial);
+    }
+    for (const row of plot.closest("section").querySelectorAll("tr[data-trial]")) row.classList.toggle("out", ranges.size > 0 && !kept.has(row.dataset.trial));
+    plot.classList.toggle("has-readout", ranges.size > 0);
+    plot.querySelector(".readout").textContent = ranges.size ? `${kept.size} of ${lines.length} trials` : "";
+  };
+
+  svg.addEventListener("pointerdown", (event) => {
+    const [x, y] = place(event);
+    const axis = axes.find((one) => Math.abs(one - x) < 12);
+    if (axis === undefined) {
+      ranges.clear();
+    } else {
+      drag = { axis, start: y };
+      ranges.delete(axis);
+      svg.setPointerCapture(event.pointerId);
+    }
+    show();
+  });
+  svg.addEventListener("pointermove", (event) => {
+    if (!drag) return;
+    const y = place(event)[1];
+    if (Math.abs(y - drag.start) > 3) ranges.set(drag.axis, [Math.min(y, drag.start), Math.max(y, drag.start)]);
+    show();
+  });
+  for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, () => { drag = null; });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && ranges.size) { ranges.clear(); show(); }
+  });
+}
+
+// Sections of a long page are closed until a link leads to them; on paper all are open.
+function openAround(target) {
+  for (let fold = target?.querySelector(".fold") || target?.closest(".fold"); fold; fold = fold.parentElement.closest(".fold")) fold.open = true;
+}
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  link.addEventListener("click", () => openAround(document.getElementById(link.hash.slice(1))));
+}
+if (location.hash) openAround(document.getElementById(decodeURIComponent(location.hash.slice(1))));
+const openAll = () => { for (const fold of document.querySelectorAll(".fold")) fold.open = true; };
+window.addEventListener("beforeprint", openAll);
+for (const button of document.querySelectorAll("[data-open-all]")) {
+  button.hidden = false;
+  button.addEventListener("click", openAll);
+}
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") light();
 });

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rayvldd.config.metrics import RECALLS
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.reports.page.baselines import ComparableSets
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix
 from rayvldd.reports.published import PublishedRow
-from rayvldd.reports.table import PERCENT, Cell, Column, Table, numbers, texts
+from rayvldd.reports.table import PERCENT, Cell, Column, Estimate, Table, numbers, texts
 from rayvldd.reports.tables import TOO_FEW
 
 _RECALLS = tuple(info.name for info in RECALLS)
@@ -20,12 +21,13 @@ def studies_table(reports: Sequence[StudyReport]) -> Table:
     """One row per study, in the given order; the best comparable study is marked."""
     columns = [
         *texts("study", "state"),
-        *numbers("pairs", "test", "95 % low", "95 % high", number=PERCENT),
-        *texts("sets × students"),
-        *numbers("test evaluations"),
-        _SHARE,
+        *numbers("pairs"),
+        *numbers("test", number=PERCENT),
+        replace(_SHARE, title="share"),
         *numbers("random", "full data", "val", number=PERCENT),
-        *numbers("trials", "stopped", "failed", "failed finalists"),
+        *numbers("trials", "stopped", "failed"),
+        *texts("sets × students"),
+        *numbers("tests"),
         *numbers("seconds", number="{:.0f}"),
         *texts("measured on"),
     ]
@@ -48,25 +50,48 @@ def _study_row(report: StudyReport) -> list[Cell]:
         planned = report.setting("distillation", "num_pairs")
         pairs = len(report.distilled) if report.distilled else planned if isinstance(planned, int) else None
         val = best.value() if best else None
-        return [report.name, report.state, pairs, *[None] * 8, val, *counts, None, None, measured_on]
+        return [report.name, report.state, pairs, *[None] * 4, val, *counts, *[None] * 3, measured_on]
     tested = report.result.test
     return [
         report.name,
         report.state,
         report.result.num_pairs,
-        tested.mean_recall,
-        *_ends(tested.interval),
-        f"{tested.num_sets} × {tested.num_students}",
-        report.result.test_evaluations,
+        Estimate(tested.mean_recall, tested.interval),
         100 * tested.share_of_full_data,
         tested.random_mean_recall,
         tested.full_data_mean_recall,
         report.result.best.val_mean_recall,
         *counts,
-        sum(row.num_failed for row in report.result.finalists),
+        _sets_of(report.result),
+        report.result.test_evaluations,
         report.result.seconds.get("total"),
         measured_on,
     ]
+
+
+def _sets_of(result: StudyOutcome) -> str:
+    """How many sets and students the test has, that there are too few for an interval, and how many sets failed."""
+    failed = sum(row.num_failed for row in result.finalists)
+    notes = [*([f"interval: {TOO_FEW}"] if result.test.interval is None else [])]
+    notes += [f"{failed} failed"] if failed else []
+    return ", ".join([f"{result.test.num_sets} × {result.test.num_students}", *notes])
+
+
+def front_table(report: StudyReport) -> Table | None:
+    """The members of the Pareto front of a study with several objectives; the chosen one is marked."""
+    front = report.result.front if report.result else None
+    if not front:
+        return None
+    objectives = list(front[0].objectives)
+    settings = list(dict.fromkeys(key for row in front for key in row.config))
+    columns = [*texts("trial"), *numbers(*objectives), *texts(*(key.rpartition(".")[2] for key in settings))]
+    rows: list[list[Cell]] = [
+        [row.trial_id, *row.objectives.values(), *(row.config.get(key) for key in settings)] for row in front
+    ]
+    chosen = report.result.best.trial_id if report.result else ""
+    marked = frozenset(place for place, row in enumerate(front) if row.trial_id == chosen)
+    caption = "Pareto front: no other trial is better in all objectives; a star marks the chosen one"
+    return Table(columns, rows, caption, "front", marked)
 
 
 def _ends(interval: tuple[float, float] | None) -> Sequence[Cell]:

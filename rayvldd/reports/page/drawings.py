@@ -17,11 +17,24 @@ from rayvldd.reports.table import PERCENT, Cell, Column, Table, number_of
 
 BEST, FINISHED, STOPPED, FAILED = "#0072b2", "#56b4e9", "#8a8a8a", "#d55e00"
 INK, GRID = "#333333", "#e0e0e0"
+SCALE = ("#9aa5b2", "#7a9dbf", "#5592c8", "#2a7fbd", "#0b5a92")
+"""Colours for a number, from low to high."""
 """The page replaces these colours in dark mode; see ``svg.py``."""
 
 WIDTH_IN = 5.2
 """Width of a column of a paper, and at 72 units per inch that of a phone; text is legible on both."""
-_PERCENT = {"val", "test", "95 % low", "95 % high", "mean", "mean recall", "low", "high", "val mean recall"}
+_PERCENT = {
+    "val",
+    "test",
+    "95 % low",
+    "95 % high",
+    "mean",
+    "mean recall",
+    "low",
+    "high",
+    "val mean recall",
+    "best so far",
+}
 """Columns of numbers with the digits of recalls."""
 _DPI = 300
 """Resolution of files; journals require it."""

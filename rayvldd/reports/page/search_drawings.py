@@ -12,7 +12,7 @@ from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Setting
 from rayvldd.hyperparameter_search.optuna_trials import GOOD_SHARE
 from rayvldd.printable import value_as_text
 from rayvldd.records.trial import Trial
-from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, STOPPED, Drawing, add_legend, new_axes
+from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, SCALE, STOPPED, Drawing, add_legend, new_axes
 from rayvldd.reports.page.marginals import Curve, height_in
 from rayvldd.reports.table import short
 
@@ -53,6 +53,111 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
     return drawing
 
 
+def recall_curve(trial: Trial) -> Drawing:
+    """Validation recall of one trial by outer step."""
+    figure, (axes,) = new_axes(2.4)
+    steps = [one.outer_step for one in trial.evaluations]
+    recalls = [one.recall for one in trial.evaluations]
+    drawing = Drawing(
+        "recall_curve",
+        "Recall of the chosen trial",
+        f"Validation mean recall of {trial.trial_id} by outer step.",
+        figure,
+        ("outer step", "val mean recall"),
+        list(zip(steps, recalls, strict=True)),
+    )
+    axes.plot(steps, recalls, color=BEST, linewidth=2.4, marker="o", markersize=4)
+    axes.set_xlabel("outer step", color=INK)
+    axes.set_ylabel("val recall (%)", color=INK)
+    axes.set_ylim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return drawing
+
+
+def history(trials: Sequence[Trial], best_id: str) -> Drawing:
+    """The best validation recall of each trial in the order of their numbers, and the best so far."""
+    figure, (axes,) = new_axes()
+    known = [trial for trial in trials if trial.best]
+    best = _best_so_far(known)
+    drawing = Drawing(
+        "history",
+        "History of the search",
+        "Best validation recall of each trial by its number; the line is the best so far. Marks look as in the "
+        "convergence; one of a failed trial below the others is at the lower edge.",
+        figure,
+        ("trial", "state", "number", "val mean recall", "best so far"),
+        [
+            (t.trial_id, t.state, t.number, _recall_of(t), None if math.isnan(so_far) else so_far)
+            for t, so_far in zip(known, best, strict=True)
+        ],
+    )
+    axes.step([trial.number for trial in known], best, where="post", color=INK, linewidth=1, zorder=1)
+    low = _lowest_shown(known)
+    for trial in known:
+        point = _draw_point(axes, trial.number, max(_recall_of(trial), low), trial, best_id)
+        drawing.mark(point, words_of(trial), trial.trial_id)
+    axes.set_xlabel("number of the trial", color=INK)
+    axes.set_ylabel("validation mean recall (%)", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.1)
+    return drawing
+
+
+def progress_of_studies(trials_of: Mapping[str, Sequence[Trial]]) -> Drawing:
+    """The best validation recall so far of several studies on one axis.
+
+    Args:
+        trials_of: The trials of each study, by its name; the first studies have colours of their own.
+    """
+    figure, (axes,) = new_axes(3.6)
+    rows = []
+    drawing = Drawing(
+        "progress_of_studies",
+        "Best recall so far, of all studies",
+        "Best validation recall among the first trials of each study, by the number of trials. Recalls of different "
+        "data, encoders or protocols are not comparable.",
+        figure,
+        ("study", "trials", "val mean recall"),
+        rows,
+    )
+    styles = [(colour, style) for style in ("-", "--", ":") for colour in (BEST, FAILED, STOPPED, FINISHED)]
+    for place, (name, trials) in enumerate(trials_of.items()):
+        best = _best_so_far([trial for trial in trials if trial.best and trial.state != "failed"])
+        if not best:
+            continue
+        colour, style = styles[place % len(styles)]
+        counts = list(range(1, len(best) + 1))
+        rows += [(name, count, recall) for count, recall in zip(counts, best, strict=True)]
+        label = name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
+        (line,) = axes.step(counts, best, where="post", color=colour, linestyle=style, label=label, marker=".")
+        drawing.mark(line, f"{name}: {best[-1]:.2f} after {len(best)} trials")
+    axes.set_xlabel("trials", color=INK)
+    axes.set_ylabel("best validation recall (%)", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.1)
+    add_legend(figure, 2)
+    return drawing
+
+
+_LONGEST_LABEL = 28
+"""Characters of a study's name in a legend."""
+
+
+def _best_so_far(trials: Sequence[Trial]) -> list[float]:
+    """The highest recall up to each trial; those of failed trials do not count, so the first may be nan."""
+    best, found = -math.inf, []
+    for trial in trials:
+        best = max(best, _recall_of(trial) if trial.state != "failed" else -math.inf)
+        found.append(best if math.isfinite(best) else math.nan)
+    return found
+
+
+def _lowest_shown(trials: Sequence[Trial]) -> float:
+    """The lower edge of recalls: a failed trial near 0 must not flatten the differences of the others."""
+    sound = [_recall_of(trial) for trial in trials if trial.best and trial.state != "failed"]
+    return min(sound) - 0.1 * (max(sound) - min(sound)) if sound else 0.0
+
+
 def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomain], best_id: str) -> Drawing:
     """Parallel coordinates: one line per trial through the values of its settings to its recall."""
     figure, (axes,) = new_axes(3.8)
@@ -64,21 +169,23 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
         "parallel_coordinates",
         "Parallel coordinates",
         "One line per trial: its value of each searched setting, between the bounds of the search, and its best "
-        "validation recall on the right. A line has a gap where its trial did not search a setting. Lines look as in "
-        "the convergence.",
+        "validation recall on the right. The darker a line, the higher its recall; failed trials are dashed, the best "
+        "is thick. A line has a gap where its trial did not search a setting. Drag along an axis to keep the trials "
+        "in that range; a click beside the axes ends it.",
         figure,
         ("trial", "state", *map(_last, keys), "val mean recall"),
         rows,
     )
     top = max([_recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
-    seen: set[str] = set()
-    for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
-        if trial.best:
-            point = trial.point
-            heights = [height_in(space[key], point[key]) if key in point else math.nan for key in keys]
-            heights.append(_recall_of(trial) / top)
-            line = _draw_trial(axes, range(len(heights)), heights, trial, best_id, seen)
-            drawing.mark(line, words_of(trial), trial.trial_id)
+    low = _lowest_shown(trials)
+    for trial in sorted(
+        (one for one in trials if one.best), key=lambda one: (one.trial_id == best_id, _recall_of(one))
+    ):
+        point = trial.point
+        heights = [height_in(space[key], point[key]) if key in point else math.nan for key in keys]
+        heights.append(_recall_of(trial) / top)
+        line = _draw_by_recall(axes, heights, trial, (low, top), trial.trial_id == best_id)
+        drawing.mark(line, words_of(trial), trial.trial_id)
     axes.grid(False)
     axes.grid(axis="x", color=INK, linewidth=0.8)
     axes.set_yticks([])
@@ -92,8 +199,27 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
         axes.text(place, -0.05, low, ha="center", va="top", fontsize=9, color=INK)
         axes.text(place, 1.05, high, ha="center", va="bottom", fontsize=9, color=INK)
     axes.set_ylim(0, 1)
-    add_legend(figure)
     return drawing
+
+
+def _draw_by_recall(
+    axes: Axes, heights: Sequence[float], trial: Trial, ends: tuple[float, float], is_best: bool
+) -> Artist:
+    """A line in the colour of its recall between two ends."""
+    low, high = ends
+    share = (_recall_of(trial) - low) / (high - low) if high > low else 1.0
+    colour = SCALE[min(max(int(share * len(SCALE)), 0), len(SCALE) - 1)]
+    failed = trial.state == "failed"
+    (line,) = axes.plot(
+        range(len(heights)),
+        heights,
+        color=FAILED if failed else colour,
+        linestyle="--" if failed else "-",
+        linewidth=2.8 if is_best else 1.4,
+        zorder=3 if is_best else 2,
+        clip_on=False,
+    )
+    return line
 
 
 def importance(shares: Mapping[str, float], among_good: Mapping[str, float], num_trials: int) -> Drawing:
@@ -151,13 +277,15 @@ def marginals(
         "marginals",
         "Recall by each setting",
         "Best validation recall of each trial by one setting at a time; the other settings vary as well. Squares were "
-        f"stopped early, crosses failed, the best is the large one.{line}",
+        f"stopped early, crosses failed (at the lower edge if they are below the others), the best is the large one."
+        f"{line}",
         figure,
         ("setting", "value", "expected recall"),
         [(key, value, recall) for key, curve in expected.items() for value, recall in zip(*curve, strict=True)],
     )
     for axes in panels[len(space) :]:
         axes.set_visible(False)
+    low = _lowest_shown(trials)
     for axes, (key, domain) in zip(panels, space.items(), strict=False):
         _scale_to(axes, domain)
         if key in expected:
@@ -165,7 +293,8 @@ def marginals(
             axes.plot(list(map(_as_drawn, values)), recalls, color=INK, linewidth=1, zorder=1)
         for trial in sorted(trials, key=lambda trial: trial.trial_id == best_id):
             if trial.best and key in trial.point:
-                point = _draw_point(axes, _as_drawn(trial.point[key]), _recall_of(trial), trial, best_id)
+                recall = max(_recall_of(trial), low)
+                point = _draw_point(axes, _as_drawn(trial.point[key]), recall, trial, best_id)
                 drawing.mark(point, words_of(trial), trial.trial_id)
         axes.set_xlabel(_last(key), color=INK)
         axes.tick_params(labelsize=9)
@@ -218,8 +347,10 @@ def pareto_front(trials: Sequence[Trial], best_id: str, cost: str = "seconds") -
     )
     corners = sorted((costs[i][0], _recall_of(costs[i][1])) for i in front)
     axes.step([c[0] for c in corners], [c[1] for c in corners], where="post", color=INK, linewidth=1, zorder=1)
+    low = _lowest_shown(trials)
     for spent, trial in costs:
-        drawing.mark(_draw_point(axes, spent, _recall_of(trial), trial, best_id), words_of(trial), trial.trial_id)
+        point = _draw_point(axes, spent, max(_recall_of(trial), low), trial, best_id)
+        drawing.mark(point, words_of(trial), trial.trial_id)
     axes.set_xlabel(label, color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
     axes.set_xlim(0, None)

@@ -17,6 +17,7 @@ from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
+    front_table,
     published_table,
     recalls_table,
     sets_table,
@@ -27,13 +28,16 @@ from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
 from rayvldd.reports.page.marginals import expected_recalls
+from rayvldd.reports.page.overview import Overview, overview_of, settings_that_differ
 from rayvldd.reports.page.search_drawings import (
     calibration,
     convergence,
+    history,
     importance,
     marginals,
     parallel_coordinates,
     pareto_front,
+    progress_of_studies,
 )
 from rayvldd.reports.page.set_drawings import recall_by_group, recall_by_pairs, similarity, subjects_kept, transfer
 from rayvldd.reports.page.study_report import StudyReport
@@ -52,6 +56,8 @@ class StudySection:
 
     report: StudyReport
     recalls: Table | None
+    front: Table | None
+    """The members of the Pareto front of several objectives."""
     trials: Table
     drawings: list[Drawing]
     left_out: list[str]
@@ -133,6 +139,20 @@ class Comparison:
     further: list[Further] = field(default_factory=list)
     set_sections: list[SetSection] = field(default_factory=list)
     published: Table | None = None
+    overview: Overview | None = None
+    """The result of the best finished study."""
+    differences: Table | None = None
+    """Settings in which the studies differ."""
+    progress: Drawing | None = None
+    """Best recall so far of all studies, if there are several."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the sections of studies and sets are closed at first."""
+        return len(self.sections) + len(self.set_sections) >= _MANY_SECTIONS
+
+
+_MANY_SECTIONS = 4
 
 
 def compare(
@@ -163,7 +183,15 @@ def compare(
         list(_further(evaluations)),
         [_set_section(report, most) for report in sets],
         published_table(published) if published else None,
+        overview_of(ranked),
+        settings_that_differ(ranked),
+        _progress(ranked),
     )
+
+
+def _progress(reports: Sequence[StudyReport]) -> Drawing | None:
+    trials = {report.name: report.trials for report in reports if any(trial.best for trial in report.trials)}
+    return progress_of_studies(trials) if len(trials) > 1 else None
 
 
 def _ranked(reports: Sequence[StudyReport]) -> list[StudyReport]:
@@ -234,6 +262,7 @@ def _section(report: StudyReport, most: int) -> StudySection:
     return StudySection(
         report,
         recalls_table(report),
+        front_table(report),
         trials_table(report.trials, report.best_trial.trial_id if report.best_trial else ""),
         drawings,
         left_out,
@@ -253,7 +282,11 @@ def _drawings(report: StudyReport) -> tuple[list[Drawing], list[str]]:
     left_out: list[str] = []
     best_id = report.best_trial.trial_id if report.best_trial else ""
     if any(trial.evaluations for trial in report.trials):
-        drawings += [convergence(report.trials, best_id), pareto_front(report.trials, best_id)]
+        drawings += [
+            convergence(report.trials, best_id),
+            history(report.trials, best_id),
+            pareto_front(report.trials, best_id),
+        ]
     else:
         left_out.append("No trial has been evaluated, so there is nothing to draw of the search.")
     if any(trial.prediction and trial.evaluations and trial.state != "failed" for trial in report.trials):

@@ -6,7 +6,7 @@ from io import StringIO
 
 import matplotlib
 
-from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing
+from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, SCALE, STOPPED, Drawing
 
 VARIABLES = {
     BEST: "--best",
@@ -15,6 +15,7 @@ VARIABLES = {
     FAILED: "--failed",
     INK: "--ink",
     GRID: "--grid",
+    **{colour: f"--scale-{place}" for place, colour in enumerate(SCALE)},
 }
 """Colour of a drawing -> CSS variable of the page, which differs in dark mode."""
 
@@ -32,7 +33,9 @@ def to_svg(drawing: Drawing, prefix: str, study: str = "") -> str:
         study: Name of the study that the marks' trials belong to.
     """
     text = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False, "path.simplify": False}
+    ):
         drawing.figure.savefig(text, format="svg", dpi=72, transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -42,7 +45,8 @@ def to_svg(drawing: Drawing, prefix: str, study: str = "") -> str:
     svg = _ID.sub(rf"\g<1>{prefix}-", svg)
     width, height = (72 * inches for inches in drawing.figure.get_size_inches())
     label = html.escape(f"{drawing.title}. {drawing.words}", quote=True)
-    head = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    stop = ' tabindex="0"' if drawing.marks else ""
+    head = f'<svg role="img"{stop} aria-label="{label}" viewBox="0 0 {width:g} {height:g}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + svg[svg.index(">") + 1 :]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 import rayvldd
+from rayvldd.reports.page.card import draw_card
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.sections import Comparison
 from rayvldd.reports.page.svg import to_svg
@@ -16,13 +17,15 @@ from rayvldd.reports.table import Table
 from rayvldd.storage.atomic import write_text_whole
 
 PAGE = "compare.html"
+CARD = "card.png"
 
 
 def write_comparison(comparison: Comparison, folder: Path, command: str, reload_s: int | None = None) -> Path:
     """Write all files below ``folder`` and return the page's path; existing files are replaced.
 
-    The page is ``compare.html``. ``plots/`` has the plots as PNG and their numbers as CSV, ``tables/`` has the tables
-    as CSV and LaTeX; there is one folder for each study, and one below ``sets/`` for each other set.
+    The page is ``compare.html``; ``card.png`` is a picture of the best finished study. ``plots/`` has the plots as PNG
+    and their numbers as CSV, ``tables/`` has the tables as CSV and LaTeX; there is one folder for each study, and one
+    below ``sets/`` for each other set.
 
     Args:
         comparison: The studies and sets.
@@ -31,22 +34,26 @@ def write_comparison(comparison: Comparison, folder: Path, command: str, reload_
         reload_s: Seconds after which a browser reads the page again, since it will be written again; default: never.
     """
     tables, plots = folder / "tables", folder / "plots"
-    common = [comparison.studies, comparison.published]
+    common = [comparison.studies, comparison.published, comparison.differences]
     common += [group.sets for group in comparison.groups] + [one.table for one in comparison.transfers]
     common += [one.table for one in comparison.further]
     for table in filter(None, common):
         _write_table(table, tables)
     drawings = [group.drawing for group in comparison.groups] + [one.drawing for one in comparison.transfers]
+    drawings += [comparison.progress] if comparison.progress else []
     for drawing in [*drawings, *(drawing for loss in comparison.losses for drawing in loss.drawings)]:
         _write_plot(drawing, plots)
     for section in comparison.sections:
-        for table in filter(None, (section.trials, section.recalls)):
+        for table in filter(None, (section.trials, section.recalls, section.front)):
             _write_table(table, tables / section.report.name)
         for drawing in section.drawings:
             _write_plot(drawing, plots / section.report.name)
     for one in comparison.set_sections:
         for drawing in one.drawings:
             _write_plot(drawing, plots / "sets" / one.report.name.replace("/", "_"))
+    if comparison.overview is not None:
+        section = next(one for one in comparison.sections if one.report.name == comparison.overview.study)
+        draw_card(comparison.overview, section.report.distilled, folder / CARD)
     write_text_whole(folder / PAGE, render_page(comparison, command, reload_s))
     return folder / PAGE
 

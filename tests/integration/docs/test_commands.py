@@ -1,0 +1,159 @@
+"""The local commands of README and guides run, in the order of their pages, on studies of tiny size.
+
+A command is run once: another one with the same verb and options, on another study or set, is not repeated.
+"""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.cli import run
+from helpers.paths import ROOT
+from helpers.studies import TINY_STUDY
+
+SPACE = {"distillation.lr_image": {"type": "float", "low": 5.0, "high": 50.0, "log": True}}
+SEARCH = {"space": SPACE, "num_trials": 1, "max_concurrent": 1, "num_finalists": 0}
+RESOURCES = {"cpus_per_expert": 2, "cpus_per_trial": 2}
+"""One process at a time on the Ray of two CPUs: most of the time is the import of torch in each."""
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "getting-started.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+
+ELSEWHERE = {
+    r"s3://|--address|--submit|^rayvldd (status|logs|stop) ": "needs a bucket or a cluster",
+    r"^rayvldd ui": "serves until Ctrl-C; tests/integration/tracking/test_ui.py runs it",
+    r"--transfer": "needs weights from the hub of timm",
+    r" their_set ": "is a set of somebody else, of photographs",
+    r"^rayvldd experts import ": "needs buffers of the released code",
+}
+"""Commands that this machine cannot run, with the reason."""
+
+SMALLER = {
+    "--students 5": "--students 2",
+    "--pairs 100,200,500": "--pairs 2,3,4",
+    "k_means_100": "k_means_4",
+    "search.num_trials=24": "search.num_trials=2",
+    " --reference": "",  # published tables are for other data, which is refused
+}
+"""Replacements in commands, for the size of the tiny study."""
+
+
+def commands_of(document: Path) -> Iterator[str]:
+    """The ``rayvldd`` commands in the shell blocks of a page, in order; parts of ``&&`` chains are commands too."""
+    for block in re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for part in re.split(r"\n| && ", block):
+            if re.match(r"(\.venv/bin/)?rayvldd ", part):
+                yield part.removeprefix(".venv/bin/").strip()
+
+
+def is_local(command: str) -> bool:
+    return not any(re.search(pattern, f"{command} ") for pattern in ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it: search spaces of tiny studies, photographs with a table of captions."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "search_spaces").mkdir()
+    for shipped in sorted((ROOT / "search_spaces").glob("*.yaml")):
+        study = {**TINY_STUDY, "name": shipped.stem, "search": SEARCH, "resources": RESOURCES}
+        (folder / "search_spaces" / shipped.name).write_text(yaml.safe_dump(study), encoding="utf-8")
+    write_photographs(folder, 40)
+    return folder
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Write ``photos/`` and ``captions.csv`` with two captions of each image."""
+    import numpy as np
+    from PIL import Image
+
+    (folder / "photos").mkdir()
+    rows, random = ["image,caption"], np.random.default_rng(0)
+    for number in range(count):
+        colour = random.integers(0, 255, size=3)
+        Image.fromarray(np.broadcast_to(colour.astype(np.uint8), (20, 20, 3)).copy()).save(
+            folder / "photos" / f"{number}.png"
+        )
+        rows += [f"{number}.png,a square of colour {number}", f"{number}.png,photograph number {number}"]
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def shrink(study_file: Path) -> None:
+    """Give a study that ``init`` has written the encoders and the size of the tiny one."""
+    values = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    tiny = {name: TINY_STUDY[name] for name in ("model", "experts", "distillation", "evaluation")}
+    values |= {**tiny, "search": SEARCH, "resources": RESOURCES, "data": {**values["data"], "image_size": 16}}
+    study_file.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def run_as_written(command: str) -> None:
+    """Run a command of a page, smaller, and do what a reader does between it and the next one."""
+    for written, smaller in SMALLER.items():
+        command = command.replace(written, smaller)
+    words = shlex.split(command)[1:]
+    if words[0] == "init":
+        Path(words[1]).unlink(missing_ok=True)  # the same command is on two pages
+    if words[0] == "export":
+        shutil.rmtree(words[2], ignore_errors=True)
+    result = run(*words)
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    if words[0] == "init":
+        shrink(Path(words[1]))
+
+
+def form_of(command: str) -> str:
+    """The verb and the options of a command; the subcommand, for ``experts``."""
+    words = command.split()
+    return " ".join(words[1 : 3 if words[1] == "experts" else 2] + sorted(set(re.findall(r"--[a-z-]+", command))))
+
+
+def sets_of_the_reader() -> None:
+    """The sets that the pages call by a name of the reader's own."""
+    best = Path("rayvldd_workspace/studies/quickstart/best")
+    for name in ("best_set", "best_100", "best_200", "best_500"):
+        if best.is_dir() and not Path(name).exists():
+            shutil.copytree(best, name)
+
+
+@pytest.fixture(scope="module")
+def commands_to_run() -> dict[Path, list[str]]:
+    """The local commands of each page, each form once; a sweep of the study of ``init`` in addition."""
+    found: dict[Path, list[str]] = {}
+    seen: set[str] = set()
+    for document in DOCUMENTS:
+        for command in filter(is_local, commands_of(document)):
+            form = form_of(command) + (" my_study" if "my_study" in command else "")
+            if form not in seen:
+                found.setdefault(document, []).append(command)
+                seen.add(form)
+    return found
+
+
+@pytest.mark.timeout(900)  # a dozen commands on one Ray; each takes seconds on a machine that is not busy
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_local_commands_run(
+    document: Path,
+    commands_to_run: dict[Path, list[str]],
+    clone: Path,
+    local_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # as a reader has it: the embedded MLflow
+    for variable in ("RAYVLDD_FLICKR8K", "RAYVLDD_IMAGE_WEIGHTS", "RAYVLDD_TEXT_ENCODER"):
+        monkeypatch.setenv(variable, str(clone))
+    commands = commands_to_run.get(document, [])
+    if commands and not Path("rayvldd_workspace/studies/quickstart").exists():  # a single page is tested
+        run_as_written("rayvldd sweep search_spaces/quickstart.yaml")
+    sets_of_the_reader()
+    for command in commands:
+        run_as_written(command)
+
+
+def test_most_commands_are_run() -> None:
+    found = [command for document in DOCUMENTS for command in commands_of(document)]
+    local = list(filter(is_local, found))
+    assert len(local) >= 20 and len(local) >= 0.7 * len(found)
+    assert {command.split()[1] for command in local} >= {"init", "check", "sweep", "evaluate", "compare", "coreset"}
