@@ -889,7 +889,7 @@ def test_dragging_along_an_axis_keeps_the_trials_in_that_range(browser_page: "Pa
     assert plot.locator(".brush").count() == 1
     assert plot.locator(".readout").inner_text() in ("1 of 9 trials", "2 of 9 trials")
     kept = plot.locator(".mark:not(.out)")
-    assert "trial_008" in [kept.nth(n).get_attribute("data-trial").split("/")[1] for n in range(kept.count())]
+    assert "trial_008" in [str(kept.nth(n).get_attribute("data-trial")).split("/")[1] for n in range(kept.count())]
     assert browser_page.locator("#study-1-trials tr.out").count() >= 7
     browser_page.keyboard.press("Escape")
     assert plot.locator(".mark.out").count() == 0 and plot.locator(".brush").count() == 0

@@ -110,7 +110,7 @@ def progress_of_studies(trials_of: Mapping[str, Sequence[Trial]]) -> Drawing:
         trials_of: The trials of each study, by its name; the first studies have colours of their own.
     """
     figure, (axes,) = new_axes(3.6)
-    rows = []
+    rows: list[tuple[str, int, float]] = []
     drawing = Drawing(
         "progress_of_studies",
         "Best recall so far, of all studies",
@@ -177,14 +177,14 @@ def parallel_coordinates(trials: Sequence[Trial], space: Mapping[str, DrawnDomai
         rows,
     )
     top = max([_recall_of(trial) for trial in trials if trial.best], default=1.0) or 1.0
-    low = _lowest_shown(trials)
+    lowest = _lowest_shown(trials)
     for trial in sorted(
         (one for one in trials if one.best), key=lambda one: (one.trial_id == best_id, _recall_of(one))
     ):
         point = trial.point
         heights = [height_in(space[key], point[key]) if key in point else math.nan for key in keys]
         heights.append(_recall_of(trial) / top)
-        line = _draw_by_recall(axes, heights, trial, (low, top), trial.trial_id == best_id)
+        line = _draw_by_recall(axes, heights, trial, (lowest, top), trial.trial_id == best_id)
         drawing.mark(line, words_of(trial), trial.trial_id)
     axes.grid(False)
     axes.grid(axis="x", color=INK, linewidth=0.8)
