@@ -34,6 +34,8 @@ MARK = "RAYVLDD_KILLS_MARK"
 """Environment variable by which the processes of a run are found."""
 _LEFT = re.compile(r".*\.(part|partial|tmp)|decoded-.*|\.seen-.*|state-.*")
 """Names of temporary files, and of states of trials that have not ended."""
+_TRIALS = ("ray::ImplicitFunc", "ray::_Worker")
+"""Titles of Ray's processes that run trials, experts and scores; Ray's own agents have titles, too."""
 _SESSIONS = 5
 """Sessions after which a sweep must have ended: one is cut off by the kill, and one may be by what it leaves."""
 _SESSION_S = 240.0
@@ -105,7 +107,7 @@ def processes_of(mark: str) -> dict[str, list[psutil.Process]]:
         except (OSError, psutil.Error):
             continue
         name = Path(words[0]).name if words else ""
-        kind = "trial" if name.startswith("ray::") and "IDLE" not in words[0] else "other"
+        kind = "trial" if name.startswith(_TRIALS) else "other"
         found[{"raylet": "raylet", "gcs_server": "gcs"}.get(name, kind)].append(process)
     return found
 
