@@ -1,4 +1,4 @@
-"""A whole study that is killed three times at random moments: its results are kept, and no work is repeated."""
+"""A whole study with ten kills at random moments: its results are kept, and no finished work is repeated."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
@@ -26,6 +28,9 @@ from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.workspace import Workspace
 
 KILLS = 3
+"""Kills of the driver; a session of the study follows each."""
+WORKER_KILLS = (2, 2, 2, 1)
+"""Kills of processes of trials, experts and scores, by session. Three deaths in one session would fail a trial."""
 SEARCH = {
     # Epochs make two sets of experts, which trials make when they need them: a kill may hit these too.
     "space": {
@@ -96,14 +101,30 @@ def kill_and_go_on(root: Path) -> None:
             sweep_on(root / "a", root / "kept")
             os._exit(0)
         goal, delay = how_far(folder) + int(generator.integers(2, 5)), float(generator.uniform(0, 0.3))
-        while session < KILLS and how_far(folder) < goal and os.waitpid(process, os.WNOHANG) == (0, 0):
+        due, left = how_far(folder), WORKER_KILLS[session]
+        while (left or (session < KILLS and how_far(folder) < goal)) and os.waitpid(process, os.WNOHANG) == (0, 0):
+            if left and how_far(folder) >= due:
+                time.sleep(float(generator.uniform(0, 0.3)))
+                killed = kill_worker_of(process)
+                left, due = left - killed, how_far(folder) + killed
             time.sleep(0.02)
         if session < KILLS:
             time.sleep(delay)
             os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
-        seen = {"signal": os.WTERMSIG(status), "ended": ended(folder), "experts": made_experts(root / "kept")}
+        seen: dict[str, Any] = {"signal": os.WTERMSIG(status), "worker_kills": WORKER_KILLS[session] - left}
+        seen |= {"ended": ended(folder), "experts": made_experts(root / "kept")}
         print(json.dumps(seen), flush=True)
+
+
+def kill_worker_of(driver: int) -> bool:
+    """Kill a process that runs a trial, an expert or a score, if there is one."""
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if process.cmdline() and process.cmdline()[0].startswith(("ray::ImplicitFunc", "ray::_Worker")):
+                process.kill()
+                return True
+    return False
 
 
 _DRIVER = """
@@ -116,12 +137,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.timeout(600)  # four sessions with a Ray each
-def test_a_study_killed_three_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # four sessions with a Ray each, and seven processes that start again
+def test_a_study_with_ten_kills_ends_as_one_without(tmp_path: Path) -> None:
     source = _DRIVER.format(tests=[str(Path(__file__).parent), str(ROOT / "tests")], root=str(tmp_path))
     driver = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    *cuts, last = map(json.loads, driver.stdout.splitlines())
+    # Ray tells of processes that died there, too.
+    *cuts, last = [json.loads(line) for line in driver.stdout.splitlines() if line.startswith("{")]
     assert [cut["signal"] for cut in cuts] == [signal.SIGKILL] * KILLS and last["signal"] == 0, driver.stderr
+    assert tuple(session["worker_kills"] for session in (*cuts, last)) == WORKER_KILLS
     for cut in cuts:
         assert cut["ended"].items() <= last["ended"].items(), "what was final stayed as it was"
         assert cut["experts"].items() <= last["experts"].items(), "no expert was made again"
