@@ -40,7 +40,8 @@ class _NewStudy(Output):
     "folder",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Folder with captions.jsonl, a dataset_NAME.json of Karpathy's splits, or NAME_train.json as BLIP reads them.",
+    help="Folder with captions.jsonl, a dataset_NAME.json of Karpathy's splits, NAME_train.json as BLIP reads them, "
+    "annotations of COCO, tar files, metadata.jsonl, or a saved data set of Hugging Face.",
 )
 @click.option(
     "--csv",

@@ -312,7 +312,10 @@ def _fault(detail: ErrorDetails, file: str) -> Fault:
 
 _PLAIN_TYPES = ("bool", "int", "float", "str")
 _UNION_TAGS = frozenset(
-    {"toy_scenes", "folder", "karpathy", "blip", "float", "int", "choice", "fixed", "bool", "str", "[key]"}
+    {
+        *("toy_scenes", "folder", "karpathy", "blip", "table", "coco", "webdataset", "huggingface"),
+        *("float", "int", "choice", "fixed", "bool", "str", "[key]"),
+    }
 )
 """Names that pydantic inserts into an error's location for union members and dict keys; no setting has these names."""
 

@@ -97,7 +97,107 @@ class BlipData(Settings):
         return self
 
 
-FileData = FolderData | KarpathyData | BlipData
+class TableData(Settings):
+    """A table with a row for each caption: Flickr8k's and Flickr30k's own files, CSV, or ``metadata.jsonl``."""
+
+    source: Literal["table"]
+    root: str
+    """Folder of the table and the images."""
+    annotations: str = "captions.csv"
+    """The table, relative to ``root``: columns with commas, semicolons, bars or tabs, or JSON lines with ``file_name``
+    and ``text``. A column ``split`` is read; without it the splits are drawn."""
+    images: str = "images"
+    """Folder of the image files, relative to ``root``."""
+    held_out: float = setting(0.1, gt=0, lt=0.5, unit="share")
+    """Share of the images of each of validation and test, where the table has no splits."""
+    split_seed: int = setting(0, ge=0)
+    """Seed of drawn splits; the study's seed does not change the data."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
+    """Side of the square to which images are resized, in pixels."""
+
+
+class CocoData(Settings):
+    """COCO's own ``captions_*.json``, with the images in the folders that its archives make."""
+
+    source: Literal["coco"]
+    root: str
+    """Folder of the annotation files and the images."""
+    annotations: str = "annotations/captions_train2017.json"
+    """Captions of the training images, relative to ``root``; a share of them is drawn for validation."""
+    images: str = "train2017"
+    """Folder of the training images, relative to ``root``."""
+    test_annotations: str | None = "annotations/captions_val2017.json"
+    """Captions of the test images, relative to ``root``: COCO has none for its own test images. ``null``: test images
+    are drawn from the training images, too."""
+    test_images: str = "val2017"
+    """Folder of the test images, relative to ``root``."""
+    held_out: float = setting(0.05, gt=0, lt=0.5, unit="share")
+    """Share of the training images that is drawn for validation, and for test without ``test_annotations``."""
+    split_seed: int = setting(0, ge=0)
+    """Seed of drawn splits; the study's seed does not change the data."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
+    """Side of the square to which images are resized, in pixels."""
+
+
+class WebDatasetData(Settings):
+    """Tar files of images and captions in WebDataset's form, as img2dataset writes them."""
+
+    source: Literal["webdataset"]
+    root: str
+    """Folder of the tar files."""
+    shards: str = "*.tar"
+    """Names of the tar files, relative to ``root``; ``{split}`` stands for train, val and test. Without it the splits
+    are drawn."""
+    captions: str = "txt"
+    """Extension of the member with the caption; ``json:KEY`` takes a text or a list of texts from a JSON member."""
+    held_out: float = setting(0.1, gt=0, lt=0.5, unit="share")
+    """Share of the images of each of validation and test, where ``shards`` has no ``{split}``."""
+    split_seed: int = setting(0, ge=0)
+    """Seed of drawn splits; the study's seed does not change the data."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
+    """Side of the square to which images are resized, in pixels."""
+
+
+class HuggingFaceData(Settings):
+    """A data set of Hugging Face, read with the library ``datasets``."""
+
+    source: Literal["huggingface"]
+    name: str
+    """A folder that ``save_to_disk`` has written, another folder that ``load_dataset`` reads, e.g. images with
+    ``metadata.jsonl`` or Parquet files, or a name on the hub (needs network once)."""
+    config: str | None = None
+    """Configuration of the data set, if it has several."""
+    revision: str | None = None
+    """Commit or tag of a data set on the hub; default: the newest."""
+    image: str = ""
+    """Column of the images; default: the only one of the type ``Image``."""
+    captions: tuple[str, ...] = ()
+    """Columns of the captions, of texts or lists of texts; default: ``caption``, ``captions``, ``text``, ``sentences``
+    or ``caption_0``, ``caption_1``, … ."""
+    held_out: float = setting(0.1, gt=0, lt=0.5, unit="share")
+    """Share of the training images that is drawn for each of validation and test, if the data set has no such split.
+    Splits are those of the data set, or a column ``split``."""
+    split_seed: int = setting(0, ge=0)
+    """Seed of drawn splits; the study's seed does not change the data."""
+    unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
+    """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
+    """Side of the square to which images are resized, in pixels."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if not self.name.strip():
+            raise ValueError("name is empty: a folder, or a name on the hub such as user/data")
+        return self
+
+
+FileData = FolderData | KarpathyData | BlipData | TableData | CocoData | WebDatasetData | HuggingFaceData
 """Datasets of image files."""
 DataSettings = Annotated[ToyScenesData | FileData, Field(discriminator="source")]
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Literal, NamedTuple
 
-Source = Literal["folder", "karpathy", "blip"]
+Source = Literal["folder", "karpathy", "blip", "table", "coco"]
 
 
 class KnownFormat(NamedTuple):
@@ -16,32 +16,44 @@ class KnownFormat(NamedTuple):
     name: str
     read_by: str
     """The setting that reads the file, or another file with the same captions in a supported format."""
+    source: Source | None = None
+    """The source that reads it."""
 
 
+_TABLE: Source = "table"
 _READ: dict[Source, KnownFormat] = {
-    "folder": KnownFormat("a file with one JSON object per line", "data.source: folder, which reads it"),
-    "karpathy": KnownFormat("a file of Karpathy's splits", "data.source: karpathy, which reads it"),
-    "blip": KnownFormat("a file in BLIP's format, with one split", "data.source: blip, with {split} in the name"),
+    "folder": KnownFormat("a file with one JSON object per line", "data.source: folder, which reads it", "folder"),
+    "karpathy": KnownFormat("a file of Karpathy's splits", "data.source: karpathy, which reads it", "karpathy"),
+    "blip": KnownFormat(
+        "a file in BLIP's format, with one split", "data.source: blip, with {split} in the name", "blip"
+    ),
+    "coco": KnownFormat(
+        "COCO's original captions file, with one split",
+        "data.source: coco, which reads it; or dataset_coco.json of Karpathy's splits, with data.source: karpathy",
+        "coco",
+    ),
 }
-_COCO = KnownFormat(
-    "COCO's original captions file, with one split",
-    "dataset_coco.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
-)
 _FLICKR30K = KnownFormat(
     "Flickr30k's original captions file, without splits",
-    "dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
+    "data.source: table, which draws splits; or dataset_flickr30k.json of Karpathy's splits, with "
+    "data.source: karpathy",
+    _TABLE,
 )
 _FLICKR8K = KnownFormat(
     "Flickr8k's original captions file, without splits",
-    "dataset_flickr8k.json of Karpathy's splits, with data.source: karpathy; it names the same image files",
+    "data.source: table, which draws splits; or dataset_flickr8k.json of Karpathy's splits, with data.source: karpathy",
+    _TABLE,
 )
 _TOKENS = KnownFormat(
     "Flickr's original captions file (NAME.jpg#0, a tab, the caption), without splits",
-    "dataset_flickr8k.json or dataset_flickr30k.json of Karpathy's splits, with data.source: karpathy",
+    "data.source: table, which draws splits; or dataset_flickr8k.json or dataset_flickr30k.json of Karpathy's splits, "
+    "with data.source: karpathy",
+    _TABLE,
 )
 _IMAGEFOLDER = KnownFormat(
     "the metadata of a Hugging Face image folder (file_name and a text), without splits",
-    'one line per image: {"image": "NAME.jpg", "captions": ["..."], "split": "train"}',
+    "data.source: table, which draws splits; or data.source: huggingface with the folder as data.name",
+    _TABLE,
 )
 _ONE_LIST = KnownFormat(
     "one JSON list",
@@ -60,12 +72,13 @@ def foreign_format(text: str, source: Source, content: object = None) -> KnownFo
     start = text.lstrip()
     first_line = start.partition("\n")[0].rstrip()
     if not start.startswith(("{", "[")):
-        return _of_columns(first_line)
+        found = _of_columns(first_line)
+        return None if source == "table" else found
     line = _parsed(first_line) if content is None else None
     if content is None:
         content = line if line is not None and "\n" not in start.rstrip() else _parsed(start)
     found = _of_line(content) or _of_content(content) if content is not None else _of_line(line)
-    return None if found is _READ[source] else found
+    return None if found is None or found.source == source else found
 
 
 def _of_columns(first_line: str) -> KnownFormat | None:
@@ -83,7 +96,7 @@ def _of_content(content: object) -> KnownFormat | None:
         first = images[0] if isinstance(images, list) and images else None
         if isinstance(first, dict) and "sentences" in first:
             return _READ["karpathy"]
-        return _COCO if isinstance(content.get("annotations"), list) else None
+        return _READ["coco"] if isinstance(content.get("annotations"), list) else None
     first = content[0] if isinstance(content, list) and content else None
     if not isinstance(first, dict) or "image" not in first:
         return None
@@ -94,7 +107,7 @@ def _of_line(line: object) -> KnownFormat | None:
     """Format of a file with one JSON object per line, recognised by its first object."""
     if not isinstance(line, dict) or not _is_line(line):
         return None
-    return _READ["folder"] if "captions" in line else _IMAGEFOLDER
+    return _READ["folder"] if {"image", "captions"} <= set(line) else _IMAGEFOLDER
 
 
 def _is_line(value: object) -> bool:

@@ -1,31 +1,65 @@
-"""Tables of captions (CSV and its relatives), converted to the JSON lines that ``data.source: folder`` reads.
+"""Tables of captions: ``data.source: table``, and their conversion to the JSON lines of ``data.source: folder``.
 
 Read are the files that people have: one row for each caption, with the columns of Flickr8k (``image,caption``), of
-Flickr30k (``image_name| comment_number| comment``) or similar names, and an optional column ``split``.
+Flickr30k (``image_name| comment_number| comment``, or one row for each image with a list ``raw``) or similar names, and
+an optional column ``split``; Flickr's token files (``NAME.jpg#0``, a tab, the caption); and JSON lines with the same
+names as keys, as in the ``metadata.jsonl`` of a Hugging Face image folder.
 """
 
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-
-from rayvldd.data.annotations import SPLITS
+from rayvldd.config.settings import TableData
+from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits
+from rayvldd.data.record_reader import SPLITS, RecordReader, read_text, shown
 from rayvldd.errors import DataError, Fault
 from rayvldd.storage.atomic import write_text_whole
-from rayvldd.user_paths import is_file
+from rayvldd.user_paths import is_file, user_path
 
 IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "file", "filepath", "path")
 """Names of the column with the image files, in lower case."""
-CAPTION_COLUMNS = ("caption", "comment", "text", "sentence", "description")
+CAPTION_COLUMNS = ("caption", "comment", "text", "sentence", "description", "captions", "raw")
 """Names of the column with the captions, in lower case."""
 _DELIMITERS = ",;|\t"
-_FEWEST_IMAGES = 10
 _HELD_OUT = 0.1
-"""Share of the images of each of validation and test, where a table has no splits."""
+"""Share of the images of each of validation and test, where a converted table has no splits."""
+_TOKEN_LINE = re.compile(r"(\S+)#\d+\t(.*)")
+_NUMBER_AND_CAPTION = re.compile(r"\d+\s+(\S.*)")
+"""Second cell of the one row of Kaggle's Flickr30k table in which a bar is missing."""
+
+
+def read_table(settings: TableData, reader: RecordReader) -> None:
+    """Add the images of a table to the records of a dataset."""
+    path = reader.root / user_path(settings.annotations)
+    text = read_text(path, "data.annotations", reader)
+    if text is None or reader.is_foreign(path, text, "table"):
+        return
+    try:
+        rows = _rows(text, path)
+    except DataError as error:
+        reader.faults += error.faults
+        return
+    grouped: dict[str, tuple[int, list[object], str | None]] = {}
+    for row in rows:
+        _, captions, split = grouped.setdefault(row.image, (row.line, [], row.split))
+        captions += row.captions
+        if row.split != split:
+            problem = f"{row.image} is in {row.split}, and in {split} before"
+            reader.fault(f"{path} line {row.line}", problem, "one split for an image")
+    if not any(row.split is not None for row in rows):
+        if len(grouped) < FEWEST_IMAGES:
+            allowed = f"at least {FEWEST_IMAGES} images, or a column `split` with {', '.join(SPLITS)}"
+            reader.fault(str(path), f"has {len(grouped)} images to split", allowed)
+            return
+        drawn = drawn_splits([*grouped], settings.held_out, settings.split_seed)
+        grouped = {image: (line, captions, drawn[image]) for image, (line, captions, _) in grouped.items()}
+    for image, (line, captions, split) in grouped.items():
+        reader.add(f"{path} line {line}", image, captions, split)
 
 
 def convert_caption_table(table: Path, images: Path, out: Path, seed: int = 0) -> Mapping[str, int]:
@@ -47,7 +81,10 @@ def convert_caption_table(table: Path, images: Path, out: Path, seed: int = 0) -
             are not in the folder; or when there are fewer than ten images to split.
     """
     captions, splits = _read(table, images)
-    chosen = splits or _drawn_splits(sorted(captions), table, seed)
+    if not splits and len(captions) < FEWEST_IMAGES:
+        allowed = f"at least {FEWEST_IMAGES} images, or a column `split` with {', '.join(SPLITS)}"
+        raise DataError([Fault(str(table), f"has {len(captions)} images to split", allowed)])
+    chosen: Mapping[str, str] = splits or drawn_splits([*captions], _HELD_OUT, seed)
     lines = (
         json.dumps({"image": image, "captions": texts, "split": chosen[image]}, ensure_ascii=False)
         for image, texts in captions.items()
@@ -60,22 +97,22 @@ class _Row(NamedTuple):
     line: int
     """Number of the row's last line in the file."""
     image: str
-    caption: str
+    captions: list[object]
     split: str | None
     """None where the table has no column of splits."""
 
 
-def _read(table: Path, images: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _read(table: Path, images: Path) -> tuple[dict[str, list[object]], dict[str, str]]:
     """The captions of each image, and its split where the table has a column of splits."""
-    captions, splits, faults = dict[str, list[str]](), dict[str, str](), list[Fault]()
-    for row in _rows(table):
+    captions, splits, faults = dict[str, list[object]](), dict[str, str](), list[Fault]()
+    for row in _rows(_text_of(table), table):
         where = f"{table} line {row.line}"
-        if not row.image or not row.caption:
+        if not row.image or not all(isinstance(one, str) and one for one in row.captions) or not row.captions:
             faults.append(Fault(where, f"has no {'caption' if row.image else 'image'}", "both in every row"))
             continue
         if row.image not in captions and not is_file(images / row.image):
             faults.append(Fault(where, f"no such image file: {images / row.image}", "--images with the right folder"))
-        captions.setdefault(row.image, []).append(row.caption)
+        captions.setdefault(row.image, []).extend(row.captions)
         if row.split is None:
             continue
         if row.split not in SPLITS:
@@ -90,39 +127,92 @@ def _read(table: Path, images: Path) -> tuple[dict[str, list[str]], dict[str, st
     return captions, splits
 
 
-def _rows(table: Path) -> list[_Row]:
+def _text_of(table: Path) -> str:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        return table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         fault = Fault(str(table), f"cannot be read: {error}", "a text file in UTF-8")
         raise DataError([fault], next_command="rayvldd init --help") from None
+
+
+def _rows(text: str, table: Path) -> list[_Row]:
+    """The rows of a table.
+
+    Raises:
+        DataError: if the columns of images and captions cannot be identified, or a line is not JSON.
+    """
+    start = text.lstrip()
+    if start.startswith("{"):
+        return _json_rows(text, table)
+    if _TOKEN_LINE.match(start):
+        found = (
+            (number, _TOKEN_LINE.match(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+        )
+        return [_Row(number, one[1] if one else "", [one[2].strip()] if one else [], None) for number, one in found]
     delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    # Quotation marks are text between bars, as in Flickr30k's table.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, quoting=quoting)
     names = [name.strip().lower() for name in next(reader, [])]
+    image, caption, split = _positions(names, f"{table} line 1")
+
+    def cell(row: Sequence[str], position: int) -> str:
+        return row[position].strip() if position < len(row) else ""
+
+    def captions(row: Sequence[str]) -> list[object]:
+        if len(row) == caption == 2 and (found := _NUMBER_AND_CAPTION.fullmatch(row[1].strip())):
+            return [found[1]]
+        return _listed(cell(row, caption)) if names[caption] in ("raw", "captions") else [cell(row, caption)]
+
+    return [
+        _Row(reader.line_num, cell(row, image), captions(row), None if split is None else cell(row, split))
+        for row in reader
+        if row
+    ]
+
+
+def _json_rows(text: str, table: Path) -> list[_Row]:
+    rows, faults = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{table} line {number}"
+        try:
+            entry = json.loads(line)
+            assert isinstance(entry, dict)
+        except (ValueError, RecursionError, AssertionError):
+            faults.append(Fault(where, f"is {shown(line)}", 'a JSON object: {"file_name": "NAME.jpg", "text": "..."}'))
+            continue
+        names = [*entry]
+        image, caption, split = _positions([name.lower() for name in names], where)
+        value = entry[names[caption]]
+        captions = value if isinstance(value, list) else [value]
+        rows.append(
+            _Row(number, str(entry[names[image]]), captions, None if split is None else str(entry[names[split]]))
+        )
+    if faults:
+        raise DataError(faults, next_command="rayvldd init --help")
+    return rows
+
+
+def _positions(names: Sequence[str], where: str) -> tuple[int, int, int | None]:
+    """Positions of the columns of images, captions and splits."""
     image, caption, split = (
         next((names.index(name) for name in known if name in names), None)
         for known in (IMAGE_COLUMNS, CAPTION_COLUMNS, ("split",))
     )
     if image is None or caption is None:
         allowed = f"a header with {' or '.join(IMAGE_COLUMNS)}, and {' or '.join(CAPTION_COLUMNS)}"
-        fault = Fault(f"{table} line 1", f"has the columns {', '.join(names) or 'none'}", allowed)
+        fault = Fault(where, f"has the columns {', '.join(names) or 'none'}", allowed)
         raise DataError([fault], next_command="rayvldd init --help")
-
-    def cell(row: Sequence[str], position: int) -> str:
-        return row[position].strip() if position < len(row) else ""
-
-    return [
-        _Row(reader.line_num, cell(row, image), cell(row, caption), None if split is None else cell(row, split))
-        for row in reader
-        if row
-    ]
+    return image, caption, split
 
 
-def _drawn_splits(images: Sequence[str], table: Path, seed: int) -> dict[str, str]:
-    if len(images) < _FEWEST_IMAGES:
-        allowed = f"at least {_FEWEST_IMAGES} images, or a column `split` with train, val and test"
-        raise DataError([Fault(str(table), f"has {len(images)} images to split", allowed)])
-    shuffled = [images[index] for index in np.random.default_rng(seed).permutation(len(images))]
-    held_out = max(1, round(_HELD_OUT * len(shuffled)))
-    names = ["val"] * held_out + ["test"] * held_out
-    return dict(zip(shuffled, names + ["train"] * (len(shuffled) - len(names)), strict=True))
+def _listed(cell: str) -> list[object]:
+    """The captions of a cell with a JSON list; any other cell is one caption."""
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return [cell]
+    return value if isinstance(value, list) else [cell]

@@ -15,14 +15,13 @@ from PIL import Image
 
 from rayvldd.data.array_cache import ArrayCache, fingerprint
 from rayvldd.data.dataset import DECODING, decode_opened, size_and_time
+from rayvldd.data.hub_datasets import SAVED
 from rayvldd.errors import DataError, Fault, message_of
 from rayvldd.records.json_values import JsonValue
 
 if TYPE_CHECKING:
     import datasets
 
-_SAVED = ("dataset_info.json", "dataset_dict.json")
-"""Files of a data set, or of several splits, that ``save_to_disk`` has written."""
 _SPLITS = ("test", "validation", "val", "train")
 """Preferred split of a saved data set with several, the first that it has."""
 _NEXT = "correct the folder, and repeat the command"
@@ -85,7 +84,7 @@ def read_class_images(folder: Path) -> ClassImages:
     if not folder.is_dir():
         fault = Fault(str(folder), "no such folder", "a folder with a folder of images for each class")
         raise DataError([fault], next_command=_NEXT)
-    if any((folder / name).is_file() for name in _SAVED):
+    if any((folder / name).is_file() for name in SAVED):
         return _of_saved(folder)
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if len(folders) < 2:

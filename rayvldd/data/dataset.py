@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import PIL
 from jaxtyping import Bool, Int64, UInt8
 from PIL import ExifTags, Image
 
-from rayvldd.config.settings import DataSettings, FileData, ToyScenesData
+from rayvldd.config.settings import DataSettings, FileData, HuggingFaceData, ToyScenesData, WebDatasetData
 from rayvldd.data.annotations import SPLITS, Record, SplitName, read_records
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.decoded_images import DecodedImages
@@ -244,10 +245,10 @@ def _decoded_split(
 
     def decode(pixels: np.ndarray) -> None:
         # The folder of the images, because another dataset would replace the saved images of this one.
-        images = str(Path(settings.root, settings.images))
+        images = place_of_images(settings)
         key = {"images": images, "split": name, "size": settings.image_size, **DECODING}
         unfinished = DecodedImages(cache.folder, key)
-        files = [(str(record.path), *size_and_time(record.path)) for record in records]
+        files = [(str(record.path), *file_state(record)) for record in records]
         decoded = unfinished.fill(pixels, files)
         try:
             for done in decode_into(pixels, records, decoded=decoded):
@@ -265,7 +266,7 @@ def _decoded_split(
 
 def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayDescription:
     """Describe the cached array of a split's image files, identified by names, sizes and modification times."""
-    files = [[record.image, *size_and_time(record.path)] for record in records]
+    files = [[record.image, *file_state(record)] for record in records]
     key: dict[str, JsonValue] = {
         "files": fingerprint(files),
         "split": split,
@@ -273,6 +274,20 @@ def decoded_pixels_array(split: str, records: list[Record], size: int) -> ArrayD
         **DECODING,
     }
     return pixels_array(key, len(records), size)
+
+
+def place_of_images(settings: FileData) -> str:
+    """The folder or data set that the images of a dataset come from."""
+    if isinstance(settings, HuggingFaceData):
+        return settings.name
+    if isinstance(settings, WebDatasetData):
+        return str(Path(settings.root, settings.shards))
+    return str(Path(settings.root, settings.images))
+
+
+def file_state(record: Record) -> tuple[int, int]:
+    """Size and modification time of a record's image; both change with its content."""
+    return (record.packed.size, record.packed.time) if record.packed else size_and_time(record.path)
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
@@ -303,7 +318,7 @@ def decode_into(
 
     def decode_one(index: int) -> Exception | None:
         try:
-            pixels[index] = decode_image(records[index].path, size)
+            pixels[index] = _decoded(records[index], size)
             marks[index] = True
         except Exception as error:  # Pillow's decoders raise many types of errors for damaged files
             return error
@@ -325,6 +340,13 @@ def decode_into(
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the remaining images
     if faults:
         raise UnreadableImagesError(faults, unreadable)
+
+
+def _decoded(record: Record, size: int) -> UInt8[np.ndarray, "3 size size"]:
+    if record.packed is None:
+        return decode_image(record.path, size)
+    with Image.open(BytesIO(record.packed.read())) as opened:
+        return decode_opened(opened, size)
 
 
 def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "3 size size"]:

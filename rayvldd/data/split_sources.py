@@ -21,7 +21,7 @@ from rayvldd.data.dataset import (
     decode_into,
     decoded_pixels_array,
     drawn_pixels_array,
-    size_and_time,
+    file_state,
     unreadable_images,
 )
 from rayvldd.data.decoded_images import FileState
@@ -223,7 +223,7 @@ class RecordSource:
         self.split = split
         self._records = records
         # Before any image is decoded: a file that is replaced meanwhile must not pass for the one that was decoded.
-        self._files: list[FileState] = [(record.image, *size_and_time(record.path)) for record in records]
+        self._files: list[FileState] = [(record.image, *file_state(record)) for record in records]
         self._kept: KeptRows | None = None
         self.pixels = decoded_pixels_array(split, records, size)
         self._texts = [caption for record in records for caption in record.captions]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayvldd.config.settings import ImageEncoderSettings, ToyScenesData
+from rayvldd.config.settings import HuggingFaceData, ImageEncoderSettings, ToyScenesData
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError
 from rayvldd.library.set_groups import study_of_card
@@ -75,10 +75,12 @@ def _is_own(place: str, workspace: Path) -> bool:
 
 def _loaded(study: Study) -> Iterator[tuple[str, object]]:
     """Key and value of every setting that names something outside of the package and the set."""
-    if not isinstance(study.data, ToyScenesData):
+    if isinstance(study.data, HuggingFaceData):
+        yield "data.name", study.data.name
+    elif not isinstance(study.data, ToyScenesData):
         yield "data.root", study.data.root
-        for key in ("annotations", "images"):
-            path = Path(getattr(study.data, key))
+        for key in ("annotations", "images", "test_annotations", "test_images", "shards"):
+            path = Path(getattr(study.data, key, None) or "")
             if user_path(path).is_absolute() or ".." in path.parts:
                 yield f"data.{key}", str(path)
     image, text = study.model.image_encoder, study.model.text_encoder

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayvldd.data.annotations import SPLITS, read_records
+from rayvldd.data.hub_datasets import SAVED
 from rayvldd.user_paths import user_path
 
 SETTINGS_OF_FLICKR8K = 280
@@ -43,7 +44,19 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
     if blip := sorted(folder.glob("*_train.json")):
         pattern = blip[0].name.replace("_train.json", "_{split}.json")
         return {"source": "blip", "root": str(folder), "annotations": pattern, "image_size": image_size}
-    allowed = "captions.jsonl, dataset_NAME.json (Karpathy's splits) or NAME_train.json (BLIP); for a table: --csv FILE"
+    if (folder / "annotations" / "captions_train2017.json").is_file():
+        return {"source": "coco", "root": str(folder), "image_size": image_size}
+    if any((folder / name).is_file() for name in SAVED) or sorted(folder.glob("*/metadata.jsonl")):
+        return {"source": "huggingface", "name": str(folder), "image_size": image_size}
+    if (folder / "metadata.jsonl").is_file():
+        images = {"annotations": "metadata.jsonl", "images": "."}
+        return {"source": "table", "root": str(folder), **images, "image_size": image_size}
+    if sorted(folder.glob("*.tar")):
+        return {"source": "webdataset", "root": str(folder), "image_size": image_size}
+    allowed = (
+        "captions.jsonl, dataset_NAME.json (Karpathy's splits), NAME_train.json (BLIP), annotations/ of COCO, "
+        "tar files, metadata.jsonl or a saved data set of Hugging Face; for a table: --csv FILE"
+    )
     raise DataError([Fault(str(folder), "has no annotation file", allowed)], next_command="rayvldd init --help")
 
 

@@ -17,7 +17,9 @@ def measured_on(settings: Mapping[str, JsonValue], protocol: str = "") -> tuple[
     source = text_at(data, "source") or "unknown data"
     if source == "toy_scenes":
         source = f"{int(number_at(data, 'num_train')):,} drawn scenes"
-    elif source == "folder":
+    elif source == "huggingface":
+        source = "/".join(Path(text_at(data, "name")).parts[-2:]) or source
+    elif source in ("folder", "table", "coco", "webdataset"):
         source = Path(text_at(data, "root")).name or source
     else:
         source = Path(text_at(data, "annotations")).stem.removesuffix("_{split}") or source

@@ -9,6 +9,7 @@ from click.testing import Result
 from helpers.cli import last_object, run
 
 from rayvldd.config.loading import load_study
+from rayvldd.library.new_study import data_section
 
 
 @pytest.fixture
@@ -120,3 +121,18 @@ def test_shipped_studies_are_listed_shown_and_copied(tmp_path: Path) -> None:
 
 def test_the_schema_is_one_object() -> None:
     assert last_object(run("schema", "--json"))["title"] == "A study of rayvldd"
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [("metadata.jsonl", "table"), ("annotations/captions_train2017.json", "coco"), ("00000.tar", "webdataset")],
+)
+def test_the_source_follows_from_the_files_of_a_folder(file: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert data_section(tmp_path, 96) == {"source": source, "root": str(tmp_path), "image_size": 96} | (
+        {"annotations": "metadata.jsonl", "images": "."} if source == "table" else {}
+    )
+    (tmp_path / "dataset_info.json").touch()
+    if source != "coco":
+        assert data_section(tmp_path, 96) == {"source": "huggingface", "name": str(tmp_path), "image_size": 96}

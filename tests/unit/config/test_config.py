@@ -74,7 +74,11 @@ def test_an_unknown_key_is_compared_with_the_keys_of_the_chosen_source(tmp_path:
             {"data": {"source": "foldr"}},
             "data.source: unknown 'foldr' (did you mean 'folder'?); allowed: 'toy_scenes', ",
         ),
-        ({"data": {"root": "/x"}}, "data.source: is missing; allowed: toy_scenes, folder, karpathy, blip"),
+        (
+            {"data": {"root": "/x"}},
+            "data.source: is missing; allowed: toy_scenes, folder, karpathy, blip, table, coco, webdataset, "
+            "huggingface",
+        ),
         ({"data": 5}, "data: is 5; allowed: a section with keys"),
         ({"data": {"source": "folder"}}, "data.root: is missing; allowed: a value: this key has no default"),
         ({"experts": [1]}, "experts: is [1]; allowed: a section with keys"),

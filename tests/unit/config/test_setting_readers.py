@@ -30,6 +30,10 @@ DATA: dict[str, dict[str, Any]] = {
     "folder": {"source": "folder", "root": "/here"},
     "karpathy": {"source": "karpathy", "root": "/here", "annotations": "here.json"},
     "blip": {"source": "blip", "root": "/here"},
+    "table": {"source": "table", "root": "/here"},
+    "coco": {"source": "coco", "root": "/here"},
+    "webdataset": {"source": "webdataset", "root": "/here"},
+    "huggingface": {"source": "huggingface", "name": "somebody/data"},
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayvldd.config.settings import BlipData, FileData, FolderData, KarpathyData
+from rayvldd.config.settings import BlipData, CocoData, FileData, FolderData, KarpathyData, TableData
 from rayvldd.data.annotations import read_records
 from rayvldd.errors import DataError
 
@@ -169,33 +169,35 @@ KARPATHY = json.dumps({"images": [{"filename": "a.jpg", "sentences": [{"raw": "x
 COCO = json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "x"}]})
 BLIP = json.dumps([{"image": "a.jpg", "caption": "x"}])
 FORMATS = {
-    "coco": (COCO, "COCO's original captions file", "dataset_coco.json"),
-    "coco_indented": (json.dumps(json.loads(COCO), indent=1), "COCO's original captions file", "dataset_coco.json"),
+    "coco": (COCO, "COCO's original captions file", "data.source: coco"),
+    "coco_indented": (json.dumps(json.loads(COCO), indent=1), "COCO's original captions file", "data.source: coco"),
     "karpathy": (KARPATHY, "Karpathy's splits", "data.source: karpathy"),
     "blip": (BLIP, "in BLIP's format", "data.source: blip"),
     "folder": ("\n".join(LINES), "one JSON object per line", "data.source: folder"),
     "folder_of_one": (LINES[0], "one JSON object per line", "data.source: folder"),
-    "hugging_face": ('{"file_name": "a.jpg", "text": "x"}\n' * 3, "Hugging Face", '"captions": ["..."]'),
-    "kaggle_flickr30k": ("image_name| comment_number| comment\na.jpg| 0| x\n", "Flickr30k's", "dataset_flickr30k.json"),
-    "kaggle_flickr8k": ("image,caption\na.jpg,x\n", "Flickr8k's", "dataset_flickr8k.json"),
-    "tokens": ("a.jpg#0\tA dog .\na.jpg#1\tTwo .\n", "Flickr's original", "dataset_flickr8k.json"),
+    "hugging_face": ('{"file_name": "a.jpg", "text": "x"}\n' * 3, "Hugging Face", "data.source: table"),
+    "kaggle_flickr30k": ("image_name| comment_number| comment\na.jpg| 0| x\n", "Flickr30k's", "data.source: table"),
+    "kaggle_flickr8k": ("image,caption\na.jpg,x\n", "Flickr8k's", "data.source: table"),
+    "tokens": ("a.jpg#0\tA dog .\na.jpg#1\tTwo .\n", "Flickr's original", "data.source: table"),
     "list": (f"[{', '.join(LINES)}]", "one JSON list", "one line per image"),
 }
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("source", ["folder", "karpathy", "blip"])
+@pytest.mark.parametrize("source", ["folder", "karpathy", "blip", "table", "coco"])
 def test_a_file_of_another_format_is_one_fault_that_names_it(root: Path, name: str, source: str) -> None:
     text, known_as, read_by = FORMATS[name]
-    if name.removesuffix("_of_one") == source:
+    if name.removesuffix("_of_one").removesuffix("_indented") == source or read_by == f"data.source: {source}":
         pytest.skip("its own")
     for split in ("train", "val", "test"):
         (root / f"{split}.json").write_text(text, encoding="utf-8")
     settings: FileData
     if source == "blip":
         settings = BlipData(source="blip", root=str(root), annotations="{split}.json")
+    elif source == "coco":
+        settings = CocoData(source="coco", root=str(root), annotations="train.json", test_annotations=None)
     else:
-        kind = {"folder": FolderData, "karpathy": KarpathyData}[source]
+        kind = {"folder": FolderData, "karpathy": KarpathyData, "table": TableData}[source]
         settings = kind(source=source, root=str(root), annotations="train.json")
     fault, *others = faults_of(settings)
     assert len(others) == (2 if source == "blip" else 0)

@@ -68,6 +68,14 @@ def test_all_that_a_foreign_set_would_load_is_listed(tmp_path: Path) -> None:
     assert refused(made_with(**{"model.image_encoder": from_hub}), folder, workspace) == ["model.image_encoder.name"]
 
 
+def test_data_of_the_hub_are_listed_by_name(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    data = {"source": "huggingface", "name": "somebody/data"}
+    assert refused(made_with(data=data), tmp_path / "set", tmp_path / "workspace") == ["data.name"]
+    tars = {"source": "webdataset", "root": "/data", "shards": "../elsewhere/*.tar"}
+    assert refused(made_with(data=tars), tmp_path / "set", tmp_path / "workspace") == ["data.root", "data.shards"]
+
+
 def test_a_set_that_needs_nothing_else_or_is_in_the_workspace_is_not_refused(tmp_path: Path) -> None:
     folder, own = tmp_path / "set", tmp_path / "workspace" / "studies" / "tiny" / "best"
     folder.mkdir()

@@ -1,0 +1,252 @@
+"""Data sets of Hugging Face: rows of memory-mapped Arrow files, read by the library ``datasets``.
+
+A folder that ``save_to_disk`` has written is read where it is. For another folder, and for a name on the hub, the
+library fills its own cache (``HF_HOME``) once. Images stay encoded until they are decoded into the array cache.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayvldd.config.settings import HuggingFaceData
+from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits
+from rayvldd.data.record_reader import RecordReader, SplitName, shown
+from rayvldd.errors import DataError, Fault, message_of
+from rayvldd.user_paths import is_file, is_folder, user_path
+
+if TYPE_CHECKING:
+    import datasets
+
+SAVED = ("dataset_info.json", "dataset_dict.json")
+"""Files of a data set, or of several splits, that ``save_to_disk`` has written."""
+_SPLITS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "restval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of splits, as data sets on the hub have them."""
+_CAPTIONS = ("caption", "captions", "text", "sentences", "raw", "description")
+"""Names of the column of captions, in order of preference."""
+_NUMBERED = re.compile(r"caption_?\d+")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A data set, by what is needed to open it on any machine."""
+
+    name: str
+    config: str | None
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class RowImage:
+    """An image in a row of a data set."""
+
+    origin: Origin
+    split: str
+    """Name of the split in the data set."""
+    row: int
+    column: str
+    size: int
+    """Encoded size in bytes."""
+    time: int
+    """Number made of the data set's fingerprint, which changes with its content."""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            ValueError: if the row has no image.
+        """
+        value = _encoded(self.origin, self.split, self.column)[self.row][self.column]
+        content = (value or {}).get("bytes")
+        if not isinstance(content, bytes):
+            raise ValueError("the row has no image")
+        return content
+
+
+def read_hub_dataset(settings: HuggingFaceData, reader: RecordReader) -> None:
+    """Add the rows of all splits.
+
+    Raises:
+        DataError: if the library is missing, or the data set cannot be opened.
+    """
+    _encoded.cache_clear()  # the folder may have changed
+    _opened.cache_clear()
+    origin = Origin(settings.name, settings.config, settings.revision)
+    splits = _opened(origin)
+    of_dataset = {name: _SPLITS.get(name.lower()) for name in splits}
+    rows: dict[str, tuple[str, _Row, SplitName]] = {}
+    for name, found in splits.items():
+        columns = _columns(settings, name, found, reader)
+        if columns is None:
+            continue
+        for row in _rows(origin, name, found, *columns):
+            split = of_dataset[name] if row.split is None else _SPLITS.get(row.split.lower())
+            where = f"{settings.name}: row {row.number} of {name!r}"
+            # A split of another name is reported with its first row alone.
+            if split is None:
+                reader.fault(
+                    where, f"unknown split {shown(row.split or name)}", "splits named train, validation and test"
+                )
+                break
+            rows[f"{name}/{row.number}"] = (where, row, split)
+    if not reader.faults:
+        _add(settings, rows, reader)
+
+
+@dataclass(frozen=True)
+class _Row:
+    number: int
+    captions: list[object]
+    image: RowImage | None
+    """None if the image is a file."""
+    file: str | None
+    split: str | None
+    """Value of the column ``split``."""
+
+
+def _add(settings: HuggingFaceData, rows: dict[str, tuple[str, _Row, SplitName]], reader: RecordReader) -> None:
+    """Add the rows to the reader; missing splits are drawn from the training images."""
+    known: dict[str, SplitName] = {key: split for key, (_, _, split) in rows.items()}
+    missing: list[SplitName] = [split for split in ("val", "test") if split not in known.values()]
+    train = [key for key, split in known.items() if split == "train"]
+    if missing and len(train) < FEWEST_IMAGES:
+        problem = f"has no split for {' and '.join(missing)}, and {len(train)} images to draw it from"
+        reader.fault(settings.name, problem, f"at least {FEWEST_IMAGES} images")
+        return
+    if missing:
+        known |= drawn_splits(train, settings.held_out, settings.split_seed, missing)
+    for key, (where, row, _) in rows.items():
+        if row.image is None and row.file is not None:
+            path = Path(row.file)
+            name = str(path.relative_to(reader.images)) if path.is_relative_to(reader.images) else row.file
+            reader.add(where, name, row.captions, known[key])
+        else:
+            reader.add(where, key, row.captions, known[key], row.image, Path(settings.name, key))
+
+
+def _columns(
+    settings: HuggingFaceData, split: str, found: "datasets.Dataset", reader: RecordReader
+) -> tuple[str, tuple[str, ...]] | None:
+    """The columns of image and captions of a split; None after a fault."""
+    import datasets
+
+    images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
+    have = ", ".join(found.column_names)
+    image = settings.image or (images[0] if len(images) == 1 else "")
+    if image not in images:
+        words = f"no column {image!r} of images" if image else f"{len(images)} columns of images"
+        reader.fault(
+            "data.image",
+            f"{settings.name}: {split!r} has {words}",
+            f"one of: {', '.join(images) or 'none'}; all columns: {have}",
+        )
+    captions = settings.captions
+    if not captions:
+        named = next(((name,) for name in _CAPTIONS if name in found.column_names), ())
+        captions = named or tuple(name for name in found.column_names if _NUMBERED.fullmatch(name))
+    unknown = [name for name in captions if name not in found.column_names]
+    if unknown or not captions:
+        problem = (
+            f"{settings.name}: {split!r} has no column {shown(unknown[0])}"
+            if unknown
+            else f"{split!r} has no column of captions"
+        )
+        reader.fault("data.captions", problem, f"columns of texts; all columns: {have}")
+    return None if reader.faults else (image, captions)
+
+
+def _rows(origin: Origin, split: str, found: "datasets.Dataset", image: str, captions: Sequence[str]) -> Iterator[_Row]:
+    import pyarrow.compute as arrow
+
+    time = int(sha256(str(found._fingerprint).encode()).hexdigest()[:15], 16)
+    texts = [found[name][:] for name in captions]
+    of_rows = found["split"][:] if "split" in found.column_names else None
+    number = 0
+    # The lengths are read without the images themselves.
+    for chunk in _encoded(origin, split, image).data.column(image).chunks:
+        sizes = arrow.binary_length(arrow.struct_field(chunk, "bytes")).to_pylist()
+        files = arrow.struct_field(chunk, "path").to_pylist()
+        for size, file in zip(sizes, files, strict=True):
+            packed = None if size is None and file else RowImage(origin, split, number, image, size or 0, time)
+            row_split = str(of_rows[number]) if of_rows is not None else None
+            yield _Row(number, _texts([column[number] for column in texts]), packed, file, row_split)
+            number += 1
+
+
+def _texts(values: Sequence[object]) -> list[object]:
+    """The captions of a row: texts, lists of texts, or lists of objects with a text ``raw``."""
+    found: list[object] = []
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            found.append(one.get("raw") if isinstance(one, dict) else one)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _encoded(origin: Origin, split: str, column: str) -> "datasets.Dataset":
+    """A split with the column of encoded images alone."""
+    import datasets
+
+    with _quiet():
+        return _opened(origin)[split].select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+@lru_cache(maxsize=4)
+def _opened(origin: Origin) -> "dict[str, datasets.Dataset]":
+    """The splits of a data set by name.
+
+    Raises:
+        DataError: if the library is missing, or the data set cannot be opened.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        problem = f"huggingface needs the library datasets, which cannot be imported: {error}"
+        raise DataError(
+            [Fault("data.source", problem, "another source, or the library")],
+            next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
+        ) from None
+    folder = user_path(origin.name)
+    try:
+        with _quiet():
+            if any(is_file(folder / name) for name in SAVED):
+                found = datasets.load_from_disk(str(folder))
+            else:
+                name = str(folder.absolute()) if is_folder(folder) else origin.name
+                found = datasets.load_dataset(name, origin.config, revision=origin.revision)
+    except Exception as error:  # the library raises errors of many other libraries
+        problem = f"{origin.name} cannot be opened: {message_of(error)}"
+        allowed = "a folder that datasets.load_from_disk or load_dataset reads, or a name on the hub"
+        raise DataError(
+            [Fault("data.name", problem, allowed)],
+            next_command="correct the data or its settings, then: rayvldd check STUDY.yaml",
+        ) from None
+    return dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of the library, which would mix with ours."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown_before = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown_before:
+            enable_progress_bars()
