@@ -16,6 +16,7 @@ from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import check_models_and_data, show_plan, show_settings, writable_workspace
 from rayvldd.cli.scoring import (
     read_methods,
+    read_rates,
     scoring_options,
     show_published,
     show_split,
@@ -183,14 +184,8 @@ def _read_options(
         entries = words(transfer) if transfer is not None else [str(image_encoder)]
         encoders, more = read_encoders(entries, option)
         faults += more if entries else [Fault(option, "names no encoder", "timm names, separated by commas")]
-    try:
-        rates = tuple(float(word) for word in lr_student.split(",")) if lr_student is not None else None
-    except ValueError:
-        rates = ()
-    if rates is not None and (len(rates) != 2 or not all(0 < rate < float("inf") for rate in rates)):
-        faults.append(Fault("--lr-student", f"got {lr_student!r}", "two numbers above 0 with a comma: 0.1,0.1"))
-        rates = None
-    return _Options(methods, encoders, (rates[0], rates[1]) if rates else None), faults
+    rates, more = read_rates(lr_student)
+    return _Options(methods, encoders, rates), [*faults, *more]
 
 
 def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores], split: str) -> None:

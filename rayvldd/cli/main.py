@@ -26,6 +26,7 @@ COMMANDS = (
     "compare",
     "ui",
     "export",
+    "convert",
     "schema",
 )
 """Names of the commands, in the order of ``--help``; each is the function ``command`` of the module with its name."""

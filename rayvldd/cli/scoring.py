@@ -104,3 +104,16 @@ def read_methods(text: str, option: str) -> tuple[list[str], list[Fault]]:
         if name not in METHODS
     ]
     return methods, faults if methods else [Fault(option, f"no method in {text!r}", allowed)]
+
+
+def read_rates(text: str | None) -> tuple[tuple[float, float] | None, list[Fault]]:
+    """Parse the learning rates of ``--lr-student``: image and text side; also return the fault of other words."""
+    if text is None:
+        return None, []
+    try:
+        rates = [float(word) for word in text.split(",")]
+    except ValueError:
+        rates = []
+    if len(rates) != 2 or not all(0 < rate < float("inf") for rate in rates):
+        return None, [Fault("--lr-student", f"got {text!r}", "two numbers above 0 with a comma: 0.1,0.1")]
+    return (rates[0], rates[1]), []

@@ -38,6 +38,7 @@ from rayvldd.records.set_card import (
     Normalisation,
     OriginCard,
     ParameterCounts,
+    ReleasedCard,
     SetCard,
 )
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
@@ -142,7 +143,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         return torch.tensor(values).view(3, 1, 1)
 
     @property
-    def origin(self) -> DistilledCard | CoresetCard:
+    def origin(self) -> DistilledCard | CoresetCard | ReleasedCard:
         """The card of a set whose origin is known.
 
         Raises:
@@ -219,17 +220,19 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             folder: A folder that does not exist yet or is empty.
-            form: ``png`` with JSON lines, or ``datasets`` for ``datasets.load_from_disk``.
+            form: ``png`` with JSON lines, ``datasets`` for ``datasets.load_from_disk``, or ``hub``: a dataset
+                repository for the hub of Hugging Face, with a dataset card.
         """
         return export(self, folder, form)
 
     @classmethod
     def load(cls, place: str | Path, workspace: str | Path | None = None) -> "DistilledSet":
-        """Read a set from its folder, or from MLflow.
+        """Read a set from its folder, from MLflow, or from the hub of Hugging Face.
 
         Args:
             place: A folder; or ``models:/STUDY@best``, ``models:/STUDY/VERSION`` or ``runs:/RUN_ID/PATH`` of the
-                server or database in ``MLFLOW_TRACKING_URI``, by default that of the workspace.
+                server or database in ``MLFLOW_TRACKING_URI``, by default that of the workspace; or
+                ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, as ``rayvldd export --format hub --push`` writes it.
             workspace: Its folder; by default that in ``RAYVLDD_WORKSPACE``, or ``rayvldd_workspace``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Export a distilled set for other programs: PNG with JSON lines, or a folder for Hugging Face datasets.
+"""Export a distilled set for other programs: PNG with JSON lines, or folders for Hugging Face datasets and its hub.
 
 PNG images have 8 bits per channel between black and white; distilled pixels are floats and may be outside this range.
 They are clipped for PNG, so the ``datasets`` form has an additional column with the exact pixels.
@@ -6,21 +6,27 @@ They are clipped for PNG, so the ``datasets`` form has an additional column with
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from rayvldd.distillation.hub_card import HUB_CARD, hub_card
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError
 from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import CARD
+from rayvldd.records.set_scores import EvaluatedBound, EvaluatedSet
 from rayvldd.storage.new_folders import new_folder_written_whole
 from rayvldd.user_paths import user_path
+
+if TYPE_CHECKING:
+    import datasets
 
 LINES = "captions.jsonl"
 """File with one line per pair: image, captions and split, as in a dataset folder, and the embedding file."""
@@ -75,18 +81,28 @@ class ExportedSet(Protocol):
         """Learned similarity of image i and text j."""
         ...
 
+    def save(self, folder: str | Path) -> None:
+        """Write the set into a folder, as :meth:`.DistilledSet.load` reads it."""
+        ...
+
     def card_values(self) -> dict[str, JsonValue]:
         """Return the content of the card."""
         ...
 
 
-def export(distilled: ExportedSet, folder: str | Path, form: str = "png") -> Path:
+def export(
+    distilled: ExportedSet,
+    folder: str | Path,
+    form: str = "png",
+    evaluated: Sequence[EvaluatedSet | EvaluatedBound] = (),
+) -> Path:
     """Write a set for other programs, atomically.
 
     Args:
         distilled: The set.
         folder: A folder that does not exist yet or is empty.
         form: A name in ``FORMS``.
+        evaluated: Rows of evaluations of the set and of their bounds on test, for the card of the form ``hub``.
 
     Returns:
         The folder, absolute.
@@ -99,6 +115,10 @@ def export(distilled: ExportedSet, folder: str | Path, form: str = "png") -> Pat
     write, target = _writer(form), user_path(folder).absolute()
     with new_folder_written_whole(target) as part:
         write(distilled, part)
+        if form == "hub":
+            (part / HUB_CARD).write_text(hub_card(distilled, evaluated), encoding="utf-8")
+            distilled.save(part)  # with the card, whose checksums are needed to read it again
+            return target
         (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
         similarity = distilled.similarity.matrix()
         if similarity is not None:
@@ -132,9 +152,35 @@ def _write_png(distilled: ExportedSet, folder: Path) -> None:
 
 def _write_datasets(distilled: ExportedSet, folder: Path) -> None:
     """Write a ``DatasetDict`` with one split, for ``datasets.load_from_disk``."""
-    from datasets import Array3D, Dataset, DatasetDict, Features, List, Value
-    from datasets import Image as ImageColumn
+    from datasets import DatasetDict
+
+    with _without_progress_bars():
+        DatasetDict({SPLIT: _as_dataset(distilled)}).save_to_disk(str(folder))
+
+
+def _write_hub(distilled: ExportedSet, folder: Path) -> None:
+    """Write the pairs as a Parquet file, which the hub's viewer and ``datasets.load_dataset`` read."""
+    (folder / "data").mkdir()
+    with _without_progress_bars():
+        _as_dataset(distilled).to_parquet(str(folder / "data" / f"{SPLIT}.parquet"))
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _as_dataset(distilled: ExportedSet) -> "datasets.Dataset":
+    from datasets import Array3D, Dataset, Features, List, Value
+    from datasets import Image as ImageColumn
 
     columns = Features(
         {
@@ -153,13 +199,7 @@ def _write_datasets(distilled: ExportedSet, folder: Path) -> None:
         "captions": [row["captions"] for row in captions],
         "start_caption": [row["start_caption"] for row in captions],
     }
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        DatasetDict({SPLIT: Dataset.from_dict(values, columns)}).save_to_disk(str(folder))
-    finally:
-        if shown:
-            enable_progress_bars()
+    return Dataset.from_dict(values, columns)
 
 
 def _captions(distilled: ExportedSet) -> list[_Texts]:
@@ -192,17 +232,21 @@ def _writer(form: str) -> Callable[[ExportedSet, Path], None]:
     if form not in FORMS:
         fault = Fault("format", f"no form {form!r}", ", ".join(FORMS))
         raise ConfigError([fault], next_command="rayvldd export --help")
-    if form == "datasets":
+    if form in ("datasets", "hub"):
         try:
             import datasets  # noqa: F401
         except ImportError as error:
             raise RayvlddError(
-                f"the format 'datasets' needs the library datasets, which cannot be imported ({error}); "
+                f"the format {form!r} needs the library datasets, which cannot be imported ({error}); "
                 f"allowed without it: png",
                 next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
             ) from error
     return FORMS[form]
 
 
-FORMS: dict[str, Callable[[ExportedSet, Path], None]] = {"png": _write_png, "datasets": _write_datasets}
+FORMS: dict[str, Callable[[ExportedSet, Path], None]] = {
+    "png": _write_png,
+    "datasets": _write_datasets,
+    "hub": _write_hub,
+}
 """By name of ``--format``: the writer, which fills an empty folder."""

@@ -1,4 +1,4 @@
-"""Fetch distilled sets by URI, such as ``models:/quickstart@best``.
+"""Fetch distilled sets by URI, such as ``models:/quickstart@best`` or ``hf://user/name``.
 
 This package part depends on no tracker and no cloud. Sources register by URI scheme as entry points: a function of the
 URI and the user's workspace (or None) that returns a context manager, whose value is a local folder with the set. Entry
@@ -8,7 +8,7 @@ points are loaded only for strings with a scheme.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from rayvldd.errors import StoreError, did_you_mean
@@ -16,6 +16,9 @@ from rayvldd.user_paths import user_path
 
 GROUP = "rayvldd.distilled_set_sources"
 """Entry-point group; the name of each entry point is the scheme that it fetches."""
+
+_HUB = EntryPoint("hf", "rayvldd.storage.hub:fetched", GROUP)
+"""The hub of Hugging Face, which needs no registration."""
 
 SetSource = Callable[[str, Path | None], AbstractContextManager[Path]]
 
@@ -43,7 +46,7 @@ def local_folder(place: str | Path, workspace: str | Path | None = None) -> Iter
 
 
 def _source(scheme: str, uri: str) -> SetSource:
-    sources = {entry.name: entry for entry in entry_points(group=GROUP)}
+    sources = {entry.name: entry for entry in (_HUB, *entry_points(group=GROUP))}
     if scheme not in sources:
         schemes = ", ".join(f"{name}:/…" for name in sorted(sources))
         raise StoreError(

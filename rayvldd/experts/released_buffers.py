@@ -6,10 +6,6 @@ declares them, and numbers and shapes are compared with the study's model. The f
 arbitrary code: only tensors and lists of tensors are accepted, and any other content is refused without unpickling it.
 """
 
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -21,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.errors import Fault, InputError, message_of
+from rayvldd.errors import Fault, InputError
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import ParameterLayout, Parameters
+from rayvldd.storage.tensor_files import load_tensors_only
 
 _BLOCK = 2**22
 """Block size in bytes for computing a digest."""
@@ -153,25 +150,15 @@ def _loaded(path: Path, faults: list[Fault]) -> list[_Side] | None:
     """Load the lists in a file; on failure, add a fault and return None."""
     allowed = "lists of experts, of epochs, of tensors, as torch.save wrote them"
     try:
-        with warnings.catch_warnings():
-            # Other pickle protocols are acceptable: torch refuses opcodes that it does not support.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            # Files of torch.save are zip files since torch 1.6; only those can be mapped.
-            content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        # Only this part of torch's message is shown: the rest suggests disabling the protection.
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f" ({found[1]} is in it)" if found else ""
-        faults.append(Fault(str(path), f"holds more than tensors, or is damaged, and was not read{reason}", allowed))
-        return None
-    except Exception as error:  # of a damaged file, torch's reader raises errors of many types
-        reason = getattr(error, "strerror", None) or message_of(error)
-        faults.append(Fault(str(path), f"cannot be read, it may be incomplete: {reason}", allowed))
+        content = load_tensors_only(path)
+    except ValueError as error:
+        faults.append(Fault(str(path), str(error), allowed))
         return None
     wrong = _not_lists(content)
     if wrong:
         faults.append(Fault(str(path), wrong, allowed))
         return None
+    assert isinstance(content, list | tuple)
     return list(content)
 
 

@@ -39,6 +39,9 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
     karpathy = sorted(folder.glob("dataset_*.json"))
     if (folder / "captions.jsonl").is_file():
         return {"source": "folder", "root": str(folder), "image_size": image_size}
+    # dataset_info.json is a name that a pattern of Karpathy's files matches as well.
+    if any((folder / name).is_file() for name in SAVED) or sorted(folder.glob("*/metadata.jsonl")):
+        return {"source": "huggingface", "name": str(folder), "image_size": image_size}
     if karpathy:
         return {"source": "karpathy", "root": str(folder), "annotations": karpathy[0].name, "image_size": image_size}
     if blip := sorted(folder.glob("*_train.json")):
@@ -46,8 +49,6 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
         return {"source": "blip", "root": str(folder), "annotations": pattern, "image_size": image_size}
     if (folder / "annotations" / "captions_train2017.json").is_file():
         return {"source": "coco", "root": str(folder), "image_size": image_size}
-    if any((folder / name).is_file() for name in SAVED) or sorted(folder.glob("*/metadata.jsonl")):
-        return {"source": "huggingface", "name": str(folder), "image_size": image_size}
     if (folder / "metadata.jsonl").is_file():
         images = {"annotations": "metadata.jsonl", "images": "."}
         return {"source": "table", "root": str(folder), **images, "image_size": image_size}

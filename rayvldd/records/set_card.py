@@ -82,6 +82,21 @@ class CoresetCard(OriginCard):
     coreset: CoresetOrigin
 
 
+class ReleasedOrigin(Values):
+    """The files of another program that a set was read from."""
+
+    files: list[str]
+    """Names of the files."""
+    pixels: str
+    """Scale of the images in the files."""
+
+
+class ReleasedCard(OriginCard):
+    """A set that another program distilled, with the settings that the user declared."""
+
+    released: ReleasedOrigin
+
+
 class BareCard(Values):
     """A set of unknown origin, made in Python or by another program."""
 
@@ -91,17 +106,19 @@ def _kind_of(values: object) -> str:
     if isinstance(values, OriginCard | BareCard):
         return _KINDS[type(values)]
     names = set(values) if isinstance(values, Mapping) else set()
-    if "coreset" in names:
-        return "coreset"
+    for kind in ("coreset", "released"):
+        if kind in names:
+            return kind
     return "distilled" if names & DistilledCard.model_fields.keys() else "bare"
 
 
-Card = DistilledCard | CoresetCard | BareCard
+Card = DistilledCard | CoresetCard | ReleasedCard | BareCard
 """The origin of a set."""
 
 _KINDS: dict[type[OriginCard | BareCard], str] = {
     DistilledCard: "distilled",
     CoresetCard: "coreset",
+    ReleasedCard: "released",
     BareCard: "bare",
 }
 
@@ -120,6 +137,7 @@ class SetCard(Values):
     origin: Annotated[
         Annotated[DistilledCard, Tag("distilled")]
         | Annotated[CoresetCard, Tag("coreset")]
+        | Annotated[ReleasedCard, Tag("released")]
         | Annotated[BareCard, Tag("bare")],
         Discriminator(_kind_of),
     ]

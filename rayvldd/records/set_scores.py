@@ -320,6 +320,27 @@ def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], lis
     return on_test, evaluated, unread
 
 
+def rows_of_set(evaluations: Iterable[SetScores], place: str) -> list[EvaluatedSet | EvaluatedBound]:
+    """The rows of a set in evaluations, each followed by that of its bound if there is one.
+
+    Args:
+        evaluations: Scores of evaluations.
+        place: Location of the set as the user gives it.
+    """
+    rows: list[EvaluatedSet | EvaluatedBound] = []
+    for found in evaluations:
+        for row in found.sets:
+            if _whole(row.distilled_set) == _whole(place):
+                rows.append(row)
+                rows += [bound for bound in found.full_data if bound.sets and row.distilled_set in bound.sets]
+    return rows
+
+
+def _whole(place: str) -> str:
+    # Path.resolve would follow links.
+    return place if ":/" in place else os.path.abspath(place)  # noqa: PTH100
+
+
 def short_names(places: Sequence[str]) -> dict[str, str]:
     """Short distinct names of sets: the last parts of their locations, and more than only ``best``."""
     # Path.resolve would follow links, and show other paths than the user's.

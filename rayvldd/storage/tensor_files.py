@@ -1,15 +1,21 @@
-"""Safetensors files, written atomically and read by memory mapping."""
+"""Safetensors files, written atomically and read by memory mapping; and files of ``torch.save``, read safely."""
 
 import os
+import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rayvldd.errors import message_of
 from rayvldd.storage.atomic import file_written_whole
 
 
@@ -28,6 +34,30 @@ def checksum(tensor: Tensor) -> str:
     xxh3 is about ten times as fast as SHA-256, which would dominate the time to read a segment of a trajectory.
     """
     return xxhash.xxh3_128_hexdigest(tensor.detach().cpu().contiguous().numpy().data)
+
+
+def load_tensors_only(path: Path) -> object:
+    """The content of a file of ``torch.save``: tensors, and lists and dictionaries of them.
+
+    Such a file is a pickle, which may contain arbitrary code: other content is refused without unpickling it.
+
+    Raises:
+        ValueError: with the reason, if the file has other content or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Other pickle protocols are acceptable: torch refuses opcodes that it does not support.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            # Files of torch.save are zip files since torch 1.6; only those can be mapped.
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # Only this part of torch's message is shown: the rest suggests disabling the protection.
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f" ({found[1]} is in it)" if found else ""
+        raise ValueError(f"holds more than tensors, or is damaged, and was not read{reason}") from None
+    except Exception as error:  # of a damaged file, torch's reader raises errors of many types
+        reason = getattr(error, "strerror", None) or message_of(error)
+        raise ValueError(f"cannot be read, it may be incomplete: {reason}") from None
 
 
 class DamagedFileError(Exception):

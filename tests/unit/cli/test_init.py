@@ -134,5 +134,4 @@ def test_the_source_follows_from_the_files_of_a_folder(file: str, source: str, t
         {"annotations": "metadata.jsonl", "images": "."} if source == "table" else {}
     )
     (tmp_path / "dataset_info.json").touch()
-    if source != "coco":
-        assert data_section(tmp_path, 96) == {"source": "huggingface", "name": str(tmp_path), "image_size": 96}
+    assert data_section(tmp_path, 96) == {"source": "huggingface", "name": str(tmp_path), "image_size": 96}
