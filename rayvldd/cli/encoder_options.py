@@ -1,5 +1,6 @@
-"""Image encoders on the command line: a timm name, a name with its weights, or a file with all settings."""
+"""Encoders on the command line: a name, a name with its weights or pooling, or a file with all settings."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import yaml
 from rayvldd.errors import Fault
 
 if TYPE_CHECKING:
-    from rayvldd.config.settings import ImageEncoderSettings
+    from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 
 FORMS = "NAME of timm, NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder"
 
@@ -33,14 +34,61 @@ def read_encoders(entries: list[str], option: str) -> tuple[dict[str, "ImageEnco
     return encoders, faults
 
 
-def _settings(entry: str) -> "ImageEncoderSettings":
+TEXT_FORMS = (
+    "POOLING:NAME with cls, mean or clip, hashed_ngrams[:WIDTH], or FILE.yaml with the keys of model.text_encoder"
+)
+
+
+def read_text_encoders(entries: list[str], option: str) -> tuple[dict[str, "TextEncoderSettings"], list[Fault]]:
+    """Parse text encoders; return them by displayed name, and a fault for every invalid entry.
+
+    Args:
+        entries: Each in one of ``TEXT_FORMS``. Whether there is such an encoder is checked later.
+        option: Name of the option, for the faults.
+    """
+    from rayvldd.library.set_groups import words_of_text_encoder
+
+    encoders: dict[str, TextEncoderSettings] = {}
+    faults = []
+    for entry in entries:
+        try:
+            settings = _text_settings(entry)
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            faults.append(Fault(option, f"cannot use {entry!r}: {' '.join(str(error).split())}", TEXT_FORMS))
+        else:
+            name = words_of_text_encoder({"text_encoder": settings.model_dump(mode="json")})
+            encoders[entry if name in encoders else name] = settings
+    return encoders, faults
+
+
+def _text_settings(entry: str) -> "TextEncoderSettings":
+    from rayvldd.config.settings import TextEncoderSettings
+
+    if entry.endswith((".yaml", ".yml")):
+        return TextEncoderSettings.model_validate(_section(entry))
+    pooling, _, name = entry.partition(":")
+    values: dict[str, str | int] = {"pooling": pooling}
+    if pooling == "hashed_ngrams":
+        values |= {"width": name} if name else {}
+    else:
+        values["name"] = name
+    return TextEncoderSettings.model_validate(values)
+
+
+def _section(file: str) -> Mapping[str, object]:
+    """The keys of a YAML file."""
     from rayvldd.config.bounded_yaml import parsed_documents
+
+    documents = parsed_documents(Path(file).read_text(encoding="utf-8"))
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise ValueError("the file has no keys")
+    return documents[0]
+
+
+def _settings(entry: str) -> "ImageEncoderSettings":
     from rayvldd.config.settings import ImageEncoderSettings
 
     if entry.endswith((".yaml", ".yml")):
-        documents = parsed_documents(Path(entry).read_text(encoding="utf-8"))
-        if len(documents) != 1 or not isinstance(documents[0], dict):
-            raise ValueError("the file has no keys")
-        return ImageEncoderSettings.model_validate(documents[0])
+        return ImageEncoderSettings.model_validate(_section(entry))
     name, _, weights = entry.partition("=")
     return ImageEncoderSettings(name=name.strip(), weights=weights.strip() or None)

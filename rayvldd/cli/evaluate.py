@@ -9,7 +9,7 @@ import click
 from pydantic import Field, SerializeAsAny
 
 from rayvldd.cli.breakdown import show_breakdown
-from rayvldd.cli.encoder_options import read_encoders
+from rayvldd.cli.encoder_options import TEXT_FORMS, read_encoders, read_text_encoders
 from rayvldd.cli.further import further_options, read_further, refuse_further, show_further
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.output import Output, PlanLines
@@ -30,7 +30,7 @@ from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_e
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import stored_name
 from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
-from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
+from rayvldd.library.set_groups import GroupScores, SetGroup, TextConversion, group_sets, load_sets
 from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.set_scores import ALL_PAIRS, SetScores
@@ -69,6 +69,7 @@ class _Output(SetScores):
         "rayvldd evaluate my_set other_set --students 3 --coresets random,herding",
         "rayvldd evaluate my_set --students 5 --split test --breakdown --reference",
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
+        "rayvldd evaluate my_set --text-encoder cls:bert-base-uncased,hashed_ngrams:512 --texts nearest",
         "rayvldd evaluate my_set --students 5 --robustness --on other_study.yaml --zero-shot pictures/",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
@@ -78,6 +79,18 @@ class _Output(SetScores):
 @click.option("--coresets", metavar="NAMES", help="Also evaluate coresets of the same size by these methods; or `all`.")
 @click.option("--image-encoder", metavar="ENC", help="Train students with this encoder instead of the set's.")
 @click.option("--transfer", metavar="ENC,...", help="The same for several encoders, as a matrix of mean recalls.")
+@click.option(
+    "--text-encoder", metavar="TEXT,...", help="Train students with these text encoders; several make a matrix."
+)
+@click.option(
+    "--texts",
+    "conversion",
+    type=click.Choice(["auto", "as_is", "nearest", "ridge"]),
+    default="auto",
+    show_default=True,
+    help="Caption embeddings for --text-encoder: as they are, those of the nearest real captions, or by a linear map "
+    "from real captions. auto: as_is for the same width, else ridge.",
+)
 @click.option("--lr-student", metavar="IMAGE,TEXT", help="Learning rates of students in place of the learned ones.")
 @click.option("--trust", is_flag=True, help="Let a SET from elsewhere load the files and encoders that its card names.")
 @click.option("--breakdown", is_flag=True, help="Also show recall by caption length and subject, and subjects kept.")
@@ -93,6 +106,8 @@ def command(
     coresets: str | None,
     image_encoder: str | None,
     transfer: str | None,
+    text_encoder: str | None,
+    conversion: TextConversion,
     lr_student: str | None,
     trust: bool,
     breakdown: bool,
@@ -109,17 +124,27 @@ def command(
     workspace loads no files or encoders that you do not name, unless `--trust` is given. ENC is a timm name,
     NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder. For another encoder, the set's pixels are
     converted to its scale, and the step sizes that the set learned for its own encoder are used unless `--lr-student`
-    is given.
+    is given. TEXT is POOLING:NAME with cls, mean or clip, hashed_ngrams:WIDTH, or FILE.yaml with the keys of
+    model.text_encoder; with --transfer, the matrix has a column for each pair of encoders.
     """
 
     def check(study: Study, file: str) -> None:
         check_models_and_data(study, file, invocation.line)
 
     parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
-    if breakdown and transfer is not None:
+    if breakdown and (transfer is not None or text_encoder is not None):
         faults.append(
-            Fault("--breakdown", "given together with --transfer", "one of the two; --image-encoder takes one encoder")
+            Fault(
+                "--breakdown", "given together with --transfer or --text-encoder", "--image-encoder takes one encoder"
+            )
         )
+    text_encoders, more = read_text_encoders(words(text_encoder or ""), "--text-encoder")
+    faults += more
+    if text_encoder is not None and not words(text_encoder):
+        faults.append(Fault("--text-encoder", "names no encoder", TEXT_FORMS))
+    if text_encoder is None and conversion != "auto":
+        faults.append(Fault("--texts", "given without --text-encoder", "both together"))
+    is_matrix = bool(transfer) or len(text_encoders) > 1
     further, more = read_further(robustness, on_study, zero_shot, template, privacy)
     faults += more
     with together_with(faults, "rayvldd evaluate --help"):
@@ -127,7 +152,9 @@ def command(
         if not trust:
             own, line = invocation.workspace_folder, f"{invocation.line} --trust"
             refuse_untrusted(sets, own, invocation.overrides, parsed.encoders, next_command=line)
-        groups = group_sets(sets, parsed.encoders, invocation.overrides, check, invocation.line)
+        groups = group_sets(
+            sets, parsed.encoders, invocation.overrides, check, invocation.line, text_encoders, conversion
+        )
         refuse_further(further, groups, invocation.line)
     workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
     options = EvaluationOptions(students, split, full_data, parsed.methods, parsed.rates, further)
@@ -144,14 +171,14 @@ def command(
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
-            if not transfer:
+            if not is_matrix:
                 invocation.show(table_of_group(group, scored[group].recalls, split))
                 rates = {name: one.rate for name, one in scored[group].coresets.items()}
                 show_training(invocation, rates, scored[group].recipe)
             show_further(invocation, scored[group].further)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
-    if transfer:
+    if is_matrix:
         _show_matrix(invocation, scored, split)
     published = show_published(invocation) if reference else None
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
@@ -198,8 +225,8 @@ def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores],
         for group, scores in scored.items():
             if group.base == base:
                 columns.setdefault(group.encoder, {}).update(scores.recalls)
-                made_with |= group.made_with
-        title = f"Mean recall on {split} (%) of students on each image encoder, and its share of that of all pairs"
+                made_with |= group.own_column
+        title = f"Mean recall on {split} (%) of students on each encoder, and its share of that of all pairs"
         invocation.show(transfer_table(columns, made_with, title, full_data=ALL_PAIRS))
         for group, scores in scored.items():
             if group.base == base and scores.recipe:

@@ -153,18 +153,23 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
             return self.card
         raise StoreError("the card of the set has no entries about its origin", next_command=SET_CARD.remedy)
 
-    def pairs(self, task: RetrievalTask) -> Pairs:
+    def pairs(self, task: RetrievalTask, texts: Float[Tensor, "pair other_dim"] | None = None) -> Pairs:
         """Return the set in the form in which students of ``task`` train on it.
+
+        Args:
+            task: The model and data of the students.
+            texts: Caption embeddings for its text encoder, converted from those of the set; default: the set's own.
 
         Raises:
             StoreError: when the set's embeddings belong to another text encoder, or its images have another size.
         """
         made, now = self.origin.fingerprints["text_encoder"], task.fingerprints["text_encoder"]
         size = task.image_size
-        if made != now:
+        if texts is None and made != now:
             raise StoreError(
                 f"the set's caption embeddings come from another text encoder (fingerprint {made}, this one has {now})",
-                next_command="rayvldd evaluate SET --set model.text_encoder.name=THE ONE OF THE CARD",
+                next_command="rayvldd evaluate SET --set model.text_encoder.name=THE ONE OF THE CARD; or "
+                "--text-encoder ENC, which converts them",
             )
         if self.images.shape[-1] != size:
             raise StoreError(
@@ -172,8 +177,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 next_command=f"rayvldd evaluate SET --set data.image_size={self.images.shape[-1]}",
             )
         images = task.model.normalise(self.images.to(task.device))
-        texts, similarity = self.texts.to(task.device), self.similarity.matrix()
-        return Pairs(images, texts, self.lr_student_image, self.lr_student_text, similarity, self.student_loss)
+        own = (self.texts if texts is None else texts).to(task.device)
+        return Pairs(
+            images, own, self.lr_student_image, self.lr_student_text, self.similarity.matrix(), self.student_loss
+        )
 
     @property
     def student_loss(self) -> str:

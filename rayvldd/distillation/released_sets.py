@@ -65,9 +65,9 @@ def read_released(file: Path, texts: Path | None = None) -> ReleasedSet:
     if not faults:
         values = content if isinstance(content, Mapping) else {"image": content, "text": embeddings}
         found = _released(values, str(file), tuple(one.name for one in (file, texts) if one is not None), faults)
-    if faults:
-        raise InputError(faults, next_command="rayvldd convert --help")
-    return found
+        if found is not None:
+            return found
+    raise InputError(faults, next_command="rayvldd convert --help")
 
 
 def _content(file: Path, faults: list[Fault]) -> object:
@@ -78,8 +78,10 @@ def _content(file: Path, faults: list[Fault]) -> object:
         return None
 
 
-def _released(values: Mapping[object, object], file: str, names: tuple[str, ...], faults: list[Fault]) -> ReleasedSet:
-    """Check shapes and values, and add faults."""
+def _released(
+    values: Mapping[object, object], file: str, names: tuple[str, ...], faults: list[Fault]
+) -> ReleasedSet | None:
+    """Check shapes and values; None after adding faults."""
     images, texts = (_tensor(values, key, dimensions, file, faults) for key, dimensions in (("image", 4), ("text", 2)))
     similarity = None
     if "similarity_mat" in values:
@@ -95,6 +97,8 @@ def _released(values: Mapping[object, object], file: str, names: tuple[str, ...]
             faults.append(Fault(f"{file}: similarity_mat", problem, "a row and a column for each image"))
         if pairs < 2:
             faults.append(Fault(file, f"has {pairs} pairs", "at least 2"))
+    if faults:
+        return None
     rates = [values.get(key) for key in ("syn_lr_img", "syn_lr_txt")]
     known = [float(rate) for rate in rates if isinstance(rate, Tensor | float | int)]
     return ReleasedSet(images, texts, similarity, (known[0], known[1]) if len(known) == 2 else None, names)

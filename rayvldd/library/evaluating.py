@@ -10,7 +10,15 @@ from rayvldd.errors import InputError
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
 from rayvldd.library.scoring import Chosen, Split, summary_of_students
-from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets, score_group
+from rayvldd.library.set_groups import (
+    GroupScores,
+    SetGroup,
+    TextConversion,
+    group_sets,
+    load_sets,
+    score_group,
+    words_of_text_encoder,
+)
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.json_values import text_at
 from rayvldd.records.set_scores import (
@@ -31,6 +39,7 @@ from rayvldd.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rayvldd.config.settings import TextEncoderSettings
     from rayvldd.config.study import Study
     from rayvldd.console import ProgressDisplay
     from rayvldd.evaluation.recall import RetrievalMetrics
@@ -106,6 +115,8 @@ def evaluate(
     zero_shot: str | Path | None = None,
     template: str = TEMPLATE,
     privacy: bool = False,
+    text_encoder: "TextEncoderSettings | None" = None,
+    texts: TextConversion = "auto",
     trust: bool = False,
 ) -> EvaluatedSets:
     """Train new students on distilled sets and score them.
@@ -122,6 +133,9 @@ def evaluate(
         zero_shot: Also classify the images of this folder of class folders, or of a saved Hugging Face data set.
         template: Prompt of a class for ``zero_shot``, with the placeholder ``{class}``.
         privacy: Also compare the images with real ones, and infer which real pairs a set started from.
+        text_encoder: Train students with this text encoder instead of the sets' own.
+        texts: How caption embeddings are converted for it: ``as_is``, by the ``nearest`` real captions, or by a
+            ``ridge`` map; ``auto`` is ``as_is`` for embeddings of the same width, else ``ridge``.
         trust: Whether sets from outside the workspace may load the files and encoders that their cards name.
 
     Raises:
@@ -140,7 +154,12 @@ def evaluate(
     loaded = load_sets([str(name) for name in sets], place.root)
     if not trust:
         refuse_untrusted(loaded, place.root, next_command="rv.evaluate(…, trust=True)")
-    groups = group_sets(loaded, {}, next_command="rv.evaluate(…)")
+    others = (
+        {}
+        if text_encoder is None
+        else {words_of_text_encoder({"text_encoder": text_encoder.model_dump()}): text_encoder}
+    )
+    groups = group_sets(loaded, {}, next_command="rv.evaluate(…)", text_encoders=others, conversion=texts)
     other = load_study(on) if isinstance(on, str | Path) else on
     images = read_class_images(user_path(zero_shot)) if zero_shot is not None else None
     further = FurtherEvaluations(robustness, other, images, template, privacy)
@@ -231,6 +250,7 @@ def _rows(
                 lr_image, lr_text = rates or group.learned_rates(name)
                 own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
                 own |= {"lr_student_image": lr_image, "lr_student_text": lr_text}
+                own["text_conversion"] = scores.conversions.get(name)
                 sets.append(EvaluatedSet.model_validate({**values, **own}))
             elif name in scores.coresets:
                 coreset = scores.coresets[name]

@@ -1,13 +1,13 @@
 """Groups of distilled sets whose students share data and model, so that one actor pool serves a whole group."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rayvldd.config.loading import load_untrusted_study
-from rayvldd.config.settings import ImageEncoderSettings
+from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, StoreError, without_next_command
 from rayvldd.library.further import FurtherEvaluations, prepared_privacy, stored_images, stored_name
@@ -19,13 +19,15 @@ from rayvldd.library.scoring import (
     score_sets,
     seeds_of_students,
 )
-from rayvldd.records.json_values import text_at
+from rayvldd.records.json_values import JsonValue, number_at, object_at, text_at
 from rayvldd.records.set_card import BareCard
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions
 
 if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
+    from rayvldd.data.array_cache import ArrayCache
     from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.distillation.text_conversion import ConvertedTexts
     from rayvldd.evaluation.probes import Probe
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
     from rayvldd.models.retrieval_task import RetrievalTask
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from rayvldd.records.set_scores import FurtherScores
     from rayvldd.workspace import Workspace
 
+TextConversion = Literal["auto", "as_is", "nearest", "ridge"]
+"""How caption embeddings are converted, as in ``distillation/text_conversion.py``."""
 _SHARED = ("data", "model", "experts", "evaluation", "resources", "seed")
 """Settings that the students of one group have in common; settings of the distillation are not included."""
 
@@ -45,11 +49,13 @@ class SetGroup:
     study: Study
     """The settings of their students."""
     encoder: str
-    """Name of the students' image encoder in tables."""
+    """Name of the students' image encoder in tables, with that of a text encoder other than the sets' own."""
     base: str
-    """The common settings except the encoder, which are equal for the columns of a transfer matrix."""
+    """The common settings except the encoders, which are equal for the columns of a transfer matrix."""
     sets: Mapping[str, "DistilledSet"]
     """The sets by their folders."""
+    conversion: TextConversion | None = None
+    """How the sets' caption embeddings are converted for the text encoder; None if it is that of the sets."""
 
     @property
     def measured_on(self) -> Conditions:
@@ -64,6 +70,14 @@ class SetGroup:
     def made_with(self) -> dict[str, str]:
         """The image encoder that each set was distilled with."""
         return {name: text_at(made.origin.study, "model", "image_encoder", "name") for name, made in self.sets.items()}
+
+    @property
+    def own_column(self) -> dict[str, str]:
+        """The column of a transfer matrix with the encoders that each set was distilled with."""
+        if self.conversion is None:
+            return self.made_with
+        own = {name: words_of_text_encoder(object_at(made.origin.study, "model")) for name, made in self.sets.items()}
+        return {name: f"{image}, {own[name]}" for name, image in self.made_with.items()}
 
     def learned_rates(self, name: str) -> tuple[float, float]:
         """The learned step sizes of a set: image side, text side."""
@@ -83,11 +97,21 @@ class GroupScores:
     """The recipe of the models of all pairs; None if there are none."""
     further: Sequence["FurtherScores"] = ()
     """Scores on other inputs than the split."""
+    conversions: Mapping[str, str] = field(default_factory=dict)
+    """How the caption embeddings of each set were converted for another text encoder."""
 
     @property
     def recalls(self) -> dict[str, list["RetrievalMetrics"]]:
         """The recalls of each student."""
         return {name: [found.recalls() for found in of_row] for name, of_row in self.ranks.items()}
+
+
+def words_of_text_encoder(model: Mapping[str, JsonValue]) -> str:
+    """Name of a text encoder in tables: ``POOLING:NAME`` as on the command line, with the last part of its path."""
+    pooling, name = text_at(model, "text_encoder", "pooling"), text_at(model, "text_encoder", "name")
+    if pooling == "hashed_ngrams":
+        return f"{pooling}:{int(number_at(model, 'text_encoder', 'width'))}"
+    return f"{pooling}:{Path(name).name}"
 
 
 def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet"]:
@@ -123,8 +147,10 @@ def group_sets(
     overrides: Sequence[str] = (),
     check: Callable[[Study, str], None] | None = None,
     next_command: str = "",
+    text_encoders: Mapping[str, TextEncoderSettings] | None = None,
+    conversion: TextConversion = "auto",
 ) -> list[SetGroup]:
-    """Group the sets, once for every encoder, and check all models and data before any work.
+    """Group the sets, once for every pair of encoders, and check all models and data before any work.
 
     Args:
         sets: The sets by their folders.
@@ -133,6 +159,8 @@ def group_sets(
         overrides: ``KEY=VALUE`` texts that override settings of the cards.
         check: Called with every study and its file; raises its faults.
         next_command: Command to run once the faults are corrected.
+        text_encoders: Text encoders for the students by displayed name; default: each set's own.
+        conversion: How caption embeddings are converted for them.
 
     Raises:
         InputError: with the faults of all cards, models and data.
@@ -145,10 +173,12 @@ def group_sets(
         for label, settings in (encoders or {own.name: own}).items():
             bare = settings == ImageEncoderSettings(name=settings.name)
             meant = own if label == own.name and bare else known.get(label, settings) if bare else settings
-            of_group = study.at({"model.image_encoder": meant.model_dump(mode="json")})  # type: ignore[dict-item]
-            key = (_key(of_group), label)
-            group = groups.get(key) or SetGroup(of_group, label, _key(study, without_encoder=True), {})
-            groups[key] = replace(group, sets={**group.sets, name: sets[name]})
+            of_image = study.at({"model.image_encoder": meant.model_dump(mode="json")})  # type: ignore[dict-item]
+            for of_group, shown, how in _with_text_encoders(of_image, label, text_encoders or {}, conversion):
+                key = (_key(of_group), shown)
+                base = _key(study, without=("image_encoder", *(("text_encoder",) if text_encoders else ())))
+                group = groups.get(key) or SetGroup(of_group, shown, base, {}, how)
+                groups[key] = replace(group, sets={**group.sets, name: sets[name]})
     for group in groups.values():
         try:
             if check:
@@ -158,6 +188,17 @@ def group_sets(
     if faults:
         raise InputError(faults, next_command=f"correct them, then: {next_command}")
     return list(groups.values())
+
+
+def _with_text_encoders(
+    study: Study, label: str, text_encoders: Mapping[str, TextEncoderSettings], conversion: TextConversion
+) -> Iterator[tuple[Study, str, TextConversion | None]]:
+    """The study with each text encoder, its displayed name and the conversion; itself, if there is none."""
+    if not text_encoders:
+        yield study, label, None
+    for name, settings in text_encoders.items():
+        other = study.at({"model.text_encoder": settings.model_dump(mode="json")})  # type: ignore[dict-item]
+        yield other, f"{label}, {name}", conversion
 
 
 def _studies_of(sets: Mapping[str, "DistilledSet"], overrides: Sequence[str]) -> tuple[dict[str, Study], list[Fault]]:
@@ -216,10 +257,15 @@ def score_group(
     seeds = seeds_of_students(study, split, students)
     choice = choose_recipe(study, workspace.cache, task.fingerprints, display) if full_data else None
     jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
+    conversions: dict[str, str] = {}
     for name, distilled in group.sets.items():
         for difference in _differences(name, group, task):
             display.warn(f"note: {difference}")
-        pairs = distilled.pairs(task)
+        converted = _converted_texts(distilled, group, task, cache, display)
+        if converted is not None:
+            conversions[name] = converted.words
+            display.warn(f"note: {name} on {group.encoder}: {converted.words}")
+        pairs = distilled.pairs(task, converted.texts if converted is not None else None)
         if rates:
             pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
         jobs[name] = [StudentSpec(pairs, seed) for seed in seeds]
@@ -245,14 +291,51 @@ def score_group(
     coresets = {coreset.name: coreset for coreset in chosen}
     stored_sets = {stored_name(name) for name in group.sets}
     by_row = {name: [student.ranks for student in scores[name]] for name in rows if name not in stored_sets}
-    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None, found)
+    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None, found, conversions)
 
 
-def _key(study: Study, *, without_encoder: bool = False) -> str:
+def _key(study: Study, *, without: Sequence[str] = ()) -> str:
     values = study.model_dump(mode="json", include=set(_SHARED))
-    if without_encoder:
-        del values["model"]["image_encoder"]
+    for encoder in without:
+        del values["model"][encoder]
     return json.dumps(values, sort_keys=True)
+
+
+def _converted_texts(
+    distilled: "DistilledSet", group: SetGroup, task: "RetrievalTask", cache: "ArrayCache", display: "ProgressDisplay"
+) -> "ConvertedTexts | None":
+    """The caption embeddings of a set for another text encoder; None if it is the set's own.
+
+    Raises:
+        InputError: if embeddings of another width are to be used as they are.
+        StoreError: if the text encoder of the set is not the one that made it.
+    """
+    import torch
+
+    from rayvldd.distillation.text_conversion import convert_texts, resolved
+    from rayvldd.models.retrieval_task import caption_embeddings
+    from rayvldd.models.text_encoder import build_text_encoder
+
+    if group.conversion is None or distilled.origin.fingerprints["text_encoder"] == task.fingerprints["text_encoder"]:
+        return None
+    split, new = task.train.split, torch.from_numpy(task.train.caption_embeddings[:])
+    widths = distilled.texts.shape[1], new.shape[1]
+    if group.conversion == "as_is" and widths[0] != widths[1]:
+        problem = f"as_is, for {widths[0]} dimensions of the set and {widths[1]} of {group.encoder}"
+        raise InputError(
+            [Fault("--texts", problem, "nearest or ridge")], next_command="the same command with one of them"
+        )
+    old = torch.empty(0, widths[0])
+    if resolved(group.conversion, *widths) != "as_is":
+        settings = TextEncoderSettings.model_validate(object_at(distilled.origin.study, "model", "text_encoder"))
+        own = build_text_encoder(settings)
+        if own.fingerprint != distilled.origin.fingerprints["text_encoder"]:
+            raise StoreError(
+                f"the set was made with another text encoder than that of its card (fingerprint {own.fingerprint})",
+                next_command="the same command with --texts as_is, or with the encoder of the card in place",
+            )
+        old = torch.from_numpy(caption_embeddings(split, own, cache, display.progress)[:])
+    return convert_texts(distilled.texts, group.conversion, old, new, split.captions)
 
 
 def _differences(name: str, group: SetGroup, task: "RetrievalTask") -> list[str]:

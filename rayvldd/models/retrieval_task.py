@@ -187,6 +187,25 @@ def _inputs(
     device: torch.device,
     on_progress: OnProgress | None,
 ) -> SplitInputs:
+    captions = caption_embeddings(split, text_encoder, cache, on_progress)
+    images = split.pixels
+    if model.encoder_is_frozen:
+        images = _features(split, dataset, model, cache, device, on_progress)
+    return SplitInputs(split, images, captions)
+
+
+def caption_embeddings(
+    split: Split, text_encoder: TextEncoder, cache: ArrayCache, on_progress: OnProgress | None = None
+) -> np.ndarray:
+    """The cached embeddings of a split's captions, float32 ``[caption, text_dim]``.
+
+    Args:
+        split: The split.
+        text_encoder: The frozen encoder.
+        cache: Cache of the embeddings.
+        on_progress: Called while captions are embedded or fetched.
+    """
+
     def embed(out: np.ndarray) -> None:
         for start in range(0, len(out), CAPTIONS_AT_A_TIME):
             part = slice(start, start + CAPTIONS_AT_A_TIME)
@@ -199,11 +218,7 @@ def _inputs(
             on_progress(f"fetching {split.name} caption embeddings", done, len(split.captions))
 
     array = captions_array(fingerprint(split.captions), len(split.captions), text_encoder)
-    captions = cache.get_or_make(array.kind, array.key, array.shape, array.dtype, embed, report)
-    images = split.pixels
-    if model.encoder_is_frozen:
-        images = _features(split, dataset, model, cache, device, on_progress)
-    return SplitInputs(split, images, captions)
+    return cache.get_or_make(array.kind, array.key, array.shape, array.dtype, embed, report)
 
 
 def captions_array(fingerprint_of_captions: str, num_captions: int, text_encoder: TextEncoder) -> ArrayDescription:

@@ -96,11 +96,13 @@ class EvaluatedSet(_Evaluated):
     """The image encoder that it was distilled with."""
     lr_student_image: float | None = None
     lr_student_text: float | None = None
+    text_conversion: str | None = None
+    """How the caption embeddings were converted for another text encoder; None if it was that of the set."""
 
     @property
     def is_transferred(self) -> bool:
-        """Whether the students had another encoder than that of the set."""
-        return self.made_with != self.image_encoder
+        """Whether the students had another encoder than those of the set."""
+        return self.made_with != self.image_encoder or self.text_conversion is not None
 
 
 class EvaluatedCoreset(_Evaluated, ScoredCoreset):

@@ -247,6 +247,26 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(600)
+def test_other_text_encoders_make_columns_of_the_matrix(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+    width = DistilledSet.load(set_folder).texts.shape[1]
+    own, same, narrow = f"hashed_ngrams:{width}", f"hashed_ngrams:{width}", "hashed_ngrams:24"
+    asked = ["--workspace", tmp_path / "workspace", "--students", "1", "--no-full-data", "--json"]
+    result = run("evaluate", set_folder, "--text-encoder", f"{own},{narrow}", *asked)
+    assert result.exit_code == 0, result.output
+    first, second = last_object(result)["sets"]
+    assert (first["trained_with"], second["trained_with"]) == (f"convnet_d3, {same}", f"convnet_d3, {narrow}")
+    assert first["text_conversion"] is None and second["text_conversion"].startswith("a linear map from ")
+    assert first["base"] == second["base"] and first["fingerprints"] != second["fingerprints"]
+    assert f"note: {set_folder} on convnet_d3, {narrow}: a linear map from" in result.stderr
+    nearest = run("evaluate", set_folder, "--text-encoder", narrow, "--texts", "nearest", *asked)
+    (row,) = last_object(nearest)["sets"]
+    assert row["text_conversion"].startswith("embeddings of the nearest real captions, ")
+    refused = run("evaluate", set_folder, "--text-encoder", narrow, "--texts", "as_is", *asked)
+    assert refused.exit_code == EXIT_USER_ERROR
+    assert f"--texts: as_is, for {width} dimensions of the set and 24 of" in " ".join(refused.output.split())
+
+
+@pytest.mark.timeout(600)
 def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
     asked = [
         "--breakdown",

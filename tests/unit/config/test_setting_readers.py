@@ -94,6 +94,8 @@ def other_value(annotation: Any, value: Any) -> Any:
 
 def other_tuple(annotation: Any) -> tuple[Any, ...]:
     (item, _) = get_args(annotation)
+    if item is str:
+        return ("x",)
     return get_args(item)[:1] if get_origin(item) is Literal else ({"distillation.lr_image": 3.0},)
 
 

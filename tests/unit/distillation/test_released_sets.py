@@ -54,7 +54,7 @@ def test_a_set_of_lors_is_converted_and_trains_students(tiny_study: Study, tiny_
     assert made.student_loss == "weighted_bce" and isinstance(made.card, ReleasedCard)
     made.save(tmp_path / "set")
     again = DistilledSet.load(tmp_path / "set")
-    assert again == made and again.pairs(task).loss == "weighted_bce"
+    assert again == made and again.pairs(task).pair_loss == "weighted_bce"
     assert isinstance(again.card, ReleasedCard) and again.card.released.files == ["distilled_100.pt"]
     as_they_are = converted(released, study, task, "unit", rates=(1.0, 2.0))
     assert torch.equal(as_they_are.images, values["image"]) and as_they_are.lr_student_text == 2.0
