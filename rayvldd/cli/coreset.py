@@ -13,15 +13,15 @@ from rayvldd.cli.output import PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, study_argument
 from rayvldd.cli.scoring import (
     read_methods,
+    read_numbers,
     scoring_options,
     show_published,
     show_split,
     show_training,
     together_with,
-    words,
 )
 from rayvldd.config.study import Study
-from rayvldd.errors import Fault, StoreError
+from rayvldd.errors import StoreError
 from rayvldd.library.evaluating import keep_coresets
 from rayvldd.library.scoring import (
     Chosen,
@@ -98,7 +98,7 @@ def command(
     its own seed and coreset, at the first point of STUDY.
     """
     methods, faults = read_methods(method_list, "--method")
-    numbers, more = _read_numbers(pairs_list)
+    numbers, more = read_numbers(pairs_list)
     with together_with([*faults, *more], "rayvldd coreset --help"):
         study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None))
     point = study.at(study.first_point())
@@ -166,17 +166,6 @@ def _choose_and_score(
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     recalls = {name: [found.ranks.recalls() for found in scores[name]] for name in rows}
     return chosen, recalls, choice.best if choice else None
-
-
-def _read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:
-    """Parse the numbers of pairs; empty: the study's number. Also return a fault for every invalid word."""
-    given = words(pairs_list or "")
-    wrong = [word for word in given if not word.isdecimal() or int(word) < 2]
-    allowed = "whole numbers of at least 2, with commas: 100,200"
-    faults = [Fault("--pairs", f"got {word!r}", allowed) for word in wrong]
-    if pairs_list is not None and not given:
-        faults.append(Fault("--pairs", f"no number in {pairs_list!r}", allowed))
-    return [int(word) for word in given if word not in wrong], faults
 
 
 def _check_out_folder(folder: Path | None) -> None:

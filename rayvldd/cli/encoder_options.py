@@ -1,12 +1,12 @@
 """Encoders on the command line: a name, a name with its weights or pooling, or a file with all settings."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from rayvldd.errors import Fault
+from rayvldd.records.json_values import JsonObject
 
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
@@ -75,7 +75,7 @@ def _text_settings(entry: str) -> "TextEncoderSettings":
     return TextEncoderSettings.model_validate(values)
 
 
-def _section(file: str) -> Mapping[str, object]:
+def _section(file: str) -> JsonObject:
     """The keys of a YAML file."""
     from rayvldd.config.bounded_yaml import parsed_documents
 

@@ -26,6 +26,7 @@ from rayvldd.cli.scoring import (
 )
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
+from rayvldd.library.encoder_ranks import encoder_ranks
 from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation, table_of_group
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import stored_name
@@ -180,11 +181,17 @@ def command(
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
     if is_matrix:
         _show_matrix(invocation, scored, split)
+    ranks = encoder_ranks(scored)
+    show_further(invocation, ranks)
     published = show_published(invocation) if reference else None
-    kept = keep_evaluation(scored, options, workspace, invocation.line, lost)
+    kept = keep_evaluation(scored, options, workspace, invocation.line, lost, ranks)
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
-    absent = {name for name, is_given in {"breakdown": breakdown, "further": further.any}.items() if not is_given}
+    absent = {
+        name
+        for name, is_given in {"breakdown": breakdown, "further": bool(kept.scores.further)}.items()
+        if not is_given
+    }
     output = _Output(**dict(kept.scores), scores=kept.file, absent=absent)
     invocation.finish(output if published is None else output.model_copy(update={"published": published}))
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "stop",
     "evaluate",
     "coreset",
+    "scaling",
     "compare",
     "ui",
     "export",

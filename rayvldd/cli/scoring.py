@@ -117,3 +117,14 @@ def read_rates(text: str | None) -> tuple[tuple[float, float] | None, list[Fault
     if len(rates) != 2 or not all(0 < rate < float("inf") for rate in rates):
         return None, [Fault("--lr-student", f"got {text!r}", "two numbers above 0 with a comma: 0.1,0.1")]
     return (rates[0], rates[1]), []
+
+
+def read_numbers(pairs_list: str | None) -> tuple[list[int], list[Fault]]:
+    """Parse the numbers of pairs; empty: the study's number. Also return a fault for every invalid word."""
+    given = words(pairs_list or "")
+    wrong = [word for word in given if not word.isdecimal() or int(word) < 2]
+    allowed = "whole numbers of at least 2, with commas: 100,200"
+    faults = [Fault("--pairs", f"got {word!r}", allowed) for word in wrong]
+    if pairs_list is not None and not given:
+        faults.append(Fault("--pairs", f"no number in {pairs_list!r}", allowed))
+    return [int(word) for word in given if word not in wrong], faults

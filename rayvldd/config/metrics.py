@@ -90,5 +90,10 @@ MEMBERSHIP_HELD_OUT = MetricInfo("membership_auc_held_out", "AUC against held-ou
 PRIVACY = (NEAREST_START, NEAREST_DISTILLED, START_RECOVERED, MEMBERSHIP_TRAIN, MEMBERSHIP_HELD_OUT)
 """Information of a set about its start pairs."""
 
-METRICS = {info.name: info for info in (*RECALLS, MEAN_RECALL, ZERO_SHOT_TOP1, ZERO_SHOT_TOP5, *PRIVACY)}
+RANK_CORRELATION = MetricInfo("rank_correlation", "rank correlation", "", "max")
+"""Spearman's correlation of the recalls of several encoders on a set with those on all pairs."""
+
+METRICS = {
+    info.name: info for info in (*RECALLS, MEAN_RECALL, ZERO_SHOT_TOP1, ZERO_SHOT_TOP5, *PRIVACY, RANK_CORRELATION)
+}
 """Metrics of students on any inputs, by name."""

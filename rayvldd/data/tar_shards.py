@@ -58,6 +58,9 @@ class _Sample:
 
 def read_tar_shards(settings: WebDatasetData, reader: RecordReader) -> None:
     """Add the images of all tar files that the setting names."""
+    if Path(settings.shards).is_absolute() or ".." in Path(settings.shards).parts:
+        reader.fault("data.shards", f"is {shown(settings.shards)}", "names in data.root, relative to it")
+        return
     samples: list[tuple[Path, _Sample, SplitName | None]] = []
     for split in SPLITS if "{split}" in settings.shards else (None,):
         pattern = settings.shards.replace("{split}", split or "")

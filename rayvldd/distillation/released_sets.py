@@ -63,7 +63,8 @@ def read_released(file: Path, texts: Path | None = None) -> ReleasedSet:
     elif not faults and isinstance(content, Tensor) and texts is None:
         faults.append(Fault(str(file), "has the images alone", "--texts with the file of the caption embeddings"))
     if not faults:
-        values = content if isinstance(content, Mapping) else {"image": content, "text": embeddings}
+        named = content if isinstance(content, Mapping) else {"image": content, "text": embeddings}
+        values = {str(name): value for name, value in named.items() if isinstance(value, Tensor | float | int)}
         found = _released(values, str(file), tuple(one.name for one in (file, texts) if one is not None), faults)
         if found is not None:
             return found
@@ -79,7 +80,7 @@ def _content(file: Path, faults: list[Fault]) -> object:
 
 
 def _released(
-    values: Mapping[object, object], file: str, names: tuple[str, ...], faults: list[Fault]
+    values: Mapping[str, Tensor | float], file: str, names: tuple[str, ...], faults: list[Fault]
 ) -> ReleasedSet | None:
     """Check shapes and values; None after adding faults."""
     images, texts = (_tensor(values, key, dimensions, file, faults) for key, dimensions in (("image", 4), ("text", 2)))
@@ -100,12 +101,12 @@ def _released(
     if faults:
         return None
     rates = [values.get(key) for key in ("syn_lr_img", "syn_lr_txt")]
-    known = [float(rate) for rate in rates if isinstance(rate, Tensor | float | int)]
+    known = [float(rate) for rate in rates if rate is not None]
     return ReleasedSet(images, texts, similarity, (known[0], known[1]) if len(known) == 2 else None, names)
 
 
 def _tensor(
-    values: Mapping[object, object], key: str, dimensions: int, file: str, faults: list[Fault]
+    values: Mapping[str, Tensor | float], key: str, dimensions: int, file: str, faults: list[Fault]
 ) -> Float[Tensor, "..."]:
     found = values.get(key)
     if not isinstance(found, Tensor):

@@ -55,7 +55,7 @@ def resolved(how: TextConversion, old_width: int, new_width: int) -> TextConvers
 def convert_texts(
     texts: Float[Tensor, "pair old"],
     how: TextConversion,
-    old: Float[Tensor, "caption old"],
+    old: Float[Tensor, "known old"],
     new: Float[Tensor, "caption new"],
     captions: list[str],
 ) -> ConvertedTexts:
@@ -64,7 +64,7 @@ def convert_texts(
     Args:
         texts: The embeddings of the set.
         how: The way; ``as_is`` needs the same width.
-        old: Embeddings of real captions by the text encoder of the set. Not read for ``as_is``.
+        old: Embeddings of real captions by the text encoder of the set. For ``as_is`` there may be none.
         new: Those of the same captions by the other text encoder.
         captions: The captions.
     """

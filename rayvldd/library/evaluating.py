@@ -28,6 +28,7 @@ from rayvldd.records.set_scores import (
     EvaluatedBound,
     EvaluatedCoreset,
     EvaluatedSet,
+    FurtherScores,
     ScoredBound,
     ScoredCoreset,
     SetScores,
@@ -192,6 +193,7 @@ def keep_evaluation(
     workspace: Workspace,
     command: str,
     breakdown: Sequence[Breakdown] = (),
+    more: Sequence[FurtherScores] = (),
 ) -> EvaluatedSets:
     """Collect the scores of all groups and save them in the workspace."""
     sets, coresets, full_data = _rows(scored, options.lr_student)
@@ -202,7 +204,7 @@ def keep_evaluation(
         coresets=coresets,
         full_data=full_data,
         breakdown=list(breakdown),
-        further=[found for scores in scored.values() for found in scores.further],
+        further=[*(found for scores in scored.values() for found in scores.further), *more],
     )
     return EvaluatedSets(scores, keep_scores(scores, workspace.scores), scored)
 

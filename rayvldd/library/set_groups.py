@@ -318,7 +318,7 @@ def _converted_texts(
 
     if group.conversion is None or distilled.origin.fingerprints["text_encoder"] == task.fingerprints["text_encoder"]:
         return None
-    split, new = task.train.split, torch.from_numpy(task.train.caption_embeddings[:])
+    split, new = task.train.split, torch.from_numpy(task.train.caption_embeddings.copy())
     widths = distilled.texts.shape[1], new.shape[1]
     if group.conversion == "as_is" and widths[0] != widths[1]:
         problem = f"as_is, for {widths[0]} dimensions of the set and {widths[1]} of {group.encoder}"
@@ -334,7 +334,7 @@ def _converted_texts(
                 f"the set was made with another text encoder than that of its card (fingerprint {own.fingerprint})",
                 next_command="the same command with --texts as_is, or with the encoder of the card in place",
             )
-        old = torch.from_numpy(caption_embeddings(split, own, cache, display.progress)[:])
+        old = torch.from_numpy(caption_embeddings(split, own, cache, display.progress).copy())
     return convert_texts(distilled.texts, group.conversion, old, new, split.captions)
 
 

@@ -9,7 +9,15 @@ from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.printable import value_as_text
-from rayvldd.records.set_scores import FurtherScores, GroupRecall, ProbeScore
+from rayvldd.records.set_scores import (
+    ALL_PAIRS,
+    EvaluatedBound,
+    EvaluatedCoreset,
+    EvaluatedSet,
+    FurtherScores,
+    GroupRecall,
+    ProbeScore,
+)
 from rayvldd.records.study_outcome import FinalistOutcome, Interval, StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.table import PERCENT, SHARE, Cell, Column, Estimate, Table, numbers, texts
@@ -117,6 +125,35 @@ def transfer_table(
         rows.append([name, made_with.get(name, ""), *cells])
     titles = [*texts("trained on", "made with"), *numbers(*columns, number="{:.1f}")]
     return Table(titles, rows, f"{title}, ± 95 % interval of three or more students", "transfer")
+
+
+def scaling_table(
+    rows: Mapping[int, Mapping[str, EvaluatedSet | EvaluatedCoreset]], bounds: Sequence[EvaluatedBound], title: str
+) -> Table:
+    """Mean recalls by number of pairs, with a column for distilled sets and each method of coresets.
+
+    Args:
+        rows: By number of pairs, then by name of the column.
+        bounds: All pairs, as a last row.
+        title: Title of the table.
+    """
+    names = list(dict.fromkeys(name for by_name in rows.values() for name in by_name))
+    shown: list[list[Cell]] = []
+    for number, by_name in rows.items():
+        best = max(row.mean_recall for row in by_name.values())
+        cells: list[Cell] = []
+        for name in names:
+            row = by_name.get(name)
+            cells.append(
+                None
+                if row is None
+                else Estimate(row.mean_recall, row.mean_interval, row.share_of_full_data, row.mean_recall == best)
+            )
+        shown.append([f"{number:,}", *cells])
+    for bound in bounds:
+        shown.append([ALL_PAIRS, Estimate(bound.mean_recall, bound.mean_interval), *[None] * (len(names) - 1)])
+    columns = [Column("pairs", align="right"), *numbers(*names, number="{:.1f}")]
+    return Table(columns, shown, f"{title}, ± 95 % interval of three or more students", "scaling")
 
 
 def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str = "") -> Table:

@@ -21,6 +21,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import InputError
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.experts.recipe import expert_training
+from rayvldd.library.encoder_ranks import spearman
 from rayvldd.library.scoring import summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
 from rayvldd.records.set_card import CoresetCard, CoresetOrigin
@@ -250,7 +251,7 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
 def test_other_text_encoders_make_columns_of_the_matrix(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
     width = DistilledSet.load(set_folder).texts.shape[1]
     own, same, narrow = f"hashed_ngrams:{width}", f"hashed_ngrams:{width}", "hashed_ngrams:24"
-    asked = ["--workspace", tmp_path / "workspace", "--students", "1", "--no-full-data", "--json"]
+    asked: list[str | Path] = ["--workspace", tmp_path / "workspace", "--students", "1", "--no-full-data", "--json"]
     result = run("evaluate", set_folder, "--text-encoder", f"{own},{narrow}", *asked)
     assert result.exit_code == 0, result.output
     first, second = last_object(result)["sets"]
@@ -325,3 +326,64 @@ def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None
     assert found["full_data"]["share_of_full_data"] == 1
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {f"{m}_{n}" for n, m in keys}
     assert len(DistilledSet.load(tmp_path / "sets" / "forgetting_6")) == 6
+
+
+@pytest.mark.timeout(600)
+def test_scaling_distils_each_number_once_and_scores_all(tmp_path: Path, local_ray: None) -> None:
+    file, workspace = tmp_path / "tiny.yaml", tmp_path / "workspace"
+    file.write_text(yaml.safe_dump(TINY_STUDY))
+    asked: list[str | Path] = [
+        "scaling",
+        file,
+        "--workspace",
+        workspace,
+        "--students",
+        "1",
+        "--tracker",
+        "files",
+        "--json",
+    ]
+    assert run(*asked, "--pairs", "3,5", "--dry-run").exit_code == 0 and not (workspace / "studies").exists()
+    refused = run(*asked, "--pairs", "3,x,1", "--coresets", "randm")
+    assert refused.exit_code == EXIT_USER_ERROR
+    assert all(words in " ".join(refused.output.split()) for words in ("got 'x'", "got '1'", "'randm'"))
+    result = run(*asked, "--pairs", "5,3")
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    assert [row["num_pairs"] for row in found["sets"]] == [3, 5]
+    assert sorted((row["method"], row["num_pairs"]) for row in found["coresets"]) == [("random", 3), ("random", 5)]
+    assert len(found["full_data"]) == 1 and "Mean recall on val (%) by number of pairs" in result.stderr
+    made = [Path(row["distilled_set"]) for row in found["sets"]]
+
+    states = [folder.parent / "checkpoint" / "progress.json" for folder in made]
+    before = [state.read_bytes() for state in states if state.is_file()]
+    again = run(*asked, "--pairs", "3,5", "--no-full-data")
+    assert again.exit_code == 0, again.output
+    assert [row["num_pairs"] for row in last_object(again)["sets"]] == [3, 5]
+    assert len(before) == 2 and [state.read_bytes() for state in states] == before
+    assert last_object(again)["sets"][0]["mean"] == found["sets"][0]["mean"]
+
+
+@pytest.mark.long  # six encoders, each with processes, features and a bound of its own
+@pytest.mark.timeout(900)
+def test_the_order_of_six_encoders_is_compared_with_that_of_all_pairs(
+    set_folder: Path, tmp_path: Path, local_ray: None
+) -> None:
+    encoders = []
+    options: dict[str, dict[str, Any]] = {"convnet_d3": {"img_size": 16, "width": 4}, "test_vit": {"img_size": 16}}
+    for name in ("test_byobnet", "test_efficientnet", "test_nfnet", "test_resnet", "test_vit", "convnet_d3"):
+        settings: dict[str, Any] = {**OTHER, "options": options.get(name, {})}
+        encoders.append(tmp_path / f"{name}.yaml")
+        encoders[-1].write_text(yaml.safe_dump({**settings, "name": name}))
+    asked = ["--transfer", ",".join(map(str, encoders)), "--students", "1", "--coresets", "random", "--json"]
+    result = run("evaluate", set_folder, "--workspace", tmp_path / "workspace", *asked)
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    (ranks,) = found["further"]
+    of_set, of_coreset = ranks["scores"]
+    assert of_set["trained_on"] == str(set_folder) and of_coreset["trained_on"] == "6 pairs, random"
+    mean = {kind: [row["mean"]["mean_recall"] for row in found[kind]] for kind in ("sets", "coresets", "full_data")}
+    assert of_set["mean"] == pytest.approx(spearman(mean["sets"], mean["full_data"]))
+    assert of_coreset["mean"] == pytest.approx(spearman(mean["coresets"], mean["full_data"]))
+    assert ranks["notes"] == ["a random order of 6 encoders reaches 0.83 in 5 % of cases"]
+    assert "Rank correlation (Spearman) of 6 encoders" in result.stderr

@@ -118,6 +118,8 @@ def test_a_damaged_image_of_a_tar_file_is_named_and_can_be_left_out(shards: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"shards": "/data/*.tar"}, r"data.shards: is '/data/\*.tar'; allowed: names in data.root"),
+        ({"shards": "../*.tar"}, r"data.shards: is '\.\./\*.tar'; allowed: names in data.root"),
         ({"shards": "*.tgz"}, r"data.shards: no file .*/\*.tgz; allowed: tar files"),
         ({"captions": "json:title"}, "has no key 'title'"),
         ({"captions": "json:missing", "shards": "val/*.tar"}, "has no key 'missing'"),

@@ -1,10 +1,14 @@
 """Caption embeddings for another text encoder: each way gives the answer that is known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.cli import run
+from helpers.sets import card_with
 
 from rayvldd.cli.encoder_options import read_text_encoders
+from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.text_conversion import convert_texts, fit_ridge, nearest_rows, resolved
 
 
@@ -69,6 +73,8 @@ def test_text_encoders_of_the_command_line() -> None:
         (("--text-encoder", "hashed_ngrams", "--breakdown"), "--breakdown: given together with"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(arguments: tuple[str, ...], message: str) -> None:
-    result = run("evaluate", "nothing", *arguments)
+def test_options_that_do_not_fit_are_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    images, texts = torch.zeros(4, 3, 16, 16), torch.zeros(4, 32)
+    DistilledSet(images, texts, images.clone(), texts.clone(), ["a"] * 4, 0.1, 0.1, card_with()).save(tmp_path / "set")
+    result = run("evaluate", tmp_path / "set", "--workspace", tmp_path / "workspace", *arguments)
     assert result.exit_code == 2 and message in " ".join(result.output.split())

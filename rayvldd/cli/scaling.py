@@ -1,0 +1,137 @@
+"""``rayvldd scaling``: recall against the number of pairs, of distilled sets, coresets and all pairs."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rayvldd.cli.experts import plan_of_experts
+from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.output import PlanLines
+from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
+from rayvldd.cli.scoring import read_methods, read_numbers, show_split, show_training, together_with
+from rayvldd.cli.tracking import tracking_option
+from rayvldd.config.study import Study
+from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation
+from rayvldd.library.scaling import at_pairs, by_pairs
+from rayvldd.library.scoring import Split
+from rayvldd.library.set_groups import GroupScores, SetGroup, group_sets, load_sets
+from rayvldd.records.set_scores import SetScores
+
+if TYPE_CHECKING:
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.workspace import Workspace
+
+
+class _Output(SetScores):
+    """The scores of the workspace and their file."""
+
+    scores: Path
+
+
+_NUMBERS = "10,20,50,100,200,500,1000"
+
+
+@click.command(
+    "scaling",
+    cls=RunCommand,
+    short_help="Distil several numbers of pairs, and compare their recalls.",
+    kept="finished sets, the state of the last evaluation and the caches",
+    examples=[
+        "rayvldd scaling search_spaces/quickstart.yaml --pairs 10,20,50",
+        "rayvldd scaling my_study.yaml --coresets random,k_means --students 5 --split test",
+    ],
+)
+@study_argument
+@click.option("--pairs", "pairs_list", default=_NUMBERS, show_default=True, metavar="NUMBERS", help="Numbers of pairs.")
+@click.option(
+    "--coresets", default="random", show_default=True, metavar="NAMES", help="Methods of coresets beside; or `all`."
+)
+@click.option("--students", type=click.IntRange(min=1), metavar="N", help="Default: evaluation.num_test_students.")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="For scoring.")
+@click.option("--full-data/--no-full-data", default=True, show_default=True, help="Also train models on all pairs.")
+@tracking_option
+@store_option
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    study_file: Path,
+    pairs_list: str,
+    coresets: str,
+    students: int | None,
+    split: Split,
+    full_data: bool,
+    tracking_uri: str | None,
+    store_uri: str | None,
+) -> None:
+    """Distil STUDY at its first point with each number of pairs, and score students on all the sets.
+
+    Each set has the settings of the first point, which are not tuned for each number: a sweep of one number can find
+    a better set. Experts are shared. The same command resumes, and finished sets are not distilled again. The scores
+    are kept for `rayvldd compare`, which draws recall against the number of pairs from those on test.
+    """
+    methods, faults = read_methods(coresets, "--coresets")
+    numbers, more = read_numbers(pairs_list)
+    with together_with([*faults, *more], "rayvldd scaling --help"):
+        study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None), distils=True)
+    points = at_pairs(study.at(study.first_point()), numbers)
+    store = writable_store(store_uri, workspace)
+    if invocation.dry_run:
+        count = students or study.evaluation.num_test_students
+        plan: PlanLines = {
+            **plan_of_experts(points[numbers[0]], store.uri),
+            "sets": ", ".join(f"{number} pairs" for number in points),
+            "outer_steps": f"{study.distillation.outer_steps} for each set",
+            "coresets": ", ".join(methods),
+            "students": f"{count} for each training set, scored on {split}",
+        }
+        return dry_run(invocation, points[numbers[0]], plan)
+    folders = _distilled(invocation, points, workspace, store, tracking_uri)
+    group, scores = _scored(invocation, folders, workspace, EvaluationOptions(students, split, full_data, methods))
+
+    from rayvldd.reports.tables import scaling_table
+
+    kept = keep_evaluation({group: scores}, EvaluationOptions(students, split), workspace, invocation.line)
+    sizes = {name: len(distilled) for name, distilled in group.sets.items()}
+    rows = by_pairs(kept.scores.sets, kept.scores.coresets)
+    invocation.show(scaling_table(rows, kept.scores.full_data, f"Mean recall on {split} (%) by number of pairs"))
+    show_training(invocation, {name: one.rate for name, one in scores.coresets.items()}, scores.recipe)
+    show_split(invocation, split)
+    for name, size in sizes.items():
+        invocation.say(f"{size} pairs: {name}")
+    if split == "test":
+        invocation.say_next(invocation.in_this_workspace(shlex.join(["rayvldd", "compare"])))
+    invocation.finish(_Output(**dict(kept.scores), scores=kept.file))
+
+
+def _distilled(
+    invocation: Invocation,
+    points: dict[int, Study],
+    workspace: "Workspace",
+    store: "ExpertStore",
+    tracking_uri: str | None,
+) -> list[str]:
+    """Distil at each point; return the folders of the sets."""
+    from rayvldd.library.distilling import distill_point
+
+    folders = []
+    with invocation.display() as display, reachable(store):
+        for number, point in points.items():
+            display.line(f"{number} pairs")
+            folders.append(str(distill_point(point, workspace, store, display, invocation.line, tracking_uri)))
+    return folders
+
+
+def _scored(
+    invocation: Invocation, folders: Sequence[str], workspace: "Workspace", options: EvaluationOptions
+) -> tuple[SetGroup, GroupScores]:
+    """Train and score students of all sets; they are one group, as they differ in the distillation alone."""
+    from rayvldd.runtime.actor_pool import keeping_actors
+    from rayvldd.runtime.cluster import start_ray
+
+    (group,) = group_sets(load_sets(folders, workspace.root), {}, next_command=invocation.line)
+    with invocation.display() as display, start_ray(None, None), keeping_actors():
+        _, scores = evaluate_group(group, workspace, options, display, invocation.line)
+    return group, scores
