@@ -60,10 +60,11 @@ def _captions_by_image(
         else:
             found[key] = (where, f"{folder}/{name}", [])
     for number, annotation in enumerate(annotations):
-        key = annotation.get("image_id") if isinstance(annotation, dict) else None
+        values = annotation if isinstance(annotation, dict) else {}
+        key = values.get("image_id")
         where = f"{path} annotations[{number}]"
         if not isinstance(key, int | str) or key not in found:
             reader.fault(where, f"is {shown(annotation)}", "an object with caption and the image_id of an image")
         else:
-            found[key][2].append(annotation.get("caption"))
+            found[key][2].append(values.get("caption"))
     return {name: (where, captions) for where, name, captions in found.values() if captions}

@@ -27,7 +27,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
-from rayvldd.config.settings import DataSettings, ToyScenesData
+from rayvldd.config.settings import DataSettings, HuggingFaceData, ToyScenesData
 from rayvldd.config.study import Study, sections_where
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.printable import without_passwords
@@ -255,7 +255,8 @@ class MlflowTracker:
         tags = {f"rayvldd.{name}": value for name, value in origins.fingerprints.items()}
         tags |= {"rayvldd.expert_set": origins.expert_set} if origins.expert_set else {}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        name = data.source if isinstance(data, ToyScenesData) else Path(data.root).name
+        place = data.name if isinstance(data, HuggingFaceData) else "" if isinstance(data, ToyScenesData) else data.root
+        name = Path(place).name or data.source
         dataset = Dataset(name, origins.fingerprints["data"], data.source, json.dumps(data.model_dump(mode="json")))
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
