@@ -224,7 +224,9 @@ def _read_data(study: Study) -> tuple[int, list[str], list[InputError]]:
         records = read_records(study.data)
     except DataError as error:
         return 0, [], [error]
-    num_train = sum(record.split == "train" for record in records)
+    counts = [len(record.captions) for record in records if record.split == "train"]
+    # An image is left out with all of its captions: this many stay in any case.
+    num_train = len(counts) - round(study.data.drop_pairs * sum(counts)) // min(counts)
     return num_train, [caption for record in records for caption in record.captions], []
 
 

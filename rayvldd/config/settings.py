@@ -51,6 +51,9 @@ class FolderData(Settings):
     """Folder of the image files, relative to ``root``."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized (bicubic, aspect ratio not kept, as in Wu et al.), in pixels."""
 
@@ -69,6 +72,9 @@ class KarpathyData(Settings):
     """Use of COCO's ``restval`` images; usually they are added to the training split."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -85,6 +91,9 @@ class BlipData(Settings):
     """Folder that the ``image`` paths are relative to; itself relative to ``root``."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -114,6 +123,9 @@ class TableData(Settings):
     """Seed of drawn splits; the study's seed does not change the data."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -139,6 +151,9 @@ class CocoData(Settings):
     """Seed of drawn splits; the study's seed does not change the data."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -160,6 +175,9 @@ class WebDatasetData(Settings):
     """Seed of drawn splits; the study's seed does not change the data."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 
@@ -187,6 +205,9 @@ class HuggingFaceData(Settings):
     """Seed of drawn splits; the study's seed does not change the data."""
     unreadable: Literal["refuse", "drop"] = setting("refuse", **_WITHOUT_INFLUENCE)
     """Images that cannot be decoded: ``refuse`` the dataset, or ``drop`` them, with a list of them in the cache."""
+    drop_pairs: float = setting(0.0, ge=0, le=0.5, unit="share")
+    """Share of the training pairs, image and caption, to leave out: those whose caption fits the image least, by a map
+    that is fitted to the other pairs. For pairs from the web; under ``model.protocol: heads_only`` alone."""
     image_size: int = setting(224, ge=16, le=1024, unit="pixels", by_content=False)
     """Side of the square to which images are resized, in pixels."""
 

@@ -29,7 +29,14 @@ from rayvldd.config.setting import (
     setting_at,
     settings_below,
 )
-from rayvldd.config.settings import DataSettings, EvaluationSettings, ExpertSettings, ModelSettings, ResourceSettings
+from rayvldd.config.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ExpertSettings,
+    ModelSettings,
+    ResourceSettings,
+    ToyScenesData,
+)
 from rayvldd.config.space import Space
 from rayvldd.errors import did_you_mean
 from rayvldd.randomness import trial_seed
@@ -199,6 +206,12 @@ class Study(Settings):
         faults = self.distillation.declaration.faults(self) + _faults_of_idle_gpus(self)
         if faults:
             raise ValueError("; ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _poor_pairs_are_found_by_frozen_features(self) -> Self:
+        if not isinstance(self.data, ToyScenesData) and self.data.drop_pairs and self.model.protocol != "heads_only":
+            raise ValueError(f"data.drop_pairs needs model.protocol heads_only, got {self.model.protocol}")
         return self
 
     def at(self, point: Mapping[str, SettingValue]) -> "Study":

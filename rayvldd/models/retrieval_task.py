@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DataSettings, ModelSettings, TextEncoderSettings
+from rayvldd.config.settings import DataSettings, ModelSettings, TextEncoderSettings, ToyScenesData
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
-from rayvldd.errors import Fault, ModelError
+from rayvldd.errors import DataError, Fault, ModelError
 from rayvldd.models.device_arrays import DeviceArrays
 from rayvldd.models.gpus import compute_in_float32
 from rayvldd.models.image_encoder import faults_of_image_encoder
+from rayvldd.models.pair_filter import FEWEST_IMAGES, PAIR_FIT_VERSION, kept_captions, pair_fit
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.text_encoder import (
     TextEncoder,
@@ -174,6 +175,9 @@ def load_task(
         _inputs(split, dataset, towers, text_encoder, cache, chosen, on_progress)
         for split in (dataset.train, dataset.val, dataset.test)
     )
+    share = 0.0 if isinstance(data, ToyScenesData) else data.drop_pairs
+    if share:
+        train, fingerprints["data"] = without_poor_pairs(train, share, fingerprints, cache)
     further = tuple(map(torch.device, further_devices))
     return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb)
 
@@ -192,6 +196,54 @@ def _inputs(
     if model.encoder_is_frozen:
         images = _features(split, dataset, model, cache, device, on_progress)
     return SplitInputs(split, images, captions)
+
+
+def without_poor_pairs(
+    train: SplitInputs, share: float, fingerprints: Mapping[str, str], cache: ArrayCache
+) -> tuple[SplitInputs, str]:
+    """Leave out the training pairs whose caption fits its image least; also return the new fingerprint of the data.
+
+    An image without a caption that stays is left out too. The arrays of the rest are cached.
+
+    Args:
+        train: The training split, with features of a frozen encoder.
+        share: Share of the pairs.
+        fingerprints: Those of the whole data and of both encoders, which determine what is left out.
+        cache: Cache of the arrays.
+
+    Raises:
+        DataError: if there are too few images.
+    """
+    split = train.split
+    fitted_to: dict[str, JsonValue] = {**fingerprints, "version": PAIR_FIT_VERSION}
+    key: dict[str, JsonValue] = {**fitted_to, "share": share}
+    if train.num_images < FEWEST_IMAGES:
+        fault = Fault("data.drop_pairs", f"of {train.num_images} training images", f"at least {FEWEST_IMAGES} images")
+        raise DataError([fault], next_command="the same command with --set data.drop_pairs=0")
+
+    def fill(out: np.ndarray) -> None:
+        out[:] = pair_fit(train.images, train.caption_embeddings, split.caption_image)
+
+    fit = cache.get_or_make("pair-fit", fitted_to, (len(split.captions),), "float32", fill)
+    kept = np.flatnonzero(kept_captions(fit, share))
+    images, caption_image = np.unique(split.caption_image[kept], return_inverse=True)
+
+    def taken(kind: str, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        def take(out: np.ndarray) -> None:
+            for start in range(0, len(rows), CAPTIONS_AT_A_TIME):
+                part = slice(start, start + CAPTIONS_AT_A_TIME)
+                out[part] = array[rows[part]]
+
+        return cache.get_or_make(f"{kind}-kept", key, (len(rows), *array.shape[1:]), array.dtype.name, take)
+
+    names = [split.image_names[image] for image in images]
+    texts = [split.captions[caption] for caption in kept]
+    pixels = taken("pixels", split.pixels, images)
+    rest = Split(split.name, names, pixels, texts, caption_image.astype(np.int64), split.left_out)
+    inputs = SplitInputs(
+        rest, taken("features", train.images, images), taken("captions", train.caption_embeddings, kept)
+    )
+    return inputs, fingerprint(key)
 
 
 def caption_embeddings(
