@@ -100,16 +100,7 @@ def import_command(
     invocation.say(f"{num_experts} experts in {store.uri} under {recipe.key}, {kept} of them new")
     invocation.say("Their recall is unknown: the files do not contain it, and nothing was trained.")
     invocation.say_next(command)
-    invocation.finish(
-        _Imported(
-            store=store.uri,
-            key=recipe.key,
-            imported=digest,
-            num_experts=num_experts,
-            made=kept,
-            next_command=command,
-        )
-    )
+    invocation.finish(_Imported.model_validate({**plan, "made": kept, "next_command": command}))
 
 
 def _check_paired(image_buffers: tuple[Path, ...], text_buffers: tuple[Path, ...]) -> None:
