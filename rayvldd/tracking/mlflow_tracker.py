@@ -35,6 +35,7 @@ from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import card_in
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
+from rayvldd.tracking.mlflow_captions import CAPTIONS_TABLE, TABLES, TABLES_TAG, captions_table
 from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID, note_of_study, note_of_trial
 from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker, kind_of
@@ -286,8 +287,13 @@ class MlflowTracker:
         self._trial_runs[record] = self._open_run(known[0] if known else None, scores.name, tags, params)
 
     def _write_artifacts(self, trial_id: str | None, artifacts: Path) -> None:
-        if trial_id not in self._done:
-            self._client.log_artifacts(self._run_id(trial_id), str(artifacts))
+        if trial_id in self._done:
+            return
+        run_id = self._run_id(trial_id)
+        self._client.log_artifacts(run_id, str(artifacts))
+        if table := captions_table(artifacts):
+            self._client.log_dict(run_id, table, CAPTIONS_TABLE)
+            self._client.set_tag(run_id, TABLES_TAG, TABLES)
 
     def _write_tags(self, trial_id: str | None, state: State, tags: dict[str, str]) -> None:
         """Write the tags of an ended run, and a tag with its missing parts, by which it is found and completed."""

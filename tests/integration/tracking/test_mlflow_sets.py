@@ -21,7 +21,7 @@ from helpers.tasks import load, random_trajectory
 from mlflow import MlflowClient
 
 from rayvldd.config.study import Study
-from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.distillation.set_sources import GROUP
 from rayvldd.errors import StoreError
@@ -50,6 +50,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory, chosen: DistilledSet) -
     root = tmp_path_factory.mktemp("rayvldd_workspace")
     chosen.save(root / "best")
     tracker = MlflowTracker(f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts")
+    rows = [{"pair": n, "start": f"start {n}", "nearest": f"nearest {n}", "similarity": 0.5} for n in range(4)]
+    (root / "best" / NEAREST).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tracker.start_study(Study.model_validate(TINY_STUDY), "rayvldd sweep tiny.yaml")
     tracker.log_origins(None, ORIGINS)
     tracker.log_origins(None, ORIGINS)
@@ -137,6 +139,19 @@ def test_a_study_is_registered_once_with_its_origin(registered: tuple[Path, str]
     tags = run.data.tags
     assert (tags["rayvldd.expert_set"], tags["rayvldd.text_encoder"]) == ("e" * 16, "t" * 16)
     assert tags["rayvldd.protocol"] == "heads_only" and tags["rayvldd.version"]
+
+
+def test_captions_are_a_table_that_is_written_once(registered: tuple[Path, str], tmp_path: Path) -> None:
+    root, run_id = registered
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+    assert json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "captions.json", "type": "table"}
+    ]
+    file = Path(client.download_artifacts(run_id, "captions.json", str(tmp_path)))
+    assert json.loads(file.read_text(encoding="utf-8")) == {
+        "columns": ["pair", "start", "nearest", "similarity"],
+        "data": [[n, f"start {n}", f"nearest {n}", 0.5] for n in range(4)],
+    }
 
 
 def test_a_later_study_of_the_name_takes_over_the_alias(
