@@ -26,6 +26,7 @@ ELSEWHERE = {
     r"^rayvldd ui": "serves until Ctrl-C; tests/integration/tracking/test_ui.py runs it",
     r"--transfer": "needs weights from the hub of timm",
     r" their_set ": "is a set of somebody else, of photographs",
+    r"--push|bert-base-uncased": "needs the hub of Hugging Face",
     r"^rayvldd experts import ": "needs buffers of the released code",
 }
 """Commands that this machine cannot run, with the reason."""
