@@ -43,7 +43,8 @@ def test_resources_of_the_machine_pass_and_more_do_not(
     assert faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": has})) == []
     (fault,) = faults_of_resources(ResourceSettings.model_validate({f"{what}_per_{who}": lacks}))
     assert fault.where == f"resources.{what}_per_{who}" and f"requests {lacks:g}" in fault.problem
-    assert "at most what this machine has" in fault.allowed and "--address" in fault.allowed
+    here = 4 if what == "cpus" else gpus
+    assert f"at most the {here} of this machine" in fault.allowed and "--address" in fault.allowed
 
 
 def test_an_expert_leaves_no_gpu_idle() -> None:
