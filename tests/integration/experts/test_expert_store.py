@@ -144,7 +144,9 @@ def test_two_claims_on_one_expert(store: ExpertStore) -> None:
     assert first is not None
     with first:
         assert store.acquire(RECIPE, 0, LeaseHolder("two")) is None
-        assert store.acquire(RECIPE, 1, LeaseHolder("two")) is not None
+        other = store.acquire(RECIPE, 1, LeaseHolder("two"))
+        assert other is not None
+        other.__exit__()
         first.report_progress(5)
         holder = store.holder(RECIPE, 0)
         assert holder is not None and (holder.owner, holder.done) == ("one", 5)
