@@ -42,7 +42,7 @@ _TIMEOUT_S = 120.0
 _CALLS_AT_ONCE = 16
 """Threads of the directory, so that storing a large object does not block small files."""
 
-_AGAIN = "the same command again makes missing ones"
+_AGAIN = "the same command, which makes the missing files"
 
 
 class _StoredTensor(NamedTuple):

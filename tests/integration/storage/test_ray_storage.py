@@ -111,7 +111,7 @@ def test_of_many_directories_one_is_made_and_its_death_is_reported(local_ray: No
     assert won.count(True) == 1
     assert {storage.read("lease") for storage in storages} == {b"%d" % won.index(True)}
     kill_and_wait(ray.get_actor("object-store:new", namespace="rayvldd"))
-    with refused("object-store://new/lease: its directory died.*makes what is missing"):
+    with refused("object-store://new/lease: its directory died.*makes the missing files"):
         storages[0].read("lease")
     assert storages[0].names() == []
 

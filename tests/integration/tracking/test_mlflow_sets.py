@@ -93,7 +93,7 @@ def test_a_registered_set_opens(
         ("runs:/0123456789abcdef0123456789abcdef/best", "cannot be fetched from sqlite:.*not found"),
         ("runs:/{run}/elsewhere", "cannot be fetched|is not a distilled set"),
         ("model:/tiny@best", r"(?s)no installed package fetches .* from model:/… \(did you mean 'models'\?\)"),
-        ("s3://bucket/set", "allowed: a folder, models:/…, runs:/…\nNext: rayvldd compare"),
+        ("s3://bucket/set", "allowed: a folder, hf:/…, models:/…, runs:/…\nNext: rayvldd compare"),
     ],
 )
 def test_a_uri_that_leads_to_no_set(place: str, message: str, workspace: Path, registered: tuple[Path, str]) -> None:
