@@ -1,7 +1,8 @@
 """Encoders on the command line: a name, a name with its weights or pooling, or a file with all settings."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
@@ -10,6 +11,8 @@ from rayvldd.records.json_values import JsonObject
 
 if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
+
+_Encoder = TypeVar("_Encoder")
 
 FORMS = "NAME of timm, NAME=WEIGHTS-FILE, or FILE.yaml with the keys of model.image_encoder"
 
@@ -21,17 +24,7 @@ def read_encoders(entries: list[str], option: str) -> tuple[dict[str, "ImageEnco
         entries: Each in one of ``FORMS``. Whether timm has the model is checked later, with the other models.
         option: Name of the option, for the faults.
     """
-    encoders: dict[str, ImageEncoderSettings] = {}
-    faults = []
-    for entry in entries:
-        try:
-            settings = _settings(entry)
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            faults.append(Fault(option, f"cannot use {entry!r}: {reason}", FORMS))
-        else:
-            encoders[entry if settings.name in encoders else settings.name] = settings
-    return encoders, faults
+    return _by_name(entries, option, FORMS, _settings, lambda settings: settings.name)
 
 
 TEXT_FORMS = (
@@ -48,15 +41,25 @@ def read_text_encoders(entries: list[str], option: str) -> tuple[dict[str, "Text
     """
     from rayvldd.library.set_groups import words_of_text_encoder
 
-    encoders: dict[str, TextEncoderSettings] = {}
+    def name_of(settings: "TextEncoderSettings") -> str:
+        return words_of_text_encoder({"text_encoder": settings.model_dump(mode="json")})
+
+    return _by_name(entries, option, TEXT_FORMS, _text_settings, name_of)
+
+
+def _by_name(
+    entries: list[str], option: str, forms: str, parse: Callable[[str], _Encoder], name_of: Callable[[_Encoder], str]
+) -> tuple[dict[str, _Encoder], list[Fault]]:
+    """Parse entries; of two with one name, the second is displayed as it was given."""
+    encoders: dict[str, _Encoder] = {}
     faults = []
     for entry in entries:
         try:
-            settings = _text_settings(entry)
+            settings = parse(entry)
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            faults.append(Fault(option, f"cannot use {entry!r}: {' '.join(str(error).split())}", TEXT_FORMS))
+            faults.append(Fault(option, f"cannot use {entry!r}: {' '.join(str(error).split())}", forms))
         else:
-            name = words_of_text_encoder({"text_encoder": settings.model_dump(mode="json")})
+            name = name_of(settings)
             encoders[entry if name in encoders else name] = settings
     return encoders, faults
 

@@ -37,7 +37,7 @@ from rayvldd.records.json_values import JsonObject
 from rayvldd.records.set_scores import ALL_PAIRS, SetScores
 
 if TYPE_CHECKING:
-    from rayvldd.config.settings import ImageEncoderSettings
+    from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.records.set_scores import Breakdown
 
@@ -134,17 +134,10 @@ def command(
 
     parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     if breakdown and (transfer is not None or text_encoder is not None):
-        faults.append(
-            Fault(
-                "--breakdown", "given together with --transfer or --text-encoder", "--image-encoder takes one encoder"
-            )
-        )
-    text_encoders, more = read_text_encoders(words(text_encoder or ""), "--text-encoder")
+        problem = "given together with --transfer or --text-encoder"
+        faults.append(Fault("--breakdown", problem, "--image-encoder takes one encoder"))
+    text_encoders, more = _read_text_options(text_encoder, conversion)
     faults += more
-    if text_encoder is not None and not words(text_encoder):
-        faults.append(Fault("--text-encoder", "names no encoder", TEXT_FORMS))
-    if text_encoder is None and conversion != "auto":
-        faults.append(Fault("--texts", "given without --text-encoder", "both together"))
     is_matrix = bool(transfer) or len(text_encoders) > 1
     further, more = read_further(robustness, on_study, zero_shot, template, privacy)
     faults += more
@@ -220,6 +213,18 @@ def _read_options(
         faults += more if entries else [Fault(option, "names no encoder", "timm names, separated by commas")]
     rates, more = read_rates(lr_student)
     return _Options(methods, encoders, rates), [*faults, *more]
+
+
+def _read_text_options(
+    text_encoder: str | None, conversion: TextConversion
+) -> tuple[dict[str, "TextEncoderSettings"], list[Fault]]:
+    entries = words(text_encoder or "")
+    encoders, faults = read_text_encoders(entries, "--text-encoder")
+    if text_encoder is not None and not entries:
+        faults.append(Fault("--text-encoder", "names no encoder", TEXT_FORMS))
+    if text_encoder is None and conversion != "auto":
+        faults.append(Fault("--texts", "given without --text-encoder", "both together"))
+    return encoders, faults
 
 
 def _show_matrix(invocation: Invocation, scored: Mapping[SetGroup, GroupScores], split: str) -> None:
