@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -74,7 +74,8 @@ class Outbox:
         self._first_retry_s = first_retry_s
         self.dropped: list[Dropped] = []
         """Dropped writes; each was logged when it was dropped."""
-        self._waiting: deque[_Write] = deque()
+        self._waiting: OrderedDict[_Write, None] = OrderedDict()
+        """In order of arrival. Of a long queue, written rows are removed one by one: each takes constant time."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._singly = 0
@@ -93,7 +94,7 @@ class Outbox:
             what: Name of the write, for the message if it is dropped.
         """
         with self._changed:
-            self._waiting.append(_Write(lane, do, rows, what or f"a write of {lane or 'the study'}"))
+            self._waiting[_Write(lane, do, rows, what or f"a write of {lane or 'the study'}")] = None
             if self._thread is None:
                 # A daemon thread: the process can end after Ctrl-C although the server does not answer.
                 thread = threading.Thread(target=self._work, name="rayvldd tracking", daemon=True)
@@ -135,7 +136,7 @@ class Outbox:
             with self._changed:
                 self._singly = max(self._singly - 1, 0)
                 for write in taken:
-                    self._waiting.remove(write)
+                    del self._waiting[write]
                 self._changed.notify_all()
 
     def _log_outage(self, verdict: Verdict, error: Exception) -> None:
@@ -157,12 +158,13 @@ class Outbox:
 
     def _next(self) -> list[_Write]:
         """The first write, with those of its lane whose rows can be combined with it."""
-        first = self._waiting[0]
+        waiting = iter(self._waiting)
+        first = next(waiting)
         taken = [first]
         if first.rows is None or self._singly:
             return taken
         rows = len(first.rows)
-        for write in list(self._waiting)[1:]:
+        for write in waiting:
             if write.lane != first.lane:
                 continue
             if write.rows is None or rows + len(write.rows) > MOST_ROWS:
