@@ -598,7 +598,7 @@ def test_sigterm_keeps_finished_work_and_leaves_no_process(
         assert "interrupted\n" in driver.stdout
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         errors = driver.stderr.read()
-    assert time.monotonic() - pressed < 30
+    assert time.monotonic() - pressed < 120, "an expert of the two would take hours"
     assert errors.strip().endswith("Terminated"), errors
     assert errors.count("Traceback") == 1, errors
     store, recipe = ExpertStore(FolderStorage(tmp_path)), expert_recipe(study, tiny_problem.fingerprints)

@@ -380,7 +380,7 @@ def test_mlflow_uri_that_does_not_answer(uri: str) -> None:
     started = time.perf_counter()
     with pytest.raises(RayvlddError, match=f"tracking URI {uri}: cannot be used.*(\n.*)*--tracking-uri none"):
         MlflowTracker(uri)
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 60, "MLflow itself would try for minutes"
 
 
 def test_mlflow_server_that_goes_away_for_a_while(
@@ -673,11 +673,16 @@ def test_outbox_is_not_blocked_by_writes_that_never_succeed(caplog: pytest.LogCa
 
 
 def test_outbox_has_one_writer_however_many_put() -> None:
-    server, most = Server(), []
+    server, writing, overlaps = Server(), threading.Lock(), []
 
     def write(number: int) -> None:
-        most.append(sum(thread.name == "rayvldd tracking" for thread in threading.enumerate()))
-        server.write(number)
+        if not writing.acquire(blocking=False):
+            overlaps.append(number)
+            return
+        try:
+            server.write(number)
+        finally:
+            writing.release()
 
     outbox = outbox_of(server)
 
@@ -690,7 +695,7 @@ def test_outbox_has_one_writer_however_many_put() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert outbox.wait(20) and max(most) == 1
+    assert outbox.wait(60) and not overlaps
     assert sorted(rows[0] for rows in server.taken) == [1000 * lane + n for lane in range(8) for n in range(200)]
     for lane in range(8):
         of_lane = [rows[0] for rows in server.taken if rows[0] // 1000 == lane]
