@@ -109,21 +109,39 @@ def _counter(package: Path) -> int:
 
 def _gpu_joules() -> float | None:
     """Energy of all NVIDIA GPUs since their driver was loaded; None if there is no GPU or it has no counter."""
+    with nvidia_gpus() as (pynvml, handles):
+        if pynvml is None or not handles:
+            return None
+        try:
+            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1e3
+        except pynvml.NVMLError:
+            return None
+
+
+@contextmanager
+def nvidia_gpus() -> Iterator[tuple[ModuleType | None, list[object]]]:
+    """NVIDIA's library and its handles of all GPUs of the machine; without GPUs or driver None and no handle."""
     try:
         import pynvml
     except ImportError:  # an installation of an earlier release without this dependency
-        return None
+        yield None, []
+        return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no GPU, or no driver
-        return None
+        yield None, []
+        return
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1e3 if handles else None
-    except pynvml.NVMLError:
-        return None
+        yield pynvml, _handles(pynvml)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _handles(pynvml: ModuleType) -> list[object]:
+    try:
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
 
 
 def _torch_gpu() -> ModuleType | None:
