@@ -115,7 +115,8 @@ def sweep(
         with reporting_failure(tracker), start_ray(address, None), energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
-            run_stages(session)
+            with tracker.sampling_machine():
+                run_stages(session)
             # Of a later session the energy would be a part.
             result = _finish(session, energy.metrics() if is_first_session else {}, place)
             return SweepResult(result, session.ledger.by_number(), is_new=True, missing=folder.unsent(place))

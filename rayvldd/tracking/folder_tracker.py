@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -139,6 +139,10 @@ class FolderTracker:
         """Write metrics of a trial or, without one, of the study; steps that were written before are skipped."""
         if new := self.unwritten(trial_id, metrics, step):
             self._append(trial_id, _Metrics(step=step, metrics=new))
+
+    def sampling_machine(self) -> AbstractContextManager[object]:
+        """Record nothing: only MLflow's pages show the use of the machine."""
+        return nullcontext()
 
     def unwritten(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The metrics whose last written step is before this one."""

@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from rayvldd.background import RepeatedCall
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL
 from rayvldd.config.settings import DataSettings, HuggingFaceData, ToyScenesData
@@ -41,6 +42,7 @@ from rayvldd.tracking.outbox import Outbox
 from rayvldd.tracking.protocol import Origins, Scores, State, Tracker, kind_of
 from rayvldd.tracking.set_source import BEST_ALIAS
 from rayvldd.tracking.sqlite_file import ready_sqlite
+from rayvldd.tracking.system_metrics import EVERY_S, SYSTEM, MachineSampler
 from rayvldd.tracking.verdicts import PermanentError, verdict_of
 from rayvldd.workspace import database_file
 
@@ -86,6 +88,8 @@ class MlflowTracker:
         self._origin = origin
         self._outbox = Outbox(f"the tracking server {self.uri}", verdict_of)
         self._study_run = ""
+        self._study_started_s = 0.0
+        """Start of the study's first session, in seconds since 1970."""
         self._trial_runs: dict[str, str] = {}
         self._open_trials: set[str] = set()
         self._command = ""
@@ -118,8 +122,10 @@ class MlflowTracker:
             found = self._newest_run(f"{same} and attributes.status != 'FINISHED'")
             found = found or self._newest_run(f"{same} and tags.`{_MISSING}` != ''")
             self._study_run = self._open_run(found, study.name, tags, _params(study))
+            opened = self._client.get_run(self._study_run).info
+            self._study_started_s = opened.start_time / 1e3
         try:
-            self._try_artifacts(self._study_run)
+            self._try_artifacts(opened.artifact_uri)
         except RayvlddError:  # no work follows, and the run must not be shown as running
             self._client.set_terminated(self._study_run, _STATUS["interrupted"])
             raise
@@ -141,6 +147,20 @@ class MlflowTracker:
             self._best_recalls[trial_id] = float(metrics[BEST_VAL_MEAN_RECALL])
         what = f"metrics of {trial_id or 'the study'}"
         self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries, what=what)
+
+    def sampling_machine(self) -> AbstractContextManager[object]:
+        """Write the use of this machine to the study's run every ten seconds while a block runs, by the outbox."""
+        sampler = MachineSampler()
+        write = partial(self._write_metrics, None)
+
+        def sample() -> None:
+            if any(dropped.what == _SAMPLES for dropped in self._outbox.dropped):  # one is known to be missing
+                return
+            # Counted from the study's start, the steps of a later session follow those of earlier ones.
+            step = int((time.time() - self._study_started_s) / EVERY_S)
+            self._outbox.put(_STUDY, write, _entries(sampler.sample(), step), what=_SAMPLES)
+
+        return RepeatedCall("system metrics", EVERY_S, sample, "the use of the machine was not read")
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
         """Close the child run of a trial with its artifacts and tags.
@@ -243,7 +263,9 @@ class MlflowTracker:
         for start in range(0, len(missing), _MAX_PARAMS_A_BATCH):
             self._client.log_batch(run_id, params=missing[start : start + _MAX_PARAMS_A_BATCH])
         self._last_steps[run_id] = {
-            key: max(entry.step for entry in self._client.get_metric_history(run_id, key)) for key in known.data.metrics
+            key: max(entry.step for entry in self._client.get_metric_history(run_id, key))
+            for key in known.data.metrics
+            if not key.startswith(SYSTEM)  # thousands, whose steps follow from the time
         }
         return run_id
 
@@ -316,13 +338,12 @@ class MlflowTracker:
         if trial_id not in self._done:
             self._client.set_terminated(self._run_id(trial_id), _STATUS[state])
 
-    def _try_artifacts(self, run_id: str) -> None:
+    def _try_artifacts(self, place: str) -> None:
         """Write a small artifact and delete it if possible; this machine may write artifacts directly to S3.
 
         Raises:
             RayvlddError: if artifacts cannot be written.
         """
-        place = self._client.get_run(run_id).info.artifact_uri
         repository = get_artifact_repository(place, tracking_uri=self._uri)
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "rayvldd_can_write.txt"
@@ -379,6 +400,7 @@ class _NoRunError(PermanentError):
 _STUDY = ""
 """The lane of the study itself in the outbox."""
 _STUDY_ARTIFACTS = "the artifacts of the study"
+_SAMPLES = "the use of the machine"
 _MISSING = "rayvldd.missing"
 """Tag of a run that ended incomplete; the same command completes it."""
 

@@ -1,6 +1,7 @@
 """The protocol of trackers."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -109,6 +110,13 @@ class Tracker(Protocol):
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Write metrics of a trial, or of the study itself, at a step."""
+        ...
+
+    def sampling_machine(self) -> AbstractContextManager[object]:
+        """Record the use of this machine while a block runs, if the tracker shows it over time.
+
+        A failed reading or write is logged, and ends neither the block nor the readings.
+        """
         ...
 
     def end_trial(self, trial_id: str, state: State, artifacts: Path | None, tags: Mapping[str, str]) -> None:
