@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from helpers.studies import TINY_STUDY
 from helpers.tasks import StudyTask, load
 from ray import cloudpickle
 
@@ -427,7 +428,6 @@ def test_a_ray_that_is_slow_to_start_gets_further_tries(
 
 
 _DRIVER = """
-import signal
 import sys
 from pathlib import Path
 from rayvldd.cli.interrupts import interruptible
@@ -441,8 +441,6 @@ from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.storage.folder import FolderStorage
 
-# What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 handlers = interruptible()  # as in every command
 handlers.__enter__()
 study, cache, folder = Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
@@ -467,8 +465,21 @@ with start_ray(None, 1):
 
 # --- experts that lose their actor, their node, their driver -------------------------------------------------------
 
-LONG = {"experts.num_experts": 2, "experts.epochs": 300}
-"""Long enough to be seen at work and killed."""
+EPOCHS = 200
+LONG = {"experts.num_experts": 2, "experts.epochs": EPOCHS}
+"""Long enough to be seen at work and killed, also where the actor of one starts half a minute after the other's."""
+EVERY_EPOCH = frozenset(range(EPOCHS + 1))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_cache: Path) -> list[Trajectory]:
+    """The experts of ``LONG``, trained in this process as in an actor with one CPU."""
+    study, before = Study.model_validate(TINY_STUDY).at(LONG), torch.get_num_threads()
+    torch.set_num_threads(1)
+    task = load(study, tiny_cache)
+    trajectories = [train_expert(task, expert_training(task.study), index)[0] for index in range(2)]
+    torch.set_num_threads(before)
+    return trajectories
 
 
 def kill_the_first_at_work(store: ExpertStore, recipe: ExpertRecipe) -> Callable[[ExpertProgress], None]:
@@ -486,19 +497,19 @@ def kill_the_first_at_work(store: ExpertStore, recipe: ExpertRecipe) -> Callable
     return watch
 
 
-@pytest.mark.timeout(900)  # 600 epochs, one of 300 twice
+@pytest.mark.timeout(600)  # 800 epochs
 def test_an_actor_that_is_killed_costs_an_epoch_and_no_bit(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+    local_ray: None, undisturbed: list[Trajectory], tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at(LONG)
     task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path))
     watch = kill_the_first_at_work(store, recipe)
-    assert make_experts(study, request_of(study, recipe, 2, frozenset(range(301))), store, tiny_cache, watch) == 2
+    assert make_experts(study, request_of(study, recipe, 2, EVERY_EPOCH), store, tiny_cache, watch) == 2
     assert len(watch.killed) == 1  # type: ignore[attr-defined]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
-        assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, 301))
+        assert_same(store.load(recipe, index), undisturbed[index])
+        assert [row["epoch"] for row in store.metrics(recipe, index)] == list(range(1, EPOCHS + 1))
 
 
 _NODES = """
@@ -540,7 +551,7 @@ cluster.shutdown()
 
 @pytest.mark.timeout(600)  # three nodes start on a machine that may be busy
 def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
-    one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+    undisturbed: list[Trajectory], tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     """Each of two nodes trains an expert; the one that stays takes the other's up where its node was killed."""
     study = tiny_study.at(LONG)
@@ -552,14 +563,14 @@ def test_a_node_that_goes_away_costs_an_epoch_and_no_bit(
     assert "\nmade " in text and text.count("node goes") == 1, text
     task = load(study, tiny_cache)
     recipe, store = expert_recipe(task.study, task.fingerprints), ExpertStore(FolderStorage(tmp_path / "experts"))
-    assert store.finished(recipe, range(301)) == [0, 1]
+    assert store.finished(recipe, EVERY_EPOCH) == [0, 1]
     for index in range(2):
-        assert_same(store.load(recipe, index), train_expert(task, expert_training(task.study), index)[0])
+        assert_same(store.load(recipe, index), undisturbed[index])
 
 
 @pytest.mark.timeout(300)
 def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
-    local_ray: None, one_thread: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
+    local_ray: None, undisturbed: list[Trajectory], tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
     study = tiny_study.at({**LONG, "experts.num_experts": 1})
     task = load(study, tiny_cache)
@@ -573,8 +584,8 @@ def test_a_driver_that_is_killed_leaves_its_epochs_to_the_next(
     kept = store.kept_epochs(recipe, 0)
     assert len(kept) > 5
     # Ray ends the actor of a driver that is gone, but not at once: it may even have come to its end.
-    make_experts(study, request_of(study, recipe, 1, frozenset(range(301))), store, tiny_cache)
-    assert_same(store.load(recipe, 0), train_expert(task, expert_training(task.study), 0)[0])
+    make_experts(study, request_of(study, recipe, 1, EVERY_EPOCH), store, tiny_cache)
+    assert_same(store.load(recipe, 0), undisturbed[0])
 
 
 @pytest.mark.timeout(300)  # two imports of everything, one after the other, on a machine that may be busy
