@@ -23,8 +23,21 @@ if TYPE_CHECKING:
 
     from rayvldd.storage.storage import Storage
 
-LONGEST = ("test_three_hosts", "test_killed_study", "test_trajectories_benchmark")
-"""Modules with tests that take minutes."""
+LONGEST = (
+    "test_three_hosts",
+    "test_actor_pool",
+    "test_search",
+    "test_killed_study",
+    "test_evaluate_command",
+    "test_searching_methods",
+    "test_commands",
+    "test_trajectories_benchmark",
+    # of the unit tier
+    "test_accelerator",
+    "test_contracts",
+    "test_learning",
+)
+"""Modules with tests that take minutes, and those of the unit tier that take most of one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return storage == "object_store" or "local_ray" in getattr(item, "fixturenames", ())
 
     with_ray = {item.path for item in items if on_ray(item)}
-    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path not in with_ray))
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path.stem, len(LONGEST)), item.path not in with_ray))
 
 
 @pytest.fixture(autouse=True)
