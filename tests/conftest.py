@@ -1,6 +1,7 @@
 """Fixtures of several test modules: a small study, and one local Ray for the whole session."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from rayvldd.config.study import Study
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray starts its workers with niceness 15. On a machine that other work keeps busy they would get a thirtieth of a core.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# What runs in the background of a shell without job control ignores Ctrl-C, and so do its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from helpers.s3_server import S3Server
