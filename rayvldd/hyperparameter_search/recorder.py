@@ -171,8 +171,11 @@ class Recorder:
             )
 
     def process_died(self, trial_id: str) -> None:
-        """Display that a trial's process died and that another one continues the trial."""
-        self.run.display.warn(f"{trial_id}: its process died; another continues from its last evaluation")
+        """Display that a trial's process died and that another one continues the trial, or starts it."""
+        if trial_id in self.run.ledger.trials:
+            self.run.display.warn(f"{trial_id}: its process died; another continues from its last evaluation")
+        else:
+            self.run.display.warn(f"{trial_id}: its process died before the trial started; another starts it")
 
     def end(self, trial_id: str) -> None:
         """Keep the set of a trial that ended, and close its record."""

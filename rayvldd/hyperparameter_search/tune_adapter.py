@@ -3,11 +3,15 @@
 Tune gets points from a searcher and decisions from a scheduler, and calls back when trials start and end. The three
 delegate to the strategy and the recorder; reports are single objects that Tune does not interpret. Tune stores no
 checkpoints, and its files are not read again: a study is resumed from its records.
+
+A trial whose process died continues as another trial of Tune. Tune's own retries count the death of a process that was
+taken over from an ended trial twice while it is being reset, and then fail the new trial at the first death.
 """
 
 import logging
 import os
 import shutil
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,14 +88,15 @@ def _run_trials(
     """
     requests = folder.requests
     strategy = make_strategy(recorder.run.study, recorder.history, recorder.run.earlier, requests.take_point)
-    callback = _Callback(recorder, requests)
+    searcher = _Searcher(strategy, recorder, num_trials)
+    callback = _Callback(recorder, requests, searcher)
     with _quiet_tune():
         tuner = tune.Tuner(
             _trainable(recorder.run.study, context),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(strategy, recorder),
+                search_alg=searcher,
                 scheduler=_Scheduler(strategy, recorder, requests),
-                num_samples=num_trials,
+                num_samples=-1,  # the searcher ends it, because a trial whose process died is one more for Tune
                 max_concurrent_trials=recorder.run.study.search.max_concurrent,
                 time_budget_s=time_left,
                 # A new process would load torch and the models: ten seconds on a laptop. Without its timeout among the
@@ -103,7 +108,6 @@ def _run_trials(
                 storage_path=str(folder.root),
                 callbacks=[callback],
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_LIVES - 1),
             ),
         )
         try:
@@ -141,20 +145,43 @@ class _NotSaved:
 class _Searcher(_NotSaved, Searcher):
     """Delegates to the strategy. It has no metric, because the strategy reads the records."""
 
-    def __init__(self, strategy: SearchStrategy, recorder: Recorder) -> None:
+    def __init__(self, strategy: SearchStrategy, recorder: Recorder, num_trials: int) -> None:
         super().__init__()
         self._strategy, self._recorder = strategy, recorder
+        self._left = num_trials
+        self._again: deque[dict[str, SettingValue]] = deque()
+        """Configs of trials whose process died."""
+        self._live: set[str] = set()
+        """Tune's names of the trials that have not ended. Any of them may have to start again."""
 
     def suggest(self, trial_id: str) -> dict[str, SettingValue] | None:
+        config = self._again.popleft() if self._again else self._proposed()
+        if config is not None:
+            self._live.add(trial_id)
+        elif not self._live:
+            return cast(None, Searcher.FINISHED)  # a text, which its annotation omits
+        return config
+
+    def _proposed(self) -> dict[str, SettingValue] | None:
+        """The config of the next new trial; None if the study has all of them."""
+        if not self._left:
+            return None
         try:
             proposal = self._strategy.propose(self._recorder.history)
         except SpaceExhaustedError:
-            return cast(None, Searcher.FINISHED)  # a text, which its annotation omits
+            self._left = 0
+            return None
+        self._left -= 1
         self._recorder.proposed(proposal)
         return {**proposal.point, _TRIAL_ID: proposal.trial_id}
 
+    def start_again(self, config: Mapping[str, SettingValue]) -> None:
+        """Start a trial whose process died again, before any new one."""
+        self._again.append(dict(config))
+
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Report] | None = None, error: bool = False) -> None:
-        """Do nothing; the recorder records the end."""
+        """Note that a trial of Tune has ended; the recorder records the end."""
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing; a study is resumed from its records."""
@@ -189,10 +216,12 @@ class _Scheduler(_NotSaved, FIFOScheduler):
 
 
 class _Callback(_NotSaved, tune.Callback):
-    """Records the start and end of trials."""
+    """Records the start and end of trials, and starts those whose process died again."""
 
-    def __init__(self, recorder: Recorder, requests: Requests) -> None:
-        self._recorder, self._requests = recorder, requests
+    def __init__(self, recorder: Recorder, requests: Requests, searcher: _Searcher) -> None:
+        self._recorder, self._requests, self._searcher = recorder, requests, searcher
+        self._deaths: Counter[str] = Counter()
+        """Processes of each trial that died, by the study's name."""
         self._trials: list[TuneTrial] = []
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
@@ -202,18 +231,29 @@ class _Callback(_NotSaved, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._trials = trials
+        self._start(trial)
+
+    def _start(self, trial: TuneTrial) -> None:
         point = {key: value for key, value in trial.config.items() if key != _TRIAL_ID}
         name = _name_of(trial)
         self._recorder.start(Proposal(name, number_of(name), point, self._requests.has_point(name)))
         self._requests.forget_point(name)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
+        """Tune itself starts a trial again, and does not count it, if its node was preempted while it ran."""
         self._recorder.process_died(_name_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
-        """Record the failure of a trial whose process died too often."""
-        self._recorder.lost(_name_of(trial), _error_of(trial))
-        self._recorder.end(_name_of(trial))
+        """Start a trial whose process died again, or record its failure if that has happened too often."""
+        name = _name_of(trial)
+        self._deaths[name] += trial.num_failures
+        if self._deaths[name] < _LIVES:
+            self._recorder.process_died(name)
+            self._searcher.start_again(trial.config)
+            return
+        self._start(trial)  # one that has not started would have no record
+        self._recorder.lost(name, _error_of(trial))
+        self._recorder.end(name)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self._recorder.end(_name_of(trial))

@@ -118,11 +118,10 @@ def kill_and_go_on(root: Path) -> None:
 
 
 def kill_worker_of(driver: int) -> bool:
-    """Kill a process that runs a trial, an expert or a score, if there is one."""
+    """Kill a process that runs, starts or ends a trial, an expert or a score, if there is one."""
     for process in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
-            # Tune fails a trial whose process dies before it has started, however many lives it has.
-            if process.cmdline() and process.cmdline()[0].startswith(("ray::ImplicitFunc.train", "ray::_Worker")):
+            if process.cmdline() and process.cmdline()[0].startswith(("ray::ImplicitFunc", "ray::_Worker")):
                 process.kill()
                 return True
     return False

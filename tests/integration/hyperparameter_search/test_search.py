@@ -48,7 +48,7 @@ from rayvldd.hyperparameter_search.preparation import (
     load_expert_sets,
 )
 from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
-from rayvldd.hyperparameter_search.requests import PausedError
+from rayvldd.hyperparameter_search.requests import PausedError, Requests
 from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.sweep import sweep
@@ -363,7 +363,30 @@ def test_a_trial_outlives_a_short_outage_and_reports_a_long_one(
 # --- the search, on a toy -----------------------------------------------------------------------------------------
 
 
-def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
+def deadly(log: Path, deaths: int) -> object:
+    """Part of a trainable that ends the first processes that load it: those of trials that have not started.
+
+    All of it is local, so that it is sent by value.
+    """
+    driver = os.getpid()
+
+    class Deadly:
+        def __reduce__(self) -> tuple[Callable[[], "Deadly"], tuple[()]]:
+            return load, ()
+
+    def load() -> Deadly:
+        if os.getpid() != driver:
+            with log.open("a+") as file:
+                file.write("loaded\n")
+                file.seek(0)
+                if len(file.readlines()) <= deaths:
+                    os._exit(1)
+        return Deadly()
+
+    return Deadly()
+
+
+def make_toy(log: Path, behaviour: str = "", loaded: object = None) -> Callable[..., None]:
     """A trainable that climbs to a height set by its point, and keeps its own checkpoint as a distillation does.
 
     It is made inside a function so that Ray sends it by value: worker processes do not know this module, and import
@@ -376,6 +399,8 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
         finally:
             if behaviour == "slow to end":
                 time.sleep(3)
+            if behaviour == "die when stopped" and name == "trial_000":
+                os._exit(1)
 
     cards = {step: card_text(outer_step=step) for step in (0, 2, 4)}  # trials cannot import the helpers
 
@@ -388,6 +413,7 @@ def make_toy(log: Path, behaviour: str = "") -> Callable[..., None]:
         step = json.loads(state.read_text()) if state.is_file() else -2
         with log.open("a") as file:
             file.write(f"{name} from {step}\n")
+        assert loaded is None or repr(loaded)
         while step < 4:
             step += 2
             value = 20 - abs(math.log(point["distillation.lr_image"] / 30)) + 0.01 * step
@@ -417,8 +443,8 @@ class Toy:
         self.folder, self.log = StudyFolder(root / "study"), root / "log.txt"
         self.shown = StringIO()
 
-    def run(self, behaviour: str = "", interrupted_at: int = -1) -> Ledger:
-        self.monkeypatch.setattr(tune_adapter, "run_trial", make_toy(self.log, behaviour))
+    def run(self, behaviour: str = "", interrupted_at: int = -1, loaded: object = None) -> Ledger:
+        self.monkeypatch.setattr(tune_adapter, "run_trial", make_toy(self.log, behaviour, loaded))
         self.tracker = Tracker(self.root / "tracked", interrupted_at)
         ledger, display = self.folder.ledger(), ProgressDisplay(Console(file=self.shown))
         job: Any = SimpleNamespace(trials=self.folder.trials)
@@ -520,6 +546,34 @@ def test_a_trial_whose_process_dies_too_often_fails(toy: Toy, monkeypatch: pytes
     assert ledger.trials["trial_000"].state == "failed"
     assert ledger.trials["trial_000"].reason.startswith("its process died: ")
     assert ledger.trials["trial_000"].process_died, "which is not the fault of its point"
+
+
+def test_a_trial_whose_process_dies_before_it_starts_is_started_again(toy: Toy, tmp_path: Path) -> None:
+    toy.study = with_search(toy.study, num_trials=1)
+    loaded = tmp_path / "loaded.txt"
+    ledger = toy.run(loaded=deadly(loaded, deaths=2))
+    assert ledger.states() == {"finished": 1, "stopped": 0, "failed": 0}
+    assert loaded.read_text() == "loaded\n" * 3 and toy.starts() == ["trial_000 from -2"]
+    assert toy.shown.getvalue().count("trial_000: its process died before the trial started") == 2
+
+
+def test_a_trial_whose_process_never_starts_fails(toy: Toy, tmp_path: Path) -> None:
+    toy.study = with_search(toy.study, num_trials=1)
+    loaded = tmp_path / "loaded.txt"
+    ledger = toy.run(loaded=deadly(loaded, deaths=100))
+    assert loaded.read_text() == "loaded\n" * 3
+    assert ledger.trials["trial_000"].state == "failed" and ledger.trials["trial_000"].process_died
+    assert ledger.trials["trial_000"].reason.startswith("its process died: ")
+
+
+def test_a_trial_whose_process_dies_with_the_one_before_is_started_again(toy: Toy) -> None:
+    """A process goes from a stopped trial to the next one, which has not started until the stopped one has ended."""
+    toy.study = with_search(toy.study, num_trials=3, max_concurrent=1, scheduler="none")
+    toy.monkeypatch.setattr(Requests, "stops", lambda self, trial_id: trial_id == "trial_000")
+    ledger = toy.run("die when stopped")
+    assert ledger.states() == {"finished": 2, "stopped": 1, "failed": 0}
+    assert toy.starts() == [f"trial_00{number} from -2" for number in range(3)]
+    assert toy.shown.getvalue().count("trial_001: its process died before the trial started") == 1
 
 
 def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
