@@ -1,6 +1,7 @@
 """The single test evaluation: the chosen sets, random pairs and the full data, each with several seeds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def evaluate_on_test(
     Every student of a distilled set and every random set has its own seed, and each random set is another sample. With
     several sets, the 95 % t-interval is over the means of the sets and describes the distillation at this point. If
     only the trial's own set is tested, it is over its students, and another distillation would vary more.
+
+    The first student of the best set is kept beside it.
     """
     if folder.test.is_file():
         return StudyTest.read(folder.test)
@@ -61,6 +64,8 @@ def _test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: 
     for number, distilled in enumerate(sets):
         pairs = distilled.pairs(task)
         jobs += [StudentSpec(pairs, seed) for seed in seeds[number * count : (number + 1) * count]]
+    first = len(jobs) - len(seeds)
+    jobs[first] = replace(jobs[first], kept_in=folder.student)
 
     def show(done: int, total: int) -> None:
         display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")

@@ -15,6 +15,7 @@ from rayvldd.errors import ConfigError, Fault, RayvlddError, StoreError, did_you
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.records.json_values import JsonObject
+from rayvldd.records.student_card import STUDENT
 from rayvldd.records.study_choice import StudyChoice
 from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
 from rayvldd.records.study_outcome import StudyOutcome
@@ -73,6 +74,11 @@ class StudyFolder:
     def best(self) -> Path:
         """The best distilled set, its pictures and the result."""
         return self.root / "best"
+
+    @property
+    def student(self) -> Path:
+        """The student of the best set that the test evaluation keeps."""
+        return self.best / STUDENT
 
     @property
     def choice(self) -> Path:

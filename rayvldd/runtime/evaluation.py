@@ -17,6 +17,7 @@ from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset, choose_coreset
 from rayvldd.evaluation.full_data import train_on_all
+from rayvldd.evaluation.kept_student import save_student
 from rayvldd.evaluation.probes import Probe
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
@@ -49,6 +50,8 @@ class StudentSpec:
     """Learning rate on a coreset."""
     probes: Sequence[Probe] = ()
     """Measured on the student too; specs should share the objects, which are then sent once."""
+    kept_in: Path | None = None
+    """Folder in which a student of pairs is kept, accessible from every node; None: the student is not kept."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def score_in_parallel(
                 study.evaluation,
                 study.seed,
                 [probes[id(probe)] for probe in job.probes],
+                job.kept_in,
             )
             for job in missing
         ]
@@ -237,6 +241,7 @@ class _StudentWork:
     study_seed: int
     probes: Sequence[Any] = ()
     """References to the probes."""
+    kept_in: Path | None = None
 
     @property
     def title(self) -> str:
@@ -251,6 +256,8 @@ class _StudentWork:
             with torch.no_grad():
                 frozen_output = task.model.frozen_part(pairs.images.to(task.device))
             trained = train_student(task, pairs, frozen_output, self.settings, self.seed)
+            if self.kept_in is not None:
+                save_student(self.kept_in, task, trained, self.seed)
         probes: list[Probe] = [ray.get(probe) for probe in self.probes]
         probed = {probe.name: probe(task, trained) for probe in probes}
         return StudentScores(ranks(task, trained, getattr(task, self.split)), probed)

@@ -24,6 +24,7 @@ from filelock import FileLock
 from helpers.paths import ROOT
 from helpers.searches import SPACE, evaluated, with_search
 from helpers.sets import card_text, write_card
+from helpers.tasks import load as load_at
 from rich.console import Console
 
 from rayvldd.config.settings import EvaluationSettings
@@ -33,7 +34,9 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import ConfigError, DivergedError, OutageError, RayvlddError, StoreError
 from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.intervals import recall_interval
+from rayvldd.evaluation.kept_student import KeptStudent
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.evaluation.scoring import score
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.hyperparameter_search import final_evaluation, trial, tune_adapter
 from rayvldd.hyperparameter_search.final_evaluation import summary
@@ -1036,7 +1039,17 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     assert set(values["seconds"]) == {"prepare", "experts", "search", "finalists", "test", "total"}
     files = {file.name for file in Path(values["distilled_set"]).iterdir()}
     assert {"before_after.jpg", "nearest_captions.jsonl", "recall_by_outer_step.png", "result.json"} <= files
+    check_student(values, folder, study, workspace)
     json.dumps(values)
+
+
+def check_student(values: dict[str, Any], folder: StudyFolder, study: Study, workspace: Workspace) -> None:
+    """The kept student is the first one of the best set in the test evaluation."""
+    kept = KeptStudent(folder.student)
+    assert kept.card.seed == values["seeds"]["test_students"][0]
+    task = load_at(study, workspace.cache, **values["best"]["config"])
+    recall = score(task, kept._parameters, task.test).mean_recall
+    assert recall == pytest.approx(values["test"]["students"]["distilled"][0])
 
 
 def check_finalists(values: dict[str, Any], folder: StudyFolder) -> None:
