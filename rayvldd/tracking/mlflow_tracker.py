@@ -34,6 +34,7 @@ from rayvldd.errors import RayvlddError, message_of
 from rayvldd.printable import without_passwords
 from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_card import card_in
+from rayvldd.records.student_card import STUDENT, STUDENT_CARD, StudentCard
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.mlflow_captions import CAPTIONS_TABLE, TABLES, TABLES_TAG, captions_table
@@ -185,11 +186,20 @@ class MlflowTracker:
             write = partial(self._write_artifacts, None, artifacts)
             self._outbox.put(_STUDY, write, what=_STUDY_ARTIFACTS)
             if state == "finished" and kind_of(self._command) == "study" and _is_improved(artifacts):
-                self._outbox.put(_STUDY, partial(self._register, self._study.name, note), what="the model version")
+                self._register_later(artifacts, note)
         tags = {NOTE: note}
         self._outbox.put(_STUDY, partial(self._write_tags, None, state, tags), what="tags of the study")
         self._outbox.put(_STUDY, partial(self._close, None, state), what="the state of the study")
         self._wait(_PATIENCE_S[state])
+
+    def _register_later(self, artifacts: Path, note: str) -> None:
+        """Queue the set of the study as a model version; with a student, MLflow can serve the version."""
+        card = artifacts / STUDENT / STUDENT_CARD
+        if card.is_file():
+            student, name = StudentCard.read(card), self._study.name
+            self._outbox.put(_STUDY, partial(self._write_model, artifacts, student), what="the files of the model")
+            note += f"\n\nServe the student: `mlflow models serve -m models:/{name}@{BEST_ALIAS} --env-manager local`"
+        self._outbox.put(_STUDY, partial(self._register, self._study.name, note), what="the model version")
 
     def log_scores(self, scores: Scores) -> None:
         """Write an evaluation as a separate run: each student is a step, the last step has the mean over students."""
@@ -359,6 +369,17 @@ class MlflowTracker:
                 ) from error
             with suppress(Exception):  # some stores cannot delete
                 repository.delete_artifacts(probe.name)
+
+    def _write_model(self, artifacts: Path, student: StudentCard) -> None:
+        """Make the artifacts of the study a model of MLflow, with the set as the input that its student comes from."""
+        from rayvldd.tracking.student_model import dataset_of, write_model_files  # seconds that only this needs
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_model_files(Path(folder), STUDENT, student)
+            self._client.log_artifacts(self._study_run, folder)
+        dataset = dataset_of(artifacts, self._study.name, self._study_run)
+        tags = [InputTag("mlflow.data.context", "student training")]
+        self._client.log_inputs(self._study_run, [DatasetInput(dataset, tags)])
 
     def _register(self, name: str, note: str) -> None:
         """Register the set of the study's run as a model version, with the alias ``best``."""
