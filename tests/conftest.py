@@ -36,12 +36,8 @@ LONGEST = (
     "test_searching_methods",
     "test_commands",
     "test_trajectories_benchmark",
-    # of the unit tier
-    "test_accelerator",
-    "test_contracts",
-    "test_learning",
 )
-"""Modules with tests that take minutes, and those of the unit tier that take most of one."""
+"""Modules with tests that take minutes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
