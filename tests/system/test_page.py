@@ -4,13 +4,15 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from helpers import searches
 from helpers.cli import last_object, run
 from helpers.sets import card_with
@@ -41,13 +43,13 @@ from rayvldd.reports.page.sections import Comparison, compare
 from rayvldd.reports.page.set_drawings import recall_by_group
 from rayvldd.reports.page.study_report import read_study
 from rayvldd.reports.page.svg import to_svg
-from rayvldd.reports.page.writing import write_comparison
+from rayvldd.reports.page.writing import render_page, write_comparison
 from rayvldd.reports.published import published_rows
 from rayvldd.reports.table import Estimate, short
 from rayvldd.storage.json_files import write_json_whole
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 LR, STEPS = "distillation.lr_image", "distillation.trajectory_matching.syn_steps"
 SPACE: dict[str, DrawnDomain] = {
@@ -61,7 +63,7 @@ EVIL = "<script>document.title = 'broken'</script> a \"dog\" & $x^2$"
 
 
 def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int = 9, pairs: int = 6) -> StudyFolder:
-    """A finished study of trials whose recall grows with the rate; one failed, one was stopped."""
+    """A finished study of trials whose recall grows with the rate; one of several failed, one was stopped."""
     folder = StudyFolder(root / name)
     search = {"space": {key: domain.model_dump() for key, domain in SPACE.items()}, "num_trials": num_trials}
     study = Study.model_validate({**TINY_STUDY, "name": name, "search": search})
@@ -77,7 +79,8 @@ def write_study(root: Path, name: str, *, recall: float = 20.0, num_trials: int 
             ledger.add_evaluation(
                 trial.trial_id, searches.evaluated(10 * evaluation, value, 1.0 * evaluation, **seconds)
             )
-        ledger.end(trial.trial_id, {0: "failed", 1: "stopped"}.get(number, "finished"))  # type: ignore[arg-type]
+        state = {0: "failed", 1: "stopped"}.get(number, "finished") if num_trials > 1 else "finished"
+        ledger.end(trial.trial_id, state)  # type: ignore[arg-type]
     best = ledger.best_trial()
     assert best is not None and best.best is not None
     write_set(folder.best, study, pairs)
@@ -673,8 +676,7 @@ def test_the_page_asks_nothing_of_the_net_and_holds_captions_as_text(written: Pa
 
 
 @pytest.fixture(scope="module")
-def browser_page(written: Path) -> Iterator["Page"]:
-    """The page in Chromium without network; messages on the console make the test fail."""
+def browser() -> Iterator["Browser"]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
@@ -682,17 +684,30 @@ def browser_page(written: Path) -> Iterator["Page"]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])  # root has no sandbox
-        page = browser.new_context(offline=True, viewport={"width": 1400, "height": 900}).new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto((written / "compare.html").as_uri())
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: "Browser", file: Path) -> Iterator["Page"]:
+    """A page without network; messages on the console make the test fail."""
+    page = browser.new_context(offline=True, viewport={"width": 1400, "height": 900}).new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    page.goto(file.as_uri())
+    yield page
+    page.context.close()
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def browser_page(browser: "Browser", written: Path) -> Iterator["Page"]:
+    with opened(browser, written / "compare.html") as page:
         assert page.locator("details.fold[open]").count() == 0, "six sections are closed at first"
         page.get_by_role("button", name="Open all sections").click()
         yield page
-        browser.close()
-        assert said == []
 
 
 def first_cells(table: "Locator") -> list[str]:
@@ -912,3 +927,93 @@ def test_a_failed_trial_does_not_flatten_the_axes(tmp_path: Path) -> None:
     ):
         low, _ = drawing.figure.axes[0].get_ylim()
         assert low > 49, drawing.name
+
+
+# --- accessibility, paper, and studies of other sizes --------------------------------------------------------------
+
+OF_THE_SAME_STYLE = ["tbody tr:nth-child(n+6)", ".gallery li:nth-child(n+6)"]
+"""Rows and pairs after the fifth: they have the elements and classes of those before, and make axe slow."""
+
+
+def axe_faults(page: "Page") -> list[str]:
+    """What axe finds at three widths, in light and dark, with everything opened; no rule is left out."""
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    found = []
+    for width in (1280, 768, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            only = {} if scheme == "light" else {"runOnly": ["color-contrast"]}  # dark has other colours, and no more
+            options = {"resultTypes": ["violations"], **only}
+            response = Axe().run(page, {"exclude": OF_THE_SAME_STYLE}, options).response
+            found += [
+                f"{width} {scheme}: {fault['id']}, {node['target']}"
+                for kind in ("violations", "incomplete")
+                for fault in response[kind]
+                for node in fault["nodes"]
+                if not (kind == "incomplete" and fault["id"] == "color-contrast")  # text of SVG over lines
+            ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def page_of_trials(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], "Page"]]:
+    """The page of one study with so many trials; each is made once."""
+    pages: dict[int, Page] = {}
+    with ExitStack() as stack:
+
+        def page_of(num_trials: int) -> "Page":
+            if num_trials not in pages:
+                root = tmp_path_factory.mktemp("trials")
+                study = write_study(root, "study", num_trials=num_trials, pairs=30)
+                file = root / "compare.html"
+                file.write_text(render_page(compare([read_study(study.root)]), "rayvldd compare"), encoding="utf-8")
+                pages[num_trials] = stack.enter_context(opened(browser, file))
+            return pages[num_trials]
+
+        yield page_of
+
+
+@pytest.mark.parametrize("num_trials", [1, 8, 60])
+def test_axe_finds_nothing_on_the_page_of_a_study(page_of_trials: Callable[[int], "Page"], num_trials: int) -> None:
+    assert axe_faults(page_of_trials(num_trials)) == []
+
+
+def test_axe_finds_nothing_on_a_page_of_several_studies_and_sets(browser_page: "Page") -> None:
+    assert axe_faults(browser_page) == []
+
+
+def test_axe_would_find_a_fault(page_of_trials: Callable[[int], "Page"]) -> None:
+    page = page_of_trials(1)
+    page.evaluate("document.querySelector('.first-pairs img').removeAttribute('alt')")
+    page.evaluate("document.querySelector('.hint').style.color = '#999'")
+    found = axe_faults(page)
+    page.reload()
+    assert sum("image-alt" in fault for fault in found) == 3
+    assert sum("color-contrast" in fault for fault in found) >= 3
+
+
+def test_a_single_trial_has_whole_numbers_on_its_axes(page_of_trials: Callable[[int], "Page"]) -> None:
+    page = page_of_trials(1)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    ticks = "(plot) => [...plot.querySelectorAll('[id*=xtick] text')].map((text) => text.textContent)"
+    assert page.locator(".plot.history").evaluate(ticks) == ["0"]
+    assert "1 trial." in page.locator(".study").inner_text()
+    assert page.locator(".plot.marginals details").count() == 0, "a table without rows is left out"
+
+
+def test_the_page_has_few_tab_stops(page_of_trials: Callable[[int], "Page"]) -> None:
+    page = page_of_trials(60)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for table in page.locator("table.sortable").all():
+        assert table.locator("thead button:not([tabindex='-1'])").count() == 1
+    first, second = (page.locator("#study-1-trials thead button").nth(n) for n in (0, 1))
+    first.focus()
+    page.keyboard.press("ArrowRight")
+    assert second.evaluate("(button) => button === document.activeElement && button.tabIndex === 0")
+    stops = page.locator(".scroll:visible, pre:visible")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.scroll, pre')].filter((box) => box.checkVisibility()).every((box) =>"
+        " (box.tabIndex === 0) === (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight))"
+    )
+    assert stops.count() > page.locator(".scroll[tabindex]:visible, pre[tabindex]:visible").count() > 0

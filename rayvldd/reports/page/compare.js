@@ -104,6 +104,30 @@ for (const body of document.querySelectorAll("tbody")) {
   });
 }
 
+// One tab stop for the headings of a table, too.
+for (const head of document.querySelectorAll("table.sortable thead")) {
+  const buttons = [...head.querySelectorAll("button")];
+  for (const button of buttons.slice(1)) button.tabIndex = -1;
+  head.addEventListener("keydown", (event) => {
+    const next = step(event, buttons.length, buttons.indexOf(document.activeElement));
+    if (next < 0) return;
+    for (const button of buttons) button.tabIndex = -1;
+    buttons[next].tabIndex = 0;
+    buttons[next].focus();
+  });
+}
+
+// Only what scrolls is a tab stop. Without the script all of it is.
+const scrolled = new ResizeObserver((changes) => {
+  for (const { target } of changes) {
+    const box = target.closest("pre, .scroll");
+    const scrolls = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
+    if (scrolls) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+});
+for (const box of document.querySelectorAll("pre, .scroll, .scroll > table")) scrolled.observe(box);
+
 // Parallel coordinates: dragging along an axis keeps the trials whose line crosses it there.
 for (const plot of document.querySelectorAll(".plot.parallel_coordinates")) {
   const svg = plot.querySelector("svg");

@@ -48,7 +48,7 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
     axes.set_xlabel("outer step", color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
     axes.set_ylim(0, None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     add_legend(figure)
     return drawing
 
@@ -70,7 +70,7 @@ def recall_curve(trial: Trial) -> Drawing:
     axes.set_xlabel("outer step", color=INK)
     axes.set_ylabel("val recall (%)", color=INK)
     axes.set_ylim(0, None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     return drawing
 
 
@@ -98,7 +98,7 @@ def history(trials: Sequence[Trial], best_id: str) -> Drawing:
         drawing.mark(point, words_of(trial), trial.trial_id)
     axes.set_xlabel("number of the trial", color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.margins(y=0.1)
     return drawing
 
@@ -133,7 +133,7 @@ def progress_of_studies(trials_of: Mapping[str, Sequence[Trial]]) -> Drawing:
         drawing.mark(line, f"{name}: {best[-1]:.2f} after {len(best)} trials")
     axes.set_xlabel("trials", color=INK)
     axes.set_ylabel("best validation recall (%)", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.margins(y=0.1)
     add_legend(figure, 2)
     return drawing
@@ -312,7 +312,7 @@ def _scale_to(axes: Axes, domain: DrawnDomain) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=isinstance(domain, IntDomain)))
+        axes.xaxis.set_major_locator(_whole_numbers(5) if isinstance(domain, IntDomain) else MaxNLocator(5))
 
 
 def _as_drawn(value: SettingValue) -> float | str:
@@ -470,6 +470,11 @@ def _draw_point(axes: Axes, x: float | str, y: float, trial: Trial, best_id: str
         [x], [y], linestyle="", marker=shape, color=BEST if is_best else colour, markersize=9 if is_best else 6
     )
     return point
+
+
+def _whole_numbers(most: int = 9) -> MaxNLocator:
+    """Ticks at whole numbers, also if the axis is shorter than 1, as around a single trial."""
+    return MaxNLocator(most, integer=True, min_n_ticks=1)
 
 
 def _ends(domain: DrawnDomain) -> tuple[str, str]:

@@ -88,5 +88,5 @@ def _write_table(table: Table, folder: Path) -> None:
 
 def _write_plot(drawing: Drawing, folder: Path) -> None:
     drawing.save(folder / f"{drawing.name}.png")
-    if drawing.columns:
+    if drawing.columns and drawing.rows:
         write_text_whole(folder / f"{drawing.name}.csv", as_csv(drawing.numbers))
