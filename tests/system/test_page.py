@@ -1017,3 +1017,23 @@ def test_the_page_has_few_tab_stops(page_of_trials: Callable[[int], "Page"]) -> 
         " (box.tabIndex === 0) === (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight))"
     )
     assert stops.count() > page.locator(".scroll[tabindex]:visible, pre[tabindex]:visible").count() > 0
+
+
+def test_paper_is_white_and_nothing_on_it_is_cut(page_of_trials: Callable[[int], "Page"]) -> None:
+    page = page_of_trials(60)
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = false")
+    page.set_viewport_size({"width": 718, "height": 1046})  # A4 with the margins of Chromium, at 96 dpi
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    try:
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 718
+        cut = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollHeight > box.clientHeight).length"
+        assert page.evaluate(cut) == 0
+        assert "95 % interval" in page.locator(".overview").inner_text()
+        assert page.locator("summary:visible").count() == 1, "closed tables leave no heading behind"
+        assert page.locator("#study-1-trials tr:visible").count() == 61
+        heights = "(row) => row.getBoundingClientRect().height / parseFloat(getComputedStyle(row).lineHeight)"
+        assert page.locator("#study-1-trials tbody tr").first.evaluate(heights) < 2, "no number is divided"
+    finally:
+        page.emulate_media(media="screen")
