@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from rayvldd.cli.invocation import Invocation, RunCommand
 from rayvldd.cli.output import Output
-from rayvldd.errors import ConfigError, Fault, InputError
+from rayvldd.errors import ConfigError, Fault
 from rayvldd.user_paths import is_file, is_folder, user_path
 
 _SMALL, _LARGE = 96, 224
@@ -57,7 +57,7 @@ class _NewStudy(Output):
     help="Folder of the image files that --csv names. Default: the folder of the table.",
 )
 @click.option("--image-encoder", metavar="NAME", help="A timm model. Default: mobilenetv3_small_100, of the hub.")
-@click.option("--image-weights", metavar="FILE", help="Local weights of the image encoder.")
+@click.option("--image-weights", metavar="FILE", help="Local weights of the timm model that --image-encoder names.")
 @click.option("--text-encoder", metavar="NAME", help="Hub name or folder. Default: all-MiniLM-L6-v2, of the hub.")
 @click.option("--image-size", type=click.IntRange(16, 1024), metavar="PX", help="Default: 96 px, with a GPU 224 px.")
 @click.pass_obj
@@ -77,10 +77,9 @@ def command(
     A table without a column `split` is split by chance, a tenth of its images for validation and as many for test. The
     study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten.
     """
-    _check(study_file, folder, table, images)
     captions = study_file.with_suffix(".captions.jsonl")
-    if table is not None and captions.exists():
-        raise _taken(captions)
+    _check(folder, table, images, image_encoder, image_weights)
+    _check_is_free([study_file, captions] if table is not None else [study_file])
 
     import torch
 
@@ -123,7 +122,9 @@ def command(
     invocation.finish(_NewStudy(study=str(study_file), images=counts, settings=values, next_command=next_command))
 
 
-def _check(study_file: Path, folder: Path | None, table: Path | None, images: Path | None) -> None:
+def _check(
+    folder: Path | None, table: Path | None, images: Path | None, image_encoder: str | None, image_weights: str | None
+) -> None:
     faults = []
     if (folder is None) == (table is None):
         faults.append(Fault("--data, --csv", "one of the two is needed", "--data FOLDER, or --csv FILE"))
@@ -135,12 +136,15 @@ def _check(study_file: Path, folder: Path | None, table: Path | None, images: Pa
         faults.append(Fault("--csv", f"no such file: {table}", "a table with the columns image and caption"))
     if folder is not None and not is_folder(folder):
         faults.append(Fault("--data", f"no such folder: {folder}", "a folder with images and captions"))
+    if image_weights is not None and image_encoder is None:
+        allowed = "with --image-encoder NAME, the timm model that the weights are of"
+        faults.append(Fault("--image-weights", f"{image_weights} without the name of its model", allowed))
     if faults:
         raise ConfigError(faults, next_command="rayvldd init --help")
-    if study_file.exists():
-        raise _taken(study_file)
 
 
-def _taken(file: Path) -> InputError:
-    fault = Fault(str(file), "is there already", "a file that does not exist")
-    return ConfigError([fault], next_command="the same command with another name, or remove the file")
+def _check_is_free(files: list[Path]) -> None:
+    faults = [Fault(str(file), "is there already", "a file that does not exist") for file in files if file.exists()]
+    if faults:
+        which = "the file" if len(faults) == 1 else "the files"
+        raise ConfigError(faults, next_command=f"the same command with another name, or remove {which}")

@@ -63,7 +63,8 @@ def test_nothing_is_replaced_and_a_dry_run_writes_nothing(table: Path) -> None:
     assert made(table).exit_code == 0
     before = table.with_name("mine.yaml").read_bytes()
     again = made(table)
-    assert again.exit_code == 2 and "is there already" in again.stderr
+    assert again.exit_code == 2 and "remove the files" in again.stderr
+    assert "mine.yaml: is there already" in again.stderr and "mine.captions.jsonl: is there already" in again.stderr
     assert table.with_name("mine.yaml").read_bytes() == before
 
 
@@ -104,6 +105,8 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     result = run("init", tmp_path / "mine.yaml", "--csv", tmp_path / "no.csv", "--images", tmp_path / "none")
     assert f"--csv: no such file: {tmp_path / 'no.csv'}" in result.stderr
     assert f"--images: no such folder: {tmp_path / 'none'}" in result.stderr
+    result = run("init", tmp_path / "mine.yaml", "--data", tmp_path, "--image-weights", "model.safetensors")
+    assert "--image-weights: model.safetensors without the name of its model" in result.stderr
     empty = run("init", tmp_path / "mine.yaml", "--data", tmp_path)
     assert empty.exit_code == 2 and "has no annotation file; allowed: captions.jsonl" in empty.stderr
 
