@@ -215,6 +215,9 @@ class Recorder:
 
     def _log(self, trial_id: str, evaluation: Evaluation) -> None:
         self.run.tracker.log_metrics(trial_id, evaluation.numbers(), evaluation.outer_step)
+        picture = self.run.ledger.trials[trial_id].picture(evaluation.outer_step)
+        if picture.is_file():
+            self.run.tracker.log_picture(trial_id, picture, evaluation.outer_step)
 
     def _end(self, trial: Trial) -> None:
         reason = self._failures.get(trial.trial_id, "")

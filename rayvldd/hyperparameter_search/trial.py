@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import errno
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.distillation.evaluations import BEST
+from rayvldd.distillation.evaluations import BEST, EvaluationResult
 from rayvldd.distillation.loop import distill
+from rayvldd.distillation.step_pictures import draw_images, pictured_steps
 from rayvldd.errors import OutageError, RayvlddError, message_of, without_next_command
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
@@ -37,8 +39,11 @@ from rayvldd.hyperparameter_search.trial_report import (
 )
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.set_card import card_in
+from rayvldd.records.trial import picture_at
 from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.tracking.machine_use import PeakMemory
+
+logger = logging.getLogger(__name__)
 
 _PAUSES_S = (5.0, 30.0)
 """Seconds before each further try of a trial that an outage cut off, beyond the tries of the storage's own client."""
@@ -147,12 +152,22 @@ def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: Tria
     saved = card_in(checkpoint / BEST)
     if saved:
         yield EvaluationReport(saved.outer_step, saved.metrics)
-    finished = True
+    finished, pictured = True, set(pictured_steps(study.distillation))
     for evaluation in distill(study, task, trajectories, seed, checkpoint):
         finished = False
+        if evaluation.outer_step in pictured:
+            _draw(evaluation, context.trials / trial_id)
         yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing is left to do: the last evaluation is lost if it was not the best
         yield EvaluationReport(study.distillation.outer_steps, saved.metrics)
+
+
+def _draw(evaluation: EvaluationResult, folder: Path) -> None:
+    """Draw the set at an evaluation. A trial without the picture goes on: it is for viewing alone."""
+    try:
+        draw_images(evaluation.distilled_set.images, picture_at(folder, evaluation.outer_step))
+    except Exception as error:  # of the image library or the disk
+        logger.warning("no picture of outer step %d: %s", evaluation.outer_step, message_of(error))
 
 
 def trajectories_of(study: Study, task: RetrievalTask, context: TrialContext) -> list[Trajectory]:

@@ -1,8 +1,8 @@
 """One trial of a search: its point, state and evaluations.
 
 A trial has a folder. ``trial.json`` contains point, seed, state and the version of the format; ``evaluations.jsonl``
-contains one line for each evaluation, in order. The folder also has ``checkpoint/`` while the trial runs, and
-``artifacts/``.
+contains one line for each evaluation, in order. The folder also has ``checkpoint/`` while the trial runs, ``pictures/``
+of a few outer steps, and ``artifacts/``.
 """
 
 import json
@@ -105,6 +105,10 @@ class Trial:
         """Files of an ended trial, also logged to the tracker."""
         return self.folder / "artifacts"
 
+    def picture(self, outer_step: int) -> Path:
+        """The picture of the set at an outer step, which exists for a few of them."""
+        return picture_at(self.folder, outer_step)
+
     @property
     def distilled_set(self) -> Path:
         """The best set of a trial that ended."""
@@ -165,6 +169,11 @@ class Trial:
             raise _FORM.unreadable(folder / RECORD, f"it is that of {values.trial_id}")
         evaluations = _read_evaluations(folder / EVALUATIONS, repair=repair)
         return cls(**dict(values), folder=folder, evaluations=evaluations)
+
+
+def picture_at(folder: Path, outer_step: int) -> Path:
+    """File of the picture of the set at an outer step, in the folder of a trial."""
+    return folder / "pictures" / f"{outer_step:06d}.png"
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:

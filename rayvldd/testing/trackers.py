@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from PIL import Image
+
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.testing.toy import toy_study
 from rayvldd.tracking.protocol import Origins, Tracker
@@ -26,6 +28,8 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
     artifacts = folder / "artifacts"
     artifacts.mkdir(parents=True)
     (artifacts / "note.txt").write_text("kept", encoding="utf-8")
+    picture = folder / "picture.png"
+    Image.new("RGB", (4, 4)).save(picture)
     for session in range(2):
         tracker = make()
         assert tracker.uri, "a tracker has the location of its records as uri"
@@ -36,6 +40,9 @@ def check_tracker(make: Callable[[], Tracker], written: Written, folder: Path) -
         tracker.end_trial("trial_002", "stopped", artifacts, {})
         tracker.start_trial("trial_000", {"distillation.lr_image": 10.0})
         tracker.log_metrics("trial_000", {VAL_MEAN_RECALL: 1.5}, 0)
+        tracker.log_picture("trial_000", picture, 0)
+        with tracker.sampling_machine():
+            pass
         if session == 0:
             tracker.end_study("interrupted", {}, None)
             continue

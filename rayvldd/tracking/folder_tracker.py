@@ -140,6 +140,9 @@ class FolderTracker:
         if new := self.unwritten(trial_id, metrics, step):
             self._append(trial_id, _Metrics(step=step, metrics=new))
 
+    def log_picture(self, trial_id: str, file: Path, step: int) -> None:
+        """Write nothing: the picture is a file of the study's folder already."""
+
     def sampling_machine(self) -> AbstractContextManager[object]:
         """Record nothing: only MLflow's pages show the use of the machine."""
         return nullcontext()

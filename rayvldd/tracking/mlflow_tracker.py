@@ -24,6 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from PIL import Image
 
 from rayvldd.background import RepeatedCall
 from rayvldd.config.domains import SettingValue
@@ -148,6 +149,11 @@ class MlflowTracker:
             self._best_recalls[trial_id] = float(metrics[BEST_VAL_MEAN_RECALL])
         what = f"metrics of {trial_id or 'the study'}"
         self._outbox.put(trial_id or _STUDY, partial(self._write_metrics, trial_id), entries, what=what)
+
+    def log_picture(self, trial_id: str, file: Path, step: int) -> None:
+        """Write a picture of a trial at a step, which MLflow's pages show with a slider; a step is written once."""
+        write = partial(self._write_picture, trial_id, file, step)
+        self._outbox.put(trial_id, write, what=f"the picture of {trial_id} at step {step}")
 
     def sampling_machine(self) -> AbstractContextManager[object]:
         """Write the use of this machine to the study's run every ten seconds while a block runs, by the outbox."""
@@ -327,6 +333,21 @@ class MlflowTracker:
             self._client.log_dict(run_id, table, CAPTIONS_TABLE)
             self._client.set_tag(run_id, TABLES_TAG, TABLES)
 
+    def _write_picture(self, trial_id: str, file: Path, step: int) -> None:
+        if trial_id in self._done:
+            return
+        run_id = self._run_id(trial_id)
+        whole = f"{_PICTURES}+step+{step}+"  # MLflow writes a picture and then, of the same step, its compressed form
+        known = [artifact.path for artifact in self._client.list_artifacts(run_id, "images")]
+        if any(Path(path).name.startswith(whole) and "+compressed" in path for path in known):
+            return
+        try:
+            with Image.open(file) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, SyntaxError) as error:  # Pillow's for a damaged file; an OSError would be tried again for ever
+            raise PermanentError(f"{file}: {message_of(error)}") from error
+        self._client.log_image(run_id, picture, key=_PICTURES, step=step)
+
     def _write_tags(self, trial_id: str | None, state: State, tags: dict[str, str]) -> None:
         """Write the tags of an ended run, and a tag with its missing parts, by which it is found and completed."""
         if trial_id in self._done:
@@ -421,6 +442,8 @@ class _NoRunError(PermanentError):
 _STUDY = ""
 """The lane of the study itself in the outbox."""
 _STUDY_ARTIFACTS = "the artifacts of the study"
+_PICTURES = "distilled pairs"
+"""Name of the pictures by step on MLflow's pages."""
 _SAMPLES = "the use of the machine"
 _MISSING = "rayvldd.missing"
 """Tag of a run that ended incomplete; the same command completes it."""

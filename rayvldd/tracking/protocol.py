@@ -112,6 +112,13 @@ class Tracker(Protocol):
         """Write metrics of a trial, or of the study itself, at a step."""
         ...
 
+    def log_picture(self, trial_id: str, file: Path, step: int) -> None:
+        """Write a picture of the set of a trial at a step, if the tracker shows pictures by step.
+
+        The file stays where it is until the study has ended.
+        """
+        ...
+
     def sampling_machine(self) -> AbstractContextManager[object]:
         """Record the use of this machine while a block runs, if the tracker shows it over time.
 

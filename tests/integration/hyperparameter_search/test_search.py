@@ -288,6 +288,24 @@ def without_seconds(report: EvaluationReport) -> dict[str, float]:
     return {name: value for name, value in report.metrics.items() if not name.startswith("seconds")}
 
 
+def test_a_trial_draws_its_set_at_some_steps(job: TrialContext, reports: list[Any]) -> None:
+    run_trial(job, reports)
+    files = sorted((job.trials / "trial_003" / "pictures").iterdir())
+    assert [file.name for file in files] == ["000000.png", "000002.png", "000004.png"]
+    assert len({file.read_bytes() for file in files}) == 3, "the set changes"
+
+
+def test_a_trial_goes_on_without_its_pictures(
+    job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trial, "draw_images", refuse)
+    run_trial(job, reports)
+    assert [report.outer_step for report in reports] == [0, 2, 4], "it is no outage either"
+
+
 def test_an_interrupted_trial_resumes(job: TrialContext, reports: list[Any]) -> None:
     run_trial(job, reports)
     whole = [without_seconds(report) for report in reports]
@@ -1040,6 +1058,9 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     files = {file.name for file in Path(values["distilled_set"]).iterdir()}
     assert {"before_after.jpg", "nearest_captions.jsonl", "recall_by_outer_step.png", "result.json"} <= files
     check_student(values, folder, study, workspace)
+    for one in folder.ledger().ended:
+        drawn = [each.outer_step for each in one.evaluations if one.picture(each.outer_step).is_file()]
+        assert drawn == [each.outer_step for each in one.evaluations], "three at most"
     json.dumps(values)
 
 
