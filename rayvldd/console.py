@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from rayvldd.printable import printable
+from rayvldd.printable import fitted, printable
 
 _PLAIN_EVERY_S = 15.0
 """Minimum seconds between two lines of progress if the output is not a terminal."""
@@ -79,7 +79,10 @@ class ProgressDisplay:
     def _print(self, text: str) -> None:
         if self._log_time:
             text = with_time(text)
-        self.console.print(printable(text), markup=False, soft_wrap=True)
+        text = printable(text)
+        if self.console.is_terminal:
+            text = fitted(text, self.console.width)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def _clear(self) -> None:
         if self._task is not None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from rayvldd.cli import completion
 from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.cli.output import ErrorOutput, InterruptionOutput
 from rayvldd.errors import InputError, RayvlddError
-from rayvldd.printable import printable, without_passwords
+from rayvldd.printable import fitted, printable, without_passwords
 from rayvldd.records.form import Values
 from rayvldd.user_paths import exists, user_path
 
@@ -79,7 +80,7 @@ class Invocation:
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""
-        click.echo(printable(without_passwords(text)))
+        _echo(without_passwords(text))
 
     def say_next(self, *lines: str) -> None:
         """Print the next commands, in this workspace, unless the command is quiet."""
@@ -265,6 +266,14 @@ def _invocation(ctx: click.Context) -> Invocation:
     )
 
 
+def _echo(text: str, err: bool = False) -> None:
+    """Print text on one of the standard streams, with lines that fit if that is a terminal."""
+    text = printable(text)
+    if (sys.stderr if err else sys.stdout).isatty():
+        text = fitted(text, shutil.get_terminal_size().columns)
+    click.echo(text, err=err)
+
+
 def _output_of_usage_error(error: click.UsageError, name: str) -> ErrorOutput:
     """The object of an error in the words of a command line; click prints the message."""
     return ErrorOutput(
@@ -275,7 +284,7 @@ def _output_of_usage_error(error: click.UsageError, name: str) -> ErrorOutput:
 def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
     next_command = invocation.in_this_workspace(error.next_command)
     message = str(error).removesuffix(error.next_command) + next_command
-    click.echo(printable(without_passwords(f"Error: {message}")), err=True)
+    _echo(without_passwords(f"Error: {message}"), err=True)
     faults = error.faults if isinstance(error, InputError) else []
     invocation.finish(
         ErrorOutput(
@@ -289,7 +298,7 @@ def _exit_with(error: RayvlddError, invocation: Invocation) -> NoReturn:
 
 
 def _exit_interrupted(error: KeyboardInterrupt, kept: str, invocation: Invocation) -> NoReturn:
-    click.echo("\nInterrupted." + (f" Kept: {kept}." if kept else " Nothing was changed."), err=True)
-    click.echo(f"The same command continues: {invocation.line}", err=True)
+    _echo("\nInterrupted." + (f" Kept: {kept}." if kept else " Nothing was changed."), err=True)
+    _echo(f"The same command continues: {invocation.line}", err=True)
     invocation.finish(InterruptionOutput(kept=kept, next_command=invocation.line))
     raise SystemExit(exit_code_of(error))

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rayvldd.console import ProgressDisplay
 from rayvldd.evaluation.breakdown import SubjectShare
-from rayvldd.printable import printable, without_passwords
+from rayvldd.printable import fitted, printable, without_passwords
 from rayvldd.reports.renderers import as_terminal
 from rayvldd.reports.table import Table, texts
 from rayvldd.reports.tables import subjects_table
@@ -19,6 +19,32 @@ SHOWN = r"dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
 @pytest.mark.parametrize("text", ["", "a dog", "déjà vu – 狗 🐕", "two\nlines\tand a tab"])
 def test_text_without_control_characters_stays(text: str) -> None:
     assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("short", "short"),
+        ("trial_000  finished  val mean recall 18.49", "trial_000  finished  val mean recall\n           18.49"),
+        ("  then:    the best on validation is tested", "  then:    the best on validation is\n           tested"),
+        ("a sentence of several words that goes on", "a sentence of several words that\n  goes on"),
+        ("in /a/path/that/is/longer/than/the/whole/line", "in\n  /a/path/that/is/longer/than/the/whole/line"),
+        ("Next: rayvldd compare one two three four", "Next: rayvldd compare one two three four"),
+        ("one line\nand another one that is too long for it", "one line\nand another one that is too long for\n  it"),
+    ],
+)
+def test_lines_are_broken_between_words(text: str, shown: str) -> None:
+    assert fitted(text, 36) == shown
+
+
+def test_lines_of_progress_fit_a_terminal_and_stay_whole_in_a_file() -> None:
+    text = "trial_000  finished  val mean recall 18.49 at step 4  lr_image=6.35, lr_text=1.7, syn_steps=4"
+    terminal, file = StringIO(), StringIO()
+    ProgressDisplay(Console(file=terminal, force_terminal=True, highlight=False, width=80)).line(text)
+    ProgressDisplay(Console(file=file, width=80)).line(text)
+    assert file.getvalue() == f"{text}\n"
+    assert terminal.getvalue().split() == text.split()
+    assert max(map(len, terminal.getvalue().splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
