@@ -11,6 +11,7 @@ taken over from an ended trial twice while it is being reset, and then fail the 
 import logging
 import os
 import shutil
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
 from rayvldd.models.gpus import limit_gpu_memory
-from rayvldd.runtime.cluster import workers_have_our_variables
+from rayvldd.runtime.cluster import refuse_dead_ray, workers_have_our_variables
 from rayvldd.runtime.resources import resources_of_trials
 
 _TRIAL_ID = "trial_id"
@@ -59,6 +60,9 @@ os.environ |= {
 
 _LIVES = 3
 """Maximum number of processes of a trial: one whose process died (lost node, out of memory) is resumed."""
+
+_LOOK_S = 5.0
+"""Seconds between two looks at whether Ray is alive."""
 
 
 def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
@@ -223,8 +227,12 @@ class _Callback(_NotSaved, tune.Callback):
         self._deaths: Counter[str] = Counter()
         """Processes of each trial that died, by the study's name."""
         self._trials: list[TuneTrial] = []
+        self._next_look = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: object) -> None:
+        if time.monotonic() >= self._next_look:
+            refuse_dead_ray()
+            self._next_look = time.monotonic() + _LOOK_S
         self._recorder.raise_outage()
         self._requests.raise_pause()
         self._recorder.poll()

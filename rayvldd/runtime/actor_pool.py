@@ -22,6 +22,7 @@ from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.models.gpus import further_gpus, limit_gpu_memory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
+from rayvldd.runtime.cluster import refuse_dead_ray
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -89,7 +90,7 @@ def run_work(
         at_a_time: Maximum number of parallel items; default: as many as fit.
 
     Raises:
-        RayvlddError: when an item raises it, its processes die too often, or not even one actor fits.
+        RayvlddError: when an item raises it, its processes die too often, not even one actor fits, or a local Ray dies.
     """
     if not items:
         return []
@@ -101,6 +102,7 @@ def run_work(
         pool.employ(_kept.of(study, cache_folder, request))
     try:
         while pool.results_missing:
+            refuse_dead_ray()
             pool.hand_out()
             pool.collect()
             if on_progress:

@@ -37,6 +37,8 @@ class _RayOptions(TypedDict, total=False):
 
 
 _is_ours = False
+_is_local = False
+"""Whether the connected Ray was started for this process and has this machine alone."""
 
 
 def workers_have_our_variables() -> bool:
@@ -74,13 +76,27 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
             f"cluster, or no address",
             next_command="ray status, to see whether a cluster runs; or the same command without an address",
         ) from error
-    global _is_ours
-    _is_ours = True
+    global _is_ours, _is_local
+    _is_ours, _is_local = True, address is None
     try:
         yield
     finally:
-        _is_ours = False
+        _is_ours = _is_local = False
         ray.shutdown()
+
+
+def refuse_dead_ray() -> None:
+    """Raise if a local Ray has lost its only node; on a cluster, actors wait for the next one.
+
+    Raises:
+        RayvlddError: if Ray's process on this machine, the raylet, has died: an actor that had not started would wait
+            for ever.
+    """
+    if _is_local and not any(node["Alive"] for node in ray.nodes()):
+        raise RayvlddError(
+            "Ray on this machine: its process, the raylet, has died; the usual cause is that memory ran out",
+            next_command="the same command, which keeps finished work",
+        )
 
 
 def gpus_of_cluster() -> float:

@@ -547,6 +547,22 @@ def test_an_outage_ends_the_search_and_no_trial(toy: Toy) -> None:
     check_continued(toy, cut, ledger)
 
 
+def test_a_search_ends_when_its_ray_has_died(toy: Toy) -> None:
+    def died() -> None:
+        if toy.log.is_file() and len(toy.starts()) == 3:
+            raise RayvlddError("the raylet has died", next_command="the same command")
+
+    with toy.monkeypatch.context() as patched, pytest.raises(RayvlddError, match="the raylet has died"):
+        patched.setattr(tune_adapter, "_LOOK_S", 0.0)
+        patched.setattr(tune_adapter, "refuse_dead_ray", died)
+        toy.run()
+    cut = toy.folder.ledger()
+    assert cut.running and not cut.states()["failed"]
+    ledger = toy.run()
+    assert not ledger.running and len(ledger.trials) == 8
+    check_continued(toy, cut, ledger)
+
+
 def check_continued(toy: Toy, cut: Ledger, ledger: Ledger) -> None:
     """Ended trials did not run again, others were resumed, and nothing is missing or reported twice."""
     starts = toy.starts()
