@@ -160,7 +160,7 @@ def command(
 
     scored: dict[SetGroup, GroupScores] = {}
     lost: list[Breakdown] = []
-    with invocation.display() as display, start_ray(None, None), keeping_actors():
+    with invocation.display() as display, start_ray(None, None, display), keeping_actors():
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
         for group in groups:

@@ -78,6 +78,11 @@ class Invocation:
 
         return ProgressDisplay(quiet=self.quiet, log_time=self.log_time)
 
+    def say_loading(self) -> None:
+        """Tell a terminal why nothing happens for the next seconds."""
+        if not self.quiet and sys.stderr.isatty():
+            _echo("loading PyTorch, then checking models and data", err=True)
+
     def say(self, text: str = "") -> None:
         """Print a line of text."""
         _echo(without_passwords(text))

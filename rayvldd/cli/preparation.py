@@ -106,6 +106,7 @@ def checked_study(
     if searches:
         refuse_one_point(study, str(file))
     workspace = writable_workspace(invocation)
+    invocation.say_loading()
     if on_this_machine:
         _check_resources(study, str(file), invocation.line)
     check_models_and_data(study, str(file), invocation.line, num_pairs)

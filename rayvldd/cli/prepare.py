@@ -88,7 +88,7 @@ def command(
     from rayvldd.runtime.cluster import start_ray
     from rayvldd.runtime.nodes import refuse_unfit_nodes
 
-    with invocation.display() as display, start_ray(address, None):
+    with invocation.display() as display, start_ray(address, None, display):
         if address is not None:
             refuse_unfit_nodes(workspace.root)
         arrays = prepare_study(study, workspace.cache, ArrayShards(store.storage), display.progress)

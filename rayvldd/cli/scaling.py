@@ -132,6 +132,6 @@ def _scored(
     from rayvldd.runtime.cluster import start_ray
 
     (group,) = group_sets(load_sets(folders, workspace.root), {}, next_command=invocation.line)
-    with invocation.display() as display, start_ray(None, None), keeping_actors():
+    with invocation.display() as display, start_ray(None, None, display), keeping_actors():
         _, scores = evaluate_group(group, workspace, options, display, invocation.line)
     return group, scores

@@ -125,6 +125,10 @@ class Recorder:
         if self._experts != before:
             self._show()
 
+    def begin(self) -> None:
+        """Show that the search begins: the first processes take seconds to start."""
+        self._show()
+
     def proposed(self, proposal: Proposal) -> None:
         """Keep the prediction of a proposal, which Tune does not pass on, until its trial starts."""
         self._predictions[proposal.trial_id] = proposal.prediction
@@ -288,6 +292,7 @@ class Recorder:
         best = best_of(ledger.trials.values())
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
         notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
+        notes += ["processes start"] if not running and ended < total else []
         notes += [f"best {best.best.recall:.2f}"] if best and best.best else []
         notes += self._experts
         done = ended + sum(running.values())

@@ -109,10 +109,11 @@ def sweep(
         keep_earlier_trials(study, folder, warm_start)
         folder.add_command(command)
         place = tracker.uri  # before the tracker connects, after which it may have another one
+        used.progress("opening the tracker", 0, 1)
         tracker.start_study(study, command)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
-        with reporting_failure(tracker), start_ray(address, None), energy.reading():
+        with reporting_failure(tracker), start_ray(address, None, used), energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
             with tracker.sampling_machine():

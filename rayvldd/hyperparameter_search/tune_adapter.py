@@ -72,6 +72,7 @@ def search(run: StudyRun, context: TrialContext, folder: StudyFolder) -> None:
     time_left = None if settings.time_budget_s is None else settings.time_budget_s - run.ledger.search_seconds
     recorder.resend_ended()
     if missing > 0 and (time_left is None or time_left > 0):
+        recorder.begin()
         _run_trials(recorder, context, folder, missing, time_left)
         shutil.rmtree(folder.tune, ignore_errors=True)
     recorder.end_rest()

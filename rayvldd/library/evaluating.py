@@ -169,7 +169,7 @@ def evaluate(
         raise InputError(faults, next_command="rv.evaluate(…), after correcting them")
     options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
-    with ProgressDisplay() as display, start_ray(None, None), keeping_actors():
+    with ProgressDisplay() as display, start_ray(None, None, display), keeping_actors():
         for group in groups:
             _, scored[group] = evaluate_group(group, place, options, display, "rv.evaluate")
     return keep_evaluation(scored, options, place, "rv.evaluate")

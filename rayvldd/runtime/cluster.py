@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import ray
 
+from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.runtime.environment import END_TIMEOUT, variables_of_workers
 
@@ -50,12 +51,13 @@ def workers_have_our_variables() -> bool:
 
 
 @contextmanager
-def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
+def start_ray(address: str | None, num_cpus: int | None, display: ProgressDisplay | None = None) -> Iterator[None]:
     """Provide a Ray connection for the block: the existing one, or a new one that is closed at the end.
 
     Args:
         address: A cluster, ``auto`` or ``HOST:PORT``; default: a local Ray instance for the duration of the block.
         num_cpus: CPUs of the local Ray instance; default: all of them.
+        display: Shows that Ray starts and ends, which takes seconds.
 
     Raises:
         RayvlddError: when no Ray answers at ``address``.
@@ -67,7 +69,7 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
     try:
         if address is not None:
             _refuse_silence(address)
-        with _handler_of_sigterm_kept():
+        with _handler_of_sigterm_kept(), _announced(display, "starting Ray"):
             _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
@@ -82,7 +84,21 @@ def start_ray(address: str | None, num_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         _is_ours = _is_local = False
-        ray.shutdown()
+        with _announced(display, "ending Ray"):
+            ray.shutdown()
+
+
+@contextmanager
+def _announced(display: ProgressDisplay | None, what: str) -> Iterator[None]:
+    """Show an activity for the duration of the block."""
+    if display is None:
+        yield
+        return
+    display.progress(what, 0, 1)
+    try:
+        yield
+    finally:
+        display.done()
 
 
 def refuse_dead_ray() -> None:

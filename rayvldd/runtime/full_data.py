@@ -60,10 +60,10 @@ def choose_recipe(
 
     def show(finished: int, running: Mapping[int, int]) -> None:
         done = finished * total // len(recipes) + sum(running.values())
-        note = f"epochs of {len(recipes)} recipes for all pairs, chosen on validation and cached"
+        note = f"epochs of {len(recipes)} recipes for all pairs"
         display.progress("full-data bound", min(done, total), total, note)
 
-    with start_ray(None, None):
+    with start_ray(None, None, display):
         works = [_RecipeWork(recipe, study.seed, seed) for recipe in recipes]
         recalls = run_work(works, study, cache_folder, resources_of_trials(study), show)
     display.done()
