@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: both end a command in the same way, with its finished work kept and the tracker informed."""
 
+import atexit
 import os
 import signal
 import threading
@@ -26,7 +27,8 @@ def interruptible() -> Iterator[None]:
     """Raise :class:`KeyboardInterrupt` or :class:`Terminated` in the block at the first of both signals.
 
     A second signal is only acknowledged, so that trials, Ray and the tracker can end; the third one ends the process
-    at once. After an interruption the handlers remain until the process ends, because Ray also ends processes at exit.
+    at once. After an interruption the handlers remain until Python ends, because Ray also ends processes at exit. In
+    the last seconds, when Python has no handlers any more, both signals are ignored: they would change the exit code.
     A signal that the process was started to ignore stays ignored, as under nohup.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
@@ -49,8 +51,13 @@ def interruptible() -> Iterator[None]:
             return
         os._exit(128 + number)
 
+    def ignore_from_now_on() -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+
     for number in before:
         signal.signal(number, receive)
+    atexit.register(ignore_from_now_on)  # the first function is the last one that is called, after that of Ray
     try:
         yield
     except KeyboardInterrupt as error:
@@ -59,5 +66,6 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         if not received:
+            atexit.unregister(ignore_from_now_on)
             for number, handler in before.items():
                 signal.signal(number, handler)

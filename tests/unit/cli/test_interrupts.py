@@ -11,8 +11,18 @@ import pytest
 from rayvldd.cli.interrupts import Terminated, exit_code_of, interruptible
 
 _PROCESS = """
-import sys, time
+import os, sys, time
 from rayvldd.cli.interrupts import exit_code_of, interruptible
+
+class SlowToGo:
+    write, sleep, seconds = os.write, time.sleep, int(sys.argv[2])  # modules are gone by then
+
+    def __del__(self):
+        SlowToGo.write(1, b"going\\n")
+        for _ in range(SlowToGo.seconds * 20):
+            SlowToGo.sleep(0.05)
+
+kept = SlowToGo() if SlowToGo.seconds else None
 
 try:
     with interruptible():
@@ -27,13 +37,15 @@ except KeyboardInterrupt as error:
 """
 
 
-def process(seconds_to_end: int, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
+def process(
+    seconds_to_end: int, ignored: signal.Signals | None = None, seconds_to_go: int = 0
+) -> subprocess.Popen[str]:
     def ignore() -> None:
         if ignored is not None:
             signal.signal(ignored, signal.SIG_IGN)
 
     started = subprocess.Popen(
-        [sys.executable, "-c", _PROCESS, str(seconds_to_end)],
+        [sys.executable, "-c", _PROCESS, str(seconds_to_end), str(seconds_to_go)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,6 +85,15 @@ def test_the_second_signal_does_not_disturb_the_end_and_the_third_ends_at_once()
         assert started.poll() is None
         started.send_signal(signal.SIGINT)
         assert (started.stderr.read(), started.wait()) == ("", 128 + signal.SIGINT)
+
+
+def test_a_signal_while_python_ends_leaves_the_exit_code() -> None:
+    with process(seconds_to_end=0, seconds_to_go=2) as started:
+        assert started.stdout and started.stderr
+        started.send_signal(signal.SIGTERM)
+        assert [started.stdout.readline() for _ in range(2)] == ["Terminated\n", "going\n"]
+        started.send_signal(signal.SIGINT)
+        assert (started.stderr.read(), started.wait()) == ("", 128 + signal.SIGTERM)
 
 
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
