@@ -775,6 +775,14 @@ def test_a_store_that_cannot_be_listed_ends_no_search(
     assert shown.getvalue().count("S3 answered 503") == 1
 
 
+def test_a_search_shows_that_its_first_processes_start(searched: Study, tmp_path: Path) -> None:
+    out = StringIO()
+    with ProgressDisplay(Console(file=out, force_terminal=True, width=80)) as display:
+        run: Any = SimpleNamespace(study=searched, ledger=StudyFolder(tmp_path / "study").ledger(), display=display)
+        Recorder(run).begin()
+    assert "trials" in out.getvalue() and "processes start" in out.getvalue()
+
+
 @pytest.mark.parametrize("text", [b"caf\xe9 is no UTF-8", b""])
 def test_why_a_process_died_is_told_whatever_its_text_is(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "error.txt").write_bytes(text)

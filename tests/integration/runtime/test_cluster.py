@@ -1,13 +1,18 @@
-"""A local Ray that dies under the driver that started it."""
+"""A local Ray: what is shown while it starts and ends, and its death under the driver that started it."""
 
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import ray
+from rich.console import Console
 
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
+from rayvldd.runtime import cluster
 
 _DRIVER = """
 import sys
@@ -48,3 +53,16 @@ def test_a_driver_whose_raylet_dies_before_an_actor_starts_does_not_wait_for_eve
     driver = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert driver.returncode == 1
     assert "the raylet, has died" in driver.stderr and "Next: the same command" in driver.stderr, driver.stderr
+
+
+def test_start_and_end_of_ray_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_init", lambda options: None)
+    out = StringIO()
+    with (
+        ProgressDisplay(Console(file=out, force_terminal=True, width=80)) as display,
+        cluster.start_ray(None, 1, display),
+    ):
+        at_start = out.getvalue()
+    assert "starting Ray" in at_start and "ending Ray" not in at_start and "ending Ray" in out.getvalue()

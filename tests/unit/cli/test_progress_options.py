@@ -2,6 +2,7 @@
 
 import re
 from io import StringIO
+from pathlib import Path
 
 import click
 import pytest
@@ -66,6 +67,24 @@ def test_a_quiet_display_has_no_bar_on_a_terminal() -> None:
             display.done()
         shown[quiet] = out.getvalue()
     assert shown[True] == "" and "steps" in shown[False]
+
+
+def test_a_narrow_terminal_cuts_off_the_note_alone() -> None:
+    out = StringIO()
+    with ProgressDisplay(Console(file=out, force_terminal=True, width=72, color_system=None)) as display:
+        display.progress("learning rates on random pairs", 3, 120, "a note that is longer than the rest of the line")
+    bar = next(line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", out.getvalue()) if "3/120" in line)
+    assert len(bar) == 72
+    assert re.fullmatch(r"learning rates on random pairs .{12}   3/120 0:00:\d\d a note that.*…", bar)
+
+
+@pytest.mark.parametrize(("quiet", "is_terminal"), [(False, True), (True, True), (False, False)])
+def test_a_terminal_learns_why_it_waits(quiet: bool, is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = StringIO()
+    monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stderr", errors)
+    Invocation("rayvldd sweep x", (), Path("w"), False, False, False, StringIO(), quiet=quiet).say_loading()
+    assert errors.getvalue().startswith("loading PyTorch") == (is_terminal and not quiet)
 
 
 def test_an_empty_line_has_its_time_without_spaces() -> None:
