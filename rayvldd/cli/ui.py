@@ -39,7 +39,14 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
     For a database, as the embedded one of the workspace, a server is started on this machine; Ctrl-C ends it. If
     `--tracking-uri` names a server, its page is opened.
     """
-    from rayvldd.tracking.mlflow_pages import HOST, is_database, is_server, server_command, trials_page
+    from rayvldd.tracking.mlflow_pages import (
+        HOST,
+        is_database,
+        is_server,
+        page_with_columns,
+        server_command,
+        trials_page,
+    )
     from rayvldd.workspace import Workspace
 
     uri = tracking_uri or Workspace(invocation.workspace_folder).tracking_uri
@@ -65,6 +72,7 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
     with subprocess.Popen(server_command(uri, port), env=environment) as server:
         try:
             if _answers(HOST, port, server):
+                page = page_with_columns(page)
                 invocation.say(f"{page}\nCtrl-C ends the server.")
                 if browser:
                     webbrowser.open(page)

@@ -1,16 +1,21 @@
 """Addresses of MLflow's pages, and the command of its server for the embedded database."""
 
+import json
 import sqlite3
 import sys
 from contextlib import closing
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.records.json_values import JsonObject, JsonValue, objects_at, text_at
 from rayvldd.workspace import database_file
 
 HOST, PORT = "127.0.0.1", 5000
 """Address of the server of ``rayvldd ui``."""
+
+_RECALL = f"metrics.`{BEST_VAL_MEAN_RECALL}`"
 
 _NEWEST = """
 SELECT runs.experiment_id, study.value FROM runs
@@ -53,11 +58,52 @@ def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") 
     experiment, name = found
     query = {
         "searchFilter": f"tags.`rayvldd.study` = '{name}' and tags.`rayvldd.kind` = 'trial'",
-        "orderByKey": f"metrics.`{BEST_VAL_MEAN_RECALL}`",
+        "orderByKey": _RECALL,
         "orderByAsc": "false",
+        "workflowType": "machine_learning",  # otherwise MLflow's menu is that for agents, without models
     }
     base = _address_of(uri) if is_server(uri) else base
     return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def page_with_columns(page: str) -> str:
+    """The address of the same trials, with their best recall and the searched settings in columns.
+
+    MLflow reads columns from a view alone, which is a tag of the experiment: this saves one, as MLflow's own button to
+    share a page does.
+
+    Args:
+        page: An address from ``trials_page``; its server runs on this machine.
+
+    Returns:
+        The address of the view; ``page`` itself if the server does not keep views.
+    """
+    base, _, rest = page.partition("/#/experiments/")
+    experiment, _, words = rest.partition("/runs?")
+    query = dict(parse_qsl(words))
+    of_study = query["searchFilter"].replace("= 'trial'", "= 'study'")
+    name = of_study.split("'")[1]
+    view: JsonObject = {"searchFilter": query["searchFilter"], "orderByKey": query["orderByKey"], "orderByAsc": False}
+    try:
+        asked: JsonObject = {"experiment_ids": [experiment], "filter": of_study, "max_results": 1}
+        (study,) = objects_at(_posted(f"{base}/api/2.0/mlflow/runs/search", asked), "runs")
+        tags = {text_at(tag, "key"): text_at(tag, "value") for tag in objects_at(study, "data", "tags")}
+        settings = tags.get("rayvldd.searched", "").split(", ")
+        value = json.dumps({**view, "selectedColumns": [_RECALL, *(f"params.`{key}`" for key in settings if key)]})
+        tag: JsonObject = {"experiment_id": experiment, "key": f"mlflow.sharedViewState.{name}", "value": value}
+        _posted(f"{base}/api/2.0/mlflow/experiments/set-experiment-tag", tag)
+    except (OSError, ValueError):
+        return page
+    kept = {"workflowType": query["workflowType"], "viewStateShareKey": name}
+    return f"{base}/#/experiments/{experiment}/runs?{urlencode(kept, quote_via=quote)}"
+
+
+def _posted(url: str, values: JsonObject) -> JsonValue:
+    """The answer of MLflow on this machine, without a proxy, as JSON."""
+    request = Request(url, json.dumps(values).encode(), {"Content-Type": "application/json"})
+    with build_opener(ProxyHandler({})).open(request, timeout=10) as answer:
+        found: JsonValue = json.load(answer)
+    return found
 
 
 def _address_of(server: str) -> str:

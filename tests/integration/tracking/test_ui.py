@@ -1,6 +1,6 @@
 """``rayvldd ui``: MLflow's server with the page of a study."""
 
-import re
+import json
 import shutil
 import signal
 import socket
@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 from helpers.cli import last_object, run
+from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli.interrupts import exit_code_of
 from rayvldd.cli.invocation import EXIT_USER_ERROR
@@ -22,11 +23,10 @@ from rayvldd.workspace import Workspace
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose MLflow has a study without trials."""
-    from helpers.studies import TINY_STUDY
-
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     tracker = MlflowTracker(workspace.tracking_uri, workspace.artifacts)
-    tracker.start_study(Study.model_validate(TINY_STUDY), "rayvldd sweep tiny.yaml")
+    study = Study.model_validate({**TINY_STUDY, "search": ONE_RATE_OF_TWO})
+    tracker.start_study(study, "rayvldd sweep tiny.yaml")
     tracker.end_study("finished", {}, None)
     return workspace.root
 
@@ -43,14 +43,38 @@ def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.Monke
     command = [sys.executable, "-m", "rayvldd", "ui", "tiny", "--no-browser", "--port", str(port)]
     with subprocess.Popen([*command, "--workspace", str(logged)], stdout=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
-        page = next(line for line in ui.stdout if line.startswith("http")).strip()
-        assert re.match(rf"http://127.0.0.1:{port}/#/experiments/\d+/runs\?searchFilter=tags", page)
-        with urlopen(page.partition("#")[0], timeout=60) as answer:
-            assert answer.status == 200
-        ui.send_signal(signal.SIGINT)
+        try:
+            page = next(line for line in ui.stdout if line.startswith("http")).strip()
+            answers = status_of(page)
+            view = shared_view(page)
+        finally:
+            ui.send_signal(signal.SIGINT)
         assert ui.wait(60) == exit_code_of(KeyboardInterrupt())
+    assert answers == 200
+    assert page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=tiny")
+    assert view == {
+        "searchFilter": "tags.`rayvldd.study` = 'tiny' and tags.`rayvldd.kind` = 'trial'",
+        "orderByKey": "metrics.`best_val_mean_recall`",
+        "orderByAsc": False,
+        "selectedColumns": ["metrics.`best_val_mean_recall`", "params.`distillation.lr_image`"],
+    }
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server has ended"
+
+
+def status_of(page: str) -> int:
+    with urlopen(page.partition("#")[0], timeout=60) as answer:
+        return int(answer.status)
+
+
+def shared_view(page: str) -> dict[str, object]:
+    """The view that MLflow keeps for the address of a page."""
+    base, _, rest = page.partition("/#/experiments/")
+    experiment, _, _ = rest.partition("/")
+    with urlopen(f"{base}/api/2.0/mlflow/experiments/get?experiment_id={experiment}", timeout=60) as answer:
+        tags = {tag["key"]: tag["value"] for tag in json.load(answer)["experiment"]["tags"]}
+    view: dict[str, object] = json.loads(tags["mlflow.sharedViewState.tiny"])
+    return view
 
 
 def test_dry_run_prints_the_page_and_starts_nothing(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Addresses of MLflow's pages, read from a database without MLflow."""
 
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.mlflow_notes import note_of_study, note_of_trial
-from rayvldd.tracking.mlflow_pages import is_database, is_server, server_command, trials_page
+from rayvldd.tracking.mlflow_pages import is_database, is_server, page_with_columns, server_command, trials_page
 from rayvldd.tracking.protocol import kind_of
 from rayvldd.workspace import database_uri
 
@@ -40,6 +41,13 @@ def test_the_page_has_the_trials_of_the_study_sorted_by_recall(database: Path, a
     query = parse_qs(page.partition("?")[2])
     assert query["searchFilter"] == [f"tags.`rayvldd.study` = '{shown}' and tags.`rayvldd.kind` = 'trial'"]
     assert query["orderByKey"] == ["metrics.`best_val_mean_recall`"] and query["orderByAsc"] == ["false"]
+
+
+def test_without_a_server_that_keeps_views_the_page_stays_as_it_is(database: Path) -> None:
+    with socket.socket() as taken:  # bound, and never listening
+        taken.bind(("127.0.0.1", 0))
+        page = trials_page(database_uri(database), "first", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        assert page_with_columns(page) == page
 
 
 def test_a_study_that_is_not_there_is_refused(database: Path, tmp_path: Path) -> None:
