@@ -297,7 +297,9 @@ class Recorder:
         notes += self._experts
         done = ended + sum(running.values())
         if done > 0:
-            notes.append(f"{time_as_text(self._seconds_left(done, total))} left")
+            # Before the first trial has ended, the start of processes counts for every trial to come.
+            bound = "" if ended else "at most "
+            notes.append(f"{bound}{time_as_text(self._seconds_left(done, total))} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
         self._last_shown = time.monotonic()
 

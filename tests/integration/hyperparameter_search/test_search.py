@@ -859,8 +859,8 @@ def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_
         return str(shown[-1][-1])
 
     assert last_note(None).endswith("h 45 min left")
-    assert last_note(940.5).endswith(", 40 s left")
-    assert last_note(800).endswith(", 0 s left")
+    assert last_note(940.5).endswith(", at most 40 s left"), "no trial has ended"
+    assert last_note(800).endswith(", at most 0 s left")
 
 
 class SlowPictures:
