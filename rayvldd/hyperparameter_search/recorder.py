@@ -292,7 +292,7 @@ class Recorder:
         best = best_of(ledger.trials.values())
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
         notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
-        notes += ["processes start"] if not running and ended < total else []
+        notes += ["processes start"] if not (running or self._experts) and ended < total else []
         notes += [f"best {best.best.recall:.2f}"] if best and best.best else []
         notes += self._experts
         done = ended + sum(running.values())
