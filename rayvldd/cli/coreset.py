@@ -158,7 +158,7 @@ def _choose_and_score(
         seeds = seeds_of_students(point, work.split, work.students)
         chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)
         if work.out_folder:
-            _save(point, task, chosen, seeds[0], work.out_folder, display)
+            _save(point, task, chosen, seeds[0], work.out_folder, workspace, display)
         choice = choose_recipe(point, workspace.cache, task.fingerprints, display) if work.full_data else None
         jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
@@ -192,12 +192,15 @@ def _save(
     chosen: Sequence[Chosen],
     seed: int,
     folder: Path,
+    workspace: "Workspace",
     display: "ProgressDisplay",
 ) -> None:
     from rayvldd.distillation.coreset_set import coreset_as_set
+    from rayvldd.records.made_sets import note_made_set
 
     for coreset in chosen:
         place = folder / f"{coreset.method}_{coreset.num_pairs}"
         rate = coreset.rate.learning_rate
         coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed, rate).save(place)
+        note_made_set(workspace.root, place)
     display.line(f"{len(chosen)} sets written to {folder}")

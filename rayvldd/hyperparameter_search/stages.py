@@ -38,6 +38,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.transfer import EarlierTrials, known_points, lines_of
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.tune_adapter import search
+from rayvldd.records.made_sets import note_made_set
 from rayvldd.records.study_choice import StudyChoice
 from rayvldd.records.study_outcome import FinalistOutcome, FrontRow
 from rayvldd.records.trial import Trial
@@ -240,6 +241,7 @@ class Finalists(Stage):
             best = self._candidates()[0]
             place, outcomes, sets = best.distilled_set, [], [best.trial_id]
         copy_folder_whole(place, self._session.folder.best)
+        note_made_set(self._session.workspace.root, self._session.folder.best)
         self._choice_of(best, outcomes, sets).write(self._session.folder.choice)
 
     def _choice_of(self, trial: Trial, finalists: list[FinalistOutcome], sets: list[str]) -> StudyChoice:

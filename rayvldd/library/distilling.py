@@ -10,6 +10,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.library.run_log import key_of, run_log
+from rayvldd.records.made_sets import note_made_set
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def distill_point(
         task, trajectories, key = _prepare(point, workspace, store, display)
         best = _run(point, task, trajectories, runs / key, display, tracker)
         made = _copy_best(task, runs / key, out or runs / key / "distilled_set")
+        note_made_set(workspace.root, made)
         tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
     return made
 

@@ -1,7 +1,7 @@
 """Files and encoders that a set from elsewhere would load, which are refused unless the user trusts the set.
 
-The card of a set is a study: it names folders, weights and encoders of hubs. That of a set in the workspace was written
-there. Anybody may have written another one.
+The card of a set is a study: it names folders, weights and encoders of hubs. That of a set which was made with the
+workspace was written there. Anybody may have written another one.
 """
 
 import os
@@ -14,6 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError
 from rayvldd.library.set_groups import study_of_card
 from rayvldd.printable import quoted
+from rayvldd.records.made_sets import is_made_set
 from rayvldd.tracking.opening import TRACKING_URI
 from rayvldd.user_paths import is_folder, user_path
 
@@ -39,7 +40,7 @@ def refuse_untrusted(
 
     Args:
         sets: The sets by their folders.
-        workspace: The workspace; sets in it are trusted.
+        workspace: The workspace; sets in it, and copies of sets that were made with it, are trusted.
         overrides: ``KEY=VALUE`` texts of the user, whose values are trusted.
         encoders: The user's encoders for the students; without any, the set's own encoder is loaded.
         next_command: Command that trusts the sets.
@@ -67,10 +68,13 @@ def refuse_untrusted(
 
 
 def _is_own(place: str, workspace: Path) -> bool:
-    """Whether a set is in the workspace or in its MLflow database; one of another source, as of a plug-in, is not."""
+    """Whether a set is of the workspace or of its MLflow database; one of another source, as of a plug-in, is not."""
     if place.startswith(_OF_MLFLOW):
         return TRACKING_URI not in os.environ
-    return is_folder(place) and user_path(place).resolve().is_relative_to(user_path(workspace).resolve())
+    if not is_folder(place):
+        return False
+    folder, own = user_path(place).resolve(), user_path(workspace).resolve()
+    return folder.is_relative_to(own) or is_made_set(own, folder)
 
 
 def _loaded(study: Study) -> Iterator[tuple[str, object]]:

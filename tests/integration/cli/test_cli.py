@@ -18,6 +18,7 @@ from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_UNSENT, EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
+from rayvldd.records.made_sets import is_made_set
 
 HEAVY = {"torch", "torchvision", "timm", "transformers", "peft", "ray", "optuna", "mlflow", "matplotlib", "sklearn"}
 
@@ -311,12 +312,14 @@ def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path,
     assert last_object(again) == last_object(first)
     names = {path.name for path in (tmp_path / "set").iterdir()}
     assert names >= {"card.json", "distilled_set.safetensors", "before_after.jpg", "nearest_captions.jsonl"}
+    assert is_made_set(workspace, tmp_path / "set"), "the next command evaluates it, without --trust"
 
 
 def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:
     _, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
     tested = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))["test"]
+    assert is_made_set(workspace, best), "copies of it are evaluated without --trust"
     (scored,) = last_object(run("evaluate", best, "--workspace", workspace, "--split", "test", "--json"))["sets"]
     assert scored["num_students"] == 2
     assert scored["mean"]["mean_recall"] == pytest.approx(tested["sets"][0]["mean_recall"])

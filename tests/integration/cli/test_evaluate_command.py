@@ -24,6 +24,7 @@ from rayvldd.experts.recipe import expert_training
 from rayvldd.library.encoder_ranks import spearman
 from rayvldd.library.scoring import summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
+from rayvldd.records.made_sets import is_made_set
 from rayvldd.records.set_card import CoresetCard, CoresetOrigin
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
@@ -326,6 +327,7 @@ def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None
     assert found["full_data"]["share_of_full_data"] == 1
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {f"{m}_{n}" for n, m in keys}
     assert len(DistilledSet.load(tmp_path / "sets" / "forgetting_6")) == 6
+    assert is_made_set(tmp_path / "workspace", tmp_path / "sets" / "forgetting_6")
 
 
 @pytest.mark.timeout(600)

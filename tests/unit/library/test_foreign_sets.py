@@ -1,5 +1,6 @@
 """Sets from elsewhere: what their cards would load is listed and refused, unless the user names it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import InputError
 from rayvldd.library.foreign_sets import refuse_untrusted
+from rayvldd.records.made_sets import note_made_set
 
 HOSTILE = {
     "data": {"source": "folder", "root": "/secret", "annotations": "/etc/passwd", "images": "../../home"},
@@ -39,7 +41,7 @@ def made_with(**changes: Any) -> DistilledSet:
             study[section][inner] = value
         else:
             study[section] = value
-    return DistilledSet(images, texts, images, texts, ["a", "b"], 0.1, 0.1, card=card_with(study=study))
+    return DistilledSet(images, texts, images.clone(), texts.clone(), ["a", "b"], 0.1, 0.1, card=card_with(study=study))
 
 
 def refused(distilled: DistilledSet, folder: Path, workspace: Path, *overrides: str, **more: Any) -> list[str]:
@@ -82,6 +84,19 @@ def test_a_set_that_needs_nothing_else_or_is_in_the_workspace_is_not_refused(tmp
     own.mkdir(parents=True)
     assert refused(made_with(), folder, tmp_path / "workspace") == []
     assert refused(made_with(**HOSTILE), own, tmp_path / "workspace") == []
+
+
+def test_a_copy_of_a_set_that_was_made_with_the_workspace_is_not_refused(tmp_path: Path) -> None:
+    made, copy, other, workspace = (tmp_path / name for name in ("made", "copy", "other", "workspace"))
+    made_with(**HOSTILE).save(made)
+    shutil.copytree(made, copy)
+    assert refused(DistilledSet.load(copy), copy, workspace) == KEYS
+    note_made_set(workspace, made)
+    assert refused(DistilledSet.load(copy), copy, workspace) == []
+    shutil.copytree(made, other)
+    card = (other / "card.json").read_text(encoding="utf-8")
+    (other / "card.json").write_text(card.replace("/secret", "/private"), encoding="utf-8")
+    assert refused(DistilledSet.load(other), other, workspace) == KEYS, "another card"
 
 
 def test_a_link_out_of_the_workspace_is_a_set_from_elsewhere(tmp_path: Path) -> None:
