@@ -12,7 +12,7 @@ from rayvldd.config.space import Space
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_among_good, importance_of_settings
 from rayvldd.records.set_card import OriginCard
-from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores, SetScores
+from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores, FurtherScores, SetScores
 from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
@@ -26,6 +26,7 @@ from rayvldd.reports.page.data_tables import (
 )
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.evaluated_sets import EvaluatedSetReport
+from rayvldd.reports.page.further_scores import conditions, joined
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
 from rayvldd.reports.page.marginals import expected_recalls
 from rayvldd.reports.page.overview import Overview, overview_of, settings_that_differ
@@ -39,7 +40,14 @@ from rayvldd.reports.page.search_drawings import (
     pareto_front,
     progress_of_studies,
 )
-from rayvldd.reports.page.set_drawings import recall_by_group, recall_by_pairs, similarity, subjects_kept, transfer
+from rayvldd.reports.page.set_drawings import (
+    further_inputs,
+    recall_by_group,
+    recall_by_pairs,
+    similarity,
+    subjects_kept,
+    transfer,
+)
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix, matrices_of
 from rayvldd.reports.published import PublishedRow
@@ -120,11 +128,12 @@ class Loss:
 
 @dataclass
 class Further:
-    """Scores on other inputs than the split."""
+    """Scores on other inputs than the split, of all sets that were measured under the same conditions."""
 
     measured_on: str
-    table: Table
-    notes: list[str]
+    drawing: Drawing | None
+    tables: list[tuple[Table, list[str]]]
+    """Each with the sentences below it."""
 
 
 @dataclass
@@ -239,11 +248,21 @@ def _losses(evaluations: Sequence[SetScores]) -> list[Loss]:
 
 def _further(evaluations: Sequence[SetScores]) -> Iterator[Further]:
     names = names_of_sets(evaluations)
-    scores = [found for evaluation in evaluations for found in evaluation.further]
-    for number, found in enumerate(scores, start=1):
-        table = further_table(found, names=names, full_data=ALL_PAIRS)
-        measured_on = ", ".join(found.measured_on)
-        yield Further(measured_on, replace(table, name=f"{found.evaluation}_{number}"), found.notes)
+    by_conditions: dict[tuple[str, ...], list[FurtherScores]] = {}
+    for found in joined([found for evaluation in evaluations for found in evaluation.further]):
+        by_conditions.setdefault(conditions(found), []).append(found)
+    for number, of_group in enumerate(by_conditions.values(), start=1):
+        tables = [
+            (
+                replace(
+                    further_table(found, names=names, full_data=ALL_PAIRS), name=f"{found.evaluation}_{number}_{place}"
+                ),
+                found.notes,
+            )
+            for place, found in enumerate(of_group, start=1)
+        ]
+        drawing = further_inputs(of_group, names, f"further_inputs_{number}")
+        yield Further(", ".join(of_group[0].measured_on), drawing, tables)
 
 
 def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:

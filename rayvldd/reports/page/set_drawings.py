@@ -1,13 +1,14 @@
 """Plots of sets: by number of pairs, on other encoders, by groups of captions, and of the learned similarity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from rayvldd.records.set_scores import ALL_PAIRS, GroupRecall, SubjectKept
+from rayvldd.config.metrics import MEAN_RECALL, METRICS
+from rayvldd.records.set_scores import ALL_PAIRS, FurtherScores, GroupRecall, ProbeScore, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
 from rayvldd.reports.page.transfer import TransferMatrix
@@ -204,31 +205,93 @@ def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str
         ("group", "captions", *(sets.get(one, one) for one in series)),
         [(row.group, row.num_captions, *(row.recall[one] for one in series)) for row in rows],
     )
+    labels = {one: sets.get(one, one) for one in drawn}
+    _draw_rows(drawing, axes, {f"{row.group} ({row.num_captions})": row.recall for row in rows}, labels)
+    axes.set_xlabel("recall (%)", color=INK)
+    return drawing
+
+
+def _draw_rows(
+    drawing: Drawing, axes: Axes, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]
+) -> None:
+    """Draw one row of markers for each name in ``rows``, with a marker for each training set in ``labels``."""
     places = range(len(rows) - 1, -1, -1)
     looks = iter(_LOOKS)
-    for one in drawn:
+    for one, label in labels.items():
         colour, shape = (INK, "|") if one == ALL_PAIRS else next(looks, (STOPPED, "s"))
-        label = sets.get(one, one)
-        for place, row in zip(places, rows, strict=True):
+        named = False
+        for place, (row, values) in zip(places, rows.items(), strict=True):
+            if one not in values:
+                continue
             (mark,) = axes.plot(
-                [row.recall[one]],
+                [values[one]],
                 [place],
                 color=colour,
                 marker=shape,
                 markersize=7,
                 markeredgewidth=1.6,
                 linestyle="",
-                label=label if row is rows[0] else None,
+                label=None if named else label,
             )
-            drawing.mark(mark, f"{row.group}, {label}: {row.recall[one]:.1f}")
-    axes.set_yticks(places, [f"{row.group} ({row.num_captions})" for row in rows])
+            named = True
+            drawing.mark(mark, f"{row}, {label}: {values[one]:.1f}")
+    axes.set_yticks(places, list(rows))
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_xlabel("recall (%)", color=INK)
     axes.set_xlim(0, None)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    add_legend(figure, columns=2)
+    add_legend(drawing.figure, columns=2)
+
+
+def further_inputs(found: Sequence[FurtherScores], sets: Mapping[str, str], name: str) -> Drawing | None:
+    """Percentages of students on further inputs: a row for each input, a marker for each training set.
+
+    Args:
+        found: The scores, at most one entry for each kind of input. Of several metrics, mean recall is drawn, or the
+            first one in percent.
+        sets: Displayed names of the distilled sets, by their names in ``found``.
+        name: Stem of the files.
+
+    Returns:
+        The drawing; None if no score is a percentage, as of privacy.
+    """
+    rows: dict[str, dict[str, ProbeScore]] = {}
+    for score, label in (pair for one in found for pair in _percentages(one)):
+        rows.setdefault(label, {})[score.trained_on] = score
+    if not rows:
+        return None
+    series = list(dict.fromkeys(one for row in rows.values() for one in row))
+    drawn = [one for one in series if one in (ALL_PAIRS, *sets) or not one.startswith(tuple(sets))]
+    if len(set(drawn) - {ALL_PAIRS}) > _MOST_SERIES:
+        drawn = [one for one in drawn if one in (ALL_PAIRS, *sets)]
+    figure, (axes,) = new_axes(1.3 + 0.27 * len(rows))
+    drawing = Drawing(
+        name,
+        "Students on further inputs",
+        "Mean recall, or top-1 of zero-shot classification, in percent, of students of each training set. What is not "
+        "drawn is in the table of numbers.",
+        figure,
+        ("inputs", "trained on", "mean", "low", "high"),
+        [
+            (label, sets.get(one, one), score.mean, *(score.interval or (None, None)))
+            for label, row in rows.items()
+            for one, score in row.items()
+        ],
+    )
+    values = {label: {one: score.mean for one, score in row.items()} for label, row in rows.items()}
+    _draw_rows(drawing, axes, values, {one: sets.get(one, one) for one in drawn})
+    axes.set_xlabel("mean recall, or top-1 (%)", color=INK)
     return drawing
+
+
+def _percentages(found: FurtherScores) -> Iterator[tuple[ProbeScore, str]]:
+    """The scores of the leading metric with the names of their rows."""
+    metrics = dict.fromkeys(score.metric for score in found.scores if METRICS[score.metric].unit == "%")
+    leading = MEAN_RECALL.name if MEAN_RECALL.name in metrics else next(iter(metrics), "")
+    where = found.about.get("study") or found.about.get("folder")
+    for score in found.scores:
+        if score.metric == leading and (score.num_students or score.trained_on == ALL_PAIRS):
+            yield score, f"{score.probe} ({where})" if where else score.probe
 
 
 _KINDS = {"length": "caption length", "gender": "whom captions name", "noun": "what captions name"}

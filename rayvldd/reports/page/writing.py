@@ -36,11 +36,12 @@ def write_comparison(comparison: Comparison, folder: Path, command: str, reload_
     tables, plots = folder / "tables", folder / "plots"
     common = [comparison.studies, comparison.published, comparison.differences]
     common += [group.sets for group in comparison.groups] + [one.table for one in comparison.transfers]
-    common += [one.table for one in comparison.further]
+    common += [table for one in comparison.further for table, _ in one.tables]
     for table in filter(None, common):
         _write_table(table, tables)
     drawings = [group.drawing for group in comparison.groups] + [one.drawing for one in comparison.transfers]
     drawings += [comparison.progress] if comparison.progress else []
+    drawings += [one.drawing for one in comparison.further if one.drawing]
     for drawing in [*drawings, *(drawing for loss in comparison.losses for drawing in loss.drawings)]:
         _write_plot(drawing, plots)
     for section in comparison.sections:
