@@ -206,7 +206,8 @@ def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str
         [(row.group, row.num_captions, *(row.recall[one] for one in series)) for row in rows],
     )
     labels = {one: sets.get(one, one) for one in drawn}
-    _draw_rows(drawing, axes, {f"{row.group} ({row.num_captions})": row.recall for row in rows}, labels)
+    _draw_rows(drawing, axes, {row.group: row.recall for row in rows}, labels)
+    axes.set_yticks(axes.get_yticks(), [f"{row.group} ({row.num_captions})" for row in rows])
     axes.set_xlabel("recall (%)", color=INK)
     return drawing
 
