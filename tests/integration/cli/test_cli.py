@@ -274,7 +274,7 @@ def test_a_study_whose_artifacts_were_refused_sends_them_with_the_same_command(
         refusing.setattr(MlflowClient, "log_artifacts", refuse)
         result = run(*command)
     assert result.exit_code == EXIT_UNSENT, result.output
-    assert f"3 records are missing in {database}, the first: the artifacts of trial_000: " in result.stderr
+    assert f"4 records are missing in {database}, the first: the artifacts of trial_000: " in result.stderr
     assert "Next: the same command" in result.stderr
     assert last_object(result)["test"]["mean_recall"] >= 0, "the result is printed all the same"
 
@@ -285,12 +285,13 @@ def test_a_study_whose_artifacts_were_refused_sends_them_with_the_same_command(
         assert run(*command).exit_code == EXIT_UNSENT, "as long as they are refused"
     again = run(*command)
     assert again.exit_code == 0, again.output
-    assert "3 records are missing" in again.stderr
+    assert "4 records are missing" in again.stderr
     runs = client.search_runs(ids)
     assert len(runs) == 2, "the same runs are completed"
     assert {found.info.status for found in runs} == {"FINISHED"}
     assert all("rayvldd.missing" not in found.data.tags for found in runs)
-    assert all(client.list_artifacts(found.info.run_id) for found in runs)
+    artifacts = [{file.path for file in client.list_artifacts(found.info.run_id)} for found in runs]
+    assert all(artifacts) and sum("MLmodel" in paths for paths in artifacts) == 1, "the model can be served again"
     assert len(client.search_model_versions("name = 'rights'")) == 1
     assert "records are missing" not in run(*command).output, "nothing is left to send"
 
