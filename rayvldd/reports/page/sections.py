@@ -42,6 +42,7 @@ from rayvldd.reports.page.search_drawings import (
 )
 from rayvldd.reports.page.set_drawings import (
     further_inputs,
+    likeness,
     recall_by_group,
     recall_by_pairs,
     similarity,
@@ -131,7 +132,7 @@ class Further:
     """Scores on other inputs than the split, of all sets that were measured under the same conditions."""
 
     measured_on: str
-    drawing: Drawing | None
+    drawings: list[Drawing]
     tables: list[tuple[Table, list[str]]]
     """Each with the sentences below it."""
 
@@ -261,8 +262,11 @@ def _further(evaluations: Sequence[SetScores]) -> Iterator[Further]:
             )
             for place, found in enumerate(of_group, start=1)
         ]
-        drawing = further_inputs(of_group, names, f"further_inputs_{number}")
-        yield Further(", ".join(of_group[0].measured_on), drawing, tables)
+        drawings = [
+            further_inputs(of_group, names, f"further_inputs_{number}"),
+            likeness(of_group, names, f"likeness_{number}"),
+        ]
+        yield Further(", ".join(of_group[0].measured_on), [one for one in drawings if one], tables)
 
 
 def _set_section(report: EvaluatedSetReport, most: int) -> SetSection:

@@ -7,7 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from rayvldd.config.metrics import MEAN_RECALL, METRICS
+from rayvldd.config.metrics import (
+    MEAN_RECALL,
+    MEMBERSHIP_HELD_OUT,
+    MEMBERSHIP_TRAIN,
+    METRICS,
+    NEAREST_DISTILLED,
+    NEAREST_START,
+)
 from rayvldd.records.set_scores import ALL_PAIRS, FurtherScores, GroupRecall, ProbeScore, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
 from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
@@ -213,7 +220,7 @@ def recall_by_group(rows: Sequence[GroupRecall], by: str, sets: Mapping[str, str
 
 
 def _draw_rows(
-    drawing: Drawing, axes: Axes, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]
+    drawing: Drawing, axes: Axes, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], digits: int = 1
 ) -> None:
     """Draw one row of markers for each name in ``rows``, with a marker for each training set in ``labels``."""
     places = range(len(rows) - 1, -1, -1)
@@ -235,7 +242,7 @@ def _draw_rows(
                 label=None if named else label,
             )
             named = True
-            drawing.mark(mark, f"{row}, {label}: {values[one]:.1f}")
+            drawing.mark(mark, f"{row}, {label}: {values[one]:.{digits}f}")
     axes.set_yticks(places, list(rows))
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
@@ -254,10 +261,34 @@ def further_inputs(found: Sequence[FurtherScores], sets: Mapping[str, str], name
         name: Stem of the files.
 
     Returns:
-        The drawing; None if no score is a percentage, as of privacy.
+        The drawing; None if no score is a percentage.
     """
+    words = "Mean recall, or top-1 of zero-shot classification, in percent, of students of each training set."
+    scores = [pair for one in found for pair in _percentages(one)]
+    return _draw_scores(scores, sets, (name, "Students on further inputs", words), "mean recall, or top-1 (%)")
+
+
+def likeness(found: Sequence[FurtherScores], sets: Mapping[str, str], name: str) -> Drawing | None:
+    """What sets reveal of real pairs, from 0 to 1: a row for each measure; arguments as of ``further_inputs``."""
+    words = (
+        "Cosines of images with the nearest real one: 1 is a copy. AUC of membership inference: 0.5 is a guess, 1 is "
+        "certainty."
+    )
+    scores = [
+        (score, METRICS[score.metric].label) for one in found for score in one.scores if score.metric in _LIKENESS
+    ]
+    return _draw_scores(scores, sets, (name, "What the sets reveal", words), "cosine, or AUC")
+
+
+_LIKENESS = tuple(one.name for one in (MEMBERSHIP_TRAIN, MEMBERSHIP_HELD_OUT, NEAREST_START, NEAREST_DISTILLED))
+
+
+def _draw_scores(
+    scores: Sequence[tuple[ProbeScore, str]], sets: Mapping[str, str], text: tuple[str, str, str], unit: str
+) -> Drawing | None:
+    """Draw scores with the names of their rows; ``text`` is the name, title and description. None without scores."""
     rows: dict[str, dict[str, ProbeScore]] = {}
-    for score, label in (pair for one in found for pair in _percentages(one)):
+    for score, label in scores:
         rows.setdefault(label, {})[score.trained_on] = score
     if not rows:
         return None
@@ -266,22 +297,18 @@ def further_inputs(found: Sequence[FurtherScores], sets: Mapping[str, str], name
     if len(set(drawn) - {ALL_PAIRS}) > _MOST_SERIES:
         drawn = [one for one in drawn if one in (ALL_PAIRS, *sets)]
     figure, (axes,) = new_axes(1.3 + 0.27 * len(rows))
-    drawing = Drawing(
-        name,
-        "Students on further inputs",
-        "Mean recall, or top-1 of zero-shot classification, in percent, of students of each training set. What is not "
-        "drawn is in the table of numbers.",
-        figure,
-        ("inputs", "trained on", "mean", "low", "high"),
-        [
-            (label, sets.get(one, one), score.mean, *(score.interval or (None, None)))
-            for label, row in rows.items()
-            for one, score in row.items()
-        ],
-    )
+    name, title, words = text
+    numbers = [
+        (label, sets.get(one, one), score.mean, *(score.interval or (None, None)))
+        for label, row in rows.items()
+        for one, score in row.items()
+    ]
+    hint = f"{words} What is not drawn is in the table of numbers."
+    drawing = Drawing(name, title, hint, figure, ("row", "trained on", "value", "low", "high"), numbers)
     values = {label: {one: score.mean for one, score in row.items()} for label, row in rows.items()}
-    _draw_rows(drawing, axes, values, {one: sets.get(one, one) for one in drawn})
-    axes.set_xlabel("mean recall, or top-1 (%)", color=INK)
+    digits = 1 if "%" in unit else 2
+    _draw_rows(drawing, axes, values, {one: sets.get(one, one) for one in drawn}, digits)
+    axes.set_xlabel(unit, color=INK)
     return drawing
 
 

@@ -41,7 +41,7 @@ def write_comparison(comparison: Comparison, folder: Path, command: str, reload_
         _write_table(table, tables)
     drawings = [group.drawing for group in comparison.groups] + [one.drawing for one in comparison.transfers]
     drawings += [comparison.progress] if comparison.progress else []
-    drawings += [one.drawing for one in comparison.further if one.drawing]
+    drawings += [drawing for one in comparison.further for drawing in one.drawings]
     for drawing in [*drawings, *(drawing for loss in comparison.losses for drawing in loss.drawings)]:
         _write_plot(drawing, plots)
     for section in comparison.sections:

@@ -2,7 +2,7 @@
 
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions, FurtherScores, ProbeScore
 from rayvldd.reports.page.further_scores import joined
-from rayvldd.reports.page.set_drawings import further_inputs
+from rayvldd.reports.page.set_drawings import further_inputs, likeness
 from rayvldd.reports.tables import further_table
 
 CONDITIONS = Conditions(measured_on=("here",), trained_with="convnet_d3", base="0")
@@ -55,7 +55,20 @@ def test_the_picture_has_a_row_for_each_input_and_a_mark_for_each_set() -> None:
     assert len(drawing.rows) == 7, "all numbers are in the table, also those that are not drawn"
 
 
-def test_numbers_that_are_no_percentages_have_no_picture() -> None:
-    rows = [score_of("a", "privacy", 0.7, "membership_auc_train")]
+def test_privacy_has_a_picture_of_its_own() -> None:
+    rows = [
+        score_of("a", "privacy", 0.74, "membership_auc_train"),
+        score_of("9 pairs, random", "privacy", 1.0, "membership_auc_train"),
+        score_of("a", "privacy", 0.8, "nearest_distilled_cosine", students=0),
+        score_of("a", "privacy", 89.0, "start_recovered", students=0),
+    ]
     privacy = FurtherScores(**dict(CONDITIONS), evaluation="privacy", title="Likeness", scores=rows)
     assert further_inputs([privacy], {"a": "a"}, "further") is None
+    drawing = likeness([robustness_of("a", 40.0), privacy], {"a": "my set"}, "likeness")
+    assert drawing is not None
+    assert [mark.words for mark in drawing.marks] == [
+        "AUC against other training pairs, my set: 0.74",
+        "distilled images, nearest real image, my set: 0.80",
+        "AUC against other training pairs, 9 pairs, random: 1.00",
+    ]
+    assert likeness([robustness_of("a", 40.0)], {"a": "my set"}, "likeness") is None
