@@ -79,7 +79,10 @@ def _is_one_address(cidr: JsonValue, parameters: JsonObject) -> bool:
     if text_at(cidr, "Ref") in parameters:
         parameter = object_at(parameters, text_at(cidr, "Ref"))
         pattern = text_at(parameter, "AllowedPattern")
-        if not pattern or any(re.fullmatch(pattern, wide) for wide in _WIDE):
+        try:
+            if not pattern or any(re.fullmatch(pattern, wide) for wide in _WIDE):
+                return False
+        except re.error:  # no pattern, so nothing is known of what it allows
             return False
         return "Default" not in parameter or _is_one_address(parameter["Default"], {})
     try:

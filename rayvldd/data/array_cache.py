@@ -145,7 +145,7 @@ class ArrayCache:
             written = json.loads(path.with_suffix(".json").read_bytes())["checksum"]
             if written != _checksum(path):
                 return False
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
         _mark_verified(path)
         return True

@@ -247,7 +247,7 @@ def test_launch_template_without_its_name_is_missed(tmp_path: Path) -> None:
     assert "aws_account.yaml makes no 'rayvldd'" in " ".join(faults_of(cluster))
 
 
-@pytest.mark.parametrize("pattern", [None, ".*", r"[0-9./]+"])
+@pytest.mark.parametrize("pattern", [None, ".*", r"[0-9./]+", "[0-9"])
 def test_address_without_a_pattern_is_refused(pattern: str | None, tmp_path: Path) -> None:
     file = changed("aws_account.yaml", _set("Parameters>Address>AllowedPattern", pattern), tmp_path)
     assert "opens ssh to" in " ".join(faults_of(file))
