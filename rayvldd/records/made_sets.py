@@ -4,23 +4,30 @@ There is an empty file for each, named after the content of its card. The card h
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
+from rayvldd.errors import message_of
 from rayvldd.records.set_card import CARD
+
+logger = logging.getLogger(__name__)
 
 _FOLDER = "made_sets"
 
 
 def note_made_set(workspace: Path, folder: Path) -> None:
-    """Note that a set was made in a workspace.
+    """Note that a set was made in a workspace; a note that cannot be written is logged, and the set is kept.
 
     Args:
         workspace: Folder of the workspace.
         folder: Folder of the set.
     """
-    file = _note(workspace, folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
+    try:
+        file = _note(workspace, folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:  # e.g. a full disk
+        logger.warning("%s: rayvldd evaluate will ask for --trust: %s", folder, message_of(error))
 
 
 def is_made_set(workspace: Path, folder: Path) -> bool:

@@ -99,6 +99,14 @@ def test_a_copy_of_a_set_that_was_made_with_the_workspace_is_not_refused(tmp_pat
     assert refused(DistilledSet.load(other), other, workspace) == KEYS, "another card"
 
 
+def test_a_note_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made, workspace = tmp_path / "made", tmp_path / "workspace"
+    made_with(**HOSTILE).save(made)
+    workspace.write_text("a file where a folder should be")
+    note_made_set(workspace, made)
+    assert "rayvldd evaluate will ask for --trust" in caplog.text
+
+
 def test_a_link_out_of_the_workspace_is_a_set_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "workspace").mkdir()
