@@ -6,13 +6,12 @@ A trial's process draws them, because it alone has the set at each evaluation.
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.distillation.exports import eight_bit
+from rayvldd.distillation.thumbnail import thumbnail
 from rayvldd.storage.atomic import file_written_whole
 
 MOST_PICTURES = 5
@@ -41,10 +40,7 @@ def draw_images(images: Float[Tensor, "pair 3 height width"], file: Path) -> Non
     Raises:
         OSError: if the file cannot be written.
     """
-    shown = torch.nan_to_num(images[: _COLUMNS * _ROWS].detach().cpu())
-    is_small = 2 * shown.shape[-1] <= _SIDE  # enlarged without smoothing, so that its pixels are seen
-    resampling = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
-    cells = [Image.fromarray(eight_bit(image)).resize((_SIDE, _SIDE), resampling) for image in shown]
+    cells = [thumbnail(image.numpy(), _SIDE) for image in images[: _COLUMNS * _ROWS].detach().cpu()]
     columns, rows = min(_COLUMNS, len(cells)), -(-len(cells) // _COLUMNS)
     step = _SIDE + _GAP
     picture = Image.new("RGB", (columns * step + _GAP, rows * step + _GAP), "white")

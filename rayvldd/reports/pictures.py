@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.thumbnail import thumbnail
 from rayvldd.reports.nearest import SimilarCaption
 from rayvldd.storage.atomic import write_bytes_whole
 
@@ -85,21 +86,13 @@ def _draw_header(picture: Image.Image, shown: int, total: int) -> None:
 
 def _draw_cell(picture: Image.Image, cell: _Cell, left: int, top: int) -> None:
     for column, pixels in enumerate((cell.before, cell.after)):
-        picture.paste(thumbnail(pixels), (left + column * (_SIDE + _GAP), top))
+        picture.paste(thumbnail(pixels, _SIDE), (left + column * (_SIDE + _GAP), top))
     draw, y = ImageDraw.Draw(picture), top + _SIDE + 4
     captions = [(cell.start_caption or "(noise)", _GREY), (cell.nearest_caption, _BLACK)]
     for caption, colour in captions[cell.start_caption == cell.nearest_caption :]:
         for line in _wrapped(caption, _CELL, _LINES):
             draw.text((left, y), line, colour, font=_font(11))
             y += _LINE
-
-
-def thumbnail(pixels: np.ndarray, side: int = _SIDE) -> Image.Image:
-    """Convert an image for display: clamped to the range 0 to 1; small images are enlarged without smoothing."""
-    eight_bit = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    image = Image.fromarray(np.ascontiguousarray(eight_bit))
-    enlarged = image.width * 2 <= side
-    return image.resize((side, side), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, width: int, max_lines: int) -> list[str]:

@@ -7,8 +7,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.thumbnail import thumbnail
 from rayvldd.reports.page.overview import FIRST_PAIRS, Overview
-from rayvldd.reports.pictures import thumbnail
 from rayvldd.storage.atomic import write_bytes_whole
 
 SIZE = (1200, 630)
