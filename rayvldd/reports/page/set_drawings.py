@@ -1,6 +1,7 @@
 """Plots of sets: by number of pairs, on other encoders, by groups of captions, and of the learned similarity."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -251,6 +252,15 @@ def _draw_rows(
     add_legend(drawing.figure, columns=2)
 
 
+class _Text(NamedTuple):
+    """Name of the files of a drawing, its title, description, and the label of its axis."""
+
+    name: str
+    title: str
+    words: str
+    axis: str
+
+
 def further_inputs(found: Sequence[FurtherScores], sets: Mapping[str, str], name: str) -> Drawing | None:
     """Percentages of students on further inputs: a row for each input, a marker for each training set.
 
@@ -265,7 +275,7 @@ def further_inputs(found: Sequence[FurtherScores], sets: Mapping[str, str], name
     """
     words = "Mean recall, or top-1 of zero-shot classification, in percent, of students of each training set."
     scores = [pair for one in found for pair in _percentages(one)]
-    return _draw_scores(scores, sets, (name, "Students on further inputs", words), "mean recall, or top-1 (%)")
+    return _draw_scores(scores, sets, _Text(name, "Students on further inputs", words, "mean recall, or top-1 (%)"), 1)
 
 
 def likeness(found: Sequence[FurtherScores], sets: Mapping[str, str], name: str) -> Drawing | None:
@@ -277,16 +287,16 @@ def likeness(found: Sequence[FurtherScores], sets: Mapping[str, str], name: str)
     scores = [
         (score, METRICS[score.metric].label) for one in found for score in one.scores if score.metric in _LIKENESS
     ]
-    return _draw_scores(scores, sets, (name, "What the sets reveal", words), "cosine, or AUC")
+    return _draw_scores(scores, sets, _Text(name, "What the sets reveal", words, "cosine, or AUC"), 2)
 
 
 _LIKENESS = tuple(one.name for one in (MEMBERSHIP_TRAIN, MEMBERSHIP_HELD_OUT, NEAREST_START, NEAREST_DISTILLED))
 
 
 def _draw_scores(
-    scores: Sequence[tuple[ProbeScore, str]], sets: Mapping[str, str], text: tuple[str, str, str], unit: str
+    scores: Sequence[tuple[ProbeScore, str]], sets: Mapping[str, str], text: _Text, digits: int
 ) -> Drawing | None:
-    """Draw scores with the names of their rows; ``text`` is the name, title and description. None without scores."""
+    """Draw scores with the names of their rows, and tooltips of so many digits; None without scores."""
     rows: dict[str, dict[str, ProbeScore]] = {}
     for score, label in scores:
         rows.setdefault(label, {})[score.trained_on] = score
@@ -297,18 +307,16 @@ def _draw_scores(
     if len(set(drawn) - {ALL_PAIRS}) > _MOST_SERIES:
         drawn = [one for one in drawn if one in (ALL_PAIRS, *sets)]
     figure, (axes,) = new_axes(1.3 + 0.27 * len(rows))
-    name, title, words = text
     numbers = [
         (label, sets.get(one, one), score.mean, *(score.interval or (None, None)))
         for label, row in rows.items()
         for one, score in row.items()
     ]
-    hint = f"{words} What is not drawn is in the table of numbers."
-    drawing = Drawing(name, title, hint, figure, ("row", "trained on", "value", "low", "high"), numbers)
+    hint = f"{text.words} What is not drawn is in the table of numbers."
+    drawing = Drawing(text.name, text.title, hint, figure, ("row", "trained on", "value", "low", "high"), numbers)
     values = {label: {one: score.mean for one, score in row.items()} for label, row in rows.items()}
-    digits = 1 if "%" in unit else 2
     _draw_rows(drawing, axes, values, {one: sets.get(one, one) for one in drawn}, digits)
-    axes.set_xlabel(unit, color=INK)
+    axes.set_xlabel(text.axis, color=INK)
     return drawing
 
 
