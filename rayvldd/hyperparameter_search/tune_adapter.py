@@ -40,7 +40,7 @@ from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_tri
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
 from rayvldd.models.gpus import limit_gpu_memory
 from rayvldd.runtime.cluster import refuse_dead_ray, workers_have_our_variables
-from rayvldd.runtime.resources import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials, trials_at_a_time
 
 _TRIAL_ID = "trial_id"
 """Key of the trial's name in a Tune config; the others are searched settings."""
@@ -102,7 +102,8 @@ def _run_trials(
                 search_alg=searcher,
                 scheduler=_Scheduler(strategy, recorder, requests),
                 num_samples=-1,  # the searcher ends it, because a trial whose process died is one more for Tune
-                max_concurrent_trials=recorder.run.study.search.max_concurrent,
+                # Ray proposes so many points at once, whether or not there is room for their trials.
+                max_concurrent_trials=trials_at_a_time(recorder.run.study),
                 time_budget_s=time_left,
                 # A new process would load torch and the models: ten seconds on a laptop. Without its timeout among the
                 # variables of workers, Tune could drop the next trial of a process.

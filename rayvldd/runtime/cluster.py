@@ -115,6 +115,16 @@ def refuse_dead_ray() -> None:
         )
 
 
+def is_one_machine() -> bool:
+    """Whether :func:`start_ray` started the connected Ray, which then has this machine alone and never gets more."""
+    return _is_local
+
+
+def cpus_of_cluster() -> float:
+    """CPUs of the connected Ray, of all its nodes."""
+    return float(ray.cluster_resources().get("CPU", 0.0))
+
+
 def gpus_of_cluster() -> float:
     """GPUs of the connected Ray, of all its nodes."""
     return float(ray.cluster_resources().get("GPU", 0.0))

@@ -13,10 +13,11 @@ from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_training
-from rayvldd.runtime import actor_pool
+from rayvldd.runtime import actor_pool, cluster
 from rayvldd.runtime import expert_training as expert_fleet
 from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
 from rayvldd.runtime.machine import describe_machine, faults_of_resources
+from rayvldd.runtime.resources import trials_at_a_time
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +153,33 @@ def test_experts_of_one_pass(
     groups = expert_fleet._groups(list(range(7)), request, ResourceRequest(1, num_gpus, "resources.cpus_per_expert"))
     assert [len(group) for group in groups] == sizes
     assert [index for group in groups for index in group] == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "requested", "allowed", "expected"),
+    [
+        (4, 0, {}, 2, 2),
+        (4, 0, {}, 9, 4),
+        (5, 0, {"cpus_per_trial": 2}, 9, 2),
+        (1, 0, {"cpus_per_trial": 2}, 9, 1),
+        (16, 2, {"gpus_per_trial": 0.5}, 9, 4),
+        (16, 1, {"gpus_per_trial": 1.0}, 9, 1),
+    ],
+)
+def test_one_machine_proposes_no_point_without_room(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_study: Study,
+    cpus: int,
+    gpus: int,
+    requested: dict[str, Any],
+    allowed: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    resources = tiny_study.resources.model_copy(update=requested)
+    search = tiny_study.search.model_copy(update={"max_concurrent": allowed})
+    study = tiny_study.model_copy(update={"resources": resources, "search": search})
+    monkeypatch.setattr(cluster, "_is_local", True)
+    assert trials_at_a_time(study) == expected
+    monkeypatch.setattr(cluster, "_is_local", False)
+    assert trials_at_a_time(study) == allowed, "waiting trials request nodes of a cluster"
