@@ -1,6 +1,5 @@
 """Evaluate a distillation on the validation split, keep its best set, and save and resume its state."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
@@ -25,14 +26,52 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import write_text_whole
-from rayvldd.storage.json_files import parsed
+from rayvldd.storage.tensor_files import DamagedFileError
 
 PROGRESS = "progress.json"
 BEST = "best"
 _COLLAPSED = 2
 """Consecutive evaluations far below the initial recall after which a run is stopped."""
+
+
+class Progress(BaseModel):
+    """What is saved of a run beside the state of the outer loop, ``progress.json``."""
+
+    # The numbers of a step that diverged may be infinite.
+    model_config = ConfigDict(strict=True, extra="ignore", ser_json_inf_nan="constants")
+
+    state: str
+    """Name of the file with the state of the same moment."""
+    outer_step: int
+    settings: dict[str, JsonValue]
+    """The settings that a saved state must match."""
+    best_recall: float
+    start_recall: float
+    evaluations_below: int
+    seconds_matching: float
+    seconds_evaluating: float
+    steps: list[dict[str, float]]
+    """The logged numbers since the last evaluation."""
+    checksum: str = ""
+    """Of everything else."""
+
+    def sealed(self) -> "Progress":
+        """The same with its checksum."""
+        content = self.model_dump_json(exclude={"checksum"})
+        return self.model_copy(update={"checksum": xxhash.xxh3_128_hexdigest(content.encode())})
+
+    @classmethod
+    def read(cls, content: bytes) -> "Progress | None":
+        """Parse the file; None if it is damaged, or of an earlier release, whose files have no checksum."""
+        try:
+            progress = cls.model_validate_json(content)
+        except ValidationError:
+            return None
+        return progress if progress.checksum == progress.sealed().checksum else None
+
+
 _KEPT = ("best_recall", "start_recall", "evaluations_below", "seconds_matching", "seconds_evaluating", "steps")
-"""Attributes that are saved with the state; ``steps`` has the logged numbers since the last evaluation."""
+"""Attributes of a run that are saved as its progress."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +195,18 @@ class EvaluatedRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = f"state-{self.loop.outer_step:06d}.safetensors"
         self.loop.save(self.folder / state)
-        progress = {
-            "state": state,  # of the same moment, so that both files always belong together
-            "outer_step": self.loop.outer_step,
-            "settings": self._settings(),
-            **{name: getattr(self, name) for name in _KEPT},
-        }
-        write_text_whole(self.folder / PROGRESS, json.dumps(progress))
+        progress = Progress(
+            state=state,
+            outer_step=self.loop.outer_step,
+            settings=self._settings(),
+            best_recall=self.best_recall,
+            start_recall=self.start_recall,
+            evaluations_below=self.evaluations_below,
+            seconds_matching=self.seconds_matching,
+            seconds_evaluating=self.seconds_evaluating,
+            steps=[dict(numbers) for numbers in self.steps],
+        )
+        write_text_whole(self.folder / PROGRESS, progress.sealed().model_dump_json())
         # Two processes may work at one run: the first was cut off from the cluster, or stopped and woken. Later states
         # are another's, and it may be about to name them.
         for earlier in self.folder.glob("state-*.safetensors"):
@@ -170,20 +214,20 @@ class EvaluatedRun:
                 earlier.unlink(missing_ok=True)
 
     def resume(self) -> bool:
-        """Resume from the state in the folder, if there is one."""
+        """Resume from the state in the folder. If there is none, or it is damaged, the run begins again."""
         if self.folder is None or not (self.folder / PROGRESS).is_file():
             return False
-        progress = parsed((self.folder / PROGRESS).read_bytes()) or {}
-        settings, name = progress.get("settings"), progress.get("state")
-        if not isinstance(settings, dict) or not isinstance(name, str) or not progress.keys() >= set(_KEPT):
-            return False  # damaged: the run begins again, and comes to the same numbers
-        self._refuse_other_settings(settings)
-        state = self.folder / Path(name).name
-        if not state.is_file():  # another process at the same run was further and took it for an earlier one
+        progress = Progress.read((self.folder / PROGRESS).read_bytes())
+        if progress is None:
             return False
-        self.loop.restore(state)
+        self._refuse_other_settings(progress.settings)
+        try:
+            self.loop.restore(self.folder / Path(progress.state).name)
+        except (DamagedFileError, FileNotFoundError):
+            # Damaged; or another process at the same run was further and took the state for an earlier one.
+            return False
         for kept in _KEPT:
-            setattr(self, kept, progress[kept])
+            setattr(self, kept, getattr(progress, kept))
         return True
 
     def _settings(self) -> dict[str, JsonValue]:

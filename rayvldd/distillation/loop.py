@@ -5,14 +5,12 @@ its last good state with smaller rates, and raises an error after a few attempts
 random draw depends on the seed and is part of a checkpoint.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
-from safetensors import safe_open
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
@@ -26,7 +24,8 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.scalars import read_scalars
 from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.json_values import JsonValue
-from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.saved_state import state_metadata, verified_state
+from rayvldd.storage.tensor_files import MappedTensors, save_tensors
 
 
 class SavedState(TypedDict):
@@ -194,17 +193,19 @@ class OuterLoop:
         }
         if self._good[1] != outer_step:  # between evaluations the last good state differs
             tensors |= {f"good.{name}": value for name, value in self._good[0].items()}
-        save_tensors(path, tensors, {"state": json.dumps(state)})
+        save_tensors(path, tensors, state_metadata(tensors, state))
 
     def restore(self, path: Path) -> None:
         """Restore a saved state of the same settings and seed, bitwise exactly.
 
         Raises:
             StoreError: when the state belongs to other settings.
+            DamagedFileError: when the file differs from what was saved.
         """
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).to(self.task.device) for name in file.keys()}  # noqa: SIM118 (no dict)
-            state: SavedState = json.loads(file.metadata()["state"])
+        file = MappedTensors(path)
+        read = {name: file.tensor(name) for name in file.names}
+        state = cast(SavedState, verified_state(read, file.metadata))
+        tensors = {name: value.to(self.task.device, copy=True) for name, value in read.items()}
         good = {name.removeprefix("good."): tensors.pop(name) for name in list(tensors) if name.startswith("good.")}
         shapes = {f"value.{name}": value.shape for name, value in self.set.values.items()}
         if {name: value.shape for name, value in tensors.items() if name.startswith("value.")} != shapes:

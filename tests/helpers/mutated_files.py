@@ -8,10 +8,12 @@ import json
 import random
 import re
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -497,6 +499,62 @@ def _read_cache(folder: Path, name: str) -> None:
     assert np.array_equal(found, _ARRAY), "a damaged array was read as a sound one"
 
 
+@cache
+def _toy_run() -> tuple[Any, Any, Any]:
+    """A study of two outer steps, its task and its experts."""
+    from rayvldd.testing.toy import toy_study, toy_task
+
+    study = toy_study().at({"distillation.outer_steps": 2, "distillation.evaluate_every": 2})
+    with tempfile.TemporaryDirectory() as cache_folder:
+        return (study, *toy_task(study, Path(cache_folder)))
+
+
+def _checkpoint_files(folder: Path) -> list[str]:
+    from rayvldd.distillation.loop import distill
+
+    list(distill(*_toy_run(), 3, folder))
+    return [file.name for file in folder.iterdir() if file.is_file()]
+
+
+def _read_checkpoint(folder: Path, name: str) -> None:
+    """What is resumed is what was saved; everything else begins again."""
+    from rayvldd.distillation.evaluations import EvaluatedRun
+    from rayvldd.distillation.loop import OuterLoop
+
+    study, task, experts = _toy_run()
+    runs = [
+        EvaluatedRun(study, task, OuterLoop(study, task, experts, 3), 3, place)
+        for place in (folder, folder.with_name("checkpoints_sound"))
+    ]
+    resumed, sound = (run.resume() for run in runs)
+    assert sound
+    if resumed:
+        loops = [run.loop.distilled_set() for run in runs]
+        assert torch.equal(loops[0].images, loops[1].images), "a damaged state was resumed"
+        assert runs[0].best_recall == runs[1].best_recall, "a damaged progress was resumed"
+
+
+def _epoch_files(folder: Path) -> list[str]:
+    from helpers.expert_sets import METRICS, RECIPE, expert
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.experts.training import ExpertState
+    from rayvldd.storage.folder import FolderStorage
+
+    storage = FolderStorage(folder)
+    state = ExpertState(2, expert(0).trajectory[2], METRICS, {"state": {"inc": 2**100}})
+    ExpertStore(storage).keep_epoch(RECIPE, 0, state, keep={2})
+    return [name for name in storage.names() if "/epochs/" in name]
+
+
+def _read_epoch(folder: Path, name: str) -> None:
+    from helpers.expert_sets import METRICS, RECIPE
+    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.storage.folder import FolderStorage
+
+    for state in ExpertStore(FolderStorage(folder)).kept_epochs(RECIPE, 0):
+        assert state.metrics == METRICS and state.random_state == {"state": {"inc": 2**100}}, "damaged, and resumed"
+
+
 def _expert_files(folder: Path) -> list[str]:
     from helpers.expert_sets import RECIPE, expert
     from rayvldd.experts.store.expert_store import ExpertStore
@@ -626,6 +684,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("clusters", _cluster_files, _read_clusters),
         Kind("arrays", _cache_files, _read_cache),
         Kind("experts", _expert_files, _read_experts),
+        Kind("epochs", _epoch_files, _read_epoch),
+        Kind("checkpoints", _checkpoint_files, _read_checkpoint),
         Kind("records", _record_files, _read_records),
         Kind("snapshots", _snapshot_files, _read_snapshot),
     )

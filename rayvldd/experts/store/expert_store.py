@@ -10,8 +10,10 @@ holds its finished epochs and ``<key>/leases/`` its lease.
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from typing import NoReturn, NotRequired, TypedDict, cast
 
+from pydantic import JsonValue
+from safetensors import SafetensorError
 from torch import Tensor
 
 import rayvldd
@@ -43,6 +45,7 @@ from rayvldd.experts.trajectory_file import (
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.lease import Lease, LeaseHolder, LeaseState, state_of
+from rayvldd.storage.saved_state import state_metadata, verified_state
 from rayvldd.storage.storage import Storage
 from rayvldd.storage.tensor_files import DamagedFileError, checksum
 
@@ -65,6 +68,15 @@ class MadeExpert:
     """Names and shapes in the flat vector of the text side."""
     origin: str = ""
     """Files it was imported from; empty if it was trained by this package."""
+
+
+class _EpochContent(TypedDict):
+    """Numbers of a stored epoch, beside its tensors."""
+
+    metrics: list[dict[str, float]]
+    random_state: dict[str, JsonValue]
+    movements: NotRequired[list[tuple[list[float], list[float]]]]
+    """Missing if an earlier release wrote the file."""
 
 
 class ExpertStore:
@@ -195,10 +207,8 @@ class ExpertStore:
         self._check_manifest(recipe, without_records=True)
         names = {"image": state.parameters.image, "text": state.parameters.text}
         content = {"metrics": state.metrics, "random_state": state.random_state, "movements": state.movements}
-        checksums = {name: checksum(value) for name, value in names.items()}
-        metadata = {"state": json.dumps(content), "checksums": json.dumps(checksums)}
         with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
-            write_tensors(path, names, metadata)
+            write_tensors(path, names, state_metadata(names, content))
         if state.epoch - 1 not in keep:
             self.storage.delete(epoch_file(recipe.key, index, state.epoch - 1))
 
@@ -217,15 +227,13 @@ class ExpertStore:
         self.storage.forget_local_copy(name)
         try:
             source = self.storage.open_tensors(name)
-            checksums, content = json.loads(source.metadata["checksums"]), json.loads(source.metadata["state"])
             # Cloned, because the file is deleted later and training must not depend on its mapping.
             parameters = Parameters(source.tensor("image").clone(), source.tensor("text").clone())
-            if checksums != {"image": checksum(parameters.image), "text": checksum(parameters.text)}:
-                return None
-        except (DamagedFileError, KeyError, ValueError):
+            content = cast(_EpochContent, verified_state(parameters._asdict(), source.metadata))
+            movements = tuple(Movement(*map(tuple, each)) for each in content.get("movements", []))
+            return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"], movements)
+        except (DamagedFileError, SafetensorError, KeyError, ValueError, TypeError):
             return None
-        movements = tuple(Movement(*map(tuple, each)) for each in content.get("movements", []))
-        return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"], movements)
 
     # --- content of a set
 

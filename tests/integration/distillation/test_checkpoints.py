@@ -52,3 +52,29 @@ def test_a_run_cut_off_between_evaluations_goes_on_and_gives_the_same(
         for result in (last, whole[-1])
     ]
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("damaged", ["a weight of the set", "a digit of the generator", "a digit of the best recall"])
+def test_a_damaged_checkpoint_is_not_continued_from(tmp_path: Path, damaged: str) -> None:
+    study = toy_study().at({"distillation.outer_steps": 4, "distillation.evaluate_every": 2})
+    task, experts = toy_task(study, tmp_path / "cache")
+    whole = list(distill(study, task, experts, 3))
+    for evaluation in distill(study, task, experts, 3, tmp_path / "run"):
+        if evaluation.outer_step == 2:
+            break
+    (state,) = (tmp_path / "run").glob("state-*")
+    file = tmp_path / "run" / "progress.json" if damaged.endswith("recall") else state
+    content = bytearray(file.read_bytes())
+    marks = {
+        "a weight of the set": b"",
+        "a digit of the generator": b"inc",
+        "a digit of the best recall": b"best_recall",
+    }
+    mark = marks[damaged]
+    place = next(i for i in range(content.find(mark), len(content)) if chr(content[i]).isdigit()) if mark else -2
+    content[place] ^= 1  # of a digit, the next one or the one before
+    file.write_bytes(content)
+
+    again = list(distill(study, task, experts, 3, tmp_path / "run"))
+    assert [one.outer_step for one in again] == [0, 2, 4], "it begins again"
+    assert torch.equal(again[-1].distilled_set.images, whole[-1].distilled_set.images)
