@@ -38,7 +38,7 @@ class Versions:
             if line.startswith(_MARK):
                 try:
                     return cls(**json.loads(line.removeprefix(_MARK)))
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, RecursionError):
                     return None
         return None
 

@@ -166,7 +166,7 @@ def _value_of(text: str) -> JsonValue:
     try:
         value: JsonValue = json.loads(text)
         return value
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
