@@ -27,7 +27,7 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.records.form import words_of
 from rayvldd.records.student_card import STUDENT_CARD, StudentCard
-from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_files import checksum, save_tensors
 from rayvldd.user_paths import is_file, is_folder, user_path
 
 STUDENT_TENSORS = "student.safetensors"
@@ -54,6 +54,7 @@ def save_student(folder: Path, task: RetrievalTask, parameters: Parameters, seed
         image_size=task.image_size,
         text_width=task.train.caption_embeddings.shape[1],
         fingerprints={name: task.fingerprints[name] for name in ("image_encoder", "text_encoder")},
+        checksums={side: checksum(value) for side, value in parameters._asdict().items()},
     ).write(card)
 
 
@@ -79,6 +80,7 @@ class KeptStudent:
         self._refuse_other_encoders(folder)
         try:
             read = load_file(folder / STUDENT_TENSORS)
+            unequal = [side for side, value in self.card.checksums.items() if checksum(read[side]) != value]
             self._parameters = Parameters(read["image"].to(self._device), read["text"].to(self._device))
         except (OSError, SafetensorError, KeyError) as error:
             raise _damaged(folder, message_of(error)) from None
@@ -86,6 +88,8 @@ class KeptStudent:
         expected = self._model.image_layout.size, self._model.text_layout.size
         if sizes != expected:
             raise _damaged(folder, f"its sides have {sizes} weights, those of the model {expected}")
+        if unequal:
+            raise _damaged(folder, f"the weights of the {' and '.join(unequal)} side differ from their checksum")
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[bytes]) -> Float[Tensor, "image dim"]:

@@ -27,3 +27,5 @@ class StudentCard(Record):
     """Dimension of the caption embeddings that the text side begins with."""
     fingerprints: dict[str, str]
     """Fingerprints of ``image_encoder`` and ``text_encoder``."""
+    checksums: dict[str, str]
+    """Of the weights by side, ``image`` and ``text``."""

@@ -74,6 +74,9 @@ def test_a_folder_without_a_card_or_with_other_weights_is_no_student(
     save_file({"image": student.image[:-1].clone(), "text": student.text}, tmp_path / "student.safetensors")
     with pytest.raises(StoreError, match=r"its sides have .* weights, those of the model"):
         KeptStudent(tmp_path)
+    save_file({"image": student.image, "text": student.text + 1e-3}, tmp_path / "student.safetensors")
+    with pytest.raises(StoreError, match="the weights of the text side differ from their checksum"):
+        KeptStudent(tmp_path)
     (tmp_path / "student.safetensors").write_bytes(b"damaged")
     with pytest.raises(StoreError, match="not readable as a student"):
         KeptStudent(tmp_path)
