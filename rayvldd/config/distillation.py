@@ -82,6 +82,9 @@ class DistillationSettings(Settings):
     fixed_pairs: int = setting(0, ge=0, unit="pairs")
     """First pairs of ``initialise_from`` whose images and texts do not change: a set grows by new pairs while those
     that users have stay as they are. Learned step sizes and similarity are those of all pairs."""
+    image_parametrisation: Literal["pixels", "pyramid"] = setting("pixels", source="pyramid: arXiv 2511.16674")
+    """What the outer optimiser moves of the images. ``pixels``: the pixels; ``pyramid``: levels of doubling resolution,
+    whose interpolated sum is the image (linear gradient matching, arXiv 2511.16674). The set is pixels either way."""
     student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = setting(
         "info_nce", source="info_nce: Wu et al.; the others: LoRS"
     )

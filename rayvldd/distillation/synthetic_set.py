@@ -17,6 +17,7 @@ from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.distillation.ema import MovingAverage
 from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
+from rayvldd.distillation.pyramid import Pyramid
 from rayvldd.distillation.similarity import SimilarityParameters, build_similarity, pairs_within_budget
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -63,6 +64,7 @@ class SyntheticSet:
         self.values: Tensors = {"images": self.initial.images.clone(), "texts": self.initial.texts.clone()}
         for name, value in self._similarity.values.items():
             self.values[SIMILARITY + name] = value.to(task.device)
+        self._pyramid = Pyramid(self.initial.images) if settings.image_parametrisation == "pyramid" else None
         sizes = self.initial.step_sizes or (settings.lr_student_image, settings.lr_student_text)
         self._initial_step_sizes = dict(zip(("lr_image", "lr_text"), sizes, strict=True))
         self.step_sizes: Tensors = {
@@ -116,7 +118,13 @@ class SyntheticSet:
         factor = section.step_size_range if isinstance(section, InnerLoopSettings) else None
         rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
         moved = {name: self._of_free_pairs(name, part) for name, part in gradients.items() if name in self.values}
-        self._optimiser.step(self.values, moved, {name: rates.get(name, settings.lr_sim * scale) for name in moved})
+        rates = {name: rates.get(name, settings.lr_sim * scale) for name in moved}
+        if self._pyramid and "images" in moved:
+            moved |= self._pyramid.gradients(moved.pop("images"))
+            rates |= self._pyramid.rates(rates.pop("images"), by_size=settings.outer_optimiser == "sgd")
+        self._optimiser.step({**self.values, **self._levels}, moved, rates)
+        if self._pyramid:
+            self.values["images"] = self._pyramid.images()
         for name, size in self.step_sizes.items():
             if lr_step_sizes is not None and name in gradients:
                 velocity = self._size_velocities[name].mul_(settings.momentum).add_(gradients[name])
@@ -126,6 +134,11 @@ class SyntheticSet:
                     size.clamp_(start / factor, start * factor)
         if settings.ema_decay:
             self._average.update({**self.values, **self.step_sizes})
+
+    @property
+    def _levels(self) -> Tensors:
+        """Levels of the images by name; none for plain pixels."""
+        return self._pyramid.levels if self._pyramid else {}
 
     def _of_free_pairs(self, name: str, gradient: Tensor) -> Tensor:
         """Return the gradient with 0 for the fixed pairs; where it was 0 at every step, no optimiser moves them."""
@@ -167,14 +180,18 @@ class SyntheticSet:
             "size_velocity": self._size_velocities,
             "optimiser": self._optimiser.state,
             "average": self._average.state,
+            "level": self._levels,
         }
         return {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
 
     def load_state_dict(self, state: Tensors) -> None:
         """Restore a state from :meth:`state_dict`."""
-        parts: dict[str, Tensors] = {part: {} for part in ("value", "size", "size_velocity", "optimiser", "average")}
+        names = ("value", "size", "size_velocity", "optimiser", "average", "level")
+        parts: dict[str, Tensors] = {part: {} for part in names}
         for name, value in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value.clone()
         self.values, self.step_sizes, self._size_velocities = parts["value"], parts["size"], parts["size_velocity"]
         self._optimiser.state, self._average.state = parts["optimiser"], parts["average"]
+        if self._pyramid:
+            self._pyramid.levels = parts["level"]

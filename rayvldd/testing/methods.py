@@ -17,6 +17,7 @@ def check_method(
     *,
     settings: Mapping[str, SettingValue] | None = None,
     protocols: Iterable[str] = ("heads_only", "full_image_encoder", "lora"),
+    changes: Mapping[str, SettingValue] | None = None,
 ) -> None:
     """Check a registered method: finite loss, changes of the set, reproducibility, and resuming a stopped run.
 
@@ -25,12 +26,13 @@ def check_method(
         folder: Empty folder for the cache and checkpoints.
         settings: Settings of the method's section in the toy study; default: those of its declaration's probe.
         protocols: Protocols that the method supports.
+        changes: Other settings of the toy study by dotted key.
 
     Raises:
         AssertionError: if the contract is violated.
     """
     for protocol in protocols:
-        study = toy_study(name, settings, **PROTOCOLS[protocol])
+        study = toy_study(name, settings, **PROTOCOLS[protocol], **(changes or {}))
         task, experts = toy_task(study, folder / "cache")
         where = f"{name} under {protocol}"
 

@@ -111,6 +111,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full_similarity": {"distillation.similarity": "full", "distillation.student_loss": "extended_info_nce"},
     "blending": {f"{_INNER}.blending": 1.0},
     "average": {"distillation.ema_decay": 0.9, "distillation.outer_optimiser": "adam"},
+    "pyramid": {"distillation.image_parametrisation": "pyramid"},
     "normalised": {"distillation.outer_optimiser": "normalised_sgd", f"{_INNER}.matched": "image"},
     "noise": {"distillation.initialisation.images": "noise", "distillation.initialisation.texts": "noise"},
     "prototypes": {"distillation.initialisation.pairs": "prototypes"},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings
 from rayvldd.config.methods.registry import method_names, register_method, unregister_method
 from rayvldd.config.metrics import MetricInfo
@@ -80,6 +81,14 @@ def test_methods_that_ship_keep_the_contract(name: str, tmp_path: Path) -> None:
 def test_covariance_keeps_the_contract(tmp_path: Path) -> None:
     for variant in ("plain", "whitened", "ridge"):
         check_method("covariance", tmp_path / variant, settings={"variant": variant}, protocols=["heads_only"])
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("name", [*BUILT_IN, "covariance", "pull"])
+def test_methods_keep_the_contract_on_a_pyramid(name: str, optimiser: str, pull: str, tmp_path: Path) -> None:
+    changes: dict[str, SettingValue] = {"distillation.image_parametrisation": "pyramid", "distillation.ema_decay": 0.9}
+    changes |= {"distillation.outer_optimiser": optimiser, "distillation.engine.micro_batch": 3}
+    check_method(name, tmp_path, settings=BUILT_IN.get(name, {}), protocols=["heads_only"], changes=changes)
 
 
 def test_every_built_in_method_is_checked() -> None:

@@ -369,6 +369,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "k-means": {"start_pairs": "k_means"},
     "Adam": {"outer_optimiser": "adam", "lr_image": 1.0, "lr_text": 1.0},
     "normalised": {"outer_optimiser": "normalised_sgd", "lr_image": 1.0, "lr_text": 1.0},
+    "pyramid": {"image_parametrisation": "pyramid"},
+    "pyramid, averaged, Adam": {
+        "image_parametrisation": "pyramid",
+        "ema_decay": 0.9,
+        "outer_optimiser": "adam",
+        "lr_image": 1.0,
+        "lr_text": 1.0,
+    },
     "drawn batches": {"batches": "drawn", "batch_size": 3},
     "micro-batches": {"engine": {"micro_batch": 3}},
 }
