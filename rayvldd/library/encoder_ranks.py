@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rayvldd.config.metrics import RANK_CORRELATION
 from rayvldd.library.scoring import mean_recall_of
 from rayvldd.records.set_scores import ALL_PAIRS, FurtherScores, ProbeScore
@@ -28,62 +30,57 @@ def encoder_ranks(scored: "Mapping[SetGroup, GroupScores]") -> list[FurtherScore
     found = []
     for base in dict.fromkeys(group.base for group in scored):
         groups = {group: scores for group, scores in scored.items() if group.base == base}
-        recalls: dict[str, dict[str, float]] = {}
-        students: dict[str, int] = {}
-        for group, scores in groups.items():
-            for name, of_row in scores.recalls.items():
-                recalls.setdefault(name, {})[group.encoder] = mean_recall_of(of_row)
-                students[name] = len(of_row)
-        bound = recalls.pop(ALL_PAIRS, {})
-        rows = []
-        for name, by_encoder in recalls.items():
-            common = [encoder for encoder in by_encoder if encoder in bound]
-            if len(common) >= _FEWEST:
-                value = spearman([by_encoder[one] for one in common], [bound[one] for one in common])
-                rows.append((name, value))
-        if not rows:
+        correlations, encoders = _correlations(groups)
+        if not correlations:
             continue
-        number = len(bound)
-        correlations = [
-            ProbeScore(
-                trained_on=name,
-                probe="encoders",
-                metric=RANK_CORRELATION.name,
-                num_students=students[name],
-                mean=value,
-            )
-            for name, value in rows
-        ]
-        conditions = next(iter(groups)).measured_on
-        title = f"Rank correlation (Spearman) of {number} encoders' mean recalls with those of all pairs"
+        number = len(encoders)
         note = f"a random order of {number} encoders reaches {critical_value(number):.2f} in 5 % of cases"
-        notes = [note + ("" if number >= _ENOUGH else f"; fewer than {_ENOUGH} encoders say little")]
-        about = {"encoders": ", ".join(bound)}
         found.append(
             FurtherScores(
                 evaluation="encoder_ranks",
-                title=title,
-                about={**about},
+                title=f"Rank correlation (Spearman) of {number} encoders' mean recalls with those of all pairs",
+                about={"encoders": ", ".join(encoders)},
                 scores=correlations,
-                notes=notes,
-                **dict(conditions),
+                notes=[note + ("" if number >= _ENOUGH else f"; fewer than {_ENOUGH} encoders say little")],
+                **dict(next(iter(groups)).measured_on),
             )
         )
     return found
 
 
+def _correlations(groups: "Mapping[SetGroup, GroupScores]") -> tuple[list[ProbeScore], list[str]]:
+    """The rank correlation of each training set, and the encoders with models of all pairs."""
+    recalls: dict[str, dict[str, float]] = {}
+    students: dict[str, int] = {}
+    for group, scores in groups.items():
+        for name, of_row in scores.recalls.items():
+            recalls.setdefault(name, {})[group.encoder] = mean_recall_of(of_row)
+            students[name] = len(of_row)
+    bound = recalls.pop(ALL_PAIRS, {})
+    correlations = []
+    for name, by_encoder in recalls.items():
+        common = [encoder for encoder in by_encoder if encoder in bound]
+        if len(common) >= _FEWEST:
+            value = spearman([by_encoder[one] for one in common], [bound[one] for one in common])
+            correlations.append(
+                ProbeScore(
+                    trained_on=name,
+                    probe="encoders",
+                    metric=RANK_CORRELATION.name,
+                    num_students=students[name],
+                    mean=value,
+                )
+            )
+    return correlations, list(bound)
+
+
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rank correlation; ties have their mean rank. 0 if all values of one side are equal."""
-    one, other = _ranks(first), _ranks(second)
-    middle = (len(one) - 1) / 2
-    products = sum((a - middle) * (b - middle) for a, b in zip(one, other, strict=True))
-    squares = math.prod(sum((rank - middle) ** 2 for rank in ranks) for ranks in (one, other))
-    return products / math.sqrt(squares) if squares else 0.0
+    from scipy.stats import spearmanr  # takes a second to import, and few commands need it
 
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values]
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return 0.0
+    return float(spearmanr(first, second).statistic)
 
 
 def critical_value(number: int) -> float:
@@ -93,8 +90,10 @@ def critical_value(number: int) -> float:
     """
     if number > _MOST_PERMUTED:
         return min(1.0, 1.6449 / math.sqrt(number - 1))
-    reference = list(range(number))
-    values = sorted((spearman(reference, order) for order in permutations(reference)), reverse=True)
-    most = len(values) // 20
-    reached = {value: sum(other >= value - 1e-9 for other in values) for value in set(values)}
-    return min((value for value, count in reached.items() if count <= most), default=1.0)
+    orders = np.array(list(permutations(range(number))))
+    distances = ((orders - np.arange(number)) ** 2).sum(1)
+    values, counts = np.unique(distances, return_counts=True)  # of small distances first, which correlate most
+    rare = np.cumsum(counts) <= len(orders) // 20
+    if not rare.any():
+        return 1.0
+    return float(1 - 6 * values[rare][-1] / (number * (number**2 - 1)))
