@@ -27,7 +27,13 @@ from rayvldd.cli.scoring import (
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.encoder_ranks import encoder_ranks
-from rayvldd.library.evaluating import EvaluationOptions, evaluate_group, keep_evaluation, table_of_group
+from rayvldd.library.evaluating import (
+    EvaluationOptions,
+    differences_of,
+    evaluate_group,
+    keep_evaluation,
+    table_of_group,
+)
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import stored_name
 from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
@@ -155,6 +161,7 @@ def command(
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)
 
+    from rayvldd.reports.differences import differences_table
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
@@ -169,6 +176,9 @@ def command(
                 invocation.show(table_of_group(group, scored[group].recalls, split))
                 rates = {name: one.rate for name, one in scored[group].coresets.items()}
                 show_training(invocation, rates, scored[group].recipe)
+                if differences := differences_of(group, scored[group]):
+                    title = f"Mean recall on the same {split} images, set minus real pairs (points)"
+                    invocation.show(differences_table(differences, title))
             show_further(invocation, scored[group].further)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))

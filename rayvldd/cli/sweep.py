@@ -150,6 +150,7 @@ def _show_plan(invocation: Invocation, study: "Study", planned: "Plan", earlier:
 def _show_result(invocation: Invocation, result: "SweepResult") -> None:
     """Print the tables and the lines of a finished study."""
     from rayvldd.reports.diagnostics import words_of_diagnostics
+    from rayvldd.reports.differences import sentence_of_difference
     from rayvldd.reports.gain import words_without_gain
     from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
 
@@ -159,6 +160,9 @@ def _show_result(invocation: Invocation, result: "SweepResult") -> None:
         invocation.show(finalists_table(outcome))
     invocation.show(result_table(outcome))
     invocation.say(f"answer         {trust_of(outcome)}")
+    if outcome.test.over_random:
+        pairs = f"{outcome.num_pairs} distilled pairs", f"{outcome.num_pairs} random pairs"
+        invocation.say(f"in short       {sentence_of_difference(*pairs, outcome.test.over_random, 'test')}")
     if outcome.test.full_data_recipe:
         invocation.say(f"full data      {outcome.test.full_data_recipe.words}")
     if outcome.test.random_rate:

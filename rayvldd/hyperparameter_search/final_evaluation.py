@@ -14,18 +14,20 @@ from rayvldd.coresets.selection import choose_coreset
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.evaluation.intervals import nested_interval
+from rayvldd.evaluation.paired_difference import paired_difference
 from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.students import mean_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.coreset_rate import ChosenRate
+from rayvldd.records.difference import Difference
 from rayvldd.records.full_data import FullDataChoice
 from rayvldd.records.study_choice import StudyTest
 from rayvldd.records.study_outcome import ScoresOnTest, SetOnTest
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import keeping_actors
-from rayvldd.runtime.evaluation import StudentSpec, choose_rates, evaluate_in_parallel
+from rayvldd.runtime.evaluation import StudentSpec, choose_rates, score_in_parallel
 from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
 
 
@@ -70,11 +72,20 @@ def _test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: 
     def show(done: int, total: int) -> None:
         display.progress("test", done, total, f"{len(seeds)} students, {len(full_data_seeds)} on the full data")
 
-    scores = evaluate_in_parallel(point, cache, jobs, "test", show)
+    scores = score_in_parallel(point, cache, jobs, "test", show)
     display.done()
-    found = iter(scores)
+    found = (one.ranks for one in scores)
     full, random = list(islice(found, len(full_data_seeds))), list(islice(found, count))
-    measured = summary([list(islice(found, count)) for _ in sets], random, full, choice, rate)
+    ranks = [list(islice(found, count)) for _ in sets]
+    difference = paired_difference(ranks, [[student] for student in random], task.test.split.caption_image)
+    measured = summary(
+        [[student.recalls() for student in of_set] for of_set in ranks],
+        [student.recalls() for student in random],
+        [model.recalls() for model in full],
+        choice,
+        rate,
+        difference,
+    )
     return StudyTest(num_pairs=len(sets[0]), seeds=list(seeds), scores=measured)
 
 
@@ -84,6 +95,7 @@ def summary(
     full: Sequence[RetrievalMetrics],
     choice: FullDataChoice,
     rate: ChosenRate | None = None,
+    over_random: Difference | None = None,
 ) -> ScoresOnTest:
     """Summarise a test evaluation: means in percent, and the fraction of the full-data bound.
 
@@ -93,6 +105,7 @@ def summary(
         full: Models trained on the full data.
         choice: Their recipe.
         rate: Learning rate of students on random pairs, if it was chosen.
+        over_random: Distilled minus random pairs on the same images.
     """
     recalls = [[score.mean_recall for score in students] for students in distilled]
     students = [score for of_set in distilled for score in of_set]
@@ -116,7 +129,8 @@ def summary(
         },
         "recalls": {name: mean_of(scores).as_dict() for name, scores in (("random", random), ("full_data", full))},
     }
-    return ScoresOnTest.model_validate(values | ({"random_rate": rate} if rate else {}))
+    known = {"random_rate": rate, "over_random": over_random}
+    return ScoresOnTest.model_validate(values | {name: value for name, value in known.items() if value})
 
 
 def _on_random_pairs(

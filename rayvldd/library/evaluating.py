@@ -31,6 +31,7 @@ from rayvldd.records.set_scores import (
     FurtherScores,
     ScoredBound,
     ScoredCoreset,
+    SetDifference,
     SetScores,
     keep_scores,
 )
@@ -87,10 +88,14 @@ class EvaluatedSets:
 
     def _repr_html_(self) -> str:
         """The tables, for notebooks."""
+        from rayvldd.reports.differences import differences_table
         from rayvldd.reports.renderers import as_html
         from rayvldd.reports.tables import further_table
 
         tables = [table_of_group(group, scores.recalls, self.scores.split) for group, scores in self.by_group.items()]
+        if self.scores.differences:
+            title = f"Mean recall on the same {self.scores.split} images, set minus real pairs (points)"
+            tables.append(differences_table(self.scores.differences, title))
         tables += [further_table(found, full_data=ALL_PAIRS) for found in self.scores.further]
         return "".join(map(as_html, tables))
 
@@ -203,6 +208,7 @@ def keep_evaluation(
         sets=sets,
         coresets=coresets,
         full_data=full_data,
+        differences=[found for group, scores in scored.items() for found in differences_of(group, scores)],
         breakdown=list(breakdown),
         further=[*(found for scores in scored.values() for found in scores.further), *more],
     )
@@ -263,6 +269,21 @@ def _rows(
                 own = {"sets": list(group.sets), "recipe": scores.recipe}
                 bounds.append(EvaluatedBound.model_validate({**values, **own}))
     return sets, coresets, bounds
+
+
+def differences_of(group: SetGroup, scores: GroupScores) -> list[SetDifference]:
+    """Every set minus every coreset of its size, in mean recall on the same images."""
+    from rayvldd.evaluation.paired_difference import paired_difference
+
+    found = []
+    for name, distilled in group.sets.items():
+        for coreset, chosen in scores.coresets.items():
+            if chosen.num_pairs == len(distilled):
+                others = [[student] for student in scores.ranks[coreset]]  # each student has its own coreset
+                value = paired_difference([scores.ranks[name]], others, scores.caption_image)
+                of_pair = {"distilled_set": name, "coreset": coreset, "trained_with": group.encoder}
+                found.append(SetDifference(**of_pair, mean=value.mean, interval=value.interval))
+    return found
 
 
 def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:

@@ -24,6 +24,9 @@ from rayvldd.records.set_card import BareCard
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int
+
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.array_cache import ArrayCache
     from rayvldd.distillation.distilled_set import DistilledSet
@@ -93,6 +96,8 @@ class GroupScores:
     """Names of the rows of real pairs."""
     fingerprints: Mapping[str, str]
     """Fingerprints of data and encoders."""
+    caption_image: "Int[np.ndarray, ' caption']"
+    """Image that each caption of the split belongs to."""
     recipe: "ChosenRecipe | None" = None
     """The recipe of the models of all pairs; None if there are none."""
     further: Sequence["FurtherScores"] = ()
@@ -291,7 +296,9 @@ def score_group(
     coresets = {coreset.name: coreset for coreset in chosen}
     stored_sets = {stored_name(name) for name in group.sets}
     by_row = {name: [student.ranks for student in scores[name]] for name in rows if name not in stored_sets}
-    return task, GroupScores(by_row, coresets, task.fingerprints, choice.best if choice else None, found, conversions)
+    caption_image = getattr(task, split).split.caption_image
+    recipe = choice.best if choice else None
+    return task, GroupScores(by_row, coresets, task.fingerprints, caption_image, recipe, found, conversions)
 
 
 def _key(study: Study, *, without: Sequence[str] = ()) -> str:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.records.coreset_rate import ChosenRate
+from rayvldd.records.difference import Difference
 from rayvldd.records.form import FORMAT, Record, Values
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.json_values import JsonObject, JsonValue
@@ -126,6 +127,14 @@ class EvaluatedBound(_Evaluated, ScoredBound):
     """The sets for which it is the bound."""
 
 
+class SetDifference(Difference):
+    """A distilled set minus a coreset of the same size, on the same images."""
+
+    distilled_set: str
+    coreset: str
+    trained_with: str
+
+
 class GroupRecall(Values):
     """Recall of the captions of one group, in percent by training set of the students."""
 
@@ -195,6 +204,8 @@ class SetScores(Record):
     sets: list[EvaluatedSet] = Field(min_length=1)
     coresets: list[EvaluatedCoreset]
     full_data: list[EvaluatedBound]
+    differences: list[SetDifference] = Field(default_factory=list)
+    """Of every set and every coreset of its size, in mean recall."""
     breakdown: list[Breakdown] = Field(default_factory=list)
     further: list[FurtherScores] = Field(default_factory=list)
 

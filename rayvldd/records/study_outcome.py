@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.records.coreset_rate import ChosenRate
+from rayvldd.records.difference import Difference
 from rayvldd.records.form import Record, Values
 from rayvldd.records.full_data import ChosenRecipe
 
@@ -133,6 +134,8 @@ class ScoresOnTest(Values):
     """Of each set."""
     random_mean_recall: float
     """Of as many random pairs."""
+    over_random: Difference | None = None
+    """Distilled minus random pairs on the same test images; None in a file of an earlier release."""
     full_data_mean_recall: float
     num_full_data_models: int | None = None
     full_data_recipe: ChosenRecipe | None = None

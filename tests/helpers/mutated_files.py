@@ -333,7 +333,8 @@ def _result_files(folder: Path) -> list[str]:
     test = {
         **recalls, "mean_recall": 10.0, "interval": [9.0, 11.0], "interval_over": "students", "num_sets": 1,
         "num_students": 2, "random_mean_recall": 5.0, "full_data_mean_recall": 20.0, "num_full_data_models": 1,
-        "share_of_full_data": 0.5, "sets": [{"mean_recall": 10.0, "students": [9.0, 11.0]}],
+        "over_random": {"mean": 5.0, "interval": [1.0, 9.0]}, "share_of_full_data": 0.5,
+        "sets": [{"mean_recall": 10.0, "students": [9.0, 11.0]}],
         "students": {"distilled": [9.0, 11.0], "random": [5.0, 5.0], "full_data": [20.0]},
         "recalls": {"random": {**recalls, "mean_recall": 5.0}, "full_data": {**recalls, "mean_recall": 20.0}},
     }  # fmt: skip

@@ -1,13 +1,21 @@
 """Comparison of sets by number of pairs: distilled sets, coresets of the same size, and the full data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
 from rayvldd.evaluation.intervals import interval_if_enough
+from rayvldd.records.difference import Difference
 from rayvldd.records.full_data import ChosenRecipe
-from rayvldd.records.set_scores import CoresetScores, Scored, SetScores, short_names
+from rayvldd.records.set_scores import (
+    CoresetScores,
+    EvaluatedCoreset,
+    EvaluatedSet,
+    Scored,
+    SetScores,
+    short_names,
+)
 from rayvldd.reports.page.study_report import StudyReport
 
 Key = tuple[str, ...]
@@ -30,6 +38,8 @@ class SizePoint:
     num_students: int | None = None
     recalls: Mapping[str, float] = field(default_factory=dict)
     """The six recalls of the mean, if known."""
+    over: Mapping[tuple[str, float], Difference] = field(default_factory=dict)
+    """Differences to real pairs on the same images, if known, by kind and mean recall of these (see `_rival`)."""
 
     @property
     def words(self) -> str:
@@ -99,7 +109,10 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         tested, pairs = study.result.test, study.result.num_pairs
         students = tested.num_students
         own = {key: value for key, value in tested.model_dump().items() if "_to_" in key and value is not None}
-        points.append(SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own))
+        over = {_rival("random", tested.random_mean_recall): tested.over_random} if tested.over_random else {}
+        points.append(
+            SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own, over)
+        )
         random = tested.students.get("random", [])
         known = tested.recalls.get("random", {})
         interval = interval_if_enough(random)
@@ -120,7 +133,8 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
     for evaluation in evaluations:
         for row in evaluation.sets:
             if not row.is_transferred:
-                point = _point("distilled", row.num_pairs, names[row.distilled_set], row)
+                over = {_rival(real.method, real.mean_recall): value for real, value in _differences(evaluation, row)}
+                point = _point("distilled", row.num_pairs, names[row.distilled_set], row, over)
                 points.setdefault(row.comparable, []).append(point)
         for real in evaluation.coresets:
             points.setdefault(real.comparable, []).append(_point(real.method, real.num_pairs, "", real))
@@ -132,14 +146,30 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
     return points, bounds
 
 
+def _differences(evaluation: SetScores, row: EvaluatedSet) -> Iterator[tuple[EvaluatedCoreset, Difference]]:
+    """The coresets of an evaluation that a set was compared with on the same images, and the differences."""
+    known = {(real.coreset, real.trained_with): real for real in evaluation.coresets}
+    for found in evaluation.differences:
+        real = known.get((found.coreset, found.trained_with))
+        if real and (found.distilled_set, found.trained_with) == (row.distilled_set, row.trained_with):
+            yield real, found
+
+
+def _rival(kind: str, mean_recall: float) -> tuple[str, float]:
+    """Key of real pairs: their students are known by the mean recall, in whatever command they were scored."""
+    return kind, round(mean_recall, 6)
+
+
 def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
     """Displayed names of the evaluated sets, by location."""
     return short_names(list(dict.fromkeys(row.distilled_set for found in evaluations for row in found.sets)))
 
 
-def _point(kind: str, num_pairs: int, name: str, row: Scored) -> SizePoint:
+def _point(
+    kind: str, num_pairs: int, name: str, row: Scored, over: Mapping[tuple[str, float], Difference] | None = None
+) -> SizePoint:
     recalls = {key: value for key, value in row.mean.items() if key != MEAN_RECALL.name}
-    return SizePoint(kind, num_pairs, name, row.mean_recall, row.mean_interval, row.num_students, recalls)
+    return SizePoint(kind, num_pairs, name, row.mean_recall, row.mean_interval, row.num_students, recalls, over or {})
 
 
 def _without_repeats(points: Iterable[SizePoint]) -> list[SizePoint]:
@@ -163,17 +193,23 @@ def _bound_of(studies: Sequence[StudyReport]) -> Bound | None:
     return Bound(sum(models) / len(models), interval, len(models), recalls, recipe)
 
 
-Standing = Literal["better", "ahead", "unsure", "not better"]
-"""Result of a comparison with real pairs: ``ahead``: overlapping intervals, ``unsure``: no intervals."""
+Standing = Literal["better", "ahead", "shown", "not shown", "unsure", "not better"]
+"""Result of a comparison with real pairs. ``shown`` and ``not shown``: by the difference on the same images; without it
+``better`` and ``ahead``: intervals apart or overlapping. ``unsure``: no intervals."""
 
 _SENTENCES: dict[Standing, str] = {
+    "shown": "The distilled set is better",
+    "not shown": "The distilled set is ahead, but not shown to be better",
     "better": "The distilled set is better: the intervals do not overlap.",
     "ahead": "The distilled set is ahead, but the intervals overlap.",
     "unsure": "The distilled set is ahead; fewer than three sets or students are too few to say whether it is better.",
     "not better": "The distilled set is not better.",
 }
 _APART = "the intervals do not overlap"
+_PAIRED = "on the same images"
 _PHRASES: dict[Standing, str] = {
+    "shown": f"is better than the best of them {_PAIRED}",
+    "not shown": f"is ahead of the best of them, but not shown to be better {_PAIRED}",
     "better": f"is better than the best of them, and {_APART}",
     "ahead": "is ahead of the best of them, but the intervals overlap",
     "unsure": "is ahead of the best of them, without intervals to compare",
@@ -186,9 +222,11 @@ def verdicts(points: Sequence[SizePoint]) -> list[str]:
     sentences = []
     for point, best, methods in _duels(points):
         among = "" if methods == 1 else f", the best of {methods} coresets"
+        standing, known = _standing(point, best)
+        ending = f": {known.words} {_PAIRED}." if known and standing in ("shown", "not shown") else ""
         sentences.append(
             f"{point.name}, {point.num_pairs} distilled pairs: {point.recall}; {best.kind} pairs{among}: "
-            f"{best.recall}. {_SENTENCES[_standing(point, best)]}"
+            f"{best.recall}. {_SENTENCES[standing]}{ending}"
         )
     return sentences
 
@@ -200,15 +238,16 @@ def verdict_over_sizes(points: Sequence[SizePoint]) -> str:
     for point, rival, _ in _duels(points):
         if point.mean > best_mean.get(point.num_pairs, -1.0):
             best_mean[point.num_pairs] = point.mean
-            by_size[point.num_pairs] = _standing(point, rival)
+            by_size[point.num_pairs] = _standing(point, rival)[0]
     if len(by_size) < 2:
         return ""
     sizes: dict[Standing, list[str]] = {}
     for size, standing in sorted(by_size.items()):
         sizes.setdefault(standing, []).append(str(size))
-    if list(sizes) == ["better"]:
-        numbers = _listed(sizes["better"])
-        return f"At every number of pairs ({numbers}) the distilled set is better than the best real pairs: {_APART}."
+    if sizes.keys() <= {"better", "shown"}:
+        numbers = _listed([str(size) for size in sorted(by_size)])
+        basis = _APART if "better" in sizes else f"the interval of the difference {_PAIRED} is above 0"
+        return f"At every number of pairs ({numbers}) the distilled set is better than the best real pairs: {basis}."
     parts = [f"at {_listed(numbers)} pairs it {_PHRASES[standing]}" for standing, numbers in sizes.items()]
     return f"The distilled set does not beat real pairs at every number of pairs: {'; '.join(parts)}."
 
@@ -221,12 +260,16 @@ def _duels(points: Sequence[SizePoint]) -> Iterable[tuple[SizePoint, SizePoint, 
             yield point, max(rivals, key=lambda rival: rival.mean), len({rival.kind for rival in rivals})
 
 
-def _standing(point: SizePoint, rival: SizePoint) -> Standing:
+def _standing(point: SizePoint, rival: SizePoint) -> tuple[Standing, Difference | None]:
+    """The result of a comparison, and the difference on the same images if it is known."""
+    known = point.over.get(_rival(rival.kind, rival.mean))
     if point.mean <= rival.mean:
-        return "not better"
+        return "not better", known
+    if known is not None and known.interval is not None:
+        return ("shown" if known.is_better else "not shown"), known
     if point.interval is None or rival.interval is None:
-        return "unsure"
-    return "better" if point.interval[0] > rival.interval[1] else "ahead"
+        return "unsure", known
+    return ("better" if point.interval[0] > rival.interval[1] else "ahead"), known
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -59,6 +59,8 @@ def _facts(report: StudyReport) -> Iterator[tuple[str, str]]:
         share = f"{100 * tested.share_of_full_data:.0f} % of {tested.full_data_mean_recall:.1f}"
         yield "share of the full data", share
     yield "as many random pairs", f"{tested.random_mean_recall:.1f} %"
+    if tested.over_random:
+        yield "over random pairs", tested.over_random.words
     total = report.setting("data", "num_train")
     yield "pairs", f"{result.num_pairs}" + (f" of {total:,}" if isinstance(total, int) else "")
     others = [f"{count} {state}" for state in ("stopped", "failed") if (count := result.trials.get(state, 0))]

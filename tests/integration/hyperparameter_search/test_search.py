@@ -61,11 +61,13 @@ from rayvldd.hyperparameter_search.trial_log import LOG
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport, FailureReport, OutageReport, Report
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.coreset_rate import ChosenRate
+from rayvldd.records.difference import Difference
 from rayvldd.records.full_data import FullDataChoice, TriedRecipe
 from rayvldd.records.json_values import value_at
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.study_plan import PlannedExperts
 from rayvldd.records.trial import Trial
+from rayvldd.runtime.evaluation import StudentScores
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
 from rayvldd.tracking.folder_tracker import FolderTracker
@@ -965,7 +967,9 @@ def test_the_summary_of_a_test() -> None:
     )
     choice = FullDataChoice(key="", tried=tried)
     rate = ChosenRate(learning_rate=0.1, val_mean_recall=5.0, num_rates=3)
-    found = summary([[student(15.0), student(17.0)]], [student(5.0), student(7.0)], [student(20.0)], choice, rate)
+    random, over_random = [student(5.0), student(7.0)], Difference(mean=10.0, interval=None)
+    found = summary([[student(15.0), student(17.0)]], random, [student(20.0)], choice, rate, over_random)
+    assert found.over_random == over_random
     assert found.random_rate == rate and found.full_data_recipe == choice.best
     assert found.mean_recall == pytest.approx(16) and found.text_to_image_r10 == pytest.approx(16)
     assert found.random_mean_recall == pytest.approx(6) and found.full_data_mean_recall == pytest.approx(20)
@@ -1017,13 +1021,13 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
     looks: list[str] = []
-    evaluate = final_evaluation.evaluate_in_parallel
+    evaluate = final_evaluation.score_in_parallel
 
-    def counted(*args: Any) -> list[RetrievalMetrics]:
+    def counted(*args: Any) -> list[StudentScores]:
         looks.append(args[3])
         return evaluate(*args)
 
-    monkeypatch.setattr(final_evaluation, "evaluate_in_parallel", counted)
+    monkeypatch.setattr(final_evaluation, "score_in_parallel", counted)
 
     def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
         tracker = Tracker(tmp_path / "tracked", interrupted_at)
@@ -1077,6 +1081,7 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     folder = StudyFolder(workspace.study(study.name))
     check_finalists(values, folder)
     assert tested["num_students"] == 2 and tested["interval"] is None, "two sets are too few"
+    assert tested["over_random"]["mean"] == pytest.approx(tested["mean_recall"] - tested["random_mean_recall"])
     assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])
     assert set(values["seconds"]) == {"prepare", "experts", "search", "finalists", "test", "total"}
     files = {file.name for file in Path(values["distilled_set"]).iterdir()}

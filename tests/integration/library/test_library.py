@@ -59,6 +59,9 @@ def test_an_evaluation_is_kept_and_compared(result: rv.StudyResult, workspace: P
     assert list(found.frame["set"]) == [best, "4 pairs, random", "all pairs"]
     assert found.file.parent == workspace / "scores"
     assert "heads_only: recall on test (%)" in found._repr_html_() and "4 pairs, random (2)" in found._repr_html_()
+    (difference,) = found.scores.differences
+    means = found.scores.sets[0].mean_recall, found.scores.coresets[0].mean_recall
+    assert difference.mean == pytest.approx(means[0] - means[1]) and difference.interval is None, "two students"
     again = rv.evaluate(best, workspace=workspace, students=2, split="test", coresets=["random"])
     assert again.file == found.file, "the same evaluation replaces itself"
     compared = rv.compare(workspace=workspace)

@@ -1,5 +1,6 @@
 """Rank correlation of encoders against answers that are computed by hand."""
 
+import numpy as np
 import pytest
 
 from rayvldd.config.study import Study
@@ -46,7 +47,7 @@ class Found:
 
 def scores(by_row: dict[str, float]) -> GroupScores:
     ranks = {name: [Found(value), Found(value)] for name, value in by_row.items()}
-    return GroupScores(ranks, {}, {})  # type: ignore[arg-type]
+    return GroupScores(ranks, {}, {}, np.zeros(0, dtype=np.int64))  # type: ignore[arg-type]
 
 
 def test_each_training_set_is_compared_with_all_pairs(tiny_study: Study) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rayvldd.records.difference import Difference
 from rayvldd.records.study_outcome import ChosenTrial, FinalistOutcome, FrontRow, Made, ScoresOnTest, StudyOutcome
 from rayvldd.reports.page.data_tables import front_table, studies_table
 from rayvldd.reports.page.overview import overview_of, settings_that_differ
@@ -21,6 +22,7 @@ def report(name: str = "one", settings: Any = None, **changes: Any) -> StudyRepo
         interval=changes.pop("interval", (56.3, 58.0)),
         num_students=5,
         random_mean_recall=14.8,
+        over_random=Difference(mean=42.3, interval=(41.0, 43.6)),
         full_data_mean_recall=73.4,
         share_of_full_data=0.778,
     )
@@ -38,6 +40,7 @@ def test_the_overview_has_the_result_and_where_it_comes_from() -> None:
     assert dict(overview.facts) == {
         "share of the full data": "78 % of 73.4",
         "as many random pairs": "14.8 %",
+        "over random pairs": "+42.3 points (95 % interval 41.0 to 43.6)",
         "pairs": "100 of 1,600",
         "trials": "8 (2 failed)",
         "time": "3 min",
