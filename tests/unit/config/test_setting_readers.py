@@ -15,8 +15,7 @@ from rayvldd.config.domains import FloatDomain
 from rayvldd.config.methods.registry import method_names
 from rayvldd.config.setting import MayChange, SettingInfo, flat_settings
 from rayvldd.config.study import Study, about, all_settings
-from rayvldd.distillation.evaluations import _KEPT as KEPT
-from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun
+from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun, Progress
 from rayvldd.errors import ConfigError, StoreError
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
@@ -220,8 +219,18 @@ def test_the_state_of_a_distillation(cases: list[Case], tmp_path: Path) -> None:
         task = object.__new__(RetrievalTask)  # of which the identity of a state has the fingerprints alone
         object.__setattr__(task, "fingerprints", {"data": "0"})
         first = EvaluatedRun(before, task, Loop(), 3, None)
-        progress = {"state": "state", "settings": first._settings(), **dict.fromkeys(KEPT, 0.0)}
-        (tmp_path / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+        progress = Progress(
+            state="state",
+            outer_step=2,
+            settings=first._settings(),
+            best_recall=0.0,
+            start_recall=0.0,
+            evaluations_below=0,
+            seconds_matching=0.0,
+            seconds_evaluating=0.0,
+            steps=[],
+        )
+        (tmp_path / PROGRESS).write_text(progress.sealed().model_dump_json(), encoding="utf-8")
         (tmp_path / "state").touch()  # a state that is refused stays
         loop = Loop()
         second = EvaluatedRun(after, task, loop, 3, tmp_path)
