@@ -201,7 +201,7 @@ def show_plan(invocation: Invocation, plan: PlanLines) -> None:
 
 
 def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
-    from rayvldd.models.retrieval_task import check_models
+    from rayvldd.models.retrieval_task import check_models, faults_of_further_encoder
 
     models = {point.model.model_dump_json(): point.model for point in study.expert_points()}
     errors: list[InputError] = []
@@ -210,6 +210,9 @@ def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
             check_models(model, study.data.image_size, captions)
         except ModelError as error:
             errors.append(error)
+        for key, encoder in (study.further_image_encoders() if model.protocol == "heads_only" else {}).items():
+            if faults := faults_of_further_encoder(model, encoder, study.data.image_size, key):
+                errors.append(ModelError(faults))
     return errors
 
 

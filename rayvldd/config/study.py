@@ -33,6 +33,7 @@ from rayvldd.config.settings import (
     DataSettings,
     EvaluationSettings,
     ExpertSettings,
+    ImageEncoderSettings,
     ModelSettings,
     ResourceSettings,
     ToyScenesData,
@@ -307,6 +308,14 @@ class Study(Settings):
             return method.reached_epochs is not None
         keys = {f"distillation.{method.name}.{name}": value for name, value in method.without_experts.items()}
         return any(set(self._every_value_of(key)) != {value} for key, value in keys.items())
+
+    def further_image_encoders(self) -> dict[str, ImageEncoderSettings]:
+        """The image encoders that methods read beside the model's, by dotted key, of all methods used at some point."""
+        return {
+            f"distillation.{method.name}.{key}": encoder
+            for method in self.methods()
+            for key, encoder in self.distillation.section(method.name).further_image_encoders.items()
+        }
 
     @property
     def completed_distillation(self) -> DistillationSettings:

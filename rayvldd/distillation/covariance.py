@@ -20,6 +20,9 @@ and B = I / (M - 1) under ``plain``, (M - 1) (K_v + (M - 1) e_v I)^-1 (K_l + (M 
 to the number of the pair, in kernel form. The contrastive loss of a batch X of real pairs is then a meta-gradient
 through two M x M solves, exact and without steps.
 
+With ``image_encoders`` the losses behind several frozen encoders are averaged. Each has its own scale of pixels, its
+own features and moments; texts and the drawn real pairs are the same for all.
+
 Source of ``plain``: CovMatch (arXiv 2510.18583, NeurIPS 2025). Deviations: CovMatch trains the text encoder too, moves
 the model by one contrastive step on real pairs in every outer step and resets it every 50; here both encoders are
 frozen, so T is one constant matrix of all real pairs. CovMatch has the mean features behind the heads; here they are
@@ -31,6 +34,7 @@ regress on labels of classes. Students have nonlinear heads and are trained by S
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,12 +44,12 @@ from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.covariance import CovarianceSettings
-from rayvldd.distillation.frozen_features import FrozenFeatures
+from rayvldd.distillation.frozen_features import FrozenFeatures, ScaledPixels
 from rayvldd.distillation.method import MethodStep
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.pair_losses import PAIR_LOSSES
-from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
+from rayvldd.models.retrieval_task import EncodedImages, RetrievalTask, SplitInputs
 from rayvldd.randomness import SEED_END
 from rayvldd.training.real_batches import draw_real_pairs
 
@@ -80,6 +84,25 @@ class RealMoments:
     """Covariance of the text side."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """Real pairs behind one frozen image encoder."""
+
+    encoder: EncodedImages
+    real: RealMoments
+    matrix: Float[Tensor, "image_dim text_dim"]
+    """Matrix of the real pairs that ``plain`` and ``whitened`` match."""
+
+
+class RealBatch(NamedTuple):
+    """Real pairs of an outer step, the same for every image encoder."""
+
+    captions: np.ndarray
+    """Indices of the captions; each image once."""
+    noise_seed: int | None
+    """Seed of the noise on their features; None: no noise."""
+
+
 class Covariance:
     """Covariance matching method; see the module docstring."""
 
@@ -87,28 +110,42 @@ class Covariance:
 
     def __init__(self, task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]) -> None:
         self._task, self._common, self._settings = task, settings, settings.of(CovarianceSettings)
-        self._real = real_moments(task, task.train)
+        encoders = self._settings.image_encoders or (task.model.settings.image_encoder,)
+        self._targets = [self._target(task.encoded_by(encoder)) for encoder in encoders]
+
+    def _target(self, encoder: EncodedImages) -> Target:
+        real = real_moments(self._task, encoder.inputs)
         whitened = self._settings.variant == "whitened"
-        self._target = whitened_cross(self._real, self._settings.regularisation) if whitened else self._real.cross
+        return Target(encoder, real, whitened_cross(real, self._settings.regularisation) if whitened else real.cross)
 
     def gradient(self, synthetic_set: SyntheticSet, outer_step: int, generator: np.random.Generator) -> MethodStep:
         """Return the loss of the set and its gradient; only ``ridge`` draws a batch of real pairs."""
         seed = int(generator.integers(SEED_END))
-        features = FrozenFeatures(self._task.model, self._common, synthetic_set.images, seed)
+        batch = self._draw(generator) if self._settings.variant == "ridge" else None
+        # One encoder after the other, so that the graph of one alone is in memory.
+        steps = [self._of_target(target, synthetic_set, seed, batch) for target in self._targets]
+        log = {name: torch.stack([step.log[name] for step in steps]).mean() for name in steps[0].log}
+        gradients = {name: torch.stack([step.gradients[name] for step in steps]).mean(0) for name in steps[0].gradients}
+        return MethodStep(log["covariance_loss"], gradients, log)
+
+    def _of_target(self, target: Target, synthetic_set: SyntheticSet, seed: int, batch: RealBatch | None) -> MethodStep:
+        """Return loss and gradient behind one encoder."""
+        pixels = ScaledPixels(self._task.model, target.encoder.model, synthetic_set.images)
+        features = FrozenFeatures(target.encoder.model, self._common, pixels.output, seed)
         images = features.output.detach().requires_grad_()
         texts = synthetic_set.texts.detach().requires_grad_()
-        scaled = self._real.image(images), self._real.text(texts)
-        if self._settings.variant == "ridge":
-            main = ridge_loss(scaled, self._real_batch(generator), self._settings)
+        scaled = target.real.image(images), target.real.text(texts)
+        if batch is not None:
+            main = ridge_loss(scaled, self._real_sides(target, batch), self._settings)
         else:
-            main = matrix_distance(scaled, self._target, self._settings)
+            main = matrix_distance(scaled, target.matrix, self._settings)
         mean = scaled[0].mean(0).square().sum() + scaled[1].mean(0).square().sum()
         loss = main + self._settings.weight_mean * mean
         by_output, by_texts = torch.autograd.grad(loss, (images, texts))
         log = {"covariance_loss": loss, f"covariance_{self._settings.variant}": main, "covariance_mean": mean}
         return MethodStep(
             loss.detach(),
-            {"images": features.back(by_output), "texts": by_texts},
+            {"images": pixels.back(features.back(by_output)), "texts": by_texts},
             {name: value.detach() for name, value in log.items()},
         )
 
@@ -119,15 +156,19 @@ class Covariance:
     def load_state_dict(self, state: Tensors) -> None:
         """Do nothing, because the method has no state."""
 
-    def _real_batch(self, generator: np.random.Generator) -> "RealSides":
-        """Return scaled features of a batch of real images, each with one of its captions, with noise if enabled."""
-        task, train = self._task, self._task.train
-        captions = draw_real_pairs(train, self._settings.real_batch_size, generator)
-        images = self._real.image(task.frozen_outputs(train, train.split.caption_image[captions]))
-        texts = self._real.text(task.texts(train, captions))
-        if not self._settings.real_noise:
+    def _draw(self, generator: np.random.Generator) -> RealBatch:
+        """Draw real images, each with one of its captions, and the noise on their features if enabled."""
+        captions = draw_real_pairs(self._task.train, self._settings.real_batch_size, generator)
+        return RealBatch(captions, int(generator.integers(SEED_END)) if self._settings.real_noise else None)
+
+    def _real_sides(self, target: Target, batch: RealBatch) -> "RealSides":
+        """Return the scaled features of a batch behind one encoder, with noise if enabled."""
+        inputs, task = target.encoder.inputs, self._task
+        images = target.real.image(task.frozen_outputs(inputs, inputs.split.caption_image[batch.captions]))
+        texts = target.real.text(task.texts(inputs, batch.captions))
+        if batch.noise_seed is None:
             return images, texts
-        noise = torch.Generator().manual_seed(int(generator.integers(SEED_END)))
+        noise = torch.Generator().manual_seed(batch.noise_seed)
         return self._with_noise(images, noise), self._with_noise(texts, noise)
 
     def _with_noise(self, features: Float[Tensor, "real dim"], noise: torch.Generator) -> Float[Tensor, "real dim"]:

@@ -91,6 +91,8 @@ class Checkpointed(Protocol):
     """Interface of the outer loop for evaluations."""
 
     outer_step: int
+    fingerprints: dict[str, str]
+    """Fingerprints of data and encoders."""
 
     def distilled_set(self, metrics: dict[str, float] | None = None) -> DistilledSet:
         """The set after the steps so far, with the metrics on its card."""
@@ -233,7 +235,7 @@ class EvaluatedRun:
     def _settings(self) -> dict[str, JsonValue]:
         """Return the settings that a saved state must match; the number of steps and the engine may change."""
         settings = flat_settings(selected(self.study.distillation, lambda info: info.in_state))
-        return {**settings, "seed": self.seed, "fingerprints": {**self.task.fingerprints}}
+        return {**settings, "seed": self.seed, "fingerprints": {**self.loop.fingerprints}}
 
     def _refuse_other_settings(self, of_state: dict[str, JsonValue]) -> None:
         others = [name for name, value in self._settings().items() if of_state.get(name) != value]

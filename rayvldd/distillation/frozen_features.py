@@ -14,6 +14,23 @@ from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.training.gradients import vector_jacobian_products
 
 
+class ScaledPixels:
+    """Pixels on the scale that another encoder expects, and their backward pass."""
+
+    def __init__(
+        self, own: RetrievalModel, other: RetrievalModel, images: Float[Tensor, "pair 3 height width"]
+    ) -> None:
+        """Convert the pixels from the scale of one model to that of another; the same model leaves them as they are."""
+        self._own, self._other = own, other
+        self.output = images if own is other else other.normalise(own.denormalise(images))
+
+    def back(self, by_output: Float[Tensor, "pair 3 height width"]) -> Float[Tensor, "pair 3 height width"]:
+        """Return the gradient with respect to the pixels on their own scale."""
+        if self._own is self._other:
+            return by_output
+        return by_output * (self._own.get_buffer("std") / self._other.get_buffer("std"))
+
+
 class FrozenFeatures:
     """Features of the images, and their backward pass to the pixels.
 

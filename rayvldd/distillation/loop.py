@@ -15,7 +15,7 @@ import torch
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, rates_of
-from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method
+from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method, fingerprints_of
 from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Trajectory
@@ -113,7 +113,8 @@ class OuterLoop:
         self._generator = generator_of(study.seed, Stream.DISTILLATION, seed)
         self.set = SyntheticSet(task, self.settings, self._generator, seed)
         self._method: DistillationMethod = build_method(task, study.completed_distillation, experts)
-        self._card = card_of(study, task, seed)
+        self.fingerprints = fingerprints_of(task, self.settings)
+        self._card = card_of(study, task, seed).model_copy(update={"fingerprints": self.fingerprints})
         self._good = self._state()
 
     def step(self) -> StepReport:

@@ -71,3 +71,15 @@ def build_method(
     module, _, name = settings.declaration.implementation.partition(":")
     method: DistillationMethod = getattr(import_module(module), name)(task, settings, experts)
     return method
+
+
+def fingerprints_of(task: RetrievalTask, settings: DistillationSettings) -> dict[str, str]:
+    """Return the fingerprints of data and encoders, with those of further image encoders that the method reads.
+
+    Args:
+        task: Model and data.
+        settings: Distillation settings with the section of the method.
+    """
+    further = settings.section().further_image_encoders
+    found = {f"{settings.method}.{key}": task.encoded_by(encoder).model.fingerprint for key, encoder in further.items()}
+    return {**task.fingerprints, **found}

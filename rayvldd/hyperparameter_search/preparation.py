@@ -77,6 +77,9 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
     sets = []
     for point, at_point in expert_points(study):
         task = load_task(at_point.data, at_point.model, open_cache(cache), on_progress=display.progress)
+        if task.model.encoder_is_frozen:
+            for encoder in study.further_image_encoders().values():
+                task.encoded_by(encoder, display.progress)
         recipe = expert_recipe(at_point, task.fingerprints)
         sets.append(ExpertSet(point, at_point, recipe, epochs_of(study, at_point), task.train))
     display.done()

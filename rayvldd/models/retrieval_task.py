@@ -6,7 +6,7 @@ arrays are memory-mapped and shared by all processes of a machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rayvldd.config.settings import DataSettings, ModelSettings, TextEncoderSettings, ToyScenesData
+from rayvldd.config.settings import (
+    DataSettings,
+    ImageEncoderSettings,
+    ModelSettings,
+    TextEncoderSettings,
+    ToyScenesData,
+)
 from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import DataError, Fault, ModelError
@@ -62,6 +68,16 @@ class SplitInputs:
 
 
 @dataclass(frozen=True)
+class EncodedImages:
+    """The training images as features of one frozen image encoder."""
+
+    model: RetrievalModel
+    """Model with the encoder as its frozen part; its heads have no use."""
+    inputs: SplitInputs
+    """The training split with the encoder's features."""
+
+
+@dataclass(frozen=True)
 class RetrievalTask:
     """Model and data for experts, distillation and evaluation."""
 
@@ -76,6 +92,8 @@ class RetrievalTask:
     """Devices that share the images of a student's step with ``device``."""
     device_cache_gb: float | None = None
     """Memory for real data that stays on a GPU; None: a quarter of the free memory."""
+    cache: ArrayCache | None = None
+    """Cache of the features of other encoders; without one they are computed for each task."""
 
     @property
     def image_size(self) -> int:
@@ -96,6 +114,42 @@ class RetrievalTask:
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
         """The caption embeddings ``index``, on the device."""
         return self._arrays.rows(inputs.caption_embeddings, index)
+
+    def encoded_by(self, encoder: ImageEncoderSettings, on_progress: OnProgress | None = None) -> EncodedImages:
+        """Return the training images as features of an image encoder; this model has to have a frozen one itself.
+
+        The same encoder is built once, and the task's own is not built again.
+
+        Args:
+            encoder: The encoder.
+            on_progress: Called while images are encoded.
+
+        Raises:
+            ModelError: if the encoder cannot be built, or does not accept images of this size.
+        """
+        key = encoder.model_dump_json()
+        if key not in self._encoded:
+            self._encoded[key] = self._build_encoded(encoder, on_progress)
+        return self._encoded[key]
+
+    def _build_encoded(self, encoder: ImageEncoderSettings, on_progress: OnProgress | None) -> EncodedImages:
+        if encoder == self.model.settings.image_encoder:
+            return EncodedImages(self.model, self.train)
+        model = with_image_encoder(self.model.settings, encoder, self.image_size).to(self.device)
+        split = self.train.split
+
+        def report(done: int) -> None:
+            if on_progress:
+                on_progress(f"encoding {split.name} images by {encoder.name}", done, len(split.pixels))
+
+        of = {"data": self.fingerprints.get("data", ""), "split": split.name}
+        pixels = split.pixels
+        found = image_features(lambda part: pixels[part], len(pixels), of, model, self.cache, self.device, report)
+        return EncodedImages(model, replace(self.train, images=found))
+
+    @cached_property
+    def _encoded(self) -> dict[str, EncodedImages]:
+        return {}
 
     @cached_property
     def _arrays(self) -> DeviceArrays:
@@ -119,6 +173,36 @@ def check_models(model: ModelSettings, image_size: int, captions: Sequence[str] 
     faults += faults_of_text or _faults_of_text_tower(model.text_encoder, captions)
     if faults:
         raise ModelError(faults, next_command="rayvldd check STUDY.yaml, after correcting them")
+
+
+def with_image_encoder(model: ModelSettings, encoder: ImageEncoderSettings, image_size: int) -> RetrievalModel:
+    """Build a model with another image encoder. Its text head is a placeholder.
+
+    Args:
+        model: Settings of the model.
+        encoder: The image encoder in place of the model's own.
+        image_size: Side of the images, in pixels.
+
+    Raises:
+        ModelError: if the encoder cannot be built, or does not accept images of this size.
+    """
+    return RetrievalModel(model.model_copy(update={"image_encoder": encoder}), image_size, text_width=1)
+
+
+def faults_of_further_encoder(
+    model: ModelSettings, encoder: ImageEncoderSettings, image_size: int, key: str
+) -> list[Fault]:
+    """Build another image encoder once, and return its faults.
+
+    Args:
+        model: Settings of the model.
+        encoder: The image encoder in place of the model's own.
+        image_size: Side of the images, in pixels.
+        key: Dotted key of the encoder, which replaces ``model.image_encoder`` in the faults.
+    """
+    faults = faults_of_image_encoder(encoder)
+    faults = faults or _faults_in_building(lambda: with_image_encoder(model, encoder, image_size))
+    return [replace(fault, where=fault.where.replace("model.image_encoder", key)) for fault in faults]
 
 
 def _faults_of_text_tower(settings: TextEncoderSettings, captions: Sequence[str]) -> list[Fault]:
@@ -179,7 +263,7 @@ def load_task(
     if share:
         train, fingerprints["data"] = without_poor_pairs(train, share, fingerprints, cache)
     further = tuple(map(torch.device, further_devices))
-    return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb)
+    return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb, cache)
 
 
 def _inputs(
@@ -304,7 +388,7 @@ def image_features(
     num_images: int,
     of: Mapping[str, JsonValue],
     model: RetrievalModel,
-    cache: ArrayCache,
+    cache: ArrayCache | None,
     device: torch.device,
     report: Callable[[int], None] | None = None,
 ) -> np.ndarray:
@@ -315,7 +399,7 @@ def image_features(
         num_images: Number of images.
         of: Everything that determines the images.
         model: Model with a frozen encoder.
-        cache: Cache of the features.
+        cache: Cache of the features; None: they are kept in memory alone.
         device: Device of the model.
         report: Called with the number of encoded images.
     """
@@ -329,6 +413,10 @@ def image_features(
             if report:
                 report(min(start + _BATCH, len(out)))
 
+    if cache is None:
+        found = np.empty((num_images, model.encoder_width), dtype=np.float32)
+        compute(found)
+        return found
     key = {
         **of,
         "image_encoder": model.fingerprint,

@@ -1,9 +1,13 @@
 """Settings of cross-covariance matching (after CovMatch, arXiv 2510.18583) and of its ridge variant."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import field_validator
 
 from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, faults_of_engine
 from rayvldd.config.setting import setting
+from rayvldd.config.settings import ImageEncoderSettings
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -36,6 +40,23 @@ class CovarianceSettings(MethodSettings):
     features: it keeps the set from fitting the training pairs alone."""
     temperature: float = setting(0.07, gt=0)
     """Temperature of the contrastive loss under ``ridge``."""
+    image_encoders: tuple[ImageEncoderSettings, ...] = ()
+    """Frozen image encoders whose losses are averaged, each with the keys of ``model.image_encoder``: a set that fits
+    several serves further ones better. ``model.image_encoder``, which students and evaluations have, takes part only if
+    it is in the list. Default: it alone."""
+
+    @field_validator("image_encoders")
+    @classmethod
+    def _different(cls, encoders: tuple[ImageEncoderSettings, ...]) -> tuple[ImageEncoderSettings, ...]:
+        for index, encoder in enumerate(encoders):
+            if encoder in encoders[:index]:
+                raise ValueError(f"{encoder.name} is in the list twice; allowed: different encoders")
+        return encoders
+
+    @property
+    def further_image_encoders(self) -> Mapping[str, ImageEncoderSettings]:
+        """The listed encoders by key."""
+        return {f"image_encoders.{index}": encoder for index, encoder in enumerate(self.image_encoders)}
 
 
 def _faults(study: "Study") -> list[str]:

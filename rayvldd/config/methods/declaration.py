@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rayvldd.config.base import Settings
 from rayvldd.config.domains import SettingValue
+from rayvldd.config.settings import ImageEncoderSettings
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -20,6 +21,11 @@ class MethodSettings(Settings):
 
     method: ClassVar[str]
     """Name of the method and of its section."""
+
+    @property
+    def further_image_encoders(self) -> Mapping[str, ImageEncoderSettings]:
+        """Frozen image encoders that the method reads beside the model's, by their keys in the section."""
+        return {}
 
 
 def no_faults(study: "Study") -> list[str]:

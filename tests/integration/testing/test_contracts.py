@@ -83,6 +83,13 @@ def test_covariance_keeps_the_contract(tmp_path: Path) -> None:
         check_method("covariance", tmp_path / variant, settings={"variant": variant}, protocols=["heads_only"])
 
 
+def test_covariance_keeps_the_contract_with_several_encoders(tmp_path: Path) -> None:
+    own = toy_study("covariance").model.image_encoder.model_dump(mode="json")
+    encoders = [own, {**own, "options": {"img_size": 16, "width": 12}, "mean": [0.4, 0.5, 0.6]}]
+    settings: dict[str, Any] = {"image_encoders": encoders}
+    check_method("covariance", tmp_path, settings=settings, protocols=["heads_only"])
+
+
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 @pytest.mark.parametrize("name", [*BUILT_IN, "covariance", "pull"])
 def test_methods_keep_the_contract_on_a_pyramid(name: str, optimiser: str, pull: str, tmp_path: Path) -> None:

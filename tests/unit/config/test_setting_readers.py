@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rayvldd.config.domains import FloatDomain
 from rayvldd.config.methods.registry import method_names
 from rayvldd.config.setting import MayChange, SettingInfo, flat_settings
+from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study, about, all_settings
 from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun, Progress
 from rayvldd.errors import ConfigError, StoreError
@@ -99,6 +100,7 @@ def other_tuple(annotation: Any) -> tuple[Any, ...]:
 
 
 SPECIAL: dict[str, Any] = {
+    "distillation.covariance.image_encoders": (ImageEncoderSettings(name="another"),),
     "evaluation.further_metrics": ("recall",),
     "search.space": {"distillation.lr_image": FloatDomain(type="float", low=1, high=2)},
     "search.choose.at_most": {"num_pairs": 3.0},
@@ -203,6 +205,9 @@ class Loop:
 
     outer_step = 0
 
+    def __init__(self) -> None:
+        self.fingerprints = {"data": "0"}
+
     def restore(self, path: Path) -> None:
         self.outer_step = 2
 
@@ -216,8 +221,7 @@ class Loop:
 def test_the_state_of_a_distillation(cases: list[Case], tmp_path: Path) -> None:
     """A run resumes from a state after any change that the state does not depend on."""
     for before, after, key, info in cases:
-        task = object.__new__(RetrievalTask)  # of which the identity of a state has the fingerprints alone
-        object.__setattr__(task, "fingerprints", {"data": "0"})
+        task = object.__new__(RetrievalTask)  # of which the identity of a state has nothing
         first = EvaluatedRun(before, task, Loop(), 3, None)
         progress = Progress(
             state="state",

@@ -1,5 +1,6 @@
 """Covariance matching: moments, losses and gradients against naive versions in float64, and rejected settings."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from helpers.tasks import StudyTask, load
 from torch import Tensor
 
 from rayvldd.config.methods.covariance import CovarianceSettings
+from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.distillation.covariance import (
     Covariance,
@@ -21,7 +23,13 @@ from rayvldd.distillation.covariance import (
     ridge_loss,
     whitened_cross,
 )
+from rayvldd.distillation.evaluations import EvaluatedRun
+from rayvldd.distillation.loop import OuterLoop
 from rayvldd.distillation.synthetic_set import SyntheticSet
+from rayvldd.distillation.trial_step import faults_of_step
+from rayvldd.errors import StoreError
+from rayvldd.models.image_encoder import build_image_encoder
+from rayvldd.models.retrieval_task import SplitInputs, faults_of_further_encoder
 
 VARIANTS = ("plain", "whitened", "ridge")
 MakeTask = Callable[..., StudyTask]
@@ -41,27 +49,33 @@ def make_task(tiny_study: Study, tiny_cache: Path) -> MakeTask:
     return make
 
 
-def all_pairs(task: StudyTask) -> tuple[Tensor, Tensor]:
+def all_pairs(task: StudyTask, train: SplitInputs | None = None) -> tuple[Tensor, Tensor]:
     """The features of every caption and of its image, not scaled."""
-    train = task.train
+    train = train or task.train
     return torch.from_numpy(train.images[train.split.caption_image]), torch.from_numpy(
         np.array(train.caption_embeddings)
     )
 
 
-def naive_scaled(task: StudyTask) -> list[tuple[Tensor, Tensor]]:
+def naive_scaled(task: StudyTask, train: SplitInputs | None = None) -> list[tuple[Tensor, Tensor]]:
     """Mean and root mean square length of each side."""
     found = []
-    for side in all_pairs(task):
+    for side in all_pairs(task, train):
         mean = side.mean(0)
         found.append((mean, ((side - mean) ** 2).sum(1).sum().div(len(side) - 1).sqrt()))
     return found
 
 
-def naive_loss(task: StudyTask, images: Tensor, texts: Tensor, real: tuple[Tensor, Tensor] | None) -> Tensor:
+def naive_loss(
+    task: StudyTask,
+    images: Tensor,
+    texts: Tensor,
+    real: tuple[Tensor, Tensor] | None,
+    train: SplitInputs | None = None,
+) -> Tensor:
     """The loss with every matrix written out, and every solve left to autograd."""
     settings = task.study.distillation.of(CovarianceSettings)
-    scales = naive_scaled(task)
+    scales = naive_scaled(task, train)
     image, text = ((side - mean) / length for side, (mean, length) in zip((images, texts), scales, strict=True))
     mean_part = settings.weight_mean * (image.mean(0).square().sum() + text.mean(0).square().sum())
     if settings.variant == "ridge":
@@ -86,7 +100,7 @@ def naive_loss(task: StudyTask, images: Tensor, texts: Tensor, real: tuple[Tenso
             inverses.append(torch.linalg.inv(side.T @ side / (len(side) - 1) + added))
         return inverses[0] @ cross @ inverses[1]
 
-    everything = [(side - mean) / length for side, (mean, length) in zip(all_pairs(task), scales, strict=True)]
+    everything = [(side - mean) / length for side, (mean, length) in zip(all_pairs(task, train), scales, strict=True)]
     target = matrix(*everything)
     away = settings.rho * target - matrix(image, text)
     return away.square().sum() / target.square().sum() + mean_part
@@ -127,12 +141,141 @@ def test_loss_and_gradient_are_those_of_a_naive_version(make_task: MakeTask, var
 
     generator = np.random.default_rng(7)
     generator.integers(2**31)
-    real = method._real_batch(generator) if variant == "ridge" else None
+    real = method._real_sides(method._targets[0], method._draw(generator)) if variant == "ridge" else None
     pixels, texts = (synthetic.values[name].clone().requires_grad_() for name in ("images", "texts"))
     loss = naive_loss(task, task.model.frozen_part(pixels), texts, real)
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-9)
     for name, expected in zip(("images", "texts"), torch.autograd.grad(loss, (pixels, texts)), strict=True):
         assert float((step.gradients[name] - expected).norm() / expected.norm()) < 1e-8, name
+
+
+OTHER: dict[str, Any] = {
+    "name": "convnet_d3",
+    "pretrained": False,
+    "options": {"img_size": 16, "width": 12},
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.3, 0.4],
+}
+"""An encoder of another width, which expects pixels on another scale."""
+
+
+def own_encoder(study: Study) -> dict[str, Any]:
+    return study.model.image_encoder.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_several_encoders_have_the_mean_of_their_losses(
+    make_task: MakeTask, tiny_study: Study, variant: str, micro_batch: int | None
+) -> None:
+    task = make_task(variant, regularisation=0.2, real_batch_size=16, image_encoders=[own_encoder(tiny_study), OTHER])
+    engine = task.study.distillation.engine.model_copy(update={"micro_batch": micro_batch})
+    settings = task.study.distillation.model_copy(update={"engine": engine})
+    other = task.encoded_by(ImageEncoderSettings.model_validate(OTHER))
+    other.model.double()
+    method, synthetic = Covariance(task, settings, []), SyntheticSet(task, settings, np.random.default_rng(0), seed=0)
+    for name in ("images", "texts"):
+        synthetic.values[name] = (synthetic.values[name] + 0.1).double()
+    step = method.gradient(synthetic, 0, np.random.default_rng(7))
+
+    generator = np.random.default_rng(7)
+    generator.integers(2**31)
+    batch = method._draw(generator)
+    pixels, texts = (synthetic.values[name].clone().requires_grad_() for name in ("images", "texts"))
+    mean, std = (torch.tensor(OTHER[name]).double().view(1, 3, 1, 1) for name in ("mean", "std"))
+    seen = {task.model: pixels, other.model: (task.model.denormalise(pixels) - mean) / std}
+    losses = []
+    for target in method._targets:
+        model, train = target.encoder.model, target.encoder.inputs
+        train = replace(train, images=train.images.astype(np.float64))
+        real = method._real_sides(target, batch) if variant == "ridge" else None
+        losses.append(naive_loss(task, model.frozen_part(seen[model]), texts, real, train))
+    assert not torch.isclose(losses[0], losses[1])
+    loss = (losses[0] + losses[1]) / 2
+    assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-9)
+    for name, expected in zip(("images", "texts"), torch.autograd.grad(loss, (pixels, texts)), strict=True):
+        assert float((step.gradients[name] - expected).norm() / expected.norm()) < 1e-8, name
+
+
+def test_the_studys_own_encoder_in_the_list_changes_nothing(make_task: MakeTask, tiny_study: Study) -> None:
+    steps = []
+    for encoders in ([], [own_encoder(tiny_study)]):
+        task = make_task("ridge", image_encoders=encoders)
+        synthetic = SyntheticSet(task, task.study.distillation, np.random.default_rng(0), seed=0)
+        for name in ("images", "texts"):
+            synthetic.values[name] = synthetic.values[name].double()
+        steps.append(Covariance(task, task.study.distillation, []).gradient(synthetic, 0, np.random.default_rng(1)))
+    assert torch.equal(steps[0].loss, steps[1].loss)
+    assert torch.equal(steps[0].gradients["images"], steps[1].gradients["images"])
+
+
+def test_features_of_further_encoders_are_those_of_a_study_with_them(
+    make_task: MakeTask, tiny_study: Study, tiny_cache: Path
+) -> None:
+    """With the same name in the cache; and one task builds an encoder once."""
+    encoder = ImageEncoderSettings.model_validate(OTHER)
+    task, own = make_task("ridge"), load(tiny_study, tiny_cache, **{"model.image_encoder": OTHER})
+    before = sorted(tiny_cache.glob("features-*.npy"))
+    found = task.encoded_by(encoder)
+    assert np.array_equal(found.inputs.images, own.train.images)
+    assert sorted(tiny_cache.glob("features-*.npy")) == before
+    assert task.encoded_by(encoder) is found
+    without_cache = replace(task, cache=None).encoded_by(encoder)
+    assert np.array_equal(without_cache.inputs.images, own.train.images)
+
+
+def test_a_set_and_its_state_name_the_encoders(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+
+    def loop(seed: int) -> tuple[StudyTask, OuterLoop]:
+        encoder = {**OTHER, "weights": str(weights)}
+        torch.save(build_image_encoder(ImageEncoderSettings.model_validate(OTHER), seed).state_dict(), weights)
+        changes = {"distillation.method": "covariance", "distillation.covariance.image_encoders": [encoder]}
+        task = load(tiny_study, tiny_cache, **changes)
+        return task, OuterLoop(task.study, task, [], 3)
+
+    task, first = loop(1)
+    key = "covariance.image_encoders.0"
+    assert first.distilled_set().origin.fingerprints == {
+        **task.fingerprints,
+        key: task.encoded_by(task.study.distillation.of(CovarianceSettings).image_encoders[0]).model.fingerprint,
+    }
+    EvaluatedRun(task.study, task, first, 3, tmp_path / "run").evaluate()
+    EvaluatedRun(task.study, task, loop(1)[1], 3, tmp_path / "run").resume()
+    other_task, other = loop(2)
+    with pytest.raises(StoreError, match=r"fingerprints was .*image_encoders.0"):
+        EvaluatedRun(other_task.study, other_task, other, 3, tmp_path / "run").resume()
+
+
+def test_an_encoder_is_named_once(tiny_study: Study) -> None:
+    encoders: Any = [OTHER, OTHER]
+    with pytest.raises(ValueError, match="convnet_d3 is in the list twice"):
+        tiny_study.at({"distillation.method": "covariance", "distillation.covariance.image_encoders": encoders})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "mobilenet_v9"}, r"image_encoders.1.name: no timm model is called 'mobilenet_v9'"),
+        ({"weights": "/no/such.pth"}, r"image_encoders.1.weights: no such file: /no/such.pth"),
+        ({"options": {"img_size": 16, "widht": 3}}, r"image_encoders.1: timm could not build 'convnet_d3'"),
+    ],
+)
+def test_encoders_that_cannot_be_built_are_faults(tiny_study: Study, changes: dict[str, Any], expected: str) -> None:
+    encoders: Any = [OTHER, {**OTHER, **changes}]
+    study = tiny_study.at({"distillation.method": "covariance", "distillation.covariance.image_encoders": encoders})
+    faults = [
+        str(fault)
+        for key, encoder in study.further_image_encoders().items()
+        for fault in faults_of_further_encoder(study.model, encoder, study.data.image_size, key)
+    ]
+    assert len(faults) == 1 and re.match(f"distillation.covariance.{expected}", faults[0]), faults
+
+
+def test_a_step_is_tried_with_all_encoders(tiny_study: Study) -> None:
+    encoders: Any = [own_encoder(tiny_study), OTHER]
+    study = tiny_study.at({"distillation.method": "covariance", "distillation.covariance.image_encoders": encoders})
+    assert faults_of_step(study) == []
 
 
 def test_all_real_pairs_as_the_set_have_the_loss_0(make_task: MakeTask) -> None:
@@ -155,9 +298,12 @@ def test_pairs_that_are_the_batch_itself_are_retrieved(make_task: MakeTask) -> N
 
 
 def test_noise_on_the_real_side_has_the_stated_size(make_task: MakeTask) -> None:
-    plain, noisy = (
-        Covariance(task, task.study.distillation, [])._real_batch(np.random.default_rng(3))
+    methods = (
+        Covariance(task, task.study.distillation, [])
         for task in (make_task("ridge"), make_task("ridge", real_noise=0.5))
+    )
+    plain, noisy = (
+        method._real_sides(method._targets[0], method._draw(np.random.default_rng(3))) for method in methods
     )
     for before, after in zip(plain, noisy, strict=True):
         length = float((after - before).square().sum(1).mean().sqrt())
