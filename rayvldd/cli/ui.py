@@ -21,6 +21,11 @@ class _Page(Output):
     page: str
 
 
+_WSGI_WARNING = "ignore:starlette.middleware.wsgi is deprecated"
+"""Filter of a warning that a user can do nothing about: MLflow's ``server/fastapi_app.py`` imports two helpers of that
+module beside its own middleware (3.17 does)."""
+
+
 @click.command(
     "ui",
     cls=RunCommand,
@@ -67,9 +72,7 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
         invocation.say(page)
         return invocation.finish(_Page(page=page))
     _refuse_used(HOST, port, _again(study_name, tracking_uri, port + 1))
-    # Without MLflow's own job queue, which is not used and needs seven idle processes.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen(server_command(uri, port), env=environment) as server:
+    with subprocess.Popen(server_command(uri, port), env=_environment()) as server:
         try:
             if _answers(HOST, port, server):
                 page = page_with_columns(page)
@@ -85,6 +88,16 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
             next_command=_again(study_name, tracking_uri, port + 1),
         )
     invocation.finish(_Page(page=page))
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the server."""
+    warnings = [os.environ.get("PYTHONWARNINGS", ""), _WSGI_WARNING]
+    return {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # MLflow's own job queue, of seven processes, is not used
+        "PYTHONWARNINGS": ",".join(filter(None, warnings)),
+    }
 
 
 def _again(study_name: str, tracking_uri: str | None, port: int) -> str:

@@ -41,15 +41,18 @@ def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     port = free_port()
     command = [sys.executable, "-m", "rayvldd", "ui", "tiny", "--no-browser", "--port", str(port)]
-    with subprocess.Popen([*command, "--workspace", str(logged)], stdout=subprocess.PIPE, text=True) as ui:
-        assert ui.stdout is not None
+    command += ["--workspace", str(logged)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None and ui.stderr is not None
         try:
             page = next(line for line in ui.stdout if line.startswith("http")).strip()
             answers = status_of(page)
             view = shared_view(page)
         finally:
             ui.send_signal(signal.SIGINT)
+        errors = ui.stderr.read()
         assert ui.wait(60) == exit_code_of(KeyboardInterrupt())
+    assert "Application startup complete" in errors and "Warning" not in errors
     assert answers == 200
     assert page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=tiny")
     assert view == {
