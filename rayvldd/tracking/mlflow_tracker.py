@@ -68,6 +68,9 @@ _DETAIL = re.compile(
     r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|.*_of_all_sets|student_.*"
 )
 """Metrics in a separate section of MLflow's pages, so that the main section has only those used for comparison."""
+_FIRST = "Recall/"
+"""Section of the pages with a copy of each mean recall, so that they come first: MLflow sorts sections by name, capital
+letters before others, and puts its main section, of names without a slash, behind all of them."""
 _PATIENCE_S: dict[State, float] = {"finished": 600.0, "failed": 60.0, "interrupted": 10.0}
 """Seconds that the end of a study waits for an unavailable server; unfinished ones can be resumed."""
 
@@ -451,10 +454,12 @@ _MISSING = "rayvldd.missing"
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
     now = int(time.time() * 1000)
-    names = {key: f"details/{key}" if _DETAIL.fullmatch(key) else key for key in metrics}
-    # MLflow's compare view opens with the first metric of a run.
-    ordered = sorted(metrics, key=lambda key: not key.endswith(MEAN_RECALL.name))
-    return [Metric(names[key], float(metrics[key]), now, step) for key in ordered]
+    details = {key for key in metrics if _DETAIL.fullmatch(key)}
+    recalls = [key for key in metrics if key.endswith(MEAN_RECALL.name) and key not in details]
+    named = {key: metrics[key] for key in recalls}  # first: MLflow's compare view opens with the first metric of a run
+    named |= {f"{_FIRST}{key}": metrics[key] for key in recalls}
+    named |= {f"details/{key}" if key in details else key: value for key, value in metrics.items()}
+    return [Metric(name, float(value), now, step) for name, value in named.items()]
 
 
 def _entries_of_scores(scores: Scores) -> list[Metric]:
