@@ -8,8 +8,11 @@ import torch
 from click.testing import Result
 from helpers.cli import last_object, run
 
+from rayvldd.config.domains import IntDomain
 from rayvldd.config.loading import load_study
-from rayvldd.library.new_study import data_section
+from rayvldd.config.study import Study
+from rayvldd.config.study_files import parsed_yaml
+from rayvldd.library.new_study import Encoders, data_section, study_text
 
 
 @pytest.fixture
@@ -35,11 +38,28 @@ def test_a_table_becomes_a_study_that_loads(table: Path) -> None:
     found = last_object(result)
     assert found["images"] == {"train": 400, "val": 50, "test": 50}
     study = load_study(table.with_name("mine.yaml"))
-    assert study.name == "mine" and study.distillation.num_pairs == 80
+    assert study.name == "mine" and study.distillation.num_pairs == 40
     assert study.experts.epochs == 40  # four batches an epoch
-    assert set(study.search.initial_points[0]) == set(study.search.space)
+    check_space(study)
     assert not study.resources.gpus_per_trial and study.data.image_size == 96
     assert found["next_command"] == f"rayvldd check {table.with_name('mine.yaml')} --probe"
+
+
+@pytest.mark.parametrize(("num_train", "epochs", "latest"), [(30, 40, 10), (400, 40, 10), (2000, 18, 5), (9000, 6, 5)])
+def test_segments_start_in_epochs_in_which_experts_still_move(num_train: int, epochs: int, latest: int) -> None:
+    text = study_text("mine", {"source": "toy_scenes", "image_size": 96}, num_train, Encoders(), 0)
+    study = load_study(parsed_yaml(text))  # type: ignore[arg-type]
+    assert study.experts.epochs == epochs
+    domain = study.space.domains["distillation.trajectory_matching.max_start_epoch"]
+    assert domain == IntDomain(type="int", low=1, high=latest)
+    check_space(study)
+
+
+def check_space(study: Study) -> None:
+    """The first point has a value for every searched setting, within its range."""
+    (first,) = study.search.initial_points
+    assert set(first) == set(study.search.space)
+    assert all(value in study.space.domains[key] for key, value in first.items())
 
 
 def test_a_leading_tilde_is_the_home_folder(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
