@@ -57,7 +57,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, chosen: DistilledSet) -
     tracker.log_origins(None, ORIGINS)
     for _ in range(2):  # a driver that died before it recorded the end of the study reports it again
         tracker.end_study("finished", {"test_mean_recall": 11.0}, root / "best")
-    return root, tracker._study_run
+    return root, tracker._runs.study_run
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_every_point_arrives_at_a_server_that_goes_away(
     with server(tmp_path, port):
         tracker.end_study("finished", {"test_mean_recall": 11.0}, tmp_path / "best")
         client = MlflowClient(tracking_uri=tracker.uri)
-        runs = client.search_runs([tracker._experiment], f"tags.`mlflow.parentRunId` = '{tracker._study_run}'")
+        runs = client.search_runs([tracker._experiment], f"tags.`mlflow.parentRunId` = '{tracker._runs.study_run}'")
         assert len(runs) == NUM_TRIALS and {run.info.status for run in runs} == {"FINISHED"}
         for run in runs:
             number = int(run.info.run_name.removeprefix("tiny/"))

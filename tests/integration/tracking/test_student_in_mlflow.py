@@ -69,7 +69,7 @@ def finished(best: Path) -> tuple[str, str]:
     for _ in range(2):  # a driver that died before it recorded the end of the study reports it again
         tracker.end_study("finished", {"test_mean_recall": 11.0}, best)
     assert not tracker.missing
-    return tracker.uri, tracker._study_run
+    return tracker.uri, tracker._runs.study_run
 
 
 @pytest.fixture
