@@ -1,6 +1,6 @@
 """``python -m rayvldd``: the command line without the script ``rayvldd``."""
 
-from rayvldd.cli.main import main
+from rayvldd.cli.process import run
 
 if __name__ == "__main__":
-    main(prog_name="rayvldd")
+    run()
