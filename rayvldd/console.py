@@ -14,6 +14,8 @@ from rayvldd.printable import fitted, printable
 
 _PLAIN_EVERY_S = 15.0
 """Minimum seconds between two lines of progress if the output is not a terminal."""
+_SAME_EVERY_S = 300.0
+"""The same for a line that says nothing new: a log shows that the command runs, but not what it has shown already."""
 
 
 class ProgressDisplay:
@@ -43,6 +45,7 @@ class ProgressDisplay:
         self._task: TaskID | None = None
         self._what = ""
         self._last_plain = 0.0
+        self._last_words = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -70,9 +73,12 @@ class ProgressDisplay:
             self._task = self._progress.add_task(what, total=total, note=note)
         assert self._task is not None
         self._progress.update(self._task, completed=done, total=total, note=note)
-        if not self.console.is_terminal and time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
-            self._last_plain = time.monotonic()
-            self.line(f"{what}: {done} of {total}" + (f", {note}" if note else ""))
+        if not self.console.is_terminal:
+            words = f"{what}: {done} of {total}" + (f", {note}" if note else "")
+            waits_s = _SAME_EVERY_S if words == self._last_words else _PLAIN_EVERY_S
+            if time.monotonic() - self._last_plain >= waits_s:
+                self._last_plain, self._last_words = time.monotonic(), words
+                self.line(words)
 
     def done(self) -> None:
         """Remove the bar."""
@@ -90,6 +96,7 @@ class ProgressDisplay:
     def _clear(self) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
+            self._progress.refresh()  # otherwise the next line is followed by the removed bar, until the next refresh
             self._task = None
 
 

@@ -3,6 +3,7 @@
 import re
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -78,13 +79,41 @@ def test_a_narrow_terminal_cuts_off_the_note_alone() -> None:
     assert re.fullmatch(r"learning rates on random pairs .{12}   3/120 0:00:\d\d a note that.*…", bar)
 
 
+def test_a_bar_that_is_done_is_not_drawn_again_below_the_next_line() -> None:
+    out = StringIO()
+    with ProgressDisplay(Console(file=out, force_terminal=True, width=72, color_system=None)) as display:
+        display.progress("finalists", 2, 3, "trial_001_again_2 step 4")
+        display.done()
+        display.line("trial_001  again")
+        display.progress("test", 0, 3)
+    before, _, after = out.getvalue().partition("trial_001  again")
+    assert "finalists" in before and "finalists" not in after and "test" in after
+
+
+def test_a_log_has_a_line_of_progress_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seconds = StringIO(), 0.0
+    monkeypatch.setattr("rayvldd.console.time", SimpleNamespace(monotonic=lambda: seconds))
+    with ProgressDisplay(Console(file=out, width=72)) as display:
+        for step in (0, 0, 0, 20, 20):
+            for _ in range(20):
+                seconds += 1
+                display.progress("finalists", 0, 3, f"step {step}")
+        assert out.getvalue().splitlines() == ["finalists: 0 of 3, step 0", "finalists: 0 of 3, step 20"]
+        seconds += 300
+        display.progress("finalists", 0, 3, "step 20")
+    assert out.getvalue().splitlines()[2:] == ["finalists: 0 of 3, step 20"], "a sign of life"
+
+
 @pytest.mark.parametrize(("quiet", "is_terminal"), [(False, True), (True, True), (False, False)])
 def test_a_terminal_learns_why_it_waits(quiet: bool, is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = StringIO()
     monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
     monkeypatch.setattr("sys.stderr", errors)
-    Invocation("rayvldd sweep x", (), Path("w"), False, False, False, StringIO(), quiet=quiet).say_loading()
-    assert errors.getvalue().startswith("loading PyTorch") == (is_terminal and not quiet)
+    invocation = Invocation("rayvldd sweep x", (), Path("w"), False, False, False, StringIO(), quiet=quiet)
+    invocation.say_loading("reading the sets")
+    invocation.say_loading()
+    said = "loading PyTorch, then reading the sets\n" if is_terminal and not quiet else ""
+    assert errors.getvalue() == said, "once"
 
 
 def test_an_empty_line_has_its_time_without_spaces() -> None:
