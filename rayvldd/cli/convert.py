@@ -57,6 +57,7 @@ def command(
     FILE names no encoder. STUDY declares the data, the encoders and the training of students; its widths and sizes
     must be those of the set. Only tensors are read from FILE.
     """
+    invocation.say_loading()
     rates, faults = read_rates(lr_student)
     if faults:
         raise InputError(faults, next_command="rayvldd convert --help")

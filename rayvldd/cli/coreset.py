@@ -97,6 +97,7 @@ def command(
     clusters), `forgetting` (the least forgotten pairs of an expert's training) and `forgetting_most`. Every student has
     its own seed and coreset, at the first point of STUDY.
     """
+    invocation.say_loading()
     methods, faults = read_methods(method_list, "--method")
     numbers, more = read_numbers(pairs_list)
     with together_with([*faults, *more], "rayvldd coreset --help"):
@@ -153,7 +154,7 @@ def _choose_and_score(
     from rayvldd.runtime.cluster import start_ray
     from rayvldd.runtime.full_data import choose_recipe
 
-    with start_ray(None, None), keeping_actors():
+    with start_ray(None, None, display), keeping_actors():
         task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
         seeds = seeds_of_students(point, work.split, work.students)
         chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)

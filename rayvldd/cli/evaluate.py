@@ -138,6 +138,7 @@ def command(
     def check(study: Study, file: str) -> None:
         check_models_and_data(study, file, invocation.line)
 
+    invocation.say_loading("reading the sets")
     parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     if breakdown and (transfer is not None or text_encoder is not None):
         problem = "given together with --transfer or --text-encoder"

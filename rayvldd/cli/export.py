@@ -100,6 +100,8 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
 
 
 def _export_set(invocation: Invocation, place: str, folder: Path, form: str, pushed_to: str | None) -> None:
+    invocation.say_loading("reading the set")
+
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.distillation.exports import check_form, clipped_share, export
     from rayvldd.records.set_scores import kept_scores, rows_of_set

@@ -81,6 +81,8 @@ def command(
     _check(folder, table, images, image_encoder, image_weights)
     _check_is_free([study_file, captions] if table is not None else [study_file])
 
+    invocation.say_loading("reading the captions")
+
     import torch
 
     from rayvldd.config.loading import load_study

@@ -71,6 +71,8 @@ class Invocation:
     """Show results, warnings and errors only."""
     log_time: bool = False
     """Begin each line of progress with date and time."""
+    _waits: list[str] = field(default_factory=list, repr=False)
+    """What a terminal was told to wait for."""
 
     def display(self) -> "ProgressDisplay":
         """A new display of progress, as the options of the command line have it."""
@@ -78,10 +80,15 @@ class Invocation:
 
         return ProgressDisplay(quiet=self.quiet, log_time=self.log_time)
 
-    def say_loading(self) -> None:
-        """Tell a terminal why nothing happens for the next seconds."""
-        if not self.quiet and sys.stderr.isatty():
-            _echo("loading PyTorch, then checking models and data", err=True)
+    def say_loading(self, then: str = "checking models and data") -> None:
+        """Tell a terminal once why nothing happens for the next seconds, before the first import that takes long.
+
+        Args:
+            then: What follows.
+        """
+        if not self.quiet and not self._waits and sys.stderr.isatty():
+            self._waits.append(then)
+            _echo(f"loading PyTorch, then {then}", err=True)
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""

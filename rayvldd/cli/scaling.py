@@ -72,6 +72,7 @@ def command(
     a better set. Experts are shared. The same command resumes, and finished sets are not distilled again. The scores
     are kept for `rayvldd compare`, which draws recall against the number of pairs from those on test.
     """
+    invocation.say_loading()
     methods, faults = read_methods(coresets, "--coresets")
     numbers, more = read_numbers(pairs_list)
     with together_with([*faults, *more], "rayvldd scaling --help"):
