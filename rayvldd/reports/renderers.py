@@ -193,6 +193,9 @@ def _html_cell(column: Column, cell: Cell, label: str = "") -> str:
         return f'<td class="number"{label}>{text}</td>' if cell is None else f"<td{label}>{text}</td>"
     is_own = isinstance(cell, Estimate) and cell.is_own
     classes, words = ("number own", _unseen("its own encoder")) if is_own else ("number", "")
+    if isinstance(cell, Estimate) and cell.share is not None:  # the page may show it in a line of its own
+        value, _, share = text.rpartition(" (")
+        text = f'{value} <span class="share">({share}</span>'
     return f'<td class="{classes}"{label} data-value="{number}">{text}{words}</td>'
 
 

@@ -841,6 +841,37 @@ def test_the_table_of_studies_needs_no_sideways_scrolling(browser_page: "Page", 
     assert inside <= outside
 
 
+def test_tables_of_sets_and_of_other_data_need_no_sideways_scrolling(browser: "Browser", tmp_path: Path) -> None:
+    """Seven recalls, each with its interval and its fraction of the bound."""
+    write_set(tmp_path / "a_set_with_a_long_name_500", Study.model_validate(TINY_STUDY), 6)
+    named = str(tmp_path / "a_set_with_a_long_name_500")
+    rows = {named: 17.5, "500 pairs, forgetting": 15.5, "500 pairs, random": 11.5, "all pairs": 33.5}
+    scores = [
+        {"trained_on": row, "probe": "other", "metric": metric, "num_students": 5, "mean": mean, "interval": ends}
+        for row, mean in rows.items()
+        for metric in (*RECALLS, "mean_recall")
+        for ends in [[mean - 2.3, mean + 2.3]]
+    ]
+    about = {key: value for key, value in evaluated(0.0).items() if key in ("measured_on", "trained_with", "base")}
+    values = evaluation(tmp_path) | {"breakdown": [], "coresets": [], "full_data": []}
+    values["sets"] = [evaluated(28.0, distilled_set=named, num_pairs=500, made_with="convnet_d3")]
+    values["further"] = [
+        {**about, "evaluation": "on", "title": "Recall on the test images of other (%)", "scores": scores}
+    ]
+    found = read_scores([], [write_evaluation(tmp_path / "evaluated.json", values)])[1]
+    sets = evaluated_sets(found, [], tmp_path)
+    write_comparison(compare([], [], found, sets, []), tmp_path / "page", "rayvldd compare")
+    with opened(browser, tmp_path / "page" / "compare.html") as page:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        table = page.locator(".beyond > .scroll > table")
+        assert table.locator("tbody tr").count() == 4 and "23 %" not in table.locator("thead").inner_text()
+        assert re.fullmatch(r"17\.5 ± 2\.3\s+\(52 %\)", table.locator("tbody td").first.inner_text())
+        scrolled = "(table) => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
+        for shown in (table, page.locator("#sets-1")):
+            inside, outside = shown.evaluate(scrolled)
+            assert inside <= outside
+
+
 def test_studies_are_cards_on_a_phone(browser_page: "Page") -> None:
     browser_page.set_viewport_size({"width": 390, "height": 844})
     scrolled = "(table) => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
