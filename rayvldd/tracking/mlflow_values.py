@@ -24,9 +24,9 @@ _DETAIL = re.compile(
     r"(val|test)_.*_r(5|10)|matching_loss_.*|drift|rollbacks|.*seconds(?!_total).*|.*_of_all_sets|student_.*"
 )
 """Metrics in a separate section of MLflow's pages, so that the main section has only those used for comparison."""
-_FIRST = "Recall/"
-"""Section of the pages with a copy of each mean recall, so that they come first: MLflow sorts sections by name, capital
-letters before others, and puts its main section, of names without a slash, behind all of them."""
+_FIRST = "compare/"
+"""Section of the pages with a copy of each mean recall, so that they come first: MLflow sorts sections by name, with no
+regard to capital letters, and puts its main section, of names without a slash, behind all of them."""
 
 
 def entries(metrics: Mapping[str, float], step: int) -> list[Metric]:

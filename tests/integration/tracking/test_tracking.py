@@ -289,9 +289,9 @@ def test_mlflow_compares_by_mean_recall_before_anything_is_chosen(
     tracker.end_trial("a", "finished", None, {})
     tracker.end_study("finished", {}, None)
     (trial,) = [run for run in mlflow_runs(tmp_path) if run.info.run_name == "tiny/a"]
-    named = ["val_mean_recall", "Recall/val_mean_recall", "matching_loss", "val_image_to_text_r1"]
+    named = ["val_mean_recall", "compare/val_mean_recall", "matching_loss", "val_image_to_text_r1"]
     assert list(trial.data.metrics) == named
-    assert trial.data.metrics["Recall/val_mean_recall"] == trial.data.metrics["val_mean_recall"] == 3.0
+    assert trial.data.metrics["compare/val_mean_recall"] == trial.data.metrics["val_mean_recall"] == 3.0
 
 
 def test_mlflow_finished_studies_are_not_continued(database: str, tmp_path: Path, tiny_study: Study) -> None:
