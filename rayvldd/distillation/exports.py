@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from rayvldd.distillation.hub_card import HUB_CARD, hub_card
+from rayvldd.distillation.hub_card import HUB_CARD, hub_card, without_folders
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError
 from rayvldd.records.json_values import JsonValue
@@ -118,6 +118,9 @@ def export(
         if form == "hub":
             (part / HUB_CARD).write_text(hub_card(distilled, evaluated), encoding="utf-8")
             distilled.save(part)  # with the card, whose checksums are needed to read it again
+            values = json.loads((part / CARD).read_text(encoding="utf-8"))
+            values |= {"study": without_folders(values["study"])} if "study" in values else {}
+            (part / CARD).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
             return target
         (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
         similarity = distilled.similarity.matrix()

@@ -4,7 +4,7 @@ Its first lines are the metadata that the hub reads. There is no licence in it: 
 that the images and captions of its data allow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,20 @@ class DescribedSet(Protocol):
     def card_values(self) -> dict[str, JsonValue]:
         """Return the content of the set's card."""
         ...
+
+
+def without_folders(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The settings of a card for others: of a path on this machine, which may name people, the last part alone."""
+    return {name: _last_part(value) for name, value in values.items()}
+
+
+def _last_part(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return without_folders(value)
+    if isinstance(value, list):
+        return [_last_part(one) for one in value]
+    is_path = isinstance(value, str) and (PurePath(value).is_absolute() or value.startswith("~/"))
+    return PurePath(value).name if is_path and isinstance(value, str) else value
 
 
 def hub_card(distilled: DescribedSet, evaluated: Sequence[EvaluatedSet | EvaluatedBound] = ()) -> str:

@@ -1,6 +1,7 @@
 """A set on the hub of Hugging Face, whose API a server of this machine answers: it comes back as it was."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_the_pairs_are_read_without_rayvldd(distilled: DistilledSet, tmp_path: P
     assert np.array_equal(np.asarray(found["pixels"][:], dtype=np.float32), distilled.images.numpy())
     assert np.array_equal(np.asarray(found["caption_embedding"][:], dtype=np.float32), distilled.texts.numpy())
     assert isinstance(found[0]["image"], Image.Image) and found["start_caption"][:] == distilled.start_captions
+
+
+def test_an_exported_card_names_no_folder_of_this_machine(distilled: DistilledSet, tmp_path: Path) -> None:
+    paths = {"data": {"root": "/home/somebody/photos", "annotations": "captions.jsonl"}, "seeds": ["~/a/b.txt", 3]}
+    card = distilled.origin.model_copy(update={"study": {**distilled.origin.study, **paths}})
+    folder = export(replace(distilled, card=card), tmp_path / "made", "hub")
+    study = DistilledSet.load(folder).origin.study
+    assert study["data"] == {"root": "photos", "annotations": "captions.jsonl"} and study["seeds"] == ["b.txt", 3]
+    assert study["model"] == distilled.origin.study["model"] and study["name"] == distilled.origin.study["name"]
 
 
 def test_what_cannot_be_fetched_or_uploaded_is_refused(hub: HubServer, distilled: DistilledSet, tmp_path: Path) -> None:
