@@ -1,8 +1,9 @@
 """Distil once, at one point of a study."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,19 @@ def distill_point(
 ) -> Path:
     """Distil at a point, and return the folder of the best set with its pictures; both are logged.
 
-    The lock is taken before the tracker is opened, so that a call that is refused does not end the other one's record.
+    The locks are taken before the tracker is opened, so that a call that is refused does not end the other one's
+    record.
 
     Raises:
-        RayvlddError: if another process distils with these settings, the tracker cannot be used, or the run diverges.
+        RayvlddError: if another process distils with these settings or into this folder, the tracker cannot be used, or
+            the run diverges.
     """
     runs = workspace.study(point.name) / "distill"
-    with _held(runs / f".{key_of(point)}.lock"), run_log(point, workspace, command, tracking_uri) as tracker:
+    with (
+        _held(runs / f".{key_of(point)}.lock", f"{runs}: another process is distilling with these settings"),
+        _held_folder(workspace, out) if out else nullcontext(),
+        run_log(point, workspace, command, tracking_uri) as tracker,
+    ):
         task, trajectories, key = _prepare(point, workspace, store, display)
         best = _run(point, task, trajectories, runs / key, display, tracker)
         made = _copy_best(task, runs / key, out or runs / key / "distilled_set")
@@ -105,8 +112,25 @@ def _prepare(
 
 
 @contextmanager
-def _held(file: Path) -> Iterator[None]:
-    """Lock a distillation, by a file, against other processes with the same settings."""
+def _held_folder(workspace: Workspace, folder: Path) -> Iterator[None]:
+    """Lock the folder of a set, by a file in the workspace, against another distillation into it."""
+    whole = folder.resolve()
+    file = workspace.root / "locks" / f"{hashlib.sha256(str(whole).encode()).hexdigest()[:16]}.lock"
+    with _held(file, f"--out {folder}: another process is distilling into this folder"):
+        yield
+
+
+@contextmanager
+def _held(file: Path, problem: str) -> Iterator[None]:
+    """Hold the lock of a file for the duration of the block.
+
+    Args:
+        file: The file; it stays.
+        problem: The error if another process has the lock.
+
+    Raises:
+        RayvlddError: if another process has it.
+    """
     from filelock import FileLock, Timeout
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +138,7 @@ def _held(file: Path) -> Iterator[None]:
         with FileLock(file, timeout=0):
             yield
     except Timeout:
-        raise RayvlddError(
-            f"{file.parent}: another process is distilling with these settings", next_command="wait for it to end"
-        ) from None
+        raise RayvlddError(problem, next_command="wait for it to end") from None
 
 
 def _run(

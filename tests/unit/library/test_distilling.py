@@ -12,8 +12,9 @@ from rich.console import Console
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
+from rayvldd.errors import RayvlddError
 from rayvldd.experts.store.addresses import open_store
-from rayvldd.library.distilling import _prepare
+from rayvldd.library.distilling import _held_folder, _prepare
 from rayvldd.workspace import Workspace
 
 MODEL = {**TINY_STUDY["model"], "protocol": "full_image_encoder"}
@@ -44,6 +45,20 @@ def test_the_task_is_loaded_as_that_of_a_trial(
         _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)))
     assert (loaded["device"], loaded["further_devices"]) == (device, further)
     assert loaded["device_cache_gb"] == resources.get("device_cache_gb")
+
+
+def test_a_second_distillation_into_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(tmp_path / "w")
+    with (
+        _held_folder(workspace, Path("best")),
+        _held_folder(workspace, Path("other")),
+        pytest.raises(RayvlddError, match="another process is distilling into this folder"),
+        _held_folder(workspace, tmp_path / "x" / ".." / "best"),
+    ):
+        pytest.fail("both have the folder")
+    with _held_folder(workspace, tmp_path / "best"):
+        assert not (tmp_path / "best").exists()
 
 
 def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> None:
