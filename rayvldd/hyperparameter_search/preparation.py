@@ -15,6 +15,7 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.models.pair_filter import line_of_left_out
 from rayvldd.models.retrieval_task import SplitInputs, load_task
 from rayvldd.records.json_values import object_at
 from rayvldd.runtime.expert_training import ExpertProgress, make_experts
@@ -74,16 +75,18 @@ def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> Exp
     Raises:
         ConfigError: if a trial would need more pairs than there are training images.
     """
-    sets = []
+    sets, lists, arrays = [], dict[str, None](), open_cache(cache)
     for point, at_point in expert_points(study):
-        task = load_task(at_point.data, at_point.model, open_cache(cache), on_progress=display.progress)
+        task = load_task(at_point.data, at_point.model, arrays, on_progress=display.progress)
         if task.model.encoder_is_frozen:
             for encoder in study.further_image_encoders().values():
                 task.encoded_by(encoder, display.progress)
+        if line := line_of_left_out(arrays.shared_folder, task.fingerprints["data"]):
+            lists[line] = None  # once, where several points have the same encoders
         recipe = expert_recipe(at_point, task.fingerprints)
         sets.append(ExpertSet(point, at_point, recipe, epochs_of(study, at_point), task.train))
     display.done()
-    for line in lines_of_left_out(left_out_so_far(study.data, cache)):
+    for line in [*lines_of_left_out(left_out_so_far(study.data, cache)), *lists]:
         display.warn(line)
     _check_pairs(study, sets[0].train.num_images)
     return ExpertSets(sets)

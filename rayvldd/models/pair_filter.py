@@ -5,11 +5,18 @@ image. The map is fitted by ridge regression to the pairs of other images, so th
 seen it: the images are divided into five parts.
 """
 
+import json
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from rayvldd.data.dataset import Split
+from rayvldd.storage.atomic import write_text_whole
 
 _PARTS = 5
 _PENALTY = 1e-2
@@ -64,3 +71,52 @@ def kept_captions(fit: Float[np.ndarray, " caption"], share: float) -> Bool[np.n
     kept = np.ones(len(fit), dtype=bool)
     kept[np.argsort(fit[::-1], kind="stable")[: round(share * len(fit))]] = False
     return kept[::-1].copy()
+
+
+def left_out_file(folder: Path, fingerprint_of_rest: str) -> Path:
+    """The file that lists the pairs left out of data whose rest has this fingerprint, in a folder of small files."""
+    return folder / "left_out_pairs" / f"{fingerprint_of_rest}.jsonl"
+
+
+def list_left_out(
+    file: Path, split: Split, fit: Float[np.ndarray, " caption"], kept: Bool[np.ndarray, " caption"]
+) -> None:
+    """Write image, caption and fit of each pair that is left out, the worst first, unless the list is there.
+
+    A list is for readers alone, so a folder that cannot be written has none.
+
+    Args:
+        file: Result of :func:`left_out_file`.
+        split: The whole split.
+        fit: Result of :func:`pair_fit`.
+        kept: Result of :func:`kept_captions`.
+    """
+    if file.is_file():
+        return
+    worst_first = (index for index in np.argsort(fit, kind="stable") if not kept[index])
+    rows = (
+        {
+            "image": split.image_names[split.caption_image[index]],
+            "caption": split.captions[index],
+            "fit": round(float(fit[index]), 4),
+        }
+        for index in worst_first
+    )
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def line_of_left_out(folder: Path, fingerprint_of_rest: str) -> str | None:
+    """Line about the pairs that ``data.drop_pairs`` left out, with the file that lists them; None if there is no list.
+
+    Args:
+        folder: The cache's folder of small files.
+        fingerprint_of_rest: Fingerprint of the data that a task has.
+    """
+    file = left_out_file(folder, fingerprint_of_rest)
+    try:
+        count = file.read_bytes().count(b"\n")
+    except OSError:
+        return None
+    return f"data.drop_pairs left out {count} training pairs; they are listed in {file}"

@@ -27,7 +27,14 @@ from rayvldd.errors import DataError, Fault, ModelError
 from rayvldd.models.device_arrays import DeviceArrays
 from rayvldd.models.gpus import compute_in_float32
 from rayvldd.models.image_encoder import faults_of_image_encoder
-from rayvldd.models.pair_filter import FEWEST_IMAGES, PAIR_FIT_VERSION, kept_captions, pair_fit
+from rayvldd.models.pair_filter import (
+    FEWEST_IMAGES,
+    PAIR_FIT_VERSION,
+    kept_captions,
+    left_out_file,
+    list_left_out,
+    pair_fit,
+)
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.text_encoder import (
     TextEncoder,
@@ -287,7 +294,8 @@ def without_poor_pairs(
 ) -> tuple[SplitInputs, str]:
     """Leave out the training pairs whose caption fits its image least; also return the new fingerprint of the data.
 
-    An image without a caption that stays is left out too. The arrays of the rest are cached.
+    An image without a caption that stays is left out too. The arrays of the rest are cached, beside a list of what is
+    left out.
 
     Args:
         train: The training split, with features of a frozen encoder.
@@ -309,7 +317,9 @@ def without_poor_pairs(
         out[:] = pair_fit(train.images, train.caption_embeddings, split.caption_image)
 
     fit = cache.get_or_make("pair-fit", fitted_to, (len(split.captions),), "float32", fill)
-    kept = np.flatnonzero(kept_captions(fit, share))
+    stays = kept_captions(fit, share)
+    list_left_out(left_out_file(cache.shared_folder, fingerprint(key)), split, fit, stays)
+    kept = np.flatnonzero(stays)
     images, caption_image = np.unique(split.caption_image[kept], return_inverse=True)
 
     def taken(kind: str, array: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.toy_scenes import iterate_scenes
 from rayvldd.errors import DataError
-from rayvldd.models.pair_filter import kept_captions, pair_fit
+from rayvldd.models.pair_filter import kept_captions, left_out_file, line_of_left_out, pair_fit
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 
 
@@ -84,6 +84,18 @@ def test_pairs_are_left_out_of_all_arrays_alike(tmp_path: Path) -> None:
     image_of = np.array(images)[rest.train.split.caption_image]
     np.testing.assert_array_equal(image_of, whole.train.split.caption_image[kept])
     assert rest.fingerprints["data"] != whole.fingerprints["data"]
+    file = left_out_file(tmp_path / "cache", rest.fingerprints["data"])
+    listed = [json.loads(line) for line in file.read_text().splitlines()]
+    gone = np.setdiff1d(np.argsort(fit, kind="stable"), kept)
+    worst_first = sorted(gone, key=lambda index: (fit[index], index))
+    names, split = whole.train.split.image_names, whole.train.split
+    assert [(row["image"], row["caption"]) for row in listed] == [
+        (names[split.caption_image[index]], split.captions[index]) for index in worst_first
+    ]
+    assert [row["fit"] for row in listed] == pytest.approx(fit[worst_first].tolist(), abs=1e-4)
+    line = line_of_left_out(tmp_path / "cache", rest.fingerprints["data"])
+    assert line == f"data.drop_pairs left out {len(gone)} training pairs; they are listed in {file}"
+    assert line_of_left_out(tmp_path / "cache", whole.fingerprints["data"]) is None
     assert loaded(data.model_copy(update={"drop_pairs": 0.5}), tmp_path / "cache").fingerprints == rest.fingerprints
 
 
@@ -94,3 +106,14 @@ def test_few_images_and_other_protocols_are_refused(tmp_path: Path) -> None:
     study = Study.model_validate({**TINY_STUDY, "data": data.model_dump()})
     with pytest.raises(ValidationError, match=r"drop_pairs needs model.protocol heads_only, got full_image_encoder"):
         study.at({"model.protocol": "full_image_encoder"})
+
+
+def test_a_read_only_cache_has_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = coloured_images(tmp_path / "data", 30).model_copy(update={"drop_pairs": 0.5})
+
+    def refused(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("rayvldd.models.pair_filter.write_text_whole", refused)
+    task = loaded(data, tmp_path / "cache")
+    assert line_of_left_out(tmp_path / "cache", task.fingerprints["data"]) is None
