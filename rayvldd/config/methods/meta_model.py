@@ -44,7 +44,7 @@ class MetaModelSettings(InnerLoopSettings):
     """Momentum of the student's SGD. Default: ``evaluation.momentum``."""
     weight_decay: float | None = setting(None, ge=0)
     """Weight decay of the student's SGD. Default: ``evaluation.weight_decay``."""
-    lr_lr: float = setting(1e-3, gt=0)
+    lr_lr: float = setting(2e-2, gt=0)
     """Rate of the learned student step sizes."""
     step_size_range: float | None = setting(10.0, gt=1, lt=100, unit="times the start")
     """Factor of their start, up and down, within which the learned step sizes are kept; null: they are free."""
