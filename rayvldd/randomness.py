@@ -43,6 +43,8 @@ class Stream(IntEnum):
     """Seed of a finalist's run; numbered by trial and repeat."""
     UNTRIED = 105
     """Points of a finite space, for a sampler that proposes known ones only; numbered by the trial."""
+    FIRST_POINTS = 106
+    """Comparison of the points of earlier studies with which a study may begin."""
 
 
 class StudentPurpose(IntEnum):

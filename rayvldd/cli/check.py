@@ -80,8 +80,9 @@ def command(
     """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
     Without `--probe` or `--deep` nothing is cached, and no cloud service is contacted; `--dry-run` only adds the
-    resolved settings. All faults are reported at once, with file, key, value and allowed values. Encoders are tested on
-    the shortest and longest caption, and with one step of the study's method on blank images.
+    resolved settings. The plan has the points that earlier studies of the workspace suggest. All faults are reported at
+    once, with file, key, value and allowed values. Encoders are tested on the shortest and longest caption, and with
+    one step of the study's method on blank images.
 
     With a file of Kubernetes manifests and a STUDY, `--json` contains a RayJob for `kubectl create -f -`.
     """
@@ -135,8 +136,10 @@ def _checked_plan(
     study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
 
     from rayvldd.hyperparameter_search.plan import describe_plan, plan
+    from rayvldd.library.searching import earlier_studies
 
-    planned = plan(study, workspace, writable_store(store_uri, workspace))
+    learn_from = None if study.space.has_one_point else earlier_studies(None, study, workspace)
+    planned = plan(study, workspace, writable_store(store_uri, workspace), learn_from=learn_from)
     if invocation.dry_run:
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))

@@ -11,13 +11,12 @@ from rayvldd.cli.preparation import checked_study, show_settings, store_option, 
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.printable import printable, without_passwords
-from rayvldd.tracking.opening import WITHOUT_SERVER, open_tracker
+from rayvldd.tracking.opening import open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
     from rayvldd.hyperparameter_search.study_store import StudyStore
     from rayvldd.hyperparameter_search.sweep import SweepResult
-    from rayvldd.hyperparameter_search.transfer import WarmStart
     from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.study_plan import Plan
     from rayvldd.workspace import Workspace
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
         "rayvldd sweep search_spaces/quickstart.yaml",
         "rayvldd sweep search_spaces/quickstart.yaml --set name=longer --set search.num_trials=24 --json",
         "rayvldd sweep search_spaces/quickstart.yaml --reopen --set search.num_trials=24",
-        "rayvldd sweep search_spaces/quickstart.yaml --set name=again --warm-start quickstart",
+        "rayvldd sweep search_spaces/quickstart.yaml --set name=again --learn-from quickstart",
         "rayvldd sweep search_spaces/quickstart.yaml --store s3://bucket/experts --study-store s3://bucket/studies",
         "rayvldd sweep search_spaces/quickstart.yaml --tracking-uri http://127.0.0.1:5000",
         "rayvldd sweep search_spaces/quickstart.yaml --submit --workspace /shared/rayvldd",
@@ -66,9 +65,12 @@ if TYPE_CHECKING:
     "further test evaluation, and counted.",
 )
 @click.option(
+    "--learn-from",
     "--warm-start",
-    metavar="EXPERIMENT",
-    help="Start the sampler with the compatible trials of an MLflow experiment or of one study.",
+    "learn_from",
+    metavar="STUDY",
+    help="Earlier studies that the search learns from: a study, its folder, an MLflow experiment or study, `workspace` "
+    "or `none`. Default: the studies of the workspace.",
 )
 @click.pass_obj
 def command(
@@ -80,19 +82,20 @@ def command(
     submits: bool,
     study_store_uri: str | None,
     reopens: bool,
-    warm_start: str | None,
+    learn_from: str | None,
 ) -> None:
     """Search the settings of STUDY and return the best distilled set.
 
     Trains missing experts, runs trials in parallel, stops poor ones early, distils the best points again with new
     seeds, chooses one on validation, and evaluates it once on test, with random pairs and the full data for comparison.
+    Earlier studies of the workspace suggest points, as far as their results agree with those of this one.
     An interrupted study is resumed; for a finished one the result is shown again.
     """
     if submits:
         from rayvldd.cli.submission import submit_sweep
 
-        if study_store_uri or warm_start or reopens:
-            others = "--study-store, --warm-start or --reopen"
+        if study_store_uri or learn_from or reopens:
+            others = "--study-store, --learn-from or --reopen"
             fault = Fault("--submit", f"given together with {others}", "these with --address")
             raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
@@ -101,12 +104,13 @@ def command(
     )
 
     from rayvldd.hyperparameter_search.plan import plan
+    from rayvldd.library.searching import earlier_studies
 
     store = writable_store(store_uri, workspace)
     study_store = _study_store(study_store_uri, study.name, workspace)
-    earlier = _warm_start(warm_start, tracking_uri, study.name, workspace)
+    earlier = earlier_studies(learn_from, study, workspace, tracking_uri)
     if invocation.dry_run:
-        return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens), earlier)
+        return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens, learn_from=earlier))
 
     from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
@@ -122,7 +126,7 @@ def command(
             address=address,
             display=display,
             illustrator=Pictures(),
-            warm_start=earlier,
+            learn_from=earlier,
             study_store=study_store,
             reopens=reopens,
         )
@@ -136,14 +140,12 @@ def command(
         raise SystemExit(EXIT_UNSENT)
 
 
-def _show_plan(invocation: Invocation, study: "Study", planned: "Plan", earlier: "WarmStart | None") -> None:
+def _show_plan(invocation: Invocation, study: "Study", planned: "Plan") -> None:
     """Print the settings and what a sweep would do."""
     from rayvldd.hyperparameter_search.plan import describe_plan
 
     show_settings(invocation, study)
     invocation.say(describe_plan(planned))
-    if earlier:
-        invocation.say(f"  before:  {len(earlier.fetch())} trials of {earlier.name}, those that fit, for the sampler")
     invocation.finish(planned)
 
 
@@ -175,6 +177,10 @@ def _show_result(invocation: Invocation, result: "SweepResult") -> None:
         invocation.say(f"importance     {importance} of the variance of validation recall")
     if among_good := importance_line(outcome.importance_among_good):
         invocation.say(f"among good     {among_good} of what makes a trial one of the best")
+    if outcome.learned_from:
+        from rayvldd.hyperparameter_search.transfer import line_of_learned
+
+        invocation.say(f"earlier        {line_of_learned(outcome.learned_from, 'learned from')}")
     invocation.say(f"distilled set  {outcome.distilled_set}")
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
 
@@ -196,30 +202,6 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
     if isinstance(storage, ChecksWriting):
         storage.check_writable()
     return StudyStore(storage, StudyFolder(workspace.study(study_name)))
-
-
-def _warm_start(
-    name: str | None, tracking_uri: str | None, study_name: str, workspace: "Workspace"
-) -> "WarmStart | None":
-    """The source of earlier trials, if there is one.
-
-    Raises:
-        ConfigError: if the study itself is named, or there is no tracker.
-    """
-    if name is None:
-        return None
-    if name == study_name:
-        fault = Fault("--warm-start", f"got {name!r}, which is this study: its trials are known", "another study")
-        raise ConfigError([fault], next_command="the same command without --warm-start, which continues the study")
-    if tracking_uri in WITHOUT_SERVER:
-        fault = Fault("--warm-start", f"needs MLflow, and the tracker is {tracking_uri}", "a server or database")
-        raise ConfigError([fault], next_command="the same command with --tracking-uri URI, or without --warm-start")
-
-    from rayvldd.hyperparameter_search.transfer import WarmStart
-    from rayvldd.tracking.earlier_trials import earlier_trials
-
-    uri = tracking_uri or workspace.tracking_uri
-    return WarmStart(name, lambda: earlier_trials(uri, name))
 
 
 def _how_to_look(invocation: Invocation, outcome: "StudyOutcome", given_uri: str | None, workspace: "Workspace") -> str:

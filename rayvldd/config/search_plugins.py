@@ -59,6 +59,8 @@ class SamplerDeclaration(Declaration):
     """Whether it models conditional settings, so that points may have different settings."""
     min_settings: int = 1
     """Minimum number of searched settings; with fewer it would sample at random."""
+    begins_with_earlier: bool = True
+    """Whether a study begins with good points of earlier studies; not one whose points are to be spread evenly."""
 
     def incompatibilities(self, space: Space, num_objectives: int) -> list[Incompatibility]:
         """Properties of a search over ``space`` that this sampler does not support."""
@@ -155,8 +157,10 @@ SAMPLERS = Registry(
             models_conditions=False,
             min_settings=2,
         ),
-        SamplerDeclaration("qmc", f"{_OPTUNA}:make_qmc", models_choices=False, models_conditions=False),
-        SamplerDeclaration("random", f"{_OPTUNA}:make_random"),
+        SamplerDeclaration(
+            "qmc", f"{_OPTUNA}:make_qmc", models_choices=False, models_conditions=False, begins_with_earlier=False
+        ),
+        SamplerDeclaration("random", f"{_OPTUNA}:make_random", begins_with_earlier=False),
     ),
 )
 """All samplers."""

@@ -229,6 +229,29 @@ class CurveModel:
         means: np.ndarray = self._mean + self._scale * (cross @ self._weights)
         return means
 
+    def left_out(self) -> np.ndarray:
+        """Mean of each evaluation as the model predicts it from the others (Rasmussen and Williams, equation 5.12)."""
+        inverse = cho_solve((self._factor, True), np.eye(len(self._weights)), check_finite=False)
+        means: np.ndarray = self.curves.recalls - self._scale * self._weights / np.diag(inverse)
+        return means
+
+    def slope_of(self, feature: np.ndarray) -> tuple[float, float]:
+        """Recall for one unit of a feature of the rows, by generalised least squares; and its standard deviation.
+
+        Args:
+            feature: Value of each row.
+        """
+        solved = cho_solve((self._factor, True), feature, check_finite=False)
+        precision = float(feature @ solved)
+        if precision <= 0:
+            return 0.0, math.inf
+        slope = self._scale * float(feature @ self._weights) / precision
+        return slope, self._scale / math.sqrt(precision)
+
+    def with_recalls(self, recalls: np.ndarray) -> "CurveModel":
+        """The model of other recalls of the same evaluations, with the same hyperparameters."""
+        return CurveModel(replace(self.curves, recalls=recalls), self.hyperparameters, self._mean, self._scale)
+
     def believing(self, points: np.ndarray, trial: np.ndarray, times: np.ndarray) -> "CurveModel":
         """The model after evaluations, not yet made, whose recalls are their means here; only variances change.
 

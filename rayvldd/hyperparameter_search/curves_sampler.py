@@ -3,13 +3,14 @@
 The model (:mod:`rayvldd.hyperparameter_search.curve_model`) is fitted to every evaluation of finished, stopped, running
 and failed trials. The proposal has the largest expected improvement of recall at the last outer step over the best
 recall that the model gives any trial, times the probability that the trial does not diverge. Trials that are running
-count as if they had ended at their predicted recalls.
+count as if they had ended at their predicted recalls. What earlier studies predict
+(:mod:`rayvldd.hyperparameter_search.learned_sources`) is the mean of the model before it is fitted.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rayvldd.config.domains import ChoiceDomain, SettingValue
 from rayvldd.config.space import Space
 from rayvldd.hyperparameter_search.curve_model import CurveModel, Curves, log_expected_improvement, matern
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources, Result
 from rayvldd.hyperparameter_search.optuna_trials import (
     FAILED,
     OptunaValue,
@@ -28,6 +30,7 @@ from rayvldd.hyperparameter_search.optuna_trials import (
     optuna_choices,
     optuna_value,
 )
+from rayvldd.hyperparameter_search.source_model import Outcome
 from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
 from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
@@ -39,6 +42,10 @@ MOST_ROWS = 400
 """Evaluations that the model is fitted to; of long curves evenly spread ones."""
 FEWEST_IN_BRANCH = 5
 """Trials with the same conditional settings, before the model chooses the values of these."""
+TEST_EVERY = 3
+"""Of so many proposals one is TPE's, which is random at first, until earlier studies are tested."""
+FEWEST_WITH_SOURCES = 2
+"""Trials with an evaluation before the model is used, if earlier studies suggest a mean."""
 _DRAWN, _STARTS, _NEIGHBOURS, _DISTANCES = 600, 5, 30, (0.2, 0.1, 0.05)
 """Candidates: points drawn evenly, then rounds of neighbours of the best ones, closer from round to round."""
 _PRIOR_WEIGHT = 2.0
@@ -57,11 +64,34 @@ class _History:
     """Time of the last outer step of each trial."""
     failed: np.ndarray
     running: np.ndarray
+    outcomes: list[Outcome]
+
+    @property
+    def results(self) -> list[Result]:
+        """The trials as results that earlier studies are compared with."""
+        return [Result(*known) for known in zip(self.units, self.active, self.outcomes, strict=True)]
 
     @cached_property
     def has_rows(self) -> np.ndarray:
         """Which trials have an evaluation."""
         return np.bincount(self.curves.trial, minlength=len(self.units)) > 0
+
+
+@dataclass(frozen=True)
+class PriorMean:
+    """Mean recall that earlier studies suggest, up to a curve that all points share; 0 without such studies."""
+
+    learned: LearnedSources | None = None
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    slope: float = 0.0
+    """Recall at the last outer step for one unit of the sources' prediction, not below 0."""
+
+    def __call__(self, units: np.ndarray, active: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Mean at rows of units and times; the differences between points grow in proportion to the time."""
+        if self.learned is None or not self.slope:
+            return np.zeros(len(units))
+        found: np.ndarray = self.slope * times * self.learned.predict(self.weights, units, active)
+        return found
 
 
 class CurvesSampler(optuna.samplers.BaseSampler):
@@ -75,7 +105,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         last_step: Outer step at which a trial at a point ends.
         longest: The largest of these.
         seed: Seed of the study.
-        num_start_trials: Trials with an evaluation before the model is used.
+        num_start_trials: Trials with an evaluation before the model is used; two with earlier studies.
     """
 
     def __init__(
@@ -87,12 +117,18 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         seed: int,
         num_start_trials: int,
     ) -> None:
+        self._learned: LearnedSources | None = None
+        self._prior = PriorMean()
         self._coordinates, self._last_step, self._longest = SpaceCoordinates(space), last_step, longest
         self._seed, self._num_start_trials = seed, num_start_trials
         self._distributions = {key: distribution_of(domain) for key, domain in space.drawn.items()}
         self._model: CurveModel | None = None
         self._history: _History | None = None
         self._tpe = self._make_tpe(0)
+
+    def learn_from(self, learned: LearnedSources) -> None:
+        """Take what earlier studies predict as the mean of the model."""
+        self._learned = learned if learned.weights_before.any() else None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All settings where the model is used; else those of TPE."""
@@ -109,8 +145,9 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         history = self._history
         if history is None:
             return self._tpe.sample_relative(study, trial, search_space)
-        self._model = CurveModel.fit(history.curves)
-        units = self.best_units(Acquisition(self._coordinates, self._model, history, self._times_at), trial)
+        self._model, self._prior = self._fitted(history)
+        acquisition = Acquisition(self._coordinates, self._model, history, self._times_at, self._prior)
+        units = self.best_units(acquisition, trial)
         point = self._coordinates.point_of(units)
         kept = self._chosen_by_model(history, units)
         return {key: optuna_value(point[key]) for key in point if key in kept}
@@ -135,9 +172,28 @@ class CurvesSampler(optuna.samplers.BaseSampler):
             return None
         units, active = self._coordinates.units_of([point])
         at_point = self._coordinates.coordinates(units, active)
-        means, sds = self._model.predict(at_point, self._times([point]))
+        times = self._times([point])
+        means, sds = self._model.predict(at_point, times)
+        means = means + self._prior(units, active, times)
         sd = math.hypot(float(sds[0]), self._model.noise)
         return Prediction(recall=round(float(means[0]), 4), sd=round(sd, 4))
+
+    def _fitted(self, history: _History) -> tuple[CurveModel, PriorMean]:
+        """The model of what the earlier studies do not explain, and their prior mean.
+
+        Its slope is their expected one, corrected by generalised least squares from the present trials, with a prior
+        whose standard deviation is the expected slope.
+        """
+        learned, curves = self._learned, history.curves
+        weights = learned.weights(history.results) if learned else np.zeros(0)
+        if learned is None or not weights.any():
+            return CurveModel.fit(curves), PriorMean()
+        unit = learned.predict(weights, history.units, history.active)[curves.trial] * curves.times
+        expected = learned.slope(weights) * float(curves.recalls.mean())
+        model = CurveModel.fit(replace(curves, recalls=curves.recalls - expected * unit))
+        found, sd = model.slope_of(unit)
+        slope = max(0.0, expected + found * expected**2 / (expected**2 + sd**2)) if expected else 0.0
+        return model.with_recalls(curves.recalls - slope * unit), PriorMean(learned, weights, slope)
 
     def _make_tpe(self, number: int) -> Tpe:
         """TPE for the trial of a number, so that its random numbers do not depend on earlier calls."""
@@ -151,7 +207,8 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         known = [one for one in study.get_trials(deepcopy=False, states=states) if one.number != trial.number]
         distinct = {(repr(one.params), repr(one.intermediate_values)): one for one in known}
         trials = list(distinct.values())  # a known result that was reported again is no new one
-        if not self._num_start_trials <= sum(bool(_rows(one)) for one in trials) or len(trials) > MOST_TRIALS:
+        fewest = min(self._num_start_trials, FEWEST_WITH_SOURCES) if self._learned else self._num_start_trials
+        if not fewest <= sum(bool(_rows(one)) for one in trials) or len(trials) > MOST_TRIALS:
             return None
         points = [self._point_in(one.params) for one in trials]
         units, active = self._coordinates.units_of(points)
@@ -161,7 +218,16 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         curves = Curves(at_points, index, self._time_of(steps), recalls.astype(float)).thinned(MOST_ROWS)
         failed = np.array([FAILED in one.user_attrs for one in trials])
         running = np.array([one.state is TrialState.RUNNING for one in trials])
-        return _History(units, active, curves, self._times(points), failed, running)
+        outcomes = [Outcome(dict(_rows(one)), bool(lost)) for one, lost in zip(trials, failed, strict=True)]
+        history = _History(units, active, curves, self._times(points), failed, running, outcomes)
+        return None if self._tests_sources(history, trial.number) else history
+
+    def _tests_sources(self, history: _History, number: int) -> bool:
+        """Whether a proposal is to show if the earlier studies are right.
+
+        Nothing shows that while all points were chosen because these studies take them for good.
+        """
+        return number % TEST_EVERY == 0 and self._learned is not None and not self._learned.is_tested(history.results)
 
     def _point_in(self, params: Mapping[str, OptunaValue]) -> dict[str, SettingValue]:
         """The settings of a trial, with lists as in the space."""
@@ -231,6 +297,7 @@ class Acquisition:
         model: Fitted to the evaluations.
         history: The known trials.
         times_at: Time of the last outer step at rows of units.
+        prior: Mean that earlier studies suggest; ``model`` is the model of the rest.
     """
 
     def __init__(
@@ -239,13 +306,16 @@ class Acquisition:
         model: CurveModel,
         history: _History,
         times_at: Callable[[np.ndarray], np.ndarray],
+        prior: PriorMean,
     ) -> None:
-        self._coordinates, self._history, self._times_at = coordinates, history, times_at
+        self._coordinates, self._history, self._times_at, self._prior = coordinates, history, times_at, prior
         self._scales = model.hyperparameters.coordinates
         self._at_last = model.means_of(np.arange(len(history.units)), history.last)
-        rows = model.curves.trial
-        means = model.means_of(rows, model.curves.times)[~history.failed[rows]]
-        self._best = float(means.max()) if len(means) else float(model.curves.recalls.max())
+        self._at_last = self._at_last + prior(history.units, history.active, history.last)
+        rows, times = model.curves.trial, model.curves.times
+        offsets = prior(history.units[rows], history.active[rows], times)
+        means = (model.means_of(rows, times) + offsets)[~history.failed[rows]]
+        self._best = float(means.max()) if len(means) else float((model.curves.recalls + offsets).max())
         pending = np.flatnonzero(history.running)
         self._model = model
         if len(pending):
@@ -263,8 +333,9 @@ class Acquisition:
         """Acquisition at rows of units; in a finite space minus infinity at known points."""
         active = self._coordinates.active_at(units)
         at_points = self._coordinates.coordinates(units, active)
-        means, sds = self._model.predict(at_points, self._times_at(units))
-        values: np.ndarray = log_expected_improvement(means, sds, self._best)
+        times = self._times_at(units)
+        means, sds = self._model.predict(at_points, times)
+        values: np.ndarray = log_expected_improvement(means + self._prior(units, active, times), sds, self._best)
         values += np.log1p(-self._failure(at_points))
         if self._coordinates.space.num_points is not None:
             same = np.isclose(units[:, None, :], self._history.units[None, :, :]) | ~active[:, None, :]

@@ -15,6 +15,7 @@ from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.curves_sampler import OUTER_STEPS, CurvesSampler
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.objectives import values_of
 from rayvldd.hyperparameter_search.optuna_trials import (
     FAILED,
@@ -148,6 +149,20 @@ class OptunaSampler:
         return [choose(column) for choose, column in zip(worst, zip(*known, strict=True), strict=True)]
 
 
+class _CurvesOfStudy(OptunaSampler):
+    """The sampler ``curves`` with the trials from the records."""
+
+    def __init__(
+        self, study: Study, sampler: CurvesSampler, known: Collection[Trial], earlier: Sequence[Trial]
+    ) -> None:
+        super().__init__(study, sampler, known, earlier, raw=True, predict=sampler.predicted)
+        self._curves = sampler
+
+    def learn_from(self, learned: LearnedSources) -> None:
+        """Take what earlier studies predict as the mean of the model before it is fitted."""
+        self._curves.learn_from(learned)
+
+
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, SettingValue]:
     """Let an Optuna trial choose a value for each active setting, in the order of their conditions."""
     return space.point(lambda key, domain: _suggest_one(trial, key, domain))
@@ -215,7 +230,7 @@ def make_curves(study: Study, known: Collection[Trial], earlier: Sequence[Trial]
         seed=study.seed,
         num_start_trials=start_trials(study),
     )
-    return OptunaSampler(study, sampler, known, earlier, raw=True, predict=sampler.predicted)
+    return _CurvesOfStudy(study, sampler, known, earlier)
 
 
 def _made(

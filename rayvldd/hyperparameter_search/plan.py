@@ -9,12 +9,21 @@ from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.preparation import expert_points
+from rayvldd.hyperparameter_search.strategy import first_points_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.transfer import (
+    EarlierStudies,
+    earlier_trials_of,
+    learned_studies,
+    line_of_learned,
+)
 from rayvldd.records.study_plan import (
     Plan,
     PlannedExperts,
     PlannedFinalists,
+    PlannedLearning,
     PlannedSearch,
     PlannedStorage,
     PlannedTrials,
@@ -22,7 +31,14 @@ from rayvldd.records.study_plan import (
 from rayvldd.workspace import Workspace
 
 
-def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: bool = False) -> Plan:
+def plan(
+    study: Study,
+    workspace: Workspace,
+    store: ExpertStore,
+    *,
+    reopens: bool = False,
+    learn_from: EarlierStudies | None = None,
+) -> Plan:
     """List what a sweep of the study would create, reuse and write; reads only small files.
 
     Expert sets are identified by their settings. Whether they also match the data and the weights is determined when
@@ -33,6 +49,7 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: boo
         workspace: Folder of studies and caches.
         store: Store of experts.
         reopens: Whether a finished study of this name may continue with other limits.
+        learn_from: Earlier studies, if the plan is to name them and the points that they suggest.
 
     Raises:
         ConfigError: if the workspace has a study of this name with other settings.
@@ -73,6 +90,20 @@ def plan(study: Study, workspace: Workspace, store: ExpertStore, *, reopens: boo
         images_left_out=left_out_so_far(study.data, workspace.cache),
         is_finished=folder.result_file.is_file(),
         reopens=reopens and folder.has_more(study),
+        learning=_planned_learning(study, folder, learn_from) if learn_from else None,
+    )
+
+
+def _planned_learning(study: Study, folder: StudyFolder, learn_from: EarlierStudies) -> PlannedLearning | None:
+    """What earlier studies suggest; None if there are none."""
+    earlier = earlier_trials_of(study, folder, learn_from)
+    if earlier is None:
+        return None
+    learned = LearnedSources(study.space, earlier.sources(study), study.seed)
+    if not learned.sources:
+        return None
+    return PlannedLearning(
+        learn_from=earlier.name, studies=learned_studies(learned, []), first_points=first_points_of(study, learned)
     )
 
 
@@ -115,11 +146,23 @@ def describe_plan(planned: Plan) -> str:
             f"  trials:  {_number_of(trials)}, {trials.at_a_time} at a time{earlier}"
             + (f", at most {time_as_text(budget)}" if budget else "")
             + f"; sampler {search.sampler}, scheduler {search.scheduler}",
+            *(_lines_of_learning(planned.learning) if planned.learning else ()),
             *(f"  data:    {line}" for line in lines_of_left_out(dropped)),
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
         ]
     )
+
+
+def _lines_of_learning(learning: PlannedLearning) -> list[str]:
+    """The earlier studies, and the points that the study begins with."""
+    points = [point_as_text(point) for point in learning.first_points]
+    first, *others = points or ["the sampler's"]
+    return [
+        f"  earlier: {line_of_learned(learning.studies, 'learns from')}",
+        f"  first:   {first}",
+        *(f"           {other}" for other in others),
+    ]
 
 
 def _number_of(trials: PlannedTrials) -> str:

@@ -15,6 +15,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.errors import OutageError, message_of
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_left
 from rayvldd.hyperparameter_search.strategy import Proposal
@@ -74,6 +75,8 @@ class StudyRun:
     """Returns short descriptions of the experts that trials are training at the moment."""
     earlier: list[Trial] = field(default_factory=list)
     """Trials of other studies that the sampler knows from the start."""
+    learned: LearnedSources | None = None
+    """Earlier studies that the search learns from, whose recalls are not comparable."""
 
 
 class Recorder:

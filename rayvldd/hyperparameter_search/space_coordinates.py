@@ -39,7 +39,8 @@ class SpaceCoordinates:
 
     def units_of(self, points: Sequence[Mapping[str, SettingValue]]) -> tuple[np.ndarray, np.ndarray]:
         """Units of points, 0.5 where a point does not have the setting; and which settings each point has."""
-        active = np.array([[key in point for key in self.domains] for point in points]).reshape(len(points), -1)
+        active = np.array([[key in point for key in self.domains] for point in points], dtype=bool)
+        active = active.reshape(len(points), len(self.domains))
         units = np.full(active.shape, 0.5)
         for row, point in enumerate(points):
             for column, (key, domain) in enumerate(self.domains.items()):

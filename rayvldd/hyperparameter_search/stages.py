@@ -6,6 +6,7 @@ Each stage resumes its earlier work. A stage with nothing to do is skipped, e.g.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from rayvldd.config.study import Study
@@ -22,6 +23,7 @@ from rayvldd.hyperparameter_search.finalists import (
     rerun_finalists,
     winner_of,
 )
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
@@ -35,7 +37,13 @@ from rayvldd.hyperparameter_search.preparation import (
 )
 from rayvldd.hyperparameter_search.recorder import Illustrator, StudyRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
-from rayvldd.hyperparameter_search.transfer import EarlierTrials, known_points, lines_of
+from rayvldd.hyperparameter_search.transfer import (
+    EarlierTrials,
+    known_points,
+    learned_studies,
+    line_of_learned,
+    lines_of,
+)
 from rayvldd.hyperparameter_search.trial import TrialContext
 from rayvldd.hyperparameter_search.tune_adapter import search
 from rayvldd.records.made_sets import note_made_set
@@ -88,6 +96,15 @@ class StudySession:
                 next_command=f"move {self.folder.choice} away, then the same command, which chooses again",
             )
         return self.ledger.trials[trial_id]
+
+    @cached_property
+    def learned(self) -> LearnedSources | None:
+        """The earlier studies that the search learns from; None if there are none."""
+        if not self.folder.earlier_trials.is_file():
+            return None
+        sources = EarlierTrials.read(self.folder.earlier_trials).sources(self.study)
+        found = LearnedSources(self.study.space, sources, self.study.seed)
+        return found if found.sources else None
 
     @property
     def trial_context(self) -> TrialContext:
@@ -166,8 +183,20 @@ class Search(Stage):
             # A single set was made before the search.
             (lambda: experts_in_training(sets, session.store)) if len(sets.sets) > 1 else None,
             self._earlier(),
+            session.learned,
         )
+        for line in self._lines_of_learning("learning from"):
+            session.display.line(line)
         search(run, session.trial_context, session.folder)
+        for line in self._lines_of_learning("learned from"):
+            session.display.line(line)
+
+    def _lines_of_learning(self, verb: str) -> list[str]:
+        """The earlier studies with their present weights, if there are any."""
+        learned = self._session.learned
+        if learned is None:
+            return []
+        return [line_of_learned(learned_studies(learned, self._session.ledger.by_number()), verb)]
 
     def _earlier(self) -> list[Trial]:
         """The trials of other studies that the sampler knows from the start."""

@@ -15,6 +15,7 @@ from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.search_plugins import RULES, SAMPLERS
 from rayvldd.config.space import PointKey
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.learned_sources import NUM_FIRST, LearnedSources, start_points
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
 from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
 from rayvldd.randomness import Stream, generator_of
@@ -105,6 +106,15 @@ class PredictingSampler(Sampler, Protocol):
         ...
 
 
+@runtime_checkable
+class LearningSampler(Sampler, Protocol):
+    """A sampler whose model uses earlier studies that are not comparable by recall."""
+
+    def learn_from(self, learned: LearnedSources) -> None:
+        """Use these studies from the first proposal on."""
+        ...
+
+
 SamplerFactory = Callable[[Study, Collection[Trial], Sequence[Trial]], Sampler]
 """Makes a sampler from the study, its trials so far and trials of earlier studies at points of its space. The
 ``implementation`` of a sampler's declaration has this type; that of a stopping rule takes only the study."""
@@ -121,11 +131,12 @@ class SampledSearch:
     If trials share their seed, a point that was proposed before is not proposed again.
 
     Args:
-        study: The study; its initial points are proposed first.
+        study: The study.
         sampler: Proposes points.
         rule: Stops trials early.
         known: The trials of earlier sessions.
         take_point: Returns the point that a user has proposed for the trial of a name, if there is one.
+        initial: Points that are proposed first; default: the initial points of the study.
     """
 
     def __init__(
@@ -135,13 +146,15 @@ class SampledSearch:
         rule: StoppingRule,
         known: Collection[Trial],
         take_point: PointTaker = lambda trial_id: None,
+        initial: Sequence[dict[str, SettingValue]] | None = None,
     ) -> None:
         self.sampler, self._rule = sampler, rule
         self._space, self._seed = study.space, study.seed
         self._runs_once = study.trials_share_seed
         self._take_point = take_point
         from_study = next_number(known) - sum(trial.is_requested for trial in known)
-        self._initial = deque(self._distinct(study.initial_points())[from_study:])
+        first = study.initial_points() if initial is None else initial
+        self._initial = deque(self._distinct(first)[from_study:])
         self._name_at: dict[PointKey, str] = {self._space.key_of(trial.point): trial.trial_id for trial in known}
         """Name of the trial at each point that was proposed."""
         by_number = sorted(known, key=lambda trial: trial.number)
@@ -246,6 +259,7 @@ def make_strategy(
     known: Collection[Trial] = (),
     earlier: Sequence[Trial] = (),
     take_point: PointTaker = lambda trial_id: None,
+    learned: LearnedSources | None = None,
 ) -> SearchStrategy:
     """Make the strategy of a study.
 
@@ -254,6 +268,7 @@ def make_strategy(
         known: The trials of the study's earlier sessions.
         earlier: Trials of other studies at points of this space, which the sampler knows from the start.
         take_point: Returns the point that a user has proposed for the trial of a name, if there is one.
+        learned: Earlier studies, whose points are proposed first and whose predictions a sampler may use.
     """
     search = study.search
     make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].factory())
@@ -261,4 +276,15 @@ def make_strategy(
     rule = make_rule(study)
     if search.stop_without_gain and RULES[search.scheduler].stops:
         rule = with_gain_required(rule, study)
-    return SampledSearch(study, make_sampler(study, known, earlier), rule, known, take_point)
+    sampler = make_sampler(study, known, earlier)
+    if learned is not None and isinstance(sampler, LearningSampler):
+        sampler.learn_from(learned)
+    return SampledSearch(study, sampler, rule, known, take_point, first_points_of(study, learned))
+
+
+def first_points_of(study: Study, learned: LearnedSources | None) -> list[dict[str, SettingValue]]:
+    """The points that a study begins with: those of earlier studies, and its initial points."""
+    initial = study.initial_points()
+    if learned is None or not SAMPLERS[study.search.sampler].begins_with_earlier:
+        return initial
+    return start_points(initial, learned, min(NUM_FIRST, study.search.num_trials // 2))

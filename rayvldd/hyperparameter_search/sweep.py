@@ -25,7 +25,7 @@ from rayvldd.hyperparameter_search.sending import numbers_of, send_again
 from rayvldd.hyperparameter_search.stages import StudySession, run_stages
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.study_store import StudyStore
-from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials
+from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_trials, learned_studies
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.study_choice import StudyChoice, StudyTest
 from rayvldd.records.study_outcome import ChosenTrial, Made, Seeds, StudyOutcome
@@ -63,7 +63,7 @@ def sweep(
     address: str | None = None,
     display: ProgressDisplay | None = None,
     illustrator: Illustrator | None = None,
-    warm_start: WarmStart | None = None,
+    learn_from: EarlierStudies | None = None,
     study_store: StudyStore | None = None,
     reopens: bool = False,
 ) -> SweepResult:
@@ -79,7 +79,7 @@ def sweep(
             and the store. Default: this machine only.
         display: Shows progress; default: standard error.
         illustrator: Draws the pictures that are saved with each set.
-        warm_start: Earlier trials that the sampler knows from the start.
+        learn_from: Earlier studies that the search learns from; default: none.
         study_store: Persistent storage from which other machines can resume the study, in addition to the workspace.
         reopens: Whether a finished study continues if it has more trials or time than before. Its result is kept, and
             a set is chosen and tested again, which counts as a further test evaluation.
@@ -106,7 +106,7 @@ def sweep(
         if folder.earlier_results.is_dir():
             used.line(f"study {study.name} was reopened; its earlier results are in {folder.earlier_results}")
         used.line(describe_plan(plan(study, workspace, store)))
-        keep_earlier_trials(study, folder, warm_start)
+        keep_earlier_trials(study, folder, learn_from)
         folder.add_command(command)
         place = tracker.uri  # before the tracker connects, after which it may have another one
         used.progress("opening the tracker", 0, 1)
@@ -175,6 +175,9 @@ def _assembled(session: StudySession) -> StudyOutcome:
         ),
         made=_made(),
     )
+    if session.learned is not None:
+        learned = learned_studies(session.learned, session.ledger.by_number())
+        result = result.model_copy(update={"learned_from": learned})
     return result.model_copy(update={"front": choice.front}) if choice.front else result
 
 

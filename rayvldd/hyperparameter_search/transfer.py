@@ -1,16 +1,21 @@
-"""Warm start: trials of earlier studies at points of the present space, for the sampler of a new study.
+"""Earlier studies of a search: the file that keeps them, and which of their trials are observations or sources.
 
 A recall is comparable only if it was measured with the same data and encoders, by content, and with the same settings,
-except those that are searched and those that do not change the recall. Other trials are rejected with a reason.
+except those that are searched and those that do not change the recall. Such trials are observations for the sampler;
+others are rejected with a reason. The order of the points of a study says something about other studies, too: every
+study with enough trials in or near the present space is a source
+(:mod:`rayvldd.hyperparameter_search.learned_sources`), whatever its data, pairs and encoders.
 """
 
+import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, cast
 
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from rayvldd.config.domains import Domain, SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, SECONDS, VAL_MEAN_RECALL
@@ -18,56 +23,173 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study, about, sections_where, set_dotted
 from rayvldd.errors import ConfigError, Fault, without_next_command
+from rayvldd.hyperparameter_search.descriptors import Descriptors
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources, Result
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.source_model import Outcome, Source, point_by_name
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.form import Record
+from rayvldd.records.study_outcome import LearnedStudy
 from rayvldd.records.trial import Ended, Evaluation, Trial
 from rayvldd.tracking.protocol import EarlierTrial
 
 _SECTIONS = sections_where(lambda info: info.in_point)
 """Sections of the settings of a point."""
+WORKSPACE, NOTHING = "workspace", "none"
+"""Values of ``--learn-from`` that are not the name of a study: all studies of the workspace, and no study."""
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class EarlierStudies:
     """Source of trials of earlier studies."""
 
     name: str
-    """The experiment or study."""
+    """The experiment or study, :data:`WORKSPACE` or :data:`NOTHING`."""
     fetch: Callable[[], Sequence[EarlierTrial]]
     """Reads its trials; called once, when the study begins."""
+    is_default: bool = False
+    """Whether the user named nothing: a study that began without earlier studies then goes on without."""
 
 
 class EarlierTrials(Record):
-    """The earlier trials of a study with a warm start, ``earlier_trials.json``."""
+    """The earlier trials of a study, ``earlier_trials.json``."""
 
     version: ClassVar[int] = 1
     title: ClassVar[str] = "the earlier trials of a study"
-    remedy: ClassVar[str] = "move {file} away and repeat the command: with --warm-start the trials are read again"
+    remedy: ClassVar[str] = "move {file} away and repeat the command: with --learn-from the trials are read again"
 
     name: str
-    """The experiment or study."""
+    """The experiment or study, or ``workspace`` or ``none``."""
     trials: list[EarlierTrial]
+    """With the settings that are not those of :attr:`shared`."""
+    shared: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Settings that all trials of a study have in common, by its name."""
+    learns: bool = False
+    """Whether the trials are sources, too; false in files of releases that had observations only."""
+
+    @classmethod
+    def of(cls, name: str, trials: Sequence[EarlierTrial]) -> "EarlierTrials":
+        """The record of trials, each with all its settings."""
+        by_study = _by_study(trials)
+        shared = {
+            study: dict(set.intersection(*(set(one.settings.items()) for one in known)))
+            for study, known in by_study.items()
+        }
+        own = [
+            replace(one, settings={key: text for key, text in one.settings.items() if key not in shared[one.study]})
+            for one in trials
+        ]
+        shared = {study: dict(sorted(settings.items())) for study, settings in shared.items()}
+        return cls(name=name, trials=own, shared=shared, learns=True)
+
+    def whole(self) -> list[EarlierTrial]:
+        """The trials with all their settings."""
+        return [replace(one, settings={**self.shared.get(one.study, {}), **one.settings}) for one in self.trials]
+
+    def sources(self, study: Study) -> list[Source]:
+        """The studies as sources of another study; none if that has an objective besides recall."""
+        if not self.learns or study.search.objectives != (VAL_MEAN_RECALL,):
+            return []
+        own = Descriptors.of_study(study)
+        return [_source(name, trials, study.space, own) for name, trials in _by_study(self.whole()).items()]
 
 
-def keep_earlier_trials(study: Study, folder: StudyFolder, warm_start: WarmStart | None) -> None:
+def keep_earlier_trials(study: Study, folder: StudyFolder, earlier: EarlierStudies | None) -> None:
     """Save the earlier trials in the study's folder, so that a resumed study uses the same ones without a server.
 
     Raises:
         ConfigError: if the study began with other trials, or there are none with that name.
         RayvlddError: if the server does not answer.
     """
-    if warm_start is None:
+    if earlier is None:
         return
     if folder.earlier_trials.is_file():
         before = EarlierTrials.read(folder.earlier_trials).name
-        if before != warm_start.name:
-            fault = Fault("--warm-start", f"got {warm_start.name!r}; the study began with {before!r}", before)
-            raise ConfigError([fault], next_command=f"the same command with --warm-start {before}")
+        if before != earlier.name and not earlier.is_default:
+            fault = Fault("--learn-from", f"got {earlier.name!r}; the study began with {before!r}", before)
+            raise ConfigError([fault], next_command=f"the same command with --learn-from {before}")
         return
-    own = f"{study.name}/"
-    trials = [trial for trial in warm_start.fetch() if not trial.name.startswith(own)]
-    EarlierTrials(name=warm_start.name, trials=trials).write(folder.earlier_trials)
+    if earlier.is_default and folder.ledger().trials:
+        return  # it began without, maybe in an earlier release
+    found = _fetched(study, earlier)
+    if found.trials or not earlier.is_default:
+        found.write(folder.earlier_trials)
+
+
+def earlier_trials_of(study: Study, folder: StudyFolder, earlier: EarlierStudies | None) -> EarlierTrials | None:
+    """The earlier trials that :func:`keep_earlier_trials` has saved or would save; None if there are none."""
+    if folder.earlier_trials.is_file():
+        return EarlierTrials.read(folder.earlier_trials)
+    if earlier is None or (earlier.is_default and folder.ledger().trials):
+        return None
+    return _fetched(study, earlier)
+
+
+def _fetched(study: Study, earlier: EarlierStudies) -> EarlierTrials:
+    return EarlierTrials.of(earlier.name, [trial for trial in earlier.fetch() if trial.study != study.name])
+
+
+def _by_study(trials: Sequence[EarlierTrial]) -> dict[str, list[EarlierTrial]]:
+    found = dict[str, list[EarlierTrial]]()
+    for trial in trials:
+        found.setdefault(trial.study, []).append(trial)
+    return found
+
+
+def _source(name: str, trials: Sequence[EarlierTrial], space: Space, own: Descriptors) -> Source:
+    """A study with the trials that are of use for a space: evaluated or failed, and in or near it."""
+    settings = [{key: _value_of(text) for key, text in trial.settings.items()} for trial in trials]
+    usable = [
+        (point, outcome)
+        for trial, values in zip(trials, settings, strict=True)
+        if (outcome := _outcome(trial)).is_known and (point := point_by_name(values, space)) is not None
+    ]
+    searched = {key for point, _ in usable for key in point}
+    missing = sum(key not in searched for key in space.drawn) / max(len(space.drawn), 1)
+    distance = own.distance(Descriptors.of(settings[len(settings) // 2])) + missing
+    content = json.dumps([[trial.name, trial.settings, trial.state, trial.evaluations] for trial in trials])
+    return Source(
+        name,
+        [point for point, _ in usable],
+        [outcome for _, outcome in usable],
+        distance,
+        hashlib.sha256(content.encode()).hexdigest()[:12],
+    )
+
+
+def _outcome(trial: EarlierTrial) -> Outcome:
+    recalls = {step: recall for step, recall in trial.evaluations if step > 0}
+    if not trial.evaluations and trial.best_val_mean_recall is not None:
+        recalls = {1: trial.best_val_mean_recall}  # the best of a run, whose steps are not known
+    return Outcome(recalls, failed=trial.state == "failed")
+
+
+def learned_studies(learned: LearnedSources, trials: Sequence[Trial]) -> list[LearnedStudy]:
+    """The sources with the weights that they have after the trials of a study."""
+    units, active = learned.coordinates.units_of([trial.point for trial in trials])
+    outcomes = [
+        Outcome(
+            {one.outer_step: one.recall for one in trial.evaluations if one.outer_step > 0}, trial.state == "failed"
+        )
+        for trial in trials
+    ]
+    results = [
+        Result(units[row], active[row], outcome)
+        for row, (trial, outcome) in enumerate(zip(trials, outcomes, strict=True))
+        if not trial.process_died
+    ]
+    weights = learned.weights(results).tolist()
+    return [
+        LearnedStudy(study=source.name, trials=len(source.points), weight=round(weight, 3), content=source.content)
+        for source, weight in zip(learned.sources, weights, strict=True)
+    ]
+
+
+def line_of_learned(studies: Sequence[LearnedStudy], verb: str) -> str:
+    """One line on the sources, the one with the highest weight first."""
+    by_weight = sorted(studies, key=lambda one: -one.weight)
+    words = ", ".join(f"{one.study} {one.weight:.1f}" if one.weight else f"{one.study} dropped" for one in by_weight)
+    return f"{verb} {len(studies)} {'study' if len(studies) == 1 else 'studies'} ({words})"
 
 
 def known_points(
@@ -86,24 +208,32 @@ def known_points(
     if not folder.earlier_trials.is_file():
         return [], {}
     found, left_out = [], {}
-    for trial in EarlierTrials.read(folder.earlier_trials).trials:
+    for trial in EarlierTrials.read(folder.earlier_trials).whole():
         reason, point = _fit(trial, study, fingerprints)
         if reason:
             left_out[trial.name] = reason
             continue
-        recall, state = trial.best_val_mean_recall, cast(Ended, trial.state)
-        found.append(Trial(trial.name, -1, 0, point, Path(), state, "", [] if recall is None else [_only(recall)]))
+        found.append(Trial(trial.name, -1, 0, point, Path(), cast(Ended, trial.state), "", _evaluations(trial)))
     return found, left_out
 
 
 def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> list[str]:
-    """Lines for the terminal about a warm start: number of trials, and each rejected trial with its reason."""
-    head = f"warm start from {name}: {len(found)} trials inside the space, {len(left_out)} left out"
+    """Lines for the terminal about comparable trials: their number, and each other trial with its reason."""
+    head = f"earlier trials of {name}: {len(found)} comparable by recall, {len(left_out)} not"
+    if name == WORKSPACE:
+        return [head] if found else []
     return [head, *(f"  {trial}: {reason}" for trial, reason in left_out.items())]
 
 
-def _only(recall: float) -> Evaluation:
-    return Evaluation(0, {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: recall})
+def _evaluations(trial: EarlierTrial) -> list[Evaluation]:
+    """The evaluations of a trial; one at outer step 0 if only its best recall is known."""
+    best = trial.best_val_mean_recall
+    curve = trial.evaluations or ([] if best is None else [(0, best)])
+    highest = itertools.accumulate((recall for _, recall in curve), max)
+    return [
+        Evaluation(step, {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: so_far})
+        for (step, recall), so_far in zip(curve, highest, strict=True)
+    ]
 
 
 def _fit(

@@ -92,7 +92,8 @@ def _run_trials(
         time_left: Seconds until the search ends; None: no limit.
     """
     requests = folder.requests
-    strategy = make_strategy(recorder.run.study, recorder.history, recorder.run.earlier, requests.take_point)
+    run = recorder.run
+    strategy = make_strategy(run.study, recorder.history, run.earlier, requests.take_point, run.learned)
     searcher = _Searcher(strategy, recorder, num_trials)
     callback = _Callback(recorder, requests, searcher)
     with _quiet_tune():

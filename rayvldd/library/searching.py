@@ -1,12 +1,16 @@
 """Search the settings of a study."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError, Fault
+from rayvldd.tracking.opening import WITHOUT_SERVER
+from rayvldd.user_paths import user_path
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
     from rayvldd.config.domains import SettingValue
     from rayvldd.distillation.distilled_set import DistilledSet
+    from rayvldd.hyperparameter_search.transfer import EarlierStudies
     from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.trial import Trial
 
@@ -91,6 +96,7 @@ def search(
     tracking_uri: str | None = None,
     address: str | None = None,
     reopen: bool = False,
+    learn_from: str | None = None,
 ) -> StudyResult:
     """Run or resume a study to its end, or return the result of a finished one.
 
@@ -102,9 +108,11 @@ def search(
         address: The Ray cluster to run on; default: this machine.
         reopen: Whether a finished study continues if it has more trials or time than before; its result is kept, and
             the new choice is a further test evaluation.
+        learn_from: Earlier studies that the search learns from: the name of a study or MLflow experiment, the folder of
+            a study, or ``none``; default: those of the workspace.
 
     Raises:
-        ConfigError: if the search space is empty.
+        ConfigError: if the search space is empty, or there is no earlier study of this name.
         RayvlddError: if data, models or settings are not compatible, or every trial failed.
     """
     refuse_one_point(study, study.name)
@@ -129,5 +137,52 @@ def search(
             display=display,
             illustrator=Pictures(),
             reopens=reopen,
+            learn_from=earlier_studies(learn_from, study, place, tracking_uri),
         )
     return StudyResult(result.outcome, result.trials)
+
+
+def earlier_studies(
+    name: str | None, study: Study, workspace: Workspace, tracking_uri: str | None = None
+) -> "EarlierStudies":
+    """The earlier studies that a search learns from.
+
+    Args:
+        name: A study of the workspace, the folder of a study, an MLflow experiment or study, ``workspace`` or ``none``;
+            None: ``workspace``.
+        study: The study that learns.
+        workspace: Folder of studies.
+        tracking_uri: MLflow server or database; default: that of the workspace.
+
+    Raises:
+        ConfigError: if the study itself is named, or another one that is not in the workspace while the tracker is not
+            MLflow.
+    """
+    from rayvldd.hyperparameter_search.earlier_studies import trials_of_study, trials_of_workspace
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+    from rayvldd.hyperparameter_search.transfer import NOTHING, WORKSPACE, EarlierStudies
+
+    if name is None or name == WORKSPACE:
+        return EarlierStudies(WORKSPACE, lambda: trials_of_workspace(workspace, study), is_default=name is None)
+    if name == NOTHING:
+        return EarlierStudies(NOTHING, list)
+    if name == study.name:
+        fault = Fault("--learn-from", f"got {name!r}, which is this study: its trials are known", "another study")
+        raise ConfigError([fault], next_command="the same command without --learn-from, which continues the study")
+    places = (StudyFolder(root) for root in (workspace.study(name), user_path(name)))
+    folder = next((place for place in places if place.settings.is_file()), None)
+    if folder is not None:
+        return EarlierStudies(name, partial(trials_of_study, folder))
+    if tracking_uri in WITHOUT_SERVER:
+        known = ", ".join(sorted(file.parent.name for file in workspace.studies.glob("*/study.json"))) or "none so far"
+        fault = Fault(
+            "--learn-from",
+            f"got {name!r}, no study of {workspace.studies}; others need MLflow, and the tracker is {tracking_uri}",
+            f"one of its studies ({known}), workspace or none",
+        )
+        raise ConfigError([fault], next_command="the same command with one of these, or with --tracking-uri URI")
+
+    from rayvldd.tracking.earlier_trials import earlier_trials
+
+    uri = tracking_uri or workspace.tracking_uri
+    return EarlierStudies(name, lambda: earlier_trials(uri, name))

@@ -187,6 +187,18 @@ class Made(Values):
     """The release, and the commit if the package ran from a clone."""
 
 
+class LearnedStudy(Values):
+    """An earlier study that a search has learned from."""
+
+    study: str
+    trials: int
+    """Its trials in or near the space of this study."""
+    weight: float
+    """Its weight after the last trial, from 0 to 1; 0: it was dropped."""
+    content: str
+    """Hash of its trials."""
+
+
 class StudyOutcome(Record):
     """The outcome of a finished study."""
 
@@ -217,3 +229,5 @@ class StudyOutcome(Record):
     """By stage, and in ``total``."""
     seeds: Seeds | None = None
     made: Made | None = None
+    learned_from: list[LearnedStudy] | None = None
+    """Earlier studies; None if there were none."""

@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.records.form import Values
+from rayvldd.records.study_outcome import LearnedStudy
 
 
 class PlannedExperts(Values):
@@ -59,6 +60,17 @@ class PlannedStorage(Values):
     tracking_uri: str
 
 
+class PlannedLearning(Values):
+    """Earlier studies of a search, and what they suggest."""
+
+    learn_from: str
+    """The value of ``--learn-from``."""
+    studies: list[LearnedStudy]
+    """With their weights before there are results."""
+    first_points: list[dict[str, SettingValue]]
+    """Points that the study begins with, its own initial points included."""
+
+
 class Plan(Values):
     """Plan of a study; the output of ``sweep --dry-run --json``."""
 
@@ -76,6 +88,8 @@ class Plan(Values):
     is_finished: bool
     reopens: bool
     """Whether a finished study continues."""
+    learning: PlannedLearning | None = None
+    """None if there are no earlier studies."""
 
 
 class Probe(Values):

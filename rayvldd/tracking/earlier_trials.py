@@ -1,4 +1,4 @@
-"""Trials of earlier studies in MLflow, for the warm start of a search."""
+"""Trials of earlier studies in MLflow, from which a search learns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
+from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import sections_where
 from rayvldd.errors import ConfigError, Fault, RayvlddError, did_you_mean, message_of
 from rayvldd.tracking.protocol import EarlierTrial
@@ -42,12 +42,12 @@ def earlier_trials(uri: str, name: str) -> list[EarlierTrial]:
         if not runs:
             raise _nothing_of(name, uri, {_study_of(run) for run in _runs(client, everywhere, "study")})
         parents = {run.info.run_id: run for run in _runs(client, everywhere, "study")}
+        return [_trial(client, run, parents.get(run.data.tags.get("mlflow.parentRunId", ""))) for run in runs]
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         raise RayvlddError(
-            f"--warm-start {name}: {uri} cannot be read: {message_of(error)}",
-            next_command="start the server or repair --tracking-uri; or the same command without --warm-start",
+            f"--learn-from {name}: {uri} cannot be read: {message_of(error)}",
+            next_command="start the server or repair --tracking-uri; or the same command with --learn-from none",
         ) from error
-    return [_trial(run, parents.get(run.data.tags.get("mlflow.parentRunId", ""))) for run in runs]
 
 
 def _runs(client: MlflowClient, experiments: list[str], kind: str) -> Iterator[Run]:
@@ -68,7 +68,7 @@ def _study_of(run: Run) -> str:
     return str(run.data.tags.get("rayvldd.study", ""))
 
 
-def _trial(run: Run, parent: Run | None) -> EarlierTrial:
+def _trial(client: MlflowClient, run: Run, parent: Run | None) -> EarlierTrial:
     tags, params = run.data.tags, parent.data.params if parent else {}
     of_study = {key: value for key, value in params.items() if key.startswith(_OF_ALL_TRIALS)}
     prefix = "rayvldd."
@@ -79,14 +79,23 @@ def _trial(run: Run, parent: Run | None) -> EarlierTrial:
         fingerprints={name: tags[prefix + name] for name in names if prefix + name in tags},
         state=tags.get(f"{prefix}state", "running"),
         best_val_mean_recall=run.data.metrics.get(BEST_VAL_MEAN_RECALL),
+        evaluations=_evaluations(client, run),
     )
+
+
+def _evaluations(client: MlflowClient, run: Run) -> list[tuple[int, float]]:
+    """Outer step and recall of each evaluation; a step that was sent twice counts once."""
+    if VAL_MEAN_RECALL not in run.data.metrics:
+        return []
+    history: Any = client.get_metric_history(run.info.run_id, VAL_MEAN_RECALL)
+    return sorted({int(metric.step): float(metric.value) for metric in history}.items())
 
 
 def _nothing_of(name: str, uri: str, studies: set[str]) -> ConfigError:
     known = ", ".join(sorted(studies)) or "no study yet"
     fault = Fault(
-        "--warm-start",
+        "--learn-from",
         f"{uri} has no trials of an experiment or study {name!r}{did_you_mean(name, studies)}",
         f"an MLflow experiment, or one of its studies: {known}",
     )
-    return ConfigError([fault], next_command="the same command with one of these, or without --warm-start")
+    return ConfigError([fault], next_command="the same command with one of these, or with --learn-from none")

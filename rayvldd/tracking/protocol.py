@@ -71,6 +71,13 @@ class EarlierTrial:
     """``finished``, ``stopped`` or ``failed``; anything else has not ended."""
     best_val_mean_recall: float | None
     """In percent; None before the first evaluation."""
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    """Outer step and validation recall in percent of each evaluation, in order; empty if only the best is known."""
+
+    @property
+    def study(self) -> str:
+        """Name of its study."""
+        return self.name.rpartition("/")[0]
 
 
 class Tracker(Protocol):

@@ -16,7 +16,7 @@ from rayvldd.cli.main import COMMANDS, main
 
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ELSEWHERE = re.compile(r"s3://|--address|--submit|--warm-start|--cluster|--buffer|--image-buffer|--probe|--deep")
+ELSEWHERE = re.compile(r"s3://|--address|--submit|--learn-from|--cluster|--buffer|--image-buffer|--probe|--deep")
 """Options of commands that need a bucket, a cluster, other files, an earlier study, or minutes."""
 DRAWN = re.compile(r"(search_spaces/)?quickstart(\.yaml)?\b")
 

@@ -14,7 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, RayvlddError
 from rayvldd.hyperparameter_search.strategy import make_strategy
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
-from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials, known_points, lines_of
+from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_trials, known_points, lines_of
 from rayvldd.records.trial import Trial
 from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.earlier_trials import earlier_trials
@@ -96,13 +96,13 @@ def test_missing_names_are_reported_with_existing_ones(database: str, tmp_path: 
 
 def test_an_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RayvlddError, match=r"--warm-start same: http://127.0.0.1:9 cannot be read"):
+    with pytest.raises(RayvlddError, match=r"--learn-from same: http://127.0.0.1:9 cannot be read"):
         earlier_trials("http://127.0.0.1:9", "same")
 
 
 def kept(folder: StudyFolder, study: Study, database: str, name: str) -> tuple[list[Trial], dict[str, str]]:
     folder.root.mkdir(parents=True, exist_ok=True)
-    keep_earlier_trials(study, folder, WarmStart(name, lambda: earlier_trials(database, name)))
+    keep_earlier_trials(study, folder, EarlierStudies(name, lambda: earlier_trials(database, name)))
     return known_points(study, folder, lambda point: PRINTS)
 
 
@@ -121,7 +121,7 @@ def test_trials_that_fit_come_with_their_recall_and_others_are_named(database: s
         "other/trial_000": "distillation.num_pairs was 6, is 4, evaluation.epochs was 7, is 2",
     }
     lines = lines_of("rayvldd", found, left_out)
-    assert lines[0] == "warm start from rayvldd: 2 trials inside the space, 4 left out" and len(lines) == 5
+    assert lines[0] == "earlier trials of rayvldd: 2 comparable by recall, 4 not" and len(lines) == 5
 
 
 def test_settings_without_effect_on_recall_and_paths_do_not_matter(database: str, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_settings_without_effect_on_recall_and_paths_do_not_matter(database: str
 def test_settings_of_another_release_are_reported(tmp_path: Path) -> None:
     odd = EarlierTrial("old/trial_000", {"distillation.lr_imgs": "3"}, PRINTS, "finished", 3.0)
     folder = StudyFolder(tmp_path)
-    keep_earlier_trials(study_named("new"), folder, WarmStart("old", lambda: [odd]))
+    keep_earlier_trials(study_named("new"), folder, EarlierStudies("old", lambda: [odd]))
     found, left_out = known_points(study_named("new"), folder, lambda point: PRINTS)
     assert not found and left_out["old/trial_000"].startswith("its settings do not fit this release: ")
 
@@ -145,11 +145,11 @@ def test_a_resumed_study_needs_no_server(database: str, tmp_path: Path) -> None:
     def away() -> Any:
         raise AssertionError("the server was queried again")
 
-    for option in (WarmStart("same", away), None):
+    for option in (EarlierStudies("same", away), None):
         keep_earlier_trials(study, folder, option)
         assert known_points(study, folder, lambda point: PRINTS) == first
     with pytest.raises(ConfigError, match="got 'other'; the study began with 'same'"):
-        keep_earlier_trials(study, folder, WarmStart("other", away))
+        keep_earlier_trials(study, folder, EarlierStudies("other", away))
 
 
 def test_a_study_does_not_begin_with_its_own_trials(database: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_command_rejects_impossible_options(tmp_path: Path) -> None:
         return result.stderr
 
     assert "got 'tiny', which is this study" in error_of("--warm-start", "tiny")
-    assert "needs MLflow, and the tracker is none" in error_of("--warm-start", "x", "--tracking-uri", "none")
+    assert "others need MLflow, and the tracker is none" in error_of("--learn-from", "x", "--tracking-uri", "none")
     uri = f"sqlite:///{tmp_path / 'none.db'}"
     assert "no trials of an experiment or study 'x'" in error_of(
         "--warm-start", "x", "--tracking-uri", uri, "--dry-run"

@@ -20,7 +20,7 @@ from rayvldd.distillation.evaluations import PROGRESS, EvaluatedRun, Progress
 from rayvldd.errors import ConfigError, StoreError
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
-from rayvldd.hyperparameter_search.transfer import WarmStart, keep_earlier_trials, known_points
+from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_trials, known_points
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.protocol import EarlierTrial
@@ -256,7 +256,7 @@ def test_trials_of_earlier_studies(cases: list[Case], tmp_path: Path) -> None:
         folder = StudyFolder(tmp_path / key)
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(before).items()}
         trial = EarlierTrial("other/trial_000", texts, PRINTS, "finished", 3.0)
-        keep_earlier_trials(before, folder, WarmStart("other", [trial].copy))
+        keep_earlier_trials(before, folder, EarlierStudies("other", [trial].copy))
         try:
             Study.model_validate(after.model_dump(mode="json"))
         except ValidationError:

@@ -151,3 +151,30 @@ def test_log_expected_improvement_far_below_the_best() -> None:
     assert found[2] == pytest.approx(np.log(5.346e-8), abs=1e-3)  # from tables of the normal loss function
     leading = -(z[3:] ** 2) / 2 - np.log(2 * np.pi) / 2 - 2 * np.log(-z[3:])
     assert found[3:] == pytest.approx(leading, rel=1e-5)
+
+
+def test_left_out_evaluations_are_predicted_from_the_others() -> None:
+    curves = drawn_curves()
+    model = CurveModel(curves, PARAMETERS, 10.0, 4.0)
+    for row, found in enumerate(model.left_out().tolist()):
+        others = np.arange(len(curves.trial)) != row
+        rest = Curves(curves.points, curves.trial[others], curves.times[others], curves.recalls[others])
+        at = CurveModel(rest, PARAMETERS, 10.0, 4.0).means_of(curves.trial[[row]], curves.times[[row]])
+        assert found == pytest.approx(at[0], abs=1e-5)
+
+
+def test_the_slope_of_a_feature_is_that_of_least_squares() -> None:
+    curves = drawn_curves()
+    rows = list(zip(curves.points[curves.trial], curves.times, curves.trial, strict=True))
+    kernel = np.array([[covariance(one, other) for other in rows] for one in rows])
+    kernel += (PARAMETERS.noise**2 + 1e-8) * np.eye(len(rows))
+    feature = np.sin(np.arange(len(rows)))
+    model = CurveModel(curves, PARAMETERS, 10.0, 4.0)
+    inverse = np.linalg.inv(kernel)
+    precision = feature @ inverse @ feature
+    slope, sd = model.slope_of(feature)
+    assert slope == pytest.approx(feature @ inverse @ (curves.recalls - 10.0) / precision)
+    assert sd == pytest.approx(4.0 / np.sqrt(precision))
+    shifted = model.with_recalls(curves.recalls + 3.0 * feature)
+    assert shifted.slope_of(feature)[0] == pytest.approx(slope + 3.0)
+    assert model.slope_of(np.zeros(len(rows)))[1] == np.inf

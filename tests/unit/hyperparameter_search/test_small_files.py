@@ -13,7 +13,7 @@ from rayvldd.errors import StoreError, without_next_command
 from rayvldd.hyperparameter_search.final_evaluation import evaluate_on_test
 from rayvldd.hyperparameter_search.finalists import Finalist, FinalistRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
-from rayvldd.hyperparameter_search.transfer import EarlierTrials, WarmStart, keep_earlier_trials, known_points
+from rayvldd.hyperparameter_search.transfer import EarlierStudies, EarlierTrials, keep_earlier_trials, known_points
 from rayvldd.records.form import Record
 from rayvldd.records.study_choice import FinalistScores, StudyChoice, StudyTest
 from rayvldd.records.study_notes import StudyCommands, StudySeconds, UnsentRecords
@@ -64,7 +64,7 @@ READERS: dict[str, list[Callable[[StudyFolder, Study], object]]] = {
     ],
     "test.json": [lambda folder, study: the_test(folder, study)],
     "earlier_trials.json": [
-        lambda folder, study: keep_earlier_trials(study, folder, WarmStart("old", list)),
+        lambda folder, study: keep_earlier_trials(study, folder, EarlierStudies("old", list)),
         lambda folder, study: known_points(study, folder, lambda point: {}),
     ],
     "commands.json": [lambda folder, study: folder.add_command("rayvldd sweep")],
