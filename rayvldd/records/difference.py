@@ -23,6 +23,16 @@ class Difference(Values):
     @property
     def words(self) -> str:
         """The difference with its interval, e.g. ``+6.1 points (95 % interval 0.5 to 11.7)``."""
-        if self.interval is None:
-            return f"{self.mean:+.1f} points"
-        return f"{self.mean:+.1f} points (95 % interval {self.interval[0]:.1f} to {self.interval[1]:.1f})"
+        ends = self.ends
+        return f"{self.mean:+.1f} points" + (f" (95 % interval {ends})" if ends else "")
+
+    @property
+    def ends(self) -> str:
+        """The ends of the interval, e.g. ``0.5 to 11.7``; empty if there is none."""
+        return "" if self.interval is None else " to ".join(map(_points, self.interval))
+
+
+def _points(value: float) -> str:
+    """A number with one digit, or with the first one that is not zero: the sign of an end decides."""
+    text = f"{value:.1f}"
+    return text if float(text) or not value else f"{value:.1g}"

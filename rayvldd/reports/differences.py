@@ -29,16 +29,11 @@ def sentence_of_difference(first: str, second: str, difference: Difference, spli
 def differences_table(differences: Sequence[SetDifference], title: str) -> Table:
     """Distilled sets minus real pairs, in points of mean recall."""
     rows: list[list[Cell]] = [
-        [row.distilled_set, row.coreset, row.mean, _ends(row), _verdict(row)] for row in differences
+        [row.distilled_set, row.coreset, row.mean, row.ends or "too few to say", _verdict(row)] for row in differences
     ]
     columns = [*texts("distilled set", "minus"), *numbers("points", number="{:+.1f}"), *texts("95 % interval", "it is")]
     better = frozenset(place for place, row in enumerate(differences) if row.is_better)
     return Table(columns, rows, f"{title}; interval over images, sets and students", "differences", better)
-
-
-def _ends(difference: Difference) -> str:
-    ends = difference.interval
-    return "too few to say" if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
 
 
 def _verdict(difference: Difference) -> str:

@@ -17,6 +17,8 @@ KNOWN = {"distilled_set": "one", "coreset": "20 pairs, random", "trained_with": 
     ("mean", "interval", "expected"),
     [
         (6.1, (0.5, 11.7), "a are better than b: +6.1 points (95 % interval 0.5 to 11.7) of mean recall"),
+        (2.3, (-0.034, 4.7), "a are not shown to be better or worse than b: +2.3 points (95 % interval -0.03 to 4.7)"),
+        (0.0, (0.0, 0.0), "a are not shown to be better or worse than b: +0.0 points (95 % interval 0.0 to 0.0)"),
         (6.1, (-0.5, 12.7), "a are not shown to be better or worse than b: +6.1 points"),
         (-6.1, (-9.0, -3.2), "a are worse than b: -6.1 points (95 % interval -9.0 to -3.2)"),
         (6.1, None, "a and b: +6.1 points of mean recall on the same test images; fewer than three sets or students"),
