@@ -69,7 +69,8 @@ def test_html_escapes_texts_and_keeps_the_numbers_for_sorting(table: Table) -> N
     assert '<th scope="col"><button type="button">mean (%)</button></th>' in html
     assert '<tr class="best">' in html and html.count("★") == 1
     own = (
-        '<td class="number own" data-value="17.25">17.2 ± 0.5 (50 %)<span class="unseen"> (its own encoder)</span></td>'
+        '<td class="number own" data-value="17.25">17.2 ± 0.5 <span class="share">(50 %)</span>'
+        '<span class="unseen"> (its own encoder)</span></td>'
     )
     assert own in html
     assert "&lt;b&gt;dog&lt;/b&gt; &amp; &quot;cat&quot;" in html and "<b>" not in html
