@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 import rayvldd
 
 PINS = "constraints.txt"
@@ -37,8 +39,8 @@ class Versions:
         for line in log.splitlines():
             if line.startswith(_MARK):
                 try:
-                    return cls(**json.loads(line.removeprefix(_MARK)))
-                except (ValueError, TypeError, RecursionError):
+                    return TypeAdapter(cls).validate_json(line.removeprefix(_MARK), strict=True)
+                except ValidationError:
                     return None
         return None
 

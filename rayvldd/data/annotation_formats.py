@@ -3,9 +3,10 @@
 Such a file would cause a fault on every line. Instead, one message names its format and the setting that reads it.
 """
 
-import json
 import re
 from typing import Literal, NamedTuple
+
+from rayvldd.storage.json_files import json_value
 
 Source = Literal["folder", "karpathy", "blip", "table", "coco"]
 
@@ -116,6 +117,6 @@ def _is_line(value: object) -> bool:
 
 def _parsed(text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return None

@@ -1,6 +1,5 @@
 """Readers of annotation files, one for each format; all faults are reported before an image is opened."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from rayvldd.data.record_reader import (
 )
 from rayvldd.data.tar_shards import read_tar_shards
 from rayvldd.errors import DataError, Fault
+from rayvldd.storage.json_files import json_value
 from rayvldd.user_paths import is_folder, user_path
 
 __all__ = ["SPLITS", "PackedImage", "Record", "SplitName", "read_records"]
@@ -97,8 +97,8 @@ def _read_folder(settings: FolderData, reader: RecordReader) -> None:
             continue
         where = f"{path} line {number}"
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            entry = json_value(line)
+        except ValueError as error:
             reader.fault(where, f"not JSON: {json_problem(error)}", _FOLDER_LINE)
             continue
         if isinstance(entry, dict):

@@ -22,6 +22,7 @@ from filelock import FileLock
 from rayvldd.errors import StoreError
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import put_in_place, write_bytes_whole, write_text_whole
+from rayvldd.storage.json_files import parsed
 from rayvldd.storage.machine_identity import machine_identity
 
 _BLOCK_BYTES = 2**20
@@ -142,10 +143,10 @@ class ArrayCache:
     def _verify(self, path: Path) -> bool:
         """Whether the file's checksum is the recorded one. The caller must hold the lock."""
         try:
-            written = json.loads(path.with_suffix(".json").read_bytes())["checksum"]
+            written = (parsed(path.with_suffix(".json").read_bytes()) or {}).get("checksum")
             if written != _checksum(path):
                 return False
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except OSError:
             return False
         _mark_verified(path)
         return True

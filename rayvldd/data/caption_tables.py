@@ -19,6 +19,7 @@ from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits
 from rayvldd.data.record_reader import SPLITS, RecordReader, read_text, shown
 from rayvldd.errors import DataError, Fault
 from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.json_files import json_value
 from rayvldd.user_paths import is_file, user_path
 
 IMAGE_COLUMNS = ("image", "image_name", "image_id", "file_name", "filename", "file", "filepath", "path")
@@ -179,15 +180,15 @@ def _json_rows(text: str, table: Path) -> list[_Row]:
             continue
         where = f"{table} line {number}"
         try:
-            entry = json.loads(line)
+            entry = json_value(line)
             assert isinstance(entry, dict)
-        except (ValueError, RecursionError, AssertionError):
+        except (ValueError, AssertionError):
             faults.append(Fault(where, f"is {shown(line)}", 'a JSON object: {"file_name": "NAME.jpg", "text": "..."}'))
             continue
         names = [*entry]
         image, caption, split = _positions([name.lower() for name in names], where)
         value = entry[names[caption]]
-        captions = value if isinstance(value, list) else [value]
+        captions: list[object] = [*value] if isinstance(value, list) else [value]
         rows.append(
             _Row(number, str(entry[names[image]]), captions, None if split is None else str(entry[names[split]]))
         )
@@ -212,7 +213,7 @@ def _positions(names: Sequence[str], where: str) -> tuple[int, int, int | None]:
 def _listed(cell: str) -> list[object]:
     """The captions of a cell with a JSON list; any other cell is one caption."""
     try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
+        value = json_value(cell)
+    except ValueError:
         return [cell]
-    return value if isinstance(value, list) else [cell]
+    return [*value] if isinstance(value, list) else [cell]

@@ -14,6 +14,7 @@ from rayvldd.data.annotation_formats import Source, foreign_format
 from rayvldd.data.missing_files import MissingFiles
 from rayvldd.errors import Fault, did_you_mean, message_of
 from rayvldd.records.json_values import JsonValue
+from rayvldd.storage.json_files import json_value
 from rayvldd.user_paths import files_in, is_file, user_path
 
 SplitName = Literal["train", "val", "test"]
@@ -217,9 +218,9 @@ def read_json(path: Path, setting: str, reader: RecordReader, source: Source) ->
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = json_value(text)
         return None if reader.is_foreign(path, text, source, content) else content
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if reader.is_foreign(path, text, source):
             return None
         line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -227,8 +228,8 @@ def read_json(path: Path, setting: str, reader: RecordReader, source: Source) ->
         return None
 
 
-def json_problem(error: ValueError | RecursionError) -> str:
+def json_problem(error: ValueError) -> str:
     """Describe why parsing JSON failed. Besides syntax errors: numbers with 5,000 digits, and deep nesting."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else message_of(error)
+    return message_of(error)

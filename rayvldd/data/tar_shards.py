@@ -4,7 +4,6 @@ Only the headers of a tar file are read for the records. An image is later read 
 decoded in any order and on several machines; nothing is unpacked. A tar file with compression has no such offsets.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from rayvldd.config.settings import WebDatasetData
 from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits
 from rayvldd.data.record_reader import SPLITS, RecordReader, SplitName, shown
 from rayvldd.errors import message_of
+from rayvldd.storage.json_files import json_value
 from rayvldd.user_paths import is_file
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
@@ -130,11 +130,12 @@ def _texts(content: bytes, key: str, where: str, reader: RecordReader) -> list[o
         text = content.decode("utf-8-sig")
         if not key:
             return [text]
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = json_value(text)
+    except ValueError as error:
         reader.fault(where, f"cannot be read: {message_of(error)}", "UTF-8 text" if not key else "a JSON object")
         return []
     if not isinstance(value, dict) or key not in value:
         reader.fault(where, f"has no key {key!r}: {shown(value)}", "the key after 'json:' in data.captions")
         return []
-    return value[key] if isinstance(value[key], list) else [value[key]]
+    captions = value[key]
+    return [*captions] if isinstance(captions, list) else [captions]

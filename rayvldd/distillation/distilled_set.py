@@ -27,7 +27,7 @@ from rayvldd.errors import StoreError
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.records.form import words_of
-from rayvldd.records.json_values import JsonObject, text_at
+from rayvldd.records.json_values import JsonObject, JsonValue, text_at
 from rayvldd.records.set_card import (
     CARD,
     SET_CARD,
@@ -42,6 +42,7 @@ from rayvldd.records.set_card import (
     SetCard,
 )
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
+from rayvldd.storage.json_files import json_values
 from rayvldd.storage.tensor_files import checksum, save_tensors
 
 if TYPE_CHECKING:
@@ -370,11 +371,18 @@ def _check_shapes(tensors: Mapping[str, Tensor], num_captions: int) -> None:
             raise ValueError(f"{name} has values that are not finite")
 
 
+def _nearest_caption(row: JsonValue) -> NearestCaption:
+    match row:
+        case {"pair": int(pair), "nearest": str(nearest), "similarity": float(similarity), "start": str(start)}:
+            return NearestCaption(pair=pair, nearest=nearest, similarity=similarity, start=start)
+    raise ValueError(f"{NEAREST} has a line without a pair, its captions and their similarity")
+
+
 def _nearest_captions(file: Path, num_pairs: int) -> list[NearestCaption]:
     """Read the nearest captions of a set; empty if there is no file."""
     if not file.is_file():
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    rows = [_nearest_caption(row) for row in json_values(file.read_text(encoding="utf-8"))]
     if [row["pair"] for row in rows] != list(range(num_pairs)):
         raise ValueError(f"{file.name} has not one line for each of the {num_pairs} pairs")
     return rows

@@ -19,9 +19,10 @@ from torch import Tensor
 from rayvldd.distillation.hub_card import HUB_CARD, hub_card, without_folders
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError
-from rayvldd.records.json_values import JsonValue
+from rayvldd.records.json_values import JsonValue, object_at
 from rayvldd.records.set_card import CARD
 from rayvldd.records.set_scores import EvaluatedBound, EvaluatedSet
+from rayvldd.storage.json_files import parsed
 from rayvldd.storage.new_folders import new_folder_written_whole
 from rayvldd.user_paths import user_path
 
@@ -118,8 +119,8 @@ def export(
         if form == "hub":
             (part / HUB_CARD).write_text(hub_card(distilled, evaluated), encoding="utf-8")
             distilled.save(part)  # with the card, whose checksums are needed to read it again
-            values = json.loads((part / CARD).read_text(encoding="utf-8"))
-            values |= {"study": without_folders(values["study"])} if "study" in values else {}
+            values = parsed((part / CARD).read_bytes()) or {}
+            values |= {"study": without_folders(object_at(values, "study"))} if "study" in values else {}
             (part / CARD).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
             return target
         (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")

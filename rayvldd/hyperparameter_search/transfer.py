@@ -31,6 +31,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.form import Record
 from rayvldd.records.study_outcome import LearnedStudy
 from rayvldd.records.trial import Ended, Evaluation, Trial
+from rayvldd.storage.json_files import json_value
 from rayvldd.tracking.protocol import EarlierTrial
 
 _SECTIONS = sections_where(lambda info: info.in_point)
@@ -294,9 +295,8 @@ def _study_of(trial: EarlierTrial, name: str) -> Study:
 def _value_of(text: str) -> JsonValue:
     """The value of a parameter: JSON, or a plain text."""
     try:
-        value: JsonValue = json.loads(text)
-        return value
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return text
 
 

@@ -20,6 +20,7 @@ from rayvldd.records.difference import Difference
 from rayvldd.records.form import FORMAT, Record, Values
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.json_values import JsonObject, JsonValue
+from rayvldd.storage.json_files import json_value
 
 ALL_PAIRS = "all pairs"
 """Name of the row of the full-data bound."""
@@ -266,7 +267,7 @@ class _Form(Generic[Scores]):
                     faults.append(Fault(str(file), "not readable: it is empty", allowed))
                     continue
                 content = text if whole else text.split("\n")[-1]
-                if fault := _fault_of_format(json.loads(content), str(file), self.model.version):
+                if fault := _fault_of_format(json_value(content), str(file), self.model.version):
                     faults.append(fault)
                     continue
                 found = self.model.model_validate_json(content)
@@ -274,7 +275,7 @@ class _Form(Generic[Scores]):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 faults.append(Fault(str(file), f"not its object: {where}: {first['msg']}", allowed))
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, ValueError) as error:
                 faults.append(Fault(str(file), f"not readable: {error}", allowed))
             else:
                 if found.split != "test":

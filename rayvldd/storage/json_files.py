@@ -31,10 +31,33 @@ def _strict(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def json_value(text: str | bytes) -> JsonValue:
+    """Parse JSON of any origin.
+
+    Raises:
+        ValueError: for every fault of the text, also for nesting that the parser does not follow.
+    """
+    try:
+        value: JsonValue = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def json_values(text: str) -> list[JsonValue]:
+    """Parse a file of JSON lines; empty lines are passed over.
+
+    Raises:
+        ValueError: as :func:`json_value`.
+    """
+    # str.splitlines would also split at characters that are allowed within JSON texts, such as U+2028.
+    return [json_value(line) for line in text.split("\n") if line.strip()]
+
+
 def parsed(content: bytes | None) -> dict[str, JsonValue] | None:
     """Parse the object in a JSON file; None if the content is missing or not a valid object."""
     try:
-        value = json.loads(content) if content is not None else None
-    except (ValueError, RecursionError):
+        value = json_value(content) if content is not None else None
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -12,10 +12,12 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from typing import TypeGuard
 
 import psutil
 
 from rayvldd.background import RepeatedCall
+from rayvldd.storage.json_files import parsed
 from rayvldd.storage.machine_identity import machine_identity
 from rayvldd.storage.storage import Storage
 
@@ -23,6 +25,7 @@ BEAT_S = 5.0
 """Seconds between two heartbeats of a holder."""
 STALE_S = 30.0
 """Seconds without a heartbeat after which a holder counts as dead."""
+_NUMBERS = {"process", "beat", "done"}
 _NUMBERS_END = 2**31
 """End of the numbers in a lease: the operating system cannot be asked for a process beyond it."""
 
@@ -48,13 +51,16 @@ class LeaseState:
     @classmethod
     def read(cls, content: bytes) -> "LeaseState | None":
         """Parse a lease file; None if it is invalid, in which case it goes stale like the lease of a dead holder."""
-        try:
-            state = cls(**json.loads(content))
-        except (ValueError, TypeError, RecursionError):
-            return None
-        numbers = (state.process, state.beat, state.done)
-        are_numbers = all(type(number) is int and 0 <= number < _NUMBERS_END for number in numbers)
-        return state if are_numbers and isinstance(state.owner, str) and isinstance(state.machine, str) else None
+        match parsed(content):
+            case {"owner": str(owner), "machine": str(machine), **numbers} if numbers.keys() == _NUMBERS:
+                process, beat, done = (numbers[name] for name in ("process", "beat", "done"))
+                if _is_number(process) and _is_number(beat) and _is_number(done):
+                    return cls(owner, machine, process, beat, done)
+        return None
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < _NUMBERS_END
 
 
 class Lease:

@@ -8,7 +8,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.records.set_scores import SetScores
 from rayvldd.reports.page.baselines import names_of_sets
-from rayvldd.reports.page.study_report import PairCaptions, StudyReport
+from rayvldd.reports.page.study_report import PairCaptions, StudyReport, captions_of
 
 
 @dataclass
@@ -29,8 +29,7 @@ class EvaluatedSetReport:
     @property
     def captions(self) -> list[PairCaptions]:
         """One per pair; empty if the set has no file of captions."""
-        rows = self.distilled.nearest_captions if self.distilled else []
-        return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
+        return captions_of(self.distilled)
 
 
 def evaluated_sets(

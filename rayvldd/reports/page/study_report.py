@@ -3,7 +3,6 @@
 Nothing is written, because a sweep may be running in the folder. Unreadable files become messages in ``faults``.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from rayvldd.config.study import Study
-from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
+from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import RayvlddError, without_next_command
 from rayvldd.hyperparameter_search.ledger import read_trials
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
@@ -54,10 +53,13 @@ class StudyReport:
     commands: list[str] = field(default_factory=list)
     distilled: DistilledSet | None = None
     """The chosen set; for an unfinished study that of the best ended trial, if it is saved."""
-    captions: list[PairCaptions] = field(default_factory=list)
-    """One per pair; empty if the set has no file of captions."""
     faults: list[str] = field(default_factory=list)
     claims_a_result: bool = False
+
+    @property
+    def captions(self) -> list[PairCaptions]:
+        """One per pair; empty if the set has no file of captions."""
+        return captions_of(self.distilled)
 
     @property
     def state(self) -> State:
@@ -112,15 +114,13 @@ def read_study(root: Path) -> StudyReport:
     place = folder.best if folder.best.is_dir() else best.distilled_set if best else None
     if place is not None and (place.is_dir() or report.claims_a_result):
         report.distilled = _tried(report, place.name, lambda: DistilledSet.load(place))
-        report.captions = _tried(report, NEAREST, lambda: _captions(place / NEAREST)) or []
     return report
 
 
-def _captions(file: Path) -> list[PairCaptions]:
-    if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    return [PairCaptions(str(row["start"]), str(row["nearest"]), row.get("similarity")) for row in rows]
+def captions_of(distilled: DistilledSet | None) -> list[PairCaptions]:
+    """Captions of the pairs of a set; empty if it has no file of captions."""
+    rows = distilled.nearest_captions if distilled else []
+    return [PairCaptions(row["start"], row["nearest"], row["similarity"]) for row in rows]
 
 
 def _tried(report: StudyReport, what: str, read: Callable[[], T]) -> T | None:

@@ -134,5 +134,9 @@ def test_captions_travel_with_a_set_and_never_stay_with_another(tmp_path: Path, 
     distilled.save(tmp_path)
     assert DistilledSet.load(tmp_path).nearest_captions == []
     (tmp_path / "nearest_captions.jsonl").write_text('{"pair": 0, "nearest": "a dog"}\n')
+    with pytest.raises(StoreError, match=r"is damaged: .*without a pair, its captions and their similarity"):
+        DistilledSet.load(tmp_path)
+    row = '{"pair": 0, "nearest": "a dog", "similarity": 0.5, "start": "a cat"}\n'
+    (tmp_path / "nearest_captions.jsonl").write_text(row)
     with pytest.raises(StoreError, match=r"is damaged: .*not one line for each of the 3 pairs"):
         DistilledSet.load(tmp_path)
