@@ -6,29 +6,36 @@
     python tests/benchmarks/search_curves.py --only NAME,NAME   some of them
     python tests/benchmarks/search_curves.py --json             one JSON object on standard output, the rest aside
 
-All searches stop trials by the study's ASHA, and their samplers rank the same pool of runs (``search_pool.py``). A
-budget is the trial-seconds until the mean best recall of the searches reaches the exact mean of random search of 24
-whole trials, divided by what that spends. Names end in the task; ``_none`` is without published points, ``_8`` with
-eight workers instead of two. The interval is the middle 95 % when the seeds are drawn again.
+All searches stop trials by the study's ASHA, and their samplers rank the same pool of runs (``search_pool.py``).
+
+The budget of one search is the trial-seconds until its best recall reaches the exact mean of random search of 24 whole
+trials, divided by what that spends. A figure without a task in its name is the interquartile mean of these over tasks
+and seeds, and its interval the middle 95 % when the seeds of each task are drawn again (stratified bootstrap). It has
+no value where more than a quarter of the searches end before. Names that end in a task have the time at which the
+*mean* of the searches reaches that recall. ``_none`` is without published points, ``_8`` with eight workers instead of
+two. ``learned`` searches begin with what the other recorded tasks tell (``--learn-from``); ``harm`` is the same after
+the recalls of these were shuffled or reversed, divided by a search without them.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import get_args
 
 import numpy as np
 from figures import Row, as_json, figures_parser, measured, named, print_rows
 from recorded_responses import Answers, Table
-from search_pool import Pool, pool_search, study_of
+from search_pool import Pool, pool_search, source_of, study_of
 from search_replay import Curve, Expected, Replay, random_search
-from search_tasks import Role, SearchTask, recorded_tasks, tables_of
+from search_tasks import Role, recorded_tasks, search_tasks, tables_of
 
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
+from rayvldd.hyperparameter_search.source_model import Source, quantile_targets
 from rayvldd.hyperparameter_search.strategy import make_strategy
 from rayvldd.records.trial import Trial
 
@@ -62,15 +69,50 @@ class Conditions:
         return _pools(self.role, self.task)
 
 
-@cache
 def _pools(role: Role, name: str | None) -> dict[str, Pool]:
-    """The pools by task; loaded once, so that a look at a test task is counted once."""
-    return {task.name: _pool_of(task) for task in recorded_tasks(role) if name in (None, task.name)}
+    """The pools by task."""
+    return {task.name: _pool_of(task.name) for task in recorded_tasks(role) if name in (None, task.name)}
 
 
-def _pool_of(task: SearchTask) -> Pool:
-    """The first table of a task, since other seeds are other responses at other points."""
-    return Pool(tables_of(task)[0])
+@cache
+def _pool_of(name: str) -> Pool:
+    """The first table of a task, since other seeds are other responses at other points.
+
+    It is loaded once, so that a look at a test task is counted once.
+    """
+    return Pool(tables_of(search_tasks()[name])[0])
+
+
+@cache
+def _learned(role: Role, task: str, kind: str, seed: int) -> LearnedSources:
+    """What the other recorded tasks tell about a task; those for development tell about test tasks, too.
+
+    Args:
+        role: Of the task.
+        task: Its name.
+        kind: ``right``, or what is done to the recalls of the others: ``shuffled``, ``reversed``.
+        seed: Seed of the shuffles.
+    """
+    own = _pool_of(task)
+    pools = {**_pools("development", None), **_pools(role, None)}
+    sources = [source_of(name, pool, own.table.study) for name, pool in pools.items() if name != task]
+    if kind == "shuffled":
+        sources = [_shuffled(source, seed) for source in sources]
+    elif kind == "reversed":
+        sources = [_reversed(source) for source in sources]
+    return LearnedSources(own.space, sources, 0)
+
+
+def _shuffled(source: Source, seed: int) -> Source:
+    order = np.random.default_rng(seed).permutation(len(source.outcomes))
+    return replace(source, outcomes=[source.outcomes[index] for index in order])
+
+
+def _reversed(source: Source) -> Source:
+    """The source with the outcome of the best run at the point of the worst one, and so on."""
+    order = np.argsort(quantile_targets(source.outcomes), kind="stable").tolist()
+    outcomes = dict(zip(order, (source.outcomes[index] for index in reversed(order)), strict=True))
+    return replace(source, outcomes=[outcomes[index] for index in range(len(order))])
 
 
 @cache
@@ -79,6 +121,57 @@ def _searches(conditions: Conditions, task: str, sampler: str, way: str) -> list
     until = (_UNTIL_TINY if conditions.tiny else _UNTIL) * _theirs(pool).trial_seconds
     studies = (study_of(pool, seed, workers, published) for seed in range(conditions.seeds))
     return [pool_search(pool, sampler, study, until) for study in studies]
+
+
+@cache
+def _learned_searches(conditions: Conditions, kind: str, task: str) -> list[Curve]:
+    """Searches by ``curves`` with two workers and published points, which learn from other tasks."""
+    pool = _pool_of(task)
+    until = (_UNTIL_TINY if conditions.tiny else _UNTIL) * _theirs(pool).trial_seconds
+    found = []
+    for seed in range(conditions.seeds):
+        learned = _learned(conditions.role, task, kind, seed if kind == "shuffled" else 0)
+        found.append(pool_search(pool, "curves", study_of(pool, seed, 2, True, learned), until, learned))
+    return found
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Budgets of single searches, one array for each task."""
+
+    by_task: Sequence[np.ndarray]
+
+    @classmethod
+    def of(cls, conditions: Conditions, searches: Callable[[str], list[Curve]]) -> "Budgets":
+        """Of all tasks; infinite where a search does not reach the recall."""
+        found = []
+        for task, pool in conditions.pools.items():
+            theirs = _theirs(pool)
+            reached = (
+                next((spent for spent, recall in curve.points if recall >= theirs.recall), math.inf)
+                for curve in searches(task)
+            )
+            found.append(np.array(list(reached)) / theirs.trial_seconds)
+        return cls(found)
+
+    def mean(self, generator: np.random.Generator | None = None) -> float:
+        """Interquartile mean over tasks and seeds; of seeds drawn again within each task if there is a generator."""
+        drawn = (one if generator is None else generator.choice(one, len(one)) for one in self.by_task)
+        together = np.sort(np.concatenate(list(drawn)))
+        cut = len(together) // 4
+        return float(together[cut : len(together) - cut].mean())
+
+
+def _headline(name: str, what: str, ours: Budgets, to_reach: float, theirs: Budgets | None = None) -> Iterator[Row]:
+    """An interquartile mean, or the ratio of two, with its interval."""
+    own, other = np.random.default_rng(0), np.random.default_rng(1)
+
+    def value(again: bool) -> float:
+        mean = ours.mean(own if again else None)
+        return mean if theirs is None else _ratio(mean, theirs.mean(other if again else None))
+
+    yield from _interval(name, [value(True) for _ in range(_BOOTSTRAPS)])
+    yield Row(name, what, _finite(value(False)), to_reach)
 
 
 @cache
@@ -101,6 +194,40 @@ def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
                 yield from _interval(name, [seconds / theirs.trial_seconds for seconds in draws])
                 value = _finite(best.seconds_to(theirs.recall) / theirs.trial_seconds)
                 yield Row(name, f"{sampler} + ASHA: its budget, {words}", value)
+    if not conditions.pools:
+        return
+    names = {"": ("budget_vs_random", 0.25), "_none": ("budget_vs_random_none", 0.40), "_8": ("regret_8_workers", 0.35)}
+    for way, (name, to_reach) in names.items():
+        what = f"curves + ASHA over all {conditions.role} tasks, {_WAYS[way][0]} workers"
+        what += "" if _WAYS[way][1] else ", no published points"
+        yield from _headline(f"{name}{conditions.suffix}", what, _budgets(conditions, "curves", way), to_reach)
+
+
+def _budgets(conditions: Conditions, sampler: str, way: str) -> Budgets:
+    return Budgets.of(conditions, lambda task: _searches(conditions, task, sampler, way))
+
+
+def budget_vs_random_learned(conditions: Conditions) -> Iterator[Row]:
+    """``curves`` that learns from the other tasks, two workers, published points."""
+    if len({**_pools("development", None), **conditions.pools}) < 2:
+        return
+    for task in conditions.pools:
+        weights = _learned(conditions.role, task, "right", 0).weights_before
+        yield Row(f"source_weight{conditions.suffix}_{task}", "highest weight of another task", float(weights.max()))
+    ours = Budgets.of(conditions, partial(_learned_searches, conditions, "right"))
+    what = f"the same that learns from the other tasks, over all {conditions.role} tasks"
+    yield from _headline(f"budget_vs_random_learned{conditions.suffix}", what, ours, 0.15)
+
+
+def harm(conditions: Conditions) -> Iterator[Row]:
+    """What wrong sources cost."""
+    if len({**_pools("development", None), **conditions.pools}) < 2:
+        return
+    without = _budgets(conditions, "curves", "")
+    for kind in ("shuffled", "reversed"):
+        ours = Budgets.of(conditions, partial(_learned_searches, conditions, kind))
+        what = f"the other tasks {kind} ÷ a search without them"
+        yield from _headline(f"harm_{kind}{conditions.suffix}", what, ours, 1.1, without)
 
 
 def budget_vs_tpe_asha(conditions: Conditions) -> Iterator[Row]:
@@ -116,6 +243,10 @@ def budget_vs_tpe_asha(conditions: Conditions) -> Iterator[Row]:
             )
             value = _finite(_ratio(ours.seconds_to(recall), theirs.seconds_to(recall)))
             yield Row(name, "budget of curves + ASHA ÷ that of TPE + ASHA", value)
+    if conditions.pools:
+        what = f"curves + ASHA ÷ TPE + ASHA over all {conditions.role} tasks, two workers"
+        own, other = (_budgets(conditions, sampler, "") for sampler in ("curves", "tpe"))
+        yield from _headline(f"budget_vs_tpe_asha{conditions.suffix}", what, own, 0.75, other)
 
 
 class BestByTime:
@@ -183,7 +314,7 @@ def _history(table: Table, study: Study, number: int) -> list[Trial]:
     return [trial for trial in replay.records if trial.state != "running"][:number]
 
 
-FIGURES = named(budget_vs_random, budget_vs_tpe_asha, proposal_s)
+FIGURES = named(budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s)
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,14 +14,19 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import FrozenTrial
+from pydantic import JsonValue
 from recorded_responses import Response, Table
 from search_replay import Curve, Replay
 
 from rayvldd.config.domains import SettingValue
+from rayvldd.config.setting import flat_settings
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.curves_sampler import Acquisition, CurvesSampler
+from rayvldd.hyperparameter_search.descriptors import Descriptors
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources, start_points
 from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, start_trials
 from rayvldd.hyperparameter_search.optuna_trials import distribution_of, typed_point
+from rayvldd.hyperparameter_search.source_model import Outcome, Source, point_by_name
 from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
 from rayvldd.hyperparameter_search.stopping import make_asha, with_gain_required
 from rayvldd.hyperparameter_search.strategy import SampledSearch
@@ -152,16 +157,64 @@ _MAKE: dict[str, Callable[[Pool, Study], optuna.samplers.BaseSampler]] = {
 }
 
 
-def study_of(pool: Pool, seed: int, workers: int, published: bool) -> Study:
-    """The study of a pool with another seed and number of workers; its published points are the nearest runs."""
+def source_of(name: str, pool: Pool, other: Study) -> Source:
+    """The runs of a pool as an earlier study of another study."""
+    study, space = pool.table.study, other.space
+    constants = flat_settings(study.model_dump(mode="json", exclude={"search"}))
+    settings = ({**constants, **{key: _as_json(value) for key, value in point.items()}} for point in pool.points)
+    found = [(point_by_name(each, space), point) for each, point in zip(settings, pool.points, strict=True)]
+    usable = [(at, pool.nearest(point)) for at, point in found if at is not None]
+    return Source(
+        name,
+        [at for at, _ in usable],
+        [_outcome(one) for _, one in usable],
+        Descriptors.of_study(study).distance(Descriptors.of_study(other)),
+    )
+
+
+def _as_json(value: SettingValue) -> JsonValue:
+    return [*value] if isinstance(value, tuple) else value
+
+
+def _outcome(response: Response) -> Outcome:
+    curve = zip(response.outer_steps, response.val_mean_recalls, strict=True)
+    return Outcome({step: recall for step, recall in curve if step > 0}, bool(response.failed))
+
+
+def study_of(pool: Pool, seed: int, workers: int, published: bool, learned: LearnedSources | None = None) -> Study:
+    """The study of a pool with another seed and number of workers; its first points are the nearest runs.
+
+    Args:
+        pool: The runs.
+        seed: Seed of the study.
+        workers: Concurrent trials.
+        published: Whether the study begins with its published points.
+        learned: Earlier studies, whose points come first.
+    """
     study = pool.table.study
-    points = tuple(pool.nearest_point(point) for point in study.initial_points()) if published else ()
+    first = study.initial_points() if published else []
+    if learned is not None:
+        first = start_points(first, learned, candidates=pool.points)
+    points = tuple(pool.nearest_point(point) for point in first)
     search = study.search.model_copy(update={"max_concurrent": workers, "initial_points": points})
     return study.model_copy(update={"seed": seed, "search": search})
 
 
-def pool_search(pool: Pool, sampler: str, study: Study, trial_seconds: float) -> Curve:
-    """One search with ASHA, as the study has it, until a number of trial-seconds is spent."""
-    made = OptunaSampler(study, _MAKE[sampler](pool, study), [], [], raw=sampler == "curves")
+def pool_search(
+    pool: Pool, sampler: str, study: Study, trial_seconds: float, learned: LearnedSources | None = None
+) -> Curve:
+    """One search with ASHA, as the study has it, until a number of trial-seconds is spent.
+
+    Args:
+        pool: The runs.
+        sampler: One of :data:`SAMPLERS`.
+        study: The study.
+        trial_seconds: When it ends.
+        learned: Earlier studies, for ``curves``.
+    """
+    optuna_sampler = _MAKE[sampler](pool, study)
+    if learned is not None and isinstance(optuna_sampler, CurvesSampler):
+        optuna_sampler.learn_from(learned)
+    made = OptunaSampler(study, optuna_sampler, [], [], raw=sampler == "curves")
     strategy = SampledSearch(study, made, with_gain_required(make_asha(study), study), [])
     return Replay(pool, study, strategy).run(trial_seconds)

@@ -10,6 +10,8 @@ import pytest
 from helpers.paths import BENCHMARKS
 
 from rayvldd.config.domains import SettingValue
+from rayvldd.hyperparameter_search.learned_sources import LearnedSources
+from rayvldd.hyperparameter_search.source_model import quantile_targets
 
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -17,7 +19,7 @@ import search_curves
 import search_pool
 import search_tasks
 from recorded_responses import DEFAULT_TABLE, Response, Table
-from search_curves import BestByTime
+from search_curves import BestByTime, Budgets
 from search_pool import Pool
 from search_replay import Curve, random_search, seconds_of_mean
 
@@ -70,6 +72,10 @@ def test_the_figures_of_development_tasks(monkeypatch: pytest.MonkeyPatch, capsy
     for way in ("", "_none", "_8"):
         for name in ("budget_vs_random_dev", "budget_vs_random_tpe_dev", "budget_vs_tpe_asha_dev"):
             assert f"{name}_drawn_scenes{way}" in figures and f"{name}_drawn_scenes{way}_high" in figures
+    for name in ("budget_vs_random_dev", "budget_vs_random_none_dev", "regret_8_workers_dev", "budget_vs_tpe_asha_dev"):
+        assert name in figures and f"{name}_low" in figures
+    for name in ("budget_vs_random_learned_dev", "harm_shuffled_dev", "harm_reversed_dev"):
+        assert (name in figures) == (len(only_drawn) > 1), "there is no other task to learn from"
     assert figures["proposal_s_4"] > 0
     assert search_tasks.LOOKS.read_text() == looks, "development tasks are not counted"
 
@@ -99,3 +105,37 @@ def test_without_recorded_test_tasks_there_are_no_figures_of_them(
     with pytest.raises(SystemExit):
         search_curves.main()
     assert "--role test: none is recorded" in capsys.readouterr().err
+
+
+def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None:
+    one, other = np.array([0.1, 0.2, math.inf, 0.3]), np.array([0.4, 0.5, 9.0, 0.05])
+    budgets = Budgets([one, other])
+    assert budgets.mean() == pytest.approx((0.2 + 0.3 + 0.4 + 0.5) / 4)
+    assert Budgets([np.array([0.1, math.inf, math.inf, 0.1])]).mean() == math.inf
+    generator = np.random.default_rng(0)
+    again = [budgets.mean(generator) for _ in range(50)]
+    assert min(again) < budgets.mean() < max(again)
+
+
+def test_wrong_sources_have_the_same_outcomes_at_other_points(pool: Pool) -> None:
+    source = search_pool.source_of("same", pool, pool.table.study)
+    assert len(source.points) == len(pool.points) and source.distance == 0
+    assert sum(outcome.failed for outcome in source.outcomes) == sum(bool(one.failed) for one in pool.table.responses)
+    targets = quantile_targets(source.outcomes)
+    backwards = search_curves._reversed(source)
+    assert np.corrcoef(targets, quantile_targets(backwards.outcomes))[0, 1] < -0.9
+    for changed in (backwards, search_curves._shuffled(source, 0)):
+        assert list(changed.points) == list(source.points)
+        assert sorted(map(repr, changed.outcomes)) == sorted(map(repr, source.outcomes))
+    assert abs(np.corrcoef(targets, quantile_targets(search_curves._shuffled(source, 0).outcomes))[0, 1]) < 0.3
+
+
+def test_a_search_that_learns_begins_with_good_runs(pool: Pool) -> None:
+    learned = LearnedSources(pool.space, [search_pool.source_of("same", pool, pool.table.study)], 0)
+    study = search_pool.study_of(pool, 0, 2, published=True, learned=learned)
+    best = sorted((response.best for response in pool.table.responses if not response.failed), reverse=True)
+    published = search_pool.study_of(pool, 0, 2, published=True).search.initial_points
+    first = study.search.initial_points
+    assert first[3:] == published[1:], "the table begins with the first published point"
+    assert all(pool.nearest(point).best >= best[len(best) // 4] for point in first[:3])
+    assert search_pool.pool_search(pool, "curves", study, 60.0, learned).best >= best[3]
