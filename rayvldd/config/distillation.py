@@ -84,7 +84,8 @@ class DistillationSettings(Settings):
     that users have stay as they are. Learned step sizes and similarity are those of all pairs."""
     image_parametrisation: Literal["pixels", "pyramid"] = setting("pixels", source="pyramid: arXiv 2511.16674")
     """What the outer optimiser moves of the images. ``pixels``: the pixels; ``pyramid``: levels of doubling resolution,
-    whose interpolated sum is the image (linear gradient matching, arXiv 2511.16674). The set is pixels either way."""
+    whose interpolated sum is the image (linear gradient matching, arXiv 2511.16674). The set is pixels either way. At
+    the same ``lr_image`` a step of a pyramid is at most as long as one of pixels, so it may have a higher one."""
     student_loss: Literal["info_nce", "extended_info_nce", "weighted_bce"] = setting(
         "info_nce", source="info_nce: Wu et al.; the others: LoRS"
     )

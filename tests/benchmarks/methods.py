@@ -69,6 +69,7 @@ SHORTCUT_TO = 5
 
 SPACES: dict[str, tuple[str, ...]] = {
     "trajectory_matching": ("flickr8k_cpu",),
+    "expert_fit": ("flickr8k_expert_fit_cpu",),
     "covariance": ("flickr8k_covariance_cpu",),
     "covariance+meta_model": ("flickr8k_covariance_cpu", "flickr8k_meta_model_cpu"),
 }
@@ -245,7 +246,7 @@ def transfer(conditions: Conditions) -> Iterator[Row]:
     recalls = {}
     for name, change in changes.items():
         runs = _runs(conditions, method, change)
-        options = () if name == "v2" else ("--image-encoder", str(file))
+        options = ("--no-full-data", *(() if name == "v2" else ("--image-encoder", str(file))))
         recalls[name] = method_runs.mean_recall(
             method_runs.scores([run.folder for run in runs], conditions.folder, *options)
         )
