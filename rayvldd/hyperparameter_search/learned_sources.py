@@ -237,6 +237,7 @@ def start_points(
         candidates: See :meth:`LearnedSources.first_points`.
     """
     first = learned.first_points(number, candidates)
-    return first + [
-        dict(point) for point in published if not (learned.was_run(point) or learned.are_near(point, first))
-    ]
+    is_complete = learned.coordinates.space.is_complete  # what the sampler adds to another point is not known yet
+    known = [point for point in published if is_complete(point)]
+    again = [point for point in known if learned.was_run(point) or learned.are_near(point, first)]
+    return first + [dict(point) for point in published if point not in again]

@@ -219,6 +219,8 @@ def test_published_points_that_a_source_has_run_are_not_run_again() -> None:
     near = {**run, "rate": as_number(run["rate"]) * 1000 ** (0.5 * NEAR)}
     assert not learned.was_run(new)
     assert start_points([run, near, new], learned) == [*learned.first_points(), new]
+    part = {"rate": run["rate"]}
+    assert start_points([part], learned)[3:] == [part], "the sampler adds a number of steps, which may be new"
     dropped = LearnedSources(SPACE, [replace(source(), distance=3.0)], seed=0)
     assert start_points([run, near, new], dropped) == [run, near, new]
 
