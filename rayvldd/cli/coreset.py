@@ -1,6 +1,7 @@
 """``rayvldd coreset``: evaluation of coresets, the baselines of distilled sets."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ from rayvldd.cli.scoring import (
     together_with,
 )
 from rayvldd.config.study import Study
-from rayvldd.errors import StoreError
 from rayvldd.library.evaluating import keep_coresets
 from rayvldd.library.scoring import (
     Chosen,
@@ -117,9 +117,9 @@ def command(
         return dry_run(invocation, point, plan)
 
     from rayvldd.reports.tables import recalls_table
+    from rayvldd.storage.new_folders import writable_folder
 
-    _check_out_folder(out_folder)
-    with invocation.display() as display:
+    with invocation.display() as display, writable_folder(out_folder, "--out") if out_folder else nullcontext():
         work = _Work(methods, numbers, students, split, full_data, out_folder)
         chosen, scores, recipe = _choose_and_score(point, workspace, work, display, invocation.line)
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
@@ -167,24 +167,6 @@ def _choose_and_score(
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     recalls = {name: [found.ranks.recalls() for found in scores[name]] for name in rows}
     return chosen, recalls, choice.best if choice else None
-
-
-def _check_out_folder(folder: Path | None) -> None:
-    """Create the folder before the work starts.
-
-    Raises:
-        StoreError: if it cannot be created.
-    """
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"--out {folder}: cannot be created: {reason}; allowed: a folder that you may write to",
-            next_command="the same command with another --out",
-        ) from None
 
 
 def _save(

@@ -12,6 +12,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.made_sets import note_made_set
+from rayvldd.storage.new_folders import writable_folder
 from rayvldd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -113,10 +114,18 @@ def _prepare(
 
 @contextmanager
 def _held_folder(workspace: Workspace, folder: Path) -> Iterator[None]:
-    """Lock the folder of a set, by a file in the workspace, against another distillation into it."""
+    """Lock the folder of a set, by a file in the workspace, against another distillation into it.
+
+    Raises:
+        RayvlddError: if another process has it.
+        StoreError: if it cannot be written.
+    """
     whole = folder.resolve()
     file = workspace.root / "locks" / f"{hashlib.sha256(str(whole).encode()).hexdigest()[:16]}.lock"
-    with _held(file, f"--out {folder}: another process is distilling into this folder"):
+    with (
+        _held(file, f"--out {folder}: another process is distilling into this folder"),
+        writable_folder(folder, "--out"),
+    ):
         yield
 
 

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rayvldd.errors import StoreError
 from rayvldd.storage.atomic import part_beside, sync_below
@@ -27,6 +28,32 @@ def check_free(folder: Path) -> None:
         f"{folder}: not free for an export: {holds}; allowed: a folder that is empty or does not exist yet",
         next_command="the same command with another FOLDER",
     )
+
+
+@contextmanager
+def writable_folder(folder: Path, option: str) -> Iterator[None]:
+    """Create the folder of an option before the work of the block; remove it after the block if it is new and empty.
+
+    Raises:
+        StoreError: if it cannot be created or written.
+    """
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"{option} {folder}: cannot be written: {reason}; allowed: a folder that you may write to",
+            next_command=f"the same command with another {option}",
+        ) from None
+    try:
+        yield
+    finally:
+        if not existed:
+            with suppress(OSError):  # it has a content
+                folder.rmdir()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.addresses import open_store
 from rayvldd.library.distilling import _held_folder, _prepare
 from rayvldd.workspace import Workspace
@@ -57,8 +57,21 @@ def test_a_second_distillation_into_a_folder_is_refused(tmp_path: Path, monkeypa
         _held_folder(workspace, tmp_path / "x" / ".." / "best"),
     ):
         pytest.fail("both have the folder")
+    assert not (tmp_path / "best").exists(), "nothing was written into it"
     with _held_folder(workspace, tmp_path / "best"):
-        assert not (tmp_path / "best").exists()
+        (tmp_path / "best" / "card.json").touch()
+    assert (tmp_path / "best" / "card.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(
+            StoreError, match=r"--out .*file/set: cannot be written: .*; allowed: a folder that you may write"
+        ),
+        _held_folder(Workspace(tmp_path / "w"), tmp_path / "file" / "set"),
+    ):
+        pytest.fail("the work starts")
 
 
 def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> None:
