@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import JsonValue
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from rayvldd.config.domains import ChoiceDomain, FixedDomain, SettingValue
 from rayvldd.config.space import Space
@@ -70,6 +69,8 @@ def wins(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 def quantile_targets(outcomes: Sequence[Outcome]) -> np.ndarray:
     """Targets of trials: the Gaussian quantile of each one's rank by its share of won comparisons; ties share ranks."""
+    from scipy.stats import rankdata  # takes a second to import, which every process of a trial would spend
+
     ranks = rankdata(wins(outcomes).sum(1))
     targets: np.ndarray = ndtri((ranks - 0.5) / len(ranks))
     return targets
