@@ -149,8 +149,8 @@ class SourceModel:
         self._model = CurveModel.fit(Curves(at_points, rows, np.ones(len(chosen)), targets))
         left_out = self._model.left_out()
         measured = float(np.corrcoef(left_out, targets)[0, 1]) if left_out.std() * targets.std() > 0 else 0.0
-        shrunk = (_USUAL_TRIALS * _USUAL_SKILL + len(chosen) * measured) / (_USUAL_TRIALS + len(chosen))
-        self.skill = max(0.0, shrunk)
+        counted = len(chosen) * max(0.0, measured)  # of a constant it is -1, since the mean of the others is lower
+        self.skill = (_USUAL_TRIALS * _USUAL_SKILL + counted) / (_USUAL_TRIALS + len(chosen))
         """Correlation of the model with trials that it does not know; shrunk to a usual value where these are few."""
 
     def predict(self, units: np.ndarray, active: np.ndarray) -> np.ndarray:

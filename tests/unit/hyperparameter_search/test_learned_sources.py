@@ -148,7 +148,7 @@ def test_a_model_predicts_points_that_it_does_not_know() -> None:
     assert model.skill > 0.8
     assert SourceModel(coordinates, shuffled(source(), 0)).skill < 0.3
     few = [SourceModel(coordinates, shuffled(source(number=5), seed)).skill for seed in range(8)]
-    assert 0.1 < np.mean(few) < 0.5, "five trials hardly show whether there is an order"
+    assert min(few) >= 4 / 13 and np.mean(few) < 0.6, "five trials hardly show whether there is an order"
 
 
 def test_settings_that_a_source_does_not_have_make_no_difference() -> None:
