@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +19,11 @@ from torch import Tensor
 
 from rayvldd.errors import message_of
 from rayvldd.storage.atomic import file_written_whole
+
+_LONGEST_TEXT = 10_000
+"""Most characters of a text in a file of ``torch.save``: names, and in old files the source of a class."""
+_PICKLES_OF_OLD_FILES = 5
+"""Pickles one after the other at the start of files before torch 1.6, which are no zip files; then come raw numbers."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -45,6 +52,7 @@ def load_tensors_only(path: Path) -> object:
         ValueError: with the reason, if the file has other content or cannot be read.
     """
     try:
+        _refuse_long_texts(path)
         with warnings.catch_warnings():
             # Other pickle protocols are acceptable: torch refuses opcodes that it does not support.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
@@ -58,6 +66,28 @@ def load_tensors_only(path: Path) -> object:
     except Exception as error:  # of a damaged file, torch's reader raises errors of many types
         reason = getattr(error, "strerror", None) or message_of(error)
         raise ValueError(f"cannot be read, it may be incomplete: {reason}") from None
+
+
+def _refuse_long_texts(path: Path) -> None:
+    """Look for texts in the pickles of a file that are longer than any name or source of a class.
+
+    torch searches its message on a name that it refuses with patterns whose time grows with the square of the length:
+    two seconds for 15,000 characters, hours for a million.
+
+    Raises:
+        UnpicklingError: if there is one.
+    """
+    with ExitStack() as files:
+        if zipfile.is_zipfile(path):
+            archive = files.enter_context(zipfile.ZipFile(path))
+            pickles = [files.enter_context(archive.open(name)) for name in archive.namelist() if name.endswith(".pkl")]
+        else:
+            pickles = [files.enter_context(path.open("rb"))] * _PICKLES_OF_OLD_FILES
+        for file in pickles:
+            with suppress(ValueError):  # what is no pickle, torch refuses itself
+                for _, argument, _ in pickletools.genops(file):
+                    if isinstance(argument, str) and len(argument) > _LONGEST_TEXT:
+                        raise pickle.UnpicklingError(f"a text of {len(argument)} characters")
 
 
 class DamagedFileError(Exception):
