@@ -11,6 +11,8 @@ import pytest
 from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
 
+pytestmark = pytest.mark.timeout(700)  # a sweep may take its 600 s on a machine that is busy
+
 PACKAGE = '''
 """Pulls every pair towards the mean pair of the real data: a method that needs no experts."""
 
