@@ -90,6 +90,8 @@ def sweep(
         StoreError: if the study's store cannot be used, or contains another study than the workspace.
     """
     folder = StudyFolder(workspace.study(study.name))
+    if learn_from is not None and not folder.root.exists():
+        _ = learn_from.trials  # a source that cannot be read must leave no study behind
     with (
         shown(display) as used,
         study_store.held(used) if study_store else nullcontext(),

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -47,9 +48,14 @@ class EarlierStudies:
     name: str
     """The experiment or study, :data:`WORKSPACE` or :data:`NOTHING`."""
     fetch: Callable[[], Sequence[EarlierTrial]]
-    """Reads its trials; called once, when the study begins."""
+    """Reads its trials."""
     is_default: bool = False
     """Whether the user named nothing: a study that began without earlier studies then goes on without."""
+
+    @cached_property
+    def trials(self) -> Sequence[EarlierTrial]:
+        """The trials, read once."""
+        return self.fetch()
 
 
 class EarlierTrials(Record):
@@ -127,7 +133,7 @@ def earlier_trials_of(study: Study, folder: StudyFolder, earlier: EarlierStudies
 
 
 def _fetched(study: Study, earlier: EarlierStudies) -> EarlierTrials:
-    return EarlierTrials.of(earlier.name, [trial for trial in earlier.fetch() if trial.study != study.name])
+    return EarlierTrials.of(earlier.name, [trial for trial in earlier.trials if trial.study != study.name])
 
 
 def _by_study(trials: Sequence[EarlierTrial]) -> dict[str, list[EarlierTrial]]:

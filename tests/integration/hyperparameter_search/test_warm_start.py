@@ -11,15 +11,20 @@ from helpers.searches import evaluated
 from rayvldd.cli.main import main
 from rayvldd.config.domains import as_number
 from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, RayvlddError
+from rayvldd.errors import ConfigError, Fault, RayvlddError
+from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.strategy import make_strategy
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.sweep import sweep
 from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_trials, known_points, lines_of
 from rayvldd.records.trial import Trial
+from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking import mlflow_tracker
 from rayvldd.tracking.earlier_trials import earlier_trials
+from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.protocol import EarlierTrial, Origins
+from rayvldd.workspace import Workspace
 
 LR, STEPS, START = (
     "distillation.lr_image",
@@ -92,6 +97,18 @@ def test_missing_names_are_reported_with_existing_ones(database: str, tmp_path: 
     with pytest.raises(ConfigError, match="no study yet"):
         earlier_trials(missing, "same")
     assert not list(tmp_path.iterdir()), "asking makes no database"
+
+
+def test_a_source_that_cannot_be_read_leaves_no_study(tiny_study: Study, tmp_path: Path) -> None:
+    def nothing() -> list[EarlierTrial]:
+        raise ConfigError([Fault("--learn-from", "got 'nobody'", "a study")], next_command="rayvldd compare")
+
+    workspace = Workspace(tmp_path / "workspace")
+    store = ExpertStore(FolderStorage(workspace.experts))
+    tracker = FolderTracker(tmp_path / "tracking")
+    with pytest.raises(ConfigError, match="nobody"):
+        sweep(tiny_study, workspace, store, tracker, learn_from=EarlierStudies("nobody", nothing))
+    assert not workspace.study(tiny_study.name).exists()
 
 
 def test_an_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
