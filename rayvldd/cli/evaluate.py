@@ -162,7 +162,6 @@ def command(
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)
 
-    from rayvldd.reports.differences import differences_table
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
@@ -174,12 +173,7 @@ def command(
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not is_matrix:
-                invocation.show(table_of_group(group, scored[group].recalls, split))
-                rates = {name: one.rate for name, one in scored[group].coresets.items()}
-                show_training(invocation, rates, scored[group].recipe)
-                if differences := differences_of(group, scored[group]):
-                    title = f"Mean recall on the same {split} images, set minus real pairs (points)"
-                    invocation.show(differences_table(differences, title))
+                _show_group(invocation, group, scored[group], split)
             show_further(invocation, scored[group].further)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
@@ -191,13 +185,21 @@ def command(
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost, ranks)
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
-    absent = {
-        name
-        for name, is_given in {"breakdown": breakdown, "further": bool(kept.scores.further)}.items()
-        if not is_given
-    }
+    demanded = {"breakdown": breakdown, "further": bool(kept.scores.further)}
+    absent = {name for name, is_given in demanded.items() if not is_given}
     output = _Output(**dict(kept.scores), scores=kept.file, absent=absent)
     invocation.finish(output if published is None else output.model_copy(update={"published": published}))
+
+
+def _show_group(invocation: Invocation, group: SetGroup, scores: GroupScores, split: Split) -> None:
+    """Show the recalls of a group, how its students on real pairs were trained, and its differences to those."""
+    from rayvldd.reports.differences import differences_table
+
+    invocation.show(table_of_group(group, scores.recalls, split))
+    show_training(invocation, {name: one.rate for name, one in scores.coresets.items()}, scores.recipe)
+    if differences := differences_of(group, scores):
+        title = f"Mean recall on the same {split} images, set minus real pairs (points)"
+        invocation.show(differences_table(differences, title))
 
 
 @dataclass(frozen=True)
