@@ -47,7 +47,7 @@ from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.lease import Lease, LeaseHolder, LeaseState, state_of
 from rayvldd.storage.saved_state import state_metadata, verified_state
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError, checksum
+from rayvldd.storage.tensor_files import DamagedFileError, checksum, save_tensors
 
 FORMAT = 2
 """Format version of a set; sets of other versions are refused."""
@@ -208,7 +208,7 @@ class ExpertStore:
         names = {"image": state.parameters.image, "text": state.parameters.text}
         content = {"metrics": state.metrics, "random_state": state.random_state, "movements": state.movements}
         with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
-            write_tensors(path, names, state_metadata(names, content))
+            save_tensors(path, names, state_metadata(names, content))
         if state.epoch - 1 not in keep:
             self.storage.delete(epoch_file(recipe.key, index, state.epoch - 1))
 
