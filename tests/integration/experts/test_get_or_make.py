@@ -24,10 +24,10 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.file_names import lease_file
 from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_epochs_together, train_expert
 from rayvldd.experts.trajectory import Trajectory
-from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder, LeaseState
+from rayvldd.storage.tensor_files import save_tensors
 from rayvldd.testing.toy import PROTOCOLS
 
 EPOCHS = 4
@@ -295,16 +295,16 @@ def test_a_claim_beats_while_it_is_held(store: ExpertStore, task: StudyTask, mon
 def test_a_disk_that_fills_up_keeps_the_epochs_before(
     task: StudyTask, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[int, int]]
 ) -> None:
-    write, written = write_tensors, list[Path]()
+    save, written = save_tensors, list[Path]()
 
     def full(path: Path, *rest: Any) -> Any:
         written.append(path)
         if len(written) == 3:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        return write(path, *rest)
+        return save(path, *rest)
 
-    monkeypatch.setattr("rayvldd.experts.store.expert_store.write_tensors", full)
+    monkeypatch.setattr("rayvldd.experts.store.expert_store.save_tensors", full)
     with pytest.raises(StoreError, match=r"No space left on device.*\nNext: .*finished work is kept"):
         get_or_make(task, request_of(task, 0), store)
     recipe = expert_recipe(task.study, task.fingerprints)
