@@ -1,7 +1,7 @@
 """Evaluate a distillation on the validation split, keep its best set, and save and resume its state."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +110,17 @@ class Checkpointed(Protocol):
 class EvaluatedRun:
     """State of a run between evaluations, in addition to the state of the outer loop."""
 
-    def __init__(self, study: Study, task: RetrievalTask, loop: Checkpointed, seed: int, folder: Path | None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        task: RetrievalTask,
+        loop: Checkpointed,
+        seed: int,
+        folder: Path | None,
+        on_evaluation: Callable[[EvaluationResult], None] | None = None,
+    ) -> None:
         self.study, self.task, self.loop, self.seed, self.folder = study, task, loop, seed, folder
+        self._on_evaluation = on_evaluation
         self.best_recall = self.start_recall = -1.0
         self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
@@ -153,6 +162,8 @@ class EvaluatedRun:
         }
         evaluation = EvaluationResult(self.loop.outer_step, metrics, is_best, self.loop.distilled_set(metrics))
         self.steps = []
+        if self._on_evaluation:
+            self._on_evaluation(evaluation)
         if evaluation.is_best and self.folder is not None:
             evaluation.distilled_set.save(self.folder / BEST)
         self._save_state()

@@ -62,6 +62,7 @@ def distill(
     seed: int,
     checkpoint_folder: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    on_evaluation: Callable[[EvaluationResult], None] | None = None,
 ) -> Iterator[EvaluationResult]:
     """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
 
@@ -74,6 +75,8 @@ def distill(
             ``resources.checkpoint_minutes``, and resumed from; its ``best`` folder holds the best set so far. A resumed
             run gives the same numbers as an uninterrupted one.
         on_step: Called after every outer step.
+        on_evaluation: Called with every evaluation before the state is saved, so that a run that is interrupted at any
+            moment has called it for each evaluation that it saved.
 
     Raises:
         DivergedError: when roll-backs do not help (see :meth:`OuterLoop.step`), or when validation recall stays below
@@ -81,7 +84,7 @@ def distill(
         StoreError: when the folder holds the state of a run with other settings.
     """
     loop = OuterLoop(study, task, experts, seed)
-    run = EvaluatedRun(study, task, loop, seed, checkpoint_folder)
+    run = EvaluatedRun(study, task, loop, seed, checkpoint_folder, on_evaluation)
     settings = study.distillation
     if not run.resume():
         yield run.evaluate()

@@ -153,10 +153,13 @@ def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: Tria
     if saved:
         yield EvaluationReport(saved.outer_step, saved.metrics)
     finished, pictured = True, set(pictured_steps(study.distillation))
-    for evaluation in distill(study, task, trajectories, seed, checkpoint):
-        finished = False
+
+    def draw(evaluation: EvaluationResult) -> None:
         if evaluation.outer_step in pictured:
             _draw(evaluation, context.trials / trial_id)
+
+    for evaluation in distill(study, task, trajectories, seed, checkpoint, on_evaluation=draw):
+        finished = False
         yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing is left to do: the last evaluation is lost if it was not the best
         yield EvaluationReport(study.distillation.outer_steps, saved.metrics)

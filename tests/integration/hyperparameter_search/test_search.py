@@ -31,6 +31,7 @@ from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
+from rayvldd.distillation.evaluations import EvaluatedRun
 from rayvldd.errors import ConfigError, DivergedError, OutageError, RayvlddError, StoreError
 from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.intervals import recall_interval
@@ -295,6 +296,29 @@ def test_a_trial_draws_its_set_at_some_steps(job: TrialContext, reports: list[An
     files = sorted((job.trials / "trial_003" / "pictures").iterdir())
     assert [file.name for file in files] == ["000000.png", "000002.png", "000004.png"]
     assert len({file.read_bytes() for file in files}) == 3, "the set changes"
+
+
+def test_a_trial_killed_between_its_state_and_its_report_has_its_pictures(
+    job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    save, deaths = EvaluatedRun._save_state, list[int]()
+
+    def die(run: EvaluatedRun) -> None:
+        save(run)
+        if run.loop.outer_step not in deaths:
+            deaths.append(run.loop.outer_step)
+            raise Killed
+
+    monkeypatch.setattr(EvaluatedRun, "_save_state", die)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            run_trial(job, reports)
+    run_trial(job, reports)
+    files = sorted((job.trials / "trial_003" / "pictures").iterdir())
+    assert deaths == [0, 2, 4] and [file.name for file in files] == ["000000.png", "000002.png", "000004.png"]
 
 
 def test_a_trial_goes_on_without_its_pictures(
