@@ -33,6 +33,8 @@ _SHOW_S = 0.5
 """Minimum seconds between two updates of the progress bar, which is computed from all trials."""
 _MOST_SHOWN = 8
 """Maximum number of running trials that the progress bar names, the earliest ones."""
+_TIME_USED_UP = "the search's time was used up"
+"""Why a trial was stopped that nothing else has stopped."""
 
 
 class Illustrator(Protocol):
@@ -85,6 +87,7 @@ class Recorder:
     def __init__(self, run: StudyRun) -> None:
         self.run = run
         self._failures: dict[str, str] = {}
+        self._stop_reasons: dict[str, str] = {}
         self._outages: dict[str, str] = {}
         self._lost: set[str] = set()
         self._noted: set[str] = set()
@@ -153,6 +156,10 @@ class Recorder:
     def failure(self, trial_id: str, reason: str) -> None:
         """Record why a trial will have no further evaluation; the first reason is kept."""
         self._failures.setdefault(trial_id, reason)
+
+    def stopped(self, trial_id: str, reason: str) -> None:
+        """Record why a trial is stopped early."""
+        self._stop_reasons[trial_id] = reason
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Record that a trial's process died too often, which is no information about its point."""
@@ -230,6 +237,8 @@ class Recorder:
         reason = self._failures.get(trial.trial_id, "")
         self._catch_up(trial)
         state = self._state_of(trial, reason)
+        if state == "stopped":  # without a reason of its own by Tune, at the end of the search's time
+            reason = self._stop_reasons.get(trial.trial_id, _TIME_USED_UP)
         keep_best(trial, self.run)
         self.run.ledger.end(trial.trial_id, state, reason, process_died=trial.trial_id in self._lost)
         self._draw_and_close(trial)

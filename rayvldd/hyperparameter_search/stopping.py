@@ -29,8 +29,8 @@ _FEWEST_OTHERS = 3
 class StoppingRule(Protocol):
     """Decides whether a trial stops early."""
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """Whether to stop a trial now; called once after each of its evaluations.
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
+        """Why to stop a trial now, for the user; None: it continues. Called once after each of its evaluations.
 
         Args:
             trial: The trial that was just evaluated.
@@ -42,9 +42,9 @@ class StoppingRule(Protocol):
 class Never:
     """Stops no trial."""
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        """Return False."""
-        return False
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
+        """Return None."""
+        return None
 
 
 @dataclass
@@ -90,12 +90,12 @@ class SuccessiveHalving:
         self._bracket_of: dict[str, int] = {}
         self._entries: dict[str, _RungEntries] = {}
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
         """Compare at the rung that the trial's last evaluation enters, if it enters one."""
         own = self._entries_of(trial)
         rung = own.catch_up(trial.evaluations)
         if rung is None:
-            return False
+            return None
         bracket, others = self._bracket_of[trial.trial_id], []
         for other in history:
             entries = self._entries_of(other)
@@ -104,8 +104,11 @@ class SuccessiveHalving:
                 others.append(entries.recalls.get(rung))
         recalls = [recall for recall in others if recall is not None]
         if not recalls:
-            return False
-        return bool(own.recalls[rung] < np.nanpercentile(recalls, (1 - 1 / self._factor) * 100))
+            return None
+        limit = np.nanpercentile(recalls, (1 - 1 / self._factor) * 100)
+        if not own.recalls[rung] < limit:
+            return None
+        return f"halved at step {trial.outer_step}: {own.recalls[rung]:.2f} is below {limit:.2f}"
 
     def _entries_of(self, trial: Trial) -> _RungEntries:
         name = trial.trial_id
@@ -126,15 +129,17 @@ class MedianRule:
     def __init__(self, grace: float) -> None:
         self._grace = grace
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
         """Compare with the trials that have reached the same outer step."""
         step = trial.outer_step
         if step < self._grace:
-            return False
+            return None
         others = [other for other in history if other.trial_id != trial.trial_id and other.outer_step >= step]
         means = [mean for other in others if (mean := self._mean(other, step)) is not None]
         best = max(evaluation[BEST_VAL_MEAN_RECALL] for evaluation in trial.evaluations)
-        return len(means) >= _FEWEST_OTHERS and bool(np.median(means) > best)
+        if len(means) < _FEWEST_OTHERS or not np.median(means) > best:
+            return None
+        return f"below the median at step {step}: {best:.2f} is below {np.median(means):.2f}"
 
     def _mean(self, trial: Trial, step: int) -> float | None:
         counted = [evaluation for evaluation in trial.evaluations if self._grace <= evaluation.outer_step <= step]
@@ -150,11 +155,13 @@ class GainRequired:
     due: float
     """Outer step from which a trial needs a gain."""
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
         """Apply both rules; the other rule is called at every evaluation."""
-        stops, first, last = self.rule.should_stop(trial, history), trial.evaluations[0], trial.evaluations[-1]
+        reason, first, last = self.rule.reason_to_stop(trial, history), trial.evaluations[0], trial.evaluations[-1]
         start = first[BEST_VAL_MEAN_RECALL] if first.outer_step == 0 else -math.inf
-        return stops or (last.outer_step >= self.due and last[BEST_VAL_MEAN_RECALL] <= start)
+        if last.outer_step >= self.due and last[BEST_VAL_MEAN_RECALL] <= start:
+            return f"no gain over its initial set until step {last.outer_step}"
+        return reason
 
 
 def with_gain_required(rule: StoppingRule, study: Study) -> StoppingRule:

@@ -71,6 +71,10 @@ class SearchStrategy(Protocol):
         """Whether a trial continues after its last evaluation, which has just been recorded."""
         ...
 
+    def reason_to_stop(self, trial_id: str) -> str:
+        """Why :meth:`decide` has stopped a trial, for the user; empty if it has not."""
+        ...
+
 
 class Sampler(Protocol):
     """Proposes points."""
@@ -162,7 +166,8 @@ class SampledSearch:
         self._numbers = itertools.count(next_number(known))
         self._judged: dict[str, int] = {}
         """Outer step of the last evaluation with a decision, by trial."""
-        self._stopped: set[str] = set()
+        self._stopped: dict[str, str] = {}
+        """Why trials were stopped."""
         self._repeat(known)
 
     def propose(self, history: Collection[Trial]) -> Proposal:
@@ -236,9 +241,14 @@ class SampledSearch:
         name = trial.trial_id
         if name not in self._stopped and trial.outer_step > self._judged.get(name, -1):
             self._judged[name] = trial.outer_step
-            if self._rule.should_stop(trial, history):
-                self._stopped.add(name)
+            reason = self._rule.reason_to_stop(trial, history)
+            if reason is not None:
+                self._stopped[name] = reason
         return Decision.STOP if name in self._stopped else Decision.CONTINUE
+
+    def reason_to_stop(self, trial_id: str) -> str:
+        """Why a trial was stopped; empty if it was not."""
+        return self._stopped.get(trial_id, "")
 
     def _repeat(self, known: Collection[Trial]) -> None:
         past = {trial.trial_id: replace(trial, evaluations=[]) for trial in known}

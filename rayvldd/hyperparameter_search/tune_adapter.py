@@ -217,9 +217,13 @@ class _Scheduler(_NotSaved, FIFOScheduler):
         if report is None or isinstance(report, FailureReport | OutageReport):
             return FIFOScheduler.CONTINUE
         record = self._recorder.evaluation(name, report)
-        decision = self._strategy.decide(record, self._recorder.history)
-        stops = decision is Decision.STOP or self._requests.stops(name)
-        return FIFOScheduler.STOP if stops else FIFOScheduler.CONTINUE
+        if self._strategy.decide(record, self._recorder.history) is Decision.STOP:
+            self._recorder.stopped(name, self._strategy.reason_to_stop(name))
+        elif self._requests.stops(name):
+            self._recorder.stopped(name, "stopped by rayvldd stop")
+        else:
+            return FIFOScheduler.CONTINUE
+        return FIFOScheduler.STOP
 
 
 class _Callback(_NotSaved, tune.Callback):

@@ -86,7 +86,7 @@ class Trial:
     folder: Path
     state: TrialState = "running"
     reason: str = ""
-    """The reason of a failure, for the user."""
+    """Why it failed or was stopped, for the user."""
     evaluations: list[Evaluation] = field(default_factory=list)
     process_died: bool = False
     """Whether a failed trial's process died too often, as of a lost node: then it is no information about its point."""

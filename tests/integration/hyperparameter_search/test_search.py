@@ -518,6 +518,9 @@ def test_a_search_waits_for_trials_that_are_slow_to_end(toy: Toy) -> None:
     """Tune would wait for two seconds, drop the trial that comes next, and never end."""
     states = toy.run("slow to end").states()
     assert states["finished"] + states["stopped"] == 8 and states["stopped"] > 0
+    reasons = [trial.reason for trial in toy.folder.ledger().ended if trial.state == "stopped"]
+    assert all(reason.startswith(("no gain", "halved at step")) for reason in reasons)
+    assert all(f"; {reason}" in toy.shown.getvalue() for reason in reasons)
 
 
 def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
@@ -661,6 +664,7 @@ def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.Mon
     # Trial 3 where trial 1 still runs when trial 2 has its first evaluation, else one of those that follow.
     assert requested.point == wanted and requested.number in (3, 4, 5)
     assert (cut.trials["trial_003"].state, cut.trials["trial_003"].outer_step) == ("stopped", 0)
+    assert cut.trials["trial_003"].reason == "stopped by rayvldd stop"
     ledger = toy.run()
     assert list(ledger.trials) == [f"trial_00{n}" for n in range(8)] and not ledger.running
     assert sum(trial.state == "stopped" for trial in ledger.trials.values()) == 1
@@ -682,6 +686,7 @@ def test_the_time_budget_ends_a_search_and_counts_earlier_sessions(toy: Toy) -> 
     assert len(ledger.trials) == num_before + 1 and not ledger.running
     cut_off = ledger.trials[f"trial_{number:03d}"]
     assert cut_off.state == "stopped" and (cut_off.distilled_set / "card.json").is_file()
+    assert cut_off.reason == "the search's time was used up"
 
 
 _DRIVER = """

@@ -31,14 +31,14 @@ class Rays:
         self.scheduler = scheduler
         self.trials: dict[str, Any] = {}
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
         if trial.trial_id not in self.trials:
             self.trials[trial.trial_id] = _Hashable(trial_id=trial.trial_id)
             self.add(trial)
         last = trial.evaluations[-1]
         result = {"outer_step": last.outer_step, **last.numbers()}
         decision = self.scheduler.on_trial_result(None, self.trials[trial.trial_id], result)
-        return bool(decision == "STOP")
+        return "Ray's" if decision == "STOP" else None
 
     def add(self, trial: Trial) -> None:
         self.scheduler.on_trial_add(None, self.trials[trial.trial_id])
@@ -74,7 +74,7 @@ def stops(rule: StoppingRule, happened: list[tuple[int, int, int]], last: int) -
             continue
         best = max([recall / 2, *(each["best_val_mean_recall"] for each in trial.evaluations)])
         trial.evaluations.append(evaluated(step, best, val_mean_recall=recall / 2))
-        if rule.should_stop(trial, trials.values()):
+        if rule.reason_to_stop(trial, trials.values()) is not None:
             stopped[number] = step
     return list(stopped.items())
 

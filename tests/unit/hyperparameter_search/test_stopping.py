@@ -46,6 +46,28 @@ def test_a_trial_that_gains_nothing_is_stopped_though_it_is_the_first(tiny_study
     assert stops_at(short, [5.0, 3.0, 2.0]) == [], "it has ended by itself"
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "recalls", "reason"),
+    [
+        ("asha", [2.0, 2.0, 1.0], "no gain over its initial set until step 4"),
+        ("asha", [2.0, 2.5, 3.0], "halved at step 4: 3.00 is below 8.00"),
+        ("median", [2.0, 2.5, 3.0], "below the median at step 4: 3.00 is below 8.00"),
+        ("asha", [2.0, 8.0, 9.0], ""),
+    ],
+)
+def test_a_rule_says_why_it_stops(tiny_study: Study, scheduler: str, recalls: list[float], reason: str) -> None:
+    study = long(tiny_study, scheduler)
+    trials = [trial_of(number, [evaluated(0, 2.0), evaluated(4, 8.0)]) for number in range(3)]
+    trials.append(trial_of(3))
+    strategy = make_strategy(study, trials[:3])
+    for number, recall in enumerate(recalls):
+        trials[3].evaluations.append(evaluated(2 * number, max(recall, *recalls[: number + 1])))
+        decision = strategy.decide(trials[3], trials)
+    assert strategy.reason_to_stop("trial_003") == reason
+    assert (decision is Decision.STOP) == bool(reason)
+    assert strategy.reason_to_stop("trial_000") == ""
+
+
 def test_the_start_of_a_trial_is_known_when_it_continues(tiny_study: Study) -> None:
     assert stops_at(long(tiny_study, "asha"), [5.0, 5.0, 5.0], known=2) == [4]
 

@@ -37,8 +37,8 @@ class Doubling:
 class Below:
     """Stops every trial below 5 %."""
 
-    def should_stop(self, trial: Trial, history: Collection[Trial]) -> bool:
-        return trial.evaluations[-1]["val_mean_recall"] < 5.0
+    def reason_to_stop(self, trial: Trial, history: Collection[Trial]) -> str | None:
+        return "below 5 %" if trial.evaluations[-1]["val_mean_recall"] < 5.0 else None
 
 
 def make_doubling(study: Study, known: Collection[Trial], earlier: Sequence[Trial]) -> Doubling:
