@@ -76,7 +76,7 @@ def faults_of_search(study: Study, file: str) -> list[Fault]:
     """Check that sampler, scheduler, objectives and ``choose`` are compatible with each other and with the space."""
     search, space = study.search, study.space
     found = SAMPLERS[search.sampler].incompatibilities(space, len(search.objectives))
-    found += [*_faults_of_objectives(search, space), *_faults_of_choice(search)]
+    found += [*_faults_of_objectives(search, space), *_faults_of_choice(search), *_faults_of_stopping(search)]
     return [Fault(f"{file}: search.{one.key}", one.problem, one.allowed) for one in found]
 
 
@@ -91,6 +91,14 @@ def _faults_of_objectives(search: SearchSettings, space: Space) -> list[Incompat
         problem = "num_pairs is the same at every point"
         found.append(Incompatibility("objectives", problem, "num_pairs if search.space has distillation.num_pairs"))
     return found + RULES[search.scheduler].incompatibilities(objectives)
+
+
+def _faults_of_stopping(search: SearchSettings) -> list[Incompatibility]:
+    if search.stop_below_probability is None or RULES[search.scheduler].stops:
+        return []
+    problem = f"has no effect, since scheduler {search.scheduler} stops no trial"
+    others = ", ".join(name for name in RULES if RULES[name].stops)
+    return [Incompatibility("stop_below_probability", problem, f"null, or a scheduler that stops trials: {others}")]
 
 
 def _faults_of_choice(search: SearchSettings) -> list[Incompatibility]:

@@ -118,6 +118,10 @@ class SearchSettings(Settings):
     """Stop a trial whose recall is not above that of its initial set after ``grace_evaluations``, even the first trial,
     when there are no others to compare with: a set that is worse than its initial real pairs rarely improves much. No
     effect with ``scheduler: none``."""
+    stop_below_probability: float | None = setting(None, gt=0, lt=1)
+    """Also stop a trial whose probability of ending above the best recall so far is smaller, by a model of the learning
+    curves of all trials (Domhan et al., IJCAI 2015, use 0.05), once five trials have an evaluation. Not with
+    ``scheduler: none``. Default: no trial is stopped for this."""
     reduction_factor: float = setting(2.0, gt=1)
     """ASHA and Hyperband continue one in this many trials at each rung, and place the next rung at this many times the
     evaluations. On Flickr8k, many rungs with a small factor gave better results than few rungs with a large one."""
@@ -347,6 +351,10 @@ class Study(Settings):
         domain = self.space.domains.get(key)
         values = domain.corners() if domain is not None else []
         return max(math.ceil(as_number(value)) for value in [*values, *self._constants_of(key)])
+
+    def last_step_at(self, point: Mapping[str, SettingValue]) -> int:
+        """Outer step at which a trial at a point of the space ends."""
+        return int(as_number(point.get("distillation.outer_steps", self.distillation.outer_steps)))
 
     def _constants_of(self, key: str) -> list[JsonValue]:
         """The constant of a setting as a list; empty if the setting is searched at every point."""

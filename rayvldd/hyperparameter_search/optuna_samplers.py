@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import optuna
 from optuna.study import StudyDirection
 
-from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue, as_number
+from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
@@ -225,7 +225,7 @@ def make_curves(study: Study, known: Collection[Trial], earlier: Sequence[Trial]
     """A model of the learning curves of all trials."""
     sampler = CurvesSampler(
         study.space,
-        lambda point: int(as_number(point.get(OUTER_STEPS, study.distillation.outer_steps))),
+        study.last_step_at,
         study.largest(OUTER_STEPS),
         seed=study.seed,
         num_start_trials=start_trials(study),

@@ -17,6 +17,7 @@ from rayvldd.config.space import PointKey
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.learned_sources import NUM_FIRST, LearnedSources, start_points
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
+from rayvldd.hyperparameter_search.predictive_stopping import with_prediction
 from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
 from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.trial import Prediction, Trial, trial_id_of
@@ -280,16 +281,23 @@ def make_strategy(
         take_point: Returns the point that a user has proposed for the trial of a name, if there is one.
         learned: Earlier studies, whose points are proposed first and whose predictions a sampler may use.
     """
-    search = study.search
-    make_sampler = cast(SamplerFactory, SAMPLERS[search.sampler].factory())
-    make_rule = cast(StoppingRuleFactory, RULES[search.scheduler].factory())
-    rule = make_rule(study)
-    if search.stop_without_gain and RULES[search.scheduler].stops:
-        rule = with_gain_required(rule, study)
+    make_sampler = cast(SamplerFactory, SAMPLERS[study.search.sampler].factory())
     sampler = make_sampler(study, known, earlier)
     if learned is not None and isinstance(sampler, LearningSampler):
         sampler.learn_from(learned)
-    return SampledSearch(study, sampler, rule, known, take_point, first_points_of(study, learned))
+    first = first_points_of(study, learned)
+    return SampledSearch(study, sampler, make_stopping_rule(study), known, take_point, first)
+
+
+def make_stopping_rule(study: Study) -> StoppingRule:
+    """Make the rule of a study's scheduler, with what its settings add to it."""
+    search = study.search
+    rule = cast(StoppingRuleFactory, RULES[search.scheduler].factory())(study)
+    if search.stop_without_gain and RULES[search.scheduler].stops:
+        rule = with_gain_required(rule, study)
+    if search.stop_below_probability is not None:
+        rule = with_prediction(rule, study, search.stop_below_probability)
+    return rule
 
 
 def first_points_of(study: Study, learned: LearnedSources | None) -> list[dict[str, SettingValue]]:

@@ -28,8 +28,7 @@ from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, start_t
 from rayvldd.hyperparameter_search.optuna_trials import distribution_of, typed_point
 from rayvldd.hyperparameter_search.source_model import Outcome, Source, point_by_name
 from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
-from rayvldd.hyperparameter_search.stopping import make_asha, with_gain_required
-from rayvldd.hyperparameter_search.strategy import SampledSearch
+from rayvldd.hyperparameter_search.strategy import SampledSearch, make_stopping_rule
 from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
 
@@ -216,5 +215,5 @@ def pool_search(
     if learned is not None and isinstance(optuna_sampler, CurvesSampler):
         optuna_sampler.learn_from(learned)
     made = OptunaSampler(study, optuna_sampler, [], [], raw=sampler == "curves")
-    strategy = SampledSearch(study, made, with_gain_required(make_asha(study), study), [])
+    strategy = SampledSearch(study, made, make_stopping_rule(study), [])
     return Replay(pool, study, strategy).run(trial_seconds)
