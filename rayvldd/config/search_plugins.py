@@ -61,6 +61,8 @@ class SamplerDeclaration(Declaration):
     """Minimum number of searched settings; with fewer it would sample at random."""
     begins_with_earlier: bool = True
     """Whether a study begins with good points of earlier studies; not one whose points are to be spread evenly."""
+    predicts_gain: bool = False
+    """Whether it predicts the gain of its proposals, for ``search.stop_below_gain``."""
 
     def incompatibilities(self, space: Space, num_objectives: int) -> list[Incompatibility]:
         """Properties of a search over ``space`` that this sampler does not support."""
@@ -147,7 +149,7 @@ SAMPLERS = Registry(
     SamplerDeclaration,
     (
         SamplerDeclaration("tpe", f"{_OPTUNA}:make_tpe"),
-        SamplerDeclaration("curves", f"{_OPTUNA}:make_curves"),
+        SamplerDeclaration("curves", f"{_OPTUNA}:make_curves", predicts_gain=True),
         SamplerDeclaration("gp", f"{_OPTUNA}:make_gp", models_conditions=False),
         SamplerDeclaration(
             "cmaes",

@@ -112,6 +112,10 @@ class SearchSettings(Settings):
     time_budget_s: float | None = setting(None, gt=0, unit="seconds", may_change=MayChange.UNTIL_FINISHED)
     """Time limit of the search in seconds; running trials are stopped and keep their best sets. Finalists and test
     follow afterwards. Default: no limit."""
+    stop_below_gain: float | None = setting(None, gt=0, unit="sd of noise", may_change=MayChange.UNTIL_FINISHED)
+    """End the search before ``num_trials`` once the model of ``sampler: curves`` expects a smaller gain of recall from
+    a further trial, in standard deviations of an evaluation's noise; 0.25 is a quarter of what one evaluation is
+    uncertain by. Running trials go on to their ends. Only with ``curves`` and one objective. Default: never."""
     grace_evaluations: int = setting(1, ge=1, unit="evaluations")
     """Evaluations of every trial before it can be stopped early; the default suits trials with 10 to 20."""
     stop_without_gain: bool = True

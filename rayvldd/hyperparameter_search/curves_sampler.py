@@ -123,6 +123,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         self._seed, self._num_start_trials = seed, num_start_trials
         self._distributions = {key: distribution_of(domain) for key, domain in space.drawn.items()}
         self._model: CurveModel | None = None
+        self._gain: float | None = None
         self._history: _History | None = None
         self._tpe = self._make_tpe(0)
 
@@ -132,7 +133,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All settings where the model is used; else those of TPE."""
-        self._model, self._tpe = None, self._make_tpe(trial.number)
+        self._model, self._gain, self._tpe = None, None, self._make_tpe(trial.number)
         self._history = self._known_trials(study, trial)
         if self._history is None:
             return self._tpe.infer_relative_search_space(study, trial)
@@ -148,6 +149,7 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         self._model, self._prior = self._fitted(history)
         acquisition = Acquisition(self._coordinates, self._model, history, self._times_at, self._prior)
         units = self.best_units(acquisition, trial)
+        self._gain = math.exp(float(acquisition(units[None])[0])) / self._model.noise
         point = self._coordinates.point_of(units)
         kept = self._chosen_by_model(history, units)
         return {key: optuna_value(point[key]) for key in point if key in kept}
@@ -177,6 +179,14 @@ class CurvesSampler(optuna.samplers.BaseSampler):
         means = means + self._prior(units, active, times)
         sd = math.hypot(float(sds[0]), self._model.noise)
         return Prediction(recall=round(float(means[0]), 4), sd=round(sd, 4))
+
+    @property
+    def expected_gain(self) -> float | None:
+        """Expected improvement of the last proposal over the best recall, in standard deviations of the noise.
+
+        It is None where the model did not make the proposal.
+        """
+        return self._gain
 
     def _fitted(self, history: _History) -> tuple[CurveModel, PriorMean]:
         """The model of what the earlier studies do not explain, and their prior mean.

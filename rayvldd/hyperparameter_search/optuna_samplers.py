@@ -48,6 +48,7 @@ class OptunaSampler:
         ranks_pruned: Whether the sampler ranks pruned trials below the others; if not, it does not look at them.
         raw: Whether it gets the recalls of each evaluation as intermediate values, not the best so far.
         predict: The prediction of the sampler's model at a point, after a proposal.
+        gain: The improvement of recall that it expects of its last proposal, in standard deviations of the noise.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class OptunaSampler:
         ranks_pruned: bool = True,
         raw: bool = False,
         predict: Callable[[Mapping[str, SettingValue]], Prediction | None] = lambda point: None,
+        gain: Callable[[], float | None] = lambda: None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study, self._space, self._ranks_pruned, self._raw = study, study.space, ranks_pruned, raw
-        self._predict = predict
+        self._predict, self._gain = predict, gain
         self._optuna = optuna.create_study(
             storage=optuna.storages.InMemoryStorage(),
             sampler=sampler,
@@ -95,6 +97,10 @@ class OptunaSampler:
     def prediction(self, trial_id: str) -> Prediction | None:
         """The recall that the sampler predicted when it proposed a trial; None if it has no model, or not yet."""
         return self._predictions.get(trial_id)
+
+    def expected_gain(self) -> float | None:
+        """The gain that the sampler's model expects of its last proposal; None if it did not make it."""
+        return self._gain()
 
     def repeated(self, trial_id: str, earlier: Trial | None) -> None:
         """Add the outcome of the trial at the same point, once more; of one that has not ended there is none."""
@@ -155,7 +161,10 @@ class _CurvesOfStudy(OptunaSampler):
     def __init__(
         self, study: Study, sampler: CurvesSampler, known: Collection[Trial], earlier: Sequence[Trial]
     ) -> None:
-        super().__init__(study, sampler, known, earlier, raw=True, predict=sampler.predicted)
+        def gain() -> float | None:
+            return sampler.expected_gain
+
+        super().__init__(study, sampler, known, earlier, raw=True, predict=sampler.predicted, gain=gain)
         self._curves = sampler
 
     def learn_from(self, learned: LearnedSources) -> None:

@@ -139,6 +139,16 @@ class Recorder:
         """Keep the prediction of a proposal, which Tune does not pass on, until its trial starts."""
         self._predictions[proposal.trial_id] = proposal.prediction
 
+    def nothing_to_gain(self, gain: float) -> None:
+        """Display why no further trial is proposed; those that were go on."""
+        self._total = len(self.run.ledger.trials) + len(self._predictions)
+        self.run.display.line(
+            f"the search ends after {self._total} of {self.run.study.max_trials} trials: a further one is expected to "
+            f"gain {gain:.2g} of the noise of an evaluation (search.stop_below_gain: "
+            f"{self.run.study.search.stop_below_gain})"
+        )
+        self._show()
+
     def start(self, trial: Proposal) -> None:
         """Record the start of a trial, or its continuation."""
         seed = self.run.study.trial_seed(trial.number)

@@ -53,6 +53,15 @@ class SpaceExhaustedError(Exception):
     """Every point of the space has been proposed, and would not differ if it were run again."""
 
 
+class NothingToGainError(Exception):
+    """The sampler expects a smaller gain of a further trial than ``search.stop_below_gain``."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__(gain)
+        self.gain = gain
+        """In standard deviations of the noise of an evaluation."""
+
+
 class SearchStrategy(Protocol):
     """Proposes trials and decides which of them continue, from the history of records.
 
@@ -65,6 +74,7 @@ class SearchStrategy(Protocol):
 
         Raises:
             SpaceExhaustedError: if no point is left.
+            NothingToGainError: if the study ends where a further trial is not worth it, and this one is not.
         """
         ...
 
@@ -108,6 +118,10 @@ class PredictingSampler(Sampler, Protocol):
 
     def prediction(self, trial_id: str) -> Prediction | None:
         """The predicted recall of a trial that was proposed; None if there was no model yet."""
+        ...
+
+    def expected_gain(self) -> float | None:
+        """The expected gain of the last proposal, in standard deviations of an evaluation's noise; None: no model."""
         ...
 
 
@@ -155,7 +169,7 @@ class SampledSearch:
     ) -> None:
         self.sampler, self._rule = sampler, rule
         self._space, self._seed = study.space, study.seed
-        self._runs_once = study.trials_share_seed
+        self._runs_once, self._least_gain = study.trials_share_seed, study.search.stop_below_gain
         self._take_point = take_point
         from_study = next_number(known) - sum(trial.is_requested for trial in known)
         first = study.initial_points() if initial is None else initial
@@ -185,10 +199,19 @@ class SampledSearch:
         if requested is not None:
             given = self._space.completed(requested)
         point = self._new_point(number, typed_point(given, self._space.domains), history)
+        if not given:
+            self._refuse_without_gain(trial_id_of(number))
         self._name_at[self._space.key_of(point)] = trial_id_of(number)
         return Proposal(
             trial_id_of(number), number, point, requested is not None, self._prediction(trial_id_of(number))
         )
+
+    def _refuse_without_gain(self, trial_id: str) -> None:
+        """Withdraw a proposal of the sampler that is not worth a trial."""
+        gain = self.sampler.expected_gain() if isinstance(self.sampler, PredictingSampler) else None
+        if gain is not None and self._least_gain is not None and gain < self._least_gain:
+            self.sampler.repeated(trial_id, None)
+            raise NothingToGainError(gain)
 
     def _prediction(self, trial_id: str) -> Prediction | None:
         return self.sampler.prediction(trial_id) if isinstance(self.sampler, PredictingSampler) else None

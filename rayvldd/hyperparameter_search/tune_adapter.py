@@ -30,6 +30,7 @@ from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.requests import Requests
 from rayvldd.hyperparameter_search.strategy import (
     Decision,
+    NothingToGainError,
     Proposal,
     SearchStrategy,
     SpaceExhaustedError,
@@ -177,6 +178,10 @@ class _Searcher(_NotSaved, Searcher):
             proposal = self._strategy.propose(self._recorder.history)
         except SpaceExhaustedError:
             self._left = 0
+            return None
+        except NothingToGainError as end:
+            self._left = 0
+            self._recorder.nothing_to_gain(end.gain)
             return None
         self._left -= 1
         self._recorder.proposed(proposal)

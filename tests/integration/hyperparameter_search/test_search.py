@@ -642,6 +642,16 @@ def test_a_trial_whose_process_dies_with_the_one_before_is_started_again(toy: To
     assert toy.shown.getvalue().count("trial_001: its process died before the trial started") == 1
 
 
+def test_a_search_ends_when_a_further_trial_is_not_worth_it(toy: Toy) -> None:
+    toy.study = with_search(
+        toy.study, num_trials=8, num_start_trials=3, sampler="curves", scheduler="none", stop_below_gain=1e6
+    )
+    ledger = toy.run()
+    assert 3 <= len(ledger.trials) < 8 and ledger.states()["finished"] == len(ledger.trials), "running ones go on"
+    assert f"the search ends after {len(ledger.trials)} of 8 trials" in " ".join(toy.shown.getvalue().split())
+    assert len(toy.run().trials) == len(ledger.trials)
+
+
 def test_other_commands_reach_a_running_search(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """They request a point, the end of a trial, and a pause, while the evaluations of trials arrive."""
     toy.study = with_search(toy.study, num_trials=8, scheduler="none")

@@ -121,6 +121,27 @@ def test_inactive_settings_have_one_place_and_an_indicator() -> None:
     assert found[1, 2:].tolist() == pytest.approx([0, one_hot, 1, 1, 1])
 
 
+# --- expected gain ------------------------------------------------------------------------------------------------
+
+
+def test_the_expected_gain_falls_with_what_is_known() -> None:
+    few, many = sampler_of(TWO), sampler_of(TWO)
+    assert few.expected_gain is None
+    proposal(few, [trial_at(TWO, point) for point in random_points(TWO, 4)])
+    rates, steps = (20.0, 26.0, 30.0, 34.0, 45.0), (2, 9, 16)
+    around: list[dict[str, SettingValue]] = [{"rate": rate, "steps": step} for rate in rates for step in steps]
+    proposal(many, [trial_at(TWO, point) for point in [*random_points(TWO, 20), *around]])
+    assert few.expected_gain is not None and many.expected_gain is not None
+    assert few.expected_gain > 4 * many.expected_gain > 0
+
+
+def test_where_tpe_proposes_no_gain_is_known() -> None:
+    sampler = sampler_of(TWO)
+    proposal(sampler, [trial_at(TWO, point) for point in random_points(TWO, 4)])
+    proposal(sampler, [trial_at(TWO, point) for point in random_points(TWO, 2)])
+    assert sampler.expected_gain is None
+
+
 # --- proposals ----------------------------------------------------------------------------------------------------
 
 

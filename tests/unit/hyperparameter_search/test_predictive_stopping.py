@@ -127,12 +127,28 @@ def test_decisions_are_the_same_after_a_restart(study: Study) -> None:
     assert decided(len(rows) // 2) == decided(len(rows) - 15) == undisturbed
 
 
-def test_it_is_refused_where_nothing_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("search", "problem"),
+    [
+        (
+            "scheduler: none\n  stop_below_probability: 0.05",
+            r"search.stop_below_probability: has no effect, since scheduler none stops no trial; allowed: null, or a",
+        ),
+        (
+            "stop_below_gain: 0.25",
+            r"search.stop_below_gain: has no effect, since sampler tpe predicts no gain; allowed: null, or .*: curves",
+        ),
+        (
+            "sampler: curves\n  scheduler: none\n  objectives: [val_mean_recall, seconds]\n  stop_below_gain: 0.25",
+            r"search.stop_below_gain: has no effect with 2 objectives; allowed: null, or val_mean_recall",
+        ),
+    ],
+)
+def test_a_criterion_without_effect_is_refused(tmp_path: Path, search: str, problem: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(
         "name: none\ndata: {source: toy_scenes}\nmodel: {image_encoder: {name: convnet_d3}}\n"
-        "search:\n  scheduler: none\n  stop_below_probability: 0.05\n"
-        "  space: {distillation.lr_image: {type: float, low: 1, high: 10}}\n"
+        f"search:\n  {search}\n  space: {{distillation.lr_image: {{type: float, low: 1, high: 10}}}}\n"
     )
-    with pytest.raises(ConfigError, match=r"search.stop_below_probability: has no effect, since scheduler none stops"):
+    with pytest.raises(ConfigError, match=problem):
         load_study(file)

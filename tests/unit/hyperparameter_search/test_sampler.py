@@ -15,7 +15,13 @@ from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, suggest
 from rayvldd.hyperparameter_search.optuna_trials import distribution_of
-from rayvldd.hyperparameter_search.strategy import SampledSearch, SpaceExhaustedError, make_strategy
+from rayvldd.hyperparameter_search.strategy import (
+    NothingToGainError,
+    SampledSearch,
+    SearchStrategy,
+    SpaceExhaustedError,
+    make_strategy,
+)
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.trial import Trial
 
@@ -365,6 +371,55 @@ def test_no_point_is_proposed_twice_where_trials_share_their_seed(
     assert [point[STEPS] for point in points[:2]] == [2, 2], "initial points first, each once"
     with pytest.raises(SpaceExhaustedError):
         run(study, tmp_path, 1)
+
+
+def test_a_search_ends_where_nothing_is_to_be_gained(searched: Study, tmp_path: Path) -> None:
+    space = {"distillation.lr_image": {"type": "float", "low": 1, "high": 1000, "log": True}}
+    settings = {"sampler": "curves", "space": space, "num_start_trials": 3, "num_trials": 60}
+    study, ledger = with_search(searched, **settings, stop_below_gain=0.25), Ledger(tmp_path)
+
+    def run_one(strategy: SearchStrategy) -> None:
+        proposal = strategy.propose(ledger.trials.values())
+        trial = ledger.start(proposal.number, 1, proposal.point)
+        height = 20 - 4 * math.log10(as_number(proposal.point["distillation.lr_image"]) / 30) ** 2
+        for step in (0, 2, 4):
+            noise = math.sin(1000 * trial.number + step)
+            ledger.add_evaluation(trial.trial_id, evaluated(step, height * (1 - math.exp(-step)) + noise))
+        ledger.end(trial.trial_id, "finished")
+
+    strategy = make_strategy(study)
+    with pytest.raises(NothingToGainError) as end:
+        for _ in range(60):
+            run_one(strategy)
+    assert 0 <= end.value.gain < 0.25 and 3 < len(ledger.trials) < 60
+    again = make_strategy(study, ledger.trials.values())
+    with pytest.raises(NothingToGainError):
+        again.propose(ledger.trials.values())
+    run_one(make_strategy(with_search(study, stop_below_gain=None), ledger.trials.values()))
+
+
+@pytest.mark.parametrize("at", ["stop_below_gain", "initial"])
+def test_a_point_that_is_asked_for_runs_whatever_it_gains(searched: Study, tmp_path: Path, at: str) -> None:
+    space = {"distillation.lr_image": {"type": "float", "low": 1, "high": 1000, "log": True}}
+    wanted = {"distillation.lr_image": 7.0}
+    initial = [{"distillation.lr_image": rate} for rate in (1.0, 10.0, 100.0, 1000.0)]
+    study = with_search(
+        searched,
+        sampler="curves",
+        space=space,
+        num_start_trials=1,
+        stop_below_gain=1000.0,
+        initial_points=[*initial, wanted] if at == "initial" else initial,
+    )
+    ledger = Ledger(tmp_path)
+    for number, point in enumerate(initial):
+        ledger.start(number, 1, point)
+        ledger.add_evaluation(f"trial_{number:03d}", evaluated(0, 1.0))
+        ledger.add_evaluation(f"trial_{number:03d}", evaluated(2, 5.0 + number))
+        ledger.end(f"trial_{number:03d}", "finished")
+    known = ledger.trials.values()
+    strategy = make_strategy(study, known, take_point=lambda trial_id: None if at == "initial" else wanted)
+    assert strategy.propose(known).point == wanted
 
 
 def test_a_known_result_is_reported_to_the_sampler(searched: Study, tmp_path: Path) -> None:
