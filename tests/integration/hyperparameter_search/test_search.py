@@ -368,14 +368,14 @@ def test_a_trial_cut_off_after_saving_its_best_set_reports_it(job: TrialContext,
 
 
 def test_a_trial_that_fails_reports_why(job: TrialContext, reports: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverge(*_: Any) -> Any:
+    def diverge(*_: Any, **__: Any) -> Any:
         raise DivergedError("distillation diverged at outer step 1", next_command="smaller rates")
 
     monkeypatch.setattr(trial, "distill", diverge)
     run_trial(job, reports)
     assert reports == [FailureReport("distillation diverged at outer step 1")]
     assert "DivergedError" in (job.trials / "trial_003" / LOG).read_text()
-    monkeypatch.setattr(trial, "distill", lambda *_: 1 / 0)
+    monkeypatch.setattr(trial, "distill", lambda *_, **__: 1 / 0)
     run_trial(job, reports)
     assert reports[-1] == FailureReport("ZeroDivisionError: division by zero")
 
@@ -389,9 +389,9 @@ def test_a_trial_outlives_a_short_outage_and_reports_a_long_one(
     monkeypatch.setattr(trial, "_PAUSES_S", (0.0, 0.0))
     distill, left = trial.distill, 2
 
-    def cut_off(*values: Any) -> Iterator[Any]:
+    def cut_off(*values: Any, **named: Any) -> Iterator[Any]:
         nonlocal left
-        for evaluation in distill(*values):
+        for evaluation in distill(*values, **named):
             yield evaluation
             if left:
                 left -= 1
