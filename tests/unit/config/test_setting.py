@@ -132,6 +132,7 @@ def test_declarations_of_a_study() -> None:
         "search.num_trials",
         "search.max_concurrent",
         "search.time_budget_s",
+        "search.stop_below_gain",
         "search.num_finalists",
         "search.finalist_seeds",
     }
