@@ -3,6 +3,11 @@
 Source: Wu et al., section 4.1 and the released ``epoch.py`` (SGD, momentum 0.9, weight decay 5e-4). Deviation: the
 released code ignores the learned text step size here; this code uses the step size of each side. The released code cuts
 the rates by ten at half of the epochs; here they are constant, or fall by a cosine (``learning_rate_decay``).
+
+Students of sets in order: the phases of PTM-ST (arXiv 2603.25388). Deviations from its released ``epoch.py``, where one
+optimiser serves all phases with the learned rates of the last one, which fall to a tenth at half of the first phase:
+here each set has its own rates and a new optimiser, and the student after the last epoch counts, not the best on test.
+In progressive dataset distillation (PDD, arXiv 2310.06982) students train on the union of the sets so far.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rayvldd.config.settings import EvaluationSettings
@@ -40,9 +45,39 @@ class Pairs:
     pair_loss: str = "info_nce"
     """Loss of students, a name in ``PAIR_LOSSES``."""
 
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class PairsInOrder:
+    """Training sets that students are trained on one after another.
+
+    Every set is trained on for ``EvaluationSettings.epochs`` epochs, with its own step sizes, similarity and loss. A
+    student keeps its parameters from one set to the next. Its optimiser is new: the momentum begins at zero, and
+    the course of ``learning_rate_decay`` at its first step.
+    """
+
+    parts: Sequence[Pairs]
+    """The sets in the order of training."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs of all sets."""
+        return sum(part.num_pairs for part in self.parts)
+
+
+TrainingPairs = Pairs | PairsInOrder
+"""What students of pairs are trained on."""
+
+_Part = tuple[Pairs, Float[Tensor, "..."]]
+"""A training set, and the output of the frozen part for its images; the number of pairs differs between parts."""
+
 
 def evaluate_pairs(
-    task: RetrievalTask, pairs: Pairs, inputs: SplitInputs, settings: EvaluationSettings, seeds: Sequence[int]
+    task: RetrievalTask, pairs: TrainingPairs, inputs: SplitInputs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> list[RetrievalMetrics]:
     """Train one new student for each seed on ``pairs`` and score each on ``inputs``.
 
@@ -50,7 +85,7 @@ def evaluate_pairs(
 
     Args:
         task: Model and data.
-        pairs: The training set of the students.
+        pairs: The training set of the students, or several in order.
         inputs: The split for scoring.
         settings: Epochs, batch size and SGD settings of the students.
         seeds: One seed for each student.
@@ -62,21 +97,22 @@ def evaluate_pairs(
 
 
 def train_students(
-    task: RetrievalTask, pairs: Pairs, settings: EvaluationSettings, seeds: Sequence[int]
+    task: RetrievalTask, pairs: TrainingPairs, settings: EvaluationSettings, seeds: Sequence[int]
 ) -> Iterator[Parameters]:
     """Yield one new student per seed, trained on ``pairs`` on demand; arguments as in :func:`evaluate_pairs`.
 
     On a GPU the students of a frozen encoder are trained in one pass. Others are trained one after another: the images
     of all of them may not fit. On a CPU the pass saves nothing, and results keep every digit.
     """
+    sets = pairs.parts if isinstance(pairs, PairsInOrder) else [pairs]
     with torch.no_grad():
-        frozen_output = task.model.frozen_part(pairs.images.to(task.device))
+        parts = [(one, task.model.frozen_part(one.images.to(task.device))) for one in sets]
     in_one_pass = task.device.type != "cpu" and task.model.encoder_is_frozen and can_be_stacked(task.model.settings)
     if len(seeds) > 1 and in_one_pass:
-        yield from train_students_stacked(task, pairs, frozen_output, settings, seeds)
+        yield from _train_stacked_in_order(task, parts, settings, seeds)
         return
     for seed in seeds:
-        yield train_student(task, pairs, frozen_output, settings, seed)
+        yield _train_in_order(task, parts, settings, seed)
 
 
 def train_students_stacked(
@@ -87,14 +123,35 @@ def train_students_stacked(
     seeds: Sequence[int],
 ) -> list[Parameters]:
     """Train one new student per seed in one pass; arguments as in :func:`train_student`, without dropout."""
-    initial = [task.model.initial_parameters(seed) for seed in seeds]
-    texts = pairs.texts.to(task.device)
-    similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
-    drawn = []
+    return _train_stacked_in_order(task, [(pairs, frozen_output)], settings, seeds)
+
+
+def _train_stacked_in_order(
+    task: RetrievalTask, parts: Sequence[_Part], settings: EvaluationSettings, seeds: Sequence[int]
+) -> list[Parameters]:
+    students = [task.model.initial_parameters(seed) for seed in seeds]
+    drawn: list[list[Tensor]] = []
     for seed in seeds:
         with seeded(seed):
-            drawn.append(torch.stack([torch.randperm(len(texts)) for _ in range(settings.epochs)]))
-    orders = torch.stack(drawn, dim=1).to(task.device)  # of all epochs and students, in one copy
+            drawn.append(
+                [torch.stack([torch.randperm(one.num_pairs) for _ in range(settings.epochs)]) for one, _ in parts]
+            )
+    for (pairs, frozen_output), of_part in zip(parts, zip(*drawn, strict=True), strict=True):
+        orders = torch.stack(of_part, dim=1).to(task.device)  # of all epochs and students, in one copy
+        students = _train_stacked_on(task, students, pairs, frozen_output, settings, orders)
+    return students
+
+
+def _train_stacked_on(
+    task: RetrievalTask,
+    students: Sequence[Parameters],
+    pairs: Pairs,
+    frozen_output: Float[Tensor, "pair ..."],
+    settings: EvaluationSettings,
+    orders: Int64[Tensor, "epoch student pair"],
+) -> list[Parameters]:
+    texts = pairs.texts.to(task.device)
+    similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
 
     def batches() -> Iterator[StackedBatch]:
         for epoch in orders:
@@ -103,12 +160,12 @@ def train_students_stacked(
                     part = None if similarity is None else similarity[chosen[:, :, None], chosen[:, None]]
                     yield StackedBatch(frozen_output[chosen], texts[chosen], part)
 
-    trained, _ = train_stacked(task.model, initial, batches(), _rates(pairs, settings), pairs.pair_loss)
+    trained, _ = train_stacked(task.model, students, batches(), _rates(pairs, settings), pairs.pair_loss)
     return trained
 
 
 def _rates(pairs: Pairs, settings: EvaluationSettings) -> SgdSettings:
-    sizes = [len(part) for part in torch.arange(len(pairs.texts)).split(settings.batch_size)]
+    sizes = [len(part) for part in torch.arange(pairs.num_pairs).split(settings.batch_size)]
     steps = settings.epochs * sum(size > 1 for size in sizes)
     decay = settings.learning_rate_decay
     return SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay, decay, steps)
@@ -130,19 +187,36 @@ def train_student(
         settings: Epochs, batch size and SGD settings.
         seed: Seed of initialisation, batches and dropout.
     """
-    initial = task.model.initial_parameters(seed)
+    return _train_in_order(task, [(pairs, frozen_output)], settings, seed)
+
+
+def _train_in_order(task: RetrievalTask, parts: Sequence[_Part], settings: EvaluationSettings, seed: int) -> Parameters:
+    """Train a new student on all parts; on the first one it is trained as it would be on this part alone."""
+    student = task.model.initial_parameters(seed)
+    with seeded(seed):
+        for pairs, frozen_output in parts:
+            student = _train_on(task, student, pairs, frozen_output, settings)
+    return student
+
+
+def _train_on(
+    task: RetrievalTask,
+    student: Parameters,
+    pairs: Pairs,
+    frozen_output: Float[Tensor, "pair ..."],
+    settings: EvaluationSettings,
+) -> Parameters:
     texts = pairs.texts.to(task.device)
     similarity = None if pairs.similarity is None else pairs.similarity.to(task.device)
 
     def batches() -> Iterator[TrainingBatch]:
         for _ in range(settings.epochs):
-            for chosen in torch.randperm(len(texts)).split(settings.batch_size):
+            for chosen in torch.randperm(pairs.num_pairs).split(settings.batch_size):
                 if len(chosen) > 1:  # a contrastive loss needs two pairs
                     part = None if similarity is None else similarity[chosen][:, chosen]
                     yield TrainingBatch(frozen_output[chosen], texts[chosen], part)
 
-    with seeded(seed):
-        trained, _ = train_on_batches(task.model, initial, batches(), _rates(pairs, settings), pairs.pair_loss)
+    trained, _ = train_on_batches(task.model, student, batches(), _rates(pairs, settings), pairs.pair_loss)
     return trained
 
 

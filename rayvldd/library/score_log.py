@@ -90,4 +90,4 @@ def _kind_and_pairs(
         return "full_data", task.train.num_images
     if isinstance(trained_on, Coreset):
         return "coreset", len(trained_on.image_index)
-    return "evaluation", len(trained_on.images)
+    return "evaluation", trained_on.num_pairs

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 import ray
-import torch
 
 from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
@@ -21,7 +20,7 @@ from rayvldd.evaluation.kept_student import save_student
 from rayvldd.evaluation.probes import Probe
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
-from rayvldd.evaluation.students import Pairs, train_student
+from rayvldd.evaluation.students import Pairs, PairsInOrder, TrainingPairs, train_students
 from rayvldd.experts.recipe import expert_training
 from rayvldd.experts.training import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -43,8 +42,8 @@ _STUDENTS_FOR_RATE = 2
 class StudentSpec:
     """One student: its training set and its seed."""
 
-    pairs: Pairs | Coreset | FullDataChoice
-    """Training set, indexes of real pairs, or all real training pairs with their recipe."""
+    pairs: TrainingPairs | Coreset | FullDataChoice
+    """Training set or several in order, indexes of real pairs, or all real training pairs with their recipe."""
     seed: int
     lr: float | None = None
     """Learning rate on a coreset."""
@@ -110,7 +109,7 @@ def score_in_parallel(
     cached = [_kept(cache_folder, job, split) for job in jobs]
     missing = [job for job, known in zip(jobs, cached, strict=True) if known is None]
     with start_ray(None, None):
-        sent = {id(job.pairs): _send(job.pairs) for job in missing if isinstance(job.pairs, Pairs)}
+        sent = {id(job.pairs): _send(job.pairs) for job in missing if isinstance(job.pairs, TrainingPairs)}
         probes = {id(probe): ray.put(probe) for job in missing for probe in job.probes}
         students = [
             _StudentWork(
@@ -252,10 +251,8 @@ class _StudentWork:
             trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed)
         else:
             real = isinstance(self.pairs, Coreset)
-            pairs: Pairs = self.pairs.pairs(task, self.lr) if real else ray.get(self.pairs)
-            with torch.no_grad():
-                frozen_output = task.model.frozen_part(pairs.images.to(task.device))
-            trained = train_student(task, pairs, frozen_output, self.settings, self.seed)
+            pairs: TrainingPairs = self.pairs.pairs(task, self.lr) if real else ray.get(self.pairs)
+            (trained,) = train_students(task, pairs, self.settings, [self.seed])
             if self.kept_in is not None:
                 save_student(self.kept_in, task, trained, self.seed)
         probes: list[Probe] = [ray.get(probe) for probe in self.probes]
@@ -279,5 +276,11 @@ class _CoresetWork:
         return choose_coreset(task, choice.method, choice.num_pairs, choice.seed, self.training)
 
 
-def _send(pairs: Pairs) -> "ray.ObjectRef[Pairs]":
-    return ray.put(replace(pairs, images=pairs.images.cpu(), texts=pairs.texts.cpu()))
+def _send(pairs: TrainingPairs) -> "ray.ObjectRef[TrainingPairs]":
+    if isinstance(pairs, PairsInOrder):
+        return ray.put(PairsInOrder([_on_cpu(part) for part in pairs.parts]))
+    return ray.put(_on_cpu(pairs))
+
+
+def _on_cpu(pairs: Pairs) -> Pairs:
+    return replace(pairs, images=pairs.images.cpu(), texts=pairs.texts.cpu())
