@@ -38,6 +38,7 @@ from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import stored_name
 from rayvldd.library.scoring import Split, words_of_bound, words_of_rates
 from rayvldd.library.set_groups import GroupScores, SetGroup, TextConversion, group_sets, load_sets
+from rayvldd.library.sets_in_order import read_order
 from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.set_scores import ALL_PAIRS, SetScores
@@ -78,6 +79,7 @@ class _Output(SetScores):
         "rayvldd evaluate my_set --transfer mobilenetv1_100,resnet18,nf_resnet50=nf_resnet50.safetensors",
         "rayvldd evaluate my_set --text-encoder cls:bert-base-uncased,hashed_ngrams:512 --texts nearest",
         "rayvldd evaluate my_set --students 5 --robustness --on other_study.yaml --zero-shot pictures/",
+        "rayvldd evaluate phase_1 phase_2 --in-order --later-rate 0.1",
         "rayvldd evaluate my_set --set data.root=/data/flickr8k --no-full-data --json",
     ],
 )
@@ -101,6 +103,20 @@ class _Output(SetScores):
 @click.option("--lr-student", metavar="IMAGE,TEXT", help="Learning rates of students in place of the learned ones.")
 @click.option("--trust", is_flag=True, help="Let a SET from elsewhere load the files and encoders that its card names.")
 @click.option("--breakdown", is_flag=True, help="Also show recall by caption length and subject, and subjects kept.")
+@click.option(
+    "--in-order",
+    is_flag=True,
+    help="Train each student on the SETs one after another, as on sets that are distilled in phases, with one row for "
+    "all of them.",
+)
+@click.option(
+    "--later-rate",
+    type=float,
+    metavar="FACTOR",
+    default=1.0,
+    show_default=True,
+    help="With --in-order, factor on the learning rates of all SETs but the first.",
+)
 @further_options
 @click.pass_obj
 def command(
@@ -118,6 +134,8 @@ def command(
     lr_student: str | None,
     trust: bool,
     breakdown: bool,
+    in_order: bool,
+    later_rate: float,
     robustness: bool,
     on_study: str | None,
     zero_shot: str | None,
@@ -133,6 +151,10 @@ def command(
     converted to its scale, and the step sizes that the set learned for its own encoder are used unless `--lr-student`
     is given. TEXT is POOLING:NAME with cls, mean or clip, hashed_ngrams:WIDTH, or FILE.yaml with the keys of
     model.text_encoder; with --transfer, the matrix has a column for each pair of encoders.
+
+    With `--in-order` a student is trained on the first SET for evaluation.epochs epochs with its learned rates, then on
+    the second one with a new optimiser and the rates of that, and so on. Data, model and evaluation settings must be
+    those of the first SET, whose seed and experts are used for students and baselines.
     """
 
     def check(study: Study, file: str) -> None:
@@ -148,13 +170,15 @@ def command(
     is_matrix = bool(transfer) or len(text_encoders) > 1
     further, more = read_further(robustness, on_study, zero_shot, template, privacy)
     faults += more
+    order, more = read_order(places, in_order, later_rate, {"breakdown": breakdown, "privacy": privacy})
+    faults += more
     with together_with(faults, "rayvldd evaluate --help"):
         sets = load_sets(places, invocation.workspace_folder)
         if not trust:
             own, line = invocation.workspace_folder, f"{invocation.line} --trust"
             refuse_untrusted(sets, own, invocation.overrides, parsed.encoders, next_command=line)
         groups = group_sets(
-            sets, parsed.encoders, invocation.overrides, check, invocation.line, text_encoders, conversion
+            sets, parsed.encoders, invocation.overrides, check, invocation.line, text_encoders, conversion, order
         )
         refuse_further(further, groups, invocation.line)
     workspace = writable_workspace(invocation)  # after the sets: a wrong name must leave no folder
@@ -173,7 +197,7 @@ def command(
         for group in groups:
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not is_matrix:
-                _show_group(invocation, group, scored[group], split)
+                _show_group(invocation, group, scored[group], options)
             show_further(invocation, scored[group].further)
             if breakdown:
                 lost.append(show_breakdown(invocation, task, group.sets, scored[group].ranks, split, group.measured_on))
@@ -191,11 +215,14 @@ def command(
     invocation.finish(output if published is None else output.model_copy(update={"published": published}))
 
 
-def _show_group(invocation: Invocation, group: SetGroup, scores: GroupScores, split: Split) -> None:
-    """Show the recalls of a group, how its students on real pairs were trained, and its differences to those."""
+def _show_group(invocation: Invocation, group: SetGroup, scores: GroupScores, options: EvaluationOptions) -> None:
+    """Show the recalls of a group, how its students were trained, and its differences to real pairs."""
     from rayvldd.reports.differences import differences_table
 
+    split = options.split
     invocation.show(table_of_group(group, scores.recalls, split))
+    if group.order:
+        invocation.say(f"trained in order: {group.words_of_rates(options.lr_student)}")
     show_training(invocation, {name: one.rate for name, one in scores.coresets.items()}, scores.recipe)
     if differences := differences_of(group, scores):
         title = f"Mean recall on the same {split} images, set minus real pairs (points)"
@@ -263,12 +290,12 @@ def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: Evalua
     for group in groups:
         show_settings(invocation, group.study)
         count = options.students or group.study.evaluation.num_test_students
-        for name in group.sets:
+        for name in group.rows:
             plan[f"{name} on {group.encoder}"] = f"{count} students, scored on {options.split}"
             if options.further.robustness:
                 plan[f"{stored_name(name)} on {group.encoder}"] = f"{count} students"
         if options.coresets:
-            sizes = " and ".join(map(str, sorted({len(distilled) for distilled in group.sets.values()})))
+            sizes = " and ".join(map(str, sorted(set(map(group.num_pairs, group.rows)))))
             plan[f"{', '.join(options.coresets)} on {group.encoder}"] = (
                 f"{count} students on {sizes} real pairs each; learning rate: {words_of_rates(group.study)}"
             )

@@ -1,12 +1,13 @@
 """Evaluation of distilled sets with new students and baselines; the scores are saved in the workspace."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.config.loading import load_study
-from rayvldd.errors import InputError
+from rayvldd.errors import Fault, InputError
 from rayvldd.library.foreign_sets import refuse_untrusted
 from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
 from rayvldd.library.scoring import Chosen, Split, summary_of_students
@@ -19,6 +20,7 @@ from rayvldd.library.set_groups import (
     score_group,
     words_of_text_encoder,
 )
+from rayvldd.library.sets_in_order import read_order
 from rayvldd.records.full_data import ChosenRecipe
 from rayvldd.records.json_values import text_at
 from rayvldd.records.set_scores import (
@@ -32,6 +34,7 @@ from rayvldd.records.set_scores import (
     ScoredBound,
     ScoredCoreset,
     SetDifference,
+    SetInOrder,
     SetScores,
     keep_scores,
 )
@@ -124,6 +127,8 @@ def evaluate(
     text_encoder: "TextEncoderSettings | None" = None,
     texts: TextConversion = "auto",
     trust: bool = False,
+    in_order: bool = False,
+    later_rate: float = 1.0,
 ) -> EvaluatedSets:
     """Train new students on distilled sets and score them.
 
@@ -143,18 +148,25 @@ def evaluate(
         texts: How caption embeddings are converted for it: ``as_is``, by the ``nearest`` real captions, or by a
             ``ridge`` map; ``auto`` is ``as_is`` for embeddings of the same width, else ``ridge``.
         trust: Whether sets from outside the workspace may load the files and encoders that their cards name.
+        in_order: Train each student on all sets one after another, with one row for all of them.
+        later_rate: With ``in_order``, factor on the learning rates of all sets but the first; 0.1 in the released
+            evaluation of PTM-ST.
 
     Raises:
         StoreError: if a set cannot be read.
         ConfigError: if the study of ``on`` has faults.
         DataError: if the folder of ``zero_shot`` has no classes, or files that are no images.
-        InputError: if models or data are not compatible, or a set from elsewhere would load files or encoders.
+        InputError: if models or data are not compatible, students cannot be trained on the sets in order, or a set from
+            elsewhere would load files or encoders.
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.data.class_images import read_class_images
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
 
+    order, wrong = read_order([str(name) for name in sets], in_order, later_rate, {"privacy": privacy})
+    if wrong:
+        raise InputError(list(map(_in_python, wrong)), next_command="rv.evaluate(…), after correcting them")
     place = Workspace(workspace)
     place.check_writable()
     loaded = load_sets([str(name) for name in sets], place.root)
@@ -165,7 +177,7 @@ def evaluate(
         if text_encoder is None
         else {words_of_text_encoder({"text_encoder": text_encoder.model_dump()}): text_encoder}
     )
-    groups = group_sets(loaded, {}, next_command="rv.evaluate(…)", text_encoders=others, conversion=texts)
+    groups = group_sets(loaded, {}, next_command="rv.evaluate(…)", text_encoders=others, conversion=texts, order=order)
     other = load_study(on) if isinstance(on, str | Path) else on
     images = read_class_images(user_path(zero_shot)) if zero_shot is not None else None
     further = FurtherEvaluations(robustness, other, images, template, privacy)
@@ -180,6 +192,12 @@ def evaluate(
     return keep_evaluation(scored, options, place, "rv.evaluate")
 
 
+def _in_python(fault: Fault) -> Fault:
+    """A fault whose options have the names of arguments."""
+    texts = (fault.where, fault.problem, fault.allowed)
+    return Fault(*(re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", "_"), text) for text in texts))
+
+
 def evaluate_group(
     group: SetGroup, workspace: Workspace, options: EvaluationOptions, display: "ProgressDisplay", command: str
 ) -> tuple["RetrievalTask", GroupScores]:
@@ -187,7 +205,7 @@ def evaluate_group(
     rules = (options.students, options.split, options.full_data, options.coresets, options.lr_student, options.further)
     task, scores = score_group(group, workspace, *rules, display, command)
     if options.split == "test":
-        counts = {name: len(scores.ranks[name]) for name in group.sets}
+        counts = {row: len(scores.ranks[row]) for row in group.rows}
         _count_test_evaluations(group, workspace, counts, command)
     return task, scores
 
@@ -254,11 +272,14 @@ def _rows(
         own: dict[str, object]
         for name, found in rows.items():
             values = {**about, **dict(summary_of_students(found, rows.get(ALL_PAIRS)))}
-            if name in group.sets:
-                lr_image, lr_text = rates or group.learned_rates(name)
-                own = {"distilled_set": name, "num_pairs": len(group.sets[name]), "made_with": group.made_with[name]}
-                own |= {"lr_student_image": lr_image, "lr_student_text": lr_text}
-                own["text_conversion"] = scores.conversions.get(name)
+            if name in group.rows:
+                own = {"distilled_set": name, "num_pairs": group.num_pairs(name), "made_with": group.made_with[name]}
+                own["text_conversion"] = _text_conversion(group, name, scores)
+                if group.order:
+                    own |= {"in_order": _sets_in_order(group, rates), "later_rate": group.order.later_rate}
+                else:
+                    lr_image, lr_text = group.rates(name, rates)
+                    own |= {"lr_student_image": lr_image, "lr_student_text": lr_text}
                 sets.append(EvaluatedSet.model_validate({**values, **own}))
             elif name in scores.coresets:
                 coreset = scores.coresets[name]
@@ -266,9 +287,25 @@ def _rows(
                 own["rate"] = coreset.rate
                 coresets.append(EvaluatedCoreset.model_validate({**values, **own}))
             else:
-                own = {"sets": list(group.sets), "recipe": scores.recipe}
+                own = {"sets": list(group.rows), "recipe": scores.recipe}
                 bounds.append(EvaluatedBound.model_validate({**values, **own}))
     return sets, coresets, bounds
+
+
+def _sets_in_order(group: SetGroup, rates: tuple[float, float] | None) -> list[SetInOrder]:
+    """The sets of a group in the order of training."""
+    found = []
+    for place, distilled in group.sets.items():
+        image, text = group.rates(place, rates)
+        about = SetInOrder(distilled_set=place, num_pairs=len(distilled), lr_student_image=image, lr_student_text=text)
+        found.append(about)
+    return found
+
+
+def _text_conversion(group: SetGroup, row: str, scores: GroupScores) -> str | None:
+    """How the caption embeddings of the sets of a row were converted; None if they were not."""
+    known = [scores.conversions[place] for place in group.rows[row] if place in scores.conversions]
+    return "; ".join(dict.fromkeys(known)) or None
 
 
 def differences_of(group: SetGroup, scores: GroupScores) -> list[SetDifference]:
@@ -276,9 +313,9 @@ def differences_of(group: SetGroup, scores: GroupScores) -> list[SetDifference]:
     from rayvldd.evaluation.paired_difference import paired_difference
 
     found = []
-    for name, distilled in group.sets.items():
+    for name in group.rows:
         for coreset, chosen in scores.coresets.items():
-            if chosen.num_pairs == len(distilled):
+            if chosen.num_pairs == group.num_pairs(name):
                 others = [[student] for student in scores.ranks[coreset]]  # each student has its own coreset
                 value = paired_difference([scores.ranks[name]], others, scores.caption_image)
                 of_pair = {"distilled_set": name, "coreset": coreset, "trained_with": group.encoder}
@@ -287,13 +324,14 @@ def differences_of(group: SetGroup, scores: GroupScores) -> list[SetDifference]:
 
 
 def _count_test_evaluations(group: SetGroup, workspace: Workspace, students: Mapping[str, int], command: str) -> None:
-    """Record a test evaluation in the folders of the studies that the sets belong to."""
+    """Record a test evaluation of rows in the folders of the studies that their sets belong to."""
     from rayvldd.hyperparameter_search.study_folder import StudyFolder, study_of_set
 
-    names_by_study: dict[Path, list[str]] = {}
-    for name, distilled in group.sets.items():
-        root = study_of_set(name, text_at(distilled.origin.study, "name"), workspace.studies)
-        if root is not None:
-            names_by_study.setdefault(root, []).append(name)
-    for root, names in names_by_study.items():
-        StudyFolder(root).add_test_evaluation(command, len(names), sum(students[name] for name in names))
+    rows_by_study: dict[Path, list[str]] = {}
+    for row, places in group.rows.items():
+        names = {place: text_at(group.sets[place].origin.study, "name") for place in places}
+        roots = [study_of_set(place, name, workspace.studies) for place, name in names.items()]
+        for root in dict.fromkeys(root for root in roots if root is not None):
+            rows_by_study.setdefault(root, []).append(row)
+    for root, rows in rows_by_study.items():
+        StudyFolder(root).add_test_evaluation(command, len(rows), sum(students[row] for row in rows))

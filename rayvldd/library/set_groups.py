@@ -19,6 +19,7 @@ from rayvldd.library.scoring import (
     score_sets,
     seeds_of_students,
 )
+from rayvldd.library.sets_in_order import InOrder
 from rayvldd.records.json_values import JsonValue, number_at, object_at, text_at
 from rayvldd.records.set_card import BareCard
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from rayvldd.distillation.text_conversion import ConvertedTexts
     from rayvldd.evaluation.probes import Probe
     from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
+    from rayvldd.evaluation.students import Pairs
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.full_data import ChosenRecipe
     from rayvldd.records.set_card import Card
     from rayvldd.records.set_scores import FurtherScores
+    from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.workspace import Workspace
 
 TextConversion = Literal["auto", "as_is", "nearest", "ridge"]
@@ -59,6 +62,18 @@ class SetGroup:
     """The sets by their folders."""
     conversion: TextConversion | None = None
     """How the sets' caption embeddings are converted for the text encoder; None if it is that of the sets."""
+    order: InOrder | None = None
+    """Students are trained on all sets in order; None: on each set alone."""
+
+    @property
+    def rows(self) -> dict[str, list[str]]:
+        """The rows of the table with the sets that their students are trained on."""
+        places = list(self.sets)
+        return {self.order.name(places): places} if self.order else {place: [place] for place in places}
+
+    def num_pairs(self, row: str) -> int:
+        """Number of pairs of all sets of a row."""
+        return sum(len(self.sets[place]) for place in self.rows[row])
 
     @property
     def measured_on(self) -> Conditions:
@@ -71,20 +86,43 @@ class SetGroup:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """The image encoder that each set was distilled with."""
-        return {name: text_at(made.origin.study, "model", "image_encoder", "name") for name, made in self.sets.items()}
+        """The image encoder that the sets of each row were distilled with."""
+        encoders = {place: _image_encoder_of(distilled) for place, distilled in self.sets.items()}
+        return self._joined(encoders)
 
     @property
     def own_column(self) -> dict[str, str]:
-        """The column of a transfer matrix with the encoders that each set was distilled with."""
+        """The column of a transfer matrix with the encoders that the sets of each row were distilled with."""
         if self.conversion is None:
             return self.made_with
-        own = {name: words_of_text_encoder(object_at(made.origin.study, "model")) for name, made in self.sets.items()}
-        return {name: f"{image}, {own[name]}" for name, image in self.made_with.items()}
+        own = {
+            place: f"{_image_encoder_of(made)}, {words_of_text_encoder(object_at(made.origin.study, 'model'))}"
+            for place, made in self.sets.items()
+        }
+        return self._joined(own)
 
-    def learned_rates(self, name: str) -> tuple[float, float]:
-        """The learned step sizes of a set: image side, text side."""
-        return self.sets[name].lr_student_image, self.sets[name].lr_student_text
+    def _joined(self, words: Mapping[str, str]) -> dict[str, str]:
+        """Words about each row from those about each set, without repeats."""
+        return {row: "; ".join(dict.fromkeys(words[place] for place in places)) for row, places in self.rows.items()}
+
+    def rates(self, place: str, instead: tuple[float, float] | None = None) -> tuple[float, float]:
+        """Learning rates of students on a set, of image and text side.
+
+        Args:
+            place: Of the set.
+            instead: Rates in place of the learned step sizes; those of later sets in order are scaled in turn.
+        """
+        image, text = instead or (self.sets[place].lr_student_image, self.sets[place].lr_student_text)
+        scale = self.order.later_rate if self.order and place != next(iter(self.sets)) else 1.0
+        return scale * image, scale * text
+
+    def words_of_rates(self, instead: tuple[float, float] | None = None) -> str:
+        """The sets in order with their pairs and learning rates, for a line below the table."""
+        described = []
+        for place, distilled in self.sets.items():
+            image, text = self.rates(place, instead)
+            described.append(f"{place} ({len(distilled)} pairs, rates {image:.4g} and {text:.4g})")
+        return ", then ".join(described)
 
 
 @dataclass(frozen=True)
@@ -117,6 +155,11 @@ def words_of_text_encoder(model: Mapping[str, JsonValue]) -> str:
     if pooling == "hashed_ngrams":
         return f"{pooling}:{int(number_at(model, 'text_encoder', 'width'))}"
     return f"{pooling}:{Path(name).name}"
+
+
+def _image_encoder_of(distilled: "DistilledSet") -> str:
+    """Name of the image encoder that a set was distilled with."""
+    return text_at(distilled.origin.study, "model", "image_encoder", "name")
 
 
 def load_sets(places: Sequence[str], workspace: Path) -> dict[str, "DistilledSet"]:
@@ -154,6 +197,7 @@ def group_sets(
     next_command: str = "",
     text_encoders: Mapping[str, TextEncoderSettings] | None = None,
     conversion: TextConversion = "auto",
+    order: InOrder | None = None,
 ) -> list[SetGroup]:
     """Group the sets, once for every pair of encoders, and check all models and data before any work.
 
@@ -166,11 +210,15 @@ def group_sets(
         next_command: Command to run once the faults are corrected.
         text_encoders: Text encoders for the students by displayed name; default: each set's own.
         conversion: How caption embeddings are converted for them.
+        order: Students are trained on all sets in order, with the settings of the first one; None: on each set alone.
 
     Raises:
-        InputError: with the faults of all cards, models and data.
+        InputError: with the faults of all cards, models and data, and of sets that cannot be trained on in order.
     """
     studies, faults = _studies_of(sets, overrides)
+    if order and studies:
+        faults += order.faults(sets, studies)
+        studies = dict.fromkeys(studies, next(iter(studies.values())))
     known = {study.model.image_encoder.name: study.model.image_encoder for study in studies.values()}
     groups: dict[tuple[str, str], SetGroup] = {}
     for name, study in studies.items():
@@ -182,7 +230,7 @@ def group_sets(
             for of_group, shown, how in _with_text_encoders(of_image, label, text_encoders or {}, conversion):
                 key = (_key(of_group), shown)
                 base = _key(study, without=("image_encoder", *(("text_encoder",) if text_encoders else ())))
-                group = groups.get(key) or SetGroup(of_group, shown, base, {}, how)
+                group = groups.get(key) or SetGroup(of_group, shown, base, {}, how, order)
                 groups[key] = replace(group, sets={**group.sets, name: sets[name]})
     for group in groups.values():
         try:
@@ -253,7 +301,6 @@ def score_group(
     """
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.runtime.evaluation import StudentSpec
     from rayvldd.runtime.full_data import choose_recipe
 
     study, cache = group.study, open_cache(workspace.cache)
@@ -262,24 +309,17 @@ def score_group(
     seeds = seeds_of_students(study, split, students)
     choice = choose_recipe(study, workspace.cache, task.fingerprints, display) if full_data else None
     jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
-    conversions: dict[str, str] = {}
-    for name, distilled in group.sets.items():
-        for difference in _differences(name, group, task):
-            display.warn(f"note: {difference}")
-        converted = _converted_texts(distilled, group, task, cache, display)
-        if converted is not None:
-            conversions[name] = converted.words
-            display.warn(f"note: {name} on {group.encoder}: {converted.words}")
-        pairs = distilled.pairs(task, converted.texts if converted is not None else None)
-        if rates:
-            pairs = replace(pairs, lr_image=rates[0], lr_text=rates[1])
-        jobs[name] = [StudentSpec(pairs, seed) for seed in seeds]
+    pairs, conversions = _pairs_of_sets(group, task, rates, cache, display)
+    for row, places in group.rows.items():
+        parts = [pairs[place] for place in places]
+        jobs[row] = _students_on(parts, seeds)
         if further.robustness:
-            stored = replace(pairs, images=stored_images(distilled.images, task))
-            jobs[stored_name(name)] = [StudentSpec(stored, seed) for seed in seeds]
+            stored = [stored_images(group.sets[place].images, task) for place in places]
+            parts = [replace(part, images=images) for part, images in zip(parts, stored, strict=True)]
+            jobs[stored_name(row)] = _students_on(parts, seeds)
     chosen: list[Chosen] = []
     if methods:
-        numbers = sorted({len(distilled) for distilled in group.sets.values()})
+        numbers = sorted(set(map(group.num_pairs, group.rows)))
         chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
     probes = [probe for evaluation in evaluations for probe in evaluation.probes]
@@ -294,11 +334,43 @@ def score_group(
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     found = [evaluation.scores(group.measured_on, {name: scores[name] for name in rows}) for evaluation in evaluations]
     coresets = {coreset.name: coreset for coreset in chosen}
-    stored_sets = {stored_name(name) for name in group.sets}
-    by_row = {name: [student.ranks for student in scores[name]] for name in rows if name not in stored_sets}
+    stored_rows = {stored_name(row) for row in group.rows}
+    by_row = {name: [student.ranks for student in scores[name]] for name in rows if name not in stored_rows}
     caption_image = getattr(task, split).split.caption_image
     recipe = choice.best if choice else None
     return task, GroupScores(by_row, coresets, task.fingerprints, caption_image, recipe, found, conversions)
+
+
+def _pairs_of_sets(
+    group: SetGroup,
+    task: "RetrievalTask",
+    rates: tuple[float, float] | None,
+    cache: "ArrayCache",
+    display: "ProgressDisplay",
+) -> tuple[dict[str, "Pairs"], dict[str, str]]:
+    """The pairs of each set with the learning rates of its students, and how its caption embeddings were converted."""
+    pairs: dict[str, Pairs] = {}
+    conversions: dict[str, str] = {}
+    for name, distilled in group.sets.items():
+        for difference in _differences(name, group, task):
+            display.warn(f"note: {difference}")
+        converted = _converted_texts(distilled, group, task, cache, display)
+        if converted is not None:
+            conversions[name] = converted.words
+            display.warn(f"note: {name} on {group.encoder}: {converted.words}")
+        lr_image, lr_text = group.rates(name, rates)
+        of_set = distilled.pairs(task, converted.texts if converted is not None else None)
+        pairs[name] = replace(of_set, lr_image=lr_image, lr_text=lr_text)
+    return pairs, conversions
+
+
+def _students_on(parts: Sequence["Pairs"], seeds: Sequence[int]) -> list["StudentSpec"]:
+    """One student for each seed, trained on all parts in order."""
+    from rayvldd.evaluation.students import PairsInOrder
+    from rayvldd.runtime.evaluation import StudentSpec
+
+    trained_on = parts[0] if len(parts) == 1 else PairsInOrder(parts)
+    return [StudentSpec(trained_on, seed) for seed in seeds]
 
 
 def _key(study: Study, *, without: Sequence[str] = ()) -> str:
@@ -349,7 +421,7 @@ def _differences(name: str, group: SetGroup, task: "RetrievalTask") -> list[str]
     """Differences of data and encoders from those of a set; another text encoder raises an error."""
     made, now = group.sets[name].origin.fingerprints, task.fingerprints
     named = {"data": "the data"}
-    if group.study.model.image_encoder.name == group.made_with[name]:
+    if group.study.model.image_encoder.name == _image_encoder_of(group.sets[name]):
         named["image_encoder"] = "the image encoder's weights"
     return [
         f"{name}: {what} (fingerprint {now[key]}) differ from those the set was made with ({made[key]})"

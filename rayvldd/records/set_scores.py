@@ -88,18 +88,40 @@ class _Evaluated(Scored, Conditions):
         return (*self.measured_on, self.fingerprints.get("data", ""))
 
 
-class EvaluatedSet(_Evaluated):
-    """A distilled set."""
+class SetInOrder(Values):
+    """One of several sets that students were trained on one after another."""
 
     distilled_set: str
-    """Location as given by the user: a folder or a URI."""
+    """Location as given by the user."""
     num_pairs: int
+    lr_student_image: float
+    """Learning rate of the students on this set."""
+    lr_student_text: float
+
+
+class EvaluatedSet(_Evaluated):
+    """A distilled set, or several that the students were trained on one after another."""
+
+    distilled_set: str
+    """Location as given by the user: a folder or a URI; of several sets the name of :func:`name_in_order`."""
+    num_pairs: int
+    """Of several sets the sum."""
     made_with: str
     """The image encoder that it was distilled with."""
     lr_student_image: float | None = None
+    """None for several sets."""
     lr_student_text: float | None = None
     text_conversion: str | None = None
     """How the caption embeddings were converted for another text encoder; None if it was that of the set."""
+    in_order: list[SetInOrder] = Field(default_factory=list)
+    """The sets in the order of training; empty for a single one."""
+    later_rate: float | None = None
+    """Factor on the learned rates of all of these sets but the first."""
+
+    @property
+    def set_sizes(self) -> dict[str, int]:
+        """Number of pairs by location of each set."""
+        return {one.distilled_set: one.num_pairs for one in self.in_order} or {self.distilled_set: self.num_pairs}
 
     @property
     def is_transferred(self) -> bool:
@@ -344,21 +366,21 @@ def rows_of_set(evaluations: Iterable[SetScores], place: str) -> list[EvaluatedS
     rows: list[EvaluatedSet | EvaluatedBound] = []
     for found in evaluations:
         for row in found.sets:
-            if _whole(row.distilled_set) == _whole(place):
+            if whole_place(row.distilled_set) == whole_place(place):
                 rows.append(row)
                 rows += [bound for bound in found.full_data if bound.sets and row.distilled_set in bound.sets]
     return rows
 
 
-def _whole(place: str) -> str:
-    # Path.resolve would follow links.
+def whole_place(place: str) -> str:
+    """The location of a set without the working folder; a URI as it is."""
+    # Path.resolve would follow links, and show other paths than the user's.
     return place if ":/" in place else os.path.abspath(place)  # noqa: PTH100
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:
     """Short distinct names of sets: the last parts of their locations, and more than only ``best``."""
-    # Path.resolve would follow links, and show other paths than the user's.
-    whole = {place: place if ":/" in place else os.path.abspath(place) for place in places}  # noqa: PTH100
+    whole = {place: whole_place(place) for place in places}
     parts = {place: PurePath(path).parts for place, path in whole.items()}
     lengths = {place: 2 if of_place[-1] in ("best", "distilled_set") else 1 for place, of_place in parts.items()}
     while True:
@@ -369,3 +391,14 @@ def short_names(places: Sequence[str]) -> dict[str, str]:
             return names
         for place in alike:
             lengths[place] += 1
+
+
+def name_in_order(names: Sequence[str], later_rate: float) -> str:
+    """Name of the row of students that are trained on sets one after another.
+
+    Args:
+        names: Of the sets in the order of training.
+        later_rate: Factor on the learning rates of all sets but the first.
+    """
+    joined = ", then ".join(names)
+    return joined if later_rate == 1 else f"{joined} (later rates times {later_rate:g})"

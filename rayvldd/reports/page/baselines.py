@@ -14,6 +14,7 @@ from rayvldd.records.set_scores import (
     EvaluatedSet,
     Scored,
     SetScores,
+    name_in_order,
     short_names,
 )
 from rayvldd.reports.page.study_report import StudyReport
@@ -161,8 +162,15 @@ def _rival(kind: str, mean_recall: float) -> tuple[str, float]:
 
 
 def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
-    """Displayed names of the evaluated sets, by location."""
-    return short_names(list(dict.fromkeys(row.distilled_set for found in evaluations for row in found.sets)))
+    """Displayed names of the evaluated sets by location, and of sets in order by the name of their row."""
+    rows = [row for found in evaluations for row in found.sets]
+    names = short_names(list(dict.fromkeys(place for row in rows for place in row.set_sizes)))
+    in_order = {
+        row.distilled_set: name_in_order([names[place] for place in row.set_sizes], row.later_rate or 1.0)
+        for row in rows
+        if row.in_order
+    }
+    return names | in_order
 
 
 def _point(

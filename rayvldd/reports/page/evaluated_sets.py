@@ -46,12 +46,12 @@ def evaluated_sets(
     shown = {(report.root / "best").resolve() for report in studies if report.distilled is not None}
     reports: dict[str, EvaluatedSetReport] = {}
     for evaluation in evaluations:
-        for row in evaluation.sets:
-            place = row.distilled_set
+        sizes = [(row, place, number) for row in evaluation.sets for place, number in row.set_sizes.items()]
+        for row, place, num_pairs in sizes:
             if Path(place).resolve() in shown:
                 continue
             if place not in reports:
-                reports[place] = EvaluatedSetReport(names[place], place, row.num_pairs, row.measured_on, [])
+                reports[place] = EvaluatedSetReport(names[place], place, num_pairs, row.measured_on, [])
             if evaluation.command not in reports[place].commands:
                 reports[place].commands.append(evaluation.command)
     for report in reports.values():

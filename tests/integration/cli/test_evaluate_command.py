@@ -1,6 +1,7 @@
 """``rayvldd evaluate`` and ``coreset``: which sets share a crew, which encoder is meant, faults before work."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from rayvldd.distillation.coreset_set import coreset_as_set
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import InputError
 from rayvldd.evaluation.recall import RetrievalMetrics
+from rayvldd.evaluation.students import PairsInOrder, evaluate_pairs
 from rayvldd.experts.recipe import expert_training
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.library.encoder_ranks import spearman
-from rayvldd.library.scoring import summary_of_students
+from rayvldd.library.scoring import seeds_of_students, summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
 from rayvldd.records.made_sets import is_made_set
 from rayvldd.records.set_card import CoresetCard, CoresetOrigin
+from rayvldd.records.set_scores import kept_scores
+from rayvldd.reports.page.baselines import comparable_sets
 
 OTHER = {"name": "convnet_d3", "pretrained": False, "options": {"img_size": 16, "width": 4}}
 """An encoder of another width, on a scale of its own."""
@@ -328,6 +333,89 @@ def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {f"{m}_{n}" for n, m in keys}
     assert len(DistilledSet.load(tmp_path / "sets" / "forgetting_6")) == 6
     assert is_made_set(tmp_path / "workspace", tmp_path / "sets" / "forgetting_6")
+
+
+# --- sets in order ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def next_set(task: StudyTask, set_folder: Path) -> Path:
+    """Five other real pairs, for a second phase."""
+    folder = set_folder.parent / "five"
+    coreset = choose_coreset(task, "random", 5, seed=2, training=expert_training(task.study))
+    coreset_as_set(task.study, task, coreset, "random", 2, 0.2).save(folder)
+    return folder
+
+
+def test_sets_that_cannot_be_trained_on_in_order_are_refused(set_folder: Path, next_set: Path, tmp_path: Path) -> None:
+    workspace: list[str | Path] = ["--workspace", tmp_path / "workspace"]
+    wrong = ["--in-order", "--later-rate", "-1", "--breakdown", "--privacy", "--coresets", "randm"]
+    result = run("evaluate", set_folder, *workspace, *wrong)
+    assert result.exit_code == EXIT_USER_ERROR
+    printed = " ".join(result.stderr.split())
+    assert "5 faults found" in printed and "no coreset method 'randm'" in printed
+    assert "--in-order: one set; allowed: two or more sets" in printed
+    assert "--later-rate: got -1; allowed: a number above 0" in printed
+    for option in ("--breakdown", "--privacy"):
+        assert f"{option}: given together with --in-order; allowed: sets one by one, without --in-order" in printed
+    other = next_set.parent / "other"
+    with_card(DistilledSet.load(next_set), **{"model.width": 24, "evaluation.epochs": 9}).save(other)
+    result = run("evaluate", set_folder, other, *workspace, "--in-order", "--trust")
+    assert result.exit_code == EXIT_USER_ERROR
+    printed = " ".join(result.stderr.split())
+    assert f"{other}/card.json: model.width: is 24, but 16 in {set_folder}" in printed
+    assert f"{other}/card.json: evaluation.epochs: is 9, but " in printed
+    result = run("evaluate", set_folder, next_set, *workspace, "--later-rate", "0.1")
+    assert result.exit_code == EXIT_USER_ERROR and "--later-rate: given without --in-order" in result.stderr
+    assert not (tmp_path / "workspace").exists()
+
+
+@pytest.mark.timeout(600)
+def test_sets_in_order_are_one_row_beside_baselines_of_the_sum_of_pairs(
+    task: StudyTask, set_folder: Path, next_set: Path, tmp_path: Path, local_ray: None
+) -> None:
+    workspace = tmp_path / "workspace"
+    study = StudyFolder(workspace / "studies" / task.study.name)
+    study.trials.mkdir(parents=True)
+    study.settings.write_text("{}")
+    name = f"{set_folder}, then {next_set} (later rates times 0.5)"
+    asked: list[str | Path] = ["evaluate", set_folder, next_set, "--in-order", "--later-rate", "0.5"]
+    asked += ["--workspace", workspace, "--coresets", "random", "--students", "2", "--split", "test"]
+    planned = run(*asked, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.output
+    plan = last_object(planned)["plan"]
+    assert plan[f"{name} on convnet_d3"] == "2 students, scored on test"
+    assert plan["random on convnet_d3"].startswith("2 students on 11 real pairs each")
+
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    found = last_object(result)
+    (row,), (real,), (bound,) = found["sets"], found["coresets"], found["full_data"]
+    assert (row["distilled_set"], row["num_pairs"], row["later_rate"]) == (name, 11, 0.5)
+    assert [(one["distilled_set"], one["num_pairs"], one["lr_student_text"]) for one in row["in_order"]] == [
+        (str(set_folder), 6, pytest.approx(0.1)),
+        (str(next_set), 5, pytest.approx(0.1)),
+    ]
+    assert "lr_student_image" not in row and real["num_pairs"] == 11 and bound["sets"] == [name]
+    assert [(one["distilled_set"], one["coreset"]) for one in found["differences"]] == [(name, "11 pairs, random")]
+    assert f"trained in order: {set_folder} (6 pairs, rates 0.1 and 0.1), then {next_set}" in result.stderr
+
+    first, second = (DistilledSet.load(folder).pairs(task) for folder in (set_folder, next_set))
+    second = dataclasses.replace(second, lr_image=0.5 * second.lr_image, lr_text=0.5 * second.lr_text)
+    seeds = seeds_of_students(task.study, "test", 2)
+    students = evaluate_pairs(task, PairsInOrder([first, second]), task.test, task.study.evaluation, seeds)
+    assert row["mean"] == pytest.approx(summary_of_students(students).mean)
+    assert json.loads(study.test_log.read_text())["num_sets"] == 1, "one row of the study, although it has two sets"
+
+    _, (kept,), unread = kept_scores(workspace / "scores")
+    assert not unread and kept.sets[0].in_order[1].num_pairs == 5
+    (group,) = comparable_sets([], [], [kept])
+    assert ("distilled", 11, "six, then five (later rates times 0.5)") in {
+        (point.kind, point.num_pairs, point.name) for point in group.points
+    }
+
+
+# --- other numbers of pairs, and the order of encoders -------------------------------------------------------------
 
 
 @pytest.mark.timeout(600)
