@@ -42,7 +42,7 @@ from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.evaluation.diagnostics import diagnostics
 from rayvldd.evaluation.full_data import recipes_of, train_on_all
 from rayvldd.evaluation.metric import metric_names, metrics_by_name
-from rayvldd.evaluation.students import evaluate_pairs, train_students
+from rayvldd.evaluation.students import PairsInOrder, evaluate_pairs, train_students
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -241,7 +241,7 @@ def coreset_numbers(method: str, protocol: str, device: str, found: Found) -> Nu
 
 
 def metric_numbers(study: Study, device: str, found: Found) -> Numbers:
-    """Every metric, on students of a coreset."""
+    """Every metric, on students of a coreset; and students of two of them in order."""
     task = task_on(study, device)
     pairs = choose_coreset(task, "random", 6, 1).pairs(task, 0.1)
     numbers: dict[str, Any] = {}
@@ -249,6 +249,9 @@ def metric_numbers(study: Study, device: str, found: Found) -> Numbers:
         numbers |= {f"student {seed} {name}": value for name, value in _sides(student).items()}
         for metric in metrics_by_name(metric_names()).values():
             numbers |= {f"{name} {seed}": value for name, value in metric(task, student, task.val).items()}
+    fewer = choose_coreset(task, "herding", 4, 1).pairs(task, 0.2)
+    for seed, student in enumerate(train_students(task, PairsInOrder([pairs, fewer]), study.evaluation, [1, 2])):
+        numbers |= {f"student {seed} in order {name}": value for name, value in _sides(student).items()}
     return numbers
 
 
