@@ -1,7 +1,7 @@
 """Evaluate a distillation on the validation split, keep its best set, and save and resume its state."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,17 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import write_text_whole
-from rayvldd.storage.tensor_files import DamagedFileError
+from rayvldd.storage.json_files import json_text
+from rayvldd.storage.tensor_files import DamagedFileError, checksum
 
 PROGRESS = "progress.json"
 BEST = "best"
 _COLLAPSED = 2
 """Consecutive evaluations far below the initial recall after which a run is stopped."""
+
+
+FirstRecalls = MutableMapping[str, dict[str, float]]
+"""Validation recalls of initial sets by their identity, for runs that begin with the same pairs and students."""
 
 
 class Progress(BaseModel):
@@ -118,9 +123,10 @@ class EvaluatedRun:
         seed: int,
         folder: Path | None,
         on_evaluation: Callable[[EvaluationResult], None] | None = None,
+        first_recalls: FirstRecalls | None = None,
     ) -> None:
         self.study, self.task, self.loop, self.seed, self.folder = study, task, loop, seed, folder
-        self._on_evaluation = on_evaluation
+        self._on_evaluation, self._first_recalls = on_evaluation, first_recalls
         self.best_recall = self.start_recall = -1.0
         self.evaluations_below = 0
         self.seconds_matching = self.seconds_evaluating = 0.0
@@ -144,7 +150,7 @@ class EvaluatedRun:
     def evaluate(self) -> EvaluationResult:
         """Score the current set, and save the state and the best set."""
         started = time.perf_counter()
-        recalls = self._validation_recalls()
+        recalls = self._known_recalls()
         self.seconds_evaluating += time.perf_counter() - started
         mean_recall = recalls[VAL_MEAN_RECALL]
         is_best = mean_recall > self.best_recall
@@ -188,6 +194,25 @@ class EvaluatedRun:
             f"{rates_of(self.study.distillation)}",
             next_command=SMALLER_RATES,
         )
+
+    def _known_recalls(self) -> dict[str, float]:
+        """Return the validation recalls; those of an initial set are computed once for all runs that share it."""
+        if self.loop.outer_step or self._first_recalls is None:
+            return self._validation_recalls()
+        identity = self._identity()
+        if identity not in self._first_recalls:
+            self._first_recalls[identity] = self._validation_recalls()
+        return self._first_recalls[identity]
+
+    def _identity(self) -> str:
+        """Return the identity of everything that determines the validation recalls of the current set."""
+        pairs = self.loop.distilled_set().pairs(self.task)
+        similarity = None if pairs.similarity is None else checksum(pairs.similarity)
+        content = [checksum(pairs.images), checksum(pairs.texts), similarity, pairs.lr_image, pairs.lr_text]
+        settings = self.study.model_dump(mode="json", include={"seed", "data", "model", "evaluation"})
+        proxy = proxy_evaluation_at(self.study, self.loop.outer_step).model_dump(mode="json")
+        known = [*content, pairs.pair_loss, settings, proxy, {**self.task.fingerprints}]
+        return xxhash.xxh3_128_hexdigest(json_text(known))
 
     def _validation_recalls(self) -> dict[str, float]:
         """Return the mean over students; their seeds are fixed, so differences come from the set."""

@@ -14,7 +14,7 @@ import torch
 
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
-from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, rates_of
+from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, FirstRecalls, rates_of
 from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method, fingerprints_of
 from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
@@ -63,6 +63,7 @@ def distill(
     checkpoint_folder: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_evaluation: Callable[[EvaluationResult], None] | None = None,
+    first_recalls: FirstRecalls | None = None,
 ) -> Iterator[EvaluationResult]:
     """Distil and yield an evaluation at outer step 0, at every ``evaluate_every`` and at the last.
 
@@ -77,6 +78,7 @@ def distill(
         on_step: Called after every outer step.
         on_evaluation: Called with every evaluation before the state is saved, so that a run that is interrupted at any
             moment has called it for each evaluation that it saved.
+        first_recalls: Known validation recalls of initial sets; those of this run's are taken from it, or added.
 
     Raises:
         DivergedError: when roll-backs do not help (see :meth:`OuterLoop.step`), or when validation recall stays below
@@ -84,7 +86,7 @@ def distill(
         StoreError: when the folder holds the state of a run with other settings.
     """
     loop = OuterLoop(study, task, experts, seed)
-    run = EvaluatedRun(study, task, loop, seed, checkpoint_folder, on_evaluation)
+    run = EvaluatedRun(study, task, loop, seed, checkpoint_folder, on_evaluation, first_recalls)
     settings = study.distillation
     if not run.resume():
         yield run.evaluate()

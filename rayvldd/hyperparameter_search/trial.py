@@ -158,7 +158,9 @@ def _evaluations(trial_id: str, point: Mapping[str, SettingValue], context: Tria
         if evaluation.outer_step in pictured:
             _draw(evaluation, context.trials / trial_id)
 
-    for evaluation in distill(study, task, trajectories, seed, checkpoint, on_evaluation=draw):
+    for evaluation in distill(
+        study, task, trajectories, seed, checkpoint, on_evaluation=draw, first_recalls=_first_recalls
+    ):
         finished = False
         yield EvaluationReport(evaluation.outer_step, dict(evaluation.metrics))
     if finished and saved:  # nothing is left to do: the last evaluation is lost if it was not the best
@@ -193,9 +195,12 @@ def task_at(point: Study, cache: Path) -> RetrievalTask:
     key = fingerprint({"data": point.data.model_dump(mode="json"), "model": point.model.model_dump(mode="json")})
     if key not in _loaded:
         _loaded.clear()
+        _first_recalls.clear()
         _loaded[key] = load_trial_task(point, cache)
     return _loaded[key]
 
 
 _loaded: dict[str, RetrievalTask] = {}
 """The task that this process loaded last, by the settings that determine it."""
+_first_recalls: dict[str, dict[str, float]] = {}
+"""Validation recalls of the initial sets of its trials, which are the same where trials share their seed."""

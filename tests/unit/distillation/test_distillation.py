@@ -522,6 +522,44 @@ def test_the_first_rung_is_evaluated_by_its_proxy(make_task: MakeTask, monkeypat
         assert trained == [first, first, first, (2, 7), (2, 7)]
 
 
+def test_runs_with_the_same_start_evaluate_it_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, evaluations = 0, rayvldd.distillation.evaluations
+
+    def noted(*values: Any) -> list[RetrievalMetrics]:
+        nonlocal counted
+        counted += 1
+        return evaluate_pairs(*values)
+
+    monkeypatch.setattr(evaluations, "evaluate_pairs", noted)
+    known: dict[str, dict[str, float]] = {}
+
+    def run(seed: int = 1, study: dict[str, Any] | None = None, **distillation: Any) -> int:
+        """Evaluations of the start by a run; its numbers are those of a run that knows none."""
+        nonlocal counted
+        task, counted = make_task(study, **distillation), 0
+        first = next(distill(task.study, task, experts(task), seed, first_recalls=known))
+        own = counted
+        assert numbers(first) == numbers(next(distill(task.study, task, experts(task), seed)))
+        return own
+
+    assert run() == 1
+    assert run() == run(lr_image=7.0, lr_text=3.0, lr_lr=0.003, outer_steps=9) == 0, "the start does not depend on it"
+    others: list[dict[str, Any]] = [
+        {"seed": 2},
+        {"lr_student_image": 0.05},
+        {"num_pairs": 3},
+        {"start_texts": "noise"},
+        {"study": {"evaluation.epochs": 3}},
+        {"study": {"evaluation.num_students": 2}},
+        {"study": {"model.temperature": 0.1}},
+        {"similarity": "full", "student_loss": "extended_info_nce"},
+    ]
+    assert [run(**other) for other in others] == [1] * len(others) and len(known) == 1 + len(others)
+    task = make_task(outer_steps=1)
+    counted = 0
+    assert len(list(distill(task.study, task, experts(task), 1, first_recalls=known))) == 2 and counted == 1
+
+
 def test_an_evaluation_does_not_change_with_later_steps(make_task: MakeTask) -> None:
     task = make_task(outer_steps=2, evaluate_every=1)
     run = distill(task.study, task, experts(task), seed=0)
