@@ -124,6 +124,12 @@ class EvaluatedSet(_Evaluated):
         return {one.distilled_set: one.num_pairs for one in self.in_order} or {self.distilled_set: self.num_pairs}
 
     @property
+    def rates(self) -> list[JsonValue]:
+        """Learning rates of the students, image and text, of each set in order."""
+        parts: list[JsonValue] = [[one.lr_student_image, one.lr_student_text] for one in self.in_order]
+        return parts or [[self.lr_student_image, self.lr_student_text]]
+
+    @property
     def is_transferred(self) -> bool:
         """Whether the students had another encoder than those of the set."""
         return self.made_with != self.image_encoder or self.text_conversion is not None
@@ -235,7 +241,9 @@ class SetScores(Record):
     @property
     def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
-        rows: list[JsonValue] = [[row.distilled_set, row.trained_with, row.num_students] for row in self.sets]
+        rows: list[JsonValue] = [
+            [row.distilled_set, row.trained_with, row.num_students, row.rates] for row in self.sets
+        ]
         rows += [[row.coreset, row.trained_with, row.num_students] for row in self.coresets]
         identity: JsonObject = {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
         if self.further:

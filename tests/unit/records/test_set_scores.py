@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayvldd.errors import ConfigError
-from rayvldd.records.set_scores import CoresetScores, keep_scores, kept_scores, read_scores
+from rayvldd.records.set_scores import CoresetScores, EvaluatedSet, SetScores, keep_scores, kept_scores, read_scores
 
 
 @pytest.fixture
@@ -21,6 +21,26 @@ def test_scores_are_kept_with_their_format_and_read_again(tmp_path: Path, values
     written = json.loads(keep_scores(scores, tmp_path).read_text(encoding="utf-8"))
     assert written["format"] == 1 and "version" not in written
     assert kept_scores(tmp_path) == ([scores], [], [])
+
+
+def test_evaluations_with_other_rates_are_kept_beside_each_other(tmp_path: Path) -> None:
+    def evaluation(lr_image: float, recall: float) -> SetScores:
+        row = {"measured_on": ("here",), "trained_with": "convnet_d3", "base": "0", "image_encoder": "convnet_d3"}
+        scored: dict[str, Any] = {
+            "fingerprints": {},
+            "num_students": 1,
+            "mean": {"mean_recall": recall},
+            "interval": {},
+        }
+        about = {"distilled_set": "a", "num_pairs": 3, "made_with": "convnet_d3"}
+        one = EvaluatedSet.model_validate(
+            {**row, **scored, **about, "lr_student_image": lr_image, "lr_student_text": 0.1}
+        )
+        return SetScores(command="rayvldd evaluate", split="test", sets=[one], coresets=[], full_data=[])
+
+    files = [keep_scores(evaluation(rate, recall), tmp_path) for rate, recall in ((0.1, 1.0), (0.2, 2.0), (0.1, 3.0))]
+    assert files[0] == files[2] != files[1]
+    assert {one.sets[0].mean["mean_recall"] for one in kept_scores(tmp_path)[1]} == {2.0, 3.0}
 
 
 @pytest.mark.parametrize(
