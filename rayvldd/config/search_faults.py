@@ -94,20 +94,16 @@ def _faults_of_objectives(search: SearchSettings, space: Space) -> list[Incompat
 
 
 def _faults_of_stopping(search: SearchSettings) -> list[Incompatibility]:
-    found = []
-    if search.stop_below_probability is not None and not RULES[search.scheduler].stops:
-        problem = f"has no effect, since scheduler {search.scheduler} stops no trial"
-        others = ", ".join(name for name in RULES if RULES[name].stops)
-        allowed = f"null, or a scheduler that stops trials: {others}"
-        found.append(Incompatibility("stop_below_probability", problem, allowed))
-    if search.stop_below_gain is not None and not SAMPLERS[search.sampler].predicts_gain:
+    if search.stop_below_gain is None:
+        return []
+    if not SAMPLERS[search.sampler].predicts_gain:
         problem = f"has no effect, since sampler {search.sampler} predicts no gain"
         others = ", ".join(name for name in SAMPLERS if SAMPLERS[name].predicts_gain)
-        found.append(Incompatibility("stop_below_gain", problem, f"null, or a sampler that predicts it: {others}"))
-    elif search.stop_below_gain is not None and len(search.objectives) > 1:
+        return [Incompatibility("stop_below_gain", problem, f"null, or a sampler that predicts it: {others}")]
+    if len(search.objectives) > 1:
         problem = f"has no effect with {len(search.objectives)} objectives"
-        found.append(Incompatibility("stop_below_gain", problem, f"null, or {VAL_MEAN_RECALL} as the only objective"))
-    return found
+        return [Incompatibility("stop_below_gain", problem, f"null, or {VAL_MEAN_RECALL} as the only objective")]
+    return []
 
 
 def _faults_of_choice(search: SearchSettings) -> list[Incompatibility]:

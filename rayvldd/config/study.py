@@ -122,10 +122,6 @@ class SearchSettings(Settings):
     """Stop a trial whose recall is not above that of its initial set after ``grace_evaluations``, even the first trial,
     when there are no others to compare with: a set that is worse than its initial real pairs rarely improves much. No
     effect with ``scheduler: none``."""
-    stop_below_probability: float | None = setting(None, gt=0, lt=1)
-    """Also stop a trial whose probability of ending above the best recall so far is smaller, by a model of the learning
-    curves of all trials (Domhan et al., IJCAI 2015, use 0.05), once five trials have an evaluation. Not with
-    ``scheduler: none``. Default: no trial is stopped for this."""
     reduction_factor: float = setting(2.0, gt=1)
     """ASHA and Hyperband continue one in this many trials at each rung, and place the next rung at this many times the
     evaluations. On Flickr8k, many rungs with a small factor gave better results than few rungs with a large one."""

@@ -105,11 +105,6 @@ class Curves:
         return replace(self, trial=self.trial[chosen], times=self.times[chosen], recalls=self.recalls[chosen])
 
 
-def _mean_and_scale(curves: Curves) -> tuple[float, float]:
-    """Mean and standard deviation of the recalls."""
-    return float(curves.recalls.mean()), float(curves.recalls.std()) or 1.0
-
-
 def matern(distances: np.ndarray) -> np.ndarray:
     """The Matérn-5/2 kernel of distances in units of the length scale."""
     scaled = _ROOT_5 * distances
@@ -200,7 +195,7 @@ class CurveModel:
     @classmethod
     def fit(cls, curves: Curves, priors: Priors | None = None, max_iterations: int = _MAX_ITERATIONS) -> "CurveModel":
         """Fit the hyperparameters, from the medians of their priors, and condition on the evaluations."""
-        mean, scale = _mean_and_scale(curves)
+        mean, scale = float(curves.recalls.mean()), float(curves.recalls.std()) or 1.0
         means, sds = (priors or Priors()).arrays(curves.points.shape[1])
         fitted = minimize(
             negative_log_posterior,
@@ -213,10 +208,6 @@ class CurveModel:
         )
         return cls(curves, Hyperparameters.of(fitted.x), mean, scale)
 
-    def with_curves(self, curves: Curves) -> "CurveModel":
-        """The model of other evaluations, with the same hyperparameters; much quicker than a fit."""
-        return CurveModel(curves, self.hyperparameters, *_mean_and_scale(curves))
-
     @property
     def noise(self) -> float:
         """Standard deviation of the noise of an evaluation, in percent."""
@@ -224,15 +215,8 @@ class CurveModel:
 
     def predict(self, points: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the recall of a new trial at each point and time, without noise."""
-        return self._posterior(self._kernel(points, times))
-
-    def predict_known(self, trial: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of known trials, by the index of the trial: its own curve is known as far as it was evaluated."""
-        return self._posterior(self._kernel(self.curves.points[trial], times, trial))
-
-    def _posterior(self, cross: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation, from the covariance with the conditioned evaluations."""
         h = self.hyperparameters
+        cross = self._kernel(points, times)
         solved = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         variances = h.shared**2 + h.point**2 + h.own**2 - (solved * solved).sum(0)
         means: np.ndarray = self._mean + self._scale * (cross @ self._weights)

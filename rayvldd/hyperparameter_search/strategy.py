@@ -17,7 +17,6 @@ from rayvldd.config.space import PointKey
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.learned_sources import NUM_FIRST, LearnedSources, start_points
 from rayvldd.hyperparameter_search.optuna_trials import typed_point
-from rayvldd.hyperparameter_search.predictive_stopping import with_prediction
 from rayvldd.hyperparameter_search.stopping import StoppingRule, with_gain_required
 from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.trial import Prediction, Trial, trial_id_of
@@ -318,8 +317,6 @@ def make_stopping_rule(study: Study) -> StoppingRule:
     rule = cast(StoppingRuleFactory, RULES[search.scheduler].factory())(study)
     if search.stop_without_gain and RULES[search.scheduler].stops:
         rule = with_gain_required(rule, study)
-    if search.stop_below_probability is not None:
-        rule = with_prediction(rule, study, search.stop_below_probability)
     return rule
 
 

@@ -10,8 +10,10 @@ import pytest
 from helpers.searches import evaluated
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue, as_number
+from rayvldd.config.loading import load_study
 from rayvldd.config.space import Space
 from rayvldd.config.study import Study
+from rayvldd.errors import ConfigError
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler, suggest
 from rayvldd.hyperparameter_search.optuna_trials import distribution_of
@@ -396,6 +398,30 @@ def test_a_search_ends_where_nothing_is_to_be_gained(searched: Study, tmp_path: 
     with pytest.raises(NothingToGainError):
         again.propose(ledger.trials.values())
     run_one(make_strategy(with_search(study, stop_below_gain=None), ledger.trials.values()))
+
+
+@pytest.mark.parametrize(
+    ("search", "problem"),
+    [
+        (
+            "stop_below_gain: 0.25",
+            r"search.stop_below_gain: has no effect, since sampler tpe predicts no gain; allowed: null, or .*: curves",
+        ),
+        (
+            "sampler: curves\n  scheduler: none\n  objectives: [val_mean_recall, seconds]\n  stop_below_gain: 0.25",
+            r"search.stop_below_gain: has no effect with 2 objectives; allowed: null, or val_mean_recall",
+        ),
+    ],
+    ids=["a sampler without a model", "two objectives"],
+)
+def test_an_end_that_would_never_come_is_refused(tmp_path: Path, search: str, problem: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "name: none\ndata: {source: toy_scenes}\nmodel: {image_encoder: {name: convnet_d3}}\n"
+        f"search:\n  {search}\n  space: {{distillation.lr_image: {{type: float, low: 1, high: 10}}}}\n"
+    )
+    with pytest.raises(ConfigError, match=problem):
+        load_study(file)
 
 
 @pytest.mark.parametrize("at", ["stop_below_gain", "initial"])
