@@ -119,6 +119,11 @@ class PredictingSampler(Sampler, Protocol):
         """The predicted recall of a trial that was proposed; None if there was no model yet."""
         ...
 
+
+@runtime_checkable
+class GainExpectingSampler(Sampler, Protocol):
+    """A sampler whose declaration says that it predicts the gain of its proposals."""
+
     def expected_gain(self) -> float | None:
         """The expected gain of the last proposal, in standard deviations of an evaluation's noise; None: no model."""
         ...
@@ -207,7 +212,7 @@ class SampledSearch:
 
     def _refuse_without_gain(self, trial_id: str) -> None:
         """Withdraw a proposal of the sampler that is not worth a trial."""
-        gain = self.sampler.expected_gain() if isinstance(self.sampler, PredictingSampler) else None
+        gain = self.sampler.expected_gain() if isinstance(self.sampler, GainExpectingSampler) else None
         if gain is not None and self._least_gain is not None and gain < self._least_gain:
             self.sampler.repeated(trial_id, None)
             raise NothingToGainError(gain)
