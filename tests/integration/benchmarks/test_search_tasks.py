@@ -57,5 +57,5 @@ def test_looks_at_test_tasks_are_counted(tmp_path: Path) -> None:
     assert json.loads(looks.read_text()) == {"flickr8k_25": 0, "flickr8k_100": 3}
     search_tasks.tables_of(test, looks)
     assert json.loads(looks.read_text()) == {"flickr8k_25": 0, "flickr8k_100": 4}
-    search_tasks.tables_of(TASKS["flickr8k_25"], looks)
+    search_tasks.tables_of(replace(TASKS["flickr8k_25"], recorded={}), looks)
     assert json.loads(looks.read_text())["flickr8k_25"] == 0, "nothing is recorded that could be replayed"
