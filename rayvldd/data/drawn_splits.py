@@ -10,6 +10,16 @@ FEWEST_IMAGES = 10
 """Fewest images that are split."""
 
 
+def num_held_out(held_out: float, num_images: int) -> int:
+    """Number of images of each split that is drawn.
+
+    Args:
+        held_out: Share of the images.
+        num_images: Images to draw from.
+    """
+    return max(1, round(held_out * num_images))
+
+
 def drawn_splits(
     images: Sequence[str], held_out: float, seed: int, missing: Sequence[SplitName] = ("val", "test")
 ) -> dict[str, SplitName]:
@@ -23,6 +33,6 @@ def drawn_splits(
     """
     ordered = sorted(images)
     shuffled = [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
-    count = max(1, round(held_out * len(shuffled)))
+    count = num_held_out(held_out, len(shuffled))
     names: list[SplitName] = [split for split in missing for _ in range(count)]
     return dict(zip(shuffled, names + ["train"] * (len(shuffled) - len(names)), strict=False))

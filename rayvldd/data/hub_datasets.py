@@ -90,7 +90,7 @@ def read_hub_dataset(settings: HuggingFaceData, reader: RecordReader) -> None:
     of_dataset = {name: _SPLITS.get(name.lower()) for name in splits}
     rows: dict[str, tuple[str, _Row, SplitName]] = {}
     for name, found in splits.items():
-        columns = _columns(settings, name, found, reader)
+        columns = _columns(settings, name, found.features, reader)
         if columns is None:
             continue
         for row in _rows(origin, name, found, *columns):
@@ -98,9 +98,7 @@ def read_hub_dataset(settings: HuggingFaceData, reader: RecordReader) -> None:
             where = f"{settings.name}: row {row.number} of {name!r}"
             # A split of another name is reported with its first row alone.
             if split is None:
-                reader.fault(
-                    where, f"unknown split {shown(row.split or name)}", "splits named train, validation and test"
-                )
+                _unknown_split(where, row.split or name, reader)
                 break
             rows[f"{name}/{row.number}"] = (where, row, split)
     if not reader.faults:
@@ -123,9 +121,7 @@ def _add(settings: HuggingFaceData, rows: dict[str, tuple[str, _Row, SplitName]]
     known: dict[str, SplitName] = {key: split for key, (_, _, split) in rows.items()}
     missing: list[SplitName] = [split for split in ("val", "test") if split not in known.values()]
     train = [key for key, split in known.items() if split == "train"]
-    if missing and len(train) < FEWEST_IMAGES:
-        problem = f"has no split for {' and '.join(missing)}, and {len(train)} images to draw it from"
-        reader.fault(settings.name, problem, f"at least {FEWEST_IMAGES} images")
+    if not _can_be_drawn(settings, missing, len(train), reader):
         return
     if missing:
         known |= drawn_splits(train, settings.held_out, settings.split_seed, missing)
@@ -138,14 +134,29 @@ def _add(settings: HuggingFaceData, rows: dict[str, tuple[str, _Row, SplitName]]
             reader.add(where, key, row.captions, known[key], row.image, Path(settings.name, key))
 
 
+def _unknown_split(where: str, split: str, reader: RecordReader) -> None:
+    reader.fault(where, f"unknown split {shown(split)}", "splits named train, validation and test")
+
+
+def _can_be_drawn(
+    settings: HuggingFaceData, missing: Sequence[SplitName], num_train: int, reader: RecordReader
+) -> bool:
+    """Whether the training images suffice for the splits that are missing; else a fault is added."""
+    if not missing or num_train >= FEWEST_IMAGES:
+        return True
+    problem = f"has no split for {' and '.join(missing)}, and {num_train} images to draw it from"
+    reader.fault(settings.name, problem, f"at least {FEWEST_IMAGES} images")
+    return False
+
+
 def _columns(
-    settings: HuggingFaceData, split: str, found: "datasets.Dataset", reader: RecordReader
+    settings: HuggingFaceData, split: str, features: "datasets.Features", reader: RecordReader
 ) -> tuple[str, tuple[str, ...]] | None:
     """The columns of image and captions of a split; None after a fault."""
     import datasets
 
-    images = [name for name, kind in found.features.items() if isinstance(kind, datasets.Image)]
-    have = ", ".join(found.column_names)
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    have = ", ".join(features)
     image = settings.image or (images[0] if len(images) == 1 else "")
     if image not in images:
         words = f"no column {image!r} of images" if image else f"{len(images)} columns of images"
@@ -156,9 +167,9 @@ def _columns(
         )
     captions = settings.captions
     if not captions:
-        named = next(((name,) for name in _CAPTIONS if name in found.column_names), ())
-        captions = named or tuple(name for name in found.column_names if _NUMBERED.fullmatch(name))
-    unknown = [name for name in captions if name not in found.column_names]
+        named = next(((name,) for name in _CAPTIONS if name in features), ())
+        captions = named or tuple(name for name in features if _NUMBERED.fullmatch(name))
+    unknown = [name for name in captions if name not in features]
     if unknown or not captions:
         problem = (
             f"{settings.name}: {split!r} has no column {shown(unknown[0])}"
@@ -212,14 +223,9 @@ def _opened(origin: Origin) -> "dict[str, datasets.Dataset]":
     Raises:
         DataError: if the library is missing, or the data set cannot be opened.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        problem = f"huggingface needs the library datasets, which cannot be imported: {error}"
-        raise DataError(
-            [Fault("data.source", problem, "another source, or the library")],
-            next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
-        ) from None
+    _check_library()
+    import datasets
+
     folder = user_path(origin.name)
     try:
         with _quiet():
@@ -236,6 +242,22 @@ def _opened(origin: Origin) -> "dict[str, datasets.Dataset]":
             next_command="correct the data or its settings, then: rayvldd check STUDY.yaml",
         ) from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+
+
+def _check_library() -> None:
+    """Check that the library can be imported.
+
+    Raises:
+        DataError: with the command that installs it.
+    """
+    try:
+        import datasets  # noqa: F401
+    except ImportError as error:
+        problem = f"huggingface needs the library datasets, which cannot be imported: {error}"
+        raise DataError(
+            [Fault("data.source", problem, "another source, or the library")],
+            next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
+        ) from None
 
 
 @contextmanager
