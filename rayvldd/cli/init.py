@@ -1,7 +1,9 @@
 """``rayvldd init``: a first study for a user's own data."""
 
+import re
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import JsonValue
@@ -11,6 +13,11 @@ from rayvldd.cli.output import Output
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.user_paths import is_file, is_folder, user_path
 
+if TYPE_CHECKING:
+    from rayvldd.library.new_study import DataSection
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""Names of data sets; some old ones have no user."""
 _SMALL, _LARGE = 96, 224
 """Pixels of a side without and with a GPU."""
 
@@ -31,6 +38,7 @@ class _NewStudy(Output):
     examples=[
         "rayvldd init my_study.yaml --data /data/my_pairs",
         "rayvldd init my_study.yaml --csv captions.csv --images photos",
+        "rayvldd init my_study.yaml --hf USER/NAME",
         "rayvldd init my_study.yaml --csv results.csv --images flickr30k-images --image-encoder nfnet_l0",
     ],
 )
@@ -56,6 +64,14 @@ class _NewStudy(Output):
     metavar="FOLDER",
     help="Folder of the image files that --csv names. Default: the folder of the table.",
 )
+@click.option(
+    "--hf",
+    "hub_name",
+    metavar="USER/NAME",
+    help="Data set of the Hugging Face hub. Its columns and splits are taken from its description; it is downloaded "
+    "only if that lacks them. Needs a network and the library datasets.",
+)
+@click.option("--hf-config", metavar="NAME", help="Configuration of the data set that --hf names, if it has several.")
 @click.option("--image-encoder", metavar="NAME", help="A timm model. Default: mobilenetv3_small_100, of the hub.")
 @click.option("--image-weights", metavar="FILE", help="Local weights of the timm model that --image-encoder names.")
 @click.option("--text-encoder", metavar="NAME", help="Hub name or folder. Default: all-MiniLM-L6-v2, of the hub.")
@@ -67,6 +83,8 @@ def command(
     folder: Path | None,
     table: Path | None,
     images: Path | None,
+    hub_name: str | None,
+    hf_config: str | None,
     image_encoder: str | None,
     image_weights: str | None,
     text_encoder: str | None,
@@ -78,35 +96,29 @@ def command(
     study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten.
     """
     captions = study_file.with_suffix(".captions.jsonl")
-    _check(folder, table, images, image_encoder, image_weights)
+    _check(folder, table, images, hub_name, hf_config, image_encoder, image_weights)
     _check_is_free([study_file, captions] if table is not None else [study_file])
 
-    invocation.say_loading("reading the captions")
+    invocation.say_loading("reading the captions" if hub_name is None else "asking the hub")
 
     import torch
 
     from rayvldd.config.loading import load_study
     from rayvldd.config.study_files import parsed_yaml
-    from rayvldd.data.caption_tables import convert_caption_table
     from rayvldd.library.new_study import Encoders, counted_images, data_section, study_text
     from rayvldd.storage.atomic import write_text_whole
 
     num_gpus = torch.cuda.device_count()
     size = image_size or (_LARGE if num_gpus else _SMALL)
-    if table is not None:
-        place = user_path(images or table.parent).absolute()
-        convert_caption_table(user_path(table), place, captions)
-        data: dict[str, str | int] = {
-            "source": "folder",
-            "root": str(captions.absolute().parent),
-            "annotations": captions.name,
-            "images": str(place),
-            "image_size": size,
-        }
+    if hub_name is not None:
+        data, counts = _from_hub(invocation, hub_name, hf_config, size)
+    elif table is not None:
+        data = _from_table(table, images, captions, size)
+        counts = counted_images(data)
     else:
         assert folder is not None
         data = data_section(folder, size)
-    counts = counted_images(data)
+        counts = counted_images(data)
     default = Encoders()
     encoders = Encoders(image_encoder or default.image, image_weights, text_encoder or default.text)
     text = study_text(study_file.stem, data, counts["train"], encoders, num_gpus)
@@ -124,12 +136,45 @@ def command(
     invocation.finish(_NewStudy(study=str(study_file), images=counts, settings=values, next_command=next_command))
 
 
+def _from_table(table: Path, images: Path | None, captions: Path, size: int) -> "DataSection":
+    """Write the captions of a table as JSON lines; the section that reads them."""
+    from rayvldd.data.caption_tables import convert_caption_table
+
+    place = user_path(images or table.parent).absolute()
+    convert_caption_table(user_path(table), place, captions)
+    return {
+        "source": "folder",
+        "root": str(captions.absolute().parent),
+        "annotations": captions.name,
+        "images": str(place),
+        "image_size": size,
+    }
+
+
+def _from_hub(invocation: Invocation, name: str, config: str | None, size: int) -> tuple["DataSection", dict[str, int]]:
+    """The section for a data set of the hub, and its images by split; it is downloaded only if it does not say them."""
+    from rayvldd.library.new_study import downloaded_images, hub_section
+
+    data, counts = hub_section(name, config, size)
+    if counts is None:
+        invocation.say(f"{name}: its description does not tell the images of each split, so all of it is read")
+        counts = downloaded_images(data)
+    return data, counts
+
+
 def _check(
-    folder: Path | None, table: Path | None, images: Path | None, image_encoder: str | None, image_weights: str | None
+    folder: Path | None,
+    table: Path | None,
+    images: Path | None,
+    hub_name: str | None,
+    hf_config: str | None,
+    image_encoder: str | None,
+    image_weights: str | None,
 ) -> None:
-    faults = []
-    if (folder is None) == (table is None):
-        faults.append(Fault("--data, --csv", "one of the two is needed", "--data FOLDER, or --csv FILE"))
+    faults = _hub_faults(hub_name, hf_config)
+    if sum(source is not None for source in (folder, table, hub_name)) != 1:
+        allowed = "--data FOLDER, --csv FILE, or --hf USER/NAME"
+        faults.append(Fault("--data, --csv, --hf", "exactly one of the three is needed", allowed))
     if images is not None and table is None:
         faults.append(Fault("--images", "given without --csv", "the folder of the files that a table names"))
     elif images is not None and not is_folder(images):
@@ -143,6 +188,16 @@ def _check(
         faults.append(Fault("--image-weights", f"{image_weights} without the name of its model", allowed))
     if faults:
         raise ConfigError(faults, next_command="rayvldd init --help")
+
+
+def _hub_faults(hub_name: str | None, hf_config: str | None) -> list[Fault]:
+    faults = []
+    if hub_name is not None and not _HUB_NAME.fullmatch(hub_name) and not is_folder(Path(hub_name)):
+        allowed = "USER/NAME, as the page of the data set has it"
+        faults.append(Fault("--hf", f"{hub_name!r} is no name on the hub", allowed))
+    if hf_config is not None and hub_name is None:
+        faults.append(Fault("--hf-config", f"{hf_config} given without --hf", "with --hf USER/NAME"))
+    return faults
 
 
 def _check_is_free(files: list[Path]) -> None:

@@ -5,6 +5,7 @@ library fills its own cache (``HF_HOME``) once. Images stay encoded until they a
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.config.settings import HuggingFaceData
-from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits
-from rayvldd.data.record_reader import RecordReader, SplitName, shown
+from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits, num_held_out
+from rayvldd.data.record_reader import SPLITS, RecordReader, SplitName, shown
 from rayvldd.errors import DataError, Fault, message_of
 from rayvldd.user_paths import is_file, is_folder, user_path
 
@@ -75,6 +76,76 @@ class RowImage:
         if not isinstance(content, bytes):
             raise ValueError("the row has no image")
         return content
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a data set says of itself, known without its rows."""
+
+    image: str
+    """Column of the images."""
+    captions: tuple[str, ...]
+    """Columns of the captions."""
+    num_images: dict[SplitName, int] | None
+    """Images by split, with those that are drawn; None if only the rows tell."""
+
+
+def read_description(settings: HuggingFaceData) -> "datasets.DatasetInfo | None":
+    """The information that a data set comes with, without its rows; None for a folder of ``save_to_disk``.
+
+    Raises:
+        DataError: if the library is missing.
+        Exception: as the library raises it, also errors of other libraries; ``ConnectionError`` without the hub.
+    """
+    _check_library()
+    import datasets
+
+    folder = user_path(settings.name)
+    if any(is_file(folder / name) for name in SAVED):
+        return None
+    name = str(folder.absolute()) if is_folder(folder) else settings.name
+    with _quiet():
+        return datasets.load_dataset_builder(name, settings.config, revision=settings.revision).info
+
+
+def described(settings: HuggingFaceData, info: "datasets.DatasetInfo") -> Description | None:
+    """The columns and splits as :func:`read_hub_dataset` finds them; None if the information lacks the columns.
+
+    Raises:
+        DataError: listing the faults: no column of images or captions, unknown or missing splits.
+    """
+    if info.features is None:
+        return None
+    reader = RecordReader(user_path(settings.name).absolute(), ".")
+    splits = info.splits or {}
+    columns = _columns(settings, next(iter(splits), "train"), info.features, reader)
+    sizes = {name: split.num_examples for name, split in splits.items()}
+    # A card can lack the numbers; a column names the split of each row.
+    is_known = bool(sizes) and all(sizes.values()) and "split" not in info.features
+    num_images = _described_splits(settings, sizes, reader) if is_known else None
+    if columns is None or reader.faults:
+        raise DataError(reader.faults)
+    return Description(*columns, num_images)
+
+
+def _described_splits(settings: HuggingFaceData, sizes: dict[str, int], reader: RecordReader) -> dict[SplitName, int]:
+    """Images by split, of the number of rows by their names in the data set."""
+    counts: Counter[SplitName] = Counter()
+    for name, size in sizes.items():
+        split = _SPLITS.get(name.lower())
+        if split is None:
+            _unknown_split(settings.name, name, reader)
+        else:
+            counts[split] += size
+    missing: list[SplitName] = [split for split in ("val", "test") if not counts[split]]
+    if _can_be_drawn(settings, missing, counts["train"], reader):
+        if not counts["train"]:
+            reader.fault(settings.name, "the split 'train' is empty", "at least one image per split")
+        drawn = num_held_out(settings.held_out, counts["train"])
+        for split in missing:
+            counts[split] += drawn
+            counts["train"] -= drawn
+    return {split: counts[split] for split in SPLITS}
 
 
 def read_hub_dataset(settings: HuggingFaceData, reader: RecordReader) -> None:

@@ -2,12 +2,21 @@
 
 import json
 import math
+import shlex
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from rayvldd.config.settings import HuggingFaceData
 from rayvldd.data.annotations import SPLITS, read_records
-from rayvldd.data.hub_datasets import SAVED
-from rayvldd.user_paths import user_path
+from rayvldd.data.hub_datasets import SAVED, described, read_description
+from rayvldd.errors import DataError, Fault, message_of
+from rayvldd.models.hub import HubAwayError, hub_or_cache
+from rayvldd.user_paths import is_folder, user_path
+
+DataSection = Mapping[str, str | int | list[str]]
+"""Settings of ``data``."""
 
 SETTINGS_OF_FLICKR8K = 280
 """Gradient steps of an expert of ``search_spaces/flickr8k_cpu.yaml``: 6 epochs of 5,999 images in batches of 128."""
@@ -33,8 +42,6 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
     Raises:
         DataError: when the folder holds no annotation file that is read.
     """
-    from rayvldd.errors import DataError, Fault
-
     folder = user_path(folder).absolute()
     karpathy = sorted(folder.glob("dataset_*.json"))
     if (folder / "captions.jsonl").is_file():
@@ -61,7 +68,87 @@ def data_section(folder: Path, image_size: int) -> dict[str, str | int]:
     raise DataError([Fault(str(folder), "has no annotation file", allowed)], next_command="rayvldd init --help")
 
 
-def counted_images(data: dict[str, str | int]) -> dict[str, int]:
+def hub_section(name: str, config: str | None, image_size: int) -> tuple[DataSection, dict[str, int] | None]:
+    """The ``data`` section that reads a data set of the hub, by its description; no image is downloaded.
+
+    Args:
+        name: On the hub, or a folder that the library ``datasets`` reads.
+        config: Its configuration, if it has several.
+        image_size: Side of the images in pixels.
+
+    Returns:
+        The section, with the columns if the description has them; the number of images by split, or None if only the
+        rows tell: the description lacks it, or a column names the split of each row.
+
+    Raises:
+        DataError: if the hub cannot be reached, it has no such data set, or a column or split is missing.
+    """
+    folder = user_path(name)
+    is_local = is_folder(folder)
+    section: dict[str, str | int | list[str]] = {
+        "source": "huggingface",
+        "name": str(folder.absolute()) if is_local else name,
+    }
+    if config is not None:
+        section["config"] = config
+    settings = HuggingFaceData.model_validate(section)
+    try:
+        with nullcontext() if is_local else hub_or_cache():
+            info = read_description(settings)
+    except DataError:
+        raise
+    except (HubAwayError, ConnectionError) as error:
+        problem = f"{name}: the hub cannot be reached: {message_of(error)}"
+        raise DataError([Fault("--hf", problem)], next_command=_elsewhere(section)) from None
+    except Exception as error:  # the library raises errors of many other libraries
+        problem = f"{name} cannot be opened: {message_of(error)}"
+        allowed = "a data set on the hub, with --hf-config NAME if it has several configurations"
+        raise DataError([Fault("--hf", problem, allowed)], next_command="rayvldd init --help") from None
+    try:
+        found = described(settings, info) if info is not None else None
+    except DataError as error:
+        raise DataError(error.faults, next_command=_correction(section, error.faults)) from None
+    if found is not None:
+        section |= {"image": found.image, "captions": list(found.captions)}
+    counts = found.num_images if found is not None else None
+    return section | {"image_size": image_size}, None if counts is None else {split: counts[split] for split in SPLITS}
+
+
+def downloaded_images(section: DataSection) -> dict[str, int]:
+    """Number of images by split of a data set of the hub, which is downloaded whole.
+
+    Raises:
+        DataError: listing every fault of its rows, or that it cannot be downloaded.
+    """
+    try:
+        return counted_images(section)
+    except DataError as error:
+        raise DataError(error.faults, next_command=_correction(section, error.faults)) from None
+
+
+def _elsewhere(section: DataSection) -> str:
+    """The next command where the hub cannot be reached."""
+    arguments = ", ".join(json.dumps(section[key]) for key in ("name", "config") if key in section)
+    script = f'import datasets; datasets.load_dataset({arguments}).save_to_disk("FOLDER")'
+    return (
+        f"the same command with a network; or on a machine that has one: python -c {shlex.quote(script)}, "
+        "and here: rayvldd init STUDY --data FOLDER"
+    )
+
+
+def _correction(section: DataSection, faults: list[Fault]) -> str:
+    """The next command for a data set that is not downloaded, or whose columns, splits or rows have faults."""
+    places = {fault.where for fault in faults}
+    if "data.name" in places:
+        return _elsewhere(section)
+    if not places & {"data.image", "data.captions"}:
+        return "correct a copy of the data set, save it with save_to_disk, then: rayvldd init STUDY --data FOLDER"
+    columns = "image: COLUMN, captions: [COLUMN]"
+    settings = ", ".join(f"{key}: {section[key]}" for key in ("source", "name", "config") if key in section)
+    return f"rayvldd spaces flickr8k_cpu --copy STUDY, and in that file: data: {{{settings}, {columns}}}"
+
+
+def counted_images(data: DataSection) -> dict[str, int]:
     """Number of images by split; reads the annotations whole.
 
     Raises:
@@ -77,7 +164,7 @@ def counted_images(data: dict[str, str | int]) -> dict[str, int]:
     return {split: sum(record.split == split for record in records) for split in SPLITS}
 
 
-def study_text(name: str, data: dict[str, str | int], num_train: int, encoders: Encoders, num_gpus: int) -> str:
+def study_text(name: str, data: DataSection, num_train: int, encoders: Encoders, num_gpus: int) -> str:
     """A commented study file for a data section: a search over the settings that matter most.
 
     An expert gets about as many gradient steps as in the measured study of Flickr8k, whatever the number of images. Of

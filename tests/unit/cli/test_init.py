@@ -10,6 +10,7 @@ from helpers.cli import last_object, run
 
 from rayvldd.config.domains import IntDomain
 from rayvldd.config.loading import load_study
+from rayvldd.config.settings import HuggingFaceData
 from rayvldd.config.study import Study
 from rayvldd.config.study_files import parsed_yaml
 from rayvldd.library.new_study import Encoders, data_section, study_text
@@ -115,11 +116,101 @@ def test_the_format_of_a_folder_is_detected(form: str, tmp_path: Path) -> None:
     assert last_object(result)["images"] == {"train": 8, "val": 1, "test": 1}
 
 
+_CARD = """\
+---
+dataset_info:
+  features:
+  - {{name: photo, dtype: image}}
+  - {{name: {captions}, dtype: string}}
+  splits:
+  - {{name: train, num_bytes: 1, num_examples: 300}}
+  - {{name: test, num_bytes: 1, num_examples: 50}}
+---
+"""
+
+
+def as_on_the_hub(folder: Path, captions: str = "caption") -> None:
+    """A card and Parquet files, as a repository on the hub has them; the files are not readable."""
+    pytest.importorskip("datasets")
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text(_CARD.format(captions=captions))
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}-00000-of-00001.parquet").write_bytes(b"no Parquet file")
+
+
+def test_the_card_of_a_data_set_of_the_hub_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_the_hub(tmp_path / "user" / "data")
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "mine.yaml", "--hf", "user/data", "--dry-run").exit_code == 0
+    assert not (tmp_path / "mine.yaml").exists()
+    result = run("init", "mine.yaml", "--hf", "user/data", "--hf-config", "default", "--json")
+    assert result.exit_code == 0, result.output
+    assert last_object(result)["images"] == {"train": 270, "val": 30, "test": 50}
+    study = load_study(tmp_path / "mine.yaml")
+    assert study.data == HuggingFaceData(
+        source="huggingface",
+        name=str(tmp_path / "user" / "data"),
+        config="default",
+        image="photo",
+        captions=("caption",),
+        image_size=96,
+    )
+    check_space(study)
+
+
+def test_a_data_set_without_a_card_is_read_whole(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"photo": datasets.Image(), "text": datasets.Value("string")})
+    rows = {"photo": [{"bytes": b"any", "path": None}] * 20, "text": ["A dog"] * 20}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "saved"))
+    result = run("init", tmp_path / "mine.yaml", "--hf", tmp_path / "saved", "--json")
+    assert result.exit_code == 0, result.output
+    assert "does not tell the images of each split, so all of it is read" in result.stderr
+    assert last_object(result)["images"] == {"train": 16, "val": 2, "test": 2}
+    assert load_study(tmp_path / "mine.yaml").data.source == "huggingface"
+
+
+def test_a_hub_that_cannot_be_reached_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    target = tmp_path / "mine.yaml"
+    for is_offline in (False, True):  # as HF_HUB_OFFLINE=1 sets it
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", is_offline)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", is_offline)
+        result = run("init", target, "--hf", "user/data", "--hf-config", "small")
+        assert result.exit_code == 2 and "--hf: user/data: the hub cannot be reached" in result.stderr
+        assert """python -c 'import datasets; datasets.load_dataset("user/data", "small").save_to""" in result.stderr
+        assert "rayvldd init STUDY --data FOLDER" in result.stderr and not target.exists()
+
+
+def test_faults_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
+    as_on_the_hub(tmp_path / "data", captions="words")
+    target = tmp_path / "mine.yaml"
+    result = run("init", target, "--hf", tmp_path / "data")
+    assert result.exit_code == 2 and "'train' has no column of captions" in result.stderr
+    assert "rayvldd spaces flickr8k_cpu --copy STUDY" in result.stderr and "captions: [COLUMN]" in result.stderr
+    card = tmp_path / "data" / "README.md"
+    card.write_text(_CARD.format(captions="text").replace("name: test,", "name: elsewhere,"))
+    result = run("init", target, "--hf", tmp_path / "data")
+    assert result.exit_code == 2 and "unknown split 'elsewhere'" in result.stderr
+    assert "correct a copy of the data set, save it with save_to_disk" in result.stderr
+    (tmp_path / "empty").mkdir()
+    assert "--hf-config NAME if it has several" in run("init", target, "--hf", tmp_path / "empty").stderr
+    result = run("init", target, "--hf", "https://host/user/data")
+    assert "--hf: 'https://host/user/data' is no name on the hub; allowed: USER/NAME" in result.stderr
+    result = run("init", target, "--data", tmp_path, "--hf-config", "small")
+    assert "--hf-config: small given without --hf" in result.stderr
+    assert not target.exists()
+
+
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     both: list[str | Path] = ["--data", tmp_path, "--csv", tmp_path / "x.csv"]
-    for options in ([], both):
+    for options in ([], both, ["--hf", "user/data", *both[:2]]):
         result = run("init", tmp_path / "mine.yaml", *options)
-        assert result.exit_code == 2 and "--data, --csv: one of the two is needed" in result.stderr
+        assert result.exit_code == 2 and "--data, --csv, --hf: exactly one of the three is needed" in result.stderr
     result = run("init", tmp_path / "mine.yaml", "--data", tmp_path / "none", "--images", tmp_path)
     assert "no such folder" in result.stderr and "--images: given without --csv" in result.stderr
     result = run("init", tmp_path / "mine.yaml", "--csv", tmp_path / "no.csv", "--images", tmp_path / "none")

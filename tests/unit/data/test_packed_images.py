@@ -16,6 +16,7 @@ from rayvldd.config.settings import FileData, FolderData, HuggingFaceData, WebDa
 from rayvldd.data.annotations import read_records
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.data.dataset import Dataset, load_dataset
+from rayvldd.data.hub_datasets import described
 from rayvldd.errors import DataError
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
@@ -203,6 +204,49 @@ def test_an_image_folder_is_read_where_its_files_are(tmp_path: Path, monkeypatch
     records = read_records(settings)
     assert records[0].path == tmp_path / "pictures" / "train" / "0.png" and records[0].packed is None
     same_pairs(loaded(settings, tmp_path), loaded(as_files(tmp_path / "files"), tmp_path), captions=1)
+
+
+@pytest.mark.parametrize("numbers", [(30, 4, 5), (30, 0, 5), (36, 0, 0), (12, 3, 0)])
+def test_a_description_tells_the_images_that_are_read(
+    numbers: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "parquet").mkdir()
+    rows = {name: number for name, number in zip(("train", "dev", "testing"), numbers, strict=True) if number}
+    for name, number in rows.items():
+        made([*range(number)], {"caption": [f"A dog {k}" for k in range(number)]}).to_parquet(
+            str(tmp_path / "parquet" / f"{name}.parquet")
+        )
+    splits = datasets.SplitDict({name: datasets.SplitInfo(name, 1, number) for name, number in rows.items()})
+    info = datasets.DatasetInfo(features=made([0], {"caption": ["A dog"]}).features, splits=splits)
+    settings = HuggingFaceData(source="huggingface", name=str(tmp_path / "parquet"), image_size=16)
+    found = described(settings, info)
+    assert found is not None and (found.image, found.captions) == ("photo", ("caption",))
+    assert found.num_images == Counter(record.split for record in read_records(settings))
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": 30, "elsewhere": 4}, "parquet: unknown split 'elsewhere'; allowed: splits named train"),
+        ({"train": 9, "test": 4}, "no split for val, and 9 images to draw it from; allowed: at least 10"),
+        ({"val": 9, "test": 4}, "parquet: the split 'train' is empty"),
+    ],
+)
+def test_faults_of_a_description(splits: dict[str, int], message: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    settings = HuggingFaceData(source="huggingface", name="parquet")
+    of_splits = datasets.SplitDict({name: datasets.SplitInfo(name, 1, number) for name, number in splits.items()})
+    features = datasets.Features({"photo": datasets.Image(), "text": datasets.Value("string")})
+    with pytest.raises(DataError, match=message):
+        described(settings, datasets.DatasetInfo(features=features, splits=of_splits))
+    column = datasets.Features({**features, "split": datasets.Value("string")})
+    of_rows = described(settings, datasets.DatasetInfo(features=column, splits=of_splits))
+    assert of_rows is not None and of_rows.num_images is None
+    del features["text"]
+    with pytest.raises(DataError, match=r"data\.captions: 'train' has no column of captions"):
+        described(settings, datasets.DatasetInfo(features=features))
 
 
 @pytest.mark.parametrize(
