@@ -80,9 +80,9 @@ def command(
     """Check STUDY, its data, its models and the workspace, and print what a sweep would do; or check a cluster file.
 
     Without `--probe` or `--deep` nothing is cached, and no cloud service is contacted; `--dry-run` only adds the
-    resolved settings. The plan has the points that earlier studies of the workspace suggest. All faults are reported at
-    once, with file, key, value and allowed values. Encoders are tested on the shortest and longest caption, and with
-    one step of the study's method on blank images.
+    settings that differ from their defaults. The plan has the points that earlier studies of the workspace suggest. All
+    faults are reported at once, with file, key, value and allowed values. Encoders are tested on the shortest and
+    longest caption, and with one step of the study's method on blank images.
 
     With a file of Kubernetes manifests and a STUDY, `--json` contains a RayJob for `kubectl create -f -`.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, JsonValue, SerializeAsAny
 
 from rayvldd.cli.breakdown import show_breakdown
 from rayvldd.cli.encoder_options import TEXT_FORMS, read_encoders, read_text_encoders
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 class _PlannedEvaluation(Output):
     split: str
+    settings: list[dict[str, JsonValue]]
+    """All settings of the students on each encoder; sets with other data or students have their own."""
     plan: PlanLines
 
 
@@ -302,4 +304,5 @@ def _dry_run(invocation: Invocation, groups: Sequence[SetGroup], options: Evalua
         if options.full_data:
             plan[f"models of {ALL_PAIRS} on {group.encoder}"] = words_of_bound(group.study, count)
     show_plan(invocation, plan)
-    invocation.finish(_PlannedEvaluation(split=options.split, plan=plan))
+    settings = [group.study.model_dump(mode="json") for group in groups]
+    invocation.finish(_PlannedEvaluation(split=options.split, settings=settings, plan=plan))

@@ -11,7 +11,7 @@ import click
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.output import PlanLines, PlanOutput
-from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.loading import dump_changes, load_study
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError
@@ -180,9 +180,13 @@ def check_models_and_data(study: Study, file: str, next_command: str, num_pairs:
 
 
 def show_settings(invocation: Invocation, study: Study) -> None:
-    """Print the settings with overrides, defaults and environment variables applied."""
-    invocation.say("# The settings, resolved:")
-    invocation.say(dump_study(study))
+    """Print the settings that differ from their defaults, with overrides and environment variables applied.
+
+    The object of ``--json`` has all settings.
+    """
+    overridden = [override.partition("=")[0] for override in invocation.overrides]
+    invocation.say("# The settings that differ from their defaults:")
+    invocation.say(dump_changes(study, overridden))
 
 
 def dry_run(invocation: Invocation, study: Study, plan: PlanLines) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from rayvldd.cli.cluster_jobs import DASHBOARD, address_words, output_of_job
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.output import Output
@@ -13,6 +15,7 @@ from rayvldd.errors import Fault, InputError
 
 class _PlannedJob(Output):
     study: str
+    settings: dict[str, JsonValue]
     address: str
     workspace: str
     options: dict[str, str]
@@ -38,7 +41,13 @@ def submit_sweep(
         show_settings(invocation, study)
         invocation.say(f"would be submitted to {dashboard}, for {workspace}")
         return invocation.finish(
-            _PlannedJob(study=study.name, address=dashboard, workspace=str(workspace), options=options)
+            _PlannedJob(
+                study=study.name,
+                settings=study.model_dump(mode="json"),
+                address=dashboard,
+                workspace=str(workspace),
+                options=options,
+            )
         )
 
     from rayvldd.runtime.jobs import ClusterJobs

@@ -3,7 +3,7 @@
 import copy
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from rayvldd.config.base import Settings
-from rayvldd.config.domains import FloatDomain, SettingValue
+from rayvldd.config.domains import ChoiceDomain, FloatDomain, SettingValue
 from rayvldd.config.search_faults import faults_of_conditions, faults_of_inactive, faults_of_search
 from rayvldd.config.setting import sections_in
-from rayvldd.config.study import Study, about, all_settings, changes_experts, open_section, set_dotted
+from rayvldd.config.study import METHOD, Study, about, all_settings, changes_experts, open_section, set_dotted
 from rayvldd.config.study_files import (
     EXTENDS,
     TAGS,
@@ -112,6 +112,73 @@ IN_MEMORY = "<dict>"
 def dump_study(study: Study) -> str:
     """Return the study as YAML; :func:`load_study` reads it back to an equal study."""
     return yaml_text(study.model_dump(mode="json"))
+
+
+def dump_changes(study: Study, overridden: Iterable[str] = ()) -> str:
+    """Return the settings that differ from their defaults as YAML; :func:`load_study` reads it to an equal study.
+
+    Settings without a default are included. The last line, a comment, has the number of the settings left out.
+
+    Args:
+        study: The study.
+        overridden: Dotted keys that ``--set`` gave; their lines end with a comment that says so.
+    """
+    changes = _changes(study)
+    _remove_implied_sections(changes, study)
+    known = all_settings()
+    others = _num_settings(study.model_dump(mode="json"), known) - _num_settings(changes, known)
+    text = yaml_text(changes, dict.fromkeys(overridden, "--set"))
+    return f"{text}# {others} other settings have their defaults; --json has all of them.\n"
+
+
+def _changes(section: Settings) -> dict[str, JsonValue]:
+    """The values of a section that differ from the defaults of its class, and those without a default."""
+    values, changes = section.model_dump(mode="json"), dict[str, JsonValue]()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.is_required() or value != field.get_default(call_default_factory=True):
+            changes[name] = _changed(value, values[name])
+    for name, further in (section.__pydantic_extra__ or {}).items():
+        changes[name] = _changed(further, values[name])
+    return changes
+
+
+def _changed(value: object, dumped: JsonValue) -> JsonValue:
+    """A value without the defaults of the sections in it; they may be in a mapping or a list."""
+    if isinstance(value, Settings):
+        return _changes(value)
+    if isinstance(value, Mapping) and isinstance(dumped, dict):
+        return {name: _changed(value[name], inner) for name, inner in dumped.items()}
+    if isinstance(value, tuple) and isinstance(dumped, list):
+        return [_changed(part, inner) for part, inner in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _remove_implied_sections(changes: dict[str, JsonValue], study: Study) -> None:
+    """Remove empty sections of methods that a study has without naming them: of the method in use and searched ones.
+
+    The empty section of another method is kept: a study with it is not equal to one without it.
+    """
+    sections = changes.get("distillation")
+    if not isinstance(sections, dict):
+        return
+    domain = study.search.space.get(METHOD)
+    searched = domain.values if isinstance(domain, ChoiceDomain) else ()
+    for method in (study.distillation.method, *searched):
+        if sections.get(str(method)) == {}:
+            del sections[str(method)]
+    if not sections:
+        del changes["distillation"]
+
+
+def _num_settings(values: Mapping[str, JsonValue], known: Container[str], section: str = "") -> int:
+    """Number of settings in a section and its subsections; a setting that is a mapping counts once."""
+    count = 0
+    for name, value in values.items():
+        key = f"{section}{name}"
+        is_section = isinstance(value, dict) and key not in known
+        count += _num_settings(cast(dict[str, JsonValue], value), known, f"{key}.") if is_section else 1
+    return count
 
 
 def _is_value(key: str) -> bool:

@@ -1,7 +1,7 @@
 """The settings of one run, with meaning, unit and source.
 
-They are validated at construction, immutable, printed by ``--dry-run`` and saved with every result. "Wu et al." is
-arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
+They are validated at construction, immutable, printed by ``--dry-run --json`` and saved with every result. "Wu et al."
+is arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
 import math

@@ -209,9 +209,33 @@ def parsed_yaml(text: str) -> JsonValue:
     return documents[0] if documents else None
 
 
-def yaml_text(values: Mapping[str, JsonValue]) -> str:
-    """Format values as YAML that :func:`parsed_yaml` reads back."""
-    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=110))
+def yaml_text(values: Mapping[str, JsonValue], comments: Mapping[str, str] | None = None) -> str:
+    """Format values as YAML that :func:`parsed_yaml` reads back.
+
+    Args:
+        values: The values.
+        comments: Comments at the ends of lines, by the dotted key of the line; those of other keys are left out.
+    """
+    text = str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=110))
+    if not comments:
+        return text
+    lines, root = text.splitlines(), yaml.compose(text, Loader=yaml.SafeLoader)
+    for key, comment in comments.items():
+        line = _line_of(root, key)
+        if line is not None:
+            lines[line] += f"  # {comment}"
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line_of(node: yaml.Node | None, key: str) -> int | None:
+    """The line of a dotted key, whose parts may have dots; of a text on several lines the last one."""
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if name.value == key:
+            return value.end_mark.line if isinstance(value, yaml.ScalarNode) else name.end_mark.line
+        inside = _line_of(value, key.removeprefix(f"{name.value}.")) if key.startswith(f"{name.value}.") else None
+        if inside is not None:
+            return inside
+    return None
 
 
 def _read_yaml(path: Path) -> dict[str, JsonValue]:

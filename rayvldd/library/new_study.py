@@ -218,7 +218,7 @@ _TEMPLATE = """\
 #
 # Check:    rayvldd check THIS_FILE --probe     # reads the data, tries the encoders, estimates the time
 # Run:      rayvldd sweep THIS_FILE
-# Settings: rayvldd check THIS_FILE --dry-run   # all of them, with their defaults
+# Settings: rayvldd check THIS_FILE --dry-run --json   # all of them, with their defaults
 name: {name}
 
 data:

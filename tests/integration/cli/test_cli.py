@@ -1,6 +1,7 @@
 """The command line: help without waiting, faults before work, exit codes, and one object for programs."""
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -192,9 +193,11 @@ def test_an_interruption_names_the_kept_results(
 
 @pytest.mark.parametrize("name", ["sweep", "check", "experts", "distill"])
 def test_dry_run_prints_settings_and_plan_and_does_nothing(name: str, study_file: Path, workspace: Path) -> None:
-    result = run(name, study_file, "--workspace", workspace, "--dry-run")
+    result = run(name, study_file, "--workspace", workspace, "--dry-run", "--set", "evaluation.num_test_students=3")
     assert result.exit_code == 0, result.output
-    assert "num_test_students: 2" in result.output
+    assert "num_test_students: 3  # --set" in result.output
+    assert "ema_decay" not in result.output, "it has its default"
+    assert re.search(r"^# \d+ other settings have their defaults; --json has all of them\.$", result.output, re.M)
     assert "experts" in result.output
     assert not list(workspace.rglob("*"))
 

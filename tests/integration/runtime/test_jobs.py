@@ -23,6 +23,7 @@ from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.cli.main import main
 from rayvldd.clusters.versions import Versions
+from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError
 from rayvldd.runtime import jobs as jobs_module
@@ -217,6 +218,8 @@ def test_a_dry_run_sends_nothing(cluster: tuple[type[FakeCluster], str], study_f
     handler, address = cluster
     result = submit(study_file, address, "--dry-run")
     assert result.exit_code == 0 and f"would be submitted to {address}, for /shared/ws" in result.output
+    settings = json.loads(submit(study_file, address, "--dry-run", "--json").stdout)["settings"]
+    assert Study.model_validate(settings) == load_study(study_file)
     assert handler.jobs == {} and handler.packages == {}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rayvldd.config import settings
 from rayvldd.config.base import Settings
 from rayvldd.config.domains import ChoiceDomain, Domain, FixedDomain, FloatDomain, IntDomain
-from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.loading import dump_changes, dump_study, load_study
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import ChooseSettings, SearchSettings, Study, changes_experts
 from rayvldd.errors import ConfigError, DivergedError, Fault, InputError, RayvlddError, StoreError, did_you_mean
@@ -302,6 +303,60 @@ def test_a_study_survives_writing_and_reading(tmp_path: Path) -> None:
     again.write_text(dump_study(study), encoding="utf-8")
     assert load_study(again) == study
     assert Study.model_validate_json(study.model_dump_json()) == study
+    again.write_text(dump_changes(study, ["experts.lr_image", "model.image_encoder.options"]), encoding="utf-8")
+    assert load_study(again) == study
+
+
+def test_changes_state_what_has_no_default_and_how_many_settings_are_left_out() -> None:
+    study = Study.model_validate(MINIMAL)
+    *lines, last = dump_changes(study).splitlines()
+    assert yaml.safe_load("\n".join(lines)) == MINIMAL
+    number = re.fullmatch(r"# (\d+) other settings have their defaults; --json has all of them\.", last)
+    assert number and int(number[1]) == num_settings(study) - 5
+
+
+def num_settings(section: Settings) -> int:
+    inside = [*(getattr(section, name) for name in type(section).model_fields)]
+    inside += (section.__pydantic_extra__ or {}).values()
+    return sum(num_settings(value) if isinstance(value, Settings) else 1 for value in inside)
+
+
+def test_values_of_set_are_marked_in_the_changes(tmp_path: Path) -> None:
+    rate, name = "distillation.lr_image", f"{'long words ' * 12}end"
+    space = {rate: {"type": "float", "low": 1, "high": 9}, "distillation.lr_text": {"type": "choice", "values": [1, 2]}}
+    given = {
+        f"search.space.{rate}.high": "8",
+        "experts.epochs": "3",
+        "model.lora.targets": "[qkv, proj]",
+        "model.text_encoder.name": name,
+        "seed": "0",
+        "distillation.lr_text": "7",
+    }
+    study = load_study(write(tmp_path, search__space=space), [f"{key}={value}" for key, value in given.items()])
+    text = dump_changes(study, given)
+    assert Study.model_validate(yaml.safe_load(text)) == study
+    marked = [line.strip() for line in text.splitlines() if "#" in line][:-1]
+    assert marked[1:] == ["targets:  # --set", "epochs: 3  # --set", "lr_text: 7.0  # --set", "high: 8.0  # --set"]
+    assert marked[0].endswith("end  # --set"), "the last line of a text on several lines"
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_the_section_of_a_method_that_is_not_in_use_is_a_change(searched: bool) -> None:
+    method = {"distillation.method": {"type": "choice", "values": ["trajectory_matching", "expert_fit"]}}
+    study = study_with(method if searched else {}, distillation__expert_fit={})
+    changes = yaml.safe_load(dump_changes(study))
+    assert Study.model_validate(changes) == study
+    assert changes.get("distillation") == (None if searched else {"expert_fit": {}})
+
+
+def test_defaults_inside_a_list_of_sections_are_no_changes() -> None:
+    covariance = {"image_encoders": [{"name": "resnet18"}, {"name": "resnet18", "pretrained": False}]}
+    study = study_with(
+        {}, model__protocol="heads_only", distillation={"method": "covariance", "covariance": covariance}
+    )
+    changes = yaml.safe_load(dump_changes(study))
+    assert changes["distillation"] == {"method": "covariance", "covariance": covariance}
+    assert Study.model_validate(changes) == study
 
 
 def all_settings() -> list[type[BaseModel]]:

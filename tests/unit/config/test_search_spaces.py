@@ -1,13 +1,18 @@
 """Every search space that ships loads, describes itself, and survives being written and read again."""
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from pydantic import JsonValue, ValidationError
 
-from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.loading import dump_changes, dump_study, load_study
+from rayvldd.config.setting import flat_settings
+from rayvldd.config.study import Study
+from rayvldd.config.study_files import parsed_yaml
 
 SEARCH_SPACES = ROOT / "search_spaces"
 FILES = sorted(SEARCH_SPACES.rglob("*.yaml"))
@@ -34,6 +39,34 @@ def test_loads_and_round_trips(file: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(dump_study(study), encoding="utf-8")
     assert load_study(again) == study
+
+
+def without_one_value(values: dict[str, JsonValue]) -> Iterator[tuple[str, dict[str, JsonValue]]]:
+    """The values without each value of a section or of a domain in turn, and the name of the missing one."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            for inner, rest in without_one_value(value):
+                yield f"{name}.{inner}", {**values, name: rest}
+        else:
+            yield name, {key: copy.deepcopy(other) for key, other in values.items() if key != name}
+
+
+def is_equal(values: dict[str, JsonValue], study: Study) -> bool:
+    try:
+        return Study.model_validate(values) == study
+    except ValidationError:
+        return False
+
+
+def test_its_changes_are_the_study_and_have_no_default(file: Path, tmp_path: Path) -> None:
+    study, again = load_study(file), tmp_path / "again.yaml"
+    text = dump_changes(study)
+    again.write_text(text, encoding="utf-8")
+    assert load_study(again) == study
+    changes = parsed_yaml(text)
+    assert isinstance(changes, dict)
+    assert [key for key, rest in without_one_value(changes) if is_equal(rest, study)] == []
+    assert len(flat_settings(changes)) < len(flat_settings(study.model_dump(mode="json"))) / 2
 
 
 def test_is_a_search_named_after_its_file(file: Path) -> None:

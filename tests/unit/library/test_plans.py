@@ -42,7 +42,9 @@ def test_dry_runs_name_the_models_of_all_pairs_and_the_coresets(tmp_path: Path, 
     task = load(study, tiny_cache)
     OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set().save(tmp_path / "made")
     encoder = study.model.image_encoder.name
-    plan = last_object(run("evaluate", tmp_path / "made", *options, "--coresets", "random"))["plan"]
+    planned = last_object(run("evaluate", tmp_path / "made", *options, "--coresets", "random"))
+    (settings,), plan = planned["settings"], planned["plan"]
+    assert Study.model_validate(settings).evaluation == study.evaluation
     assert plan[f"{tmp_path / 'made'} on {encoder}"] == "5 students, scored on val"
     assert plan[f"random on {encoder}"].startswith("5 students on 4 real pairs each; learning rate: ")
     assert plan[f"models of all pairs on {encoder}"].startswith("4 to choose a recipe")
