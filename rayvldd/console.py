@@ -43,7 +43,7 @@ class ProgressDisplay:
             disable=quiet or not self.console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._what = ""
+        self._what = self._phase = ""
         self._last_plain = 0.0
         self._last_words = ""
 
@@ -65,8 +65,22 @@ class ProgressDisplay:
         """Print a permanent line about something that is not as it should be, in a quiet display too."""
         self._print(text)
 
+    def begin_phase(self, number: int, total: int) -> None:
+        """Begin a phase of the command, whose number stands before the activities in it.
+
+        Args:
+            number: From 1 on.
+            total: Phases of the command.
+        """
+        self._phase = f"[{number}/{total}] "
+
+    def end_phases(self) -> None:
+        """Show the activities that follow without a phase."""
+        self._phase = ""
+
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of an activity; it replaces that of another activity."""
+        what = self._phase + what
         if what != self._what:
             self._what, self._last_plain = what, time.monotonic()  # short activities need no line
             self._clear()

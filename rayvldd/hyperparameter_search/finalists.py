@@ -6,6 +6,7 @@ the point with the best mean is chosen. These sets also give the test an interva
 """
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ import numpy as np
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.settings import ModelSettings
 from rayvldd.config.study import Study
-from rayvldd.console import ProgressDisplay
+from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.evaluations import BEST
 from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
+from rayvldd.hyperparameter_search.lines import seconds_of_test
 from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
@@ -144,11 +146,17 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
     if not missing:
         return
 
+    first, trials = context.study.at(missing[0].point), [finalist.trial for finalist in finalists]
+    last, began = context.study.last_step_at(missing[0].point), time.monotonic()
+
     def show(finished: int, running: Mapping[int, int]) -> None:
-        notes = (f"{missing[index].name} step {step}" for index, step in sorted(running.items()))
+        notes = [f"{missing[index].name} step {step}" for index, step in sorted(running.items())]
+        done = finished + sum(running.values()) / last
+        if done > 0:
+            left = (time.monotonic() - began) / done * (len(missing) - done)
+            notes.append(f"{time_as_text(left + seconds_of_test(context.study, trials))} left")
         display.progress("finalists", len(runs) - len(missing) + finished, len(runs), ", ".join(notes))
 
-    first = context.study.at(missing[0].point)
     run_work(
         [_FinalistJob(one, context, first.model) for one in missing],
         first,

@@ -17,7 +17,7 @@ from rayvldd.distillation.evaluations import BEST
 from rayvldd.errors import OutageError, message_of
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.ledger import Ledger
-from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_left
+from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_after_search, seconds_left
 from rayvldd.hyperparameter_search.strategy import Proposal
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
@@ -253,7 +253,7 @@ class Recorder:
         self.run.ledger.end(trial.trial_id, state, reason, process_died=trial.trial_id in self._lost)
         self._draw_and_close(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
-        self.run.display.line(line_of_trial(trial))
+        self.run.display.line(line_of_trial(trial, is_best=trial is self.run.ledger.best_trial()))
         self._log_study()
         self._show()
 
@@ -314,6 +314,7 @@ class Recorder:
         best = best_of(ledger.trials.values())
         notes = [f"#{number} {share:.0%}" for number, share in list(running.items())[:_MOST_SHOWN]]
         notes += [f"{len(running) - _MOST_SHOWN} more"] if len(running) > _MOST_SHOWN else []
+        notes += [f"{count} {state}" for state in ("stopped", "failed") if (count := ledger.states()[state])]
         notes += ["processes start"] if not (running or self._experts) and ended < total else []
         notes += [f"best {best.best.recall:.2f}"] if best and best.best else []
         notes += self._experts
@@ -326,8 +327,10 @@ class Recorder:
         self._last_shown = time.monotonic()
 
     def _seconds_left(self, done: float, total: int) -> float:
-        """Estimated remaining seconds of the search."""
-        return seconds_left(self.search_seconds, done, total, self.run.study.search.time_budget_s)
+        """Estimated remaining seconds of the study: of the search, the finalists and the test evaluation."""
+        study, trials = self.run.study, self.run.ledger.trials.values()
+        left = seconds_left(self.search_seconds, done, total, study.search.time_budget_s)
+        return left + seconds_after_search(study, trials)
 
     def _share_done(self, trial: Trial) -> float:
         return max(trial.outer_step, 0) / self._last_step(trial)

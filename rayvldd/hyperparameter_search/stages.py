@@ -328,12 +328,14 @@ def run_stages(session: StudySession) -> None:
     Raises:
         PausedError: if another command has requested a pause.
     """
-    for make in STAGES:
+    for number, make in enumerate(STAGES, start=1):
         session.folder.requests.raise_pause()
         stage = make(session)
         if not stage.is_done():
+            session.display.begin_phase(number, len(STAGES))
             with session.folder.phase(stage.name):
                 stage.run()
+    session.display.end_phases()
 
 
 def _none_again(study: Study, finalists: Sequence[Finalist]) -> RayvlddError:

@@ -6,7 +6,7 @@ from collections import Counter
 from rayvldd.config.study import Study
 from rayvldd.errors import StoreError
 from rayvldd.hyperparameter_search.ledger import read_trials, search_seconds_of
-from rayvldd.hyperparameter_search.lines import seconds_left
+from rayvldd.hyperparameter_search.lines import seconds_after_search, seconds_left
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.study_status import RunningTrial, State, StudyStatus, unreadable
 from rayvldd.records.trial import EVALUATIONS, Trial, best_of
@@ -59,4 +59,7 @@ def _running(trial: Trial, study: Study) -> RunningTrial:
 def _seconds_left(study: Study, trials: list[Trial], running: list[RunningTrial], ended: int) -> float | None:
     done = ended + sum(max(one.outer_step, 0) / one.last_step for one in running)
     spent = search_seconds_of(trials)
-    return seconds_left(spent, done, study.max_trials, study.search.time_budget_s) if done > 0 else None
+    if done <= 0:
+        return None
+    left = seconds_left(spent, done, study.max_trials, study.search.time_budget_s)
+    return left + seconds_after_search(study, trials)

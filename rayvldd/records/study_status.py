@@ -46,7 +46,7 @@ class StudyStatus(Values):
     """Validation recall of the best trial so far, in percent."""
     running: list[RunningTrial] = Field(default_factory=list)
     seconds_left: float | None
-    """Estimated remaining seconds of the search; None if none is running or nothing is known yet."""
+    """Estimated remaining seconds of the study; None if no search is running or nothing is known yet."""
     waiting_points: int
     """Points that a user proposed and no trial has so far."""
     fault: str

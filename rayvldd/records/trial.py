@@ -60,6 +60,11 @@ class Evaluation:
         parts = [self.metrics[name] for name in _SECONDS if name in self.metrics]
         return sum(parts) if parts else None
 
+    @property
+    def seconds_evaluating(self) -> float:
+        """Seconds that this evaluation and those before it took; 0 if they were not measured."""
+        return self.metrics.get("seconds_evaluating", 0.0)
+
     def numbers(self) -> dict[str, float]:
         """All numbers by name, for trackers."""
         return {**self.metrics, SEARCH_SECONDS: self.search_seconds}

@@ -531,6 +531,7 @@ def test_a_search_of_trials_that_diverge_die_and_stay_behind(toy: Toy) -> None:
     assert "diverged at 0" in shown
     assert toy.starts().count("trial_001 from 0") == 1, "the process that died is followed by one that goes on"
     assert "trial_001: its process died" in shown
+    assert ", best so far" in shown
     assert ledger.states()["finished"] >= 1 and ledger.states()["stopped"] >= 1
     for known in [known for known in ledger.ended if known.state != "failed"]:
         assert (known.distilled_set / "card.json").is_file() and not known.checkpoint.exists()
