@@ -53,4 +53,5 @@ def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[flo
     share, weight = hits / count, z * z / count
     middle = (share + weight / 2) / (1 + weight)
     half = z / (1 + weight) * float(np.sqrt(share * (1 - share) / count + weight / (4 * count)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The ends are exact without hits and with hits alone: rounding left 3e-18 in place of 0.
+    return middle - half if hits else 0.0, middle + half if hits < count else 1.0

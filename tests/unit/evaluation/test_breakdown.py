@@ -94,7 +94,9 @@ def test_subjects_kept_are_counted_as_a_loop_would() -> None:
 
 def test_interval_of_a_share_is_wilsons() -> None:
     assert share_interval(10, 100) == pytest.approx((0.0552, 0.1744), abs=5e-5)  # Wilson (1927), as tabled
-    assert share_interval(0, 10)[0] == pytest.approx(0) and share_interval(10, 10)[1] == pytest.approx(1)
+    for count in range(1, 600):
+        assert share_interval(0, count)[0] == 0 and share_interval(count, count)[1] == 1
+        assert all(0 < end < 1 for hits in (1, count - 1) if 0 < hits < count for end in share_interval(hits, count))
     low, high = share_interval(3, 7)
     for end in (low, high):  # its ends are where the share is 1.96 standard errors of the end away
         assert abs(3 / 7 - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 7), rel=1e-6)
