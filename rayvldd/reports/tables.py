@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rayvldd.config.metrics import METRICS, RECALLS
+from rayvldd.config.metrics import METRICS, OBJECTIVES, RECALLS
+from rayvldd.config.study import ChooseSettings
 from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.recall import RetrievalMetrics
@@ -273,6 +274,37 @@ def _finalist_row(row: FinalistOutcome) -> list[Cell]:
     made = len(row.sets) - row.num_failed
     interval = interval_as_text(row.val_interval)
     return [row.trial_id, row.val_mean_recall, interval, made, row.num_failed, row.search_val_mean_recall]
+
+
+def front_table(result: StudyOutcome, choose: ChooseSettings | None = None) -> Table | None:
+    """The members of the Pareto front of a study with several objectives; the chosen one is marked.
+
+    Args:
+        result: The result of the study.
+        choose: The rule that has chosen it, which the caption states.
+    """
+    front = result.front
+    if not front:
+        return None
+    settings = list(dict.fromkeys(key for row in front for key in row.config))
+    objectives = numbers(*front[0].objectives)
+    columns = [*texts("trial"), *objectives, *texts(*(key.rpartition(".")[2] for key in settings))]
+    rows: list[list[Cell]] = [
+        [row.trial_id, *row.objectives.values(), *(row.config.get(key) for key in settings)] for row in front
+    ]
+    marked = frozenset(place for place, row in enumerate(front) if row.trial_id == result.best.trial_id)
+    caption = "Pareto front: no other trial is better in all objectives; a star marks the chosen one"
+    if choose is not None:
+        caption += f", that with the {words_of_choice(choose)} (search.choose)"
+    return Table(columns, rows, caption, "front", marked)
+
+
+def words_of_choice(choose: ChooseSettings) -> str:
+    """The rule that chooses from a front, e.g. ``highest val_mean_recall among those with num_pairs at most 200``."""
+    bounds = [f"{name} at most {value:g}" for name, value in choose.at_most.items()]
+    bounds += [f"{name} at least {value:g}" for name, value in choose.at_least.items()]
+    among = f" among those with {' and '.join(bounds)}" if bounds else ""
+    return f"{'highest' if OBJECTIVES[choose.by].rises else 'lowest'} {choose.by}{among}"
 
 
 def trust_of(result: StudyOutcome) -> str:

@@ -10,7 +10,7 @@ from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix
 from rayvldd.reports.published import PublishedRow
 from rayvldd.reports.table import PERCENT, Cell, Column, Estimate, Table, numbers, texts
-from rayvldd.reports.tables import TOO_FEW
+from rayvldd.reports.tables import TOO_FEW, front_table
 
 _RECALLS = tuple(info.name for info in RECALLS)
 _RECALL_COLUMNS = ("TR R@1", "TR R@5", "TR R@10", "IR R@1", "IR R@5", "IR R@10")
@@ -77,21 +77,9 @@ def _sets_of(result: StudyOutcome) -> str:
     return ", ".join([f"{result.test.num_sets} × {result.test.num_students}", *notes])
 
 
-def front_table(report: StudyReport) -> Table | None:
-    """The members of the Pareto front of a study with several objectives; the chosen one is marked."""
-    front = report.result.front if report.result else None
-    if not front:
-        return None
-    objectives = list(front[0].objectives)
-    settings = list(dict.fromkeys(key for row in front for key in row.config))
-    columns = [*texts("trial"), *numbers(*objectives), *texts(*(key.rpartition(".")[2] for key in settings))]
-    rows: list[list[Cell]] = [
-        [row.trial_id, *row.objectives.values(), *(row.config.get(key) for key in settings)] for row in front
-    ]
-    chosen = report.result.best.trial_id if report.result else ""
-    marked = frozenset(place for place, row in enumerate(front) if row.trial_id == chosen)
-    caption = "Pareto front: no other trial is better in all objectives; a star marks the chosen one"
-    return Table(columns, rows, caption, "front", marked)
+def front_of(report: StudyReport) -> Table | None:
+    """The Pareto front of a study with several objectives; None for other studies and before the result."""
+    return front_table(report.result, report.study.search.choose if report.study else None) if report.result else None
 
 
 def _ends(interval: tuple[float, float] | None) -> Sequence[Cell]:

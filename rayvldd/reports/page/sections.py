@@ -17,7 +17,7 @@ from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
 from rayvldd.reports.page.data_tables import (
-    front_table,
+    front_of,
     published_table,
     recalls_table,
     sets_table,
@@ -285,7 +285,7 @@ def _section(report: StudyReport, most: int) -> StudySection:
     return StudySection(
         report,
         recalls_table(report),
-        front_table(report),
+        front_of(report),
         trials_table(report.trials, report.best_trial.trial_id if report.best_trial else ""),
         drawings,
         left_out,

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from rayvldd.config.study import ChooseSettings
 from rayvldd.records.difference import Difference
 from rayvldd.records.study_outcome import ChosenTrial, FinalistOutcome, FrontRow, Made, ScoresOnTest, StudyOutcome
-from rayvldd.reports.page.data_tables import front_table, studies_table
+from rayvldd.reports.page.data_tables import front_of, studies_table
 from rayvldd.reports.page.overview import overview_of, settings_that_differ
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.table import Estimate
+from rayvldd.reports.tables import front_table
 
 LR = "distillation.lr_image"
 
@@ -108,12 +110,31 @@ def test_the_front_lists_its_members_and_marks_the_chosen_one() -> None:
         {"trial_id": f"trial_00{n}", "config": {LR: 1.0 + n}, "val_mean_recall": 40.0 + n, "num_pairs": 10.0 * n}
         for n in (0, 1)
     ]
-    table = front_table(report(front=[FrontRow.model_validate(row) for row in rows]))
+    table = front_of(report(front=[FrontRow.model_validate(row) for row in rows]))
     assert table is not None
     assert table.headings == ("trial", "val_mean_recall", "num_pairs", "lr_image")
     assert table.rows == [["trial_000", 40.0, 0.0, 1.0], ["trial_001", 41.0, 10.0, 2.0]]
     assert table.best == {1}
-    assert front_table(report()) is None
+    assert front_of(report()) is None
+
+
+@pytest.mark.parametrize(
+    ("choose", "words"),
+    [
+        ({}, "highest val_mean_recall"),
+        ({"at_most": {"num_pairs": 200, "seconds": 60.5}}, "num_pairs at most 200 and seconds at most 60.5"),
+        (
+            {"by": "num_pairs", "at_least": {"val_mean_recall": 20}},
+            "lowest num_pairs among those with val_mean_recall at least 20",
+        ),
+    ],
+)
+def test_the_front_says_by_what_rule_one_was_chosen(choose: dict[str, Any], words: str) -> None:
+    row = {"trial_id": "trial_000", "config": {LR: 1.0}, "val_mean_recall": 40.0, "num_pairs": 10.0}
+    result = report(front=[FrontRow.model_validate(row)]).result
+    assert result is not None
+    table = front_table(result, ChooseSettings.model_validate(choose))
+    assert table is not None and table.caption.startswith("Pareto front") and words in table.caption
 
 
 @pytest.mark.parametrize("trials", [{"finished": 3}, {"finished": 2, "stopped": 1}])
