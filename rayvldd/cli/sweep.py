@@ -130,7 +130,7 @@ def command(
             study_store=study_store,
             reopens=reopens,
         )
-    _show_result(invocation, result)
+    _show_result(invocation, study, result)
     invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, tracking_uri, workspace)}")
     invocation.finish(result.outcome)
     if result.missing:
@@ -149,15 +149,24 @@ def _show_plan(invocation: Invocation, study: "Study", planned: "Plan") -> None:
     invocation.finish(planned)
 
 
-def _show_result(invocation: Invocation, result: "SweepResult") -> None:
+def _show_result(invocation: Invocation, study: "Study", result: "SweepResult") -> None:
     """Print the tables and the lines of a finished study."""
     from rayvldd.reports.diagnostics import words_of_diagnostics
     from rayvldd.reports.differences import sentence_of_difference
     from rayvldd.reports.gain import words_without_gain
-    from rayvldd.reports.tables import finalists_table, importance_line, result_table, trials_table, trust_of
+    from rayvldd.reports.tables import (
+        finalists_table,
+        front_table,
+        importance_line,
+        result_table,
+        trials_table,
+        trust_of,
+    )
 
     outcome = result.outcome
     invocation.show(trials_table(result.trials, outcome.best.trial_id))
+    if front := front_table(outcome, study.search.choose):
+        invocation.show(front)
     if outcome.finalists:
         invocation.show(finalists_table(outcome))
     invocation.show(result_table(outcome))
@@ -181,8 +190,20 @@ def _show_result(invocation: Invocation, result: "SweepResult") -> None:
         from rayvldd.hyperparameter_search.transfer import line_of_learned
 
         invocation.say(f"earlier        {line_of_learned(outcome.learned_from, 'learned from')}")
-    invocation.say(f"distilled set  {outcome.distilled_set}")
+    _say_what_there_is(invocation, outcome)
     invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
+
+
+def _say_what_there_is(invocation: Invocation, outcome: "StudyOutcome") -> None:
+    """Name the set, its pictures, and the commands for the page and for other programs."""
+    place = Path(outcome.distilled_set)
+    invocation.say(f"distilled set  {place}")
+    pictures = [name for name in ("before_after.jpg", "recall_by_outer_step.png") if (place / name).is_file()]
+    if pictures:
+        invocation.say(f"pictures       {' and '.join(pictures)} in its folder")
+    page = invocation.in_this_workspace(shlex.join(["rayvldd", "compare", outcome.study]))
+    invocation.say(f"page           {page}, which writes {invocation.workspace_folder / 'comparison' / 'compare.html'}")
+    invocation.say(f"other programs {shlex.join(['rayvldd', 'export', str(place), f'{outcome.study}_pairs'])}")
 
 
 def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":

@@ -258,6 +258,9 @@ def test_sweep_ends_with_its_result_and_shows_it_again(worked: tuple[Path, Path]
     assert values["trials"]["finished"] == 1
     assert Path(values["distilled_set"], "card.json").is_file()
     assert "is finished" in again.stderr
+    assert "before_after.jpg and recall_by_outer_step.png in its folder" in again.stderr
+    assert f"rayvldd compare tiny --workspace {workspace}, which writes {workspace}/comparison/" in again.stderr
+    assert f"rayvldd export {values['distilled_set']} tiny_pairs" in again.stderr
     assert len(again.stdout.splitlines()) == 1
 
 
