@@ -108,6 +108,7 @@ def command(
     Recalls of different datasets, protocols or numbers of pairs are not comparable; fractions of the full-data bound
     are more comparable.
     """
+    invocation.say_loading("reading the studies")
     from rayvldd.library.comparing import ComparedStudies, chosen_studies
     from rayvldd.library.comparing import compare as compare_studies
     from rayvldd.records.set_scores import kept_scores, read_scores

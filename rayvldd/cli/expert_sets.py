@@ -47,6 +47,7 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     A set is identified by its key, a hash of all settings that determine its trajectories. Experts in training are
     shown with their last finished epoch and the process that trains them.
     """
+    invocation.say_loading("reading the store")
     from rayvldd.experts.store.inspection import summaries
     from rayvldd.reports.expert_tables import ListedSets, sets_table, values_of_set
 
@@ -75,6 +76,7 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
 
     Settings, fingerprints of data and encoders, seed, number of parameters per side, experts, and metrics by epoch.
     """
+    invocation.say_loading("reading the store")
     from rayvldd.experts.store.inspection import summary_of
     from rayvldd.reports.expert_tables import ShownSet, checksums_table, experts_table, values_of_set
 
@@ -145,6 +147,7 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     Checks the named sets, or all sets. If files are damaged, they are listed and the exit code is 1. Only --drop
     changes the store.
     """
+    invocation.say_loading("reading the store")
     from rayvldd.experts.store.inspection import Verified, drop, verify
     from rayvldd.reports.expert_tables import damages_table
 
@@ -193,6 +196,7 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
     of running commands are kept; it takes half a minute to detect that a lease of another machine is expired.
     Interrupted experts will be trained from the beginning.
     """
+    invocation.say_loading("reading the store")
     from rayvldd.experts.store.pruning import Pruned, Pruning
     from rayvldd.reports.expert_tables import leftovers_table, size_as_text
 
@@ -240,6 +244,7 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
     An expert is complete at DST once all its checksums are verified there. Existing experts are skipped, so the same
     command resumes an interrupted copy. The exit code is 1 if an expert could not be copied.
     """
+    invocation.say_loading("reading the store")
     from rayvldd.experts.store.copying import CopyOutput, PlannedCopy, copy_sets
     from rayvldd.experts.store.inspection import check_keys, summaries
     from rayvldd.reports.expert_tables import sets_table, size_as_text
