@@ -225,6 +225,14 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
     return StudyStore(storage, StudyFolder(workspace.study(study_name)))
 
 
+def _is_gone(uri: str) -> bool:
+    """Whether an address is that of a database file that does not exist."""
+    from rayvldd.workspace import database_file
+
+    file = database_file(uri)
+    return file is not None and not file.is_file()
+
+
 def _how_to_look(invocation: Invocation, outcome: "StudyOutcome", given_uri: str | None, workspace: "Workspace") -> str:
     """The command and the page that show the trials in MLflow; for other trackers their location.
 
@@ -240,6 +248,8 @@ def _how_to_look(invocation: Invocation, outcome: "StudyOutcome", given_uri: str
     uri = outcome.tracking_uri
     if given_uri and without_passwords(given_uri) == uri:
         uri = given_uri
+    if _is_gone(uri) and not _is_gone(workspace.tracking_uri):
+        uri = workspace.tracking_uri  # the workspace was moved with its database
     if not is_database(uri) and not is_server(uri):
         return uri
     try:

@@ -2,6 +2,8 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -9,6 +11,8 @@ from helpers.cli import last_object, run
 
 from rayvldd.cli.check import _next_command
 from rayvldd.cli.invocation import DEFAULT_WORKSPACE, EXIT_USER_ERROR, Invocation
+from rayvldd.cli.sweep import _how_to_look
+from rayvldd.workspace import Workspace, database_uri
 
 
 def invocation(workspace: Path, *overrides: str) -> Invocation:
@@ -85,3 +89,22 @@ def test_logs_of_a_study_without_a_cluster_name_the_log_of_its_last_trial(tmp_pa
     assert "cannot be reached" in found["message"] and "made is a study of the workspace" in found["message"]
     other = last_object(run("logs", "another", *words[2:], "--json"))
     assert "ray attach" in other["next_command"]
+
+
+def test_a_finished_study_in_a_workspace_that_was_moved_names_the_database_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayvldd.tracking.mlflow_pages.trials_page", lambda uri, study: f"{study} in {uri}")
+    moved, gone = Workspace(tmp_path / "100% moved"), database_uri(tmp_path / "gone" / "mlflow.db")
+    outcome: Any = SimpleNamespace(tracking_uri=gone, study="one")
+    moved.root.mkdir()
+
+    def shown() -> str:
+        return _how_to_look(invocation(moved.root), outcome, None, moved)
+
+    assert shown().endswith(f"opens one in {gone}"), "neither is there"
+    (moved.root / "mlflow.db").touch()
+    assert shown().endswith(f"opens one in {moved.tracking_uri}") and "--tracking-uri" not in shown()
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "mlflow.db").touch()
+    assert f"--tracking-uri {gone}" in shown(), "a database elsewhere is what the user named"
