@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"--transfer": "needs weights from the hub of timm",
     r" their_set ": "is a set of somebody else, of photographs",
     r"--push|hf://|bert-base-uncased": "needs the hub of Hugging Face",
+    r"^rayvldd distill STUDY ": "is a study of the reader's own, with experts of more epochs than a tiny one",
     r"^rayvldd convert | lors_100 ": "needs a set of the released code of LoRS",
     r"^rayvldd experts import ": "needs buffers of the released code",
 }
@@ -114,7 +115,7 @@ def form_of(command: str) -> str:
 def sets_of_the_reader() -> None:
     """The sets that the pages call by a name of the reader's own."""
     best = Path("rayvldd_workspace/studies/quickstart/best")
-    for name in ("best_set", "best_100", "best_200", "best_500"):
+    for name in ("best_set", "best_100", "best_200", "best_500", "phase_1", "phase_2"):
         if best.is_dir() and not Path(name).exists():
             shutil.copytree(best, name)
 
