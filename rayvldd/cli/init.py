@@ -96,7 +96,15 @@ def command(
     study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten.
     """
     captions = study_file.with_suffix(".captions.jsonl")
-    _check(folder, table, images, hub_name, hf_config, image_encoder, image_weights)
+    faults = [*_faults_of_hub(hub_name, hf_config), *_faults_of_files(folder, table, images)]
+    if sum(source is not None for source in (folder, table, hub_name)) != 1:
+        allowed = "--data FOLDER, --csv FILE, or --hf USER/NAME"
+        faults.append(Fault("--data, --csv, --hf", "exactly one of the three is needed", allowed))
+    if image_weights is not None and image_encoder is None:
+        allowed = "with --image-encoder NAME, the timm model that the weights are of"
+        faults.append(Fault("--image-weights", f"{image_weights} without the name of its model", allowed))
+    if faults:
+        raise ConfigError(faults, next_command="rayvldd init --help")
     _check_is_free([study_file, captions] if table is not None else [study_file])
 
     invocation.say_loading("reading the captions" if hub_name is None else "asking the hub")
@@ -162,19 +170,8 @@ def _from_hub(invocation: Invocation, name: str, config: str | None, size: int) 
     return data, counts
 
 
-def _check(
-    folder: Path | None,
-    table: Path | None,
-    images: Path | None,
-    hub_name: str | None,
-    hf_config: str | None,
-    image_encoder: str | None,
-    image_weights: str | None,
-) -> None:
-    faults = _hub_faults(hub_name, hf_config)
-    if sum(source is not None for source in (folder, table, hub_name)) != 1:
-        allowed = "--data FOLDER, --csv FILE, or --hf USER/NAME"
-        faults.append(Fault("--data, --csv, --hf", "exactly one of the three is needed", allowed))
+def _faults_of_files(folder: Path | None, table: Path | None, images: Path | None) -> list[Fault]:
+    faults = []
     if images is not None and table is None:
         faults.append(Fault("--images", "given without --csv", "the folder of the files that a table names"))
     elif images is not None and not is_folder(images):
@@ -183,14 +180,10 @@ def _check(
         faults.append(Fault("--csv", f"no such file: {table}", "a table with the columns image and caption"))
     if folder is not None and not is_folder(folder):
         faults.append(Fault("--data", f"no such folder: {folder}", "a folder with images and captions"))
-    if image_weights is not None and image_encoder is None:
-        allowed = "with --image-encoder NAME, the timm model that the weights are of"
-        faults.append(Fault("--image-weights", f"{image_weights} without the name of its model", allowed))
-    if faults:
-        raise ConfigError(faults, next_command="rayvldd init --help")
+    return faults
 
 
-def _hub_faults(hub_name: str | None, hf_config: str | None) -> list[Fault]:
+def _faults_of_hub(hub_name: str | None, hf_config: str | None) -> list[Fault]:
     faults = []
     if hub_name is not None and not _HUB_NAME.fullmatch(hub_name) and not is_folder(Path(hub_name)):
         allowed = "USER/NAME, as the page of the data set has it"
