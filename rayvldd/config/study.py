@@ -352,6 +352,12 @@ class Study(Settings):
         values = domain.corners() if domain is not None else []
         return max(math.ceil(as_number(value)) for value in [*values, *self._constants_of(key)])
 
+    @property
+    def num_finalists(self) -> int:
+        """Number of points that are distilled again; with several objectives only the chosen one."""
+        count = self.search.num_finalists
+        return count if len(self.search.objectives) == 1 else min(count, 1)
+
     def last_step_at(self, point: Mapping[str, SettingValue]) -> int:
         """Outer step at which a trial at a point of the space ends."""
         return int(as_number(point.get("distillation.outer_steps", self.distillation.outer_steps)))

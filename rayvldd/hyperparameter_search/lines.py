@@ -47,10 +47,8 @@ def seconds_after_search(study: Study, trials: Collection[Trial]) -> float:
     if not measured:
         return 0.0
     whole = np.mean([(trial.seconds or 0.0) * study.last_step_at(trial.point) / trial.outer_step for trial in measured])
-    sets, search = study.search.num_finalists * study.search.finalist_seeds, study.search
-    if len(search.objectives) > 1:
-        sets = min(sets, search.finalist_seeds)
-    return float(sets * whole) / search.max_concurrent + seconds_of_test(study, measured)
+    sets = study.num_finalists * study.search.finalist_seeds
+    return float(sets * whole) / study.search.max_concurrent + seconds_of_test(study, measured)
 
 
 def seconds_of_test(study: Study, trials: Collection[Trial]) -> float:

@@ -245,8 +245,8 @@ class Finalists(Stage):
         Raises:
             RayvlddError: like :meth:`_candidates`.
         """
-        count = self._session.study.search.num_finalists if len(self._session.study.search.objectives) == 1 else 1
-        return finalists_of(self._session.study, distinct(self._candidates(), count), self._session.folder.finalists)
+        trials = distinct(self._candidates(), self._session.study.num_finalists)
+        return finalists_of(self._session.study, trials, self._session.folder.finalists)
 
     def _choose(self) -> None:
         """Choose a point on validation and save the choice, so that the test result cannot change it.
