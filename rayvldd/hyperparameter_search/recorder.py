@@ -98,7 +98,6 @@ class Recorder:
         self._experts: list[str] = []
         self._last_shown = self._started
         self._predictions: dict[str, Prediction | None] = {}
-        self._last_steps: dict[str, int] = {}
         """Number of outer steps of each trial, by name; cached, because computing it from the study is slow."""
         self._drawing_thread = ThreadPoolExecutor(1, "pictures")
         self._being_drawn: deque[tuple[Trial, Future[None]]] = deque()
@@ -301,7 +300,7 @@ class Recorder:
     def _state_of(self, trial: Trial, reason: str) -> Ended:
         if reason:
             return "failed"
-        return "finished" if trial.outer_step >= self._last_step(trial) else "stopped"
+        return "finished" if trial.outer_step >= self.run.study.last_step_at(trial.point) else "stopped"
 
     def _log_study(self) -> None:
         best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
@@ -333,12 +332,7 @@ class Recorder:
         return left + seconds_after_search(study, trials)
 
     def _share_done(self, trial: Trial) -> float:
-        return max(trial.outer_step, 0) / self._last_step(trial)
-
-    def _last_step(self, trial: Trial) -> int:
-        if trial.trial_id not in self._last_steps:
-            self._last_steps[trial.trial_id] = self.run.study.at(trial.point).distillation.outer_steps
-        return self._last_steps[trial.trial_id]
+        return max(trial.outer_step, 0) / self.run.study.last_step_at(trial.point)
 
 
 def keep_best(trial: Trial, run: StudyRun) -> None:

@@ -48,7 +48,7 @@ def _running(trial: Trial, study: Study) -> RunningTrial:
     return RunningTrial(
         trial_id=trial.trial_id,
         outer_step=trial.outer_step,
-        last_step=study.at(trial.point).distillation.outer_steps,
+        last_step=study.last_step_at(trial.point),
         recall=trial.evaluations[-1].recall if trial.evaluations else None,
         seconds_ago=max(0.0, time.time() - file.stat().st_mtime) if trial.evaluations and file.is_file() else None,
         predicted_recall=trial.prediction.recall if trial.prediction else None,
