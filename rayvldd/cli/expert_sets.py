@@ -11,17 +11,21 @@ from rayvldd.cli.invocation import EXIT_FOUND, Invocation, RunCommand
 from rayvldd.cli.preparation import reachable, store_option
 
 if TYPE_CHECKING:
-    from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.experts.store.expert_records import ExpertRecords
     from rayvldd.experts.store.inspection import SetSummary
     from rayvldd.records.json_values import JsonObject
 
 
 @contextmanager
-def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertStore"]:
-    from rayvldd.experts.store.addresses import open_store
+def _opened(invocation: Invocation, uri: str | None) -> Iterator["ExpertRecords"]:
+    """The records of the store at an address; a terminal is told what is read, unless it is on a disk."""
+    from rayvldd.experts.store.addresses import open_records
+    from rayvldd.storage.folder import FolderStorage
     from rayvldd.workspace import Workspace
 
-    store = open_store(uri, Workspace(invocation.workspace_folder))
+    store = open_records(uri, Workspace(invocation.workspace_folder))
+    if not isinstance(store.storage, FolderStorage):
+        invocation.say_waiting(f"reading {store.uri}")
     with reachable(store):
         yield store
 
@@ -47,7 +51,6 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     A set is identified by its key, a hash of all settings that determine its trajectories. Experts in training are
     shown with their last finished epoch and the process that trains them.
     """
-    invocation.say_loading("reading the store")
     from rayvldd.experts.store.inspection import summaries
     from rayvldd.reports.expert_tables import ListedSets, sets_table, values_of_set
 
@@ -76,7 +79,6 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
 
     Settings, fingerprints of data and encoders, seed, number of parameters per side, experts, and metrics by epoch.
     """
-    invocation.say_loading("reading the store")
     from rayvldd.experts.store.inspection import summary_of
     from rayvldd.reports.expert_tables import ShownSet, checksums_table, experts_table, values_of_set
 
@@ -196,7 +198,6 @@ def prune_command(invocation: Invocation, unreadable: bool, yes: bool, store_uri
     of running commands are kept; it takes half a minute to detect that a lease of another machine is expired.
     Interrupted experts will be trained from the beginning.
     """
-    invocation.say_loading("reading the store")
     from rayvldd.experts.store.pruning import Pruned, Pruning
     from rayvldd.reports.expert_tables import leftovers_table, size_as_text
 

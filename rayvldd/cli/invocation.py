@@ -86,9 +86,14 @@ class Invocation:
         Args:
             then: What follows.
         """
-        if not self.quiet and not self._waits and sys.stderr.isatty():
-            self._waits.append(then)
-            _echo(f"loading PyTorch, then {then}", err=True)
+        if not self._waits:
+            self.say_waiting(f"loading PyTorch, then {then}")
+
+    def say_waiting(self, text: str) -> None:
+        """Tell a terminal what it waits for."""
+        if not self.quiet and sys.stderr.isatty():
+            self._waits.append(text)
+            _echo(text, err=True)
 
     def say(self, text: str = "") -> None:
         """Print a line of text."""

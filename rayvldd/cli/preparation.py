@@ -17,6 +17,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError
 
 if TYPE_CHECKING:
+    from rayvldd.experts.store.expert_records import ExpertRecords
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.workspace import Workspace
 
@@ -48,7 +49,7 @@ def writable_store(uri: str | None, workspace: "Workspace") -> "ExpertStore":
         InputError: if the address is invalid.
         StoreError: if the store cannot be read or written.
     """
-    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.experts.store.expert_store import open_store
     from rayvldd.storage.storage import ChecksWriting
 
     store = open_store(uri, workspace)
@@ -58,7 +59,7 @@ def writable_store(uri: str | None, workspace: "Workspace") -> "ExpertStore":
 
 
 @contextmanager
-def reachable(store: "ExpertStore") -> Iterator[None]:
+def reachable(store: "ExpertRecords") -> Iterator[None]:
     """Connect to the Ray cluster of a store within the block, if the store is in the cluster's object store.
 
     Raises:

@@ -298,6 +298,15 @@ class ModelSettings(Settings):
     """The adapters of the protocol ``lora``."""
 
     @property
+    def can_be_stacked(self) -> bool:
+        """Whether one pass for several models is exact and saves time (:mod:`rayvldd.training.stacked`).
+
+        With a whole encoder of its own, a model fills a GPU alone, and its convolutions would become slower grouped
+        ones.
+        """
+        return not self.dropout and self.protocol != "full_image_encoder"
+
+    @property
     def has_image_head(self) -> bool:
         """Whether the image side has a projection head, with the default filled in."""
         return self.protocol == "heads_only" if self.image_head is None else self.image_head

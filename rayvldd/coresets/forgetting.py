@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rayvldd.experts.training import ExpertTraining, train_expert
+from rayvldd.experts.recipe import ExpertTraining
+from rayvldd.experts.training import train_expert
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 

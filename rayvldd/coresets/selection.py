@@ -17,7 +17,7 @@ from rayvldd.coresets.forgetting import by_forgetting
 from rayvldd.coresets.prototypes import Prototypes, prototypes
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.evaluation.students import Pairs
-from rayvldd.experts.training import ExpertTraining
+from rayvldd.experts.recipe import ExpertTraining
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import coreset_generator
 

@@ -43,7 +43,8 @@ from rayvldd.records.set_card import (
 )
 from rayvldd.storage.atomic import part_beside, sync_folder, write_text_whole
 from rayvldd.storage.json_files import json_values
-from rayvldd.storage.tensor_files import checksum, save_tensors
+from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_source import checksum
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -27,7 +27,7 @@ from rayvldd.randomness import student_seeds
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.json_files import json_text
-from rayvldd.storage.tensor_files import DamagedFileError, checksum
+from rayvldd.storage.tensor_source import DamagedFileError, checksum
 
 PROGRESS = "progress.json"
 BEST = "best"

@@ -25,7 +25,8 @@ from rayvldd.models.scalars import read_scalars
 from rayvldd.randomness import Stream, generator_of
 from rayvldd.records.json_values import JsonValue
 from rayvldd.storage.saved_state import state_metadata, verified_state
-from rayvldd.storage.tensor_files import MappedTensors, save_tensors
+from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_source import MappedTensors
 
 
 class SavedState(TypedDict):

@@ -27,7 +27,8 @@ from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.models.text_encoder import build_text_encoder
 from rayvldd.records.form import words_of
 from rayvldd.records.student_card import STUDENT_CARD, StudentCard
-from rayvldd.storage.tensor_files import checksum, save_tensors
+from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_source import checksum
 from rayvldd.user_paths import is_file, is_folder, user_path
 
 STUDENT_TENSORS = "student.safetensors"

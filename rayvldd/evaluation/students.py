@@ -25,7 +25,7 @@ from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.randomness import seeded
 from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
-from rayvldd.training.stacked import StackedBatch, can_be_stacked, train_stacked
+from rayvldd.training.stacked import StackedBatch, train_stacked
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train_students(
     sets = pairs.parts if isinstance(pairs, PairsInOrder) else [pairs]
     with torch.no_grad():
         parts = [(one, task.model.frozen_part(one.images.to(task.device))) for one in sets]
-    in_one_pass = task.device.type != "cpu" and task.model.encoder_is_frozen and can_be_stacked(task.model.settings)
+    in_one_pass = task.device.type != "cpu" and task.model.encoder_is_frozen and task.model.settings.can_be_stacked
     if len(seeds) > 1 and in_one_pass:
         yield from _train_stacked_in_order(task, parts, settings, seeds)
         return

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rayvldd.errors import StoreError
-from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.recipe import ExpertRecipe, ExpertTraining
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
-from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs_together
+from rayvldd.experts.training import ExpertState, train_epochs_together
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.models.retrieval_task import RetrievalTask

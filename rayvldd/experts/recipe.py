@@ -1,16 +1,17 @@
-"""Identity of an expert set: all settings and file contents that determine its trajectories."""
+"""Identity of an expert set: all settings and file contents that determine its trajectories.
+
+This module does not import torch: sets are identified in a list or a plan, too.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from rayvldd.config.setting import selected
-from rayvldd.config.settings import TrajectoryStorage
+from rayvldd.config.settings import ExpertSettings, TrajectoryStorage
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.experts.training import ExpertTraining
 from rayvldd.records.json_values import JsonValue, text_at
-from rayvldd.training.stacked import can_be_stacked
 
 _VERSION = 2
 """Incremented when training computes different results from the same settings."""
@@ -36,10 +37,21 @@ class ExpertRecipe:
         return cast(TrajectoryStorage, text_at(self.settings, "experts", "storage") or "float32")
 
 
+@dataclass(frozen=True)
+class ExpertTraining:
+    """Training settings of experts, apart from model and data."""
+
+    settings: ExpertSettings
+    seed: int
+    """Seed of the study."""
+    in_one_pass: int = 1
+    """Most experts that a device other than a CPU trains in one pass."""
+
+
 def expert_training(study: Study) -> ExpertTraining:
     """Return the training settings of a study's experts, apart from model and data."""
     at_once = study.resources.experts_in_one_pass or (4 if study.model.protocol == "heads_only" else 1)
-    return ExpertTraining(study.experts, study.seed, at_once if can_be_stacked(study.model) else 1)
+    return ExpertTraining(study.experts, study.seed, at_once if study.model.can_be_stacked else 1)
 
 
 def expert_recipe(study: Study, fingerprints: Mapping[str, str]) -> ExpertRecipe:

@@ -16,6 +16,7 @@ from rayvldd.config.settings import ExpertSettings
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.movement import Layouts, Movement, movement_between
+from rayvldd.experts.recipe import ExpertTraining
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -40,17 +41,6 @@ class ExpertState:
     """State of the generator of batches and dropout, as a JSON value."""
     movements: tuple[Movement, ...] = ()
     """How far the parameters moved in every epoch so far; fewer if an earlier version stored the state."""
-
-
-@dataclass(frozen=True)
-class ExpertTraining:
-    """Training settings of experts, apart from model and data."""
-
-    settings: ExpertSettings
-    seed: int
-    """Seed of the study."""
-    in_one_pass: int = 1
-    """Most experts that a device other than a CPU trains in one pass."""
 
 
 def train_expert(

@@ -19,7 +19,8 @@ from torch import Tensor, float16
 from rayvldd.config.settings import TrajectoryStorage
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
-from rayvldd.storage.tensor_files import DamagedFileError, TensorSource, checksum, save_tensors
+from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_source import DamagedFileError, TensorSource, checksum
 
 SHARED_START = "start"
 """Name of the single tensor in the file of a shared initial state."""

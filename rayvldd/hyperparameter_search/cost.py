@@ -15,7 +15,8 @@ from rayvldd.console import time_as_text
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
-from rayvldd.experts.training import ExpertTraining, train_expert
+from rayvldd.experts.recipe import ExpertTraining
+from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds

@@ -48,7 +48,7 @@ def distill(
     """
     from rayvldd.console import ProgressDisplay
     from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.experts.store.expert_store import open_store
 
     place = Workspace(workspace)
     place.check_writable()

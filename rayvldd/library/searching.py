@@ -118,7 +118,7 @@ def search(
     refuse_one_point(study, study.name)
 
     from rayvldd.console import ProgressDisplay
-    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.experts.store.expert_store import open_store
     from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.tracking.opening import open_tracker

@@ -21,8 +21,7 @@ from rayvldd.evaluation.probes import Probe
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks
 from rayvldd.evaluation.scoring import ranks
 from rayvldd.evaluation.students import Pairs, PairsInOrder, TrainingPairs, train_students
-from rayvldd.experts.recipe import expert_training
-from rayvldd.experts.training import ExpertTraining
+from rayvldd.experts.recipe import ExpertTraining, expert_training
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, student_seeds
 from rayvldd.records.coreset_rate import ChosenRate

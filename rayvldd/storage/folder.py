@@ -16,7 +16,7 @@ from rayvldd.errors import OutageError
 from rayvldd.storage.atomic import put_in_place, write_bytes_whole
 from rayvldd.storage.names import path_inside
 from rayvldd.storage.storage import KeepsParts, Storage
-from rayvldd.storage.tensor_files import MappedTensors, TensorSource
+from rayvldd.storage.tensor_source import MappedTensors, TensorSource
 from rayvldd.user_paths import exists, user_path
 
 _LEFTOVER_AGE_S = 3600.0

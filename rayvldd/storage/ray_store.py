@@ -29,7 +29,7 @@ from torch import Tensor
 from rayvldd.errors import OutageError, StoreError, message_of
 from rayvldd.storage.new_files import unfinished_file
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError, TensorSource
+from rayvldd.storage.tensor_source import DamagedFileError, TensorSource
 
 _NAMESPACE = "rayvldd"
 

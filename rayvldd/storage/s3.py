@@ -44,7 +44,7 @@ from rayvldd.storage.names import path_inside
 from rayvldd.storage.new_files import local_fault, unfinished_file
 from rayvldd.storage.s3_errors import is_about_credentials, store_error
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import MappedTensors, TensorSource
+from rayvldd.storage.tensor_source import MappedTensors, TensorSource
 from rayvldd.user_paths import user_path
 
 if TYPE_CHECKING:

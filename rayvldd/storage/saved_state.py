@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rayvldd.storage.json_files import parsed
-from rayvldd.storage.tensor_files import DamagedFileError, checksum
+from rayvldd.storage.tensor_source import DamagedFileError, checksum
 
 _STATE, _CHECKSUMS = "state", "checksums"
 

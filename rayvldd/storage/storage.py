@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from rayvldd.storage.tensor_files import TensorSource
+from rayvldd.storage.tensor_source import TensorSource
 
 
 @runtime_checkable  # for runtime type checks of signatures in tests

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
-from rayvldd.config.settings import ModelSettings
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.training.sgd import SgdSettings, TwoSidedSgd
@@ -28,14 +27,6 @@ class StackedBatch(NamedTuple):
     """Caption embeddings."""
     similarity: Float[Tensor, "model pair pair"] | None = None
     """Target similarity of image i and text j; None: the identity."""
-
-
-def can_be_stacked(model: ModelSettings) -> bool:
-    """Whether one pass for several models is exact and saves time.
-
-    With a whole encoder of its own, a model fills a GPU alone, and its convolutions would become slower grouped ones.
-    """
-    return not model.dropout and model.protocol != "full_image_encoder"
 
 
 def train_stacked(

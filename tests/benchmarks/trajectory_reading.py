@@ -17,8 +17,8 @@ from trajectory_cases import drawn_recipe
 
 from rayvldd.config.settings import ExpertSettings
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
+from rayvldd.experts.recipe import ExpertTraining
 from rayvldd.experts.store.expert_store import ExpertStore
-from rayvldd.experts.training import ExpertTraining
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask

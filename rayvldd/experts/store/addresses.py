@@ -1,13 +1,14 @@
-"""Open the expert store at an address: ``file://`` (or a plain path), ``s3://`` or ``object-store://``."""
+"""Open the storage of experts at an address: ``file://`` (or a plain path), ``s3://`` or ``object-store://``."""
 
-from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.expert_records import ExpertRecords
 from rayvldd.storage.addresses import open_storage
 from rayvldd.storage.folder import FolderStorage
+from rayvldd.storage.storage import Storage
 from rayvldd.workspace import Workspace
 
 
-def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
-    """Return the expert store at an address without reading or writing anything.
+def expert_storage(uri: str | None, workspace: Workspace) -> Storage:
+    """Return the storage of experts at an address without reading or writing anything.
 
     Args:
         uri: ``file:///FOLDER`` or a path, ``s3://BUCKET/PREFIX`` (any endpoint that boto3 is set up for), or
@@ -18,9 +19,18 @@ def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
     Raises:
         InputError: when the address is invalid.
     """
-    return ExpertStore(FolderStorage(workspace.experts) if uri is None else open_storage(uri, workspace, "--store"))
+    return FolderStorage(workspace.experts) if uri is None else open_storage(uri, workspace, "--store")
 
 
-def lives_in_ray(store: ExpertStore) -> bool:
+def open_records(uri: str | None, workspace: Workspace) -> ExpertRecords:
+    """Return the records of the expert store at an address, for commands that need no tensors.
+
+    Raises:
+        InputError: when the address is invalid.
+    """
+    return ExpertRecords(expert_storage(uri, workspace))
+
+
+def lives_in_ray(store: ExpertRecords) -> bool:
     """Whether the store is part of a Ray cluster and accessible only from inside it."""
     return store.uri.startswith("object-store:")

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rayvldd.errors import Fault, InputError, StoreError
-from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.expert_records import ExpertRecords
 from rayvldd.experts.store.file_names import data_file, manifest_file, record_file
 from rayvldd.experts.store.inspection import SetSummary, check_keys, fault_of_tensors, summaries
 from rayvldd.experts.trajectory_file import write_tensors
 from rayvldd.records.form import Values
 from rayvldd.storage.json_files import json_text
 from rayvldd.storage.lease import LeaseHolder
-from rayvldd.storage.tensor_files import DamagedFileError, MappedTensors, checksum
+from rayvldd.storage.tensor_source import DamagedFileError, MappedTensors, checksum
 
 
 @dataclass
@@ -52,8 +52,8 @@ OnExpert = Callable[[int, int, str], None]
 
 
 def copy_sets(
-    source: ExpertStore,
-    destination: ExpertStore,
+    source: ExpertRecords,
+    destination: ExpertRecords,
     keys: list[str] | tuple[str, ...] = (),
     on_expert: OnExpert | None = None,
 ) -> Copied:
@@ -109,7 +109,7 @@ def copy_sets(
     return result
 
 
-def _copy_expert(source: ExpertStore, destination: ExpertStore, summary: SetSummary, index: int) -> None:
+def _copy_expert(source: ExpertRecords, destination: ExpertRecords, summary: SetSummary, index: int) -> None:
     record, name = summary.records[index], data_file(summary.key, index)
     storage = destination.storage
     start = record["start"]
@@ -123,7 +123,7 @@ def _copy_expert(source: ExpertStore, destination: ExpertStore, summary: SetSumm
     destination.drop_epochs(summary.recipe, index)
 
 
-def _copy_file(source: ExpertStore, destination: ExpertStore, name: str, checksums: dict[str, str]) -> int:
+def _copy_file(source: ExpertRecords, destination: ExpertRecords, name: str, checksums: dict[str, str]) -> int:
     """Copy one tensor file and return its size in bytes; it appears at the destination only if it is correct."""
     why = fault_of_tensors(source.storage, name, checksums)
     if why:

@@ -7,7 +7,6 @@ Checksums are verified before a tensor is first used. During the training of an 
 holds its finished epochs and ``<key>/leases/`` its lease.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, NotRequired, TypedDict, cast
@@ -20,19 +19,18 @@ import rayvldd
 from rayvldd.errors import StoreError
 from rayvldd.experts.movement import Movement
 from rayvldd.experts.recipe import ExpertRecipe
+from rayvldd.experts.store.addresses import expert_storage
+from rayvldd.experts.store.expert_records import FORMAT, REMAKE, ExpertRecords
 from rayvldd.experts.store.file_names import (
     data_file,
     epoch_file,
     epoch_of,
     epochs_folder,
-    index_of,
-    is_record,
-    lease_file,
     manifest_file,
     record_file,
     start_file,
 )
-from rayvldd.experts.store.records import ExpertRecord, SetManifest, SharedStart, record_of
+from rayvldd.experts.store.records import SharedStart
 from rayvldd.experts.training import ExpertState
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import (
@@ -43,16 +41,11 @@ from rayvldd.experts.trajectory_file import (
     write_tensors,
 )
 from rayvldd.models.parameters import ParameterLayout, Parameters
-from rayvldd.storage.json_files import json_text, parsed
-from rayvldd.storage.lease import Lease, LeaseHolder, LeaseState, state_of
+from rayvldd.storage.json_files import json_text
 from rayvldd.storage.saved_state import state_metadata, verified_state
-from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError, checksum, save_tensors
-
-FORMAT = 2
-"""Format version of a set; sets of other versions are refused."""
-
-_REMAKE = "rayvldd experts STUDY.yaml"
+from rayvldd.storage.tensor_files import save_tensors
+from rayvldd.storage.tensor_source import DamagedFileError, checksum
+from rayvldd.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -79,42 +72,13 @@ class _EpochContent(TypedDict):
     """Missing if an earlier release wrote the file."""
 
 
-class ExpertStore:
+class ExpertStore(ExpertRecords):
     """Expert sets by recipe, used by many processes and hosts at the same time.
 
     A store is pickled and sent to actors and trials. Experts are written atomically.
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-
-    @property
-    def uri(self) -> str:
-        """Address, as users write it."""
-        return self.storage.uri
-
     # --- finished experts ---
-
-    def finished(self, recipe: ExpertRecipe, epochs: Collection[int] = ()) -> list[int]:
-        """Return the indexes of the complete experts of a set, sorted.
-
-        Args:
-            recipe: The set.
-            epochs: Return only experts that have all of these epochs.
-
-        Raises:
-            StoreError: when the set under this key belongs to another recipe or cannot be read.
-        """
-        self._check_manifest(recipe)
-        present = set(self.storage.names(recipe.key))
-        indexes = sorted(index_of(name) for name in present if is_record(name))
-        there = [index for index in indexes if data_file(recipe.key, index) in present]
-        return [index for index in there if self.has(recipe, index, epochs)]
-
-    def has(self, recipe: ExpertRecipe, index: int, epochs: Collection[int] = ()) -> bool:
-        """Whether an expert is complete and has all of the given epochs."""
-        record = self.record(recipe, index)
-        return record is not None and set(epochs) <= set(record["epochs"])
 
     def save(self, recipe: ExpertRecipe, index: int, expert: MadeExpert) -> None:
         """Store one expert, unless a complete one with at least these epochs exists.
@@ -122,7 +86,7 @@ class ExpertStore:
         Raises:
             StoreError: when it cannot be written, or the storage holds experts of another recipe under this key.
         """
-        self._check_manifest(recipe)
+        self.check_manifest(recipe)
         before = self.record(recipe, index)
         if before and set(expert.trajectory.epochs) <= set(before["epochs"]):
             return
@@ -158,45 +122,19 @@ class ExpertStore:
             StoreError: when it is incomplete or belongs to another recipe. The trajectory raises it later when a tensor
                 is damaged; the expert then counts as missing.
         """
-        self._check_manifest(recipe)
+        self.check_manifest(recipe)
         record = self.record(recipe, index)
         if record is None:
             raise StoreError(
                 f"{self.uri}: {data_file(recipe.key, index)}: expert {index} is not there or not complete",
-                next_command=_REMAKE,
+                next_command=REMAKE,
             )
         own = self._opened(recipe, index, data_file(recipe.key, index), record["checksums"])
         start = record["start"] and self._opened(recipe, index, record["start"]["name"], record["start"]["checksums"])
         movements = [Movement(tuple(image), tuple(text)) for image, text in record.get("movements", [])]
         return Trajectory(StoredSnapshots(own, start or None, record["epochs"]), movements)
 
-    def record(self, recipe: ExpertRecipe, index: int) -> ExpertRecord | None:
-        """Return the record of an expert; None unless it is complete and its file has the recorded size."""
-        record = record_of(parsed(self.storage.read(record_file(recipe.key, index))), recipe.key)
-        if record is None:
-            return None
-        if record["start"] and self.storage.size(record["start"]["name"]) is None:
-            return None
-        return record if self.storage.size(data_file(recipe.key, index)) == record.get("bytes") else None
-
-    def metrics(self, recipe: ExpertRecipe, index: int) -> list[dict[str, float]]:
-        """Return the metrics by epoch of an expert; empty unless it is complete."""
-        record = self.record(recipe, index)
-        return record["metrics"] if record else []
-
     # --- experts in training ---
-
-    def acquire(self, recipe: ExpertRecipe, index: int, lease_holder: LeaseHolder) -> Lease | None:
-        """Acquire the lease for training an expert; None if another process holds it."""
-        return lease_holder.acquire(self.storage, lease_file(recipe.key, index))
-
-    def leased(self, recipe: ExpertRecipe) -> list[int]:
-        """Return the sorted indexes of the experts with a lease."""
-        return sorted(index_of(name) for name in self.storage.names(f"{recipe.key}/leases"))
-
-    def holder(self, recipe: ExpertRecipe, index: int) -> LeaseState | None:
-        """Return the lease state of an expert in training, with its progress; None if it has no lease."""
-        return state_of(self.storage, lease_file(recipe.key, index))
 
     def keep_epoch(self, recipe: ExpertRecipe, index: int, state: ExpertState, keep: Collection[int]) -> None:
         """Store an expert in training after an epoch; the previous epoch is deleted unless it is in ``keep``.
@@ -204,7 +142,7 @@ class ExpertStore:
         Raises:
             StoreError: when it cannot be written.
         """
-        self._check_manifest(recipe, without_records=True)
+        self.check_manifest(recipe, without_records=True)
         names = {"image": state.parameters.image, "text": state.parameters.text}
         content = {"metrics": state.metrics, "random_state": state.random_state, "movements": state.movements}
         with self.storage.new_file(epoch_file(recipe.key, index, state.epoch)) as path:
@@ -218,11 +156,6 @@ class ExpertStore:
         states = [self._state(name) for name in names]
         return sorted((state for state in states if state), key=lambda state: state.epoch)
 
-    def drop_epochs(self, recipe: ExpertRecipe, index: int) -> None:
-        """Delete the stored epochs of an expert in training."""
-        for name in self.storage.names(epochs_folder(recipe.key, index)):
-            self.storage.delete(name)
-
     def _state(self, name: str) -> ExpertState | None:
         self.storage.forget_local_copy(name)
         try:
@@ -234,48 +167,6 @@ class ExpertStore:
             return ExpertState(epoch_of(name), parameters, content["metrics"], content["random_state"], movements)
         except (DamagedFileError, SafetensorError, KeyError, ValueError, TypeError):
             return None
-
-    # --- content of a set
-
-    def sets(self) -> list[tuple[str, SetManifest]]:
-        """Return key and manifest of every set with a readable manifest."""
-        keys = sorted({name.partition("/")[0] for name in self.storage.names() if "/" in name})
-        manifests = [(key, parsed(self.storage.read(manifest_file(key)))) for key in keys]
-        return [
-            (key, cast(SetManifest, manifest))
-            for key, manifest in manifests
-            if manifest and isinstance(manifest.get("recipe"), dict)
-        ]
-
-    def indexes(self, key: str) -> list[int]:
-        """Return the sorted indexes of the experts with a record under a key."""
-        return sorted(index_of(name) for name in self.storage.names(key) if is_record(name))
-
-    def _check_manifest(self, recipe: ExpertRecipe, *, without_records: bool = False) -> None:
-        """Refuse a set that was made for another recipe.
-
-        Records without a manifest are an error as well. ``without_records`` skips this check, which lists all files.
-        """
-        content = self.storage.read(manifest_file(recipe.key))
-        if content is None and (without_records or not any(map(is_record, self.storage.names(recipe.key)))):
-            return
-        manifest = parsed(content)
-        where = f"{self.uri}: {manifest_file(recipe.key)}"
-        if manifest is None or "recipe" not in manifest or "format" not in manifest:
-            raise _not_reused(where, "not readable, so what made these experts is unknown")
-        version = manifest["format"]
-        if isinstance(version, int) and version > FORMAT:
-            raise StoreError(
-                f"{where}: has format {version}, which a newer rayvldd wrote "
-                f"({manifest.get('rayvldd_version', 'of unknown version')}); allowed: up to {FORMAT}, which this "
-                f"rayvldd {rayvldd.__version__} writes",
-                next_command="install that version, or the same command with --store ANOTHER",
-            )
-        if version != FORMAT:
-            raise _not_reused(where, f"has format {version!r}; allowed: {FORMAT}")
-        differences = _differences(manifest["recipe"], json.loads(json.dumps(recipe.settings)))
-        if differences:
-            raise _not_reused(where, "made for other settings: " + "; ".join(differences))
 
     def _write_manifest(self, recipe: ExpertRecipe, expert: MadeExpert) -> None:
         manifest = {
@@ -318,25 +209,22 @@ class ExpertStore:
             self.storage.delete(name)  # a shared initial state: experts that need it become incomplete
         raise StoreError(
             f"{self.uri}: {name}: damaged: {why}; it will not be used",
-            next_command=f"{_REMAKE} (makes this expert again)",
+            next_command=f"{REMAKE} (makes this expert again)",
         )
+
+
+def open_store(uri: str | None, workspace: Workspace) -> ExpertStore:
+    """Return the expert store at an address without reading or writing anything.
+
+    Args:
+        uri: Address of the store; see :func:`rayvldd.experts.store.addresses.expert_storage`.
+        workspace: Where copies of remote files are stored on this machine.
+
+    Raises:
+        InputError: when the address is invalid.
+    """
+    return ExpertStore(expert_storage(uri, workspace))
 
 
 def _layout(layout: ParameterLayout) -> list[tuple[str, list[int]]]:
     return [(name, [*shape]) for name, shape in zip(layout.names, layout.shapes, strict=True)]
-
-
-def _not_reused(where: str, why: str) -> StoreError:
-    return StoreError(f"{where}: {why}", next_command=f"move that set away, then: {_REMAKE}")
-
-
-def _differences(stored: object, requested: object, key: str = "") -> list[str]:
-    """List every setting in which two recipes differ, with both values."""
-    if isinstance(stored, dict) and isinstance(requested, dict):
-        names = sorted({*stored, *requested})
-        return [
-            difference
-            for name in names
-            for difference in _differences(stored.get(name), requested.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if stored == requested else [f"{key or 'recipe'} is {stored!r} there, {requested!r} here"]

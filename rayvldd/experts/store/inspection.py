@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from rayvldd.errors import Fault, InputError, did_you_mean
 from rayvldd.experts.recipe import ExpertRecipe
-from rayvldd.experts.store.expert_store import FORMAT, ExpertStore
+from rayvldd.experts.store.expert_records import FORMAT, ExpertRecords
 from rayvldd.experts.store.file_names import (
     by_key,
     data_file,
@@ -26,7 +26,7 @@ from rayvldd.records.form import Values
 from rayvldd.storage.json_files import parsed
 from rayvldd.storage.lease import LeaseState, is_dead_here, state_of
 from rayvldd.storage.storage import Storage
-from rayvldd.storage.tensor_files import DamagedFileError, checksum
+from rayvldd.storage.tensor_source import DamagedFileError, checksum
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SetSummary:
         return bool(self.fault) and self.manifest is None
 
 
-def summaries(store: ExpertStore) -> list[SetSummary]:
+def summaries(store: ExpertRecords) -> list[SetSummary]:
     """Summarise all sets of a store, by key.
 
     Raises:
@@ -76,7 +76,7 @@ def summaries(store: ExpertStore) -> list[SetSummary]:
     return [_summary(store, key, names) for key, names in by_key(store.storage.names()).items()]
 
 
-def summary_of(store: ExpertStore, key: str) -> SetSummary:
+def summary_of(store: ExpertRecords, key: str) -> SetSummary:
     """Summarise one set.
 
     Raises:
@@ -87,7 +87,7 @@ def summary_of(store: ExpertStore, key: str) -> SetSummary:
     return _summary(store, key, by_key(store.storage.names(key))[key])
 
 
-def check_keys(store: ExpertStore, keys: list[str] | tuple[str, ...]) -> None:
+def check_keys(store: ExpertRecords, keys: list[str] | tuple[str, ...]) -> None:
     """Refuse keys that do not exist in the store.
 
     Raises:
@@ -109,7 +109,7 @@ def _listed(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _summary(store: ExpertStore, key: str, names: list[str]) -> SetSummary:
+def _summary(store: ExpertRecords, key: str, names: list[str]) -> SetSummary:
     indexes = sorted(index_of(name) for name in names if is_record(name))
     content = parsed(store.storage.read(manifest_file(key))) if manifest_file(key) in names else None
     is_manifest = content is not None and isinstance(content.get("recipe"), dict)
@@ -188,7 +188,7 @@ OnFile = Callable[[int, int, str], None]
 """Called with (files done, files in total, current file)."""
 
 
-def verify(store: ExpertStore, keys: list[str] | tuple[str, ...] = (), on_file: OnFile | None = None) -> list[Damage]:
+def verify(store: ExpertRecords, keys: list[str] | tuple[str, ...] = (), on_file: OnFile | None = None) -> list[Damage]:
     """Read every tensor of the finished experts and verify its checksum.
 
     Local copies on this machine are deleted first, so that the storage itself is read.
@@ -266,7 +266,7 @@ def fault_of_tensors(storage: Storage, name: str, checksums: Mapping[str, str], 
     return f"the checksum of {', '.join(wrong)} is not the recorded one" if wrong else ""
 
 
-def drop(store: ExpertStore, damages: list[Damage]) -> int:
+def drop(store: ExpertRecords, damages: list[Damage]) -> int:
     """Mark damaged experts as missing, so that the next command trains them again; return their number."""
     records = {record for damage in damages for record in damage.records}
     for record in sorted(records):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.expert_records import ExpertRecords
 from rayvldd.experts.store.file_names import (
     by_key,
     data_file,
@@ -62,7 +62,7 @@ OnWait = Callable[[int, float], None]
 class Pruning:
     """Find and remove leftovers of a store; both steps share the observed leases."""
 
-    def __init__(self, store: ExpertStore) -> None:
+    def __init__(self, store: ExpertRecords) -> None:
         self._store, self._storage, self._lease_holder = store, store.storage, LeaseHolder()
 
     def find(self, *, unreadable: bool = False, on_wait: OnWait | None = None) -> list[Leftover]:

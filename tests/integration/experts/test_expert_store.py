@@ -17,8 +17,7 @@ from helpers.expert_sets import DELTAS, METRICS, OTHER, RECIPE, assert_same, exp
 import rayvldd.experts.store.expert_store
 from rayvldd.errors import InputError, StoreError
 from rayvldd.experts.recipe import ExpertRecipe
-from rayvldd.experts.store.addresses import open_store
-from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.expert_store import ExpertStore, open_store
 from rayvldd.experts.training import ExpertState
 from rayvldd.storage.atomic import write_text_whole
 from rayvldd.storage.folder import FolderStorage

@@ -19,10 +19,10 @@ from rayvldd.config.study import Study
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make, make
 from rayvldd.experts.movement import Layouts
-from rayvldd.experts.recipe import expert_recipe, expert_training
+from rayvldd.experts.recipe import ExpertTraining, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.file_names import lease_file
-from rayvldd.experts.training import ExpertState, ExpertTraining, train_epochs, train_epochs_together, train_expert
+from rayvldd.experts.training import ExpertState, train_epochs, train_epochs_together, train_expert
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.storage.folder import FolderStorage
@@ -107,7 +107,7 @@ import rayvldd.experts.get_or_make as room
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.experts.movement import Layouts
-from rayvldd.experts.recipe import expert_recipe, expert_training
+from rayvldd.experts.recipe import ExpertTraining, expert_recipe, expert_training
 from rayvldd.models.retrieval_task import load_task
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.store.file_names import lease_file

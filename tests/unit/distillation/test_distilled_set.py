@@ -18,7 +18,7 @@ from rayvldd.distillation.distilled_set import TENSORS, DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.errors import StoreError
 from rayvldd.records.set_card import CARD, BareCard, DistilledCard, ParameterCounts
-from rayvldd.storage.tensor_files import checksum
+from rayvldd.storage.tensor_source import checksum
 
 
 @pytest.fixture

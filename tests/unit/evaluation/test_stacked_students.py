@@ -11,7 +11,6 @@ from rayvldd.config.study import Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.evaluation.students import Pairs, train_student, train_students_stacked
 from rayvldd.testing.toy import PROTOCOLS
-from rayvldd.training.stacked import can_be_stacked
 
 SEEDS = [3, 4, 5]
 
@@ -41,6 +40,6 @@ def test_stacked_students_are_those_trained_one_after_another(
 
 
 def test_students_with_dropout_or_a_whole_encoder_are_not_stacked(tiny_study: Study) -> None:
-    assert can_be_stacked(tiny_study.model)
-    assert not can_be_stacked(tiny_study.at({"model.dropout": 0.1}).model)
-    assert not can_be_stacked(tiny_study.at(dict(PROTOCOLS["full_image_encoder"])).model)
+    assert tiny_study.model.can_be_stacked
+    assert not tiny_study.at({"model.dropout": 0.1}).model.can_be_stacked
+    assert not tiny_study.at(dict(PROTOCOLS["full_image_encoder"])).model.can_be_stacked

@@ -19,7 +19,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.experts.trajectory_file import CheckedTensors, StoredSnapshots, tensors_to_keep, write_tensors
 from rayvldd.models.image_encoder import build_image_encoder
 from rayvldd.storage import tensor_files
-from rayvldd.storage.tensor_files import MappedTensors
+from rayvldd.storage.tensor_source import MappedTensors
 
 # --- training -----------------------------------------------------------------------------------------------------
 

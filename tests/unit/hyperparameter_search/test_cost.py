@@ -7,7 +7,7 @@ import pytest
 from helpers.searches import with_search
 
 from rayvldd.config.study import Study
-from rayvldd.experts.store.addresses import open_store
+from rayvldd.experts.store.expert_store import open_store
 from rayvldd.hyperparameter_search.cost import describe_cost, estimate, probe
 from rayvldd.hyperparameter_search.plan import plan
 from rayvldd.records.study_plan import AtATime, PhaseSeconds, PlannedExperts, Probe

@@ -223,7 +223,7 @@ def test_samplers_that_spread_points_do_not_begin_there(sampler: str, workspace:
 
 
 def test_the_plan_shows_what_earlier_studies_suggest(workspace: Workspace, tiny_study: Study) -> None:
-    from rayvldd.experts.store.addresses import open_store
+    from rayvldd.experts.store.expert_store import open_store
 
     new = named(tiny_study, "new", initial_points=[PUBLISHED])
     store = open_store(None, workspace)

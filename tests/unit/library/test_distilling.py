@@ -13,7 +13,7 @@ from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
-from rayvldd.experts.store.addresses import open_store
+from rayvldd.experts.store.expert_store import open_store
 from rayvldd.library.distilling import _held_folder, _prepare
 from rayvldd.workspace import Workspace
 

@@ -9,7 +9,7 @@ from rayvldd.storage.json_files import json_value, json_values, parsed
 
 PARSE_THEIR_OWN = {
     "clusters/ray_schema.py",  # a file of the installed Ray
-    "experts/store/expert_store.py",  # text that it has just written
+    "experts/store/expert_records.py",  # text that it has just written
     "models/text_identity.py",  # text that the tokenizer has just written
     "storage/json_files.py",
     "tracking/mlflow_pages.py",  # the answer of the server that it has started

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rayvldd.storage.saved_state import state_metadata, verified_state
-from rayvldd.storage.tensor_files import DamagedFileError
+from rayvldd.storage.tensor_source import DamagedFileError
 
 TENSORS = {"image": torch.arange(3.0), "text": torch.zeros(2, 2)}
 STATE = {"outer_step": 7, "generator": {"inc": 2**100}, "loss": float("inf")}
