@@ -1,8 +1,8 @@
 """Ray-distributed hyperparameter search for vision-language dataset distillation.
 
 ``import rayvldd as rv`` gives the library: :func:`load_study`, :class:`Study`, :func:`distill`, :func:`search`,
-:func:`evaluate`, :func:`compare`, :class:`DistilledSet`, and the protocols and registries for plug-ins. All names are
-loaded on first access; the import itself does not load torch.
+:func:`evaluate`, :func:`compare`, :class:`DistilledSet`, :func:`load_data` to score a model of one's own, and the
+protocols and registries for plug-ins. All names are loaded on first access; the import itself does not load torch.
 """
 
 from importlib import import_module
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rayvldd.library.comparing import compare as compare
     from rayvldd.library.distilling import distill as distill
     from rayvldd.library.evaluating import evaluate as evaluate
+    from rayvldd.library.real_data import load_data as load_data
     from rayvldd.library.searching import StudyResult as StudyResult
     from rayvldd.library.searching import search as search
     from rayvldd.storage.storage import Storage as Storage
@@ -46,6 +47,7 @@ _WHERE = {
     "compare": "rayvldd.library.comparing",
     "distill": "rayvldd.library.distilling",
     "evaluate": "rayvldd.library.evaluating",
+    "load_data": "rayvldd.library.real_data",
     "load_study": "rayvldd.config.loading",
     "register_method": "rayvldd.config.methods.registry",
     "register_metric": "rayvldd.evaluation.metric",

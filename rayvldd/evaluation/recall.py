@@ -33,6 +33,12 @@ class RetrievalMetrics:
         """Mean of the six recalls, which a search maximises."""
         return float(np.mean(list(asdict(self).values())))
 
+    def __str__(self) -> str:
+        to_text = (self.image_to_text_r1, self.image_to_text_r5, self.image_to_text_r10)
+        to_image = (self.text_to_image_r1, self.text_to_image_r5, self.text_to_image_r10)
+        sides = ("/".join(f"{value:.1f}" for value in side) for side in (to_text, to_image))
+        return "mean recall {:.1f} %, image to text R@1/5/10 {}, text to image {}".format(self.mean_recall, *sides)
+
     def as_dict(self, prefix: str = "") -> dict[str, float]:
         """Return the six recalls and their mean, with names prefixed by ``prefix``, e.g. ``val_``."""
         values = {**asdict(self), MEAN_RECALL.name: self.mean_recall}

@@ -255,7 +255,7 @@ evaluation:
     batch_sizes: [{small_batch}, {batch}]
 
 search:
-  # The rates differ most between datasets: published ones by a factor of 50 to 300. These were tried with 500 and with
+  # The rates differ most between datasets: published ones by a factor of 50. These were tried with 500 and with
   # 8,000 photographs; docs/guides/rates.md says what to change if trials diverge or nothing rises above its start.
   space:
     distillation.trajectory_matching.syn_steps: {{type: int, low: 8, high: 24, step: 4}}

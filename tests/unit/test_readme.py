@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -15,7 +15,14 @@ from helpers.paths import ROOT
 
 import rayvldd
 from rayvldd.cli.main import COMMANDS, main
+from rayvldd.config.loading import dump_study
 from rayvldd.config.study import Study
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from rayvldd.models.retrieval_model import RetrievalModel
+    from rayvldd.models.retrieval_task import SplitInputs
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
@@ -105,24 +112,53 @@ def test_ci_runs_the_test_line_of_the_readme() -> None:
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_training_example_of_the_readme_works(
-    tiny_study: Study, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_training_example_of_the_readme_prints_the_recall_of_its_student(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
     from helpers.tasks import load, random_trajectory
 
     from rayvldd.distillation.loop import OuterLoop
 
-    task = load(tiny_study, tiny_cache, **{"distillation.num_pairs": 8})
-    distilled = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set()
-    distilled.save(tmp_path / "rayvldd_workspace" / "studies" / "quickstart" / "best")
     monkeypatch.chdir(tmp_path)
+    Path("search_spaces").mkdir()
+    Path("search_spaces/quickstart.yaml").write_text(dump_study(tiny_study), encoding="utf-8")
+    task = load(tiny_study, Path("rayvldd_workspace/cache"), **{"distillation.num_pairs": 8})
+    distilled = OuterLoop(task.study, task, [random_trajectory(task.model)], seed=0).distilled_set()
+    distilled.save("rayvldd_workspace/studies/quickstart/best")
     torch.manual_seed(0)
     (example,) = blocks(ROOT / "README.md", "python")
     assert len([line for line in example.splitlines() if line]) <= 12
     names: dict[str, Any] = {}
+    capsys.readouterr()
     exec(compile(example, "README.md", "exec"), names)
     assert names["loss"].item() < 2 * math.log(8) / 2, "half of what guessing gives"
+    printed = re.fullmatch(
+        r"mean recall ([\d.]+) %, image to text R@1/5/10 (.*), text to image (.*)\n", capsys.readouterr().out
+    )
+    assert printed is not None
+    assert float(printed[1]) == pytest.approx(
+        mean_recall_by_sorting(task.val, task.model, names["image_head"], names["text_head"]), abs=0.06
+    )
+
+
+def mean_recall_by_sorting(
+    inputs: "SplitInputs", model: "RetrievalModel", image_head: "Module", text_head: "Module"
+) -> float:
+    """Mean recall of a student whose sides are linear heads, in percent, from a sorted list for each query."""
+    import numpy as np
+    import torch
+
+    pixels = model.normalise(torch.tensor(np.array(inputs.split.pixels)).float() / 255)
+    with torch.no_grad():
+        images = torch.nn.functional.normalize(image_head(model.frozen_part(pixels))).numpy()
+        texts = torch.nn.functional.normalize(text_head(torch.tensor(np.array(inputs.caption_embeddings)))).numpy()
+    is_right = np.arange(len(images))[:, None] == inputs.split.caption_image
+    recalls = []
+    for scores, right in ((images @ texts.T, is_right), ((images @ texts.T).T, is_right.T)):
+        sorted_right = np.take_along_axis(right, np.argsort(-scores, axis=1), axis=1)
+        recalls += [100 * sorted_right[:, :k].any(axis=1).mean() for k in (1, 5, 10)]
+    return float(np.mean(recalls))
 
 
 def test_the_readme_is_short() -> None:
