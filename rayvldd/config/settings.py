@@ -369,6 +369,10 @@ LearningRateDecay = Literal["none", "cosine"]
 
 MAX_RECIPES = 12
 """Maximum number of recipes for models of all pairs."""
+MAX_MODELS = 3
+"""Maximum number of models for the full-data bound: each costs as much as an expert, and they differ little."""
+STUDENTS_FOR_RATE = 2
+"""Students of each learning rate on coresets, each on its own coreset."""
 
 
 class FullDataSettings(Settings):
@@ -392,11 +396,24 @@ class FullDataSettings(Settings):
     """``one``: one random caption per image and epoch; ``all``: every image-caption pair once per epoch, which costs as
     many times more as an image has captions, and overfits sooner."""
 
+    @property
+    def num_recipes(self) -> int:
+        """Number of recipes."""
+        lists = (self.learning_rates, self.momentums, self.decays, self.batch_sizes, self.epochs)
+        return math.prod(len(values) for values in lists)
+
+    def total_epochs(self, num_students: int) -> int:
+        """Epochs of all models of the bound: one by each recipe, and those of the longest recipe for the test.
+
+        Args:
+            num_students: Test students of a study, which limit the models too.
+        """
+        of_recipes = self.num_recipes // len(self.epochs) * sum(self.epochs)
+        return of_recipes + min(MAX_MODELS, num_students) * max(self.epochs)
+
     @model_validator(mode="after")
     def _few(self) -> Self:
-        lists = (self.learning_rates, self.momentums, self.decays, self.batch_sizes, self.epochs)
-        count = math.prod(len(values) for values in lists)
-        if count > MAX_RECIPES:
+        if (count := self.num_recipes) > MAX_RECIPES:
             raise ValueError(f"the values combine to {count} recipes, allowed: at most {MAX_RECIPES}")
         return self
 

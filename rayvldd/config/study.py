@@ -362,6 +362,17 @@ class Study(Settings):
         """Outer step at which a trial at a point of the space ends."""
         return int(as_number(point.get("distillation.outer_steps", self.distillation.outer_steps)))
 
+    def evaluation_at(self, outer_step: int) -> EvaluationSettings:
+        """The student settings of an evaluation at an outer step: fewer and shorter students at the first rung.
+
+        The rung is a property of the study, so trials compared at the same step are scored in the same way.
+        """
+        evaluation, grace = self.evaluation, self.search.grace_evaluations * self.distillation.evaluate_every
+        if evaluation.proxy_epochs is None or outer_step > grace:
+            return evaluation
+        epochs = min(evaluation.proxy_epochs, evaluation.epochs)
+        return evaluation.model_copy(update={"num_students": 1, "epochs": epochs})
+
     def _constants_of(self, key: str) -> list[JsonValue]:
         """The constant of a setting as a list; empty if the setting is searched at every point."""
         domain = self.space.domains.get(key)

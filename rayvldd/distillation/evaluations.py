@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.setting import flat_settings, selected
-from rayvldd.config.settings import EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import DivergedError, StoreError
@@ -210,13 +209,13 @@ class EvaluatedRun:
         similarity = None if pairs.similarity is None else checksum(pairs.similarity)
         content = [checksum(pairs.images), checksum(pairs.texts), similarity, pairs.lr_image, pairs.lr_text]
         settings = self.study.model_dump(mode="json", include={"seed", "data", "model", "evaluation"})
-        proxy = proxy_evaluation_at(self.study, self.loop.outer_step).model_dump(mode="json")
+        proxy = self.study.evaluation_at(self.loop.outer_step).model_dump(mode="json")
         known = [*content, pairs.pair_loss, settings, proxy, {**self.task.fingerprints}]
         return xxhash.xxh3_128_hexdigest(json_text(known))
 
     def _validation_recalls(self) -> dict[str, float]:
         """Return the mean over students; their seeds are fixed, so differences come from the set."""
-        evaluation = proxy_evaluation_at(self.study, self.loop.outer_step)
+        evaluation = self.study.evaluation_at(self.loop.outer_step)
         pairs = self.loop.distilled_set().pairs(self.task)
         seeds = student_seeds(self.study.seed, evaluation.num_students)
         if not self._further_metrics:
@@ -291,18 +290,6 @@ def rates_of(settings: DistillationSettings) -> str:
     section = settings.section()
     own = [f"{name}={getattr(section, name):g}" for name in settings.declaration.decides_divergence]
     return ", ".join([f"lr_image={settings.lr_image:g}", f"lr_text={settings.lr_text:g}", *own])
-
-
-def proxy_evaluation_at(study: Study, outer_step: int) -> EvaluationSettings:
-    """Return the student settings of an evaluation at an outer step: fewer and shorter students at the first rung.
-
-    The rung is a property of the study, so trials compared at the same step are scored in the same way.
-    """
-    evaluation, grace = study.evaluation, study.search.grace_evaluations * study.distillation.evaluate_every
-    if evaluation.proxy_epochs is None or outer_step > grace:
-        return evaluation
-    epochs = min(evaluation.proxy_epochs, evaluation.epochs)
-    return evaluation.model_copy(update={"num_students": 1, "epochs": epochs})
 
 
 def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

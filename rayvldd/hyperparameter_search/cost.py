@@ -13,7 +13,6 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.study import Study
 from rayvldd.console import time_as_text
 from rayvldd.distillation.loop import OuterLoop
-from rayvldd.evaluation.full_data import recipes_of
 from rayvldd.evaluation.students import evaluate_pairs
 from rayvldd.experts.recipe import ExpertTraining
 from rayvldd.experts.training import train_expert
@@ -21,7 +20,6 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import student_seeds
 from rayvldd.records.study_plan import AtATime, Cost, PhaseSeconds, Plan, Probe
-from rayvldd.runtime.full_data import MAX_MODELS
 from rayvldd.runtime.trial_task import load_trial_task
 from rayvldd.training.real_batches import RealEpoch
 
@@ -82,10 +80,7 @@ def estimate(study: Study, planned: Plan, probed: Probe, num_cpus: int | None = 
     steps, every = study.largest("distillation.outer_steps"), study.largest("distillation.evaluate_every")
     evaluations = 1 + math.ceil(steps / every)
     a_trial = [steps * step + evaluations * evaluation.num_students * probed.student for step in probed.outer_step]
-    recipes = recipes_of(evaluation)
-    full_data_epochs = sum(recipe.epochs for recipe in recipes)
-    full_data_epochs += min(MAX_MODELS, evaluation.num_test_students) * max(recipe.epochs for recipe in recipes)
-    full_data = full_data_epochs * probed.full_data_epoch
+    full_data = evaluation.full_data.total_epochs(evaluation.num_test_students) * probed.full_data_epoch
     return Cost(
         probe=probed,
         at_a_time=side,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rayvldd.config.metrics import FULL_DATA_MEAN_RECALL, RANDOM_MEAN_RECALL
+from rayvldd.config.settings import MAX_MODELS
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.coresets.selection import choose_coreset
@@ -28,7 +29,7 @@ from rayvldd.records.study_outcome import ScoresOnTest, SetOnTest
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import keeping_actors
 from rayvldd.runtime.evaluation import StudentSpec, choose_rates, score_in_parallel
-from rayvldd.runtime.full_data import MAX_MODELS, choose_recipe
+from rayvldd.runtime.full_data import choose_recipe
 
 
 def evaluate_on_test(

@@ -23,7 +23,7 @@ from rayvldd.distillation.loop import distill
 from rayvldd.errors import DivergedError
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
-from rayvldd.hyperparameter_search.lines import seconds_of_test
+from rayvldd.hyperparameter_search.time_left import NOTHING_TIMED, LaterStages, makespan
 from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release_memory, task_at, trajectories_of
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
@@ -31,7 +31,7 @@ from rayvldd.records.study_choice import FinalistScores
 from rayvldd.records.study_outcome import FinalistOutcome, FinalistSet
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_work
-from rayvldd.runtime.resources import resources_of_trials
+from rayvldd.runtime.resources import resources_of_trials, trials_at_a_time
 from rayvldd.tracking.protocol import Tracker
 
 
@@ -135,8 +135,19 @@ def distinct(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [trial for place, trial in enumerate(trials) if trial.point not in points[:place]][:count]
 
 
-def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, display: ProgressDisplay) -> None:
+def rerun_finalists(
+    finalists: Sequence[Finalist],
+    context: TrialContext,
+    display: ProgressDisplay,
+    expected: LaterStages = NOTHING_TIMED,
+) -> None:
     """Run the missing distillations, with the concurrency of trials; interrupted ones are resumed.
+
+    Args:
+        finalists: The finalists.
+        context: Data that the distillations share.
+        display: Shows their progress, and the time that is left.
+        expected: Seconds of a distillation and of the test, as far as the search shows them.
 
     Raises:
         RayvlddError: if the process of a distillation dies repeatedly, or its resources are not available.
@@ -146,15 +157,19 @@ def rerun_finalists(finalists: Sequence[Finalist], context: TrialContext, displa
     if not missing:
         return
 
-    first, trials = context.study.at(missing[0].point), [finalist.trial for finalist in finalists]
-    last, began = context.study.last_step_at(missing[0].point), time.monotonic()
+    first, began = context.study.at(missing[0].point), time.monotonic()
+    last, at_a_time = context.study.last_step_at(missing[0].point), trials_at_a_time(context.study)
 
     def show(finished: int, running: Mapping[int, int]) -> None:
         notes = [f"{missing[index].name} step {step}" for index, step in sorted(running.items())]
-        done = finished + sum(running.values()) / last
+        shares = [step / last for step in running.values()]
+        done, each = finished + sum(shares), expected.finalist
         if done > 0:
-            left = (time.monotonic() - began) / done * (len(missing) - done)
-            notes.append(f"{time_as_text(left + seconds_of_test(context.study, trials))} left")
+            each = (time.monotonic() - began) * min(at_a_time, len(missing)) / done
+        shares += [0.0] * (len(missing) - finished - len(running))
+        if each > 0:
+            left = makespan([each * (1 - share) for share in shares], at_a_time) + expected.test
+            notes.append(f"about {time_as_text(left)} left")
         display.progress("finalists", len(runs) - len(missing) + finished, len(runs), ", ".join(notes))
 
     run_work(

@@ -17,8 +17,9 @@ from rayvldd.distillation.evaluations import BEST
 from rayvldd.errors import OutageError, message_of
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.ledger import Ledger
-from rayvldd.hyperparameter_search.lines import line_of_trial, seconds_after_search, seconds_left
+from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.strategy import Proposal
+from rayvldd.hyperparameter_search.time_left import SideBySide, seconds_left
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.set_card import CARD, card_in
@@ -79,6 +80,8 @@ class StudyRun:
     """Trials of other studies that the sampler knows from the start."""
     learned: LearnedSources | None = None
     """Earlier studies that the search learns from, whose recalls are not comparable."""
+    side_by_side: SideBySide | None = None
+    """How much runs at the same time, for the time that is left; default: ``search.max_concurrent``."""
 
 
 class Recorder:
@@ -317,19 +320,16 @@ class Recorder:
         notes += ["processes start"] if not (running or self._experts) and ended < total else []
         notes += [f"best {best.best.recall:.2f}"] if best and best.best else []
         notes += self._experts
-        done = ended + sum(running.values())
-        if done > 0:
-            # Before the first trial has ended, the start of processes counts for every trial to come.
-            bound = "" if ended else "at most "
-            notes.append(f"{bound}{time_as_text(self._seconds_left(done, total))} left")
+        left = seconds_left(self.run.study, ledger.trials.values(), self.search_seconds, self._side, total)
+        if left is not None:
+            notes.append(f"about {time_as_text(left)} left")
         self.run.display.progress("trials", ended, total, ", ".join(notes))
         self._last_shown = time.monotonic()
 
-    def _seconds_left(self, done: float, total: int) -> float:
-        """Estimated remaining seconds of the study: of the search, the finalists and the test evaluation."""
-        study, trials = self.run.study, self.run.ledger.trials.values()
-        left = seconds_left(self.search_seconds, done, total, study.search.time_budget_s)
-        return left + seconds_after_search(study, trials)
+    @property
+    def _side(self) -> SideBySide:
+        at_a_time = self.run.study.search.max_concurrent
+        return self.run.side_by_side or SideBySide(at_a_time, at_a_time)
 
     def _share_done(self, trial: Trial) -> float:
         return max(trial.outer_step, 0) / self.run.study.last_step_at(trial.point)

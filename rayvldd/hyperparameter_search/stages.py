@@ -37,6 +37,7 @@ from rayvldd.hyperparameter_search.preparation import (
 )
 from rayvldd.hyperparameter_search.recorder import Illustrator, StudyRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.time_left import SideBySide, later_stages
 from rayvldd.hyperparameter_search.transfer import (
     EarlierTrials,
     known_points,
@@ -50,6 +51,8 @@ from rayvldd.records.made_sets import note_made_set
 from rayvldd.records.study_choice import StudyChoice
 from rayvldd.records.study_outcome import FinalistOutcome, FrontRow
 from rayvldd.records.trial import Trial
+from rayvldd.runtime.full_data import has_chosen_recipe
+from rayvldd.runtime.resources import trials_at_a_time, work_at_a_time
 from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
@@ -105,6 +108,16 @@ class StudySession:
         sources = EarlierTrials.read(self.folder.earlier_trials).sources(self.study)
         found = LearnedSources(self.study.space, sources, self.study.seed)
         return found if found.sources else None
+
+    @cached_property
+    def side_by_side(self) -> SideBySide:
+        """How much of the study runs at the same time on the connected Ray."""
+        study, known = self.study, self.sets.sets[0]
+        captions = study.evaluation.full_data.captions_per_image
+        pairs = known.train.num_images if captions == "one" else len(known.train.caption_embeddings)
+        fingerprints = origins_of(self.sets.sets).fingerprints
+        has_bound = has_chosen_recipe(known.study, self.workspace.cache, fingerprints)
+        return SideBySide(trials_at_a_time(study), work_at_a_time(study), 0 if has_bound else pairs)
 
     @property
     def trial_context(self) -> TrialContext:
@@ -184,6 +197,7 @@ class Search(Stage):
             (lambda: experts_in_training(sets, session.store)) if len(sets.sets) > 1 else None,
             self._earlier(),
             session.learned,
+            session.side_by_side,
         )
         for line in self._lines_of_learning("learning from"):
             session.display.line(line)
@@ -223,7 +237,9 @@ class Finalists(Stage):
             RayvlddError: if no trial has a set, none is within the bounds of the choice, or all finalists failed.
         """
         if self._session.study.search.num_finalists:
-            rerun_finalists(self._finalists(), self._session.trial_context, self._session.display)
+            session = self._session
+            expected = later_stages(session.study, session.ledger.by_number(), session.side_by_side)
+            rerun_finalists(self._finalists(), session.trial_context, session.display, expected)
         self._choose()
 
     def _candidates(self) -> list[Trial]:

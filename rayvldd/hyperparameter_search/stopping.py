@@ -19,6 +19,7 @@ import numpy as np
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.survival import Rungs
 from rayvldd.randomness import bracket_seed
 from rayvldd.records.trial import Evaluation, Trial
 
@@ -110,6 +111,11 @@ class SuccessiveHalving:
             return None
         return f"halved at step {trial.outer_step}: {own.recalls[rung]:.2f} is below {limit:.2f}"
 
+    def rungs(self) -> Rungs:
+        """The rungs of all brackets."""
+        brackets = tuple(tuple(reversed(bracket)) for bracket in self._brackets)
+        return Rungs(brackets, tuple(map(float, self._weights)), 1 - 1 / self._factor)
+
     def _entries_of(self, trial: Trial) -> _RungEntries:
         name = trial.trial_id
         if name not in self._entries:
@@ -140,6 +146,10 @@ class MedianRule:
         if len(means) < _FEWEST_OTHERS or not np.median(means) > best:
             return None
         return f"below the median at step {step}: {best:.2f} is below {np.median(means):.2f}"
+
+    def rungs(self) -> Rungs:
+        """The end of the grace period: later comparisons are mostly with the same trials."""
+        return Rungs(((self._grace,),), (1.0,), 0.5, _FEWEST_OTHERS)
 
     def _mean(self, trial: Trial, step: int) -> float | None:
         counted = [evaluation for evaluation in trial.evaluations if self._grace <= evaluation.outer_step <= step]

@@ -6,8 +6,8 @@ from collections import Counter
 from rayvldd.config.study import Study
 from rayvldd.errors import StoreError
 from rayvldd.hyperparameter_search.ledger import read_trials, search_seconds_of
-from rayvldd.hyperparameter_search.lines import seconds_after_search, seconds_left
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.hyperparameter_search.time_left import SideBySide, seconds_left, seen_side_by_side
 from rayvldd.records.study_status import RunningTrial, State, StudyStatus, unreadable
 from rayvldd.records.trial import EVALUATIONS, Trial, best_of
 
@@ -37,7 +37,7 @@ def status_of(folder: StudyFolder) -> StudyStatus:
         best_trial=best.trial_id if best else None,
         best_recall=best.best.recall if best and best.best else None,
         running=running,
-        seconds_left=_seconds_left(study, trials, running, len(ended)) if searches else None,
+        seconds_left=_seconds_left(study, trials, running) if searches else None,
         waiting_points=len(folder.requests.waiting_points()),
         fault="; ".join(faults),
     )
@@ -56,10 +56,9 @@ def _running(trial: Trial, study: Study) -> RunningTrial:
     )
 
 
-def _seconds_left(study: Study, trials: list[Trial], running: list[RunningTrial], ended: int) -> float | None:
-    done = ended + sum(max(one.outer_step, 0) / one.last_step for one in running)
-    spent = search_seconds_of(trials)
-    if done <= 0:
-        return None
-    left = seconds_left(spent, done, study.max_trials, study.search.time_budget_s)
-    return left + seconds_after_search(study, trials)
+def _seconds_left(study: Study, trials: list[Trial], running: list[RunningTrial]) -> float | None:
+    """The estimate of the running sweep, without the models of all pairs: their data is not read here."""
+    ages = [one.seconds_ago for one in running if one.seconds_ago is not None]
+    at_a_time = seen_side_by_side(trials)
+    spent = search_seconds_of(trials) + min(ages, default=0.0)
+    return seconds_left(study, trials, spent, SideBySide(at_a_time, at_a_time))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rayvldd.config.settings import MAX_MODELS
 from rayvldd.config.study import Study
 from rayvldd.records.set_scores import Scored
 
@@ -58,17 +59,13 @@ def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
 def full_data_jobs(choice: "FullDataChoice", seeds: Sequence[int]) -> list["StudentSpec"]:
     """The models of all pairs, with the first seeds, as in a sweep's test."""
     from rayvldd.runtime.evaluation import StudentSpec
-    from rayvldd.runtime.full_data import MAX_MODELS
 
     return [StudentSpec(choice, seed) for seed in seeds[:MAX_MODELS]]
 
 
 def words_of_bound(study: Study, num_students: int) -> str:
     """The models of all pairs that a command trains, for its plan."""
-    from rayvldd.evaluation.full_data import recipes_of
-    from rayvldd.runtime.full_data import MAX_MODELS
-
-    recipes, models = len(recipes_of(study.evaluation)), min(num_students, MAX_MODELS)
+    recipes, models = study.evaluation.full_data.num_recipes, min(num_students, MAX_MODELS)
     return (
         f"{recipes} to choose a recipe, one by each, then {models} by the best one; cached ones are not trained again"
     )

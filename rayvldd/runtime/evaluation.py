@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import ray
 
-from rayvldd.config.settings import EvaluationSettings
+from rayvldd.config.settings import STUDENTS_FOR_RATE, EvaluationSettings
 from rayvldd.config.study import Study
 from rayvldd.coresets.selection import Coreset, choose_coreset
 from rayvldd.evaluation.full_data import train_on_all
@@ -32,9 +32,6 @@ from rayvldd.runtime.full_data import keep_numbers, keep_ranks, kept_numbers, ke
 from rayvldd.runtime.resources import resources_of_trials
 
 SplitName = Literal["val", "test"]
-
-_STUDENTS_FOR_RATE = 2
-"""Students of each learning rate on coresets, each on its own coreset."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ def choose_rates(
     rates = study.evaluation.lr_coreset
     if len(rates) == 1:
         return [ChosenRate(learning_rate=rates[0], val_mean_recall=None, num_rates=1)] * len(coresets)
-    seeds = student_seeds(study.seed, _STUDENTS_FOR_RATE, StudentPurpose.VALIDATION)
+    seeds = student_seeds(study.seed, STUDENTS_FOR_RATE, StudentPurpose.VALIDATION)
     jobs = [
         StudentSpec(coreset, seed, rate)
         for of_kind in coresets

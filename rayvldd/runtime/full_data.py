@@ -27,9 +27,6 @@ from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.cluster import start_ray
 from rayvldd.runtime.resources import resources_of_trials
 
-MAX_MODELS = 3
-"""Maximum number of models for the bound: each costs as much as an expert, and they differ little."""
-
 _VERSION = 1
 """Incremented when training computes different results from the same settings."""
 
@@ -75,6 +72,11 @@ def choose_recipe(
         choice.write(file)
     display.line(f"full data: {choice.best.words}")
     return choice
+
+
+def has_chosen_recipe(study: Study, cache_folder: Path, fingerprints: Mapping[str, str]) -> bool:
+    """Whether :func:`choose_recipe` has a cached choice."""
+    return (_folder(cache_folder, _key_of(study, fingerprints)) / "recipe.json").is_file()
 
 
 def kept_ranks(cache_folder: Path, choice: FullDataChoice, split: str, seed: int) -> RetrievalRanks | None:

@@ -27,10 +27,13 @@ def trials_at_a_time(study: Study) -> int:
     and not profit from the trials that end before it. On a cluster, which may grow, waiting trials request nodes.
     """
     limit = study.search.max_concurrent
-    if not is_one_machine():
-        return limit
+    return limit if not is_one_machine() else min(limit, work_at_a_time(study))
+
+
+def work_at_a_time(study: Study) -> int:
+    """Return the trials or evaluations that fit on the connected Ray as it is now, at least one."""
     of_trial = resources_of_trials(study)
-    fit = int(cpus_of_cluster() // of_trial.num_cpus) if of_trial.num_cpus else limit
+    fit = int(cpus_of_cluster() // of_trial.num_cpus) if of_trial.num_cpus else study.search.max_concurrent
     if of_trial.num_gpus:
         fit = min(fit, actors_on_gpus(int(gpus_of_cluster()), of_trial.num_gpus))
-    return max(1, min(limit, fit))
+    return max(1, fit)

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -890,19 +891,23 @@ def test_the_bar_of_many_trials_names_a_few_and_no_report_looks_at_all_of_them(
 
 def test_the_bar_promises_no_more_time_than_the_budget_has(searched: Study, tmp_path: Path) -> None:
     def last_note(budget: float | None) -> str:
-        study = with_search(searched, num_trials=100, time_budget_s=budget)
+        study = with_search(searched, num_trials=100, time_budget_s=budget, max_concurrent=1)
         ledger, shown = StudyFolder(tmp_path / str(budget)).ledger(), list[tuple[Any, ...]]()
         ledger.start(0, 1, {})
-        ledger.add_evaluation("trial_000", evaluated(2, 5.0, seconds=900.0))
+        for step, seconds in ((0, 0.0), (2, 900.0)):
+            ledger.add_evaluation("trial_000", evaluated(step, 5.0, seconds=seconds))
         run: Any = SimpleNamespace(
-            study=study, ledger=ledger, display=SimpleNamespace(progress=lambda *bar: shown.append(bar))
+            study=study,
+            ledger=ledger,
+            display=SimpleNamespace(progress=lambda *bar: shown.append(bar)),
+            side_by_side=None,
         )
         Recorder(run)._show()
         return str(shown[-1][-1])
 
-    assert last_note(None).endswith("h 45 min left")
-    assert last_note(940.5).endswith(", at most 40 s left"), "no trial has ended"
-    assert last_note(800).endswith(", at most 0 s left")
+    assert re.search(r", about \d\d h \d\d min left$", last_note(None)), "a hundred trials of half an hour"
+    assert last_note(940.5).endswith(", about 40 s left")
+    assert last_note(800).endswith(", about 0 s left")
 
 
 class SlowPictures:
