@@ -1,0 +1,130 @@
+"""Measured numbers live in docs/results.md: what another page repeats is in its first table, with its origin."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+RESULTS = ROOT / "docs" / "results.md"
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page != RESULTS)]
+COLUMNS = ["claim", "number", "command", "evidence", "machine", "date"]
+
+NOT_MEASURED = {
+    r"!\[[^]]*\]\([^)]*\)": "what a picture shows",
+    r"\]\([^)]*\)": "where a link leads",
+    r"arXiv \d{4}\.\d{5}": "a paper",
+    r"(Python|Ray|TF|Apache-|rayvldd) ?\d+\.\d+(\.\d+)?": "a release",
+    r"\b95 %": "the level of an interval",
+    r"\d[\d.]* to \d[\d.]* USD": "a price, whose source is in the cluster file",
+}
+"""Numbers with a decimal point or a unit that are no results, with what they are."""
+EXAMPLES = {
+    "docs/clusters/on-prem.md": "the output of a study of tiny trials on three hosts, shortened",
+    "docs/guides/search.md": "weights in an example of a line",
+}
+"""Pages whose output or quoted lines are examples."""
+CONSTANTS = {
+    "docs/evaluations.md": {"0.01", "0.83", "5 %"},  # the noise; the critical value of a rank correlation
+    "docs/guides/rates.md": {"0.05"},  # a setting
+    "docs/reference/methods.md": {"1e-5"},  # a tolerance of the tests
+}
+"""Numbers of definitions, by page."""
+
+UNIT = r"%|minutes|seconds|GB|MB|points"
+NUMBER = re.compile(rf"(?<![\w.,/@-])\d+(?:\.\d+)?(?:e-?\d+)?(?: (?:{UNIT})\b| %)?")
+
+
+def rows() -> list[list[str]]:
+    """The cells of the table of claims."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines()
+    first = lines.index(f"| {' | '.join(COLUMNS)} |")
+    table = lines[first + 2 : lines.index("", first)]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text with a decimal point, a power of ten or a unit; units other than % are left out."""
+    found = [number for number in NUMBER.findall(text) if re.search(r"[. ]|e", number)]
+    return [re.sub(rf" (?!%)({UNIT})$", "", number) for number in found]
+
+
+def repeated_numbers(page: Path) -> list[str]:
+    """The measured numbers in the text and the shown output of a page."""
+    name = page.relative_to(ROOT).as_posix()
+    text = page.read_text(encoding="utf-8")
+    kept = ("text",) if name not in EXAMPLES else ()
+    text = re.sub(r"^```(\w*)\n(.*?)^```", lambda block: block[2] if block[1] in kept else "", text, flags=re.M | re.S)
+    text = re.sub(r"`([^`\n]*)`", lambda code: code[1] if code[1].startswith("mean recall") else "", text)
+    for pattern in NOT_MEASURED:
+        text = re.sub(pattern, "", text)
+    return [number for number in numbers_in(text) if number not in CONSTANTS.get(name, ())]
+
+
+def stated() -> set[str]:
+    """The numbers of all claims, each with and without its unit."""
+    text = " ".join(f"{claim} ; {number}" for claim, number, *_ in rows())
+    return set(re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", text)) | set(re.findall(r"\d+(?:\.\d+)? %", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_numbers_of_other_pages_are_in_the_table_of_claims(page: Path) -> None:
+    assert [number for number in repeated_numbers(page) if number not in stated()] == []
+
+
+def test_the_numbers_of_the_readme_are_found() -> None:
+    found = repeated_numbers(ROOT / "README.md")
+    assert {"57.05", "56.01", "78 %", "42.2", "44.9", "56.78", "60.1 %", "28.4", "27.9", "35.1", "7", "46"} <= set(
+        found
+    )
+
+
+def test_the_tables_of_the_readme_are_those_of_their_claims() -> None:
+    claims = {claim: number for claim, number, *_ in rows()}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:distilled pairs \(|as many random|the full data|in short ).*$", text, re.M)
+    of_quickstart = [number for line in lines for number in numbers_in(line.replace("95 %", ""))]
+    assert len(of_quickstart) == 11
+    assert [one for one in of_quickstart if one not in claims["Quickstart, test: 100 distilled pairs"]] == []
+    table = text.partition("| trained on | mean recall on test |")[2].partition("\n\n")[0]
+    searched, bound = (
+        "Flickr8k, test: 100 distilled pairs, searched for 46 minutes on one core",
+        "The full-data bound, one model",
+    )
+    of_rows = [numbers_in(row.rpartition(" | ")[2]) for row in table.splitlines()[2:]]
+    origins = [claims[searched], *[claims["100 and 500 random pairs"]] * 2, claims[bound]]
+    assert [len(numbers) for numbers in of_rows] == [3, 1, 1, 1]
+    for numbers, origin in zip(of_rows, origins, strict=True):
+        assert [one for one in numbers if one not in origin] == []
+
+
+def test_every_claim_says_how_where_and_when_it_was_measured() -> None:
+    found = rows()
+    assert len(found) >= 30
+    for cells in found:
+        assert len(cells) == len(COLUMNS) and all(cells), cells
+        claim, number, command, evidence, _, date = cells
+        assert re.search(r"\d", number), claim
+        assert "`" in command or "](" in command or command.startswith(("the same", "not recorded")), claim
+        assert "](#" in evidence or "`" in evidence or evidence == "not kept", claim
+        assert re.fullmatch(r"2\d{3}-\d\d-\d\d.*|not recorded", date), claim
+
+
+def test_numbers_of_claims_are_those_of_their_sections() -> None:
+    """The numbers of a row whose evidence is sections of the page are in these sections."""
+    text = RESULTS.read_text(encoding="utf-8")
+    sections = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-"): body
+        for title, body in re.findall(r"^#+ (.*?)\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
+    }
+    checked = 0
+    for claim, number, _, evidence, *_ in rows():
+        anchors = re.findall(r"\]\(#([^)]*)\)", evidence)
+        assert [anchor for anchor in anchors if anchor not in sections] == [], claim
+        if not anchors:
+            continue
+        known = set(re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", " ".join(sections[anchor] for anchor in anchors)))
+        decimals = re.findall(r"\d+\.\d+(?:e-?\d+)?", number)
+        assert [one for one in decimals if one not in known] == [], claim
+        checked += len(decimals)
+    assert checked >= 60
