@@ -93,7 +93,8 @@ def command(
     """Write a commented STUDY for your own images and captions: a search that fits this machine.
 
     A table without a column `split` is split by chance, a tenth of its images for validation and as many for test. The
-    study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten.
+    study's resources and the size of the images follow the GPUs of this machine. Nothing is overwritten. An editor with
+    a YAML language server completes and checks the study by study.schema.json, which is written beside it.
     """
     captions = study_file.with_suffix(".captions.jsonl")
     faults = [*_faults_of_hub(hub_name, hf_config), *_faults_of_files(folder, table, images)]
@@ -106,6 +107,10 @@ def command(
     if faults:
         raise ConfigError(faults, next_command="rayvldd init --help")
     _check_is_free([study_file, captions] if table is not None else [study_file])
+
+    from rayvldd.library.schema_files import check_schema_is_free, with_schema_line, write_schema_beside
+
+    check_schema_is_free(study_file)
 
     invocation.say_loading("reading the captions" if hub_name is None else "asking the hub")
 
@@ -129,11 +134,12 @@ def command(
         counts = counted_images(data)
     default = Encoders()
     encoders = Encoders(image_encoder or default.image, image_weights, text_encoder or default.text)
-    text = study_text(study_file.stem, data, counts["train"], encoders, num_gpus)
+    text = with_schema_line(study_text(study_file.stem, data, counts["train"], encoders, num_gpus))
     values = parsed_yaml(text)
     assert isinstance(values, dict)
     load_study(values)
     if not invocation.dry_run:
+        write_schema_beside(study_file)
         write_text_whole(study_file, text)
     else:
         invocation.say(text)

@@ -31,7 +31,8 @@ def command(invocation: Invocation) -> None:
     """Print the JSON Schema of study files: every setting with meaning, bounds and default.
 
     An editor with a YAML language server completes and checks a study that begins with the line
-    `# yaml-language-server: $schema=study.schema.json`.
+    `# yaml-language-server: $schema=study.schema.json`. `rayvldd init` and `rayvldd spaces copy` write this line, and
+    the schema beside the study; `rayvldd schema > study.schema.json` writes it for other studies, or after an update.
     """
     from rayvldd.config.schema import study_schema
 

@@ -9,6 +9,9 @@ from rayvldd.config.methods.registry import declaration_of, method_names
 from rayvldd.config.study import Study
 from rayvldd.config.study_files import EXTENDS
 
+TITLE = "A study of rayvldd"
+"""Title of the schema."""
+
 
 def study_schema() -> dict[str, JsonValue]:
     """The schema of a study file, with the sections of all registered methods.
@@ -32,6 +35,9 @@ def study_schema() -> dict[str, JsonValue]:
     data = study["properties"]["data"]
     data["anyOf"] = data.pop("oneOf")
     study["properties"]["resources"] = {"anyOf": [{"const": "auto"}, study["properties"]["resources"]]}
-    other = {"type": "string", "description": "A study file, relative to this one, of whose values this one differs."}
+    other = {
+        "type": "string",
+        "description": "A study file, relative to this one, or a shipped study, from which this one differs.",
+    }
     study["properties"] = {EXTENDS: other, **study["properties"]}
-    return cast(dict[str, JsonValue], {**study, "title": "A study of rayvldd", "$defs": definitions})
+    return cast(dict[str, JsonValue], {**study, "title": TITLE, "$defs": definitions})

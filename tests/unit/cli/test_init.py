@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import Result
 from helpers.cli import last_object, run
+from jsonschema import Draft202012Validator
 
 from rayvldd.config.domains import IntDomain
 from rayvldd.config.loading import load_study
@@ -191,7 +192,7 @@ def test_faults_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
     target = tmp_path / "mine.yaml"
     result = run("init", target, "--hf", tmp_path / "data")
     assert result.exit_code == 2 and "'train' has no column of captions" in result.stderr
-    assert "rayvldd spaces flickr8k_cpu --copy STUDY" in result.stderr and "captions: [COLUMN]" in result.stderr
+    assert "rayvldd spaces copy flickr8k_cpu STUDY" in result.stderr and "captions: [COLUMN]" in result.stderr
     card = tmp_path / "data" / "README.md"
     card.write_text(_CARD.format(captions="text").replace("name: test,", "name: elsewhere,"))
     result = run("init", target, "--hf", tmp_path / "data")
@@ -222,15 +223,37 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     assert empty.exit_code == 2 and "has no annotation file; allowed: captions.jsonl" in empty.stderr
 
 
-def test_shipped_studies_are_listed_shown_and_copied(tmp_path: Path) -> None:
-    listed = run("spaces")
-    assert "quickstart" in listed.output and "Toy scenes" in listed.output
-    assert "max_start_epoch" in run("spaces", "quickstart").output
-    assert run("spaces", "quickstart", "--copy", tmp_path / "mine.yaml").exit_code == 0
-    assert load_study(tmp_path / "mine.yaml") == load_study("quickstart")
-    assert "is there already" in run("spaces", "quickstart", "--copy", tmp_path / "mine.yaml").stderr
-    assert "did you mean 'quickstart'" in run("spaces", "quickstrat").stderr
-    assert run("spaces", "--copy", tmp_path / "x.yaml").exit_code == 2
+def check_schema_of(study_file: Path) -> None:
+    """The first line names a file beside the study, and the study fits the schema in it."""
+    first, _, _ = study_file.read_text().partition("\n")
+    named = first.removeprefix("# yaml-language-server: $schema=")
+    assert named != first and Path(named).name == named, "it is found beside the study wherever both are"
+    schema = json.loads(study_file.with_name(named).read_text())
+    Draft202012Validator.check_schema(schema)
+    values = parsed_yaml(study_file.read_text())
+    assert isinstance(values, dict)
+    assert not list(Draft202012Validator(schema).iter_errors(values))
+    assert list(Draft202012Validator(schema).iter_errors({**values, "serach": {}})), "it finds a wrong key"
+
+
+def test_a_new_study_names_the_schema_beside_it(table: Path) -> None:
+    assert made(table).exit_code == 0
+    check_schema_of(table.with_name("mine.yaml"))
+    second = run("init", table.with_name("second.yaml"), "--csv", table, "--images", table.with_name("photos"))
+    assert second.exit_code == 0, "the schema of the first study is that of the second"
+    check_schema_of(table.with_name("second.yaml"))
+
+
+def test_another_file_with_the_name_of_the_schema_is_kept(table: Path) -> None:
+    table.with_name("study.schema.json").write_text('{"title": "mine"}')
+    result = made(table)
+    assert result.exit_code == 2 and "study.schema.json: is there already, and is no schema of studies" in result.output
+    assert not table.with_name("mine.yaml").exists() and not table.with_name("mine.captions.jsonl").exists()
+
+
+def test_nothing_is_written_by_a_dry_run(table: Path) -> None:
+    assert "$schema=study.schema.json" in made(table, "--dry-run").output
+    assert not table.with_name("study.schema.json").exists() and not table.with_name("mine.yaml").exists()
 
 
 def test_the_schema_is_one_object() -> None:
