@@ -14,11 +14,15 @@ _DEFAULT_WORKSPACE = Path("rayvldd_workspace")
 
 def study_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of shipped studies, and files."""
+    return [*shipped_studies(incomplete), CompletionItem(incomplete, type="file")]
+
+
+def shipped_studies(incomplete: str) -> list[CompletionItem]:
+    """Names of shipped studies."""
     from rayvldd.config.shipped_spaces import purpose_of, shipped_spaces
 
     found = [CompletionItem(name, help=purpose_of(file)) for name, file in shipped_spaces().items()]
-    matching = [item for item in found if item.value.startswith(incomplete)]
-    return [*matching, CompletionItem(incomplete, type="file")]
+    return [item for item in found if item.value.startswith(incomplete)]
 
 
 def study_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

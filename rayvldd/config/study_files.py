@@ -105,9 +105,11 @@ def extended(
 def _base_file(named: JsonValue, file: str, folder: Path, chain: Sequence[Path]) -> Path:
     where, next_command = f"{file}: {EXTENDS}", f"correct the file, then: rayvldd check {file}"
     if not isinstance(named, str) or not named:
-        allowed = "the path of one study file, relative to this one"
+        allowed = "the path of one study file, relative to this one, or the name of a shipped study"
         raise ConfigError([Fault(where, f"is {named!r}", allowed)], next_command=next_command)
     path = Path(os.path.normpath(folder / user_path(named)))
+    if not is_file(path) and named in shipped_spaces():
+        path = shipped_spaces()[named]
     if not is_file(path):
         known = [os.path.relpath(found, folder) for found in files_in(path.parent, "*.yaml")]
         hint = did_you_mean(named, known)

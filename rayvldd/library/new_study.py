@@ -145,7 +145,7 @@ def _correction(section: DataSection, faults: list[Fault]) -> str:
         return "correct a copy of the data set, save it with save_to_disk, then: rayvldd init STUDY --data FOLDER"
     columns = "image: COLUMN, captions: [COLUMN]"
     settings = ", ".join(f"{key}: {section[key]}" for key in ("source", "name", "config") if key in section)
-    return f"rayvldd spaces flickr8k_cpu --copy STUDY, and in that file: data: {{{settings}, {columns}}}"
+    return f"rayvldd spaces copy flickr8k_cpu STUDY, and in that file: data: {{{settings}, {columns}}}"
 
 
 def counted_images(data: DataSection) -> dict[str, int]:
