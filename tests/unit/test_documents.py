@@ -13,6 +13,7 @@ from helpers.paths import ROOT
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
+from rayvldd.config.study import all_settings
 
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -56,6 +57,17 @@ def test_the_objects_of_all_commands_are_described() -> None:
     table = (REFERENCE / "files.md").read_text(encoding="utf-8").partition("| command | main keys |")[2]
     described = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
     assert described == set(COMMANDS)
+
+
+def test_settings_that_are_named_exist() -> None:
+    settings = set(all_settings())
+    sections = {key.rpartition(".")[0] for key in settings} - {""}
+    short = {section.removeprefix("distillation.") for section in sections}
+    names = re.compile(rf"(?<![\w./-])((?:{'|'.join(sorted(sections | short))})\.\w+)(?![\w./(])")
+    named = {(page.name, key) for page in PAGES for key in names.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) >= 50
+    known = settings | sections
+    assert {(page, key) for page, key in named if key not in known and f"distillation.{key}" not in known} == set()
 
 
 def test_all_exit_codes_are_constants_of_one_module() -> None:
