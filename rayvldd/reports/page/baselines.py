@@ -1,7 +1,7 @@
 """Comparison of sets by number of pairs: distilled sets, coresets of the same size, and the full data."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
@@ -22,6 +22,9 @@ from rayvldd.reports.page.study_report import StudyReport
 Key = tuple[str, ...]
 """Conditions of measurement; only recalls with the same key are compared."""
 
+Identity = tuple[object, ...]
+"""Kind, size and all recalls of a set's students."""
+
 
 @dataclass(frozen=True)
 class SizePoint:
@@ -39,8 +42,14 @@ class SizePoint:
     num_students: int | None = None
     recalls: Mapping[str, float] = field(default_factory=dict)
     """The six recalls of the mean, if known."""
-    over: Mapping[tuple[str, float], Difference] = field(default_factory=dict)
-    """Differences to real pairs on the same images, if known, by kind and mean recall of these (see `_rival`)."""
+    over: Mapping[Identity, Difference] = field(default_factory=dict)
+    """Differences to real pairs on the same images, if known, by `identity` of these."""
+
+    @property
+    def identity(self) -> Identity:
+        """Equal for points of the same students: seeds are deterministic, so that every command scores them alike."""
+        recalls = tuple(sorted((name, round(value, 6)) for name, value in self.recalls.items()))
+        return self.kind, self.num_pairs, self.num_students, round(self.mean, 6), recalls
 
     @property
     def words(self) -> str:
@@ -110,15 +119,15 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         tested, pairs = study.result.test, study.result.num_pairs
         students = tested.num_students
         own = {key: value for key, value in tested.model_dump().items() if "_to_" in key and value is not None}
-        over = {_rival("random", tested.random_mean_recall): tested.over_random} if tested.over_random else {}
+        drawn = tested.students.get("random", [])
+        known = tested.recalls.get("random", {})
+        interval = interval_if_enough(drawn)
+        random = SizePoint("random", pairs, study.name, tested.random_mean_recall, interval, len(drawn) or None, known)
+        over = {random.identity: tested.over_random} if tested.over_random else {}
         points.append(
             SizePoint("distilled", pairs, study.name, tested.mean_recall, tested.interval, students, own, over)
         )
-        random = tested.students.get("random", [])
-        known = tested.recalls.get("random", {})
-        interval = interval_if_enough(random)
-        count = len(random) or None
-        points.append(SizePoint("random", pairs, study.name, tested.random_mean_recall, interval, count, known))
+        points.append(random)
         for scores in coresets:
             if scores.study == study.name:
                 found = [_point(row.method, row.num_pairs, study.name, row) for row in scores.coresets]
@@ -134,11 +143,11 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
     for evaluation in evaluations:
         for row in evaluation.sets:
             if not row.is_transferred:
-                over = {_rival(real.method, real.mean_recall): value for real, value in _differences(evaluation, row)}
+                over = {_real_point(real).identity: value for real, value in _differences(evaluation, row)}
                 point = _point("distilled", row.num_pairs, names[row.distilled_set], row, over)
                 points.setdefault(row.comparable, []).append(point)
         for real in evaluation.coresets:
-            points.setdefault(real.comparable, []).append(_point(real.method, real.num_pairs, "", real))
+            points.setdefault(real.comparable, []).append(_real_point(real))
         for full in evaluation.full_data:
             recalls = {key: value for key, value in full.mean.items() if key != MEAN_RECALL.name}
             bounds[full.comparable] = Bound(
@@ -156,11 +165,6 @@ def _differences(evaluation: SetScores, row: EvaluatedSet) -> Iterator[tuple[Eva
             yield real, found
 
 
-def _rival(kind: str, mean_recall: float) -> tuple[str, float]:
-    """Key of real pairs: their students are known by the mean recall, in whatever command they were scored."""
-    return kind, round(mean_recall, 6)
-
-
 def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
     """Displayed names of the evaluated sets by location, and of sets in order by the name of their row."""
     rows = [row for found in evaluations for row in found.sets]
@@ -174,17 +178,22 @@ def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
 
 
 def _point(
-    kind: str, num_pairs: int, name: str, row: Scored, over: Mapping[tuple[str, float], Difference] | None = None
+    kind: str, num_pairs: int, name: str, row: Scored, over: Mapping[Identity, Difference] | None = None
 ) -> SizePoint:
     recalls = {key: value for key, value in row.mean.items() if key != MEAN_RECALL.name}
     return SizePoint(kind, num_pairs, name, row.mean_recall, row.mean_interval, row.num_students, recalls, over or {})
 
 
+def _real_point(real: EvaluatedCoreset) -> SizePoint:
+    return _point(real.method, real.num_pairs, "", real)
+
+
 def _without_repeats(points: Iterable[SizePoint]) -> list[SizePoint]:
-    """Remove points with equal values: seeds are deterministic, so these are the same set, scored twice."""
-    seen: dict[tuple[object, ...], SizePoint] = {}
+    """One point for the same students, scored twice, with the differences of both."""
+    seen: dict[Identity, SizePoint] = {}
     for point in points:
-        seen.setdefault((point.kind, point.num_pairs, round(point.mean, 6), point.num_students), point)
+        first = seen.setdefault(point.identity, point)
+        seen[point.identity] = replace(first, over={**point.over, **first.over})
     return list(seen.values())
 
 
@@ -270,7 +279,7 @@ def _duels(points: Sequence[SizePoint]) -> Iterable[tuple[SizePoint, SizePoint, 
 
 def _standing(point: SizePoint, rival: SizePoint) -> tuple[Standing, Difference | None]:
     """The result of a comparison, and the difference on the same images if it is known."""
-    known = point.over.get(_rival(rival.kind, rival.mean))
+    known = point.over.get(rival.identity)
     if point.mean <= rival.mean:
         return "not better", known
     if known is not None and known.interval is not None:

@@ -42,10 +42,13 @@ def test_the_table_has_a_row_for_every_pair_and_marks_the_better_ones() -> None:
     assert table.best == {0} and "one" in as_csv(table)
 
 
-def evaluation(*differences: SetDifference) -> SetScores:
+def evaluation(*differences: SetDifference, num_pairs: int = 20, r1_of_coreset: float = 12.0) -> SetScores:
     measured: dict[str, Any] = {"measured_on": ["own"], "trained_with": "tiny", "base": "b", "image_encoder": "tiny"}
-    measured |= {"fingerprints": {"data": "f"}, "num_students": 5, "num_pairs": 20}
-    recalls = [{"mean": {"mean_recall": mean}, "interval": {"mean_recall": [mean - 3, mean + 3]}} for mean in (20, 16)]
+    measured |= {"fingerprints": {"data": "f"}, "num_students": 5, "num_pairs": num_pairs}
+    recalls: list[dict[str, Any]] = [
+        {"mean": {"mean_recall": mean}, "interval": {"mean_recall": [mean - 3, mean + 3]}} for mean in (20, 16)
+    ]
+    recalls[1]["mean"]["image_to_text_r1"] = r1_of_coreset
     values = {
         "command": "rayvldd evaluate one",
         "split": "test",
@@ -79,9 +82,20 @@ def test_the_difference_of_another_encoder_is_not_used() -> None:
 
 
 def test_over_several_numbers_of_pairs_the_basis_is_named() -> None:
-    (group,) = comparable_sets([], evaluations=[evaluation(SetDifference(**KNOWN, mean=4.0, interval=(0.5, 7.5)))])
-    larger = [type(point)(**{**vars(point), "num_pairs": 40}) for point in group.points]
-    assert verdict_over_sizes([*group.points, *larger]) == (
+    known = SetDifference(**KNOWN, mean=4.0, interval=(0.5, 7.5))
+    (group,) = comparable_sets([], evaluations=[evaluation(known), evaluation(known, num_pairs=40)])
+    assert verdict_over_sizes(group.points) == (
         "At every number of pairs (20 and 40) the distilled set is better than the best real pairs: the interval of "
         "the difference on the same images is above 0."
     )
+
+
+def test_other_real_pairs_with_the_same_mean_recall_have_no_difference() -> None:
+    known = SetDifference(**KNOWN, mean=4.0, interval=(0.5, 7.5))
+    others = evaluation(r1_of_coreset=11.0)
+    (group,) = comparable_sets([], evaluations=[others, evaluation(known)])
+    assert [point.recall for point in group.points if point.kind == "random"] == ["16.0 (13.0 to 19.0)"] * 2
+    sentences = verdicts(group.points)
+    assert not any("on the same images" in sentence for sentence in sentences), sentences
+    (group,) = comparable_sets([], evaluations=[evaluation(known), others])
+    assert "is better: +4.0 points" in verdicts(group.points)[0]
