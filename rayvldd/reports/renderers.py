@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -181,14 +182,24 @@ def _html(text: str) -> str:
     return escape(printable(text))
 
 
+def breakable_html(text: str) -> str:
+    """Escape a text; lines may end behind its underscores and slashes, so that names are not divided within a word."""
+    return re.sub("[_/]", r"\g<0><wbr>", _html(text))
+
+
+def _html_of_name(text: str) -> str:
+    """Escape a text, and let lines end within it if it is a name: other texts have spaces for that."""
+    return _html(text) if " " in text else breakable_html(text)
+
+
 def _html_head(column: Column, cell: Cell, is_best: bool) -> str:
     words = f' data-words="{_html(column.text(cell))}"'
     star = '<span class="star" title="best">★</span> ' if is_best else ""
-    return f'<th scope="row"{words}>{star}{_html(column.text(cell))}{_unseen("best") if is_best else ""}</th>'
+    return f'<th scope="row"{words}>{star}{_html_of_name(column.text(cell))}{_unseen("best") if is_best else ""}</th>'
 
 
 def _html_cell(column: Column, cell: Cell, label: str = "") -> str:
-    number, text = number_of(cell), _html(column.text(cell))
+    number, text = number_of(cell), _html_of_name(column.text(cell))
     if number is None:
         return f'<td class="number"{label}>{text}</td>' if cell is None else f"<td{label}>{text}</td>"
     is_own = isinstance(cell, Estimate) and cell.is_own

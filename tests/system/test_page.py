@@ -916,7 +916,7 @@ def test_a_plot_is_one_tab_stop_and_arrow_keys_reach_its_marks(browser_page: "Pa
 def test_dragging_along_an_axis_keeps_the_trials_in_that_range(browser_page: "Page") -> None:
     browser_page.set_viewport_size({"width": 1280, "height": 900})
     plot = browser_page.locator("#study-1 .plot.parallel_coordinates")
-    plot.scroll_into_view_if_needed()
+    plot.evaluate("(plot) => plot.scrollIntoView({ block: 'center' })")
     ends = """(plot) => {
         const svg = plot.querySelector('svg'), matrix = svg.getScreenCTM();
         const paths = [...svg.querySelectorAll('.mark path')];
@@ -965,10 +965,10 @@ OF_THE_SAME_STYLE = "tbody tr:nth-child(n+4), .gallery li:nth-child(n+4), .mark 
 """Rows, pairs, marks and ticks with the elements and classes of those before them; axe looks at each for long."""
 
 
-def axe_faults(page: "Page") -> list[str]:
+def axe_faults(page: "Page", left_out: str = OF_THE_SAME_STYLE) -> list[str]:
     """What axe finds at three widths, in light and dark, with everything opened; no rule is left out."""
     page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
-    page.evaluate("(same) => { for (const one of document.querySelectorAll(same)) one.remove(); }", OF_THE_SAME_STYLE)
+    page.evaluate("(same) => { for (const one of document.querySelectorAll(same)) one.remove(); }", left_out)
     found = []
     for width in (1280, 768, 390):
         page.set_viewport_size({"width": width, "height": 900})
@@ -1009,6 +1009,69 @@ def page_of_trials(browser: "Browser", tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("num_trials", [1, 8, 60])
 def test_axe_finds_nothing_on_the_page_of_a_study(page_of_trials: Callable[[int], "Page"], num_trials: int) -> None:
     assert axe_faults(page_of_trials(num_trials)) == []
+
+
+NAMES = ("coco", "flickr8k", "lora_of_rank_16", "quickstart", "a_study_with_a_name_of_many_words_and_a_seed")
+"""Names of studies; further ones are numbered."""
+
+
+@pytest.fixture(scope="module")
+def page_of_eight(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Page"]:
+    """The page of eight studies, as it opens."""
+    root = tmp_path_factory.mktemp("eight")
+    names = [*NAMES, *(f"study_{number}" for number in range(8 - len(NAMES)))]
+    for number, name in enumerate(names):
+        write_study(root, name, recall=10.0 + number, num_trials=8, pairs=24 if number % 2 else 30)
+    reports = [read_study(root / name) for name in names]
+    file = root / "compare.html"
+    file.write_text(render_page(compare(reports), "rayvldd compare"), encoding="utf-8")
+    with opened(browser, file) as page:
+        yield page
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_a_page_of_eight_studies_is_folded_and_fits_its_window(page_of_eight: "Page", width: int) -> None:
+    page = page_of_eight
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.locator("details.fold").count() == 8 and page.locator("details.fold[open]").count() == 0
+    folded = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert folded[0] <= width and folded[1] < 30_000 / 2
+    sideways = "(width) => [...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll, svg, pre')\
+        && one.getBoundingClientRect().right > width + 1).map((one) => one.outerHTML.slice(0, 200))"
+    assert page.evaluate(sideways, width) == [], "nothing outside of its own scrolled box is cut off"
+    lines = """(table) => [...table.querySelectorAll('tbody td, tbody th')].filter((cell) => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        const text = cell.textContent.replace(/[^a-z0-9_]/g, '');
+        return text === 'quickstart' && new Set([...range.getClientRects()].map((box) => box.top)).size > 1;
+    }).length"""
+    for table in ("#studies", "#sets-1"):
+        assert page.locator(f"{table} tbody").inner_text().count("quickstart") > 0
+        assert page.locator(table).evaluate(lines) == 0, "a name is not divided within a word"
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_the_navigation_of_eight_studies_stays_and_opens_each(page_of_eight: "Page", width: int) -> None:
+    page = page_of_eight
+    page.evaluate("for (const fold of document.querySelectorAll('.fold')) fold.open = false")
+    page.set_viewport_size({"width": width, "height": 900})
+    links = page.locator('nav a[href^="#study-"]')
+    assert links.count() == 8
+    for number in range(8):
+        links.nth(number).focus()  # which scrolls to it, in a window that is too narrow for all
+        page.keyboard.press("Enter")
+        name = links.nth(number).inner_text()
+        heading = page.locator(str(links.nth(number).get_attribute("href"))).locator("h2")
+        assert heading.inner_text().startswith(name) and page.locator("details.fold[open]").count() == number + 1
+        nav, box = page.locator("nav").bounding_box(), heading.bounding_box()
+        assert nav is not None and box is not None
+        assert nav["y"] == 0 and nav["height"] < 900 / 8, "it stays at the top, and leaves the window to the page"
+        assert nav["height"] <= box["y"] < 900, "the heading is below it"
+
+
+def test_axe_finds_nothing_on_a_page_of_eight_studies(page_of_eight: "Page") -> None:
+    sections_after_the_first = ".study ~ .study .fold > :not(summary)"
+    assert axe_faults(page_of_eight, f"{OF_THE_SAME_STYLE}, {sections_after_the_first}") == []
 
 
 def test_axe_finds_nothing_on_a_page_of_several_studies_and_sets(browser_page: "Page") -> None:

@@ -12,7 +12,7 @@ from rayvldd.reports.page.card import draw_card
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.sections import Comparison
 from rayvldd.reports.page.svg import to_svg
-from rayvldd.reports.renderers import as_csv, as_html, as_latex
+from rayvldd.reports.renderers import as_csv, as_html, as_latex, breakable_html
 from rayvldd.reports.table import Table
 from rayvldd.storage.atomic import write_text_whole
 
@@ -64,7 +64,7 @@ def render_page(comparison: Comparison, command: str, reload_s: int | None = Non
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.globals |= {"svg": to_svg, "html": as_html}
+    environment.globals |= {"svg": to_svg, "html": as_html, "breakable": breakable_html}
     script = _own("compare.js")
     page: str = environment.get_template("compare.html.j2").render(
         comparison=comparison,
