@@ -16,14 +16,16 @@ from rayvldd.clusters.slurm_rules import _words_of_run
 SCRIPT = CLUSTERS / "slurm.sbatch"
 
 STAND_INS = {
-    "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$@" >> "$CALLS/scontrol"; fi',
+    "scontrol": 'if [ "$1" = show ]; then echo localhost; echo node2; else echo "$@" >> "$CALLS/scontrol"; fi',
     "srun": 'exec "$@"',
-    "ray": 'echo "$@" >> "$CALLS/ray"; while [ "$1" != -- ]; do shift; done; shift; "$@"',
+    "ray": 'echo "$@" >> "$CALLS/ray"; while [ -e "$CALLS/hold" ]; do sleep 0.05; done\n'
+    'while [ "$1" != -- ]; do shift; done; shift; "$@"',
     "rayvldd": 'echo "$@" >> "$CALLS/rayvldd"; trap "echo TERM >> $CALLS/rayvldd; exit 143" TERM\n'
     'echo $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} > "$CALLS/token"\n'
     'while [ ! -e "$CALLS/finish" ]; do sleep 0.05; done; exit 4',
 }
-"""Commands of a job, by name. The sweep runs until the file ``finish`` exists, and then fails with code 4."""
+"""Commands of a job, by name. Ray starts the sweep when no file ``hold`` exists; that runs until the file ``finish``
+exists, and then fails with code 4."""
 
 
 def changed_script(folder: Path, old: str, new: str) -> Path:
@@ -132,7 +134,7 @@ def job(tmp_path: Path) -> tuple[list[str], dict[str, str], Path]:
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
     script = changed_script(tmp_path, "/shared/YOUR-FOLDER/rayvldd", str(tmp_path / "workspace"))
-    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node1", "SLURM_JOB_NUM_NODES": "1", "CALLS": str(calls)}
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_NUM_NODES": "1", "CALLS": str(calls)}
     environment = {**os.environ, **slurm, "PATH": f"{programs}:{os.environ['PATH']}"}
     return ["bash", str(script), "study.yaml", "--set", "seed=1"], environment, calls
 
@@ -150,7 +152,7 @@ def test_the_sweep_gets_its_options_and_the_job_its_exit_code(job: tuple[list[st
     assert subprocess.run(command, env=environment, cwd=ROOT).returncode == 4
     words = (calls / "rayvldd").read_text().split()
     assert words[:2] == ["sweep", "study.yaml"] and words[-2:] == ["--set", "seed=1"]
-    assert "--address node1:20077 --min-nodes 1" in (calls / "ray").read_text()
+    assert "--address 127.0.0.1:20077 --min-nodes 1" in (calls / "ray").read_text()
     assert (calls / "token").read_text().split() == ["token", "64"]
     assert not (calls / "scontrol").exists(), "a sweep that ended is not queued again"
 
@@ -163,3 +165,23 @@ def test_sigterm_ends_the_sweep_alone_and_queues_the_job_again(job: tuple[list[s
         assert script.wait(60) == 0
     assert (calls / "rayvldd").read_text().splitlines()[-1] == "TERM"
     assert (calls / "scontrol").read_text().split() == ["requeue", "77"]
+
+
+def test_sigterm_before_the_sweep_ends_the_start_of_ray(job: tuple[list[str], dict[str, str], Path]) -> None:
+    command, environment, calls = job
+    (calls / "hold").touch()
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as script:
+        wait_for(calls / "ray")
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(60) == 0
+    assert not (calls / "rayvldd").exists()
+    assert (calls / "scontrol").read_text().split() == ["requeue", "77"]
+
+
+def test_a_first_node_without_an_address_is_named(job: tuple[list[str], dict[str, str], Path]) -> None:
+    command, environment, calls = job
+    scontrol = calls.parent / "bin" / "scontrol"
+    scontrol.write_text(scontrol.read_text().replace("localhost", "no_such_node.invalid"))
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "node no_such_node.invalid has no address" in done.stderr
+    assert not (calls / "ray").exists()
