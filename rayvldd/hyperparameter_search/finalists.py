@@ -3,6 +3,10 @@
 The best trial has the maximum of many recalls, each the maximum over its evaluations, so its recall overestimates its
 settings. Each finalist's point is therefore distilled several times, new students score each set on validation, and
 the point with the best mean is chosen. These sets also give the test an interval over synthetic sets.
+
+A distillation that fails has no recall, and is no recall of 0: mean and interval are those of the sets that were made,
+and the failures are counted beside them. A point must not win because its bad seeds failed and are not in its mean, so
+it is chosen among the finalists with the fewest failures.
 """
 
 import shutil
@@ -28,7 +32,7 @@ from rayvldd.hyperparameter_search.trial import TrialContext, reason_of, release
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, finalist_seed, student_seeds
 from rayvldd.records.study_choice import FinalistScores
-from rayvldd.records.study_outcome import FinalistOutcome, FinalistSet
+from rayvldd.records.study_outcome import FinalistOutcome, FinalistSet, words_of_failed
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.actor_pool import run_work
 from rayvldd.runtime.resources import resources_of_trials, trials_at_a_time
@@ -86,10 +90,9 @@ class Finalist:
         return float(np.mean(self.recalls)) if self.recalls else None
 
     @property
-    def choice_value(self) -> float:
-        """Mean over all sets, with 0 for each failed distillation; finalists are compared by it."""
-        failed = len(self.sets) - len(self.recalls)
-        return float(np.mean([*self.recalls, *[0.0] * failed]))
+    def num_failed(self) -> int:
+        """How many of the distillations failed."""
+        return len(self.sets) - len(self.recalls)
 
     def made(self) -> list[FinalistRun]:
         """The finished sets, best on validation first; ties in order of their numbers."""
@@ -105,7 +108,6 @@ class Finalist:
             config=self.trial.point,
             search_val_mean_recall=best.recall,
             val_mean_recall=self.val_mean_recall,
-            choice_value=self.choice_value,
             val_interval=interval_if_enough(self.recalls),
             sets=[FinalistSet.of(one.name, one.seed, one.scores()) for one in self.sets],
         )
@@ -184,8 +186,12 @@ def rerun_finalists(
 
 
 def winner_of(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The finalist with the highest choice value, the better trial in a tie; None if no finalist has a set."""
-    return max((one for one in finalists if one.made()), key=lambda one: one.choice_value, default=None)
+    """The finalist with the best mean among those with the fewest failed distillations; None if none has a set.
+
+    The mean is over the sets that were made. In a tie it is the better trial.
+    """
+    made = [(one.num_failed, -mean, one) for one in finalists if (mean := one.val_mean_recall) is not None]
+    return min(made, key=lambda row: row[:2])[2] if made else None
 
 
 def log_finalist(finalist: Finalist, tracker: Tracker) -> None:
@@ -203,12 +209,12 @@ def line_of_finalist(finalist: Finalist) -> str:
     best = finalist.trial.best
     assert best is not None
     mean, interval = finalist.val_mean_recall, interval_if_enough(finalist.recalls)
-    failed = len(finalist.sets) - len(finalist.made())
+    failed = words_of_failed(finalist.num_failed, len(finalist.sets))
     again = "no set" if mean is None else f"{mean:5.2f} again"
     around = "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}, "
     return (
         f"{finalist.trial.trial_id}  val mean recall {best.recall:5.2f} in the search, {again} "
-        f"({around}{len(finalist.made())} sets" + (f", {failed} failed)" if failed else ")")
+        f"({around}{len(finalist.made())} sets" + (f", {failed})" if failed else ")")
     )
 
 

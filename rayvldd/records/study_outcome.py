@@ -93,6 +93,11 @@ class FinalistSet(SetOnValidation, _NamedSet):
         return cls.model_validate({"name": name, "seed": seed, **scores.model_dump()})
 
 
+def words_of_failed(failed: int, total: int) -> str:
+    """How many of some distillations failed, beside the mean over the others; empty if none did."""
+    return f"{failed} of {total} failed" if failed else ""
+
+
 class FinalistOutcome(Values):
     """One of the best trials, and the sets that its point made of other seeds; recalls in percent."""
 
@@ -101,8 +106,6 @@ class FinalistOutcome(Values):
     search_val_mean_recall: float
     val_mean_recall: float | None
     """Mean over the sets that finished; None if none did."""
-    choice_value: float
-    """Mean over all sets, with 0 for failed ones, by which finalists are compared."""
     val_interval: Interval | None
     """Of the mean over the finished sets; None for fewer than three."""
     sets: list[FinalistSet]
@@ -111,6 +114,11 @@ class FinalistOutcome(Values):
     def num_failed(self) -> int:
         """How many distillations failed."""
         return sum(one.state == "failed" for one in self.sets)
+
+    @property
+    def words_of_failed(self) -> str:
+        """How many of the distillations failed, if any did: "1 of 3 failed"."""
+        return words_of_failed(self.num_failed, len(self.sets))
 
 
 class SetOnTest(Values):
@@ -231,3 +239,14 @@ class StudyOutcome(Record):
     made: Made | None = None
     learned_from: list[LearnedStudy] | None = None
     """Earlier studies; None if there were none."""
+
+    @property
+    def sets_and_students(self) -> str:
+        """The size of the test in words, with the distillations at the chosen point that failed and are not in it."""
+        words = [self.test.sets_and_students, self.words_of_failed]
+        return ", ".join(word for word in words if word)
+
+    @property
+    def words_of_failed(self) -> str:
+        """How many distillations at the chosen point failed; empty if none did."""
+        return next((row.words_of_failed for row in self.finalists if row.trial_id == self.best.trial_id), "")

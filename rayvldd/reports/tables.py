@@ -239,7 +239,7 @@ def result_table(result: StudyOutcome) -> Table:
     tested = result.test
     full = tested.full_data_mean_recall
     sets: list[tuple[str, float, str]] = [
-        (f"distilled pairs ({tested.sets_and_students})", tested.mean_recall, interval_as_text(tested.interval)),
+        (f"distilled pairs ({result.sets_and_students})", tested.mean_recall, interval_as_text(tested.interval)),
         ("as many random pairs", tested.random_mean_recall, ""),
         ("the full data", full, ""),
     ]
@@ -254,18 +254,19 @@ def result_table(result: StudyOutcome) -> Table:
 
 
 def finalists_table(result: StudyOutcome) -> Table:
-    """Recalls of the finalists in the search, and of their points with new seeds; failed sets are only counted."""
-    finalists = sorted(result.finalists, key=lambda row: row.choice_value, reverse=True)
+    """Recalls of the finalists in the search, and of their points with new seeds, in the order of the choice."""
+    finalists = sorted(result.finalists, key=lambda row: (row.num_failed, -(row.val_mean_recall or 0.0)))
     rows = [_finalist_row(row) for row in finalists]
     columns = [
         *texts("trial"),
         *numbers("mean", number=PERCENT),
-        *numbers("95 % interval", "sets", "failed"),
+        *numbers("95 % interval", "sets"),
+        *texts("failed"),
         *numbers("in the search", number=PERCENT),
     ]
     caption = "Finalists, by mean recall on validation of sets with new seeds (%)"
     if any(row.num_failed for row in finalists):
-        caption += "; failed sets are not in the mean, and count as 0 in the choice"
+        caption += "; failed sets are not in the mean, and the fewest failures are chosen first"
     best = frozenset(place for place, row in enumerate(finalists) if row.trial_id == result.best.trial_id)
     return Table(columns, rows, caption, "finalists", best)
 
@@ -273,7 +274,8 @@ def finalists_table(result: StudyOutcome) -> Table:
 def _finalist_row(row: FinalistOutcome) -> list[Cell]:
     made = len(row.sets) - row.num_failed
     interval = interval_as_text(row.val_interval)
-    return [row.trial_id, row.val_mean_recall, interval, made, row.num_failed, row.search_val_mean_recall]
+    failed = row.words_of_failed or None
+    return [row.trial_id, row.val_mean_recall, interval, made, failed, row.search_val_mean_recall]
 
 
 def front_table(result: StudyOutcome, choose: ChooseSettings | None = None) -> Table | None:
@@ -313,7 +315,7 @@ def trust_of(result: StudyOutcome) -> str:
     times = "once" if looks == 1 else f"{looks} times"
     return (
         f"{tested.mean_recall:.2f} on test, 95 % interval {interval_as_text(tested.interval)} over "
-        f"{tested.interval_over}, {tested.sets_and_students}, protocol {result.protocol}; test evaluated {times}"
+        f"{tested.interval_over}, {result.sets_and_students}, protocol {result.protocol}; test evaluated {times}"
     )
 
 
@@ -337,7 +339,7 @@ def comparison_table(results: Sequence[StudyOutcome]) -> Table:
                 result.best.val_mean_recall,
                 tested.mean_recall,
                 interval_as_text(tested.interval),
-                f"{tested.num_sets} × {tested.num_students}",
+                ", ".join(filter(None, (f"{tested.num_sets} × {tested.num_students}", result.words_of_failed))),
                 tested.random_mean_recall,
                 tested.full_data_mean_recall,
                 f"{100 * tested.share_of_full_data:.0f} %",

@@ -70,10 +70,9 @@ def _study_row(report: StudyReport) -> list[Cell]:
 
 
 def _sets_of(result: StudyOutcome) -> str:
-    """How many sets and students the test has, that there are too few for an interval, and how many sets failed."""
-    failed = sum(row.num_failed for row in result.finalists)
+    """How many sets and students the test has, that there are too few for an interval, and how many more failed."""
     notes = [*([f"interval: {TOO_FEW}"] if result.test.interval is None else [])]
-    notes += [f"{failed} failed"] if failed else []
+    notes += [result.words_of_failed] if result.words_of_failed else []
     return ", ".join([f"{result.test.num_sets} × {result.test.num_students}", *notes])
 
 

@@ -66,6 +66,8 @@ def _facts(report: StudyReport) -> Iterator[tuple[str, str]]:
     others = [f"{count} {state}" for state in ("stopped", "failed") if (count := result.trials.get(state, 0))]
     count = sum(result.trials.values())
     yield "trials", f"{count}" + (f" ({', '.join(others)})" if others else "")
+    if result.words_of_failed:
+        yield "distillations with new seeds", result.words_of_failed
     if "total" in result.seconds:
         yield "time", time_as_text(result.seconds["total"])
     if made := result.made:

@@ -120,12 +120,18 @@ def test_the_mean_over_fresh_sets_chooses(two: list[Finalist]) -> None:
     }
 
 
-def test_a_set_that_diverged_counts_as_nothing(two: list[Finalist], study: Study) -> None:
+def test_a_set_that_diverged_is_in_no_mean_and_does_not_win_by_it(two: list[Finalist], study: Study) -> None:
     fragile, steady = two
     write_scores(fragile, [9.0, None, 9.0])
+    write_scores(steady, [8.0, None, 8.0])
+    assert winner_of(two) is fragile, "with as many failures the means decide, 9 to 8"
+    write_scores(fragile, [9.0, 9.0, None])
+    write_scores(steady, [1.0, 1.0, 1.0])
+    assert winner_of(two) is steady, "a point whose bad seeds failed has a mean of the good ones"
+    write_scores(fragile, [9.0, None, 9.0])
     write_scores(steady, [7.0, 7.0, 7.0])
-    assert fragile.choice_value == pytest.approx(6.0) and winner_of(two) is steady
-    assert len(fragile.made()) == 2 and line_of_finalist(fragile).endswith("9.00 again (2 sets, 1 failed)")
+    assert winner_of(two) is steady
+    assert len(fragile.made()) == 2 and line_of_finalist(fragile).endswith("9.00 again (2 sets, 1 of 3 failed)")
     values = fragile.outcome()
     assert values.val_mean_recall == 9.0 and values.num_failed == 1, "the failed set is counted apart"
     assert values.val_interval is None, "two sets are too few for an interval"
@@ -187,7 +193,7 @@ def test_the_end_of_a_sweep_states_the_basis_of_its_result(two: list[Finalist]) 
     assert isinstance(console.file, StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines() if line.startswith("trial_")]
     assert [row[:3] for row in rows] == [["trial_002", "*", "7.00"], ["trial_001", "4.50", "too"]]
-    assert rows[1][-3:] == ["2", "1", "9.00"], "sets, failed, in the search"
+    assert rows[1][-6:] == ["2", "1", "of", "3", "failed", "9.00"], "sets, failed, in the search"
 
 
 # --- one more distillation ----------------------------------------------------------------------------------------

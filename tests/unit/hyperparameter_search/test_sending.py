@@ -91,7 +91,6 @@ def test_finalists_and_the_course_of_the_best_recall_are_sent_too(folder: StudyF
     assert result is not None
     row = {"trial_id": "trial_001", "config": {}, "search_val_mean_recall": 7.0, "val_mean_recall": 6.5}
     row |= {
-        "choice_value": 6.5,
         "val_interval": None,
         "sets": [{"name": "trial_001_again_0", "seed": 1, **scores.model_dump()}],
     }

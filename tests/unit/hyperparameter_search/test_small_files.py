@@ -71,7 +71,7 @@ READERS: dict[str, list[Callable[[StudyFolder, Study], object]]] = {
     "seconds.json": [lambda folder, study: folder.seconds()],
     "unsent.json": [lambda folder, study: folder.unsent("none")],
     "finalists/trial_000_again_0/scores.json": [
-        lambda folder, study: the_finalist(folder).choice_value,
+        lambda folder, study: the_finalist(folder).num_failed,
         lambda folder, study: the_finalist(folder).made(),
     ],
 }
@@ -139,7 +139,6 @@ def test_the_recall_of_a_choice_is_that_of_its_finalist(folder: StudyFolder) -> 
         config={},
         search_val_mean_recall=7.0,
         val_mean_recall=6.5,
-        choice_value=6.5,
         val_interval=None,
         sets=[],
     )

@@ -14,7 +14,6 @@ FINALIST = {
     "config": {"distillation.lr_image": 3.0},
     "search_val_mean_recall": 21.0,
     "val_mean_recall": 20.0,
-    "choice_value": 10.0,
     "val_interval": None,
     "sets": [
         {"name": "again_0", "seed": 5, "state": "finished", "val_mean_recall": 20.0, "students": [19.0, 21.0]},
@@ -56,6 +55,13 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [type(value) for value in outcome.best.config.values()] == [int, str, bool]
     assert "seeds" not in written and "image_to_text_r1" not in written["test"], "nothing that was never measured"
     assert outcome.finalists[0].num_failed == 1
+    assert outcome.sets_and_students == "1 set × 2 students, 1 of 2 failed"
+
+
+def test_failed_distillations_of_other_points_are_not_those_of_the_test() -> None:
+    other = {**FINALIST, "trial_id": "trial_002"}
+    outcome = StudyOutcome.model_validate({**VALUES, "finalists": [other]}, strict=False)
+    assert outcome.words_of_failed == "" and outcome.sets_and_students == "1 set × 2 students"
 
 
 def test_only_numbers_that_were_measured_are_for_trackers() -> None:

@@ -12,7 +12,7 @@ from rayvldd.reports.page.data_tables import front_of, studies_table
 from rayvldd.reports.page.overview import overview_of, settings_that_differ
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.table import Estimate
-from rayvldd.reports.tables import front_table
+from rayvldd.reports.tables import front_table, trust_of
 
 LR = "distillation.lr_image"
 
@@ -72,12 +72,22 @@ def test_failed_sets_of_finalists_are_counted_apart() -> None:
             "config": {},
             "search_val_mean_recall": 50.0,
             "val_mean_recall": 50.0,
-            "choice_value": 25.0,
             "val_interval": None,
             "sets": sets,
         }
     )
-    assert studies_table([report(finalists=[finalist])]).column("sets × students") == ["1 × 5, 1 failed"]
+    assert studies_table([report(finalists=[finalist])]).column("sets × students") == ["1 × 5, 1 of 2 failed"]
+    overview = overview_of([report(finalists=[finalist])])
+    assert overview is not None and dict(overview.facts)["distillations with new seeds"] == "1 of 2 failed"
+    assert "5 students, 1 of 2 failed, protocol" in trust_of(outcome_with(finalist))
+    other = finalist.model_copy(update={"trial_id": "trial_009"})
+    assert studies_table([report(finalists=[other])]).column("sets × students") == ["1 × 5"], "of another point"
+
+
+def outcome_with(finalist: FinalistOutcome) -> StudyOutcome:
+    found = report(finalists=[finalist]).result
+    assert found is not None
+    return found
 
 
 def test_only_settings_that_differ_are_listed() -> None:
