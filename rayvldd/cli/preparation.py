@@ -118,9 +118,10 @@ def checked_study(
 
 
 def _check_resources(study: Study, file: str, next_command: str) -> None:
-    from rayvldd.runtime.machine import faults_of_resources
+    from rayvldd.runtime.machine import faults_of_graphs, faults_of_resources
 
-    faults = [_in_file(fault, file) for fault in faults_of_resources(study.resources)]
+    found = [*faults_of_resources(study.resources), *faults_of_graphs(study)]
+    faults = [_in_file(fault, file) for fault in found]
     if faults:
         raise ConfigError(faults, next_command=f"correct them, then: {next_command}")
 

@@ -1,5 +1,6 @@
 """Settings of distillation: those that all methods share, and one section for each method."""
 
+import json
 from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
@@ -29,8 +30,9 @@ class EngineSettings(Settings):
     micro_batch: int | None = setting(None, ge=1, unit="images")
     """Images per pass through the image side, which bounds memory independently of the number of pairs; exact, takes
     about a third more time. Default: all pairs of a step at once."""
-    compile: bool = False
-    """Compile the student's step with torch.compile: takes 10 to 60 seconds once per process. Requires dropout 0."""
+    compile: Literal[False, True, "cuda_graphs"] = False
+    """Compile the student's step with torch.compile: takes 10 to 60 seconds once per process. Requires dropout 0.
+    ``cuda_graphs``: also replay the compiled step as a CUDA graph, on a GPU; not tested on one."""
     autocast: bool = False
     """Use bfloat16 where torch's autocast allows it, on a GPU; the gradient then has errors of a few percent."""
     tf32: bool = False
@@ -40,7 +42,8 @@ class EngineSettings(Settings):
     @model_validator(mode="after")
     def _compiled_as_a_whole(self) -> Self:
         if self.compile and self.micro_batch is not None:
-            raise ValueError(f"compile: true requires whole steps: leave micro_batch out, got {self.micro_batch}")
+            stated = json.dumps(self.compile).strip('"')
+            raise ValueError(f"compile: {stated} requires whole steps: leave micro_batch out, got {self.micro_batch}")
         return self
 
 

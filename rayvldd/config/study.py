@@ -208,7 +208,7 @@ class Study(Settings):
     def _settings_fit_each_other(self) -> Self:
         if self.search.space:  # its points are checked
             return self
-        faults = self.distillation.declaration.faults(self) + _faults_of_idle_gpus(self)
+        faults = self.distillation.declaration.faults(self) + _faults_of_idle_gpus(self) + _faults_of_graphs(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -452,4 +452,14 @@ def _faults_of_idle_gpus(study: Study) -> list[str]:
     return [
         f"resources.gpus_per_trial {gpus:g} divides the images of a student step between GPUs, but {reason}: set "
         f"resources.gpus_per_trial to 1"
+    ]
+
+
+def _faults_of_graphs(study: Study) -> list[str]:
+    """Refuse CUDA graphs for a trial that states no GPU; a machine without one is found by its own check."""
+    if study.distillation.engine.compile != "cuda_graphs" or study.resources.gpus_per_trial != 0:
+        return []
+    return [
+        "distillation.engine.compile cuda_graphs needs a GPU, got resources.gpus_per_trial 0: set "
+        "distillation.engine.compile to true, or leave resources.gpus_per_trial out"
     ]

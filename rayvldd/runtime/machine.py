@@ -5,6 +5,7 @@ import os
 import torch
 
 from rayvldd.config.settings import ResourceSettings, actors_on_gpus
+from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 
 
@@ -29,6 +30,15 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
         fault = f"requests {amount:g} {name!r}, which nodes of a cluster declare"
         faults.append(Fault("resources.custom_per_expert", fault, f"nothing on this machine alone; {elsewhere}"))
     return faults
+
+
+def faults_of_graphs(study: Study) -> list[Fault]:
+    """Return a fault if a study asks for CUDA graphs and its trials get no GPU of this machine."""
+    gpus = study.resources.gpus_of("trial", torch.cuda.device_count(), study.search.max_concurrent)
+    if gpus or study.distillation.engine.compile != "cuda_graphs":
+        return []
+    allowed = "a GPU, or true: --set distillation.engine.compile=true; a cluster may have one: sweep --address"
+    return [Fault("distillation.engine.compile", "cuda_graphs, and trials on this machine have no GPU", allowed)]
 
 
 def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:

@@ -21,12 +21,16 @@ from torch import Tensor
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.distillation.unroll.batches import Batch
 from rayvldd.distillation.unroll.convolution import TwiceDifferentiableConvolutions
+from rayvldd.errors import ConfigError, Fault
 from rayvldd.models.copies import to_device
 from rayvldd.models.pair_losses import PAIR_LOSSES
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.randomness import seeded
 from rayvldd.training.gradients import vector_jacobian_products
+
+_Results = tuple[Tensor | tuple[Tensor, ...], ...]
+"""Results of a compiled function."""
 
 
 class StepSizes(NamedTuple):
@@ -83,10 +87,17 @@ def build_student_step(
         model: The two-tower model.
         settings: Distillation settings.
         further_devices: Devices that share the images of a step with that of the model.
+
+    Raises:
+        ConfigError: if CUDA graphs are requested and the model is not on a GPU.
     """
     engine = settings.engine
     if engine.compile:
-        return CompiledStep(model, settings.student_loss, engine.autocast)
+        graphs, device = engine.compile == "cuda_graphs", model.mean.device.type
+        if graphs and device != "cuda":
+            fault = Fault("distillation.engine.compile", f"cuda_graphs, and the trial runs on {device}", "a GPU")
+            raise ConfigError([fault], next_command="the same command with --set distillation.engine.compile=true")
+        return CompiledStep(model, settings.student_loss, engine.autocast, graphs)
     if engine.micro_batch is not None or further_devices:
         return MicroBatchedStep(model, settings.student_loss, engine.autocast, engine.micro_batch, further_devices)
     return WholeStep(model, settings.student_loss, engine.autocast)
@@ -271,15 +282,21 @@ class CompiledStep:
     """A step in one piece through torch.compile, written with torch.func, which torch.compile supports.
 
     The compiled functions are stored with the model, so that all trials of a process with this model share them.
+
+    As CUDA graphs (torch.compile's mode ``reduce-overhead``) the same functions are recorded and replayed. Both
+    derivatives are computed inside the compiled functions, which nothing differentiates in turn: torch.compile has no
+    second derivative through a compiled function, and none is asked for.
     """
 
     keeps_graphs = False
 
-    def __init__(self, model: RetrievalModel, pair_loss: str, autocast: bool) -> None:
-        compiled = vars(model).setdefault("compiled_steps", {})
-        if (pair_loss, autocast) not in compiled:
-            compiled[pair_loss, autocast] = tuple(map(torch.compile, _functional_step(model, pair_loss, autocast)))
-        self._gradient, self._back = compiled[pair_loss, autocast]
+    def __init__(self, model: RetrievalModel, pair_loss: str, autocast: bool, cuda_graphs: bool = False) -> None:
+        """Compile both functions, which happens at their first call."""
+        compiled, key = vars(model).setdefault("compiled_steps", {}), (pair_loss, autocast, cuda_graphs)
+        if key not in compiled:
+            functions = _functional_step(model, pair_loss, autocast)
+            compiled[key] = tuple(map(_replayed if cuda_graphs else torch.compile, functions))
+        self._gradient, self._back = compiled[key]
 
     def gradient(self, start: Parameters, batch: Batch, seed: int) -> Parameters:
         """Return g at ``start``; ``seed`` is not used, as there is no dropout."""
@@ -296,6 +313,28 @@ class CompiledStep:
         by_parameters = Parameters(by_image, by_text) if through_parameters else None
         by = Batch(by_batch[0], by_batch[1], by_batch[2] if len(by_batch) == 3 else None)
         return StepVJP(StepSizes(*products), by, by_parameters)
+
+
+def _replayed(function: Callable[..., _Results]) -> Callable[..., _Results]:
+    """Compile a function whose calls are replayed as a CUDA graph; its results are copies, which no replay overwrites.
+
+    A student's steps keep their results until the backward sweep. The replay has memory of its own, which it overwrites
+    at the next call, and it is only begun anew once the caller says that a new step begins.
+    """
+    compiled = torch.compile(function, mode="reduce-overhead")
+
+    def call(*tensors: Tensor | None) -> _Results:
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.no_grad():  # else torch.compile waits for a backward pass through the graph, which never comes
+            return _copied(compiled(*tensors))
+
+    return call
+
+
+def _copied(results: _Results) -> _Results:
+    return tuple(
+        part.clone() if isinstance(part, Tensor) else tuple(inner.clone() for inner in part) for part in results
+    )
 
 
 def _functional_step(

@@ -512,6 +512,18 @@ def test_corners_of_a_large_space_are_few() -> None:
             {"distillation__engine": {"compile": True, "micro_batch": 4}},
             "compile: true requires whole steps: leave micro_batch out, got 4",
         ),
+        (
+            {"distillation__engine": {"compile": "cuda_graphs", "micro_batch": 4}},
+            "compile: cuda_graphs requires whole steps: leave micro_batch out, got 4",
+        ),
+        (
+            {"distillation__engine__compile": "cuda_graphs", "resources__gpus_per_trial": 0},
+            "distillation.engine.compile cuda_graphs needs a GPU, got resources.gpus_per_trial 0: set",
+        ),
+        (
+            {"distillation__engine__compile": "graphs"},
+            "distillation.engine.compile: unknown 'graphs' (did you mean 'cuda_graphs'?); allowed: False, True or",
+        ),
         ({"distillation__similarity": "full"}, "similarity 'full' needs a student_loss that reads it"),
     ],
 )

@@ -1,5 +1,6 @@
 """The gradient of the inner loop compared with the full unroll and with finite differences, and its memory."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.checkpoints import StudentState, build_checkpoints
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
+from rayvldd.distillation.unroll.student_step import CompiledStep, build_student_step
+from rayvldd.errors import ConfigError
 from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
@@ -211,6 +214,48 @@ def test_gradient_is_the_same_compiled(name: str, loss: str) -> None:
     common = distillation_settings(**options)
     InnerLoop(model, common, common.of(TrajectoryMatchingSettings))  # another trial of the process
     assert vars(model)["compiled_steps"] == compiled
+
+
+def test_gradient_is_the_same_as_replayed_graphs_whose_memory_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a CPU in place of a GPU: torch.compile is asked for graphs, and every call overwrites the results before."""
+    model = small_model(**MODELS["lora on attention"])
+    modes, begun, results = list[str](), list[int](), list[tuple[Tensor, ...]]()
+
+    def compile_into_the_same_memory(function: Callable[..., Any], *, mode: str) -> Callable[..., Any]:
+        modes.append(mode)
+
+        def call(*tensors: Tensor | None) -> Any:
+            assert not torch.is_grad_enabled() and len(begun) == len(results) + 1, "a step is announced"
+            for earlier in results[-1:]:
+                for value in earlier:
+                    value.fill_(torch.nan)
+            found = function(*tensors)
+            flat = found if isinstance(found[0], Tensor) else (*found[0], *found[1])
+            results.append(flat)
+            return found
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_into_the_same_memory)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    step = CompiledStep(model, "info_nce", autocast=False, cuda_graphs=True)
+    monkeypatch.setattr("rayvldd.distillation.unroll.inner_loop.build_student_step", lambda *_: step)
+    segment, inputs, walk = random_segment(model, seed=1), random_inputs(model, seed=2), random_batches(seed=3, steps=3)
+    found = matching_gradient(model, segment, inputs, walk)[1]
+    monkeypatch.undo()
+    expected = matching_gradient(model, segment, inputs, walk)[1]
+    assert modes == ["reduce-overhead"] * 2 and len(results) == 6, "a forward and a backward pass of each step"
+    for left, right in zip(present(found), present(expected), strict=True):
+        assert_close(left, right, 1e-12)
+
+
+def test_graphs_are_refused_without_a_gpu() -> None:
+    common = distillation_settings(engine={"compile": "cuda_graphs"})
+    with pytest.raises(ConfigError, match="cuda_graphs, and the trial runs on cpu; allowed: a GPU") as refused:
+        build_student_step(small_model(**MODELS["heads_only"]), common)
+    assert refused.value.next_command.endswith("--set distillation.engine.compile=true")
 
 
 def test_all_kept_or_none_gives_the_same_bits() -> None:

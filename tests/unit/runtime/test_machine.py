@@ -16,7 +16,7 @@ from rayvldd.experts.recipe import ExpertRecipe, expert_training
 from rayvldd.runtime import actor_pool, cluster
 from rayvldd.runtime import expert_training as expert_fleet
 from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
-from rayvldd.runtime.machine import describe_machine, faults_of_resources
+from rayvldd.runtime.machine import describe_machine, faults_of_graphs, faults_of_resources
 from rayvldd.runtime.resources import trials_at_a_time
 
 
@@ -46,6 +46,20 @@ def test_resources_of_the_machine_pass_and_more_do_not(
     assert fault.where == f"resources.{what}_per_{who}" and f"requests {lacks:g}" in fault.problem
     here = 4 if what == "cpus" else gpus
     assert f"at most the {here} of this machine" in fault.allowed and "--address" in fault.allowed
+
+
+@pytest.mark.parametrize(("gpus", "stated", "faults"), [(0, None, 1), (1, None, 0), (0, 0.5, 0), (1, 1, 0)])
+def test_cuda_graphs_need_a_gpu_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tiny_study: Study, gpus: int, stated: float | None, faults: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert faults_of_graphs(tiny_study) == []
+    study = tiny_study.at({"distillation.engine.compile": "cuda_graphs", "resources.gpus_per_trial": stated})
+    found = faults_of_graphs(study)
+    assert len(found) == faults, "a stated GPU that is not there is a fault of the resources"
+    if found:
+        assert found[0].where == "distillation.engine.compile"
+        assert "--set distillation.engine.compile=true" in found[0].allowed and "--address" in found[0].allowed
 
 
 def test_an_expert_leaves_no_gpu_idle() -> None:
