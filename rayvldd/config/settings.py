@@ -496,6 +496,10 @@ class ResourceSettings(Settings):
     device_cache_gb: float | None = setting(None, ge=0, unit="GB")
     """GPU memory of an actor or trial for real data, in GB: images or their features, and caption embeddings. What fits
     stays on the GPU; of the rest, batches are copied. Default: a quarter of the free memory."""
+    cuda_graphs: bool = False
+    """Replay the training steps of experts and of students of pairs as CUDA graphs, on a GPU and without
+    ``model.dropout``: one launch a step in place of hundreds. A step that cannot be recorded runs without, with a
+    warning. Not tested on a GPU. For the steps inside an outer step: ``distillation.engine.compile``."""
     checkpoint_minutes: float = setting(10.0, gt=0, unit="minutes")
     """Time after which a trial saves its state between slow evaluations; it also saves it at every evaluation. A trial
     on a machine that goes away loses no more."""

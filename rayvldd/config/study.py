@@ -456,10 +456,21 @@ def _faults_of_idle_gpus(study: Study) -> list[str]:
 
 
 def _faults_of_graphs(study: Study) -> list[str]:
-    """Refuse CUDA graphs for a trial that states no GPU; a machine without one is found by its own check."""
-    if study.distillation.engine.compile != "cuda_graphs" or study.resources.gpus_per_trial != 0:
-        return []
-    return [
-        "distillation.engine.compile cuda_graphs needs a GPU, got resources.gpus_per_trial 0: set "
-        "distillation.engine.compile to true, or leave resources.gpus_per_trial out"
-    ]
+    """Refuse CUDA graphs where no GPU is used, or with dropout; a machine without a GPU is found by its own check."""
+    resources, faults = study.resources, []
+    if study.distillation.engine.compile == "cuda_graphs" and resources.gpus_per_trial == 0:
+        faults.append(
+            "distillation.engine.compile cuda_graphs needs a GPU, got resources.gpus_per_trial 0: set "
+            "distillation.engine.compile to true, or leave resources.gpus_per_trial out"
+        )
+    if resources.cuda_graphs and resources.gpus_per_trial == 0 == resources.gpus_per_expert:
+        faults.append(
+            "resources.cuda_graphs needs a GPU, got resources.gpus_per_trial 0 and resources.gpus_per_expert 0: set "
+            "resources.cuda_graphs to false, or leave one of the two out"
+        )
+    if resources.cuda_graphs and study.model.dropout:
+        faults.append(
+            f"resources.cuda_graphs needs model.dropout 0, got {study.model.dropout}: a replayed step would draw other "
+            f"masks: set resources.cuda_graphs to false"
+        )
+    return faults

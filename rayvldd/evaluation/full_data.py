@@ -72,5 +72,5 @@ def train_on_all(
         real.num_batches * recipe.epochs,
     )
     with seeded(int(generator.integers(SEED_END))):  # dropout's stream
-        trained, _ = train_on_batches(task.model, initial, batches(), settings)
+        trained, _ = train_on_batches(task.model, initial, batches(), settings, cuda_graphs=task.has_step_graphs)
     return trained

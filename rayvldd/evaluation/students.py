@@ -160,7 +160,8 @@ def _train_stacked_on(
                     part = None if similarity is None else similarity[chosen[:, :, None], chosen[:, None]]
                     yield StackedBatch(frozen_output[chosen], texts[chosen], part)
 
-    trained, _ = train_stacked(task.model, students, batches(), _rates(pairs, settings), pairs.pair_loss)
+    rates, graphs = _rates(pairs, settings), task.has_step_graphs
+    trained, _ = train_stacked(task.model, students, batches(), rates, pairs.pair_loss, graphs)
     return trained
 
 
@@ -216,7 +217,8 @@ def _train_on(
                     part = None if similarity is None else similarity[chosen][:, chosen]
                     yield TrainingBatch(frozen_output[chosen], texts[chosen], part)
 
-    trained, _ = train_on_batches(task.model, student, batches(), _rates(pairs, settings), pairs.pair_loss)
+    rates, graphs = _rates(pairs, settings), task.has_step_graphs
+    trained, _ = train_on_batches(task.model, student, batches(), rates, pairs.pair_loss, graphs)
     return trained
 
 

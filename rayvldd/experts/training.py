@@ -175,7 +175,8 @@ def _train_epoch(
     """One pass over the real pairs; returns new parameters and the mean loss."""
     with seeded(int(generator.integers(SEED_END))):  # dropout's stream
         batches = _real_epoch(task, settings).batches(generator)
-        trained, losses = train_on_batches(task.model, parameters, batches, _rates(settings))
+        graphs = task.has_step_graphs
+        trained, losses = train_on_batches(task.model, parameters, batches, _rates(settings), cuda_graphs=graphs)
     return trained, float(torch.stack(losses).mean())
 
 
@@ -196,7 +197,8 @@ def _train_epoch_together(
         )
         for of_experts in zip(*map(real.batches, generators), strict=True)
     )
-    trained, losses = train_stacked(task.model, starts, batches, _rates(settings))
+    graphs = task.has_step_graphs
+    trained, losses = train_stacked(task.model, starts, batches, _rates(settings), cuda_graphs=graphs)
     return list(zip(trained, torch.stack(losses).mean(0).tolist(), strict=True))
 
 

@@ -25,6 +25,7 @@ from rayvldd.data.array_cache import ArrayCache, ArrayDescription, fingerprint
 from rayvldd.data.dataset import Dataset, Split, load_dataset
 from rayvldd.errors import DataError, Fault, ModelError
 from rayvldd.models.device_arrays import DeviceArrays
+from rayvldd.models.device_options import DEFAULT_OPTIONS, DeviceOptions
 from rayvldd.models.gpus import compute_in_float32
 from rayvldd.models.image_encoder import faults_of_image_encoder
 from rayvldd.models.pair_filter import (
@@ -101,11 +102,18 @@ class RetrievalTask:
     """Memory for real data that stays on a GPU; None: a quarter of the free memory."""
     cache: ArrayCache | None = None
     """Cache of the features of other encoders; without one they are computed for each task."""
+    options: DeviceOptions = DEFAULT_OPTIONS
+    """How the device is used."""
 
     @property
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
         return int(self.train.split.pixels.shape[-1])
+
+    @property
+    def has_step_graphs(self) -> bool:
+        """Whether training steps are replayed as CUDA graphs."""
+        return self.options.cuda_graphs and self.device.type == "cuda" and not self.model.settings.dropout
 
     def frozen_outputs(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image ..."]:
         """Inputs of the trained image part for the images ``index``, on the device."""
@@ -235,6 +243,7 @@ def load_task(
     device: str = "auto",
     further_devices: Sequence[str] = (),
     device_cache_gb: float | None = None,
+    options: DeviceOptions = DEFAULT_OPTIONS,
     on_progress: OnProgress | None = None,
 ) -> RetrievalTask:
     """Load data and models, and compute missing arrays of the cache.
@@ -246,6 +255,7 @@ def load_task(
         device: ``cpu``, ``cuda``, …, or ``auto``: the GPU if this process has one.
         further_devices: Devices that share the images of a student's step with it.
         device_cache_gb: Memory for real data that stays on a GPU; None: a quarter of the free memory.
+        options: How the device is used.
         on_progress: Called during long activities.
 
     Raises:
@@ -270,7 +280,7 @@ def load_task(
     if share:
         train, fingerprints["data"] = without_poor_pairs(train, share, fingerprints, cache)
     further = tuple(map(torch.device, further_devices))
-    return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb, cache)
+    return RetrievalTask(towers, train, val, test, fingerprints, chosen, further, device_cache_gb, cache, options)
 
 
 def _inputs(

@@ -20,6 +20,7 @@ from rayvldd.config.settings import actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.gpus import further_gpus, limit_gpu_memory
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.runtime.cluster import refuse_dead_ray
@@ -310,6 +311,7 @@ class _Worker:
                 device=device,
                 further_devices=further_gpus(self._num_gpus),
                 device_cache_gb=study.resources.device_cache_gb,
+                options=DeviceOptions.of(study.resources),
             )
         return item.do(self._task, self._note)
 

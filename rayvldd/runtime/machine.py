@@ -33,12 +33,21 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
 
 
 def faults_of_graphs(study: Study) -> list[Fault]:
-    """Return a fault if a study asks for CUDA graphs and its trials get no GPU of this machine."""
-    gpus = study.resources.gpus_of("trial", torch.cuda.device_count(), study.search.max_concurrent)
-    if gpus or study.distillation.engine.compile != "cuda_graphs":
-        return []
-    allowed = "a GPU, or true: --set distillation.engine.compile=true; a cluster may have one: sweep --address"
-    return [Fault("distillation.engine.compile", "cuda_graphs, and trials on this machine have no GPU", allowed)]
+    """Return the CUDA graphs that a study asks for, and for which it has no GPU of this machine."""
+    of_trial, of_expert = (
+        study.resources.gpus_of(who, torch.cuda.device_count(), study.search.max_concurrent)
+        for who in ("trial", "expert")
+    )
+    elsewhere = "a cluster may have one: sweep --address"
+    faults = []
+    if study.distillation.engine.compile == "cuda_graphs" and not of_trial:
+        allowed = f"a GPU, or true: --set distillation.engine.compile=true; {elsewhere}"
+        fault = "cuda_graphs, and trials on this machine have no GPU"
+        faults.append(Fault("distillation.engine.compile", fault, allowed))
+    if study.resources.cuda_graphs and not (of_trial or of_expert):
+        allowed = f"a GPU, or false: --set resources.cuda_graphs=false; {elsewhere}"
+        faults.append(Fault("resources.cuda_graphs", "true, and this machine has no GPU for them", allowed))
+    return faults
 
 
 def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:

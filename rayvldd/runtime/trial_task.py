@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.gpus import further_gpus
 from rayvldd.models.retrieval_task import OnProgress, RetrievalTask, load_task
 
@@ -28,5 +29,6 @@ def load_trial_task(point: Study, cache_folder: Path, on_progress: OnProgress | 
         device=resources.device_of_trials,
         further_devices=further_gpus(resources.gpus_per_trial or 0.0),
         device_cache_gb=resources.device_cache_gb,
+        options=DeviceOptions.of(resources),
         on_progress=on_progress,
     )

@@ -35,6 +35,7 @@ def train_stacked(
     batches: Iterable[StackedBatch],
     settings: SgdSettings,
     pair_loss: str = "info_nce",
+    cuda_graphs: bool = False,
 ) -> tuple[list[Parameters], list[Float[Tensor, " model"]]]:
     """Take one SGD step of every model on each batch.
 
@@ -44,6 +45,7 @@ def train_stacked(
         batches: Consumed one by one.
         settings: Learning rates of both sides with their decay, momentum and weight decay.
         pair_loss: A name of ``PAIR_LOSSES``.
+        cuda_graphs: Whether steps are replayed as CUDA graphs; the model is then on a GPU.
 
     Returns:
         New parameters of each model on its device, and the losses of every step, on the device.
@@ -52,19 +54,20 @@ def train_stacked(
     image, text = (
         torch.stack([side.to(device) for side in sides]).requires_grad_() for sides in zip(*parameters, strict=True)
     )
-    sgd = TwoSidedSgd(image, text, settings)
 
     def loss_of_one(image: Tensor, text: Tensor, images: Tensor, texts: Tensor, similarity: Tensor | None) -> Tensor:
         return model.loss(Parameters(image, text), images, texts, similarity=similarity, pair_loss=pair_loss)
 
+    def of_each(images: Tensor, texts: Tensor, similarity: Tensor | None) -> Tensor:
+        axes = (0, 0, 0, 0, None if similarity is None else 0)
+        return vmap(loss_of_one, in_dims=axes)(image, text, images, texts, similarity)
+
+    sgd = TwoSidedSgd(image, text, settings, of_each, cuda_graphs)
     losses: list[Tensor] = []
     model.train()
     try:
         for step, batch in enumerate(batches):
-            axes = (0, 0, 0, 0, None if batch.similarity is None else 0)
-            of_each = vmap(loss_of_one, in_dims=axes)(image, text, *batch)
-            sgd.step(step, of_each.sum())  # the losses share no parameter: each row gets the gradient of its own
-            losses.append(of_each.detach())
+            losses.append(sgd.step(step, batch))
     finally:
         model.train(False)
     rows = zip(image.detach().unbind(), text.detach().unbind(), strict=True)

@@ -524,6 +524,14 @@ def test_corners_of_a_large_space_are_few() -> None:
             {"distillation__engine__compile": "graphs"},
             "distillation.engine.compile: unknown 'graphs' (did you mean 'cuda_graphs'?); allowed: False, True or",
         ),
+        (
+            {"resources": {"cuda_graphs": True, "gpus_per_trial": 0, "gpus_per_expert": 0}},
+            "resources.cuda_graphs needs a GPU, got resources.gpus_per_trial 0 and resources.gpus_per_expert 0: set",
+        ),
+        (
+            {"resources__cuda_graphs": True, "model__dropout": 0.1},
+            "resources.cuda_graphs needs model.dropout 0, got 0.1",
+        ),
         ({"distillation__similarity": "full"}, "similarity 'full' needs a student_loss that reads it"),
     ],
 )

@@ -23,8 +23,10 @@ def test_the_number_of_steps_is_that_of_the_batches(
     pairs = choose_coreset(task, "random", 5, seed=1).pairs(task, 0.1)
     train, seen = train_on_batches, list[tuple[int, int | None]]()
 
-    def counted(model: object, initial: Parameters, batches: object, rates: SgdSettings, loss: str) -> object:
-        found = train(model, initial, batches, rates, loss)  # type: ignore[arg-type]
+    def counted(
+        model: object, initial: Parameters, batches: object, rates: SgdSettings, loss: str, graphs: bool
+    ) -> object:
+        found = train(model, initial, batches, rates, loss, graphs)  # type: ignore[arg-type]
         seen.append((len(found[1]), rates.num_steps))
         return found
 

@@ -15,6 +15,7 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import open_store
 from rayvldd.library.distilling import _held_folder, _prepare
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.workspace import Workspace
 
 MODEL = {**TINY_STUDY["model"], "protocol": "full_image_encoder"}
@@ -27,7 +28,10 @@ class _StopError(Exception):
 
 @pytest.mark.parametrize(
     ("resources", "device", "further"),
-    [({"gpus_per_trial": 0}, "cpu", ()), ({"gpus_per_trial": 2, "device_cache_gb": 1.5}, "cuda", ("cuda:1",))],
+    [
+        ({"gpus_per_trial": 0}, "cpu", ()),
+        ({"gpus_per_trial": 2, "device_cache_gb": 1.5, "cuda_graphs": True}, "cuda", ("cuda:1",)),
+    ],
 )
 def test_the_task_is_loaded_as_that_of_a_trial(
     resources: dict[str, float], device: str, further: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -45,6 +49,7 @@ def test_the_task_is_loaded_as_that_of_a_trial(
         _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)))
     assert (loaded["device"], loaded["further_devices"]) == (device, further)
     assert loaded["device_cache_gb"] == resources.get("device_cache_gb")
+    assert loaded["options"] == DeviceOptions(cuda_graphs="cuda_graphs" in resources)
 
 
 def test_a_second_distillation_into_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ def test_cuda_graphs_need_a_gpu_of_the_machine(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert faults_of_graphs(tiny_study) == []
     study = tiny_study.at({"distillation.engine.compile": "cuda_graphs", "resources.gpus_per_trial": stated})
+    training = tiny_study.at({"resources.cuda_graphs": True, "resources.gpus_per_trial": stated})
+    assert [fault.where for fault in faults_of_graphs(training)] == ["resources.cuda_graphs"] * faults
     found = faults_of_graphs(study)
     assert len(found) == faults, "a stated GPU that is not there is a fault of the resources"
     if found:

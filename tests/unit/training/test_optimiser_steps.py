@@ -54,7 +54,7 @@ from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
 from rayvldd.training.gradients import vector_jacobian_products
 from rayvldd.training.sgd import SgdSettings, TwoSidedSgd
 image, text = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
-TwoSidedSgd(image, text, SgdSettings(0.1, 0.1, momentum=0.9)).step(0, image.sum() * text.sum())
+TwoSidedSgd(image, text, SgdSettings(0.1, 0.1, momentum=0.9), lambda: image.sum() * text.sum()).step(0, ())
 for make in OUTER_OPTIMISERS.values():
     make(0.5).step({"images": torch.ones(3)}, {"images": torch.ones(3)}, {"images": 1.0})
 vector_jacobian_products([image * 2], [image], [torch.ones(3)])
