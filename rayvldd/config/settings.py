@@ -500,6 +500,10 @@ class ResourceSettings(Settings):
     """Replay the training steps of experts and of students of pairs as CUDA graphs, on a GPU and without
     ``model.dropout``: one launch a step in place of hundreds. A step that cannot be recorded runs without, with a
     warning. Not tested on a GPU. For the steps inside an outer step: ``distillation.engine.compile``."""
+    channels_last: bool = False
+    """Keep the images of a trained image encoder with the channels last in memory (NHWC). Convolutions in bfloat16 and
+    TF32 are faster so on recent GPUs, in float32 they may be slower. The numbers differ in the last digits. A frozen
+    encoder has its weights in this order in any case. Not tested on a GPU."""
     checkpoint_minutes: float = setting(10.0, gt=0, unit="minutes")
     """Time after which a trial saves its state between slow evaluations; it also saves it at every evaluation. A trial
     on a machine that goes away loses no more."""

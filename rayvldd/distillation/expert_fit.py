@@ -114,9 +114,9 @@ class ExpertFit:
 
     def _seen(self, images: Float[Tensor, "pair ..."], seed: int) -> Float[Tensor, "pair ..."]:
         """Return the inputs of the trained part; features of a frozen encoder are already augmented."""
-        if self._task.model.encoder_is_frozen or not self._common.augmentation:
-            return images
-        return augment(images, draw_augmentation(seed, self._common.augmentation))
+        if not self._task.model.encoder_is_frozen and self._common.augmentation:
+            images = augment(images, draw_augmentation(seed, self._common.augmentation))
+        return self._task.model.laid_out(images)
 
     def _parts(
         self,

@@ -106,7 +106,7 @@ def train_students(
     """
     sets = pairs.parts if isinstance(pairs, PairsInOrder) else [pairs]
     with torch.no_grad():
-        parts = [(one, task.model.frozen_part(one.images.to(task.device))) for one in sets]
+        parts = [(one, task.model.laid_out(task.model.frozen_part(one.images.to(task.device)))) for one in sets]
     in_one_pass = task.device.type != "cpu" and task.model.encoder_is_frozen and task.model.settings.can_be_stacked
     if len(seeds) > 1 and in_one_pass:
         yield from _train_stacked_in_order(task, parts, settings, seeds)

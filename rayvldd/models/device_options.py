@@ -10,11 +10,12 @@ class DeviceOptions:
     """The settings of ``resources`` that concern the device of an actor or trial, see :class:`ResourceSettings`."""
 
     cuda_graphs: bool = False
+    channels_last: bool = False
 
     @classmethod
     def of(cls, resources: ResourceSettings) -> "DeviceOptions":
         """Return the options that a study states."""
-        return cls(resources.cuda_graphs)
+        return cls(resources.cuda_graphs, resources.channels_last)
 
 
 DEFAULT_OPTIONS = DeviceOptions()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -90,6 +90,7 @@ class RetrievalModel(nn.Module):
         else:
             self.frozen_part = nn.Identity()
             self.image_part = nn.Sequential(encoder, head)
+        self._channels_last = False
         self.image_layout = ParameterLayout.of(self.image_part)
         self.text_layout = ParameterLayout.of(self.text_part)
         self._copies: tuple[nn.Module, nn.Module] | None = None
@@ -108,6 +109,24 @@ class RetrievalModel(nn.Module):
             if isinstance(module, _BatchNorm):  # its running statistics are not part of a trajectory
                 module.eval()
         return self
+
+    def with_channels_last(self) -> "RetrievalModel":
+        """Compute convolutions of a trained image encoder with the channels last in memory; returns the model itself.
+
+        Only :meth:`laid_out` images are affected: convolutions take the order of their images, and all that follows
+        keeps it. Trained weights are parts of a flat vector, which a convolution copies into this order.
+        """
+        if not self.encoder_is_frozen:
+            self._channels_last = True
+            for weight in self.image_part.parameters():
+                # Frozen ones below adapters alone: new students draw the others in the order of their memory.
+                if weight.ndim == 4 and not weight.requires_grad:
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return self
+
+    def laid_out(self, images: Shaped[Tensor, "image ..."]) -> Shaped[Tensor, "image ..."]:
+        """Return inputs of the image part in its order of memory: themselves if they are, or are features."""
+        return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
 
     def normalise(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
         """Convert RGB on a scale from 0 to 1 to the scale that the encoder's weights expect."""

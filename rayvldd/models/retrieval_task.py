@@ -118,13 +118,13 @@ class RetrievalTask:
     def frozen_outputs(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image ..."]:
         """Inputs of the trained image part for the images ``index``, on the device."""
         rows = self._arrays.rows(inputs.images, index)
-        return rows if self.model.encoder_is_frozen else self.model.normalise(rows.float() / 255)
+        return rows if self.model.encoder_is_frozen else self.model.normalise(self.model.laid_out(rows).float() / 255)
 
     def pixels(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "image 3 height width"]:
         """Pixels of the images ``index`` on the encoder's normalised scale, on the device."""
         # With a frozen encoder pixels are read once, for a few images; all of them would take the place of features.
         read = self._arrays.gathered if self.model.encoder_is_frozen else self._arrays.rows
-        return self.model.normalise(read(inputs.split.pixels, index).float() / 255)
+        return self.model.normalise(self.model.laid_out(read(inputs.split.pixels, index)).float() / 255)
 
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
         """The caption embeddings ``index``, on the device."""
@@ -267,6 +267,8 @@ def load_task(
     dataset = load_dataset(data, cache, on_progress)
     text_encoder = build_text_encoder(model.text_encoder)
     towers = RetrievalModel(model, data.image_size, text_encoder.width).to(chosen)
+    if options.channels_last:
+        towers.with_channels_last()
     fingerprints = {
         "data": dataset.fingerprint,
         "image_encoder": towers.fingerprint,

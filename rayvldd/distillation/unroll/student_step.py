@@ -141,10 +141,11 @@ class WholeStep:
         return StepVJP(detached, by_batch, Parameters(*gradients) if through_parameters else None)
 
     def _loss(self, image: Tensor, text: Tensor, batch: Batch, seed: int) -> Float[Tensor, ""]:
-        with seeded(seed), _cast(self._autocast, image), TwiceDifferentiableConvolutions(batch.images):
+        images = self._model.laid_out(batch.images)
+        with seeded(seed), _cast(self._autocast, image), TwiceDifferentiableConvolutions(images):
             return self._model.loss(
                 Parameters(image, text),
-                batch.images,
+                images,
                 batch.texts,
                 similarity=batch.similarity,
                 pair_loss=self._pair_loss,
@@ -268,6 +269,7 @@ class MicroBatchedStep:
 
     def _embed(self, at: int, image: Tensor, rows: Tensor, seed: int, part: slice) -> Tensor:
         model = self._models[at].train(self._models[0].training)
+        rows = model.laid_out(rows)
         with seeded(seed + 1 + part.start), _cast(self._autocast, image), TwiceDifferentiableConvolutions(rows):
             return model.embed_images(rows, image)
 
@@ -345,7 +347,7 @@ def _functional_step(
     def loss(image: Tensor, text: Tensor, images: Tensor, texts: Tensor, similarity: Tensor | None) -> Tensor:
         with _cast(autocast, image):
             parameters = Parameters(image, text)
-            return model.loss(parameters, images, texts, similarity=similarity, pair_loss=pair_loss)
+            return model.loss(parameters, model.laid_out(images), texts, similarity=similarity, pair_loss=pair_loss)
 
     gradient: Callable[..., Any] = torch.func.grad(loss, argnums=(0, 1))
 

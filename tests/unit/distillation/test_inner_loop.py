@@ -26,6 +26,7 @@ from rayvldd.distillation.reference import unrolled_matching_loss
 from rayvldd.distillation.trajectory_matching import matching_loss
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
 from rayvldd.distillation.unroll.checkpoints import StudentState, build_checkpoints
+from rayvldd.distillation.unroll.convolution import Convolution, Geometry
 from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop
 from rayvldd.distillation.unroll.student_step import CompiledStep, build_student_step
 from rayvldd.errors import ConfigError
@@ -249,6 +250,37 @@ def test_gradient_is_the_same_as_replayed_graphs_whose_memory_is_written_again(
     assert modes == ["reduce-overhead"] * 2 and len(results) == 6, "a forward and a backward pass of each step"
     for left, right in zip(present(found), present(expected), strict=True):
         assert_close(left, right, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["convnet", "norm-free", "BatchNorm", "lora on convolutions"])
+@pytest.mark.parametrize("engine", [{}, {"graph_budget_gb": 0}, {"micro_batch": 3}], ids=str)
+def test_gradient_is_the_same_with_the_channels_last(
+    name: str, engine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"dropout": 0.0} if engine.get("micro_batch") else {}
+    model, walk = small_model(**{**MODELS[name], **changes}), random_batches(seed=4, steps=3, batch_size=4)
+    segment, inputs = random_segment(model, seed=1), random_inputs(model, seed=3)
+    expected = matching_gradient(model, segment, inputs, walk, engine=engine)
+    start = model.initial_parameters(5)
+    layouts, skipped, plain, convolve = list[bool](), list[bool](), Geometry.forward, Convolution.apply
+
+    def forward(self: Geometry, images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        layouts.append(images.is_contiguous(memory_format=torch.channels_last))
+        return plain(self, images, weight, bias)
+
+    def apply(*args: Any) -> Any:
+        skipped.append(args[-1])
+        return convolve(*args)
+
+    monkeypatch.setattr(Geometry, "forward", forward)
+    monkeypatch.setattr(Convolution, "apply", apply)
+    found = matching_gradient(model.with_channels_last(), segment, inputs, walk, engine=engine)
+    assert layouts and all(layouts), "also the second derivatives"
+    assert any(skipped), "the images of the step are still recognised"
+    assert float(found[0].value) == pytest.approx(float(expected[0].value), rel=1e-12)
+    for left, right in zip(present(found[1]), present(expected[1]), strict=True):
+        assert_close(left, right, 1e-11)
+    assert all(map(torch.equal, model.initial_parameters(5), start)), "a student begins with the same bits"
 
 
 def test_graphs_are_refused_without_a_gpu() -> None:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from rayvldd.config.settings import ImageEncoderSettings, ModelSettings, TextEncoderSettings
 from rayvldd.config.study import Study
+from rayvldd.data.array_cache import ArrayCache
 from rayvldd.errors import ModelError
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.image_encoder import build_image_encoder, image_identity
 from rayvldd.models.pair_losses import info_nce
 from rayvldd.models.parameters import ParameterLayout, Parameters
 from rayvldd.models.retrieval_model import ProjectionHead, RetrievalModel
-from rayvldd.models.retrieval_task import check_models
+from rayvldd.models.retrieval_task import check_models, load_task
 from rayvldd.models.text_encoder import HashedNgrams, TransformerTextEncoder, build_text_encoder
 
 VIT = encoder("test_vit", img_size=16, dynamic_img_size=False)
@@ -223,6 +225,25 @@ def test_pixels_are_read_where_the_encoder_is_trained(tiny_study: Study, tiny_ca
     assert task.train.images.dtype == np.uint8 and task.train.num_images == 40
     assert torch.equal(task.frozen_outputs(task.train, index), task.pixels(task.train, index))
     assert float(task.model.denormalise(task.pixels(task.train, index)).max()) <= 1.001
+
+
+@pytest.mark.parametrize("protocol", ["heads_only", "full_image_encoder", "lora"])
+def test_images_have_the_channels_last_where_a_trained_encoder_reads_them(
+    tiny_study: Study, tiny_cache: Path, protocol: str
+) -> None:
+    lora: dict[str, Any] = {"model.lora": {"targets": ["blocks.0", "blocks.4"], "rank": 1}}
+    changes = lora if protocol == "lora" else {}
+    study, index = tiny_study.at({"model.protocol": protocol, **changes}), np.array([4, 1])
+    rows, pixels = [], []
+    for options in (DeviceOptions(), DeviceOptions(channels_last=True)):
+        task = load_task(study.data, study.model, ArrayCache(tiny_cache), device="cpu", options=options)
+        rows.append(task.frozen_outputs(task.train, index))
+        pixels.append(task.pixels(task.train, index))
+    for plain, last in (rows, pixels):
+        assert torch.equal(plain, last) and plain.is_contiguous()
+        assert last.is_contiguous() == (protocol == "heads_only")
+        if protocol != "heads_only":
+            assert last.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_features_of_other_weights_are_not_read(tiny_study: Study, tiny_cache: Path, tmp_path: Path) -> None:

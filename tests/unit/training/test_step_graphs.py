@@ -71,6 +71,19 @@ def test_models_of_one_pass_are_those_without_graphs(driver: PretendDriver, prot
     assert [graph.replays for graph in driver.graphs] == [3]
 
 
+def test_models_of_one_pass_take_images_with_the_channels_last() -> None:
+    model = small_model("lora", CONVNET, **MODELS["lora"])
+    starts = [model.initial_parameters(seed) for seed in (3, 4)]
+    expected, _ = train_stacked(model, starts, stacked(model, False), SGD)
+    model.with_channels_last()
+    last = (
+        batch._replace(frozen_output=torch.stack([*map(model.laid_out, batch[0])])) for batch in stacked(model, False)
+    )
+    found, _ = train_stacked(model, starts, last, SGD)
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close([*left], [*right], rtol=1e-9, atol=1e-12)
+
+
 def test_a_step_that_cannot_be_recorded_runs_without(
     driver: PretendDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
