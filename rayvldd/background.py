@@ -1,9 +1,19 @@
-"""Periodic calls in a background thread that continues after errors."""
+"""Work in a background thread: periodic calls that continue after errors, and reads whose errors reach their owner."""
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+Take = Callable[[], Read]
+"""Returns the result of a read, or raises its error."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,3 +71,39 @@ class RepeatedCall:
             # Errors of this package explain the problem; for others the location in the code is needed.
             logger.warning("%s: %s: %s", self._name, self._consequence, reason)
             logger.debug("%s", self._name, exc_info=error)
+
+
+@contextmanager
+def reading(name: str) -> Generator[Callable[[Take[Read]], Take[Read]]]:
+    """Read in one background thread in this block; yields a function that begins a read and returns how to take it.
+
+    Reads run one after another in the order in which they begin. An error of a read is raised where its result is
+    taken. When the block ends, also by an error or Ctrl-C, reads that have not begun are dropped, and the thread ends.
+
+    Args:
+        name: Name of the thread.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    try:
+        yield lambda read: pool.submit(read).result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_advance(
+    begin: Callable[[Take[Read]], Take[Read]], read: Callable[[Item], Read], items: Iterable[Item]
+) -> Generator[Read]:
+    """Yield what is read for each item, in order; the next read has begun before a result is yielded.
+
+    Args:
+        begin: Begins a read, as yielded by :func:`reading`.
+        read: Reads an item.
+        items: Iterated by the caller's thread.
+    """
+    begun: deque[Take[Read]] = deque()
+    for item in items:
+        begun.append(begin(partial(read, item)))
+        if len(begun) > 1:
+            yield begun.popleft()()
+    while begun:
+        yield begun.popleft()()

@@ -496,6 +496,9 @@ class ResourceSettings(Settings):
     device_cache_gb: float | None = setting(None, ge=0, unit="GB")
     """GPU memory of an actor or trial for real data, in GB: images or their features, and caption embeddings. What fits
     stays on the GPU; of the rest, batches are copied. Default: a quarter of the free memory."""
+    prefetch: bool = True
+    """Read rows of arrays that do not stay on the GPU in a background thread, and copy them on a stream of their own,
+    while the batch before is computed. The numbers are the same. Not tested on a GPU."""
     cuda_graphs: bool = False
     """Replay the training steps of experts and of students of pairs as CUDA graphs, on a GPU and without
     ``model.dropout``: one launch a step in place of hundreds. A step that cannot be recorded runs without, with a

@@ -15,13 +15,14 @@ alone is, as in RaT-BPTT, a biased estimate of the whole. Starts at snapshots of
 over outer steps, and noise on the real features are ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings
@@ -55,14 +56,18 @@ class RealLoss:
     def __init__(self, task: RetrievalTask, common: DistillationSettings, settings: MetaModelSettings) -> None:
         self._task, self._engine, self._settings = task, common.engine, settings
 
-    def draw(self, generator: np.random.Generator) -> RealBatch:
-        """Draw real pairs, with noise on their features if that is set."""
+    def draw(self, generator: np.random.Generator) -> Callable[[], RealBatch]:
+        """Draw real pairs, and noise for their features if that is set; they are read when the result is called."""
+        captions = draw_real_pairs(self._task.train, self._settings.real_batch_size, generator)
+        seed = int(generator.integers(SEED_END)) if self._settings.real_noise else None
+        return partial(self._read, captions, seed)
+
+    def _read(self, captions: Int[np.ndarray, " pair"], seed: int | None) -> RealBatch:
         task, train = self._task, self._task.train
-        captions = draw_real_pairs(train, self._settings.real_batch_size, generator)
         images = task.frozen_outputs(train, train.split.caption_image[captions])
         texts = task.texts(train, captions)
-        if self._settings.real_noise:
-            drawn = torch.Generator().manual_seed(int(generator.integers(SEED_END)))
+        if seed is not None:
+            drawn = torch.Generator().manual_seed(seed)
             images, texts = (_with_noise(rows, self._settings.real_noise, drawn) for rows in (images, texts))
         return RealBatch(images, texts)
 
@@ -113,11 +118,13 @@ class MetaModel:
         start = self._draw_start(generator)
         steps = draw_steps(self._settings, outer_step, generator)
         batches = draw_batches(self._settings, synthetic_set.num_pairs, generator, self._task.device, steps)
-        real = self._real.draw(generator)
-        source = SetInputs(self._task.model, self._common, synthetic_set, batches.seeds[0])
-        loss, by = self._inner_loop.gradient(
-            start, lambda student: self._real.of(student, real), source.inputs, batches
-        )
+        drawn = self._real.draw(generator)
+        with self._task.reading(self._task.train) as begin:
+            real = begin(drawn)  # in the background during the student's steps, where it is copied from the host
+            source = SetInputs(self._task.model, self._common, synthetic_set, batches.seeds[0])
+            loss, by = self._inner_loop.gradient(
+                start, lambda student: self._real.of(student, real()), source.inputs, batches
+            )
         log = {"meta_loss": loss.value, "student_steps": torch.tensor(float(steps))}
         return MethodStep(loss.value, source.back(by), log)
 

@@ -4,7 +4,8 @@ The bound is the recall that a user reaches with all pairs. Therefore it is trai
 validation, and not by the recipe of the experts, which is SGD without momentum at a constant rate.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import product
 
 from rayvldd.config.settings import EvaluationSettings
@@ -57,7 +58,7 @@ def train_on_all(
     initial = task.model.initial_parameters(int(generator.integers(SEED_END)))
     real = RealEpoch(task, recipe.batch_size, recipe.captions_per_image)
 
-    def batches() -> Iterator[TrainingBatch]:
+    def batches() -> Generator[TrainingBatch]:
         for epoch in range(recipe.epochs):
             if on_epoch:
                 on_epoch(epoch)
@@ -71,6 +72,7 @@ def train_on_all(
         recipe.decay,
         real.num_batches * recipe.epochs,
     )
-    with seeded(int(generator.integers(SEED_END))):  # dropout's stream
-        trained, _ = train_on_batches(task.model, initial, batches(), settings, cuda_graphs=task.has_step_graphs)
+    dropout = seeded(int(generator.integers(SEED_END)))
+    with dropout, closing(batches()) as drawn:
+        trained, _ = train_on_batches(task.model, initial, drawn, settings, cuda_graphs=task.has_step_graphs)
     return trained

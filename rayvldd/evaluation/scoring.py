@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.background import in_advance
 from rayvldd.evaluation.recall import RetrievalMetrics, RetrievalRanks, retrieval_ranks
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
@@ -31,18 +32,18 @@ def embeddings(
     """Embed all images and captions with ``parameters``."""
     model = task.model.train(False)
     image_parameters, text_parameters = (side.to(task.device) for side in parameters)
-    images = torch.cat(
-        [
-            model.embed_images(task.frozen_outputs(inputs, index), image_parameters)
-            for index in _batches(inputs.num_images)
-        ]
-    )
-    captions = torch.cat(
-        [
-            model.embed_texts(task.texts(inputs, index), text_parameters)
-            for index in _batches(len(inputs.caption_embeddings))
-        ]
-    )
+
+    def images_of(index: np.ndarray) -> tuple[Tensor]:
+        return (task.frozen_outputs(inputs, index),)
+
+    def texts_of(index: np.ndarray) -> tuple[Tensor]:
+        return (task.texts(inputs, index),)
+
+    with task.reading(inputs) as begin:
+        rows = in_advance(begin, images_of, _batches(inputs.num_images))
+        images = torch.cat([model.embed_images(part, image_parameters) for (part,) in rows])
+        rows = in_advance(begin, texts_of, _batches(len(inputs.caption_embeddings)))
+        captions = torch.cat([model.embed_texts(part, text_parameters) for (part,) in rows])
     return images, captions
 
 

@@ -6,6 +6,7 @@ batch 128). Deviations: BatchNorm statistics stay frozen; an epoch may take one 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,8 +174,8 @@ def _train_epoch(
     task: RetrievalTask, settings: ExpertSettings, parameters: Parameters, generator: np.random.Generator
 ) -> tuple[Parameters, float]:
     """One pass over the real pairs; returns new parameters and the mean loss."""
-    with seeded(int(generator.integers(SEED_END))):  # dropout's stream
-        batches = _real_epoch(task, settings).batches(generator)
+    dropout = seeded(int(generator.integers(SEED_END)))
+    with dropout, closing(_real_epoch(task, settings).batches(generator)) as batches:
         graphs = task.has_step_graphs
         trained, losses = train_on_batches(task.model, parameters, batches, _rates(settings), cuda_graphs=graphs)
     return trained, float(torch.stack(losses).mean())
@@ -189,16 +190,17 @@ def _train_epoch_together(
     """One pass over the real pairs for several experts, each in an order of its own."""
     for generator in generators:
         generator.integers(SEED_END)  # dropout's stream, which is not used
-    real = _real_epoch(task, settings)
-    batches = (
-        StackedBatch(
-            torch.stack([batch.frozen_output for batch in of_experts]),
-            torch.stack([batch.texts for batch in of_experts]),
+    real, graphs = _real_epoch(task, settings), task.has_step_graphs
+    with ExitStack() as open_readers:
+        of_each = [open_readers.enter_context(closing(real.batches(generator))) for generator in generators]
+        batches = (
+            StackedBatch(
+                torch.stack([batch.frozen_output for batch in of_experts]),
+                torch.stack([batch.texts for batch in of_experts]),
+            )
+            for of_experts in zip(*of_each, strict=True)
         )
-        for of_experts in zip(*map(real.batches, generators), strict=True)
-    )
-    graphs = task.has_step_graphs
-    trained, losses = train_stacked(task.model, starts, batches, _rates(settings), cuda_graphs=graphs)
+        trained, losses = train_stacked(task.model, starts, batches, _rates(settings), cuda_graphs=graphs)
     return list(zip(trained, torch.stack(losses).mean(0).tolist(), strict=True))
 
 

@@ -35,6 +35,10 @@ class DeviceArrays:
             return self.gathered(array, index)
         return held[to_device(torch.from_numpy(np.ascontiguousarray(index)), self._device)]
 
+    def stays(self, array: Shaped[np.ndarray, "item ..."]) -> bool:
+        """Whether rows of an array need no copy: it is on the device, as far as it fits, or there is only the host."""
+        return self._device.type == "cpu" or self._copy_of(array) is not None
+
     def gathered(
         self, array: Shaped[np.ndarray, "item ..."], index: Shaped[np.ndarray, " row"]
     ) -> Shaped[Tensor, "row ..."]:

@@ -11,11 +11,12 @@ class DeviceOptions:
 
     cuda_graphs: bool = False
     channels_last: bool = False
+    prefetch: bool = True
 
     @classmethod
     def of(cls, resources: ResourceSettings) -> "DeviceOptions":
         """Return the options that a study states."""
-        return cls(resources.cuda_graphs, resources.channels_last)
+        return cls(resources.cuda_graphs, resources.channels_last, resources.prefetch)
 
 
 DEFAULT_OPTIONS = DeviceOptions()

@@ -5,15 +5,17 @@ frozen. The cache keys include fingerprints of data, weights and preprocessing, 
 arrays are memory-mapped and shared by all processes of a machine.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.background import Take, reading
 from rayvldd.config.settings import (
     DataSettings,
     ImageEncoderSettings,
@@ -37,6 +39,7 @@ from rayvldd.models.pair_filter import (
     pair_fit,
 )
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.models.side_stream import Rows, SideStream
 from rayvldd.models.text_encoder import (
     TextEncoder,
     build_text_encoder,
@@ -129,6 +132,21 @@ class RetrievalTask:
     def texts(self, inputs: SplitInputs, index: np.ndarray) -> Float[Tensor, "caption text_dim"]:
         """The caption embeddings ``index``, on the device."""
         return self._arrays.rows(inputs.caption_embeddings, index)
+
+    @contextmanager
+    def reading(self, inputs: SplitInputs) -> Generator[Callable[[Take[Rows]], Take[Rows]]]:
+        """Read rows of a split in the background in this block, where they are copied from the host to the device.
+
+        Yields a function that begins a read and returns how to take its rows. On a CPU, and for arrays that stay on the
+        device, rows are read when they are taken. The numbers are the same.
+        """
+        stay = [self._arrays.stays(array) for array in (inputs.images, inputs.caption_embeddings)]  # copies both here
+        if all(stay) or not self.options.prefetch:
+            yield lambda read: read
+            return
+        stream = SideStream(self.device)
+        with reading("rayvldd batches") as begin:
+            yield partial(stream.begun, begin)
 
     def encoded_by(self, encoder: ImageEncoderSettings, on_progress: OnProgress | None = None) -> EncodedImages:
         """Return the training images as features of an image encoder; this model has to have a frozen one itself.

@@ -4,12 +4,13 @@ Source: the released ``buffer.py`` of Wu et al., where an epoch has every image-
 may take one random caption per image instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from rayvldd.background import in_advance
 from rayvldd.config.settings import CaptionsPerImage
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.training.sgd import TrainingBatch
@@ -39,15 +40,22 @@ class RealEpoch:
         """Number of batches."""
         return len(_parts(np.arange(self.num_pairs), self.batch_size))
 
-    def batches(self, generator: np.random.Generator) -> Iterator[TrainingBatch]:
-        """Yield the batches of an epoch; the order is drawn when the first one is requested."""
+    def batches(self, generator: np.random.Generator) -> Generator[TrainingBatch]:
+        """Yield the batches of an epoch; the order is drawn when the first one is requested.
+
+        Where rows are copied from the host, the next batch is read in the background; closing the generator ends that.
+        """
         train = self.task.train
         order = generator.permutation(self._captions())
         if self.captions_per_image == "one":
             order = _one_per_image(order, train.split.caption_image)
-        for chosen in _parts(order, self.batch_size):
-            images = self.task.frozen_outputs(train, train.split.caption_image[chosen])
-            yield TrainingBatch(images, self.task.texts(train, chosen))
+        with self.task.reading(train) as begin:
+            yield from in_advance(begin, self._read, _parts(order, self.batch_size))
+
+    def _read(self, captions: Int[np.ndarray, " pair"]) -> TrainingBatch:
+        train = self.task.train
+        images = self.task.frozen_outputs(train, train.split.caption_image[captions])
+        return TrainingBatch(images, self.task.texts(train, captions))
 
     def _captions(self) -> Int[np.ndarray, " caption"]:
         """Captions of the images that are used."""

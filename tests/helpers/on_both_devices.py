@@ -9,6 +9,7 @@ the error if there was one. It needs a process of its own (see ``pretend_device`
 import json
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,7 @@ from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.experts.training import train_expert
 from rayvldd.experts.trajectory import Segment, Trajectory
 from rayvldd.models.copies import to_device
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask, load_task
 from rayvldd.storage.folder import FolderStorage
@@ -102,6 +104,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         f"{_INNER}.syn_steps": 5,
     },
     "two_devices": {**FULL, "resources.gpus_per_trial": 2.0},
+    "channels_last": {**FULL, "resources.channels_last": True},
     "features_in_parts": {"distillation.engine.micro_batch": 3},
     "low_rank": {
         "distillation.similarity": "low_rank",
@@ -126,9 +129,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def task_on(study: Study, device: str) -> RetrievalTask:
     """The task of a study, loaded once."""
-    key = device, study.model.model_dump_json()
+    options = DeviceOptions.of(study.resources)
+    key = device, f"{study.model.model_dump_json()} {options}"
     if key not in _tasks:
-        _tasks[key] = load_task(study.data, study.model, ArrayCache(CACHE), device=device)
+        _tasks[key] = load_task(study.data, study.model, ArrayCache(CACHE), device=device, options=options)
         _tasks[key].model.initial_parameters(0)  # the first call copies the model to the host
     further = (torch.device("cpu"),) * ((study.resources.gpus_per_trial or 0.0) > 1)
     return replace(_tasks[key], further_devices=further)
@@ -291,6 +295,17 @@ def cached_numbers(device: str, found: Found) -> Numbers:
     return numbers
 
 
+def prefetched_numbers(protocol: str, device: str, found: Found) -> Numbers:
+    """An expert whose arrays do not stay on the device, read ahead there, and not read ahead on the CPU."""
+    study = small_study(**PROTOCOLS[protocol])
+    task = replace(task_on(study, device), device_cache_gb=0.0, options=DeviceOptions(prefetch=device == NAME))
+    with counting() as waits:
+        trajectory, metrics = train_expert(task, expert_training(study), 0)
+    found.waits = dict(waits)
+    assert not [thread for thread in threading.enumerate() if "rayvldd" in thread.name], "a thread is left"
+    return {**metrics[-1], "seconds": 0.0, **_sides(trajectory[trajectory.num_epochs])}
+
+
 def two_devices_numbers(protocol: str, device: str, found: Found) -> Numbers:
     """Gradient through the steps of a student in float64: over the device and the CPU, against the CPU alone."""
     adapters: dict[str, Any] = {"lora": {"targets": ["blocks.0", "blocks.4"], "rank": 2}} if protocol == "lora" else {}
@@ -359,6 +374,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     yield "metrics", partial(metric_numbers, small_study())
     yield "metrics full_image_encoder", partial(metric_numbers, small_study(**FULL))
     yield "device cache", cached_numbers
+    for protocol in ("heads_only", "full_image_encoder"):
+        yield f"prefetched {protocol}", partial(prefetched_numbers, protocol)
     yield "refusals", refusals
     yield "transfer", transfer_numbers
 

@@ -1,10 +1,11 @@
-"""Work that repeats in a thread: no error ends it, and its owner hears of every kind once."""
+"""Work in a thread: no error ends what repeats, and owners hear of every error, also of a read."""
 
 import threading
+from collections.abc import Generator
 
 import pytest
 
-from rayvldd.background import RepeatedCall
+from rayvldd.background import RepeatedCall, in_advance, reading
 
 
 def test_an_unexpected_error_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -55,3 +56,63 @@ def test_a_call_that_is_under_way_is_waited_for() -> None:
     threading.Timer(0.05, may_end.set).start()
     repeated.stop()
     assert ended
+
+
+def threads_of(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def test_reads_are_taken_in_order_and_the_next_one_has_begun() -> None:
+    begun, started = list[int](), [threading.Event() for _ in range(4)]
+
+    def read(number: int) -> int:
+        begun.append(number)
+        started[number].set()
+        assert threading.current_thread().name.startswith("reads in order")
+        return 10 * number
+
+    found = []
+    with reading("reads in order") as begin:
+        for value in in_advance(begin, read, range(4)):
+            found.append(value)
+            assert started[min(value // 10 + 1, 3)].wait(20), "the next one is read before it is asked for"
+    assert found == [0, 10, 20, 30] and begun == [0, 1, 2, 3]
+    assert threads_of("reads in order") == []
+
+
+def test_the_error_of_a_read_reaches_its_owner() -> None:
+    def read(number: int) -> int:
+        if number == 2:
+            raise OSError("the disk is gone")
+        return number
+
+    found = []
+    with pytest.raises(OSError, match="the disk is gone"), reading("failing reads") as begin:
+        for value in in_advance(begin, read, range(5)):
+            found.append(value)
+    assert found == [0, 1], "what was read before is taken before"
+    assert threads_of("failing reads") == []
+
+
+@pytest.mark.parametrize("ended_by", ["closed", "Ctrl-C", "dropped"])
+def test_no_thread_is_left_when_reads_end_early(ended_by: str) -> None:
+    name, read_ones = f"reads that are {ended_by}", list[int]()
+
+    def read(number: int) -> int:
+        read_ones.append(number)
+        return number
+
+    def batches() -> Generator[int]:
+        with reading(name) as begin:
+            yield from in_advance(begin, read, range(1000))
+
+    rows = batches()
+    assert next(rows) == 0 and len(threads_of(name)) == 1
+    if ended_by == "closed":
+        rows.close()
+    elif ended_by == "Ctrl-C":
+        with pytest.raises(KeyboardInterrupt):
+            rows.throw(KeyboardInterrupt)
+    else:
+        del rows
+    assert threads_of(name) == [] and len(read_ones) <= 2

@@ -38,6 +38,8 @@ def test_every_part_gives_the_numbers_of_the_cpu_and_seldom_waits_for_the_device
     assert {name: run["inner_waits"] for name, run in steps.items() if run["inner_waits"]} == {}
     waits = {name: sum(run["waits"].values()) for name, run in steps.items()}
     assert {name: n for name, n in waits.items() if n > OUTER_WAITS.get(name.split()[0], 2)} == {}
-    experts = {name: sum(run["waits"].values()) for name, run in runs.items() if name.startswith("experts")}
-    assert len(experts) == 3
+    experts = {
+        name: sum(run["waits"].values()) for name, run in runs.items() if name.startswith(("experts", "prefetched"))
+    }
+    assert len(experts) == 5
     assert {name: number for name, number in experts.items() if number != EXPERT_WAITS} == {}

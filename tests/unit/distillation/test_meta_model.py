@@ -197,7 +197,7 @@ def test_the_inner_loop_ends_where_a_student_of_evaluation_does(make_task: MakeT
 def test_the_loss_on_real_pairs_has_no_dropout_and_leaves_the_mode(make_task: MakeTask) -> None:
     task = make_task(**{"model.dropout": 0.5})
     real = RealLoss(task, task.study.distillation, MetaModelSettings())
-    batch = real.draw(np.random.default_rng(0))
+    batch = real.draw(np.random.default_rng(0))()
     student = task.model.initial_parameters(1)
     task.model.train()
     values = {float(real.of(student, batch).value) for _ in range(3)}
@@ -212,7 +212,7 @@ def test_noise_is_in_standard_deviations_of_each_feature(make_task: MakeTask) ->
 
     def drawn(noise: float, size: int = 40) -> RealBatch:
         settings = MetaModelSettings(real_noise=noise, real_batch_size=size)
-        return RealLoss(task, task.study.distillation, settings).draw(np.random.default_rng(3))
+        return RealLoss(task, task.study.distillation, settings).draw(np.random.default_rng(3))()
 
     clean, noisy = drawn(0.0), drawn(0.5)
     for one, other in zip(clean, noisy, strict=True):
@@ -228,7 +228,7 @@ def test_a_real_batch_has_each_image_once_and_all_its_captions_in_time(make_task
     train, seen = task.train, set()
     real = RealLoss(task, task.study.distillation, MetaModelSettings(real_batch_size=1000))
     for seed in range(60):
-        batch = real.draw(np.random.default_rng(seed))
+        batch = real.draw(np.random.default_rng(seed))()
         assert len(batch.images) == train.num_images
         captions = [int(np.flatnonzero((train.caption_embeddings == row).all(1))[0]) for row in batch.texts.numpy()]
         images = [int(train.split.caption_image[caption]) for caption in captions]
