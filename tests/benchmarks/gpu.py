@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,12 @@ from rayvldd.data.toy_scenes import draw_split
 from rayvldd.distillation.unroll.inner_loop import InnerLoop
 from rayvldd.evaluation.scoring import score
 from rayvldd.evaluation.students import Pairs, train_student, train_students_stacked
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.gpus import compute_in_float32, tf32
 from rayvldd.models.retrieval_task import RetrievalTask, SplitInputs
 from rayvldd.models.text_encoder import HashedNgrams
 from rayvldd.tracking.machine_use import MachineEnergy
+from rayvldd.training.real_batches import RealEpoch
 from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 from rayvldd.training.stacked import StackedBatch, train_stacked
 
@@ -195,7 +199,7 @@ def precision(name: str) -> Iterator[bool]:
 
 def steps_of_models(bench: Bench) -> Iterator[Row]:
     """Seconds and peak memory of an outer step."""
-    forms = ("eager", "compiled") if bench.device == "cuda" else ("eager",)
+    forms = ("eager", "compiled", "cuda_graphs") if bench.device == "cuda" else ("eager",)
     precisions = ("float32", "tf32", "bf16") if bench.device == "cuda" else ("float32",)
     for form in forms:
         for pairs in bench.plan.pairs:
@@ -205,9 +209,13 @@ def steps_of_models(bench: Bench) -> Iterator[Row]:
                         yield from _step(bench, name, pairs, steps, kind, form)
 
 
+_COMPILE: dict[str, bool | str] = {"eager": False, "compiled": True, "cuda_graphs": "cuda_graphs"}
+"""The setting of each form of a step."""
+
+
 def _step(bench: Bench, name: str, pairs: int, steps: int, kind: str, form: str) -> Iterator[Row]:
     with precision(kind) as autocast:
-        engine = {"compile": form == "compiled", "autocast": autocast}
+        engine = {"compile": _COMPILE[form], "autocast": autocast}
         taken, peak = bench.measured(lambda: outer_step(bench.case(name, pairs), steps, engine=engine))
     label = f"{name}_{pairs}_pairs_{steps}_steps_{kind}_{form}"
     first = label == f"{next(iter(FULL_SIZE.encoders))}_100_pairs_8_steps_float32_eager"
@@ -230,6 +238,59 @@ def precision_errors(bench: Bench) -> Iterator[Row]:
             error = relative_error(found, expected)
             yield Row(f"{name}_{kind}_error", f"{name}, {kind}: relative error of the gradient", error)
         forget()
+
+
+def channels_last(bench: Bench) -> Iterator[Row]:
+    """Seconds of an outer step with the channels last in memory, and how far its gradient is from that without."""
+    plan = bench.plan
+    for name in plan.encoders:
+        if bench.is_over or bench.case(name, plan.pairs[0]).model.encoder_is_frozen:
+            continue
+        for kind in ("float32", "tf32", "bf16") if bench.device == "cuda" else ("float32",):
+            yield from _channels_last(bench, name, kind)
+
+
+def _channels_last(bench: Bench, name: str, kind: str) -> Iterator[Row]:
+    pairs, steps = bench.plan.pairs[0], bench.plan.steps[0]
+
+    def run(last: bool, autocast: bool) -> Run:
+        case = bench.case(name, pairs)
+        if last:
+            case.model.with_channels_last()
+        return outer_step(case, steps, engine={"autocast": autocast})
+
+    with precision(kind) as autocast:
+        taken, _ = bench.measured(lambda: run(True, autocast))
+        error = None if taken is None else relative_error(run(True, autocast)(), run(False, autocast)())
+    forget()
+    what = f"{name}, {pairs} pairs, {steps} steps, {kind}, channels last"
+    yield Row(f"{name}_channels_last_{kind}_seconds", f"{what}: seconds an outer step", taken)
+    yield Row(f"{name}_channels_last_{kind}_error", f"{what}: difference of the gradient from channels first", error)
+
+
+def reading_ahead(bench: Bench) -> Iterator[Row]:
+    """Seconds of an expert's batches from arrays that do not stay on the device, read ahead and read when needed."""
+    for name in bench.plan.encoders:
+        if bench.is_over:
+            return
+        task = replace(bench.task(name, bench.case(name, bench.plan.pairs[0])), device_cache_gb=0.0)
+        found = {}
+        for prefetch in (True, False):
+            at = replace(task, options=DeviceOptions(prefetch=prefetch))
+            found[prefetch], _ = bench.measured(partial(_real_batches, bench.plan, at))
+        what = f"{name}: seconds of {bench.plan.expert_batches} batches of an expert from the host"
+        yield Row(f"batches_prefetched_{name}_seconds", f"{what}, read ahead", found[True])
+        yield Row(f"batches_on_demand_{name}_seconds", f"{what}, read when needed", found[False])
+
+
+def _real_batches(plan: Plan, task: RetrievalTask) -> Run:
+    epoch, start = RealEpoch(task, plan.batch, "all"), task.model.initial_parameters(0)
+
+    def batches(generator: np.random.Generator) -> Iterator[TrainingBatch]:
+        epochs = chain.from_iterable(epoch.batches(generator) for _ in repeat(None))
+        return islice(epochs, plan.expert_batches)
+
+    return lambda: train_on_batches(task.model, start, batches(np.random.default_rng(0)), SgdSettings(0.1, 0.1))
 
 
 def full_unrolls(bench: Bench) -> Iterator[Row]:
@@ -272,21 +333,23 @@ def experts(bench: Bench) -> Iterator[Row]:
         case = bench.case(name, max(bench.plan.pairs))
         with torch.no_grad():
             features = case.model.frozen_part(case.images)
-        for count in (1, 2, 3, 4):
-            if count == 1 or case.model.settings.protocol != "full_image_encoder":
-                yield _experts(bench, name, case, features, count)
+        for graphs in (False, True) if bench.device == "cuda" else (False,):
+            for count in (1, 2, 3, 4):
+                if count == 1 or case.model.settings.protocol != "full_image_encoder":
+                    yield _experts(bench, name, case, features, count, graphs)
 
 
-def _experts(bench: Bench, name: str, case: Case, features: torch.Tensor, count: int) -> Row:
-    taken, _ = bench.measured(lambda: _expert_batches(bench.plan, case, features, count))
+def _experts(bench: Bench, name: str, case: Case, features: torch.Tensor, count: int, graphs: bool) -> Row:
+    taken, _ = bench.measured(lambda: _expert_batches(bench.plan, case, features, count, graphs))
     rate = None
     if taken is not None:
         rate = 3600 * count * bench.plan.expert_batches / (taken * EXPERT_BATCHES_OF_FLICKR30K)
     what = f"{name}: experts an hour, {count} in one pass, for 10 epochs of 29,000 images, from some batches"
-    return Row(f"experts_an_hour_{name}_{count}", what, rate)
+    key = f"experts_an_hour_{name}_{count}"
+    return Row(f"{key}_graphs" if graphs else key, f"{what}, as CUDA graphs" if graphs else what, rate)
 
 
-def _expert_batches(plan: Plan, case: Case, features: torch.Tensor, count: int) -> Run:
+def _expert_batches(plan: Plan, case: Case, features: torch.Tensor, count: int, graphs: bool = False) -> Run:
     starts = [case.model.initial_parameters(seed) for seed in range(count)]
     generator, device = torch.Generator().manual_seed(0), case.texts.device
     size = min(plan.batch, len(features))
@@ -298,9 +361,9 @@ def _expert_batches(plan: Plan, case: Case, features: torch.Tensor, count: int) 
     def run() -> Any:
         if count == 1:
             batches = (TrainingBatch(features[rows[0]], case.texts[rows[0]]) for rows in drawn)
-            return train_on_batches(case.model, starts[0], batches, SgdSettings(0.1, 0.1))
+            return train_on_batches(case.model, starts[0], batches, SgdSettings(0.1, 0.1), cuda_graphs=graphs)
         stacked = (StackedBatch(features[rows], case.texts[rows]) for rows in drawn)
-        return train_stacked(case.model, starts, stacked, SgdSettings(0.1, 0.1))
+        return train_stacked(case.model, starts, stacked, SgdSettings(0.1, 0.1), cuda_graphs=graphs)
 
     return run
 
@@ -320,6 +383,8 @@ def _students(bench: Bench, name: str) -> Iterator[Row]:
         features = case.model.frozen_part(case.images)
     apart, _ = bench.measured(lambda: lambda: [train_student(task, pairs, features, settings, s) for s in seeds])
     yield Row(f"students_a_second_apart_{name}", f"{name}: students a second, apart", _rate(apart))
+    if bench.device == "cuda":
+        yield from _students_as_graphs(bench, name, task, pairs, features, settings)
     if case.model.settings.protocol != "full_image_encoder":
         stacked, _ = bench.measured(lambda: lambda: train_students_stacked(task, pairs, features, settings, seeds))
         yield Row(f"students_a_second_stacked_{name}", f"{name}: students a second, in one pass", _rate(stacked))
@@ -330,6 +395,18 @@ def _students(bench: Bench, name: str) -> Iterator[Row]:
     scored, _ = bench.measured(lambda: lambda: score(task, student, task.train))
     what = f"{name}: seconds to score a student on {len(bench.pixels)} images"
     yield Row(f"evaluation_seconds_{name}", what, scored)
+
+
+def _students_as_graphs(
+    bench: Bench, name: str, task: RetrievalTask, pairs: Pairs, features: torch.Tensor, settings: EvaluationSettings
+) -> Iterator[Row]:
+    graphed, seeds = replace(task, options=DeviceOptions(cuda_graphs=True)), range(STUDENTS)
+    what = f"{name}: students a second, as CUDA graphs"
+    apart, _ = bench.measured(lambda: lambda: [train_student(graphed, pairs, features, settings, s) for s in seeds])
+    yield Row(f"students_a_second_apart_graphs_{name}", f"{what}, apart", _rate(apart))
+    if task.model.settings.protocol != "full_image_encoder":
+        stacked, _ = bench.measured(lambda: lambda: train_students_stacked(graphed, pairs, features, settings, seeds))
+        yield Row(f"students_a_second_stacked_graphs_{name}", f"{what}, in one pass", _rate(stacked))
 
 
 def _rate(taken: float | None) -> float | None:
@@ -400,6 +477,8 @@ PARTS: Sequence[Callable[[Bench], Iterator[Row]]] = (
     experts,
     steps_of_models,
     precision_errors,
+    channels_last,
+    reading_ahead,
     full_unrolls,
     busy,
     largest,

@@ -30,6 +30,12 @@ def test_every_part_is_measured(device: str, tmp_path: Path) -> None:
         for steps in (1, 2):
             assert figures[f"{name}_4_pairs_{steps}_steps_float32_eager_seconds"] > 0
         assert figures[f"evaluation_seconds_{name}"] > 0 and figures[f"students_a_second_apart_{name}"] > 0
+        for form in ("prefetched", "on_demand"):
+            assert figures[f"batches_{form}_{name}_seconds"] > 0
+    for name in ("nfnet", "vit_lora"):
+        assert figures[f"{name}_channels_last_float32_seconds"] > 0
+        assert figures[f"{name}_channels_last_float32_error"] < 1e-3
+    assert "resnet50_heads_channels_last_float32_seconds" not in figures, "features have no channels"
     assert figures["students_stacked_vit_lora"] > 0 and figures["experts_an_hour_resnet50_heads_4"] > 0
     table = (tmp_path / "gpu.md").read_text()
     assert table.count("\n|") == len(figures) + 2
