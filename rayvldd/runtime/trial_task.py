@@ -5,12 +5,12 @@ from pathlib import Path
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.models.device_options import DeviceOptions
-from rayvldd.models.gpus import further_gpus
+from rayvldd.models.gpus import further_gpus, limit_gpu_memory
 from rayvldd.models.retrieval_task import OnProgress, RetrievalTask, load_task
 
 
 def load_trial_task(point: Study, cache_folder: Path, on_progress: OnProgress | None = None) -> RetrievalTask:
-    """Load the task of a trial on its devices.
+    """Load the task of a trial on its devices; of a GPU that it shares it takes no more memory than its share.
 
     Args:
         point: The study at one point.
@@ -22,6 +22,7 @@ def load_trial_task(point: Study, cache_folder: Path, on_progress: OnProgress | 
         DataError: if the dataset has faults.
     """
     resources = point.resources
+    limit_gpu_memory(resources.gpus_per_trial or 0.0)  # a share that is not stated is that of Tune's process
     return load_task(
         point.data,
         point.model,

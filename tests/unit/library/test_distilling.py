@@ -30,6 +30,7 @@ class _StopError(Exception):
     ("resources", "device", "further"),
     [
         ({"gpus_per_trial": 0}, "cpu", ()),
+        ({"gpus_per_trial": 0.25}, "cuda", ()),
         ({"gpus_per_trial": 2, "device_cache_gb": 1.5, "cuda_graphs": True}, "cuda", ("cuda:1",)),
     ],
 )
@@ -37,17 +38,20 @@ def test_the_task_is_loaded_as_that_of_a_trial(
     resources: dict[str, float], device: str, further: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: dict[str, Any] = {}
+    limits: list[float] = []
 
     def load(*_: Any, **options: Any) -> None:
         loaded.update(options)
         raise _StopError
 
     monkeypatch.setattr("rayvldd.runtime.trial_task.load_task", load)
+    monkeypatch.setattr("rayvldd.runtime.trial_task.limit_gpu_memory", limits.append)
     monkeypatch.setattr("rayvldd.hyperparameter_search.preparation.make_missing_experts", lambda *_: 0)
     study, workspace = Study.model_validate({**TINY_STUDY, "model": MODEL, "resources": resources}), Workspace(tmp_path)
     with pytest.raises(_StopError):
         _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)))
     assert (loaded["device"], loaded["further_devices"]) == (device, further)
+    assert limits == [resources["gpus_per_trial"]], "memory follows the share"
     assert loaded["device_cache_gb"] == resources.get("device_cache_gb")
     assert loaded["options"] == DeviceOptions(cuda_graphs="cuda_graphs" in resources)
 

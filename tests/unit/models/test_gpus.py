@@ -1,10 +1,12 @@
 """The devices of a process with GPUs, and its share of the memory of one, on a stand-in of the driver."""
 
+import numpy as np
 import pytest
 import torch
 
 from rayvldd.distillation.unroll.graph_budget import GraphBudget
 from rayvldd.models.copies import to_device
+from rayvldd.models.device_arrays import DeviceArrays
 from rayvldd.models.device_memory import free_bytes
 from rayvldd.models.gpus import compute_in_float32, further_gpus, limit_gpu_memory, tf32
 
@@ -61,6 +63,25 @@ def test_a_budget_counts_what_the_process_has_taken_of_its_share(monkeypatch: py
     driver.allocated = 5 * 10**9
     assert free_bytes(GPU) == whole - 5 * 10**9
     assert GraphBudget(None, GPU)._budget == free_bytes(GPU) / 2
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_data_takes_a_quarter_of_what_is_free_of_a_share(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    Driver(used_by_others=0).install(monkeypatch)
+    limit_gpu_memory(share)
+    kept: list[int] = []
+
+    def copied(*size: object, **_: object) -> torch.Tensor:
+        kept.append(1)
+        raise torch.OutOfMemoryError  # there is no GPU: this test ends where a copy would begin
+
+    monkeypatch.setattr(torch, "empty", copied)
+    budget, one = free_bytes(GPU) // 4, np.zeros(1, np.uint8)
+    assert budget < share * TOTAL / 4
+    assert not DeviceArrays(GPU).stays(np.broadcast_to(one, budget + 4)) and not kept
+    with pytest.raises(torch.OutOfMemoryError):
+        DeviceArrays(GPU).stays(np.broadcast_to(one, budget - 4))
+    assert kept == [1]
 
 
 def test_a_whole_gpu_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_training
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.runtime import actor_pool, cluster
 from rayvldd.runtime import expert_training as expert_fleet
 from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
@@ -116,7 +117,9 @@ def test_a_process_uses_all_its_gpus(
 ) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(actor_pool, "load_task", lambda *_, **options: given.update(options))
-    _Worker(tiny_study, tmp_path, 1, num_gpus).work(SimpleNamespace(do=lambda *_: None))
+    study = tiny_study.at({"resources.channels_last": True, "resources.prefetch": False})
+    _Worker(study, tmp_path, 1, num_gpus).work(SimpleNamespace(do=lambda *_: None))
+    assert given["options"] == DeviceOptions(channels_last=True, prefetch=False)
     assert given["further_devices"] == further and given["device"] == ("cuda" if num_gpus else "cpu")
 
 
