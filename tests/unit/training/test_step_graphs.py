@@ -2,16 +2,26 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.pretend_graphs import PretendDriver
-from helpers.tasks import CONVNET, random_inputs, small_model
+from helpers.tasks import CONVNET, load, random_inputs, small_model
 from torch import Tensor
 
+from rayvldd.config.study import Study
+from rayvldd.coresets.selection import choose_coreset
+from rayvldd.evaluation.full_data import recipes_of, train_on_all
+from rayvldd.evaluation.students import train_student, train_students_stacked
+from rayvldd.experts.recipe import expert_training
+from rayvldd.experts.training import train_expert
+from rayvldd.models.device_options import DeviceOptions
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
+from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 from rayvldd.training.stacked import StackedBatch, train_stacked
 
@@ -69,6 +79,39 @@ def test_models_of_one_pass_are_those_without_graphs(driver: PretendDriver, prot
         [*(side for each in expected for side in each), *losses],
     )
     assert [graph.replays for graph in driver.graphs] == [3]
+
+
+def test_a_task_has_graphs_on_a_gpu_without_dropout(tiny_study: Study, tiny_cache: Path) -> None:
+    task, gpu = load(tiny_study, tiny_cache), torch.device("cuda", 0)
+    graphs = DeviceOptions(cuda_graphs=True)
+    assert not replace(task, options=graphs).has_step_graphs and not replace(task, device=gpu).has_step_graphs
+    assert replace(task, device=gpu, options=graphs).has_step_graphs
+    dropping = load(tiny_study, tiny_cache, **{"model.dropout": 0.1})
+    assert not replace(dropping, device=gpu, options=graphs).has_step_graphs
+
+
+def test_experts_students_and_models_of_all_pairs_are_those_without_graphs(
+    tiny_study: Study, tiny_cache: Path, driver: PretendDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load(tiny_study, tiny_cache, **{"evaluation.epochs": 6, "experts.batch_size": 8})
+    pairs, recipe = choose_coreset(task, "random", 6, 1).pairs(task, 0.1), recipes_of(task.study.evaluation)[0]
+
+    def trained() -> Iterator[tuple[str, Parameters]]:
+        yield "expert", train_expert(task, expert_training(task.study), 0)[0][1]
+        yield "student", train_student(task, pairs, task.model.frozen_part(pairs.images), task.study.evaluation, 1)
+        (together,) = train_students_stacked(
+            task, pairs, task.model.frozen_part(pairs.images), task.study.evaluation, [2]
+        )
+        yield "students in one pass", together
+        yield "all pairs", train_on_all(task, recipe.model_copy(update={"epochs": 2, "batch_size": 8}), 3, 4)
+
+    expected = dict(trained())
+    assert driver.graphs == []
+    monkeypatch.setattr(RetrievalTask, "has_step_graphs", True)
+    for name, found in trained():
+        assert driver.graphs and driver.graphs[-1].replays, name
+        driver.graphs.clear()
+        assert_same(list(found), list(expected[name]))
 
 
 def test_models_of_one_pass_take_images_with_the_channels_last() -> None:
