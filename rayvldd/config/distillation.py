@@ -34,7 +34,8 @@ class EngineSettings(Settings):
     """Compile the student's step with torch.compile: takes 10 to 60 seconds once per process. Requires dropout 0.
     ``cuda_graphs``: also replay the compiled step as a CUDA graph, on a GPU; not tested on one."""
     autocast: bool = False
-    """Use bfloat16 where torch's autocast allows it, on a GPU; the gradient then has errors of a few percent."""
+    """Use bfloat16 where torch's autocast allows it, on a GPU; the gradient then has errors of several
+    percent."""
     tf32: bool = False
     """Compute products and convolutions of an outer step in TF32, on a GPU from Ampere on: faster than float32, with 10
     bits of mantissa in place of 23. Experts and evaluations always use float32."""

@@ -225,14 +225,15 @@ def _step(bench: Bench, name: str, pairs: int, steps: int, kind: str, form: str)
 
 
 def precision_errors(bench: Bench) -> Iterator[Row]:
-    """Error of the gradient in TF32 and bfloat16, against float32."""
-    if bench.device != "cuda" or bench.is_over:
+    """Error of the gradient in TF32, which only GPUs have, and in bfloat16, against float32."""
+    kinds = {"cuda": ("tf32", "bf16"), "cpu": ("bf16",)}.get(bench.device, ())
+    if bench.is_over:
         return
     for name in bench.plan.encoders:
         case, steps = bench.case(name, bench.plan.pairs[0]), bench.plan.steps[0]
         with precision("float32"):
             expected = outer_step(case, steps)()
-        for kind in ("tf32", "bf16"):
+        for kind in kinds:
             with precision(kind) as autocast:
                 found = outer_step(case, steps, engine={"autocast": autocast})()
             error = relative_error(found, expected)

@@ -36,6 +36,8 @@ def test_every_part_is_measured(device: str, tmp_path: Path) -> None:
         assert figures[f"{name}_channels_last_float32_seconds"] > 0
         assert figures[f"{name}_channels_last_float32_error"] < 1e-3
     assert "resnet50_heads_channels_last_float32_seconds" not in figures, "features have no channels"
+    errors = [figures.get(f"{name}_bf16_error") for name in ("nfnet", "vit_lora", "resnet50_heads")]
+    assert all(1e-4 < error < 0.5 for error in errors) if device == "cpu" else errors == [None] * 3
     assert figures["students_stacked_vit_lora"] > 0 and figures["experts_an_hour_resnet50_heads_4"] > 0
     table = (tmp_path / "gpu.md").read_text()
     assert table.count("\n|") == len(figures) + 2
