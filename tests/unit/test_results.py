@@ -128,3 +128,14 @@ def test_numbers_of_claims_are_those_of_their_sections() -> None:
         assert [one for one in decimals if one not in known] == [], claim
         checked += len(decimals)
     assert checked >= 60
+
+
+@pytest.mark.parametrize("space", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda space: space.stem)
+def test_measured_results_of_shipped_spaces_are_on_the_page(space: Path) -> None:
+    header = "".join(line for line in space.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    expected = re.search(r"^# Expect:(.*?)(?=^# \w+:)", header, re.M | re.S)
+    assert expected
+    if "not run here" not in expected[1]:
+        known = set(re.findall(r"\d+(?:\.\d+)?", RESULTS.read_text(encoding="utf-8")))
+        found = re.findall(r"(?<![\w.])\d+\.\d+", expected[1])
+        assert [number for number in found if number not in known] == []
