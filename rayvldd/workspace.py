@@ -7,6 +7,8 @@ from urllib.parse import quote, unquote
 from rayvldd.errors import StoreError
 from rayvldd.user_paths import user_path
 
+_DATABASE = "mlflow.db"
+
 
 class Workspace:
     """Defines all paths below the workspace folder.
@@ -52,14 +54,29 @@ class Workspace:
         return self.root / "scores"
 
     @property
-    def tracking_uri(self) -> str:
+    def database(self) -> Path:
         """The embedded MLflow database: one SQLite file, no server to start."""
-        return database_uri(self.root / "mlflow.db")
+        return self.root / _DATABASE
+
+    @property
+    def tracking_uri(self) -> str:
+        """Tracking URI of the embedded MLflow database."""
+        return database_uri(self.database)
+
+    def is_own_database(self, uri: str) -> bool:
+        """Whether a tracking URI names the embedded database of this workspace."""
+        file = database_file(uri)
+        return file is not None and file.resolve() == self.database.resolve()
 
     @property
     def artifacts(self) -> Path:
         """Artifacts of the embedded MLflow."""
         return self.root / "mlartifacts"
+
+    @property
+    def open_runs(self) -> Path:
+        """Contains a file for each process that logs runs to MLflow."""
+        return self.root / "open_runs"
 
     def check_writable(self) -> None:
         """Create the folder, and check that files can be written to it.
@@ -96,3 +113,9 @@ def database_file(uri: str) -> Path | None:
     scheme, _, rest = uri.partition("://")
     name = unquote(rest.partition("?")[0].removeprefix("/"))
     return Path(name) if scheme.partition("+")[0] == "sqlite" and name else None
+
+
+def workspace_of_database(uri: str) -> Workspace | None:
+    """The workspace whose embedded database a tracking URI names; None for other databases and for servers."""
+    file = database_file(uri)
+    return Workspace(file.parent) if file is not None and file.name == _DATABASE else None

@@ -112,6 +112,7 @@ def command(
     from rayvldd.library.comparing import ComparedStudies, chosen_studies
     from rayvldd.library.comparing import compare as compare_studies
     from rayvldd.records.set_scores import kept_scores, read_scores
+    from rayvldd.tracking.abandoned_runs import end_abandoned_runs
     from rayvldd.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
@@ -124,6 +125,7 @@ def command(
         invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {page}"]))
         return invocation.finish(_PlannedComparison(studies=folders, page=page))
 
+    end_abandoned_runs(workspace, workspace.tracking_uri)
     published = show_published(invocation) if reference else []
 
     def write(reload_s: int | None) -> ComparedStudies:

@@ -49,6 +49,7 @@ def command(context: click.Context, address: str) -> None:
     elif not statuses:
         invocation.say(f"No study in {invocation.workspace_folder}, and no cluster at {address}.")
         invocation.say_next("rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
+    _end_abandoned_runs(invocation)
     invocation.finish(_Status(address=address, jobs=[output_of_job(job) for job in jobs], studies=statuses))
 
 
@@ -65,6 +66,15 @@ def _show_studies(invocation: Invocation) -> list[StudyStatus]:
     for line in lines_about(statuses):
         invocation.say(line)
     return statuses
+
+
+def _end_abandoned_runs(invocation: Invocation) -> None:
+    """End the runs of killed processes in the workspace's MLflow; it is opened only if there are such."""
+    from rayvldd.tracking.abandoned_runs import end_abandoned_runs
+    from rayvldd.workspace import Workspace
+
+    workspace = Workspace(invocation.workspace_folder)
+    end_abandoned_runs(workspace, workspace.tracking_uri)
 
 
 def _show_jobs(invocation: Invocation, address: str) -> "list[Job]":

@@ -17,6 +17,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.settings import DataSettings, HuggingFaceData, ToyScenesData
 from rayvldd.config.study import Study
 from rayvldd.errors import message_of
+from rayvldd.tracking.abandoned_runs import INTERRUPTION, SESSION, STATE
 from rayvldd.tracking.mlflow_captions import CAPTIONS_TABLE, TABLES, TABLES_TAG, captions_table
 from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID
 from rayvldd.tracking.mlflow_values import (
@@ -58,12 +59,16 @@ class MlflowRuns:
         client: Client of the server.
         experiment: Id of the experiment.
         dropped: Returns the writes that the outbox has dropped.
+        token: Of this process, by which others find the runs that it leaves open.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, dropped: Callable[[], Sequence[Dropped]]) -> None:
+    def __init__(
+        self, client: MlflowClient, experiment: str, dropped: Callable[[], Sequence[Dropped]], token: str
+    ) -> None:
         self._client = client
         self._experiment = experiment
         self._dropped = dropped
+        self._token = token
         self._study: Study
         self.study_run = ""
         """Id of the study's run."""
@@ -167,7 +172,7 @@ class MlflowRuns:
         # The study's run has those of its trials too: by the tag, the same command finds the run and completes both.
         dropped = (one for one in self._dropped() if lane in (one.lane, STUDY))
         missing = "; ".join(map(str, dropped))
-        values = {**tags, "rayvldd.state": state} | ({MISSING: missing} if missing else {})
+        values = {**tags, STATE: state} | ({MISSING: missing} if missing else {})
         if NOTE in values:
             values[NOTE] = values[NOTE].replace(RUN_ID, run_id)
         entries = [RunTag(key, str(value)[:MAX_TAG]) for key, value in values.items()]
@@ -193,10 +198,13 @@ class MlflowRuns:
 
     def _open_run(self, known: Run | None, name: str, tags: dict[str, str], values: dict[str, str]) -> str:
         """Create a run, or continue an existing one; only missing tags and parameters are written."""
-        tags = {**tags, **common_tags(self._study)}
+        tags = {**tags, **common_tags(self._study), SESSION: self._token}
         if known is None:
             known = self._client.create_run(self._experiment, run_name=name, tags=tags)
         elif known.info.status != "FINISHED":
+            self._client.set_tag(known.info.run_id, SESSION, self._token)
+            if INTERRUPTION in known.data.tags:
+                self._client.delete_tag(known.info.run_id, INTERRUPTION)
             self._client.update_run(known.info.run_id, status="RUNNING")
         run_id: str = known.info.run_id
         missing = [Param(key, value) for key, value in values.items() if key not in known.data.params]
@@ -222,5 +230,5 @@ class MlflowRuns:
 
 def _is_complete(run: Run) -> bool:
     """Whether the run of a trial that ended has everything; one of an interrupted trial is continued."""
-    ended = run.data.tags.get("rayvldd.state") in ("finished", "stopped", "failed")
+    ended = run.data.tags.get(STATE) in ("finished", "stopped", "failed")
     return ended and run.info.status != "RUNNING" and MISSING not in run.data.tags

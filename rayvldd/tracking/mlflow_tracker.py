@@ -22,6 +22,7 @@ from rayvldd.errors import RayvlddError
 from rayvldd.printable import without_passwords
 from rayvldd.records.set_card import card_in
 from rayvldd.records.student_card import STUDENT, STUDENT_CARD, StudentCard
+from rayvldd.tracking.abandoned_runs import end_abandoned_runs, session_in
 from rayvldd.tracking.identity import study_identity
 from rayvldd.tracking.mlflow_notes import NOTE, note_of_study, note_of_trial
 from rayvldd.tracking.mlflow_runs import STATUS, STUDY, MlflowRuns, NoRunError
@@ -34,7 +35,7 @@ from rayvldd.tracking.set_source import BEST_ALIAS
 from rayvldd.tracking.sqlite_file import ready_sqlite
 from rayvldd.tracking.system_metrics import EVERY_S, MachineSampler
 from rayvldd.tracking.verdicts import verdict_of
-from rayvldd.workspace import database_file
+from rayvldd.workspace import Workspace, database_file
 
 _PATIENCE_S: dict[State, float] = {"finished": 600.0, "failed": 60.0, "interrupted": 10.0}
 """Seconds that the end of a study waits for an unavailable server; unfinished ones can be resumed."""
@@ -49,12 +50,15 @@ class MlflowTracker:
         uri: Tracking URI, e.g. ``http://127.0.0.1:5000`` or ``sqlite:////folder/mlflow.db``.
         artifacts: Folder for the artifacts of the embedded database; default: the server's location.
         origin: Distinguishes studies with the same name and settings on a shared server, e.g. the folder.
+        workspace: Has notes of the processes that log; the runs of dead ones are ended. Default: none are written.
 
     Raises:
         RayvlddError: if the URI cannot be used or does not answer.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None = None, *, origin: str = "") -> None:
+    def __init__(
+        self, uri: str, artifacts: Path | None = None, *, origin: str = "", workspace: Workspace | None = None
+    ) -> None:
         self.uri = without_passwords(uri)
         self._uri = uri
         self._origin = origin
@@ -70,7 +74,10 @@ class MlflowTracker:
                 ready_sqlite(file)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = experiment_id(self._client, self.uri, artifacts)
-        self._runs = MlflowRuns(self._client, self._experiment, lambda: self._outbox.dropped)
+        if workspace is not None:
+            end_abandoned_runs(workspace, uri, lambda: self._client)
+        self._session = session_in(workspace, uri)
+        self._runs = MlflowRuns(self._client, self._experiment, lambda: self._outbox.dropped, self._session.token)
 
     def start_study(self, study: Study, command: str) -> None:
         """Open the parent run, or find the unfinished one of the same study and command."""
@@ -84,12 +91,20 @@ class MlflowTracker:
             "rayvldd.searched": ", ".join(study.space.domains)[:MAX_TAG],
             NOTE: f"`{command}`",
         }
-        with answering(self.uri):
-            self._runs.open_study(study, identity, tags)
-            opened = self._client.get_run(self._runs.study_run).info
-            self._study_started_s = opened.start_time / 1e3
+        self._session.begin(identity)
         try:
-            try_artifacts(self._uri, opened.artifact_uri)
+            with answering(self.uri):
+                self._runs.open_study(study, identity, tags)
+                opened = self._client.get_run(self._runs.study_run).info
+            self._study_started_s = opened.start_time / 1e3
+            self._try_artifacts(opened.artifact_uri)
+        except BaseException:  # no work follows
+            self._session.end()
+            raise
+
+    def _try_artifacts(self, place: str) -> None:
+        try:
+            try_artifacts(self._uri, place)
         except RayvlddError:  # no work follows, and the run must not be shown as running
             self._client.set_terminated(self._runs.study_run, STATUS["interrupted"])
             raise
@@ -180,6 +195,7 @@ class MlflowTracker:
         """Write an evaluation as a separate run: each student is a step, the last step has the mean over students."""
         self._study = scores.study
         rows, record = entries_of_scores(scores), secrets.token_hex(8)
+        self._session.begin("")
         self._outbox.put(record, partial(self._runs.open_scores, scores, record), what=f"the run of {scores.name}")
         self._outbox.put(record, partial(self._runs.write_metrics, record), rows, what=f"metrics of {scores.name}")
         if scores.origins.fingerprints:
@@ -199,6 +215,7 @@ class MlflowTracker:
     def _wait(self, patience_s: float) -> None:
         """Wait for the outbox, and log the number of missing writes; the workspace contains their data."""
         if self._outbox.wait(patience_s):
+            self._session.end()
             return
         logging.getLogger(__name__).warning(
             "%s did not answer for %.0f s: %d writes are missing there; the workspace has everything",

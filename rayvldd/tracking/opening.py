@@ -32,8 +32,9 @@ def open_tracker(
     from rayvldd.tracking.mlflow_tracker import MlflowTracker
 
     if uri is None:
-        return MlflowTracker(workspace.tracking_uri, workspace.artifacts, origin=origin or str(folder))
-    return MlflowTracker(uri, origin=origin or str(folder))
+        uri, artifacts = workspace.tracking_uri, workspace.artifacts
+        return MlflowTracker(uri, artifacts, origin=origin or str(folder), workspace=workspace)
+    return MlflowTracker(uri, origin=origin or str(folder), workspace=workspace)
 
 
 def _tracker_in(folder: Path, name: str) -> Tracker:
