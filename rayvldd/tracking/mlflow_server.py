@@ -12,27 +12,35 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.printable import without_passwords
+from rayvldd.tracking.moved_database import EXPERIMENT, IN_WORKSPACE, is_folder_of
 
-EXPERIMENT = "rayvldd"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Kind of experiment for MLflow's pages: training runs with charts, not traces of language models."""
 
 
 def experiment_id(client: MlflowClient, uri: str, artifacts: Path | None) -> str:
-    """Id of the package's experiment. Its artifact location cannot change, so a moved folder needs a new one."""
+    """Id of the package's experiment.
+
+    MLflow cannot change the artifact location of an experiment. Where it is not the given folder, as in a workspace
+    whose addresses could not be changed after it was moved, a further experiment is used.
+    """
     location = None if artifacts is None else artifacts.absolute().as_uri()
     known = client.get_experiment_by_name(EXPERIMENT)
     name = EXPERIMENT
-    if known is not None and location is not None and known.artifact_location != location:
+    if known is not None and artifacts is not None and not is_folder_of(known.artifact_location, artifacts):
         name = f"{EXPERIMENT} {location}"
         known = client.get_experiment_by_name(name)
+    tags = _KIND if location is None else {**_KIND, **IN_WORKSPACE}
     if known is None:
-        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
     if known.lifecycle_stage != "active":
         raise RayvlddError(
             f"the MLflow experiment {name!r} was deleted",
             next_command=f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {known.experiment_id}",
         )
+    if artifacts is not None and not IN_WORKSPACE.items() <= known.tags.items():  # one of an earlier release
+        for key, value in IN_WORKSPACE.items():
+            client.set_experiment_tag(known.experiment_id, key, value)
     return str(known.experiment_id)
 
 

@@ -19,8 +19,9 @@ def open_tracker(
 ) -> Tracker:
     """Open the tracker with a URI; without one, the workspace's embedded MLflow.
 
-    ``origin`` distinguishes studies with the same name and settings on a shared server; default: the folder. ``run``
-    is the folder of plain files of a command that is no search.
+    ``origin`` distinguishes studies with the same name and settings on a shared server; default: the folder, of which
+    the embedded database takes the place in the workspace, as both may be moved. ``run`` is the folder of plain files
+    of a command that is no search.
 
     Raises:
         RayvlddError: if the URI cannot be used or does not answer.
@@ -30,10 +31,13 @@ def open_tracker(
         return _tracker_in(folder / "tracking" / run, str(uri))
 
     from rayvldd.tracking.mlflow_tracker import MlflowTracker
+    from rayvldd.tracking.moved_database import follow_move
 
-    if uri is None:
-        uri, artifacts = workspace.tracking_uri, workspace.artifacts
-        return MlflowTracker(uri, artifacts, origin=origin or str(folder), workspace=workspace)
+    uri = workspace.tracking_uri if uri is None else uri
+    follow_move(uri)
+    if workspace.is_own_database(uri):
+        place = folder.relative_to(workspace.root).as_posix()
+        return MlflowTracker(uri, workspace.artifacts, origin=origin or place, workspace=workspace)
     return MlflowTracker(uri, origin=origin or str(folder), workspace=workspace)
 
 

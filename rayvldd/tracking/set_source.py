@@ -13,6 +13,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from rayvldd.errors import StoreError, message_of
+from rayvldd.tracking.moved_database import follow_move, present_address
 from rayvldd.workspace import Workspace, database_file
 
 BEST_ALIAS = "best"
@@ -39,8 +40,10 @@ def fetched(uri: str, workspace: Path | None = None) -> Iterator[Path]:
 
 def _copy(uri: str, tracking_uri: str, place: str) -> Path:
     try:
+        follow_move(tracking_uri)
         client = MlflowClient(tracking_uri=tracking_uri)
-        return Path(download_artifacts(_location(client, uri), dst_path=place, tracking_uri=tracking_uri))
+        location = present_address(tracking_uri, _location(client, uri))
+        return Path(download_artifacts(location, dst_path=place, tracking_uri=tracking_uri))
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         _refuse(uri, f"cannot be fetched from {tracking_uri}: {message_of(error)}", error)
 
