@@ -95,6 +95,11 @@ class Invocation:
             self._waits.append(text)
             _echo(text, err=True)
 
+    def say_progress(self, text: str) -> None:
+        """Print on stderr what a command waits for, unless it is quiet."""
+        if not self.quiet:
+            _echo(without_passwords(text), err=True)
+
     def say(self, text: str = "") -> None:
         """Print a line of text."""
         _echo(without_passwords(text))

@@ -44,6 +44,7 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
     For a database, as the embedded one of the workspace, a server is started on this machine; Ctrl-C ends it. If
     `--tracking-uri` names a server, its page is opened.
     """
+    from rayvldd.tracking.abandoned_runs import end_abandoned_runs
     from rayvldd.tracking.mlflow_pages import (
         HOST,
         is_database,
@@ -52,9 +53,11 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
         server_command,
         trials_page,
     )
+    from rayvldd.tracking.moved_database import follow_move
     from rayvldd.workspace import Workspace
 
-    uri = tracking_uri or Workspace(invocation.workspace_folder).tracking_uri
+    workspace = Workspace(invocation.workspace_folder)
+    uri = tracking_uri or workspace.tracking_uri
     if uri in WITHOUT_SERVER:
         raise RayvlddError(
             f"the tracker is {uri}, so MLflow has no runs",
@@ -65,6 +68,8 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
             f"tracking URI {uri}: is no server and no database; allowed: http://HOST:PORT, sqlite:///FILE",
             next_command="rayvldd ui with another --tracking-uri, or without one for the workspace",
         )
+    if is_server(uri):
+        invocation.say_progress(f"asking {uri} for the trials")
     page = trials_page(uri, study_name, f"http://{HOST}:{port}")
     if invocation.dry_run or is_server(uri):
         if browser and not invocation.dry_run:
@@ -72,6 +77,9 @@ def command(invocation: Invocation, study_name: str, tracking_uri: str | None, p
         invocation.say(page)
         return invocation.finish(_Page(page=page))
     _refuse_used(HOST, port, _again(study_name, tracking_uri, port + 1))
+    invocation.say_progress(f"starting MLflow for {uri} at {HOST}:{port}; the page follows when it answers")
+    follow_move(uri)
+    end_abandoned_runs(workspace, uri)
     with subprocess.Popen(server_command(uri, port), env=_environment()) as server:
         try:
             if _answers(HOST, port, server):

@@ -45,6 +45,9 @@ def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.Monke
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None and ui.stderr is not None
         try:
+            first = ui.stderr.readline().strip()
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", port)) != 0, "it says so before the server answers"
             page = next(line for line in ui.stdout if line.startswith("http")).strip()
             answers = status_of(page)
             view = shared_view(page)
@@ -53,6 +56,8 @@ def test_the_server_answers_until_ctrl_c(logged: Path, monkeypatch: pytest.Monke
         errors = ui.stderr.read()
         assert ui.wait(60) == exit_code_of(KeyboardInterrupt())
     assert "Application startup complete" in errors and "Warning" not in errors
+    uri = Workspace(logged).tracking_uri
+    assert first == f"starting MLflow for {uri} at 127.0.0.1:{port}; the page follows when it answers"
     assert answers == 200
     assert page.endswith("/runs?workflowType=machine_learning&viewStateShareKey=tiny")
     assert view == {
