@@ -7,7 +7,7 @@ inputs, so that a repeated evaluation replaces the earlier one.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, ClassVar, Generic, TypeVar
 
@@ -237,6 +237,8 @@ class SetScores(Record):
     """Of every set and every coreset of its size, in mean recall."""
     breakdown: list[Breakdown] = Field(default_factory=list)
     further: list[FurtherScores] = Field(default_factory=list)
+    in_workspace: dict[str, str] | None = None
+    """In the workspace's file: sets by location that are in the workspace, with their path there."""
 
     @property
     def identity(self) -> JsonObject:
@@ -350,7 +352,11 @@ def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
     """Write scores to the workspace's folder of scores, replacing those of the same evaluation."""
     name = hashlib.sha256(json.dumps(scores.identity, sort_keys=True).encode()).hexdigest()[:12]
     file = folder / f"{scores.kind}-{name}.json"
-    scores.write(file)
+    if isinstance(scores, SetScores):
+        inside = _paths_in(folder.parent, (place for row in scores.sets for place in row.set_sizes))
+        scores.model_copy(update={"in_workspace": inside} if inside else {}).write(file)
+    else:
+        scores.write(file)
     return file
 
 
@@ -359,9 +365,39 @@ def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], lis
     coresets, faults = _CORESETS.read(sorted(folder.glob(f"{CoresetScores.kind}-*.json")), whole=True)
     evaluations, more = _EVALUATIONS.read(sorted(folder.glob(f"{SetScores.kind}-*.json")), whole=True)
     on_test = [found for found in coresets if found.split == "test"]
-    evaluated = [found for found in evaluations if found.split == "test"]
+    evaluated = [_at_present(found, folder.parent) for found in evaluations if found.split == "test"]
     unread = [str(fault) for fault in (*faults, *more) if not fault.problem.startswith("scored on")]
     return on_test, evaluated, unread
+
+
+def _paths_in(workspace: Path, places: Iterable[str]) -> dict[str, str]:
+    """Locations of sets that are in a workspace, with their path there."""
+    whole = {place: Path(whole_place(place)) for place in places if ":/" not in place}
+    root = Path(whole_place(str(workspace)))
+    return {place: path.relative_to(root).as_posix() for place, path in whole.items() if root in path.parents}
+
+
+def _at_present(scores: SetScores, workspace: Path) -> SetScores:
+    """Scores with the present locations of sets in a workspace that was moved or copied."""
+    root = Path(whole_place(str(workspace)))
+    inside = {place: root / path for place, path in (scores.in_workspace or {}).items()}
+    now = {place: str(path) for place, path in inside.items() if whole_place(place) != str(path) and path.is_dir()}
+    if not now:
+        return scores
+    for row in scores.sets:
+        if row.in_order:  # their row has a name of all locations
+            places = [now.get(place, place) for place in row.set_sizes]
+            now[row.distilled_set] = name_in_order(places, row.later_rate or 1.0)
+    return SetScores.model_validate_json(json.dumps(_renamed(scores.as_json(), now)))
+
+
+def _renamed(value: JsonValue, names: Mapping[str, str]) -> JsonValue:
+    """A value of JSON with other names for some texts and keys."""
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def rows_of_set(evaluations: Iterable[SetScores], place: str) -> list[EvaluatedSet | EvaluatedBound]:
