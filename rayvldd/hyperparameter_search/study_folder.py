@@ -95,6 +95,11 @@ class StudyFolder:
         """All test evaluations of sets of this study, one line of JSON each."""
         return self.root / "test_evaluations.jsonl"
 
+    @property
+    def store_mark(self) -> Path:
+        """Of a study with a store: names the snapshot that it was resumed from."""
+        return self.root / ".stored"
+
     def save_settings(self, study: Study) -> None:
         """Write the settings of the study."""
         StudySettings(settings=study.model_dump(mode="json")).write(self.settings)
@@ -159,9 +164,26 @@ class StudyFolder:
         """
         if not self.result_file.is_file():
             return None
-        # The location of the set follows from that of the folder, which may come from another machine.
-        now = {"distilled_set": str(self.best), "test_evaluations": self.test_evaluations()}
-        return StudyOutcome.read(self.result_file).model_copy(update=now)
+        found = StudyOutcome.read(self.result_file)
+        # The locations follow from that of the folder, which may have been moved, or come from another machine.
+        now = {"distilled_set": str(self.best), "tracking_uri": self._present_tracker(found)}
+        return found.model_copy(update={**now, "test_evaluations": self.test_evaluations()})
+
+    def _present_tracker(self, result: StudyOutcome) -> str:
+        """The address of the tracker; one in the workspace is in the present one, with which it was moved or copied.
+
+        The folder of a study with a store may come without the database of the other machine.
+        """
+        before = StudyFolder(Path(result.distilled_set).parent)
+        if before.workspace.is_own_database(result.tracking_uri):
+            is_here = self.workspace.database.is_file() and not self.store_mark.is_file()
+            return self.workspace.tracking_uri if is_here else result.tracking_uri
+        return _below(self.root, before.root, result.tracking_uri)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace with this study."""
+        return Workspace(self.root.parent.parent)
 
     @contextmanager
     def opened(self, study: Study, *, reopens: bool = False) -> Iterator[None]:
@@ -272,7 +294,7 @@ class StudyFolder:
     def note_unsent(self, tracker_uri: str, missing: Sequence[str]) -> None:
         """Record the writes that a tracker lacks at the study's end; without any, remove an earlier record."""
         if missing:
-            UnsentRecords(tracking_uri=tracker_uri, missing=list(missing)).write(self._unsent)
+            UnsentRecords(tracking_uri=self._name_of(tracker_uri), missing=list(missing)).write(self._unsent)
         else:
             self._unsent.unlink(missing_ok=True)
 
@@ -281,7 +303,12 @@ class StudyFolder:
         if not self._unsent.is_file():
             return ()
         unsent = UnsentRecords.read(self._unsent)
-        return tuple(unsent.missing) if unsent.tracking_uri == tracker_uri else ()
+        return tuple(unsent.missing) if unsent.tracking_uri in (tracker_uri, self._name_of(tracker_uri)) else ()
+
+    def _name_of(self, tracker_uri: str) -> str:
+        """The address of a tracker for a file; that of the workspace's database is its name, as both may be moved."""
+        database = self.workspace.database
+        return database.name if self.workspace.is_own_database(tracker_uri) else tracker_uri
 
     @property
     def _unsent(self) -> Path:
@@ -331,6 +358,13 @@ def study_of_set(place: str, study_name: str, studies: Path) -> Path | None:
         if folder.settings.is_file() and folder.trials.is_dir():
             return root
     return None
+
+
+def _below(root: Path, before: Path, uri: str) -> str:
+    """The address of plain files in a study's folder, which was ``before``; that of something else as it is."""
+    inside = uri.removeprefix(f"{before.absolute().as_uri()}/")
+    there = root.absolute().as_uri()
+    return uri if inside == uri else f"{there}/{inside}"
 
 
 def _completed(settings: JsonObject) -> JsonObject:

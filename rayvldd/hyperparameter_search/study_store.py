@@ -36,9 +36,6 @@ _POLL_S = 1.0
 _TRIES = 5
 """Attempts to read a trial's files while they change, before its earlier state is kept for now."""
 
-_MARK = ".stored"
-"""File in the study's folder that names the snapshot it was resumed from."""
-
 
 class Entry(TypedDict):
     """A file of a snapshot."""
@@ -111,7 +108,7 @@ class StudyStore:
         files = self._known()
         if self._snapshot is None:
             return
-        mark = self._folder.root / _MARK
+        mark = self._folder.store_mark
         if self._folder.settings.is_file():
             if not mark.is_file():
                 raise StoreError(
@@ -310,7 +307,7 @@ class StudyStore:
 
     def _mark(self) -> None:
         assert self._snapshot is not None
-        write_bytes_whole(self._folder.root / _MARK, _sum(self._snapshot).encode())
+        write_bytes_whole(self._folder.store_mark, _sum(self._snapshot).encode())
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

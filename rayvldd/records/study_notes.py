@@ -39,6 +39,6 @@ class UnsentRecords(Record):
     remedy: ClassVar[str] = _REMEDY
 
     tracking_uri: str
-    """The tracker that lacks them."""
+    """The tracker that lacks them: its address, or the file's name of the embedded database."""
     missing: list[str]
     """The records, each with its reason."""

@@ -173,5 +173,6 @@ def test_a_study_with_ten_kills_ends_as_one_without(tmp_path: Path) -> None:
 
     other = sweep_on(tmp_path / "b", tmp_path / "kept")
     assert not other.is_new and len(other.trials) == 5, "another machine has it from the store, and runs nothing"
-    there = str(StudyFolder(Workspace(tmp_path / "b").study("killed")).best)
-    assert other.outcome == result.model_copy(update={"distilled_set": there})
+    there = StudyFolder(Workspace(tmp_path / "b").study("killed"))
+    places = {"distilled_set": str(there.best), "tracking_uri": (there.root / "tracking").as_uri()}
+    assert other.outcome == result.model_copy(update=places)

@@ -14,8 +14,10 @@ from rayvldd.errors import RayvlddError
 from rayvldd.hyperparameter_search.sending import send_again
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.study_choice import FinalistScores
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
 from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.workspace import Workspace
 
 MISSING = ("the artifacts of trial_000: Permission denied",)
 
@@ -108,3 +110,36 @@ def test_finalists_and_the_course_of_the_best_recall_are_sent_too(folder: StudyF
         (1, {"best_val_mean_recall": 7.0}),
         (2, {"best_val_mean_recall": 7.0}),
     ]
+
+
+def test_what_the_database_of_the_workspace_lacks_is_known_after_a_move(folder: StudyFolder, tmp_path: Path) -> None:
+    workspace = folder.workspace
+    folder.note_unsent(workspace.tracking_uri, MISSING)
+    assert folder.unsent(workspace.tracking_uri) == MISSING
+    moved = workspace.root.rename(tmp_path.with_name(f"{tmp_path.name} moved"))
+    there = StudyFolder(moved / "studies" / "tiny")
+    assert there.unsent(there.workspace.tracking_uri) == MISSING
+    assert there.unsent(workspace.tracking_uri) == (), "the former one is another database now"
+
+
+def test_the_result_of_a_moved_study_names_the_tracker_there(folder: StudyFolder) -> None:
+    """Also of a copy, while the first one is still at its place."""
+    result = StudyOutcome.read(folder.result_file)
+    before, now = Workspace("/before"), folder.workspace
+
+    def shown(uri: str) -> str:
+        places = {"distilled_set": str(before.study("tiny") / "best"), "tracking_uri": uri}
+        result.model_copy(update=places).write(folder.result_file)
+        found = folder.result()
+        assert found is not None
+        return found.tracking_uri
+
+    assert shown(before.tracking_uri) == before.tracking_uri, "it was not moved along"
+    now.database.touch()
+    assert shown(before.tracking_uri) == now.tracking_uri
+    folder.store_mark.touch()
+    assert shown(before.tracking_uri) == before.tracking_uri, "a store has the study without the database"
+    files = before.study("tiny") / "tracking"
+    assert shown(files.as_uri()) == (folder.root / "tracking").as_uri()
+    for elsewhere in ("sqlite:////elsewhere/mlflow.db", "http://host:5000", f"{before.study('tiny').as_uri()}_2/x", ""):
+        assert shown(elsewhere) == elsewhere
