@@ -16,6 +16,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.loop import OuterLoop
 from rayvldd.tracking.mlflow_tracker import MlflowTracker
 from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.protocol import State
 from rayvldd.workspace import Workspace
 
 POINT = {"distillation.trajectory_matching.syn_steps": 4}
@@ -32,7 +33,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory, tiny_cache: Path) -> Path:
     loop.step()
     workspace = Workspace(tmp_path_factory.mktemp("at first 100%ü") / "work space")
     loop.distilled_set({"val_mean_recall": 12.5}).save(workspace.study("tiny") / "best")
-    for name, state in (("tiny", "finished"), ("halted", "interrupted")):
+    states: dict[str, State] = {"tiny": "finished", "halted": "interrupted"}
+    for name, state in states.items():
         tracker = open_tracker(None, name, workspace)
         tracker.start_study(study.model_copy(update={"name": name}), "rayvldd sweep tiny.yaml")
         tracker.start_trial("trial_000", POINT)
