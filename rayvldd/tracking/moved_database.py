@@ -135,7 +135,9 @@ def _moves(connection: sqlite3.Connection, folder: Path) -> list[_Move]:
     found = {}
     for address, is_tagged in rows:
         place = _local_path(address)
-        if place and not is_folder_of(address, folder) and _has_moved(connection, place, folder, bool(is_tagged)):
+        if place is None or place.name != folder.name or is_folder_of(address, folder):
+            continue
+        if _has_moved(connection, place, folder, bool(is_tagged)):
             found[place] = _Move(place, folder)
     return list(found.values())
 

@@ -150,6 +150,7 @@ def test_an_experiment_of_an_earlier_release_is_known_by_its_runs(tmp_path: Path
         connection.commit()
     before = addresses(users)
     users.artifacts.mkdir()
+    (users.artifacts / "a").mkdir()
     follow_move(users.tracking_uri)
     assert addresses(users) == before
 
