@@ -76,37 +76,52 @@ def reachable(store: "ExpertRecords") -> Iterator[None]:
         yield
 
 
-def checked_study(
-    invocation: Invocation,
-    file: Path,
-    *extra_overrides: str,
-    num_pairs: int | None = None,
-    distils: bool = False,
-    searches: bool = False,
-    on_this_machine: bool = False,
+def loaded_study(
+    invocation: Invocation, file: Path, *extra_overrides: str, searches: bool = False
 ) -> tuple[Study, "Workspace"]:
-    """Load a study and check all requirements of a run, before any work.
+    """Load a study, whose file alone is checked, and the workspace, which is created if it is missing.
 
     Args:
         invocation: Overrides and workspace.
         file: The study file.
         extra_overrides: ``KEY=VALUE`` from options of the command, which take precedence over ``--set``.
-        num_pairs: Largest number of pairs of the command's ``--pairs``, in place of the study's.
-        distils: Whether the model must be differentiable for the study's method.
         searches: Whether the study must have a search space.
-        on_this_machine: Whether this machine must have the study's resources.
 
     Raises:
-        ConfigError: if the file has faults, has no search space, or needs more resources than this machine has.
+        ConfigError: if the file has faults or has no search space.
         StoreError: if the workspace cannot be written.
-        ModelError: if a model does not exist or is not compatible.
-        DataError: if the dataset has faults.
-        InputError: if both models and data have faults.
     """
     study = load_study(file, [*invocation.overrides, *extra_overrides])
     if searches:
         refuse_one_point(study, str(file))
-    workspace = writable_workspace(invocation)
+    return study, writable_workspace(invocation)
+
+
+def check_study(
+    invocation: Invocation,
+    study: Study,
+    file: Path,
+    *,
+    num_pairs: int | None = None,
+    distils: bool = False,
+    on_this_machine: bool = False,
+) -> None:
+    """Check all requirements of a run, before any work.
+
+    Args:
+        invocation: The command.
+        study: The study.
+        file: Its file, for the faults.
+        num_pairs: Largest number of pairs of the command's ``--pairs``, in place of the study's.
+        distils: Whether the model must be differentiable for the study's method.
+        on_this_machine: Whether this machine must have the study's resources.
+
+    Raises:
+        ConfigError: if the study needs more resources than this machine has.
+        ModelError: if a model does not exist or is not compatible.
+        DataError: if the dataset has faults.
+        InputError: if both models and data have faults.
+    """
     invocation.say_loading()
     if on_this_machine:
         _check_resources(study, str(file), invocation.line)
@@ -114,6 +129,19 @@ def checked_study(
     if distils:
         _check_initial_sets(study, str(file), invocation.line)
         _check_step(study, str(file), invocation.line)
+
+
+def checked_study(
+    invocation: Invocation,
+    file: Path,
+    *extra_overrides: str,
+    num_pairs: int | None = None,
+    distils: bool = False,
+    on_this_machine: bool = False,
+) -> tuple[Study, "Workspace"]:
+    """Load a study and check all requirements of a run; see :func:`loaded_study` and :func:`check_study`."""
+    study, workspace = loaded_study(invocation, file, *extra_overrides)
+    check_study(invocation, study, file, num_pairs=num_pairs, distils=distils, on_this_machine=on_this_machine)
     return study, workspace
 
 

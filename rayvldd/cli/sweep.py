@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli.invocation import EXIT_UNSENT, Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, store_option, study_argument, writable_store
+from rayvldd.cli.preparation import (
+    check_study,
+    loaded_study,
+    show_settings,
+    store_option,
+    study_argument,
+    writable_store,
+)
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.printable import printable, without_passwords
@@ -15,8 +22,8 @@ from rayvldd.tracking.opening import open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
+    from rayvldd.hyperparameter_search.finished import SweepResult
     from rayvldd.hyperparameter_search.study_store import StudyStore
-    from rayvldd.hyperparameter_search.sweep import SweepResult
     from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.study_plan import Plan
     from rayvldd.workspace import Workspace
@@ -99,15 +106,16 @@ def command(
             fault = Fault("--submit", f"given together with {others}", "these with --address")
             raise ConfigError([fault], next_command="the same command on a node, with --address auto for --submit")
         return submit_sweep(invocation, study_file, address, tracking_uri, store_uri)
-    study, workspace = checked_study(
-        invocation, study_file, distils=True, searches=True, on_this_machine=address is None
-    )
+    study, workspace = loaded_study(invocation, study_file, searches=True)
+    study_store = _study_store(study_store_uri, study.name, workspace)
+    if not invocation.dry_run and (found := _finished(invocation, study, workspace, study_store, reopens)):
+        return _show_result(invocation, study, found, tracking_uri, workspace)
+    check_study(invocation, study, study_file, distils=True, on_this_machine=address is None)
 
     from rayvldd.hyperparameter_search.plan import plan
     from rayvldd.library.searching import earlier_studies
 
     store = writable_store(store_uri, workspace)
-    study_store = _study_store(study_store_uri, study.name, workspace)
     earlier = earlier_studies(learn_from, study, workspace, tracking_uri)
     if invocation.dry_run:
         return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens, learn_from=earlier))
@@ -130,9 +138,7 @@ def command(
             study_store=study_store,
             reopens=reopens,
         )
-    _show_result(invocation, study, result)
-    invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, tracking_uri, workspace)}")
-    invocation.finish(result.outcome)
+    _show_result(invocation, study, result, tracking_uri, workspace)
     if result.missing:
         place = result.outcome.tracking_uri
         first = f"{len(result.missing)} records are missing in {place}, the first: {result.missing[0]}"
@@ -149,8 +155,28 @@ def _show_plan(invocation: Invocation, study: "Study", planned: "Plan") -> None:
     invocation.finish(planned)
 
 
-def _show_result(invocation: Invocation, study: "Study", result: "SweepResult") -> None:
-    """Print the tables and the lines of a finished study."""
+def _finished(
+    invocation: Invocation, study: "Study", workspace: "Workspace", study_store: "StudyStore | None", reopens: bool
+) -> "SweepResult | None":
+    """The result of the study if there is nothing to do, without the imports and checks of a search."""
+    from rayvldd.hyperparameter_search.finished import finished_result
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+
+    with invocation.display() as display:
+        folder = StudyFolder(workspace.study(study.name))
+        return finished_result(study, folder, display, study_store=study_store, reopens=reopens)
+
+
+def _show_result(
+    invocation: Invocation, study: "Study", result: "SweepResult", given_uri: str | None, workspace: "Workspace"
+) -> None:
+    """Print the tables, the lines and the object of a finished study."""
+    _show_tables(invocation, study, result)
+    invocation.say(f"look closer    {_how_to_look(invocation, result.outcome, given_uri, workspace)}")
+    invocation.finish(result.outcome)
+
+
+def _show_tables(invocation: Invocation, study: "Study", result: "SweepResult") -> None:
     from rayvldd.reports.diagnostics import words_of_diagnostics
     from rayvldd.reports.differences import sentence_of_difference
     from rayvldd.reports.gain import words_without_gain
@@ -187,7 +213,7 @@ def _show_result(invocation: Invocation, study: "Study", result: "SweepResult") 
     if among_good := importance_line(outcome.importance_among_good):
         invocation.say(f"among good     {among_good} of what makes a trial one of the best")
     if outcome.learned_from:
-        from rayvldd.hyperparameter_search.transfer import line_of_learned
+        from rayvldd.hyperparameter_search.lines import line_of_learned
 
         invocation.say(f"earlier        {line_of_learned(outcome.learned_from, 'learned from')}")
     _say_what_there_is(invocation, outcome)

@@ -76,6 +76,13 @@ ZERO_SHOT_TOP1 = MetricInfo("zero_shot_top1", "top-1", "%", "max")
 ZERO_SHOT_TOP5 = MetricInfo("zero_shot_top5", "top-5", "%", "max")
 """Share of images whose class is among the five with the most similar prompts."""
 
+CONCENTRATION_IMAGE, CONCENTRATION_TEXT = "concentration_image", "concentration_text"
+"""Mean cosine between different items of a synthetic set, after the frozen part of the model."""
+NEAREST_IMAGE = "nearest_image_cosine"
+"""Mean over the synthetic images of the cosine to the nearest real training image."""
+DIAGNOSTICS = (CONCENTRATION_IMAGE, CONCENTRATION_TEXT, NEAREST_IMAGE)
+"""Names of all diagnostics of a synthetic set, from :mod:`rayvldd.evaluation.diagnostics`."""
+
 NEAREST_START = MetricInfo("nearest_start_cosine", "start images, nearest real image", "", "min")
 """Mean cosine of the start images of a set to the nearest real training image."""
 NEAREST_DISTILLED = MetricInfo("nearest_distilled_cosine", "distilled images, nearest real image", "", "min")

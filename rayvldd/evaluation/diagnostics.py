@@ -10,15 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from rayvldd.config.metrics import CONCENTRATION_IMAGE, CONCENTRATION_TEXT, NEAREST_IMAGE
 from rayvldd.evaluation.students import Pairs
 from rayvldd.models.retrieval_task import RetrievalTask
-
-CONCENTRATION_IMAGE, CONCENTRATION_TEXT = "concentration_image", "concentration_text"
-NEAREST_IMAGE = "nearest_image_cosine"
-"""Mean over the synthetic images of the cosine to the nearest real training image."""
-
-DIAGNOSTICS = (CONCENTRATION_IMAGE, CONCENTRATION_TEXT, NEAREST_IMAGE)
-"""All diagnostics."""
 
 _CHUNK = 16384
 """Real images compared at a time."""

@@ -1,6 +1,9 @@
-"""One-line descriptions of trials for the terminal."""
+"""One-line descriptions of trials and earlier studies for the terminal."""
+
+from collections.abc import Sequence
 
 from rayvldd.config.domains import point_as_text
+from rayvldd.records.study_outcome import LearnedStudy
 from rayvldd.records.trial import Trial
 
 
@@ -16,3 +19,10 @@ def line_of_trial(trial: Trial, *, is_best: bool = False) -> str:
         score = f"val mean recall {best.recall:5.2f} at step {best.outer_step}" + (", best so far" if is_best else "")
     ending = f"; {trial.reason}" if trial.reason else ""
     return f"{trial.trial_id}  {trial.state:8}  {score}  {point_as_text(trial.point)}{ending}"
+
+
+def line_of_learned(studies: Sequence[LearnedStudy], verb: str) -> str:
+    """One line on the sources, the one with the highest weight first."""
+    by_weight = sorted(studies, key=lambda one: -one.weight)
+    words = ", ".join(f"{one.study} {one.weight:.1f}" if one.weight else f"{one.study} dropped" for one in by_weight)
+    return f"{verb} {len(studies)} {'study' if len(studies) == 1 else 'studies'} ({words})"

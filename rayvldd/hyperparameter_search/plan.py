@@ -10,6 +10,7 @@ from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
+from rayvldd.hyperparameter_search.lines import line_of_learned
 from rayvldd.hyperparameter_search.preparation import expert_points
 from rayvldd.hyperparameter_search.strategy import first_points_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
@@ -17,7 +18,6 @@ from rayvldd.hyperparameter_search.transfer import (
     EarlierStudies,
     earlier_trials_of,
     learned_studies,
-    line_of_learned,
 )
 from rayvldd.records.study_plan import (
     Plan,

@@ -25,7 +25,7 @@ from rayvldd.hyperparameter_search.finalists import (
 )
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.ledger import Ledger
-from rayvldd.hyperparameter_search.lines import line_of_trial
+from rayvldd.hyperparameter_search.lines import line_of_learned, line_of_trial
 from rayvldd.hyperparameter_search.objectives import nothing_allowed, pareto_front, ranked, row_of_front
 from rayvldd.hyperparameter_search.preparation import (
     ExpertSets,
@@ -42,7 +42,6 @@ from rayvldd.hyperparameter_search.transfer import (
     EarlierTrials,
     known_points,
     learned_studies,
-    line_of_learned,
     lines_of,
 )
 from rayvldd.hyperparameter_search.trial import TrialContext

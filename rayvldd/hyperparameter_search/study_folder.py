@@ -311,6 +311,11 @@ class StudyFolder:
         return database.name if self.workspace.is_own_database(tracker_uri) else tracker_uri
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether some tracker lacked writes when the study ended."""
+        return self._unsent.is_file()
+
+    @property
     def _unsent(self) -> Path:
         return self.root / "unsent.json"
 

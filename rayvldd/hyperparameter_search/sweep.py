@@ -9,15 +9,15 @@ therefore tested once, even if a process dies in between.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import date
 
+from rayvldd.config.metrics import DIAGNOSTICS
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import message_of
-from rayvldd.evaluation.diagnostics import DIAGNOSTICS
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search.finished import SweepResult, line_of_finished
 from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.recorder import Illustrator
@@ -29,7 +29,6 @@ from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_
 from rayvldd.randomness import sampler_seed
 from rayvldd.records.study_choice import StudyChoice, StudyTest
 from rayvldd.records.study_outcome import ChosenTrial, Made, Seeds, StudyOutcome
-from rayvldd.records.trial import Trial
 from rayvldd.runtime.cluster import describe_cluster, start_ray
 from rayvldd.runtime.nodes import refuse_unfit_nodes
 from rayvldd.tracking.code_version import code_version
@@ -37,20 +36,6 @@ from rayvldd.tracking.ending import reporting_failure
 from rayvldd.tracking.machine_use import MachineEnergy
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """The result of a study."""
-
-    outcome: StudyOutcome
-    """Object printed by ``--json``."""
-    trials: list[Trial]
-    """All trials, by number."""
-    is_new: bool
-    """False if the study was finished before and only its result was read."""
-    missing: tuple[str, ...] = ()
-    """Writes that the tracker lacks, each with its reason; the same command sends them again."""
 
 
 def sweep(
@@ -99,8 +84,7 @@ def sweep(
     ):
         result = folder.result()
         if result is not None:
-            nothing = ", and has no trial or time left to continue with" if reopens else ""
-            used.line(f"study {study.name} is finished{nothing}; this is its result from {folder.result_file}")
+            used.line(line_of_finished(study, folder, reopens))
             missing = send_again(study, folder, tracker, result, command, used)
             return SweepResult(result, folder.ledger().by_number(), is_new=False, missing=missing)
         # First of all: a pause that is requested from here on is one of this session.

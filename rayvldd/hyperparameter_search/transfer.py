@@ -192,13 +192,6 @@ def learned_studies(learned: LearnedSources, trials: Sequence[Trial]) -> list[Le
     ]
 
 
-def line_of_learned(studies: Sequence[LearnedStudy], verb: str) -> str:
-    """One line on the sources, the one with the highest weight first."""
-    by_weight = sorted(studies, key=lambda one: -one.weight)
-    words = ", ".join(f"{one.study} {one.weight:.1f}" if one.weight else f"{one.study} dropped" for one in by_weight)
-    return f"{verb} {len(studies)} {'study' if len(studies) == 1 else 'studies'} ({words})"
-
-
 def known_points(
     study: Study, folder: StudyFolder, fingerprints: Callable[[Mapping[str, SettingValue]], Mapping[str, str]]
 ) -> tuple[list[Trial], dict[str, str]]:

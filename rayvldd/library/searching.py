@@ -118,13 +118,21 @@ def search(
     refuse_one_point(study, study.name)
 
     from rayvldd.console import ProgressDisplay
+    from rayvldd.hyperparameter_search.finished import finished_result
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+
+    place = Workspace(workspace)
+    place.check_writable()
+    with ProgressDisplay() as display:
+        found = finished_result(study, StudyFolder(place.study(study.name)), display, reopens=reopen)
+    if found:
+        return StudyResult(found.outcome, found.trials)
+
     from rayvldd.experts.store.expert_store import open_store
     from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
     from rayvldd.tracking.opening import open_tracker
 
-    place = Workspace(workspace)
-    place.check_writable()
     tracker = open_tracker(tracking_uri, study.name, place)
     with ProgressDisplay() as display:
         result = sweep(

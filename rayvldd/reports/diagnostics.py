@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rayvldd.evaluation.diagnostics import CONCENTRATION_IMAGE, CONCENTRATION_TEXT, DIAGNOSTICS, NEAREST_IMAGE
+from rayvldd.config.metrics import CONCENTRATION_IMAGE, CONCENTRATION_TEXT, DIAGNOSTICS, NEAREST_IMAGE
 
 
 def words_of_diagnostics(metrics: Mapping[str, float]) -> str:

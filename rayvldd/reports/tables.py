@@ -1,14 +1,16 @@
-"""Tables of results, and lines about them; ``reports/renderers.py`` writes them."""
+"""Tables of results, and lines about them; ``reports/renderers.py`` writes them.
+
+This module does not import torch: the result of a finished study is shown without it.
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rayvldd.config.metrics import METRICS, OBJECTIVES, RECALLS
 from rayvldd.config.study import ChooseSettings
-from rayvldd.evaluation.breakdown import SubjectShare
 from rayvldd.evaluation.intervals import interval_if_enough
-from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.printable import value_as_text
 from rayvldd.records.set_scores import (
     ALL_PAIRS,
@@ -22,6 +24,10 @@ from rayvldd.records.set_scores import (
 from rayvldd.records.study_outcome import FinalistOutcome, Interval, StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.table import PERCENT, SHARE, Cell, Column, Estimate, Table, numbers, texts
+
+if TYPE_CHECKING:
+    from rayvldd.evaluation.breakdown import SubjectShare
+    from rayvldd.evaluation.recall import RetrievalMetrics
 
 TOO_FEW = "too few to say"
 """Text in place of an interval of fewer than three values."""
@@ -73,7 +79,7 @@ def _setting(trial: Trial, key: str) -> Cell:
     return value if isinstance(value, str | int | float) else value_as_text(value)
 
 
-def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str = "", *, full_data: str = "") -> Table:
+def recalls_table(scores: Mapping[str, Sequence["RetrievalMetrics"]], title: str = "", *, full_data: str = "") -> Table:
     """Recalls of several sets in percent: mean over students, ± half of its 95 % interval.
 
     The number of students follows the name; there is no interval for fewer than three. TR is image to text, IR is text
@@ -99,7 +105,7 @@ def recalls_table(scores: Mapping[str, Sequence[RetrievalMetrics]], title: str =
 
 
 def transfer_table(
-    columns: Mapping[str, Mapping[str, Sequence[RetrievalMetrics]]],
+    columns: Mapping[str, Mapping[str, Sequence["RetrievalMetrics"]]],
     made_with: Mapping[str, str],
     title: str,
     *,
@@ -222,7 +228,7 @@ def _further_cell(score: ProbeScore, bound: ProbeScore | None) -> Estimate:
     return Estimate(score.mean, score.interval, score.mean / bound.mean if bound and has_share else None)
 
 
-def subjects_table(shares: Sequence[SubjectShare], title: str) -> Table:
+def subjects_table(shares: Sequence["SubjectShare"], title: str) -> Table:
     """Frequency of subjects in the captions of the data, of a set's initial pairs, and nearest to its texts."""
     rows: list[list[Cell]] = []
     for share in shares:
@@ -361,12 +367,12 @@ def interval_as_text(interval: Interval | None) -> str:
     return TOO_FEW if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-def share_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> float | None:
+def share_of(students: Sequence["RetrievalMetrics"], bound: Sequence["RetrievalMetrics"]) -> float | None:
     """The students' mean recall as a fraction of the full-data bound; None if that is 0."""
     mean, full = (float(np.mean([student.mean_recall for student in group])) for group in (students, bound))
     return mean / full if full > 0 else None
 
 
-def _percent_of(students: Sequence[RetrievalMetrics], bound: Sequence[RetrievalMetrics]) -> float | None:
+def _percent_of(students: Sequence["RetrievalMetrics"], bound: Sequence["RetrievalMetrics"]) -> float | None:
     share = share_of(students, bound)
     return None if share is None else 100 * share

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from helpers.cli import last_object, run
+from helpers.cli import HEAVY, last_object, run, run_alone
 from helpers.s3_server import Fault, S3Server
 from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
@@ -20,8 +20,6 @@ from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_UNSENT, EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
 from rayvldd.records.made_sets import is_made_set
-
-HEAVY = {"torch", "torchvision", "timm", "transformers", "peft", "ray", "optuna", "mlflow", "matplotlib", "sklearn"}
 
 
 def command_of(name: str) -> RunCommand:
@@ -262,6 +260,25 @@ def test_sweep_ends_with_its_result_and_shows_it_again(worked: tuple[Path, Path]
     assert f"rayvldd compare tiny --workspace {workspace}, which writes {workspace}/comparison/" in again.stderr
     assert f"rayvldd export {values['distilled_set']} tiny_pairs" in again.stderr
     assert len(again.stdout.splitlines()) == 1
+
+
+def test_the_result_of_a_finished_study_needs_no_search(worked: tuple[Path, Path], tmp_path: Path) -> None:
+    """Neither models nor data are looked at, and nothing heavy is imported; another study is refused as before."""
+    file, workspace = worked
+    sweep = ("sweep", file, "--workspace", workspace, "--tracking-uri", "none")
+    done = run_alone(*sweep, "--json")
+    assert done.code == 0, done.errors
+    assert not done.libraries
+    values = json.loads(done.output)
+    kept = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))
+    assert {key: values[key] for key in ("best", "test", "trials", "seconds")} == {
+        key: kept[key] for key in ("best", "test", "trials", "seconds")
+    }
+    again = run_alone(*sweep, "--reopen")
+    assert "has no trial or time left to continue with" in again.errors and not again.libraries
+    other = run_alone(*sweep, "--set", "distillation.lr_text=3.5")
+    assert other.code == EXIT_USER_ERROR
+    assert "study.json: distillation.lr_text: is " in other.errors and not other.libraries
 
 
 @pytest.mark.timeout(600)  # a study with its own trial

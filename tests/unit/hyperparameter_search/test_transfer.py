@@ -12,6 +12,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError
 from rayvldd.hyperparameter_search.earlier_studies import trials_of_study, trials_of_workspace
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
+from rayvldd.hyperparameter_search.lines import line_of_learned
 from rayvldd.hyperparameter_search.optuna_samplers import OptunaSampler
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.strategy import SampledSearch, first_points_of, make_strategy
@@ -25,7 +26,6 @@ from rayvldd.hyperparameter_search.transfer import (
     keep_earlier_trials,
     known_points,
     learned_studies,
-    line_of_learned,
 )
 from rayvldd.library.searching import earlier_studies
 from rayvldd.records.study_outcome import LearnedStudy
