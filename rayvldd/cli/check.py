@@ -9,7 +9,7 @@ from pydantic import JsonValue, SerializeAsAny
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import checked_study, show_settings, store_option, writable_store
+from rayvldd.cli.preparation import check_study_once, loaded_study, show_settings, store_option, writable_records
 from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_plan import Cost, Plan
@@ -25,6 +25,8 @@ class _CheckedStudy(Plan):
     cost: Cost | None = None
     ray_job: dict[str, JsonValue] | None = None
     """The manifest for ``kubectl create -f -``."""
+    models_tried: str | None = None
+    """Date of the earlier test of the models that was not repeated; null if they were tested now."""
 
 
 @click.command(
@@ -82,7 +84,8 @@ def command(
     Without `--probe` or `--deep` nothing is cached, and no cloud service is contacted; `--dry-run` only adds the
     settings that differ from their defaults. The plan has the points that earlier studies of the workspace suggest. All
     faults are reported at once, with file, key, value and allowed values. Encoders are tested on the shortest and
-    longest caption, and with one step of the study's method on blank images.
+    longest caption, and with one step of the study's method on blank images. The workspace has a note of each test that
+    passed, which is not repeated until settings, captions, files of encoders or installed versions change.
 
     With a file of Kubernetes manifests and a STUDY, `--json` contains a RayJob for `kubectl create -f -`.
     """
@@ -100,14 +103,15 @@ def command(
         invocation.say_next(report.next_command)
         invocation.finish(report.described())
         return
-    study, planned = _checked_plan(invocation, study_file, store_uri, on_this_machine=cluster_file is None)
+    study, checked = _checked_plan(
+        invocation, study_file, store_uri, on_this_machine=cluster_file is None, tries_again=with_probe
+    )
     if decodes and not invocation.dry_run:
-        _decode(invocation, study, Path(planned.storage.cache))
-    checked = _CheckedStudy(**dict(planned))
+        _decode(invocation, study, Path(checked.storage.cache))
     if report:
         checked = checked.model_copy(update={"cluster": report.described(), "ray_job": _ray_job(report, study)})
     if with_probe and not invocation.dry_run:
-        checked = checked.model_copy(update={"cost": _probed(invocation, study, planned)})
+        checked = checked.model_copy(update={"cost": _probed(invocation, study, checked)})
     command = "distill" if study.space.has_one_point else "sweep"
     following = report.next_command if report else _next_command(command, invocation, study_file, store_uri)
     invocation.say("No faults.")
@@ -131,15 +135,19 @@ def _next_command(command: str, invocation: Invocation, study_file: Path, store_
 
 
 def _checked_plan(
-    invocation: Invocation, study_file: Path, store_uri: str | None, on_this_machine: bool
-) -> tuple["Study", Plan]:
-    study, workspace = checked_study(invocation, study_file, distils=True, on_this_machine=on_this_machine)
+    invocation: Invocation, study_file: Path, store_uri: str | None, *, on_this_machine: bool, tries_again: bool
+) -> tuple["Study", _CheckedStudy]:
+    """Check a study, and print its plan."""
+    study, workspace = loaded_study(invocation, study_file)
+    tried = check_study_once(
+        invocation, study, study_file, workspace, on_this_machine=on_this_machine, again=tries_again
+    )
 
     from rayvldd.hyperparameter_search.plan import describe_plan, plan
     from rayvldd.library.searching import earlier_studies
 
     learn_from = None if study.space.has_one_point else earlier_studies(None, study, workspace)
-    planned = plan(study, workspace, writable_store(store_uri, workspace), learn_from=learn_from)
+    planned = plan(study, workspace, writable_records(store_uri, workspace), learn_from=learn_from)
     if invocation.dry_run:
         show_settings(invocation, study)
     invocation.say(describe_plan(planned))
@@ -147,7 +155,9 @@ def _checked_plan(
         from rayvldd.runtime.machine import describe_machine
 
         invocation.say(f"  machine: {describe_machine(study.resources, study.search.max_concurrent)}")
-    return study, planned
+    if tried:
+        invocation.say(f"  models:  tried before ({tried}); --probe tries again")
+    return study, _CheckedStudy(**dict(planned), models_tried=tried)
 
 
 def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:

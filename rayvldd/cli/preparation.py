@@ -1,7 +1,8 @@
 """Checks before any work: the study file, then the workspace, then models and data together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,24 @@ if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.workspace import Workspace
 
+OnTry = Callable[[str, int, int, str], None]
+"""Called with what is tried, the number of models done, their total and a name."""
+
 _SCENES = 32
 """Number of toy scenes whose captions are tested; all captions are similar."""
+
+
+@dataclass(frozen=True)
+class RealData:
+    """What the annotations of a study say about its data."""
+
+    num_train: int
+    """Training images."""
+    captions: list[str]
+    """All captions; of toy scenes some."""
+    errors: list[InputError]
+    """Faults of the annotations."""
+
 
 study_argument = click.argument(
     "study_file", metavar="STUDY", type=click.Path(path_type=Path), shell_complete=completion.study_files
@@ -50,12 +67,26 @@ def writable_store(uri: str | None, workspace: "Workspace") -> "ExpertStore":
         StoreError: if the store cannot be read or written.
     """
     from rayvldd.experts.store.expert_store import open_store
-    from rayvldd.storage.storage import ChecksWriting
 
     store = open_store(uri, workspace)
-    if isinstance(store.storage, ChecksWriting) and not store.storage.names():
-        store.storage.check_writable()
+    _check_writable(store)
     return store
+
+
+def writable_records(uri: str | None, workspace: "Workspace") -> "ExpertRecords":
+    """The records of such a store, for commands that need no tensors; see :func:`writable_store`."""
+    from rayvldd.experts.store.addresses import open_records
+
+    records = open_records(uri, workspace)
+    _check_writable(records)
+    return records
+
+
+def _check_writable(records: "ExpertRecords") -> None:
+    from rayvldd.storage.storage import ChecksWriting
+
+    if isinstance(records.storage, ChecksWriting) and not records.storage.names():
+        records.storage.check_writable()
 
 
 @contextmanager
@@ -105,6 +136,7 @@ def check_study(
     num_pairs: int | None = None,
     distils: bool = False,
     on_this_machine: bool = False,
+    data: RealData | None = None,
 ) -> None:
     """Check all requirements of a run, before any work.
 
@@ -115,6 +147,7 @@ def check_study(
         num_pairs: Largest number of pairs of the command's ``--pairs``, in place of the study's.
         distils: Whether the model must be differentiable for the study's method.
         on_this_machine: Whether this machine must have the study's resources.
+        data: Its data, if the annotations were read before.
 
     Raises:
         ConfigError: if the study needs more resources than this machine has.
@@ -122,13 +155,62 @@ def check_study(
         DataError: if the dataset has faults.
         InputError: if both models and data have faults.
     """
-    invocation.say_loading()
+    methods = " or ".join(method.name for method in study.methods())
+    invocation.say_loading(f"trying the encoders{f' and a step of {methods}' if distils else ''}")
     if on_this_machine:
         _check_resources(study, str(file), invocation.line)
-    check_models_and_data(study, str(file), invocation.line, num_pairs)
-    if distils:
-        _check_initial_sets(study, str(file), invocation.line)
-        _check_step(study, str(file), invocation.line)
+    with invocation.display() as display:
+        check_models_and_data(study, str(file), invocation.line, num_pairs, data=data, on_try=display.progress)
+        if distils:
+            _check_initial_sets(study, str(file), invocation.line)
+            _check_step(study, str(file), invocation.line, display.progress)
+
+
+def check_study_once(
+    invocation: Invocation,
+    study: Study,
+    file: Path,
+    workspace: "Workspace",
+    *,
+    on_this_machine: bool = False,
+    again: bool = False,
+) -> str | None:
+    """Check all requirements of a distillation, but try no models that passed before with everything the same.
+
+    Args:
+        invocation: The command.
+        study: The study.
+        file: Its file, for the faults.
+        workspace: Has notes of the tries that passed.
+        on_this_machine: Whether this machine must have the study's resources.
+        again: Whether the models are tried in any case.
+
+    Returns:
+        Date of the earlier try; None if the models were tried now.
+
+    Raises:
+        InputError: as :func:`check_study`.
+    """
+    from rayvldd.data.array_cache import fingerprint
+    from rayvldd.library.model_tries import ingredients_of_try
+    from rayvldd.records.passed_try import note_passed, passed_before
+    from rayvldd.runtime.machine import may_have_gpus
+
+    data = _read_data(study)
+    ingredients = ingredients_of_try(study, data.captions)
+    key = fingerprint(ingredients)
+    tried = passed_before(workspace.root, key) if ingredients and not again else None
+    if tried is None:
+        check_study(invocation, study, file, distils=True, on_this_machine=on_this_machine, data=data)
+        if ingredients and not invocation.dry_run:
+            note_passed(workspace.root, key, ingredients)
+        return None
+    if on_this_machine:
+        if may_have_gpus():
+            invocation.say_loading("asking it for GPUs")
+        _check_resources(study, str(file), invocation.line)
+    _raise_together(data.errors or _pair_errors(study, None, data.num_train), str(file), invocation.line)
+    return tried
 
 
 def checked_study(
@@ -156,7 +238,7 @@ def _check_resources(study: Study, file: str, next_command: str) -> None:
 
 def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
     """Open the distilled sets that the study starts from, where it names any."""
-    if "distillation.initialise_from" not in study.space.domains and study.distillation.initialise_from is None:
+    if not study.initial_sets():
         return
     from rayvldd.distillation.initialisation import faults_of_initial_sets
 
@@ -165,12 +247,15 @@ def _check_initial_sets(study: Study, file: str, next_command: str) -> None:
         raise ConfigError(faults, next_command=f"correct them, then: {next_command}")
 
 
-def _check_step(study: Study, file: str, next_command: str) -> None:
+def _check_step(study: Study, file: str, next_command: str, on_try: OnTry) -> None:
     """Run one step of the study's method on blank images, for every model of the study."""
     from rayvldd.distillation.trial_step import faults_of_step
 
     points = {point.model.model_dump_json(): point for point in study.expert_points()}
-    faults = [_in_file(fault, file) for point in points.values() for fault in faults_of_step(point)]
+    faults = []
+    for done, point in enumerate(points.values()):
+        on_try("trying a step", done, len(points), f"{point.distillation.method} on {point.model.image_encoder.name}")
+        faults += [_in_file(fault, file) for fault in faults_of_step(point)]
     if faults:
         raise ModelError(faults, next_command=f"correct them, then: {next_command}")
 
@@ -188,7 +273,15 @@ def writable_workspace(invocation: Invocation) -> "Workspace":
     return workspace
 
 
-def check_models_and_data(study: Study, file: str, next_command: str, num_pairs: int | None = None) -> None:
+def check_models_and_data(
+    study: Study,
+    file: str,
+    next_command: str,
+    num_pairs: int | None = None,
+    *,
+    data: RealData | None = None,
+    on_try: OnTry | None = None,
+) -> None:
     """Check all models and data of a study, and report the faults of both at once.
 
     Args:
@@ -196,16 +289,23 @@ def check_models_and_data(study: Study, file: str, next_command: str, num_pairs:
         file: File of its settings, for the faults.
         next_command: Command to run once the faults are corrected.
         num_pairs: Largest number of pairs of ``--pairs``; default: that of the study.
+        data: Its data, if the annotations were read before.
+        on_try: Called before the encoders of a model are tried.
     """
+    data = data or _read_data(study)
+    data_errors = data.errors or _pair_errors(study, num_pairs, data.num_train)
+    _raise_together([*_model_errors(study, data.captions, on_try), *data_errors], file, next_command)
+
+
+def _raise_together(found: Sequence[InputError], file: str, next_command: str) -> None:
+    """Raise one error with the faults of all, each fault once; nothing without an error."""
     errors: dict[type[InputError], list[Fault]] = {}
-    num_train, captions, data_errors = _read_data(study)
-    data_errors = data_errors or _pair_errors(study, num_pairs, num_train)
-    for error in [*_model_errors(study, captions), *data_errors]:
+    for error in found:
         known = errors.setdefault(type(error), [])
         known += [fault for fault in error.faults if fault not in known]
     if errors:
         kind = next(iter(errors)) if len(errors) == 1 else InputError
-        faults = [_in_file(fault, file) for found in errors.values() for fault in found]
+        faults = [_in_file(fault, file) for of_kind in errors.values() for fault in of_kind]
         raise kind(faults, next_command=f"correct them, then: {next_command}")
 
 
@@ -234,12 +334,15 @@ def show_plan(invocation: Invocation, plan: PlanLines) -> None:
         invocation.say(f"{name.replace('_', ' '):{width}}  {value}")
 
 
-def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
+def _model_errors(study: Study, captions: Sequence[str], on_try: OnTry | None) -> list[InputError]:
     from rayvldd.models.retrieval_task import check_models, faults_of_further_encoder
 
     models = {point.model.model_dump_json(): point.model for point in study.expert_points()}
     errors: list[InputError] = []
-    for model in models.values():
+    for done, model in enumerate(models.values()):
+        if on_try:
+            names = model.image_encoder.name, model.text_encoder.name or model.text_encoder.pooling
+            on_try("trying encoders", done, len(models), " and ".join(names))
         try:
             check_models(model, study.data.image_size, captions)
         except ModelError as error:
@@ -250,22 +353,22 @@ def _model_errors(study: Study, captions: Sequence[str]) -> list[InputError]:
     return errors
 
 
-def _read_data(study: Study) -> tuple[int, list[str], list[InputError]]:
-    """The number of training images, all captions, and the faults of the annotations."""
+def _read_data(study: Study) -> RealData:
+    """Read the annotations of a study."""
     from rayvldd.data.annotations import read_records
     from rayvldd.data.toy_scenes import iterate_scenes
 
     if study.data.source == "toy_scenes":
         scenes = islice(iterate_scenes(study.data, "train"), _SCENES)
-        return study.data.num_train, [caption for scene in scenes for caption in scene.captions], []
+        return RealData(study.data.num_train, [caption for scene in scenes for caption in scene.captions], [])
     try:
         records = read_records(study.data)
     except DataError as error:
-        return 0, [], [error]
+        return RealData(0, [], [error])
     counts = [len(record.captions) for record in records if record.split == "train"]
     # An image is left out with all of its captions: this many stay in any case.
     num_train = len(counts) - round(study.data.drop_pairs * sum(counts)) // min(counts)
-    return num_train, [caption for record in records for caption in record.captions], []
+    return RealData(num_train, [caption for record in records for caption in record.captions], [])
 
 
 def _pair_errors(study: Study, num_pairs: int | None, num_train: int) -> list[InputError]:

@@ -226,6 +226,10 @@ DataSettings = Annotated[ToyScenesData | FileData, Field(discriminator="source")
 # --- models -------------------------------------------------------------------------------------------------------
 
 
+OWN_ENCODER = "convnet_d3"
+"""The image encoder of this package; its weights are a file of the package."""
+
+
 class ImageEncoderSettings(Settings):
     """The timm model that encodes images, and the source of its weights."""
 

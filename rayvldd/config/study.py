@@ -43,6 +43,7 @@ from rayvldd.errors import did_you_mean
 from rayvldd.randomness import trial_seed
 
 METHOD = "distillation.method"
+INITIAL_SET = "distillation.initialise_from"
 """The setting that chooses the distillation method."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -320,6 +321,10 @@ class Study(Settings):
             for method in self.methods()
             for key, encoder in self.distillation.section(method.name).further_image_encoders.items()
         }
+
+    def initial_sets(self) -> list[str]:
+        """The distilled sets that the study starts from at some point: folders and addresses, sorted."""
+        return sorted({str(place) for place in self._every_value_of(INITIAL_SET) if place is not None})
 
     @property
     def completed_distillation(self) -> DistillationSettings:

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.config.distillation import DistillationSettings, InitialisationSettings
-from rayvldd.config.domains import FloatDomain
-from rayvldd.config.study import Study
+from rayvldd.config.study import INITIAL_SET, Study
 from rayvldd.coresets.selection import choose_coreset
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.errors import Fault, StoreError, without_next_command
@@ -69,22 +68,21 @@ def _begun_with(task: RetrievalTask, place: str, selected: InitialSet) -> Initia
 
 def faults_of_initial_sets(study: Study) -> list[Fault]:
     """Find what prevents a study from starting with the distilled sets that it names, before any work starts."""
-    domain = study.space.domains.get(_FROM)
-    searched = [] if domain is None or isinstance(domain, FloatDomain) else domain.all_values()
-    values = [study.distillation.initialise_from, *searched]
     faults, allowed = [], "a distilled set with the study's data.image_size and model.text_encoder"
-    for place in sorted({str(value) for value in values if value is not None}):
+    for place in study.initial_sets():
         try:
             made, size = _text_encoder_and_size(place)
         except StoreError as error:
-            faults.append(Fault(_FROM, without_next_command(error), allowed))
+            faults.append(Fault(INITIAL_SET, without_next_command(error), allowed))
             continue
         now = {point.model.text_encoder.model_dump_json(): point.model.text_encoder for point in study.expert_points()}
         encoders = {build_text_encoder(encoder).fingerprint for encoder in now.values()}
         if size != study.data.image_size:
-            faults.append(Fault(_FROM, f"{place} has images of {size} px, not {study.data.image_size}", allowed))
+            faults.append(Fault(INITIAL_SET, f"{place} has images of {size} px, not {study.data.image_size}", allowed))
         if encoders != {made}:
-            faults.append(Fault(_FROM, f"{place} has embeddings of another text encoder (fingerprint {made})", allowed))
+            faults.append(
+                Fault(INITIAL_SET, f"{place} has embeddings of another text encoder (fingerprint {made})", allowed)
+            )
     return faults
 
 
@@ -92,9 +90,6 @@ def _text_encoder_and_size(place: str) -> tuple[str, int]:
     """Fingerprint of the text encoder of a set, and the size of its images in pixels."""
     found = DistilledSet.load(place)
     return found.origin.fingerprints["text_encoder"], found.images.shape[-1]
-
-
-_FROM = "distillation.initialise_from"
 
 
 def _selected_pairs(

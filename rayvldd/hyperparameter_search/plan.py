@@ -8,10 +8,10 @@ from rayvldd.console import time_as_text
 from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
 from rayvldd.experts.recipe import expert_settings
 from rayvldd.experts.store.addresses import lives_in_ray
-from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.experts.store.expert_records import ExpertRecords
+from rayvldd.hyperparameter_search.expert_points import expert_points
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.lines import line_of_learned
-from rayvldd.hyperparameter_search.preparation import expert_points
 from rayvldd.hyperparameter_search.strategy import first_points_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.transfer import (
@@ -34,7 +34,7 @@ from rayvldd.workspace import Workspace
 def plan(
     study: Study,
     workspace: Workspace,
-    store: ExpertStore,
+    store: ExpertRecords,
     *,
     reopens: bool = False,
     learn_from: EarlierStudies | None = None,
@@ -180,7 +180,7 @@ def _again(finalists: PlannedFinalists) -> str:
     return f"{which} distilled again, {sets} sets with new seeds each; " if trials else ""
 
 
-def _recipes(store: ExpertStore) -> list[tuple[dict[str, JsonValue], int]]:
+def _recipes(store: ExpertRecords) -> list[tuple[dict[str, JsonValue], int]]:
     """The recipe of every expert set in the store, and its number of experts."""
     if lives_in_ray(store):
         return []  # accessible only from inside the cluster

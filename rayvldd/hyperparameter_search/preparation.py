@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from rayvldd.config.domains import SettingValue, point_as_text
-from rayvldd.config.setting import setting_at
 from rayvldd.config.study import Study, changes_experts
 from rayvldd.console import ProgressDisplay, time_as_text
 from rayvldd.data.left_out import left_out_so_far, lines_of_left_out
@@ -15,6 +13,7 @@ from rayvldd.errors import ConfigError, Fault
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_recipe, expert_training
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search.expert_points import expert_points
 from rayvldd.models.pair_filter import line_of_left_out
 from rayvldd.models.retrieval_task import SplitInputs, load_task
 from rayvldd.records.json_values import object_at
@@ -55,18 +54,6 @@ class ExpertSets:
 
     def __iter__(self) -> Iterator[ExpertSet]:
         return iter(self.sets)
-
-
-def expert_points(study: Study) -> list[tuple[dict[str, SettingValue], Study]]:
-    """Every combination of searched settings that change the experts, with the largest number of experts of a trial."""
-    most = study.largest("experts.num_experts")
-    found = []
-    for part, point in study.expert_combinations():
-        at_point = study.at(point)
-        values = at_point.model_dump(mode="json")
-        shown = {key: cast(SettingValue, setting_at(values, key)) for key in part}
-        found.append((shown, at_point.at({"experts.num_experts": most})))
-    return found
 
 
 def load_expert_sets(study: Study, cache: Path, display: ProgressDisplay) -> ExpertSets:

@@ -1,7 +1,11 @@
 """The hub of encoders, without waiting for one that does not answer."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from rayvldd.user_paths import user_path
 
 _ANSWER_S = 5.0
 """Seconds for the hub's first answer. Its library repeats every request five times, for minutes in all."""
@@ -33,6 +37,22 @@ def hub_or_cache() -> Iterator[None]:
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+def cached_files() -> Iterator[Path]:
+    """All files of models in this machine's caches of the hubs: Hugging Face's, and that of torch for timm's others.
+
+    Which of them an encoder is read from is known to timm and transformers alone, whose imports take seconds.
+    """
+    from huggingface_hub import constants
+
+    of_torch = os.environ.get("TORCH_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/torch"
+    for folder, pattern in (
+        (user_path(constants.HF_HUB_CACHE), "models--*/refs/**/*"),
+        (user_path(constants.HF_HUB_CACHE), "models--*/snapshots/**/*"),
+        (user_path(of_torch), "hub/checkpoints/*"),
+    ):
+        yield from (file for file in sorted(folder.glob(pattern)) if file.is_file())
 
 
 def _answers() -> bool:

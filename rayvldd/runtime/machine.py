@@ -1,12 +1,39 @@
 """Check the resources of a study against this machine without starting Ray."""
 
 import os
-
-import torch
+import sys
+from pathlib import Path
 
 from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
+
+_GPU_FILES = ("nvidia*", "nvhost-*", "dxg", "kfd")
+"""Device files of the drivers of GPUs on Linux: Nvidia's, on Jetson, below Windows, and AMD's."""
+
+
+def gpu_files() -> list[str]:
+    """Device files of GPUs of this machine, sorted; without one, or on another system than Linux, an empty list."""
+    return sorted({str(file) for pattern in _GPU_FILES for file in Path("/dev").glob(pattern)})
+
+
+def may_have_gpus() -> bool:
+    """Whether torch has to be asked for the GPUs: there may be some, or it is loaded already."""
+    return (
+        "torch" in sys.modules
+        or sys.platform != "linux"
+        or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        or bool(gpu_files())
+    )
+
+
+def num_gpus() -> int:
+    """Number of GPUs of this machine; torch, whose import takes seconds, is not asked where there can be none."""
+    if not may_have_gpus():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
@@ -14,7 +41,7 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
 
     Ray waits silently for resources that no machine has, and a local Ray instance never gets more.
     """
-    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    cpus, gpus = os.cpu_count() or 1, num_gpus()
     elsewhere = "a cluster may have more: sweep --address, or check --cluster FILE"
     faults = []
     for who in ("expert", "trial"):
@@ -57,7 +84,7 @@ def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
         resources: The study's resources.
         max_concurrent: Trials that may run at the same time.
     """
-    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    cpus, gpus = os.cpu_count() or 1, num_gpus()
     has = f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU') if gpus else 'no GPU'}; the study uses"
     of_trial = resources.gpus_of("trial", gpus, max_concurrent)
     if gpus and not of_trial:

@@ -41,6 +41,7 @@ from rayvldd.evaluation.recall import RetrievalMetrics
 from rayvldd.evaluation.scoring import score
 from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.hyperparameter_search import final_evaluation, trial, tune_adapter
+from rayvldd.hyperparameter_search.expert_points import expert_points
 from rayvldd.hyperparameter_search.final_evaluation import summary
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
@@ -48,7 +49,6 @@ from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.preparation import (
     certain_sets,
     epochs_of,
-    expert_points,
     experts_in_training,
     load_expert_sets,
 )

@@ -1,6 +1,7 @@
 """Resource requests of experts and trials on a single machine."""
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from rayvldd.config.study import Study
 from rayvldd.experts.get_or_make import ExpertRequest
 from rayvldd.experts.recipe import ExpertRecipe, expert_training
 from rayvldd.models.device_options import DeviceOptions
-from rayvldd.runtime import actor_pool, cluster
+from rayvldd.runtime import actor_pool, cluster, machine
 from rayvldd.runtime import expert_training as expert_fleet
 from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
 from rayvldd.runtime.machine import describe_machine, faults_of_graphs, faults_of_resources
@@ -146,6 +147,24 @@ def test_the_machine_and_what_a_study_uses_of_it(
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert words in describe_machine(ResourceSettings.model_validate(resources), max_concurrent=4)
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "gpus"), [([], "", 0), (["/dev/nvidia0"], "", 1), ([], "0", 1)], ids=["none", "file", "named"]
+)
+def test_torch_is_asked_for_gpus_where_there_may_be_some(
+    files: list[str], visible: str, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of torch takes seconds; where it is loaded already, it is asked in any case."""
+    assert machine.num_gpus() == 1, "as torch says"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(machine, "gpu_files", lambda: files)
+    asked = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(modules={}, platform="linux"))
+    monkeypatch.setitem(sys.modules, "torch", asked)
+    assert machine.num_gpus() == gpus
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(modules={}, platform="win32"))
+    assert machine.num_gpus() == 1, "other systems have no such files"
 
 
 @pytest.mark.parametrize(
