@@ -108,7 +108,6 @@ def command(
     Recalls of different datasets, protocols or numbers of pairs are not comparable; fractions of the full-data bound
     are more comparable.
     """
-    invocation.say_loading("reading the studies")
     from rayvldd.library.comparing import ComparedStudies, chosen_studies
     from rayvldd.library.comparing import compare as compare_studies
     from rayvldd.records.set_scores import kept_scores, read_scores
@@ -127,6 +126,7 @@ def command(
 
     end_abandoned_runs(workspace, workspace.tracking_uri)
     published = show_published(invocation) if reference else []
+    invocation.say_loading("reading the studies")
 
     def write(reload_s: int | None) -> ComparedStudies:
         return compare_studies(

@@ -109,19 +109,23 @@ def command(
     _check_is_free([study_file, captions] if table is not None else [study_file])
 
     from rayvldd.library.schema_files import check_schema_is_free, with_schema_line, write_schema_beside
+    from rayvldd.runtime.machine import may_have_gpus
+    from rayvldd.runtime.machine import num_gpus as gpus_here
 
     check_schema_is_free(study_file)
 
-    invocation.say_loading("reading the captions" if hub_name is None else "asking the hub")
-
-    import torch
+    reading = "reading the captions" if hub_name is None else "asking the hub"
+    if may_have_gpus():
+        invocation.say_loading(reading)
+    else:
+        invocation.say_waiting(reading)
 
     from rayvldd.config.loading import load_study
     from rayvldd.config.study_files import parsed_yaml
     from rayvldd.library.new_study import Encoders, counted_images, data_section, study_text
     from rayvldd.storage.atomic import write_text_whole
 
-    num_gpus = torch.cuda.device_count()
+    num_gpus = gpus_here()
     size = image_size or (_LARGE if num_gpus else _SMALL)
     if hub_name is not None:
         data, counts = _from_hub(invocation, hub_name, hf_config, size)

@@ -15,7 +15,10 @@ from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import check, preparation
 from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.config.study import Study
 from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.trial import Trial
 from rayvldd.runtime.machine import gpu_files
 from rayvldd.storage.folder import FolderStorage
 
@@ -34,6 +37,17 @@ def study_file(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**TINY_STUDY, "search": ONE_RATE_OF_TWO}), encoding="utf-8")
     return file
+
+
+def data_folder(folder: Path) -> Path:
+    """Five images, which no test opens, with a caption each."""
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number, split in enumerate(("train", "train", "train", "val", "test")):
+        (folder / "images" / f"{number}.jpg").touch()
+        lines.append(json.dumps({"image": f"{number}.jpg", "captions": [f"a {number}"], "split": split}))
+    (folder / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
 
 
 def test_a_check_that_passed_before_imports_no_torch(study_file: Path, tmp_path: Path) -> None:
@@ -87,18 +101,38 @@ def test_models_are_tried_again_after_a_fault_a_change_and_with_probe(
 
 def test_faults_of_the_data_are_found_after_a_check_that_passed(tmp_path: Path) -> None:
     """The annotations are read in every check, since files may have gone."""
-    (tmp_path / "images").mkdir()
-    lines = []
-    for number, split in enumerate(("train", "train", "train", "val", "test")):
-        (tmp_path / "images" / f"{number}.jpg").touch()
-        lines.append(json.dumps({"image": f"{number}.jpg", "captions": [f"a {number}"], "split": split}))
-    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
-    data = {"source": "folder", "root": str(tmp_path), "image_size": 16}
+    folder = data_folder(tmp_path / "data")
+    data = {"source": "folder", "root": str(folder), "image_size": 16}
     distillation = {**TINY_STUDY["distillation"], "num_pairs": 2}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**TINY_STUDY, "data": data, "distillation": distillation}), encoding="utf-8")
     first = run("check", file, "--workspace", tmp_path / "workspace")
     assert first.exit_code == 0, first.output
-    (tmp_path / "images" / "0.jpg").unlink()
+    (folder / "images" / "0.jpg").unlink()
     again = run("check", file, "--workspace", tmp_path / "workspace")
     assert again.exit_code == EXIT_USER_ERROR and "0.jpg" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["spaces"],
+        ["schema"],
+        ["status", "--workspace", "{study}"],
+        ["logs", "tiny", "--trial", "0", "--workspace", "{study}"],
+        ["compare", "--dry-run", "--workspace", "{study}"],
+        ["init", "{new}", "--data", "{data}"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_commands_that_read_small_files_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path / "workspace" / "studies" / "tiny")
+    study.root.mkdir(parents=True)
+    study.save_settings(Study.model_validate(TINY_STUDY))
+    Trial("trial_000", 0, 1, {}, study.trials / "trial_000", "finished").write()
+    places = {"study": study.root.parent.parent, "new": tmp_path / "new.yaml", "data": data_folder(tmp_path / "data")}
+    done = run_alone(*(word.format(**places) for word in words))
+    assert done.code == 0, done.errors
+    # Where a cluster runs on this machine, its jobs are listed; where there may be GPUs, torch counts them.
+    asked = {"ray"} if words[0] == "status" else {"torch"} if words[0] == "init" and gpu_files() else set()
+    assert done.libraries <= asked
