@@ -94,6 +94,15 @@ class ProgressDisplay:
                 self._last_plain, self._last_words = time.monotonic(), words
                 self.line(words)
 
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Show an activity without parts for the duration of the block, e.g. the start of a program."""
+        self.progress(what, 0, 1)
+        try:
+            yield
+        finally:
+            self.done()
+
     def done(self) -> None:
         """Remove the bar."""
         self._clear()

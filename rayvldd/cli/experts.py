@@ -105,11 +105,15 @@ def command(
         invocation.say(f"experts: {no_experts(study)}")
         return invocation.finish(_ExpertsMade(study=study.name, made=0, sets=[]))
 
-    from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
-    from rayvldd.library.run_log import log_experts, run_log
+    with invocation.waiting("loading Ray"):
+        from rayvldd.hyperparameter_search.preparation import load_expert_sets, make_missing_experts
+        from rayvldd.library.run_log import log_experts, run_log
 
-    logged = run_log(study, workspace, invocation.line, tracking_uri)
-    with invocation.display() as display, reachable(store), logged as tracker:
+    with (
+        invocation.display() as display,
+        reachable(store),
+        run_log(study, workspace, invocation.line, tracking_uri, display) as tracker,
+    ):
         sets = load_expert_sets(study, workspace.cache, display)
         made = make_missing_experts(sets, store, workspace.cache, display)
         metrics = [

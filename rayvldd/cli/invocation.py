@@ -100,6 +100,12 @@ class Invocation:
         if not self.quiet:
             _echo(without_passwords(text), err=True)
 
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Show what happens during the block, e.g. that libraries are loaded, with its time."""
+        with self.display() as display, display.during(what):
+            yield
+
     def say(self, text: str = "") -> None:
         """Print a line of text."""
         _echo(without_passwords(text))

@@ -18,7 +18,7 @@ from rayvldd.cli.preparation import (
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.printable import printable, without_passwords
-from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.opening import OPENING, open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -112,19 +112,23 @@ def command(
         return _show_result(invocation, study, found, tracking_uri, workspace)
     check_study(invocation, study, study_file, distils=True, on_this_machine=address is None)
 
-    from rayvldd.hyperparameter_search.plan import plan
-    from rayvldd.library.searching import earlier_studies
+    with invocation.waiting("loading Optuna"):
+        from rayvldd.hyperparameter_search.plan import plan
+        from rayvldd.library.searching import earlier_studies
 
-    store = writable_store(store_uri, workspace)
-    earlier = earlier_studies(learn_from, study, workspace, tracking_uri)
+        store = writable_store(store_uri, workspace)
+        earlier = earlier_studies(learn_from, study, workspace, tracking_uri)
     if invocation.dry_run:
         return _show_plan(invocation, study, plan(study, workspace, store, reopens=reopens, learn_from=earlier))
 
-    from rayvldd.hyperparameter_search.sweep import sweep
-    from rayvldd.reports.illustrator import Pictures
+    with invocation.waiting("loading Ray"):
+        from rayvldd.hyperparameter_search.sweep import sweep
+        from rayvldd.reports.illustrator import Pictures
 
-    tracker = open_tracker(tracking_uri, study.name, workspace, origin=study_store.uri if study_store else None)
     with invocation.display() as display:
+        with display.during(OPENING):
+            origin = study_store.uri if study_store else None
+            tracker = open_tracker(tracking_uri, study.name, workspace, origin=origin)
         result = sweep(
             study,
             workspace,

@@ -34,6 +34,7 @@ from rayvldd.runtime.nodes import refuse_unfit_nodes
 from rayvldd.tracking.code_version import code_version
 from rayvldd.tracking.ending import reporting_failure
 from rayvldd.tracking.machine_use import MachineEnergy
+from rayvldd.tracking.opening import OPENING
 from rayvldd.tracking.protocol import Tracker
 from rayvldd.workspace import Workspace
 
@@ -95,8 +96,8 @@ def sweep(
         keep_earlier_trials(study, folder, learn_from)
         folder.add_command(command)
         place = tracker.uri  # before the tracker connects, after which it may have another one
-        used.progress("opening the tracker", 0, 1)
-        tracker.start_study(study, command)
+        with used.during(OPENING):
+            tracker.start_study(study, command)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
         with reporting_failure(tracker), start_ray(address, None, used), energy.reading():

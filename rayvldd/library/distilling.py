@@ -82,7 +82,7 @@ def distill_point(
     with (
         _held(runs / f".{key_of(point)}.lock", f"{runs}: another process is distilling with these settings"),
         _held_folder(workspace, out) if out else nullcontext(),
-        run_log(point, workspace, command, tracking_uri) as tracker,
+        run_log(point, workspace, command, tracking_uri, display) as tracker,
     ):
         task, trajectories, key = _prepare(point, workspace, store, display)
         best = _run(point, task, trajectories, runs / key, display, tracker)

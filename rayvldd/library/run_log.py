@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from rayvldd.config.setting import selected
 from rayvldd.tracking.ending import reporting_failure
-from rayvldd.tracking.opening import open_tracker
+from rayvldd.tracking.opening import OPENING, open_tracker
 from rayvldd.tracking.protocol import kind_of
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
+    from rayvldd.console import ProgressDisplay
     from rayvldd.tracking.protocol import Tracker
     from rayvldd.workspace import Workspace
 
@@ -19,7 +20,9 @@ MetricsOfSet = Mapping[int, Sequence[Mapping[str, float]]]
 
 
 @contextmanager
-def run_log(study: "Study", workspace: "Workspace", command: str, tracking_uri: str | None) -> Iterator["Tracker"]:
+def run_log(
+    study: "Study", workspace: "Workspace", command: str, tracking_uri: str | None, display: "ProgressDisplay"
+) -> Iterator["Tracker"]:
     """Open the record of a command that is no search; its caller ends it, unless the command fails.
 
     Args:
@@ -27,12 +30,14 @@ def run_log(study: "Study", workspace: "Workspace", command: str, tracking_uri: 
         workspace: The workspace, with the embedded MLflow.
         command: The user's command line, whose verb is the kind of the record.
         tracking_uri: As for :func:`open_tracker`.
+        display: Shows that the tracker is opened, which takes seconds.
 
     Raises:
         RayvlddError: if the tracker cannot be used; nothing else has been started by then.
     """
-    tracker = open_tracker(tracking_uri, study.name, workspace, run=f"{kind_of(command)}_{key_of(study)}")
-    tracker.start_study(study, command)
+    with display.during(OPENING):
+        tracker = open_tracker(tracking_uri, study.name, workspace, run=f"{kind_of(command)}_{key_of(study)}")
+        tracker.start_study(study, command)
     with reporting_failure(tracker):
         yield tracker
 

@@ -131,10 +131,11 @@ def search(
     from rayvldd.experts.store.expert_store import open_store
     from rayvldd.hyperparameter_search.sweep import sweep
     from rayvldd.reports.illustrator import Pictures
-    from rayvldd.tracking.opening import open_tracker
+    from rayvldd.tracking.opening import OPENING, open_tracker
 
-    tracker = open_tracker(tracking_uri, study.name, place)
     with ProgressDisplay() as display:
+        with display.during(OPENING):
+            tracker = open_tracker(tracking_uri, study.name, place)
         result = sweep(
             study,
             place,

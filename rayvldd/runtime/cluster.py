@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypedDict
 
@@ -69,7 +69,7 @@ def start_ray(address: str | None, num_cpus: int | None, display: ProgressDispla
     try:
         if address is not None:
             _refuse_silence(address)
-        with _handler_of_sigterm_kept(), _announced(display, "starting Ray"):
+        with _handler_of_sigterm_kept(), _shown(display, "starting Ray"):
             _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
         where = "on this machine" if address is None else f"at {address}"
@@ -84,21 +84,13 @@ def start_ray(address: str | None, num_cpus: int | None, display: ProgressDispla
         yield
     finally:
         _is_ours = _is_local = False
-        with _announced(display, "ending Ray"):
+        with _shown(display, "ending Ray"):
             ray.shutdown()
 
 
-@contextmanager
-def _announced(display: ProgressDisplay | None, what: str) -> Iterator[None]:
-    """Show an activity for the duration of the block."""
-    if display is None:
-        yield
-        return
-    display.progress(what, 0, 1)
-    try:
-        yield
-    finally:
-        display.done()
+def _shown(display: ProgressDisplay | None, what: str) -> AbstractContextManager[None]:
+    """Show an activity for the duration of a block, where there is a display."""
+    return display.during(what) if display else nullcontext()
 
 
 def refuse_dead_ray() -> None:

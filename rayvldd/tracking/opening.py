@@ -9,6 +9,8 @@ from rayvldd.workspace import Workspace
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable with the server or database for every command, or one of :data:`WITHOUT_SERVER`."""
 
+OPENING = "opening the tracker"
+"""What a display says while a tracker is opened, which takes seconds."""
 
 WITHOUT_SERVER = ("none", "tensorboard", "wandb")
 """Names in place of a URI, for trackers that write to the study's folder: plain files, or another tool beside them."""

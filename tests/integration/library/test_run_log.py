@@ -13,6 +13,7 @@ import rayvldd as rv
 from rayvldd.cli.interrupts import exit_code_of
 from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.library.run_log import run_log
 from rayvldd.workspace import Workspace
 
@@ -72,7 +73,7 @@ def test_the_end_of_a_command_that_fails_is_logged(
 ) -> None:
     with (
         pytest.raises(type(error)),
-        run_log(tiny_study, Workspace(tmp_path), "rayvldd distill tiny.yaml", "none"),
+        run_log(tiny_study, Workspace(tmp_path), "rayvldd distill tiny.yaml", "none", ProgressDisplay(quiet=True)),
     ):
         raise error
     assert [(event["event"], event["state"]) for event in events_of(tmp_path, "distill")] == [("end", state)]

@@ -90,6 +90,17 @@ def test_a_bar_that_is_done_is_not_drawn_again_below_the_next_line() -> None:
     assert "finalists" in before and "finalists" not in after and "test" in after
 
 
+def test_what_takes_long_is_shown_while_it_happens_and_removed_if_it_fails() -> None:
+    out = StringIO()
+    with ProgressDisplay(Console(file=out, force_terminal=True, width=72, color_system=None)) as display:
+        with pytest.raises(ValueError, match="no answer"), display.during("opening the tracker"):
+            shown = out.getvalue()
+            raise ValueError("no answer")
+        display.line("next")
+    assert "opening the tracker" in shown
+    assert "opening the tracker" not in out.getvalue().partition("next")[2]
+
+
 def test_a_log_has_a_line_of_progress_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     out, seconds = StringIO(), 0.0
     monkeypatch.setattr("rayvldd.console.time", SimpleNamespace(monotonic=lambda: seconds))
