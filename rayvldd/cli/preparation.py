@@ -196,7 +196,8 @@ def check_study_once(
     from rayvldd.records.passed_try import note_passed, passed_before
     from rayvldd.runtime.machine import may_have_gpus
 
-    data = _read_data(study)
+    with invocation.waiting("reading the data"):
+        data = _read_data(study)
     ingredients = ingredients_of_try(study, data.captions)
     key = fingerprint(ingredients)
     tried = passed_before(workspace.root, key) if ingredients and not again else None
