@@ -9,7 +9,14 @@ from pydantic import JsonValue, SerializeAsAny
 
 from rayvldd.cli import completion
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.preparation import check_study_once, loaded_study, show_settings, store_option, writable_records
+from rayvldd.cli.preparation import (
+    ModelsTry,
+    check_study_once,
+    loaded_study,
+    show_settings,
+    store_option,
+    writable_records,
+)
 from rayvldd.records.form import Values
 from rayvldd.records.json_values import JsonObject
 from rayvldd.records.study_plan import Cost, Plan
@@ -17,6 +24,7 @@ from rayvldd.records.study_plan import Cost, Plan
 if TYPE_CHECKING:
     from rayvldd.clusters.checking import ClusterReport
     from rayvldd.config.study import Study
+    from rayvldd.workspace import Workspace
 
 
 class _CheckedStudy(Plan):
@@ -103,8 +111,15 @@ def command(
         invocation.say_next(report.next_command)
         invocation.finish(report.described())
         return
-    study, checked = _checked_plan(
-        invocation, study_file, store_uri, on_this_machine=cluster_file is None, tries_again=with_probe
+    study, workspace = loaded_study(invocation, study_file)
+    tried, checked = _checked_plan(
+        invocation,
+        study,
+        study_file,
+        workspace,
+        store_uri,
+        on_this_machine=cluster_file is None,
+        tries_again=with_probe,
     )
     if decodes and not invocation.dry_run:
         _decode(invocation, study, Path(checked.storage.cache))
@@ -113,6 +128,8 @@ def command(
     if with_probe and not invocation.dry_run:
         checked = checked.model_copy(update={"cost": _probed(invocation, study, checked)})
     command = "distill" if study.space.has_one_point else "sweep"
+    if not invocation.dry_run:
+        tried.note(workspace)
     following = report.next_command if report else _next_command(command, invocation, study_file, store_uri)
     invocation.say("No faults.")
     invocation.say_next(following)
@@ -135,10 +152,16 @@ def _next_command(command: str, invocation: Invocation, study_file: Path, store_
 
 
 def _checked_plan(
-    invocation: Invocation, study_file: Path, store_uri: str | None, *, on_this_machine: bool, tries_again: bool
-) -> tuple["Study", _CheckedStudy]:
+    invocation: Invocation,
+    study: "Study",
+    study_file: Path,
+    workspace: "Workspace",
+    store_uri: str | None,
+    *,
+    on_this_machine: bool,
+    tries_again: bool,
+) -> tuple[ModelsTry, _CheckedStudy]:
     """Check a study, and print its plan."""
-    study, workspace = loaded_study(invocation, study_file)
     tried = check_study_once(
         invocation, study, study_file, workspace, on_this_machine=on_this_machine, again=tries_again
     )
@@ -155,9 +178,9 @@ def _checked_plan(
         from rayvldd.runtime.machine import describe_machine
 
         invocation.say(f"  machine: {describe_machine(study.resources, study.search.max_concurrent)}")
-    if tried:
-        invocation.say(f"  models:  tried before ({tried}); --probe tries again")
-    return study, _CheckedStudy(**dict(planned), models_tried=tried)
+    if tried.before:
+        invocation.say(f"  models:  tried before ({tried.before}); --probe tries again")
+    return tried, _CheckedStudy(**dict(planned), models_tried=tried.before)
 
 
 def _decode(invocation: Invocation, study: "Study", cache: Path) -> None:

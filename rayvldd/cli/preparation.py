@@ -1,6 +1,6 @@
 """Checks before any work: the study file, then the workspace, then models and data together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -39,6 +39,25 @@ class RealData:
     """All captions; of toy scenes some."""
     errors: list[InputError]
     """Faults of the annotations."""
+
+
+@dataclass(frozen=True)
+class ModelsTry:
+    """A try of the models of a study that passed."""
+
+    before: str | None
+    """Date of the earlier try that was not repeated; None if the models were tried now."""
+    key: str
+    """Hash of everything that the outcome depends on."""
+    ingredients: Mapping[str, str] | None
+    """Its parts, by name; None if one cannot be identified, so that the try is repeated every time."""
+
+    def note(self, workspace: "Workspace") -> None:
+        """Note it in the workspace, once everything else that a command checks has passed, too."""
+        from rayvldd.records.passed_try import note_passed
+
+        if self.before is None and self.ingredients is not None:
+            note_passed(workspace.root, self.key, self.ingredients)
 
 
 study_argument = click.argument(
@@ -174,7 +193,7 @@ def check_study_once(
     *,
     on_this_machine: bool = False,
     again: bool = False,
-) -> str | None:
+) -> ModelsTry:
     """Check all requirements of a distillation, but try no models that passed before with everything the same.
 
     Args:
@@ -185,15 +204,12 @@ def check_study_once(
         on_this_machine: Whether this machine must have the study's resources.
         again: Whether the models are tried in any case.
 
-    Returns:
-        Date of the earlier try; None if the models were tried now.
-
     Raises:
         InputError: as :func:`check_study`.
     """
     from rayvldd.data.array_cache import fingerprint
     from rayvldd.library.model_tries import ingredients_of_try
-    from rayvldd.records.passed_try import note_passed, passed_before
+    from rayvldd.records.passed_try import passed_before
     from rayvldd.runtime.machine import may_have_gpus
 
     with invocation.waiting("reading the data"):
@@ -203,15 +219,13 @@ def check_study_once(
     tried = passed_before(workspace.root, key) if ingredients and not again else None
     if tried is None:
         check_study(invocation, study, file, distils=True, on_this_machine=on_this_machine, data=data)
-        if ingredients and not invocation.dry_run:
-            note_passed(workspace.root, key, ingredients)
-        return None
+        return ModelsTry(None, key, ingredients)
     if on_this_machine:
         if may_have_gpus():
             invocation.say_loading("asking it for GPUs")
         _check_resources(study, str(file), invocation.line)
     _raise_together(data.errors or _pair_errors(study, None, data.num_train), str(file), invocation.line)
-    return tried
+    return ModelsTry(tried, key, ingredients)
 
 
 def checked_study(

@@ -176,7 +176,7 @@ def test_start_epoch_beyond_the_experts(study_file: Path, workspace: Path) -> No
 def test_an_interruption_names_the_kept_results(
     study_file: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(preparation, "check_models_and_data", interrupted)
