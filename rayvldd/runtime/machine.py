@@ -62,8 +62,7 @@ def faults_of_resources(resources: ResourceSettings) -> list[Fault]:
 def faults_of_graphs(study: Study) -> list[Fault]:
     """Return the CUDA graphs that a study asks for, and for which it has no GPU of this machine."""
     of_trial, of_expert = (
-        study.resources.gpus_of(who, num_gpus(), study.search.max_concurrent)
-        for who in ("trial", "expert")
+        study.resources.gpus_of(who, num_gpus(), study.search.max_concurrent) for who in ("trial", "expert")
     )
     elsewhere = "a cluster may have one: sweep --address"
     faults = []
