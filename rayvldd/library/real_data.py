@@ -62,8 +62,9 @@ class RealData:
 
         Args:
             embed_images: Image side of the model, in evaluation mode. Its input is what a distilled set of the study
-                yields as images: RGB on the scale of the encoder's weights.
-            embed_texts: Text side of the model, in evaluation mode.
+                yields as images: RGB on the scale of the encoder's weights, on the CPU, at most 128 at once. A model
+                on a GPU is called as ``lambda images: model(images.cuda())``.
+            embed_texts: Text side of the model, in evaluation mode, called likewise.
             split: ``val``, or ``test``, which is for a model that is chosen.
 
         Raises:
@@ -74,8 +75,8 @@ class RealData:
         real: RealSplit = getattr(self, split)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         pixels = (torch.from_numpy(np.array(part)).float() / 255 for part in _parts(real.split.pixels))
-        images = torch.cat([embed_images((part - mean) / std) for part in pixels])
-        texts = torch.cat([embed_texts(torch.from_numpy(np.array(part))) for part in _parts(real.texts)])
+        images = torch.cat([embed_images((part - mean) / std).cpu() for part in pixels])
+        texts = torch.cat([embed_texts(torch.from_numpy(np.array(part))).cpu() for part in _parts(real.texts)])
         expected = [(len(real.split.pixels), *images.shape[1:2]), (len(real.texts), *images.shape[1:2])]
         found = [tuple(images.shape), tuple(texts.shape)]
         if found != expected or images.ndim != 2:
