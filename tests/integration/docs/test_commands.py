@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import click
@@ -139,6 +139,16 @@ def shrink(study_file: Path) -> None:
     study_file.write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
+def write_into_file(study_file: Path, assignments: list[str]) -> None:
+    """Write ``SECTION.KEY=VALUE`` into a study file, as a reader does who goes on with a study that was reopened."""
+    values = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        section, _, name = key.partition(".")
+        values[section] = {**values[section], name: yaml.safe_load(value)}
+    study_file.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
 def run_as_written(command: str) -> None:
     """Run a command of a page, smaller, and do what a reader does between it and the next one."""
     for written, smaller in SMALLER.items():
@@ -152,6 +162,8 @@ def run_as_written(command: str) -> None:
     assert result.exit_code == 0, f"{command}\n{result.output}"
     if words[0] == "init":
         shrink(Path(words[1]))
+    if "--reopen" in words:
+        write_into_file(Path(words[1]), [after for word, after in pairwise(words) if word == "--set"])
 
 
 def form_of(command: str) -> str:
