@@ -18,6 +18,8 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.printable import printable, value_as_text
 from rayvldd.reports.table import Cell, Column, Estimate, Table, number_of
 
+_LONG_NAME: Final = 12
+"""Length up to which a name stays in one line of the page; the names of trials are shorter."""
 _GAP: Final = 1
 """Spaces between two columns on the terminal."""
 _FEWEST: Final = 12
@@ -188,8 +190,8 @@ def breakable_html(text: str) -> str:
 
 
 def _html_of_name(text: str) -> str:
-    """Escape a text, and let lines end within it if it is a name: other texts have spaces for that."""
-    return _html(text) if " " in text else breakable_html(text)
+    """Escape a text, and let lines end within it if it is a long name: other texts have spaces for that."""
+    return breakable_html(text) if len(text) > _LONG_NAME and " " not in text else _html(text)
 
 
 def _html_head(column: Column, cell: Cell, is_best: bool) -> str:

@@ -80,6 +80,13 @@ def test_html_escapes_texts_and_keeps_the_numbers_for_sorting(table: Table) -> N
     assert 'data-trial="weak/distilled" tabindex="0"' in as_html(table, study="weak")
 
 
+def test_long_names_may_end_a_line_behind_an_underscore() -> None:
+    row = ("trial_001", "flickr8k_of_all_pairs", "convnet_d3, hashed_ngrams")
+    html = as_html(Table(texts("trial", "study", "measured on"), [row]))
+    assert ">trial_001<" in html and ">convnet_d3, hashed_ngrams<" in html
+    assert ">flickr8k_<wbr>of_<wbr>all_<wbr>pairs<" in html
+
+
 def test_csv_has_unrounded_numbers_and_the_parts_of_estimates(table: Table) -> None:
     first, second = csv.DictReader(io.StringIO(as_csv(table)))
     assert first == {
