@@ -109,10 +109,14 @@ for node in $nodes; do wait -n || status=$?; done
 exit "$status"
 """
 _SCONTROL = r"""#!/usr/bin/env bash
-# scontrol: the nodes of a list such as host[0-1], one a line; and a record of the jobs that are queued again.
-case "$1" in
-    show) range=${3#*[}; range=${range%]}; for n in $(seq "${range%-*}" "${range#*-}"); do echo "${3%[*}$n"; done ;;
-    requeue) echo "$2" >>REQUEUED ;;
+# scontrol: the nodes of a list such as host[0-1], one a line; the state of the job; a record of what is queued again.
+case "$1 $2" in
+    "show hostnames")
+        range=${3#*[} range=${range%]}
+        for number in $(seq "${range%-*}" "${range#*-}"); do echo "${3%[*}$number"; done
+        ;;
+    "show job") echo "   JobState=RUNNING Reason=None" ;;
+    requeue*) echo "$2" >>REQUEUED ;;
 esac
 """
 
@@ -224,7 +228,8 @@ def slurm_is_missing() -> str:
 
 def _lines_of(file: Path) -> str:
     """Its lines, shortened, as Ray prints the commands of its processes; without the state of a Ray that ends."""
-    return "\n".join(line[:160] for line in file.read_text().splitlines() if not line.startswith("[state-dump]"))
+    lines = file.read_text().splitlines() if file.is_file() else []  # there is none before the job starts
+    return "\n".join(line[:160] for line in lines if not line.startswith("[state-dump]"))
 
 
 def _session(folder: Path, environment: Mapping[str, str]) -> str:

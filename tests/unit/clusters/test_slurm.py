@@ -16,7 +16,8 @@ from rayvldd.clusters.slurm_rules import _words_of_run
 SCRIPT = CLUSTERS / "slurm.sbatch"
 
 STAND_INS = {
-    "scontrol": 'if [ "$1" = show ]; then echo localhost; echo node2; else echo "$@" >> "$CALLS/scontrol"; fi',
+    "scontrol": 'case "$1 $2" in "show hostnames") echo localhost; echo node2 ;;\n'
+    '"show job") echo "   JobState=$(cat "$CALLS/state") Reason=None" ;; *) echo "$@" >> "$CALLS/scontrol" ;; esac',
     "srun": 'exec "$@"',
     "ray": 'echo "$@" >> "$CALLS/ray"; while [ -e "$CALLS/hold" ]; do sleep 0.05; done\n'
     'while [ "$1" != -- ]; do shift; done; shift; "$@"',
@@ -130,6 +131,7 @@ def job(tmp_path: Path) -> tuple[list[str], dict[str, str], Path]:
     calls, programs = tmp_path / "calls", tmp_path / "bin"
     calls.mkdir()
     programs.mkdir()
+    (calls / "state").write_text("RUNNING")
     for name, body in STAND_INS.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
@@ -165,6 +167,19 @@ def test_sigterm_ends_the_sweep_alone_and_queues_the_job_again(job: tuple[list[s
         assert script.wait(60) == 0
     assert (calls / "rayvldd").read_text().splitlines()[-1] == "TERM"
     assert (calls / "scontrol").read_text().split() == ["requeue", "77"]
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING"])
+def test_a_cancelled_job_is_not_queued_again(job: tuple[list[str], dict[str, str], Path], state: str) -> None:
+    """`scancel` sends SIGTERM to the script, too."""
+    command, environment, calls = job
+    (calls / "state").write_text(state)
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as script:
+        wait_for(calls / "token")
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(60) == 0
+    assert (calls / "rayvldd").read_text().splitlines()[-1] == "TERM"
+    assert not (calls / "scontrol").exists()
 
 
 def test_sigterm_before_the_sweep_ends_the_start_of_ray(job: tuple[list[str], dict[str, str], Path]) -> None:
