@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import screenshots
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from helpers import searches
@@ -721,6 +722,16 @@ def test_the_page_renders(browser_page: "Page") -> None:
     # progress of the studies, pairs, transfer, loss, the studies, an evaluated set
     assert len(boxes) == 1 + 1 + 1 + 4 + 2 * 6 + 5 + 3 + 1
     assert all(box and box["width"] > 300 and box["height"] > 80 for box in boxes)
+
+
+def test_pictures_for_the_guides_are_taken(browser: "Browser", tmp_path: Path) -> None:
+    workspace = tmp_path / "rayvldd_workspace"
+    write_study(workspace / "studies", "quickstart")
+    screenshots.take_comparison(browser, workspace, tmp_path)
+    for name, width in (("page", 1280), ("compare", 1120)):
+        with Image.open(tmp_path / f"{name}.webp") as picture:
+            assert picture.width == width and 900 < picture.height < 2000
+            assert len(picture.convert("L").getcolors() or []) > 50
 
 
 def test_every_picture_is_shown(browser_page: "Page") -> None:
