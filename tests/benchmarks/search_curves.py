@@ -162,7 +162,9 @@ class Budgets:
         return float(together[cut : len(together) - cut].mean())
 
 
-def _headline(name: str, what: str, ours: Budgets, to_reach: float, theirs: Budgets | None = None) -> Iterator[Row]:
+def headline(
+    name: str, what: str, ours: Budgets, to_reach: float | None = None, theirs: Budgets | None = None
+) -> Iterator[Row]:
     """An interquartile mean, or the ratio of two, with its interval."""
     own, other = np.random.default_rng(0), np.random.default_rng(1)
 
@@ -200,7 +202,7 @@ def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
     for way, (name, to_reach) in names.items():
         what = f"curves + ASHA over all {conditions.role} tasks, {_WAYS[way][0]} workers"
         what += "" if _WAYS[way][1] else ", no published points"
-        yield from _headline(f"{name}{conditions.suffix}", what, _budgets(conditions, "curves", way), to_reach)
+        yield from headline(f"{name}{conditions.suffix}", what, _budgets(conditions, "curves", way), to_reach)
 
 
 def _budgets(conditions: Conditions, sampler: str, way: str) -> Budgets:
@@ -216,7 +218,7 @@ def budget_vs_random_learned(conditions: Conditions) -> Iterator[Row]:
         yield Row(f"source_weight{conditions.suffix}_{task}", "highest weight of another task", float(weights.max()))
     ours = Budgets.of(conditions, partial(_learned_searches, conditions, "right"))
     what = f"the same that learns from the other tasks, over all {conditions.role} tasks"
-    yield from _headline(f"budget_vs_random_learned{conditions.suffix}", what, ours, 0.15)
+    yield from headline(f"budget_vs_random_learned{conditions.suffix}", what, ours, 0.15)
 
 
 def harm(conditions: Conditions) -> Iterator[Row]:
@@ -227,7 +229,7 @@ def harm(conditions: Conditions) -> Iterator[Row]:
     for kind in ("shuffled", "reversed"):
         ours = Budgets.of(conditions, partial(_learned_searches, conditions, kind))
         what = f"the other tasks {kind} ÷ a search without them"
-        yield from _headline(f"harm_{kind}{conditions.suffix}", what, ours, 1.1, without)
+        yield from headline(f"harm_{kind}{conditions.suffix}", what, ours, 1.1, without)
 
 
 def budget_vs_tpe_asha(conditions: Conditions) -> Iterator[Row]:
@@ -246,7 +248,7 @@ def budget_vs_tpe_asha(conditions: Conditions) -> Iterator[Row]:
     if conditions.pools:
         what = f"curves + ASHA ÷ TPE + ASHA over all {conditions.role} tasks, two workers"
         own, other = (_budgets(conditions, sampler, "") for sampler in ("curves", "tpe"))
-        yield from _headline(f"budget_vs_tpe_asha{conditions.suffix}", what, own, 0.75, other)
+        yield from headline(f"budget_vs_tpe_asha{conditions.suffix}", what, own, 0.75, other)
 
 
 class BestByTime:

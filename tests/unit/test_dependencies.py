@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
-TOOLS = ("dev", "docs")
+TOOLS = ("dev", "docs", "rivals")
 """Extras that the package does not import."""
 EXTRAS = [line for extra, lines in PROJECT["optional-dependencies"].items() if extra not in TOOLS for line in lines]
 """Imported by some functions of the package; whoever does not call them does not need to install it."""
