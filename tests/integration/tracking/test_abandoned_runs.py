@@ -109,12 +109,22 @@ def test_runs_of_a_killed_driver_end_and_go_on(workspace: Workspace, driver: "su
     assert not list(workspace.open_runs.glob("*.json"))
 
 
-def test_a_study_on_another_machine_is_left_alone(workspace: Workspace, driver: "subprocess.Popen[str]") -> None:
+def test_studies_on_another_machine_or_at_another_tracker_are_left_alone(
+    workspace: Workspace, driver: "subprocess.Popen[str]"
+) -> None:
     (note,) = workspace.open_runs.glob("*.json")
     driver.send_signal(signal.SIGKILL)
     driver.wait(60)
     text = note.read_text()
     here = text.partition('"machine": "')[2].partition('"')[0]
-    note.write_text(text.replace(here, "another machine"))
+    for other in (
+        text.replace(here, "another machine"),
+        text.replace('"tracking_uri": ""', '"tracking_uri": "http://x"'),
+    ):
+        assert other != text
+        note.write_text(other)
+        open_tracker(None, "another", workspace)
+        assert set(statuses(workspace).values()) == {"RUNNING", "FINISHED"} and note.is_file()
+    note.write_text(text)
     open_tracker(None, "another", workspace)
-    assert set(statuses(workspace).values()) == {"RUNNING", "FINISHED"} and note.is_file()
+    assert set(statuses(workspace).values()) == {"KILLED", "FINISHED"} and not note.is_file()
