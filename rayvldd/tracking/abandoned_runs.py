@@ -63,14 +63,16 @@ def _name_of(workspace: Workspace, uri: str) -> str:
 
 
 def _opened(uri: str) -> "MlflowClient":
+    from rayvldd.tracking.sqlite_file import ready_sqlite
+
+    if file := database_file(uri):
+        ready_sqlite(file)  # MLflow would try for two minutes to open a file that cannot be written
+
     from mlflow import MlflowClient  # seconds that only a killed process makes necessary
 
     from rayvldd.tracking.mlflow_server import quiet
-    from rayvldd.tracking.sqlite_file import ready_sqlite
 
     with quiet():
-        if file := database_file(uri):
-            ready_sqlite(file)  # otherwise MLflow would try for two minutes to open a file that cannot be written
         return MlflowClient(tracking_uri=uri)
 
 
