@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LONGEST = (
     "test_three_hosts",
+    "test_slurm_hosts",
     "test_actor_pool",
     "test_search",
     "test_killed_study",
