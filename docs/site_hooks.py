@@ -240,6 +240,15 @@ def _exit_codes() -> str:
     return "\n".join(rows)
 
 
+# --- the README ---------------------------------------------------------------------------------------------------
+
+
+def _readme_example() -> str:
+    """The Python block of the README, which is no page of the site."""
+    (block,) = re.findall(r"^```python\n.*?^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    return str(block)
+
+
 # --- text ---------------------------------------------------------------------------------------------------------
 
 
@@ -257,5 +266,10 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
-GENERATED: dict[str, Callable[[], str]] = {"cli": _cli, "settings": _settings, "exit_codes": _exit_codes}
+GENERATED: dict[str, Callable[[], str]] = {
+    "cli": _cli,
+    "settings": _settings,
+    "exit_codes": _exit_codes,
+    "readme_example": _readme_example,
+}
 """The generated parts of pages, by the name in their mark."""

@@ -93,6 +93,12 @@ def test_links_to_files_resolve(document: Path) -> None:
     assert [link for link in links if not (document.parent / link.split("#")[0]).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_link_to_no_section_of_the_readme(page: Path) -> None:
+    """On the site the overview, which has other sections, is in its place."""
+    assert [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if "README.md#" in link] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_tools_of_the_environment_are_those_of_the_project(document: Path) -> None:
     known = {"pip", "uv", "python", "rayvldd", "mlflow", "mkdocs", "pytest", "mypy", "ruff", "pre-commit"}
