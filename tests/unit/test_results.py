@@ -14,7 +14,7 @@ NOT_MEASURED = {
     r"!\[[^]]*\]\([^)]*\)": "what a picture shows",
     r"\]\([^)]*\)": "where a link leads",
     r"arXiv \d{4}\.\d{5}": "a paper",
-    r"(Python|Ray|TF|Apache-|rayvldd|release) ?\d+\.\d+(\.\d+)?": "a release",
+    r"(Python|Ray|TF|Apache-|rayvldd|release|Slurm|Debian|CUDA|Optuna|MLflow|PyTorch) ?\d+\.\d+(\.\d+)?": "a release",
     r"\b95 %": "the level of an interval",
     r"\bevery \d+ (seconds|minutes)": "what a program does at this interval",
     r"\d[\d.]* to \d[\d.]* USD": "a price, whose source is in the cluster file",
