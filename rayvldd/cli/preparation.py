@@ -176,9 +176,10 @@ def check_study(
     """
     methods = " or ".join(method.name for method in study.methods())
     invocation.say_loading(f"trying the encoders{f' and a step of {methods}' if distils else ''}")
-    if on_this_machine:
-        _check_resources(study, str(file), invocation.line)
     with invocation.display() as display:
+        display.progress("loading PyTorch", 0, 1)
+        if on_this_machine:
+            _check_resources(study, str(file), invocation.line)
         check_models_and_data(study, str(file), invocation.line, num_pairs, data=data, on_try=display.progress)
         if distils:
             _check_initial_sets(study, str(file), invocation.line)

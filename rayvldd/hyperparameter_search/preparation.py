@@ -101,7 +101,7 @@ def make_missing_experts(sets: Iterable[ExpertSet], store: ExpertStore, cache: P
     made, chosen = 0, list(sets)
     for number, known in enumerate(chosen, start=1):
         which = f"experts {number}/{len(chosen)}" + (f" ({point_as_text(known.point)})" if known.point else "")
-        made_here = make_experts(known.study, known.request, store, cache, _shown_as(which, display))
+        made_here = make_experts(known.study, known.request, store, cache, _shown_as(which, display), display)
         reused = known.study.experts.num_experts - made_here
         display.done()
         display.line(f"{which}: {made_here} made, {reused} reused  {known.recipe.key}")

@@ -383,11 +383,14 @@ def caption_embeddings(
     """
 
     def embed(out: np.ndarray) -> None:
+        what = f"embedding {split.name} captions"
+        if on_progress:
+            on_progress(what, 0, len(out))  # the first batch may import the library of the encoder, for seconds
         for start in range(0, len(out), CAPTIONS_AT_A_TIME):
             part = slice(start, start + CAPTIONS_AT_A_TIME)
             out[part] = text_encoder.embed(split.captions[part]).numpy()
             if on_progress:
-                on_progress(f"embedding {split.name} captions", min(part.stop, len(out)), len(out))
+                on_progress(what, min(part.stop, len(out)), len(out))
 
     def report(done: int) -> None:
         if on_progress:

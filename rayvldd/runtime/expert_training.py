@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 
 from rayvldd.config.study import Study
+from rayvldd.console import ProgressDisplay
 from rayvldd.experts.get_or_make import ExpertRequest, make, missing_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.models.retrieval_task import RetrievalTask
@@ -46,6 +47,7 @@ def make_experts(
     store: ExpertStore,
     cache_folder: Path,
     on_progress: OnExpertProgress | None = None,
+    display: ProgressDisplay | None = None,
 ) -> int:
     """Train the missing experts of a set, and return the number of experts trained by this call.
 
@@ -59,6 +61,7 @@ def make_experts(
         store: Store of the experts, which every actor must be able to reach.
         cache_folder: Folder of decoded images and embeddings.
         on_progress: Called with the progress of the set, about twice a second.
+        display: Shows that Ray starts and ends, if it does not run yet.
 
     Raises:
         StoreError: when the store holds other experts under this key, or cannot be used.
@@ -69,7 +72,7 @@ def make_experts(
     clock = _Clock(total, study.experts.epochs, on_progress)
     made, command = 0, secrets.token_hex(8)
     while missing:
-        with start_ray(None, None):
+        with start_ray(None, None, display):
             groups = _groups(missing, request, resources_of_experts(study))
             jobs = [ExpertWork(replace(request, indexes=group), store, f"{command} {group[0]}") for group in groups]
             clock.begin(groups)
