@@ -9,6 +9,7 @@ from pathlib import Path
 from rayvldd.config.schema import TITLE, study_schema
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.storage.atomic import write_text_whole
+from rayvldd.storage.json_files import parsed
 
 SCHEMA_FILE = "study.schema.json"
 """One file for all studies of a folder."""
@@ -46,7 +47,7 @@ def check_schema_is_free(study_file: Path) -> None:
 
 def _is_schema(file: Path) -> bool:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = parsed(file.read_bytes())
+    except OSError:
         return False
-    return isinstance(found, dict) and found.get("title") == TITLE
+    return found is not None and found.get("title") == TITLE
