@@ -795,7 +795,11 @@ def test_the_search_shows_experts_in_training(
         display = SimpleNamespace(progress=lambda *notes: shown.append(notes[-1]))
         ledger = StudyFolder(tmp_path / "study").ledger()
         run: Any = SimpleNamespace(
-            study=study, ledger=ledger, display=display, experts_in_training=lambda: experts_in_training(sets, store)
+            study=study,
+            ledger=ledger,
+            display=display,
+            experts_in_training=lambda: experts_in_training(sets, store),
+            side_by_side=None,
         )
         monkeypatch.setattr("rayvldd.hyperparameter_search.recorder._POLL_S", 0.0)
         Recorder(run).poll()
@@ -821,7 +825,8 @@ def test_a_store_that_cannot_be_listed_ends_no_search(
 def test_a_search_shows_that_its_first_processes_start(searched: Study, tmp_path: Path) -> None:
     out = StringIO()
     with ProgressDisplay(Console(file=out, force_terminal=True, width=80)) as display:
-        run: Any = SimpleNamespace(study=searched, ledger=StudyFolder(tmp_path / "study").ledger(), display=display)
+        ledger = StudyFolder(tmp_path / "study").ledger()
+        run: Any = SimpleNamespace(study=searched, ledger=ledger, display=display, side_by_side=None)
         Recorder(run).begin()
     assert "trials" in out.getvalue() and "processes start" in out.getvalue()
 
