@@ -344,10 +344,16 @@ def dry_run(invocation: Invocation, study: Study, plan: PlanLines) -> None:
 
 def show_plan(invocation: Invocation, plan: PlanLines) -> None:
     """Print the plan, one line per part."""
-    width = max(len(name) for name in plan)
     invocation.say("# What would be done:")
-    for name, value in plan.items():
-        invocation.say(f"{name.replace('_', ' '):{width}}  {value}")
+    for line in lines_of_plan(plan):
+        invocation.say(line)
+
+
+def lines_of_plan(plan: PlanLines) -> list[str]:
+    """One line per part of a plan: a key of ours as words, another name, e.g. with a path or an encoder, as it is."""
+    titles = [name.replace("_", " ") if name.isidentifier() else name for name in plan]
+    width = max(map(len, titles))
+    return [f"{title:{width}}  {value}" for title, value in zip(titles, plan.values(), strict=True)]
 
 
 def _model_errors(study: Study, captions: Sequence[str], on_try: OnTry | None) -> list[InputError]:
