@@ -25,6 +25,11 @@ def _named(found: re.Match[str], spaces: Mapping[str, Path]) -> str:
 
 
 def purpose_of(file: Path) -> str:
-    """The first sentence of a study file's header."""
-    line = file.read_text(encoding="utf-8").partition("\n")[0]
-    return line.removeprefix("#").strip() if line.startswith("#") else ""
+    """The first sentence of a study file's header, which may take several lines; empty without a header."""
+    lines: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        words = line.removeprefix("#").strip()
+        if not line.startswith("#") or not words:
+            break
+        lines.append(words)
+    return re.split(r"(?<=\.)\s", " ".join(lines), maxsplit=1)[0]

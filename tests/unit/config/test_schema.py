@@ -28,6 +28,20 @@ def test_shipped_studies_are_valid_and_have_a_purpose(name: str, validator: Draf
     values = parsed_yaml(SPACES[name].read_text(encoding="utf-8"))
     assert [error.message for error in validator.iter_errors(values)] == []
     assert len(purpose_of(SPACES[name])) > 20
+    assert purpose_of(SPACES[name]).endswith("."), "spaces shows a whole sentence"
+
+
+def test_a_purpose_is_the_first_sentence_of_the_header(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text, purpose in {
+        "# ViT-B/16 at 1.5 px of\n# mine.yaml. A second one.\n# More.\nname: x\n": "ViT-B/16 at 1.5 px of mine.yaml.",
+        "# Without a full stop\n#\n# Command: none.\n": "Without a full stop",
+        "# A header\nname: x  # and no more.\n": "A header",
+        "name: x\n": "",
+        "": "",
+    }.items():
+        file.write_text(text, encoding="utf-8")
+        assert purpose_of(file) == purpose
 
 
 @pytest.mark.parametrize(
