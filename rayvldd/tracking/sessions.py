@@ -50,6 +50,8 @@ class _SessionNote(Record):
     """From :func:`machine_identity`."""
     study: str
     """Identity of the study; a process that continues it has the same one."""
+    inode: int
+    """Number of the file in its file system, which a move keeps; a copy of the file has another one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ class Session:
         if self._folder is None or self._descriptor is not None:
             return
         file = self._folder / f"{self.token}.json"
-        note = _SessionNote(tracking_uri=self._tracking_uri, machine=machine_identity(), study=study)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # Another process must not end the runs of this study while it is continued.
@@ -93,6 +94,12 @@ class Session:
                 self._descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
                 _OF_THIS_PROCESS.add(self.token)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                note = _SessionNote(
+                    tracking_uri=self._tracking_uri,
+                    machine=machine_identity(),
+                    study=study,
+                    inode=os.fstat(self._descriptor).st_ino,
+                )
                 os.write(self._descriptor, json_text(note.as_json()))
         except OSError as error:
             logger.debug("%s: runs that a killed process leaves will not be ended: %s", self._folder, message_of(error))
@@ -165,6 +172,9 @@ def _dead(folder: Path, tracking_uri: str) -> list[DeadSession]:
             if _is_alive(file, now_s):
                 continued.add(note.study if note else "")
             elif note is None:  # of a process that was killed while it wrote the note, before it opened a run
+                file.unlink(missing_ok=True)
+            elif note.tracking_uri and note.inode != file.stat().st_ino:
+                # A copy has no lock; the process may be alive, and the copy of the workspace has the same tracker.
                 file.unlink(missing_ok=True)
             elif note.tracking_uri == tracking_uri:
                 found.append((note.study, DeadSession(file.stem, file.stat().st_mtime)))

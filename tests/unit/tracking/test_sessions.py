@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,24 @@ def test_notes_that_say_nothing(tmp_path: Path) -> None:
     os.utime(tmp_path / "half.json", (1, 1))
     assert not dead(tmp_path)
     assert [file.name for file in tmp_path.glob("*.json")] == ["new.json"], "it may be of another machine"
+
+
+def test_a_copy_of_a_note_ends_no_runs_at_a_shared_tracker(tmp_path: Path) -> None:
+    """The process of the first note may be alive: a copy has no lock."""
+    ours, copy = tmp_path / "ours", tmp_path / "copy"
+    token = killed(ours, "http://server")
+    shutil.copytree(ours, copy)
+    assert not dead(copy, "http://server") and not list(copy.glob("*.json"))
+    assert dead(ours, "http://server") == [token]
+    ours.rename(tmp_path / "moved")
+    assert dead(tmp_path / "moved", "http://server") == [token], "a move is no copy"
+
+
+def test_a_copy_of_a_note_ends_the_runs_of_the_copied_database(tmp_path: Path) -> None:
+    ours, copy = tmp_path / "ours", tmp_path / "copy"
+    token = killed(ours)
+    shutil.copytree(ours, copy)
+    assert dead(copy) == [token]
 
 
 def test_only_one_process_ends_runs_at_a_time(tmp_path: Path) -> None:
