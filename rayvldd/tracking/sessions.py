@@ -22,7 +22,7 @@ from filelock import FileLock
 from rayvldd.background import RepeatedCall
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.records.form import Record
-from rayvldd.storage.json_files import json_text
+from rayvldd.storage.json_files import json_text, parsed
 from rayvldd.storage.machine_identity import machine_identity
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,9 @@ def _dead(folder: Path, tracking_uri: str) -> list[DeadSession]:
             note = _read(file)
             if _is_alive(file, now_s):
                 continued.add(note.study if note else "")
-            elif note is None:  # of a process that was killed while it wrote the note, before it opened a run
-                file.unlink(missing_ok=True)
+            elif note is None:
+                if _is_cut_off(file):  # its process was killed before it opened a run
+                    file.unlink(missing_ok=True)
             elif note.tracking_uri and note.inode != file.stat().st_ino:
                 # A copy has no lock; the process may be alive, and the copy of the workspace has the same tracker.
                 file.unlink(missing_ok=True)
@@ -220,6 +221,14 @@ def _read(file: Path) -> _SessionNote | None:
         return _SessionNote.read(file)
     except RayvlddError:
         return None
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether a note was not written to its end; one of a newer release cannot be read either, but is whole."""
+    try:
+        return parsed(file.read_bytes()) is None
+    except OSError:
+        return False
 
 
 def _now_on(folder: Path) -> float:

@@ -110,6 +110,18 @@ def test_notes_that_say_nothing(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.glob("*.json")] == ["new.json"], "it may be of another machine"
 
 
+def test_a_note_of_a_newer_release_is_left_to_it(tmp_path: Path) -> None:
+    """Its process may have opened runs, which only that release can end."""
+    token = killed(tmp_path)
+    file = tmp_path / f"{token}.json"
+    text = file.read_text()
+    file.write_text(json.dumps({**json.loads(text), "format": 1000}))
+    os.utime(file, (1, 1))
+    assert not dead(tmp_path) and file.is_file()
+    file.write_text(text)
+    assert dead(tmp_path) == [token]
+
+
 def test_a_copy_of_a_note_ends_no_runs_at_a_shared_tracker(tmp_path: Path) -> None:
     """The process of the first note may be alive: a copy has no lock."""
     ours, copy = tmp_path / "ours", tmp_path / "copy"
