@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rayvldd.errors import message_of
 from rayvldd.printable import without_passwords
 from rayvldd.tracking.sessions import DeadSession, Session, dead_sessions, forget
-from rayvldd.workspace import Workspace, database_file
+from rayvldd.workspace import Workspace, database_file, database_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +59,11 @@ def end_abandoned_runs(workspace: Workspace, uri: str, client: "Callable[[], Mlf
 
 
 def _name_of(workspace: Workspace, uri: str) -> str:
-    return "" if workspace.is_own_database(uri) else without_passwords(uri)
+    """The tracker in notes of sessions, whichever folder a command is started in; empty for the embedded one."""
+    if workspace.is_own_database(uri):
+        return ""
+    file = database_file(uri)
+    return database_uri(file.resolve()) if file else without_passwords(uri)
 
 
 def _opened(uri: str) -> "MlflowClient":
