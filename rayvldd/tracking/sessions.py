@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from rayvldd.background import RepeatedCall
 from rayvldd.errors import RayvlddError, message_of
@@ -126,6 +126,17 @@ def living_sessions(folder: Path) -> int:
     if not _notes(folder):
         return 0
     try:
+        # A process that begins could not lock its note while that is probed.
+        with FileLock(_lock_of(folder), timeout=_WAIT_S):
+            return _count_living(folder)
+    except Timeout:
+        return 1  # the process that still ends the runs of dead ones
+    except OSError:  # the lock is of another user
+        return _count_living(folder)
+
+
+def _count_living(folder: Path) -> int:
+    try:
         now_s = _now_on(folder)
         return sum(_is_alive(file, now_s) for file in _notes(folder))
     except OSError:
@@ -168,17 +179,18 @@ def _dead(folder: Path, tracking_uri: str) -> list[DeadSession]:
     try:
         now_s = _now_on(folder)
         for file in _notes(folder):
-            note = _read(file)
-            if _is_alive(file, now_s):
-                continued.add(note.study if note else "")
-            elif note is None:
-                if _is_cut_off(file):  # its process was killed before it opened a run
+            with suppress(FileNotFoundError):  # its process has just ended
+                note = _read(file)
+                if _is_alive(file, now_s):
+                    continued.add(note.study if note else "")
+                elif note is None:
+                    if _is_cut_off(file):  # its process was killed before it opened a run
+                        file.unlink(missing_ok=True)
+                elif note.tracking_uri and note.inode != file.stat().st_ino:
+                    # A copy has no lock; the process may be alive, and the copy of the workspace has the same tracker.
                     file.unlink(missing_ok=True)
-            elif note.tracking_uri and note.inode != file.stat().st_ino:
-                # A copy has no lock; the process may be alive, and the copy of the workspace has the same tracker.
-                file.unlink(missing_ok=True)
-            elif note.tracking_uri == tracking_uri:
-                found.append((note.study, DeadSession(file.stem, file.stat().st_mtime)))
+                elif note.tracking_uri == tracking_uri:
+                    found.append((note.study, DeadSession(file.stem, file.stat().st_mtime)))
     except OSError:
         return []
     return [session for study, session in found if not study or study not in continued]
@@ -198,7 +210,7 @@ def _is_alive(file: Path, now_s: float) -> bool:
     except FileNotFoundError:  # the process has just ended
         return False
     except OSError:  # the file of another user
-        return now_s - file.stat().st_mtime < STALE_S
+        return _is_renewed(file, now_s)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -208,7 +220,14 @@ def _is_alive(file: Path, now_s: float) -> bool:
     note = _read(file)
     if note is not None and note.machine == machine_identity():
         return False
-    return now_s - file.stat().st_mtime < STALE_S
+    return _is_renewed(file, now_s)
+
+
+def _is_renewed(file: Path, now_s: float) -> bool:
+    try:
+        return now_s - file.stat().st_mtime < STALE_S
+    except FileNotFoundError:  # the process has just ended
+        return False
 
 
 def _remove(folder: Path, token: str) -> None:

@@ -147,6 +147,34 @@ def test_only_one_process_ends_runs_at_a_time(tmp_path: Path) -> None:
     assert dead(tmp_path) == [token]
 
 
+def test_living_processes_are_counted_while_no_other_process_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tmp_path)
+    monkeypatch.setattr(sessions, "_WAIT_S", 0.0)
+    with FileLock(tmp_path / ".lock"):
+        assert living_sessions(tmp_path) == 1, "the one that has the lock"
+    assert living_sessions(tmp_path) == 0
+
+
+def test_living_processes_are_counted_beside_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
+    session = Session(tmp_path, "")
+    session.begin("study")
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    (tmp_path / ".lock").mkdir()
+    assert living_sessions(tmp_path) == 1
+    session.end()
+
+
+def test_a_process_that_ends_while_others_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = tmp_path / f"{killed(tmp_path)}.json"
+    session = Session(tmp_path, "")
+    session.begin("study")
+    monkeypatch.setattr(sessions, "_read", lambda file: file.unlink())
+    assert living_sessions(tmp_path) == 1 and not ends.exists()
+    session.end()
+
+
 def test_a_folder_that_cannot_be_written_has_no_effect(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     session = Session(tmp_path / "file" / "open_runs", "")
