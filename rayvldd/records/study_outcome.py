@@ -192,7 +192,7 @@ class Made(Values):
     date: str = ""
     """Day of the end, ``YYYY-MM-DD``."""
     code: str = ""
-    """The release, and the commit if the package ran from a clone."""
+    """The release, and the commit if it is known."""
 
 
 class LearnedStudy(Values):
