@@ -194,7 +194,7 @@ def _show_tables(invocation: Invocation, study: "Study", result: "SweepResult") 
     )
 
     outcome = result.outcome
-    invocation.show(trials_table(result.trials, outcome.best.trial_id))
+    invocation.show(trials_table(result.trials, outcome.best.trial_id, for_terminal=True))
     if front := front_table(outcome, study.search.choose):
         invocation.show(front)
     if outcome.finalists:

@@ -23,6 +23,7 @@ from rayvldd.hyperparameter_search.time_left import SideBySide, seconds_left
 from rayvldd.hyperparameter_search.trial_report import EvaluationReport
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.set_card import CARD, card_in
+from rayvldd.records.stop_reasons import TIME_USED_UP
 from rayvldd.records.trial import Ended, Evaluation, Prediction, Trial, best_of
 from rayvldd.storage.atomic import copy_folder_whole
 from rayvldd.storage.json_files import write_json_whole
@@ -34,8 +35,6 @@ _SHOW_S = 0.5
 """Minimum seconds between two updates of the progress bar, which is computed from all trials."""
 _MOST_SHOWN = 8
 """Maximum number of running trials that the progress bar names, the earliest ones."""
-_TIME_USED_UP = "the search's time was used up"
-"""Why a trial was stopped that nothing else has stopped."""
 
 
 class Illustrator(Protocol):
@@ -250,7 +249,7 @@ class Recorder:
         self._catch_up(trial)
         state = self._state_of(trial, reason)
         if state == "stopped":  # without a reason of its own by Tune, at the end of the search's time
-            reason = self._stop_reasons.get(trial.trial_id, _TIME_USED_UP)
+            reason = self._stop_reasons.get(trial.trial_id, TIME_USED_UP)
         keep_best(trial, self.run)
         self.run.ledger.end(trial.trial_id, state, reason, process_died=trial.trial_id in self._lost)
         self._draw_and_close(trial)

@@ -21,6 +21,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.hyperparameter_search.survival import Rungs
 from rayvldd.randomness import bracket_seed
+from rayvldd.records.stop_reasons import BELOW_MEDIAN, HALVED, NO_GAIN
 from rayvldd.records.trial import Evaluation, Trial
 
 _FEWEST_OTHERS = 3
@@ -109,7 +110,7 @@ class SuccessiveHalving:
         limit = np.nanpercentile(recalls, (1 - 1 / self._factor) * 100)
         if not own.recalls[rung] < limit:
             return None
-        return f"halved at step {trial.outer_step}: {own.recalls[rung]:.2f} is below {limit:.2f}"
+        return f"{HALVED} at step {trial.outer_step}: {own.recalls[rung]:.2f} is below {limit:.2f}"
 
     def rungs(self) -> Rungs:
         """The rungs of all brackets."""
@@ -145,7 +146,7 @@ class MedianRule:
         best = max(evaluation[BEST_VAL_MEAN_RECALL] for evaluation in trial.evaluations)
         if len(means) < _FEWEST_OTHERS or not np.median(means) > best:
             return None
-        return f"below the median at step {step}: {best:.2f} is below {np.median(means):.2f}"
+        return f"{BELOW_MEDIAN} at step {step}: {best:.2f} is below {np.median(means):.2f}"
 
     def rungs(self) -> Rungs:
         """The end of the grace period: later comparisons are mostly with the same trials."""
@@ -170,7 +171,7 @@ class GainRequired:
         reason, first, last = self.rule.reason_to_stop(trial, history), trial.evaluations[0], trial.evaluations[-1]
         start = first[BEST_VAL_MEAN_RECALL] if first.outer_step == 0 else -math.inf
         if last.outer_step >= self.due and last[BEST_VAL_MEAN_RECALL] <= start:
-            return f"no gain over its initial set until step {last.outer_step}"
+            return f"{NO_GAIN} over its initial set until step {last.outer_step}"
         return reason
 
 

@@ -40,6 +40,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
 from rayvldd.models.gpus import limit_gpu_memory
+from rayvldd.records.stop_reasons import BY_COMMAND
 from rayvldd.runtime.cluster import refuse_dead_ray, workers_have_our_variables
 from rayvldd.runtime.resources import resources_of_trials, trials_at_a_time
 
@@ -225,7 +226,7 @@ class _Scheduler(_NotSaved, FIFOScheduler):
         if self._strategy.decide(record, self._recorder.history) is Decision.STOP:
             self._recorder.stopped(name, self._strategy.reason_to_stop(name))
         elif self._requests.stops(name):
-            self._recorder.stopped(name, "stopped by rayvldd stop")
+            self._recorder.stopped(name, BY_COMMAND)
         else:
             return FIFOScheduler.CONTINUE
         return FIFOScheduler.STOP

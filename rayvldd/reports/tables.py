@@ -21,6 +21,7 @@ from rayvldd.records.set_scores import (
     GroupRecall,
     ProbeScore,
 )
+from rayvldd.records.stop_reasons import short_reason
 from rayvldd.records.study_outcome import FinalistOutcome, Interval, StudyOutcome
 from rayvldd.records.trial import Trial, in_order_of_recall
 from rayvldd.reports.table import PERCENT, SHARE, Cell, Column, Estimate, Table, numbers, texts
@@ -33,10 +34,15 @@ TOO_FEW = "too few to say"
 """Text in place of an interval of fewer than three values."""
 
 
-def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
+def trials_table(trials: Sequence[Trial], best_id: str = "", *, for_terminal: bool = False) -> Table:
     """The trials of a study by descending validation recall; the best one is marked.
 
     Beside the recall is the one that the sampler's model predicted for the last outer step, if it has such a model.
+
+    Args:
+        trials: The trials.
+        best_id: Name of the best one.
+        for_terminal: Whether the state of a stopped trial says by what; the full reason is a column of details.
     """
     predicted = any(trial.prediction for trial in trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
@@ -53,7 +59,7 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     rows = [
         [
             trial.trial_id,
-            trial.state,
+            _state_and_reason(trial) if for_terminal else trial.state,
             trial.value(),
             *(_prediction(trial) if predicted else []),
             trial.best.outer_step if trial.best else None,
@@ -65,6 +71,11 @@ def trials_table(trials: Sequence[Trial], best_id: str = "") -> Table:
     ]
     best = frozenset(place for place, trial in enumerate(ordered) if trial.trial_id == best_id)
     return Table(columns, rows, "Trials, by validation mean recall (%)", "trials", best)
+
+
+def _state_and_reason(trial: Trial) -> str:
+    short = short_reason(trial.reason) if trial.state == "stopped" else ""
+    return f"{trial.state}: {short}" if short else trial.state
 
 
 def _prediction(trial: Trial) -> list[Cell]:

@@ -164,6 +164,31 @@ def test_trials_stand_by_recall_with_the_best_marked(trials: list[Trial]) -> Non
     assert "–" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("halved at step 40: 12.00 is below 14.00", "halved"),
+        ("below the median at step 40: 12.00 is below 14.00", "median"),
+        ("no gain over its initial set until step 40", "no gain"),
+        ("the search's time was used up", "time"),
+        ("stopped by rayvldd stop", "rayvldd stop"),
+        ("a rule of another package said so", "its rule"),
+    ],
+)
+def test_a_stopped_trial_says_by_what_in_the_width_of_its_state(reason: str, words: str, trials: list[Trial]) -> None:
+    for trial in trials[2:4]:
+        trial.reason = reason
+    table = trials_table(trials, "trial_001", for_terminal=True)
+    states = {str(row[0]): row[1] for row in table.rows}
+    assert (states["trial_002"], states["trial_003"]) == (f"stopped: {words}", "failed")
+    assert "stopped" in trials_table(trials).column("state"), "programs read the state alone"
+    narrow, before = text_of(table, 50).splitlines(), text_of(trials_table(trials, "trial_001"), 50).splitlines()
+    assert max(map(len, narrow)) <= 50 and sum("trial" in line for line in narrow) == sum(
+        "trial" in line for line in before
+    ), "no further block of columns"
+    assert " ".join(words.split()) in " ".join(text_of(table, 120).split())
+
+
 def test_predictions_stand_beside_what_came_out(trials: list[Trial]) -> None:
     for trial in trials[1:]:
         trial.prediction = Prediction(recall=10.0 + trial.number, sd=1.5)
