@@ -19,8 +19,8 @@ from rayvldd.config.methods.declaration import MethodDeclaration
 from rayvldd.config.settings import OWN_ENCODER, ImageEncoderSettings, TextEncoderSettings
 from rayvldd.config.study import Study, sections_where
 from rayvldd.data.array_cache import fingerprint
-from rayvldd.models.hub import cached_files
 from rayvldd.runtime.machine import gpu_files
+from rayvldd.storage.hub_access import cached_files
 from rayvldd.user_paths import is_folder, user_path
 
 _LIBRARIES = (

@@ -12,7 +12,7 @@ from rayvldd.config.settings import HuggingFaceData
 from rayvldd.data.annotations import SPLITS, read_records
 from rayvldd.data.hub_datasets import SAVED, described, read_description
 from rayvldd.errors import DataError, Fault, message_of
-from rayvldd.models.hub import HubAwayError, hub_or_cache
+from rayvldd.storage.hub_access import HubAwayError, hub_or_cache
 from rayvldd.user_paths import is_folder, user_path
 
 DataSection = Mapping[str, str | int | list[str]]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from rayvldd.config.settings import OWN_ENCODER, ImageEncoderSettings
 from rayvldd.errors import Fault, ModelError, did_you_mean, message_of
 from rayvldd.models.convnet import ConvNet, convnet_d3
-from rayvldd.models.hub import hub_or_cache
 from rayvldd.randomness import seeded
+from rayvldd.storage.hub_access import hub_or_cache
 from rayvldd.user_paths import is_file, user_path
 
 _OWN: Mapping[str, Callable[..., nn.Module]] = {OWN_ENCODER: convnet_d3}

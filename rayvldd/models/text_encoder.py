@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rayvldd.config.settings import TextEncoderSettings
 from rayvldd.errors import Fault, ModelError, message_of
-from rayvldd.models.hub import hub_or_cache
 from rayvldd.models.text_identity import text_identity, weights_read, weights_that_count
+from rayvldd.storage.hub_access import hub_or_cache
 from rayvldd.user_paths import is_folder, user_path
 
 _MOST_BY_PADDING = 0.02

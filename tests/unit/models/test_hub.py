@@ -9,10 +9,10 @@ from huggingface_hub import constants
 
 from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 from rayvldd.errors import ModelError
-from rayvldd.models import hub
-from rayvldd.models.hub import HubAwayError, hub_or_cache
 from rayvldd.models.image_encoder import build_image_encoder
 from rayvldd.models.text_encoder import build_text_encoder
+from rayvldd.storage import hub_access
+from rayvldd.storage.hub_access import HubAwayError, hub_or_cache
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_cached_files_are_taken_while_the_hub_is_away(away: list[str]) -> None:
 def test_a_hub_that_answers_is_used(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Session:
         def head(self, url: str, timeout: float) -> str:
-            assert (url, timeout) == (constants.ENDPOINT, hub._ANSWER_S)
+            assert (url, timeout) == (constants.ENDPOINT, hub_access._ANSWER_S)
             return status
 
     monkeypatch.setattr("huggingface_hub.get_session", Session)
@@ -73,7 +73,7 @@ def test_models_that_need_no_hub_do_not_contact_it(monkeypatch: pytest.MonkeyPat
     def refused(*_: Any) -> Any:
         pytest.fail("the hub was contacted")
 
-    monkeypatch.setattr(hub, "_answers", refused)
+    monkeypatch.setattr(hub_access, "_answers", refused)
     build_image_encoder(ImageEncoderSettings(name="convnet_d3"))
     build_image_encoder(ImageEncoderSettings(name="test_byobnet", pretrained=False))
     build_text_encoder(TextEncoderSettings(pooling="hashed_ngrams", width=16))

@@ -1,4 +1,4 @@
-"""The hub of encoders, without waiting for one that does not answer."""
+"""The hub of encoders and data sets, without waiting for one that does not answer."""
 
 import os
 from collections.abc import Iterator
