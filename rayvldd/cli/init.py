@@ -1,6 +1,5 @@
 """``rayvldd init``: a first study for a user's own data."""
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from rayvldd.user_paths import is_file, is_folder, user_path
 if TYPE_CHECKING:
     from rayvldd.library.new_study import DataSection
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""Names of data sets; some old ones have no user."""
 _SMALL, _LARGE = 96, 224
 """Pixels of a side without and with a GPU."""
 
@@ -194,8 +191,10 @@ def _faults_of_files(folder: Path | None, table: Path | None, images: Path | Non
 
 
 def _faults_of_hub(hub_name: str | None, hf_config: str | None) -> list[Fault]:
+    from rayvldd.data.hub_datasets import HUB_NAME
+
     faults = []
-    if hub_name is not None and not _HUB_NAME.fullmatch(hub_name) and not is_folder(Path(hub_name)):
+    if hub_name is not None and not HUB_NAME.fullmatch(hub_name) and not is_folder(Path(hub_name)):
         allowed = "USER/NAME, as the page of the data set has it"
         faults.append(Fault("--hf", f"{hub_name!r} is no name on the hub", allowed))
     if hf_config is not None and hub_name is None:

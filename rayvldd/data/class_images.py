@@ -117,7 +117,7 @@ def _of_saved(folder: Path) -> ClassImages:
     except ImportError as error:
         problem = f"a data set of Hugging Face, and the library datasets cannot be imported: {error}"
         fault = Fault(str(folder), problem, "class folders; or the library")
-        raise DataError([fault], next_command="pip install datasets, then the same command") from None
+        raise DataError([fault], next_command="pip install 'rayvldd[datasets]', then the same command") from None
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises errors of many other libraries

@@ -4,10 +4,12 @@ A folder that ``save_to_disk`` has written is read where it is. For another fold
 library fills its own cache (``HF_HOME``) once. Images stay encoded until they are decoded into the array cache.
 """
 
+import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -18,6 +20,7 @@ from rayvldd.config.settings import HuggingFaceData
 from rayvldd.data.drawn_splits import FEWEST_IMAGES, drawn_splits, num_held_out
 from rayvldd.data.record_reader import SPLITS, RecordReader, SplitName, shown
 from rayvldd.errors import DataError, Fault, message_of
+from rayvldd.storage.hub_access import HubAwayError, hub_or_cache
 from rayvldd.user_paths import is_file, is_folder, user_path
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ _SPLITS: dict[str, SplitName] = {
 """Names of splits, as data sets on the hub have them."""
 _CAPTIONS = ("caption", "captions", "text", "sentences", "raw", "description")
 """Names of the column of captions, in order of preference."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""Names that the hub can have; others, e.g. a folder that is missing, are not asked for there."""
 _NUMBERED = re.compile(r"caption_?\d+")
 
 
@@ -97,7 +102,7 @@ def read_description(settings: HuggingFaceData) -> "datasets.DatasetInfo | None"
         DataError: if the library is missing.
         Exception: as the library raises it, also errors of other libraries; ``ConnectionError`` without the hub.
     """
-    _check_library()
+    check_library()
     import datasets
 
     folder = user_path(settings.name)
@@ -294,17 +299,28 @@ def _opened(origin: Origin) -> "dict[str, datasets.Dataset]":
     Raises:
         DataError: if the library is missing, or the data set cannot be opened.
     """
-    _check_library()
-    import datasets
+    check_library()
+    import datasets  # before hub_or_cache: the library reads at its import whether the hub may be used
 
     folder = user_path(origin.name)
+    is_saved = any(is_file(folder / name) for name in SAVED)
+    is_local = is_saved or is_folder(folder)
     try:
-        with _quiet():
-            if any(is_file(folder / name) for name in SAVED):
+        with _quiet(), hub_or_cache() if not is_local and HUB_NAME.fullmatch(origin.name) else nullcontext():
+            if is_saved:
                 found = datasets.load_from_disk(str(folder))
             else:
-                name = str(folder.absolute()) if is_folder(folder) else origin.name
+                name = str(folder.absolute()) if is_local else origin.name
                 found = datasets.load_dataset(name, origin.config, revision=origin.revision)
+    except (HubAwayError, ConnectionError) as error:
+        problem = f"{origin.name}: the hub cannot be reached: {message_of(error)}"
+        saving = command_to_save(origin.name, origin.config, origin.revision)
+        # Among what is allowed, since `check` has a next command of its own for all faults.
+        allowed = f"a data set in this machine's cache, or the FOLDER that a machine with a network writes by: {saving}"
+        raise DataError(
+            [Fault("data.name", problem, allowed)],
+            next_command="the same command with a network; or, in the study: data: {source: huggingface, name: FOLDER}",
+        ) from None
     except Exception as error:  # the library raises errors of many other libraries
         problem = f"{origin.name} cannot be opened: {message_of(error)}"
         allowed = "a folder that datasets.load_from_disk or load_dataset reads, or a name on the hub"
@@ -315,7 +331,15 @@ def _opened(origin: Origin) -> "dict[str, datasets.Dataset]":
     return dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
 
 
-def _check_library() -> None:
+def command_to_save(name: str, config: str | None, revision: str | None = None) -> str:
+    """The command that saves a data set of the hub in a folder, for a machine with a network."""
+    arguments = ", ".join(json.dumps(value) for value in (name, config) if value is not None)
+    arguments += f", revision={json.dumps(revision)}" if revision is not None else ""
+    script = f'import datasets; datasets.load_dataset({arguments}).save_to_disk("FOLDER")'
+    return f"python -c {shlex.quote(script)}"
+
+
+def check_library() -> None:
     """Check that the library can be imported.
 
     Raises:
@@ -327,7 +351,7 @@ def _check_library() -> None:
         problem = f"huggingface needs the library datasets, which cannot be imported: {error}"
         raise DataError(
             [Fault("data.source", problem, "another source, or the library")],
-            next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
+            next_command="pip install 'rayvldd[datasets]'; in the clone: pip install -c constraints.txt '.[datasets]'",
         ) from None
 
 

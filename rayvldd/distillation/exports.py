@@ -243,7 +243,8 @@ def _writer(form: str) -> Callable[[ExportedSet, Path], None]:
             raise RayvlddError(
                 f"the format {form!r} needs the library datasets, which cannot be imported ({error}); "
                 f"allowed without it: png",
-                next_command="pip install -c constraints.txt '.[datasets]' in the clone, or: pip install datasets",
+                next_command="pip install 'rayvldd[datasets]'; "
+                "in the clone: pip install -c constraints.txt '.[datasets]'",
             ) from error
     return FORMS[form]
 

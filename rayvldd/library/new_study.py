@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from rayvldd.config.settings import HuggingFaceData
 from rayvldd.data.annotations import SPLITS, read_records
-from rayvldd.data.hub_datasets import SAVED, described, read_description
+from rayvldd.data.hub_datasets import SAVED, check_library, command_to_save, described, read_description
 from rayvldd.errors import DataError, Fault, message_of
 from rayvldd.storage.hub_access import HubAwayError, hub_or_cache
 from rayvldd.user_paths import is_folder, user_path
@@ -81,7 +80,8 @@ def hub_section(name: str, config: str | None, image_size: int) -> tuple[DataSec
         rows tell: the description lacks it, or a column names the split of each row.
 
     Raises:
-        DataError: if the hub cannot be reached, it has no such data set, or a column or split is missing.
+        DataError: if the library is missing, the hub cannot be reached, it has no such data set, or a column or split
+            is missing.
     """
     folder = user_path(name)
     is_local = is_folder(folder)
@@ -92,6 +92,7 @@ def hub_section(name: str, config: str | None, image_size: int) -> tuple[DataSec
     if config is not None:
         section["config"] = config
     settings = HuggingFaceData.model_validate(section)
+    check_library()  # before the hub is tried, whose error would stand for this one
     try:
         with nullcontext() if is_local else hub_or_cache():
             info = read_description(settings)
@@ -128,10 +129,10 @@ def downloaded_images(section: DataSection) -> dict[str, int]:
 
 def _elsewhere(section: DataSection) -> str:
     """The next command where the hub cannot be reached."""
-    arguments = ", ".join(json.dumps(section[key]) for key in ("name", "config") if key in section)
-    script = f'import datasets; datasets.load_dataset({arguments}).save_to_disk("FOLDER")'
+    config = section.get("config")
+    saving = command_to_save(str(section["name"]), None if config is None else str(config))
     return (
-        f"the same command with a network; or on a machine that has one: python -c {shlex.quote(script)}, "
+        f"the same command with a network; or on a machine that has one: {saving}, "
         "and here: rayvldd init STUDY --data FOLDER"
     )
 

@@ -1,6 +1,7 @@
 """``rayvldd init``: the study it writes loads, fits the data and the machine, and replaces nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,15 @@ def test_a_hub_that_cannot_be_reached_is_named_before_anything_is_written(
         assert result.exit_code == 2 and "--hf: user/data: the hub cannot be reached" in result.stderr
         assert """python -c 'import datasets; datasets.load_dataset("user/data", "small").save_to""" in result.stderr
         assert "rayvldd init STUDY --data FOLDER" in result.stderr and not target.exists()
+
+
+def test_a_missing_library_is_named_also_where_the_hub_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    result = run("init", tmp_path / "mine.yaml", "--hf", "user/data")
+    assert result.exit_code == 2 and "needs the library datasets" in result.stderr
+    assert "pip install 'rayvldd[datasets]'" in result.stderr and "cache" not in result.stderr
 
 
 def test_faults_of_a_data_set_of_the_hub(tmp_path: Path) -> None:

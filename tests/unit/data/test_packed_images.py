@@ -280,4 +280,24 @@ def test_without_the_library_the_command_that_installs_it_is_named(monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(DataError, match="needs the library datasets") as caught:
         read_records(HuggingFaceData(source="huggingface", name="somebody/data"))
-    assert "pip install" in caught.value.next_command
+    assert "pip install 'rayvldd[datasets]'" in caught.value.next_command
+
+
+@pytest.mark.parametrize("is_offline", [False, True])  # as HF_HUB_OFFLINE=1 sets it
+def test_a_data_set_of_a_hub_that_is_away_is_refused_without_waiting(
+    is_offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    settings = HuggingFaceData(source="huggingface", name="nobody/nothing", config="small", revision="v1")
+    with pytest.raises(DataError, match="nobody/nothing: the hub cannot be reached") as caught:
+        read_records(settings)
+    assert waits == []
+    saving = 'datasets.load_dataset("nobody/nothing", "small", revision="v1").save_to_disk'
+    assert f"python -c 'import datasets; {saving}" in str(caught.value)
+    assert "name: FOLDER" in caught.value.next_command
