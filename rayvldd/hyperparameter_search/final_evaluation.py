@@ -87,7 +87,8 @@ def _test(study: Study, best: Trial, folder: StudyFolder, cache: Path, display: 
         rate,
         difference,
     )
-    return StudyTest(num_pairs=len(sets[0]), seeds=list(seeds), scores=measured)
+    num_train = task.train.num_images
+    return StudyTest(num_pairs=len(sets[0]), num_train_images=num_train, seeds=list(seeds), scores=measured)
 
 
 def summary(

@@ -136,6 +136,7 @@ def _assembled(session: StudySession) -> StudyOutcome:
         study=study.name,
         protocol=study.at(best.point).model.protocol,
         num_pairs=tested.num_pairs,
+        num_train_images=tested.num_train_images,
         trials=session.ledger.states(),
         best=ChosenTrial(
             trial_id=best.trial_id,

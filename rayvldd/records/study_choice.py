@@ -56,6 +56,8 @@ class StudyTest(Record):
 
     num_pairs: int
     """Of each set."""
+    num_train_images: int | None = None
+    """Training images at the chosen point; None in a file of an earlier release."""
     seeds: list[int]
     """Of the students, set by set."""
     scores: ScoresOnTest

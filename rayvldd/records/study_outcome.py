@@ -217,6 +217,8 @@ class StudyOutcome(Record):
     study: str
     protocol: str = ""
     num_pairs: int
+    num_train_images: int | None = None
+    """Training images that the set stands for; None in a file of an earlier release."""
     trials: dict[str, int]
     """Number of trials by state."""
     best: ChosenTrial

@@ -61,7 +61,7 @@ def _facts(report: StudyReport) -> Iterator[tuple[str, str]]:
     yield "as many random pairs", f"{tested.random_mean_recall:.1f} %"
     if tested.over_random:
         yield "over random pairs", tested.over_random.words
-    total = report.setting("data", "num_train")
+    total = result.num_train_images or report.setting("data", "num_train")  # a setting of drawn scenes alone
     yield "pairs", f"{result.num_pairs}" + (f" of {total:,}" if isinstance(total, int) else "")
     others = [f"{count} {state}" for state in ("stopped", "failed") if (count := result.trials.get(state, 0))]
     count = sum(result.trials.values())

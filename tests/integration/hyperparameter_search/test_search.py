@@ -1130,6 +1130,7 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     assert set(best["config"]) == set(SPACE)
     folder = StudyFolder(workspace.study(study.name))
     check_finalists(values, folder)
+    assert values["num_train_images"] == 40
     assert tested["num_students"] == 2 and tested["interval"] is None, "two sets are too few"
     assert tested["over_random"]["mean"] == pytest.approx(tested["mean_recall"] - tested["random_mean_recall"])
     assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])

@@ -53,6 +53,19 @@ def test_the_overview_has_the_result_and_where_it_comes_from() -> None:
     assert overview_of([StudyReport("running", Path())]) is None
 
 
+def test_pairs_stand_beside_the_number_of_training_images() -> None:
+    photos = {"data": {"source": "folder", "root": "/photos"}}
+
+    def pairs(**changes: Any) -> str:
+        overview = overview_of([report(**changes)])
+        assert overview is not None
+        return dict(overview.facts)["pairs"]
+
+    assert pairs(settings=photos, num_train_images=4000) == "100 of 4,000"
+    assert pairs(settings=photos) == "100", "not recorded by an earlier release"
+    assert pairs(num_train_images=1200) == "100 of 1,200", "without the images that were left out"
+
+
 def test_too_few_values_have_no_interval() -> None:
     overview = overview_of([report(interval=None)])
     assert overview is not None and overview.interval == "95 % interval: too few to say"
