@@ -59,7 +59,7 @@ class Survival:
     def __init__(self, rungs: Rungs, trials: Collection[Trial]) -> None:
         self._rungs = rungs
         steps = sorted({step for bracket in rungs.brackets for step in bracket})
-        nexts = [*steps[1:], math.inf]
+        nexts = [*steps[1:], math.inf][: len(steps)]  # without rungs, no limits between them
         self._counts = {step: _counts(trials, step, after) for step, after in zip(steps, nexts, strict=True)}
 
     def steps(self, done: int, last: int, place: int) -> float:

@@ -226,6 +226,15 @@ def test_trials_of_the_study_replace_the_expectation() -> None:
     assert 4 < stopped < 4.4 < expected < 7 < went_on < 8
 
 
+def test_trials_that_are_never_compared_run_to_their_end(study: Study) -> None:
+    """Without a rule, of trials that end before their first evaluation but the last one."""
+    distillation = study.distillation.model_copy(update={"outer_steps": 8, "evaluate_every": 100})
+    search = study.search.model_copy(update={"scheduler": "none"})
+    short = study.model_copy(update={"distillation": distillation, "search": search})
+    assert Survival(rungs_of(short), [trial_with((0, 8))]).steps(0, 8, 3) == 8
+    assert seconds_left(short, [trial_with((0, 8))], 20.0, SideBySide(2, 2)) is not None
+
+
 def test_a_rule_that_does_not_say_its_rungs_stops_as_many_as_the_study_shows(study: Study) -> None:
     rungs = rungs_of(study)
     assert rungs.brackets == ((10, 20, 30, 40),)
