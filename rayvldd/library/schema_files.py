@@ -34,12 +34,17 @@ def write_schema_beside(study_file: Path) -> None:
 
 
 def check_schema_is_free(study_file: Path) -> None:
-    """Refuse to replace a file that is no schema of studies.
+    """Refuse to replace a file that is no schema of studies, and a study that would be in the place of the schema.
 
     Raises:
         ConfigError: naming the file.
     """
     file = study_file.with_name(SCHEMA_FILE)
+    if study_file.name == SCHEMA_FILE:
+        fault = Fault(
+            str(file), "is the name of the schema of the studies in this folder", "another one, e.g. study.yaml"
+        )
+        raise ConfigError([fault], next_command="the same command with a study of another name")
     if file.exists() and not _is_schema(file):
         fault = Fault(str(file), "is there already, and is no schema of studies", "no such file, or `rayvldd schema`")
         raise ConfigError([fault], next_command="the same command with a study in another folder, or remove the file")

@@ -58,3 +58,9 @@ def test_a_copy_names_the_schema_beside_it(tmp_path: Path) -> None:
     refused = run("spaces", "copy", "quickstart", tmp_path / "r.yaml")
     assert refused.exit_code == 2 and "is no schema of studies" in refused.stderr
     assert not (tmp_path / "r.yaml").exists()
+
+
+def test_a_copy_does_not_take_the_place_of_the_schema(tmp_path: Path) -> None:
+    refused = run("spaces", "copy", "quickstart", tmp_path / "study.schema.json")
+    assert refused.exit_code == 2 and "the name of the schema" in refused.stderr and "another name" in refused.stderr
+    assert not list(tmp_path.iterdir())
