@@ -220,7 +220,8 @@ def check_study_once(
     tried = passed_before(workspace.root, key) if ingredients and not again else None
     if tried is None:
         check_study(invocation, study, file, distils=True, on_this_machine=on_this_machine, data=data)
-        return ModelsTry(None, key, ingredients)
+        ingredients = ingredients_of_try(study, data.captions)  # the try itself fetches files into the caches of hubs
+        return ModelsTry(None, fingerprint(ingredients), ingredients)
     if on_this_machine:
         if may_have_gpus():
             invocation.say_loading("asking it for GPUs")

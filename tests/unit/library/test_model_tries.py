@@ -2,19 +2,24 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
+from typing import cast
 
 import pytest
 from huggingface_hub import constants
 
 import rayvldd
+from rayvldd.cli import preparation
+from rayvldd.cli.invocation import Invocation
 from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings
 from rayvldd.config.methods.registry import register_method, unregister_method
 from rayvldd.config.study import Study
 from rayvldd.library import model_tries
 from rayvldd.library.model_tries import ingredients_of_try
 from rayvldd.records.passed_try import note_passed, passed_before
+from rayvldd.workspace import Workspace
 
 CAPTIONS = ("a red square", "a green block on blue ground")
 
@@ -120,6 +125,35 @@ def test_the_caches_of_hubs_are_an_ingredient_of_their_encoders_alone(
     written(tmp_path / file)
     found = [changed(study, one) for study, one in zip(studies, before, strict=True)]
     assert found == [{"encoder files"}, {"encoder files"}, set()]
+
+
+def test_a_note_is_of_the_caches_with_what_the_try_fetched(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check with the cache emptied afterwards tries again, one with the cache as it is now does not."""
+    study = tiny_study.override({"model.text_encoder.pooling": "mean", "model.text_encoder.name": "user/bert"})
+    fetched = tmp_path / "hub" / "models--user--bert" / "snapshots" / "1" / "model.safetensors"
+    tries = list[str]()
+
+    def fetching(*_: object, **__: object) -> None:
+        tries.append("try")
+        written(fetched)
+
+    monkeypatch.setattr(preparation, "check_study", fetching)
+    monkeypatch.setattr(preparation, "_read_data", lambda study: preparation.RealData(2, list(CAPTIONS), []))
+    monkeypatch.setattr(preparation, "_pair_errors", lambda *_: [])
+    workspace = Workspace(tmp_path / "workspace")
+    invocation = cast(Invocation, SimpleNamespace(waiting=lambda text: nullcontext(), line=None))
+
+    def check() -> None:
+        preparation.check_study_once(invocation, study, Path("study.yaml"), workspace).note(workspace)
+
+    check()
+    check()
+    assert tries == ["try"]
+    fetched.unlink()
+    check()
+    assert tries == ["try", "try"]
 
 
 def test_the_sets_to_begin_with_are_an_ingredient(tiny_study: Study, tmp_path: Path) -> None:
