@@ -78,10 +78,13 @@ def distill_point(
         RayvlddError: if another process distils with these settings or into this folder, the tracker cannot be used, or
             the run diverges.
     """
+    from rayvldd.models.gpus import gpu_memory_limited_here
+
     runs = workspace.study(point.name) / "distill"
     with (
         _held(runs / f".{key_of(point)}.lock", f"{runs}: another process is distilling with these settings"),
         _held_folder(workspace, out) if out else nullcontext(),
+        gpu_memory_limited_here(point.resources.gpus_per_trial or 0.0),
         run_log(point, workspace, command, tracking_uri, display) as tracker,
     ):
         task, trajectories, key = _prepare(point, workspace, store, display)

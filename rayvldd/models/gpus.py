@@ -19,6 +19,23 @@ def limit_gpu_memory(num_gpus: float) -> None:
         torch.cuda.set_per_process_memory_fraction(_OWN_SHARE * num_gpus)
 
 
+@contextmanager
+def gpu_memory_limited_here(num_gpus: float) -> Iterator[None]:
+    """Take back a limit that this block sets, in a process that goes on with other work, such as a notebook's.
+
+    Args:
+        num_gpus: GPUs that the block uses; only a fraction of one is a limit.
+    """
+    if not (0 < num_gpus < 1 and torch.cuda.is_available()):
+        yield
+        return
+    before = torch.cuda.get_per_process_memory_fraction()
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before)
+
+
 def further_gpus(num_gpus: float) -> tuple[str, ...]:
     """Return the devices that share the images of student steps with the first one.
 

@@ -8,7 +8,13 @@ from rayvldd.distillation.unroll.graph_budget import GraphBudget
 from rayvldd.models.copies import to_device
 from rayvldd.models.device_arrays import DeviceArrays
 from rayvldd.models.device_memory import free_bytes
-from rayvldd.models.gpus import compute_in_float32, further_gpus, limit_gpu_memory, tf32
+from rayvldd.models.gpus import (
+    compute_in_float32,
+    further_gpus,
+    gpu_memory_limited_here,
+    limit_gpu_memory,
+    tf32,
+)
 
 TOTAL = 80 * 10**9
 GPU = torch.device("cuda", 0)
@@ -27,7 +33,7 @@ class Driver:
         for name, function in {
             "is_available": lambda: True,
             "set_per_process_memory_fraction": limit,
-            "get_per_process_memory_fraction": lambda device: self.fraction,
+            "get_per_process_memory_fraction": lambda device=None: self.fraction,
             "memory_allocated": lambda device: self.allocated,
             "memory_reserved": lambda device: self.allocated,
             "mem_get_info": lambda device: (TOTAL - self.used_by_others - self.allocated, TOTAL),
@@ -89,6 +95,16 @@ def test_a_whole_gpu_is_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     driver.install(monkeypatch)
     limit_gpu_memory(1.0)
     assert free_bytes(GPU) == TOTAL - 10**9
+
+
+def test_a_process_that_goes_on_with_other_work_gets_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(used_by_others=0)
+    driver.install(monkeypatch)
+    with pytest.raises(KeyError), gpu_memory_limited_here(0.5):
+        limit_gpu_memory(0.5)
+        assert driver.fraction == pytest.approx(0.475)
+        raise KeyError
+    assert driver.fraction == 1.0
 
 
 def test_tf32_is_used_only_where_it_is_allowed() -> None:
