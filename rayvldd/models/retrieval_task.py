@@ -144,9 +144,14 @@ class RetrievalTask:
         if all(stay) or not self.options.prefetch:
             yield lambda read: read
             return
-        stream = SideStream(self.device)
+        self._side_stream.follow()
         with reading("rayvldd batches") as begin:
-            yield partial(stream.begun, begin)
+            yield partial(self._side_stream.begun, begin)
+
+    @cached_property
+    def _side_stream(self) -> SideStream:
+        """One for all reads: a GPU keeps the freed memory of each stream for this stream alone."""
+        return SideStream(self.device)
 
     def encoded_by(self, encoder: ImageEncoderSettings, on_progress: OnProgress | None = None) -> EncodedImages:
         """Return the training images as features of an image encoder; this model has to have a frozen one itself.

@@ -21,11 +21,14 @@ class SideStream:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Create the stream; it begins after all that the device was asked for so far, such as the copy of an array."""
+        """Create the stream."""
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def follow(self) -> None:
+        """Begin after all that the device was asked for so far, such as the copy of an array."""
         if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def begun(self, begin: Callable[[Take[Rows]], Take[Rows]], read: Take[Rows]) -> Take[Rows]:
         """Begin a read in the background and return how to take its rows.

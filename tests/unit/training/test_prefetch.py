@@ -94,6 +94,29 @@ def test_a_reader_ends_with_its_epoch(
     assert readers() == []
 
 
+def test_all_epochs_are_read_by_one_stream(
+    tiny_study: Study, tiny_cache: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU keeps what a stream has freed for this stream alone, so a new one for each epoch fills its memory."""
+    made, followed = list[SideStream](), list[SideStream]()
+    begin, follow = SideStream.__init__, SideStream.follow
+
+    def beginning(self: SideStream, device: torch.device) -> None:
+        made.append(self)
+        begin(self, device)
+
+    def following(self: SideStream) -> None:
+        followed.append(self)
+        follow(self)
+
+    monkeypatch.setattr(SideStream, "__init__", beginning)
+    monkeypatch.setattr(SideStream, "follow", following)
+    task = load(tiny_study, tiny_cache)
+    training = expert_training(task.study)
+    train_expert(task, training, 0)
+    assert len(made) == 1 and len(followed) > 1 and set(map(id, followed)) == {id(made[0])}
+
+
 def test_on_a_cpu_nothing_is_read_in_the_background(
     tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +154,7 @@ def test_the_computation_waits_for_the_copies_and_the_host_for_nothing(monkeypat
         return rows
 
     stream = SideStream(torch.device("cuda", 0))
+    stream.follow()
     (side,) = driver.streams
     assert side.waited == ["default"], "arrays that were copied to the device before are there"
     with reading("copies") as begin:
