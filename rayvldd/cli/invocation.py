@@ -93,7 +93,7 @@ class Invocation:
         """Tell a terminal what it waits for."""
         if not self.quiet and sys.stderr.isatty():
             self._waits.append(text)
-            _echo(text, err=True)
+            self.say_progress(text)
 
     def say_progress(self, text: str) -> None:
         """Print on stderr what a command waits for, unless it is quiet."""
