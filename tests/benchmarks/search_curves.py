@@ -21,7 +21,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import get_args
@@ -67,6 +67,11 @@ class Conditions:
     def pools(self) -> dict[str, Pool]:
         """The pools by task."""
         return _pools(self.role, self.task)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables of the pools."""
+        return {task: pool.table for task, pool in self.pools.items()}
 
 
 def _pools(role: Role, name: str | None) -> dict[str, Pool]:
@@ -142,11 +147,11 @@ class Budgets:
     by_task: Sequence[np.ndarray]
 
     @classmethod
-    def of(cls, conditions: Conditions, searches: Callable[[str], list[Curve]]) -> "Budgets":
-        """Of all tasks; infinite where a search does not reach the recall."""
+    def of(cls, tables: Mapping[str, Table], searches: Callable[[str], list[Curve]]) -> "Budgets":
+        """Of all tasks, by their tables; infinite where a search does not reach the recall of random search."""
         found = []
-        for task, pool in conditions.pools.items():
-            theirs = _theirs(pool)
+        for task, table in tables.items():
+            theirs = random_search(table, RANDOM_TRIALS)
             reached = (
                 next((spent for spent, recall in curve.points if recall >= theirs.recall), math.inf)
                 for curve in searches(task)
@@ -206,7 +211,7 @@ def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
 
 
 def _budgets(conditions: Conditions, sampler: str, way: str) -> Budgets:
-    return Budgets.of(conditions, lambda task: _searches(conditions, task, sampler, way))
+    return Budgets.of(conditions.tables, lambda task: _searches(conditions, task, sampler, way))
 
 
 def budget_vs_random_learned(conditions: Conditions) -> Iterator[Row]:
@@ -216,7 +221,7 @@ def budget_vs_random_learned(conditions: Conditions) -> Iterator[Row]:
     for task in conditions.pools:
         weights = _learned(conditions.role, task, "right", 0).weights_before
         yield Row(f"source_weight{conditions.suffix}_{task}", "highest weight of another task", float(weights.max()))
-    ours = Budgets.of(conditions, partial(_learned_searches, conditions, "right"))
+    ours = Budgets.of(conditions.tables, partial(_learned_searches, conditions, "right"))
     what = f"the same that learns from the other tasks, over all {conditions.role} tasks"
     yield from headline(f"budget_vs_random_learned{conditions.suffix}", what, ours, 0.15)
 
@@ -227,7 +232,7 @@ def harm(conditions: Conditions) -> Iterator[Row]:
         return
     without = _budgets(conditions, "curves", "")
     for kind in ("shuffled", "reversed"):
-        ours = Budgets.of(conditions, partial(_learned_searches, conditions, kind))
+        ours = Budgets.of(conditions.tables, partial(_learned_searches, conditions, kind))
         what = f"the other tasks {kind} ÷ a search without them"
         yield from headline(f"harm_{kind}{conditions.suffix}", what, ours, 1.1, without)
 

@@ -18,7 +18,6 @@ end before. ``proposal_s`` is the mean CPU time of a proposal.
 """
 
 import argparse
-import math
 import sys
 import tempfile
 import time
@@ -155,13 +154,7 @@ def _searches(conditions: Conditions, task: str, name: str, way: str) -> list[Se
 
 
 def _budgets(conditions: Conditions, name: str, way: str) -> Budgets:
-    found = []
-    for task, table in conditions.tables.items():
-        theirs = random_search(table, RANDOM_TRIALS)
-        curves = (one.curve for one in _searches(conditions, task, name, way))
-        reached = (next((spent for spent, recall in one.points if recall >= theirs.recall), math.inf) for one in curves)
-        found.append(np.array(list(reached)) / theirs.trial_seconds)
-    return Budgets(found)
+    return Budgets.of(conditions.tables, lambda task: [one.curve for one in _searches(conditions, task, name, way)])
 
 
 def budget_vs_random(conditions: Conditions) -> Iterator[Row]:
