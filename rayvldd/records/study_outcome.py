@@ -188,7 +188,7 @@ class Made(Values):
     """Where, when and by which code a study was finished."""
 
     machine: str = ""
-    """CPUs and GPUs of the machine or cluster."""
+    """CPUs and GPUs of the machine or cluster, with their names."""
     date: str = ""
     """Day of the end, ``YYYY-MM-DD``."""
     code: str = ""

@@ -15,6 +15,7 @@ import ray
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, message_of
 from rayvldd.runtime.environment import END_TIMEOUT, variables_of_workers
+from rayvldd.runtime.machine import processor_name
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Object store size of a local Ray: actors exchange only settings, scores and small sets, never trajectories."""
@@ -123,11 +124,19 @@ def gpus_of_cluster() -> float:
 
 
 def describe_cluster() -> str:
-    """The nodes, CPUs and GPUs of the connected Ray in words."""
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    counts = {"CPU": int(ray.cluster_resources().get("CPU", 0)), "GPU": int(gpus_of_cluster())}
-    parts = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
-    return ", ".join([*([f"{nodes} machines"] if nodes > 1 else []), *parts])
+    """The nodes, CPUs and GPUs of the connected Ray in words, with their names: ``2 CPUs (AMD EPYC)``.
+
+    The processor is named if there is one node, which is then this machine; Ray knows the names of GPUs on all nodes.
+    """
+    nodes, resources = sum(bool(node["Alive"]) for node in ray.nodes()), ray.cluster_resources()
+    prefix = "accelerator_type:"
+    gpu_names = ", ".join(sorted(key.removeprefix(prefix) for key in resources if key.startswith(prefix)))
+    names = {"CPU": processor_name() if nodes == 1 else "", "GPU": gpu_names}
+    parts = [f"{nodes} machines"] if nodes > 1 else []
+    for what, name in names.items():
+        if count := int(resources.get(what, 0)):
+            parts.append(f"{count} {what}{'' if count == 1 else 's'}" + (f" ({name})" if name else ""))
+    return ", ".join(parts)
 
 
 def _refuse_silence(address: str) -> None:

@@ -1,6 +1,8 @@
-"""Check the resources of a study against this machine without starting Ray."""
+"""What this machine has, and whether the resources of a study fit, without starting Ray."""
 
 import os
+import platform
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +10,8 @@ from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 
+_PROCESSORS = Path("/proc/cpuinfo")
+"""Linux's description of the processors; on x86 with their names."""
 _GPU_FILES = ("nvidia*", "nvhost-*", "dxg", "kfd")
 """Device files of the drivers of GPUs on Linux: Nvidia's, on Jetson, below Windows, and AMD's."""
 
@@ -34,6 +38,17 @@ def num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def processor_name() -> str:
+    """Name of the processor of this machine, e.g. ``AMD EPYC``; where the system has none, its architecture."""
+    try:
+        lines = _PROCESSORS.read_text(encoding="utf-8").splitlines()
+        found = next((line.partition(":")[2] for line in lines if line.startswith("model name")), "")
+    except OSError:  # not Linux
+        found = ""
+    name = re.sub(r"\((R|TM)\)", "", found or platform.processor() or platform.machine(), flags=re.IGNORECASE)
+    return " ".join(name.split())
 
 
 def faults_of_resources(resources: ResourceSettings) -> list[Fault]:

@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import torch
+
+from rayvldd.runtime.machine import processor_name
 
 Conditions = TypeVar("Conditions")
 
@@ -85,7 +85,7 @@ def as_json(rows: list[Row], device: str) -> str:
 def machine(device: str) -> dict[str, Any]:
     """What the figures depend on besides the code."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -93,11 +93,3 @@ def machine(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "tf32_convolutions": torch.backends.cudnn.allow_tf32 if device == "cuda" else None,
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -70,6 +70,7 @@ from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.study_plan import PlannedExperts
 from rayvldd.records.trial import Trial
 from rayvldd.runtime.evaluation import StudentScores
+from rayvldd.runtime.machine import processor_name
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.storage.lease import LeaseHolder
 from rayvldd.tracking.folder_tracker import FolderTracker
@@ -1131,6 +1132,7 @@ def check_result(values: dict[str, Any], workspace: Workspace, study: Study) -> 
     folder = StudyFolder(workspace.study(study.name))
     check_finalists(values, folder)
     assert values["num_train_images"] == 40
+    assert values["made"]["machine"] == f"2 CPUs ({processor_name()})"
     assert tested["num_students"] == 2 and tested["interval"] is None, "two sets are too few"
     assert tested["over_random"]["mean"] == pytest.approx(tested["mean_recall"] - tested["random_mean_recall"])
     assert tested["share_of_full_data"] == pytest.approx(tested["mean_recall"] / tested["full_data_mean_recall"])

@@ -1,6 +1,7 @@
 """Resource requests of experts and trials on a single machine."""
 
 import os
+import platform
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,3 +222,45 @@ def test_one_machine_proposes_no_point_without_room(
     assert trials_at_a_time(study) == expected
     monkeypatch.setattr(cluster, "_is_local", False)
     assert trials_at_a_time(study) == allowed, "waiting trials request nodes of a cluster"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC\ncache size\t: 512 KB\nmodel name\t: AMD EPYC\n", "AMD EPYC"),
+        ("model name : Intel(R) Xeon(R)  CPU @ 2.50GHz\n", "Intel Xeon CPU @ 2.50GHz"),
+        ("processor : 0\nCPU implementer : 0x41\n", "aarch64"),  # ARM: Linux gives numbers alone
+        (None, "aarch64"),
+    ],
+)
+def test_the_name_of_the_processor(
+    file: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_PROCESSORS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    if file is not None:
+        (tmp_path / "cpuinfo").write_text(file, encoding="utf-8")
+    assert machine.processor_name() == name
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "resources", "words"),
+    [
+        (1, {"CPU": 2.0, "memory": 1e9}, "2 CPUs (AMD EPYC)"),
+        (1, {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H200": 1.0}, "8 CPUs (AMD EPYC), 1 GPU (H200)"),
+        (1, {"CPU": 1.0, "GPU": 2.0}, "1 CPU (AMD EPYC), 2 GPUs"),
+        (
+            3,  # processors of other nodes are not known
+            {"CPU": 48.0, "GPU": 3.0, "accelerator_type:T4": 2.0, "accelerator_type:A10G": 1.0},
+            "3 machines, 48 CPUs, 3 GPUs (A10G, T4)",
+        ),
+    ],
+)
+def test_a_result_names_the_machine_of_its_study(
+    num_nodes: int, resources: dict[str, float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "processor_name", lambda: "AMD EPYC")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * num_nodes + [{"Alive": False}])
+    assert cluster.describe_cluster() == words
