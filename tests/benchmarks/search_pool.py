@@ -1,8 +1,8 @@
 """Searches over a pool of recorded runs: each proposal is the run that the sampler itself ranks first.
 
 The sampler ranks the points of the pool that it has not tried, by its own acquisition, so that every answer is a run
-at exactly the proposed point. ``curves`` ranks by its expected improvement and TPE by its ratio of densities; random
-search and the first trials of the others take a run at random.
+at exactly the proposed point. ``curves`` and the Gaussian process rank by their expected improvement and TPE by its
+ratio of densities; random search and the first trials of the others take a run at random.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna._gp.acqf import BaseAcquisitionFunc
+from optuna._gp.search_space import SearchSpace
 from optuna.distributions import BaseDistribution
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.trial import FrozenTrial
@@ -32,7 +34,7 @@ from rayvldd.hyperparameter_search.strategy import SampledSearch, make_stopping_
 from rayvldd.hyperparameter_search.tpe import Tpe
 from rayvldd.randomness import sampler_seed
 
-SAMPLERS = ("curves", "tpe", "random")
+SAMPLERS = ("curves", "tpe", "gp", "random")
 """The samplers that can rank a pool."""
 
 
@@ -53,6 +55,11 @@ class Pool:
     def units(self) -> np.ndarray:
         """Units of all points."""
         return SpaceCoordinates(self.space).units_of(self.points)[0]
+
+    @cached_property
+    def best_recall(self) -> float:
+        """Of all runs that did not fail."""
+        return max(response.best for response in self.table.responses if not response.failed)
 
     def nearest(self, point: Mapping[str, SettingValue]) -> Response:
         """The run at exactly this point."""
@@ -133,6 +140,33 @@ class _PoolTpe(Tpe):
         return estimator
 
 
+class _PoolGp(optuna.samplers.GPSampler):
+    """Optuna's Gaussian process with the runs of a pool in place of its search for the best point."""
+
+    def __init__(self, pool: Pool, study: Study) -> None:
+        super().__init__(seed=sampler_seed(study.seed, 0), n_startup_trials=start_trials(study))
+        self._pool, self._random, self._untried, self._chosen = pool, study.seed, np.arange(0), 0
+        runs = [optuna.trial.create_trial(params=p, distributions=pool.distributions, value=0.0) for p in pool.points]
+        self._rows = SearchSpace(pool.distributions).get_normalized_params(runs)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._pool.distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._untried = self._pool.untried(study, trial)
+        if not super().sample_relative(study, trial, search_space):
+            return self._pool.at_random(study, trial, self._random)
+        return dict(self._pool.points[self._chosen])
+
+    def _optimize_acqf(self, acqf: BaseAcquisitionFunc, best_params: np.ndarray | None) -> np.ndarray:
+        values = acqf.eval_acqf_no_grad(self._rows[self._untried])
+        self._chosen = int(self._untried[np.argmax(values)])
+        best: np.ndarray = self._rows[self._chosen]
+        return best
+
+
 class _PoolRandom(optuna.samplers.RandomSampler):
     """An untried run at random."""
 
@@ -152,6 +186,7 @@ class _PoolRandom(optuna.samplers.RandomSampler):
 _MAKE: dict[str, Callable[[Pool, Study], optuna.samplers.BaseSampler]] = {
     "curves": _PoolCurves,
     "tpe": _PoolTpe,
+    "gp": _PoolGp,
     "random": _PoolRandom,
 }
 
@@ -202,7 +237,7 @@ def study_of(pool: Pool, seed: int, workers: int, published: bool, learned: Lear
 def pool_search(
     pool: Pool, sampler: str, study: Study, trial_seconds: float, learned: LearnedSources | None = None
 ) -> Curve:
-    """One search with ASHA, as the study has it, until a number of trial-seconds is spent.
+    """One search until a number of trial-seconds is spent, or the best run of the pool is found.
 
     Args:
         pool: The runs.
@@ -214,6 +249,6 @@ def pool_search(
     optuna_sampler = _MAKE[sampler](pool, study)
     if learned is not None and isinstance(optuna_sampler, CurvesSampler):
         optuna_sampler.learn_from(learned)
-    made = OptunaSampler(study, optuna_sampler, [], [], raw=sampler == "curves")
+    made = OptunaSampler(study, optuna_sampler, [], [], ranks_pruned=sampler != "gp", raw=sampler == "curves")
     strategy = SampledSearch(study, made, make_stopping_rule(study), [])
-    return Replay(pool, study, strategy).run(trial_seconds)
+    return Replay(pool, study, strategy).run(trial_seconds, pool.best_recall)

@@ -137,14 +137,14 @@ class Replay:
         self.records: list[Trial] = []
         self._queue: list[tuple[float, int, _Running, int | None]] = []
         self._points: list[tuple[Answer, float, float]] = []
-        self._stopped = 0
+        self._best, self._stopped = 0.0, 0
 
-    def run(self, trial_seconds: float) -> Curve:
-        """Search until a number of trial-seconds is spent."""
+    def run(self, trial_seconds: float, enough: float = math.inf) -> Curve:
+        """Search until a number of trial-seconds is spent, or a recall is reached that is the best one possible."""
         end = trial_seconds / self.workers
         for _ in range(self.workers):
             self._start(0.0)
-        while self._queue[0][0] <= end:
+        while self._queue[0][0] <= end and self._best < enough:
             now, _, running, report = heapq.heappop(self._queue)
             if report is None:
                 self._end(running, now)
@@ -173,6 +173,7 @@ class Replay:
         metrics = {VAL_MEAN_RECALL: recall, BEST_VAL_MEAN_RECALL: best}
         record.evaluations.append(Evaluation(step, metrics, now))
         self._points.append((response, self.workers * now, best))
+        self._best = self._best if response.failed else max(self._best, best)
         if self.strategy.decide(record, self.records) is Decision.CONTINUE:
             return True
         self._stopped += 1

@@ -30,8 +30,9 @@ from typing import cast, get_args
 import numpy as np
 from figures import Row, as_json, figures_parser, measured, named, print_rows
 from recorded_responses import Answers, Table
-from search_curves import RANDOM_TRIALS, Budgets, headline
+from search_conditions import RANDOM_TRIALS
 from search_replay import Curve, Replay, random_search
+from search_statistics import PerSearch, headline
 from search_tasks import Role, recorded_tasks, tables_of
 
 from rayvldd.config.domains import SettingValue
@@ -153,8 +154,10 @@ def _searches(conditions: Conditions, task: str, name: str, way: str) -> list[Se
     return [search(table, name, seed, _WAYS[way], until) for seed in range(conditions.seeds)]
 
 
-def _budgets(conditions: Conditions, name: str, way: str) -> Budgets:
-    return Budgets.of(conditions.tables, lambda task: [one.curve for one in _searches(conditions, task, name, way)])
+def _budgets(conditions: Conditions, name: str, way: str) -> PerSearch:
+    return PerSearch.budgets(
+        conditions.tables, lambda task: [one.curve for one in _searches(conditions, task, name, way)]
+    )
 
 
 def budget_vs_random(conditions: Conditions) -> Iterator[Row]:

@@ -15,13 +15,15 @@ from rayvldd.hyperparameter_search.source_model import quantile_targets
 
 sys.path.insert(0, str(BENCHMARKS))
 
+import search_conditions
 import search_curves
 import search_pool
+import search_statistics
 import search_tasks
 from recorded_responses import DEFAULT_TABLE, Response, Table
-from search_curves import BestByTime, Budgets
 from search_pool import Pool
 from search_replay import Curve, random_search, seconds_of_mean
+from search_statistics import BestByTime, PerSearch
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,8 @@ def test_models_find_good_runs_earlier_than_random_search(pool: Pool) -> None:
 
 def test_the_figures_of_development_tasks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     only_drawn = [search_tasks.search_tasks()["drawn_scenes"]]
-    monkeypatch.setattr(search_curves, "recorded_tasks", lambda role: only_drawn)
-    monkeypatch.setattr(search_curves, "_BOOTSTRAPS", 5)
+    monkeypatch.setattr(search_conditions, "recorded_tasks", lambda role: only_drawn)
+    monkeypatch.setattr(search_statistics, "_BOOTSTRAPS", 5)
     looks = search_tasks.LOOKS.read_text()
     monkeypatch.setattr(sys, "argv", ["search_curves.py", "--tiny", "--json"])
     search_curves.main()
@@ -100,7 +102,7 @@ def test_budgets_are_those_of_a_plain_loop() -> None:
 def test_without_recorded_test_tasks_there_are_no_figures_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search_curves, "recorded_tasks", lambda role: [])
+    monkeypatch.setattr(search_conditions, "recorded_tasks", lambda role: [])
     monkeypatch.setattr(sys, "argv", ["search_curves.py", "--role", "test"])
     with pytest.raises(SystemExit):
         search_curves.main()
@@ -109,12 +111,24 @@ def test_without_recorded_test_tasks_there_are_no_figures_of_them(
 
 def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None:
     one, other = np.array([0.1, 0.2, math.inf, 0.3]), np.array([0.4, 0.5, 9.0, 0.05])
-    budgets = Budgets([one, other])
+    budgets = PerSearch([one, other])
     assert budgets.mean() == pytest.approx((0.2 + 0.3 + 0.4 + 0.5) / 4)
-    assert Budgets([np.array([0.1, math.inf, math.inf, 0.1])]).mean() == math.inf
+    assert PerSearch([np.array([0.1, math.inf, math.inf, 0.1])]).mean() == math.inf
     generator = np.random.default_rng(0)
     again = [budgets.mean(generator) for _ in range(50)]
     assert min(again) < budgets.mean() < max(again)
+
+
+def test_a_search_that_has_found_the_best_run_ends(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = search_pool.study_of(pool, 0, 2, published=True)
+
+    def searched() -> Curve:
+        return search_pool.pool_search(pool, "random", study, 1000.0)
+
+    ended = searched()
+    monkeypatch.setattr(pool, "best_recall", math.inf)
+    to_the_end = searched()
+    assert ended.points == to_the_end.points and ended.trials < to_the_end.trials
 
 
 def test_wrong_sources_have_the_same_outcomes_at_other_points(pool: Pool) -> None:
@@ -122,12 +136,14 @@ def test_wrong_sources_have_the_same_outcomes_at_other_points(pool: Pool) -> Non
     assert len(source.points) == len(pool.points) and source.distance == 0
     assert sum(outcome.failed for outcome in source.outcomes) == sum(bool(one.failed) for one in pool.table.responses)
     targets = quantile_targets(source.outcomes)
-    backwards = search_curves._reversed(source)
+    backwards = search_conditions.reversed_source(source)
     assert np.corrcoef(targets, quantile_targets(backwards.outcomes))[0, 1] < -0.9
-    for changed in (backwards, search_curves._shuffled(source, 0)):
+    for changed in (backwards, search_conditions.shuffled_source(source, 0)):
         assert list(changed.points) == list(source.points)
         assert sorted(map(repr, changed.outcomes)) == sorted(map(repr, source.outcomes))
-    assert abs(np.corrcoef(targets, quantile_targets(search_curves._shuffled(source, 0).outcomes))[0, 1]) < 0.3
+    assert (
+        abs(np.corrcoef(targets, quantile_targets(search_conditions.shuffled_source(source, 0).outcomes))[0, 1]) < 0.3
+    )
 
 
 def test_a_search_that_learns_begins_with_good_runs(pool: Pool) -> None:
