@@ -15,6 +15,10 @@ no value where more than a quarter of the searches end before. Names that end in
 *mean* of the searches reaches that recall. ``_none`` is without published points, ``_8`` with eight workers instead of
 two. ``learned`` searches begin with what the other recorded tasks tell (``--learn-from``); ``harm`` is the same after
 the recalls of these were shuffled or reversed, divided by a search without them.
+
+``regret_SAMPLER_SHARE`` is the distance of a search from the best recorded run when a share of the budget (in percent)
+is spent: 0 is that run, 1 what one random trial is expected to reach. ``ablation`` has the budgets of random search and
+of searches with one part more each.
 """
 
 import sys
@@ -27,6 +31,7 @@ from figures import Row, as_json, measured, named, print_rows
 from recorded_responses import Answers, Table
 from search_conditions import RANDOM_TRIALS, WAYS, Conditions, expected, learned_of, learned_searches, parsed, searches
 from search_pool import study_of
+from search_regret import ablation, regret
 from search_replay import Replay
 from search_statistics import BestByTime, PerSearch, drawn_again, finite, headline, interval, ratio
 
@@ -131,7 +136,7 @@ def _history(table: Table, study: Study, number: int) -> list[Trial]:
     return [trial for trial in replay.records if trial.state != "running"][:number]
 
 
-FIGURES = named(budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s)
+FIGURES = named(budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s, regret, ablation)
 
 
 def main() -> None:

@@ -32,6 +32,20 @@ class PerSearch:
             found.append(np.array(list(reached)) / theirs.trial_seconds)
         return cls(found)
 
+    @classmethod
+    def regrets(cls, tables: Mapping[str, Table], searches: Callable[[str], list[Curve]], share: float) -> "PerSearch":
+        """How far a search still is from the best recorded run when a share of the budget is spent.
+
+        0 is the best run, 1 what one random trial is expected to reach; a search that has less counts as 1.
+        """
+        found = []
+        for task, table in tables.items():
+            best = max(response.best for response in table.responses if not response.failed)
+            least, spent = random_search(table, 1).recall, share * random_search(table, RANDOM_TRIALS).trial_seconds
+            recalls = np.array([curve.at(spent) for curve in searches(task)])
+            found.append(np.minimum(1.0, (best - recalls) / (best - least)))
+        return cls(found)
+
     def mean(self, generator: np.random.Generator | None = None) -> float:
         """Interquartile mean over tasks and seeds; of seeds drawn again within each task if there is a generator."""
         drawn = (one if generator is None else generator.choice(one, len(one)) for one in self.by_task)

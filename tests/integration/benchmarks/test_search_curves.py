@@ -1,5 +1,6 @@
 """Replays over a pool of runs: every answer is a run at exactly the proposed point, and no run answers twice."""
 
+import itertools
 import json
 import math
 import sys
@@ -22,6 +23,7 @@ import search_statistics
 import search_tasks
 from recorded_responses import DEFAULT_TABLE, Response, Table
 from search_pool import Pool
+from search_regret import SHARES
 from search_replay import Curve, random_search, seconds_of_mean
 from search_statistics import BestByTime, PerSearch
 
@@ -78,6 +80,12 @@ def test_the_figures_of_development_tasks(monkeypatch: pytest.MonkeyPatch, capsy
         assert name in figures and f"{name}_low" in figures
     for name in ("budget_vs_random_learned_dev", "harm_shuffled_dev", "harm_reversed_dev"):
         assert (name in figures) == (len(only_drawn) > 1), "there is no other task to learn from"
+    for arm in search_conditions.ARMS:
+        regrets = [figures[f"regret_{arm}_dev_none_{share}"] for share in SHARES]
+        assert all(0 <= later <= earlier <= 1 for earlier, later in itertools.pairwise(regrets))
+    for part in ("random", "stopping", "model", "published"):
+        assert f"ablation_{part}_dev" in figures and f"ablation_{part}_dev_high" in figures
+    assert ("ablation_earlier_dev" in figures) == (len(only_drawn) > 1)
     assert figures["proposal_s_4"] > 0
     assert search_tasks.LOOKS.read_text() == looks, "development tasks are not counted"
 
@@ -117,6 +125,16 @@ def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None
     generator = np.random.default_rng(0)
     again = [budgets.mean(generator) for _ in range(50)]
     assert min(again) < budgets.mean() < max(again)
+
+
+def test_regret_is_the_distance_from_the_best_run(pool: Pool) -> None:
+    best = max(response.best for response in pool.table.responses if not response.failed)
+    one, budget = random_search(pool.table, 1).recall, random_search(pool.table, 24).trial_seconds
+    middle = (best + one) / 2
+    curves = [Curve([(0.1 * budget, middle), (0.5 * budget, best)], budget), Curve([(0.3 * budget, one / 2)], budget)]
+    for share, expected in ((0.05, [1, 1]), (0.2, [0.5, 1]), (0.5, [0, 1])):
+        found = PerSearch.regrets({"task": pool.table}, lambda task: curves, share)
+        assert found.by_task[0] == pytest.approx(expected), share
 
 
 def test_a_search_that_has_found_the_best_run_ends(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
