@@ -8,6 +8,7 @@ import click
 
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
+from rayvldd.cli.made_set import say_made_set, say_ways_on
 from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
@@ -15,6 +16,7 @@ from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 
 if TYPE_CHECKING:
+    from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.experts.store.expert_store import ExpertStore
     from rayvldd.workspace import Workspace
 
@@ -24,6 +26,8 @@ class _Distilled(Output):
     distilled_set: str
     outer_step: int
     val_mean_recall: float
+    start_val_mean_recall: float | None
+    """Before the first outer step; null if its record was lost."""
     metrics: dict[str, float]
 
 
@@ -64,28 +68,40 @@ def command(
 
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
-    from rayvldd.reports.gain import words_without_gain
 
     with invocation.display() as display, reachable(store):
-        folder = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
-    best = DistilledSet.load(folder)
-    card, place = best.origin, str(folder.absolute())
+        made = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
+    best = DistilledSet.load(made.folder)
+    card, place = best.origin, made.folder.absolute()
     recall = card.metrics[VAL_MEAN_RECALL]
     invocation.say(f"\n{best.describe()}\n")
-    invocation.say(f"best val mean recall {recall:.2f} at outer step {card.outer_step}")
-    if warning := words_without_gain(card.outer_step, len(best)):
-        invocation.say(f"WARNING: {warning}.")
-    invocation.say(f"distilled set: {place}")
-    invocation.say_next(shlex.join(["rayvldd", "evaluate", place]))
+    invocation.say(f"best           val mean recall {recall:.2f} at outer step {card.outer_step}")
+    _say_gain(invocation, point, best, made.start_recall)
+    say_made_set(invocation, place)
+    say_ways_on(invocation, place, point.name, condition="once the next command has scored it with --split test")
+    invocation.say_next(shlex.join(["rayvldd", "evaluate", str(place), "--coresets", "random"]))
     invocation.finish(
         _Distilled(
             study=study.name,
-            distilled_set=place,
+            distilled_set=str(place),
             outer_step=card.outer_step,
             val_mean_recall=recall,
+            start_val_mean_recall=made.start_recall,
             metrics=card.metrics,
         )
     )
+
+
+def _say_gain(invocation: Invocation, point: Study, best: "DistilledSet", start: float | None) -> None:
+    """Say how far the set is above the pairs that it began as, or warn that it is these pairs."""
+    from rayvldd.reports.gain import sentence_of_gain, words_without_gain
+
+    card = best.origin
+    if warning := words_without_gain(card.outer_step, len(best)):
+        invocation.say(f"WARNING        {warning}.")
+    elif start is not None:
+        gain = sentence_of_gain(point.distillation, len(best), card.metrics[VAL_MEAN_RECALL], start)
+        invocation.say(f"in short       {gain}")
 
 
 def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path | None) -> PlanLines:

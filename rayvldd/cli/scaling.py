@@ -121,7 +121,8 @@ def _distilled(
     with invocation.display() as display, reachable(store):
         for number, point in points.items():
             display.line(f"{number} pairs")
-            folders.append(str(distill_point(point, workspace, store, display, invocation.line, tracking_uri)))
+            made = distill_point(point, workspace, store, display, invocation.line, tracking_uri)
+            folders.append(str(made.folder))
     return folders
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli.invocation import EXIT_UNSENT, Invocation, RunCommand
+from rayvldd.cli.made_set import say_made_set, say_ways_on
 from rayvldd.cli.preparation import (
     check_study,
     loaded_study,
@@ -220,20 +221,10 @@ def _show_tables(invocation: Invocation, study: "Study", result: "SweepResult") 
         from rayvldd.hyperparameter_search.lines import line_of_learned
 
         invocation.say(f"earlier        {line_of_learned(outcome.learned_from, 'learned from')}")
-    _say_what_there_is(invocation, outcome)
-    invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
-
-
-def _say_what_there_is(invocation: Invocation, outcome: "StudyOutcome") -> None:
-    """Name the set, its pictures, and the commands for the page and for other programs."""
     place = Path(outcome.distilled_set)
-    invocation.say(f"distilled set  {place}")
-    pictures = [name for name in ("before_after.jpg", "recall_by_outer_step.png") if (place / name).is_file()]
-    if pictures:
-        invocation.say(f"pictures       {' and '.join(pictures)} in its folder")
-    page = invocation.in_this_workspace(shlex.join(["rayvldd", "compare", outcome.study]))
-    invocation.say(f"page           {page}, which writes {invocation.workspace_folder / 'comparison' / 'compare.html'}")
-    invocation.say(f"other programs {shlex.join(['rayvldd', 'export', str(place), f'{outcome.study}_pairs'])}")
+    say_made_set(invocation, place)
+    say_ways_on(invocation, place, outcome.study, outcome.study)
+    invocation.say(f"seconds        {', '.join(f'{name} {value:.0f}' for name, value in outcome.seconds.items())}")
 
 
 def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "StudyStore | None":

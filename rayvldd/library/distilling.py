@@ -4,14 +4,16 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.errors import RayvlddError
+from rayvldd.errors import RayvlddError, StoreError, message_of
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.made_sets import note_made_set
+from rayvldd.records.trial import EVALUATIONS, Evaluation, Trial, read_evaluations
 from rayvldd.storage.new_folders import writable_folder
 from rayvldd.workspace import Workspace
 
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
     from rayvldd.experts.trajectory import Trajectory
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.tracking.protocol import Tracker
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What one distillation made."""
+
+    folder: Path
+    """The best set on validation, with its pictures."""
+    start_recall: float | None
+    """Mean recall on validation before the first outer step, in percent; None if its record was lost."""
 
 
 def distill(
@@ -56,8 +68,8 @@ def distill(
     chosen = open_store(store, place)
     with ProgressDisplay() as display:
         target = Path(out) if out else None
-        folder = distill_point(point, place, chosen, display, "rv.distill", tracking_uri, target)
-    return DistilledSet.load(folder)
+        made = distill_point(point, place, chosen, display, "rv.distill", tracking_uri, target)
+    return DistilledSet.load(made.folder)
 
 
 def distill_point(
@@ -68,8 +80,8 @@ def distill_point(
     command: str,
     tracking_uri: str | None = None,
     out: Path | None = None,
-) -> Path:
-    """Distil at a point, and return the folder of the best set with its pictures; both are logged.
+) -> Distillation:
+    """Distil at a point, and draw the best set; both are logged.
 
     The locks are taken before the tracker is opened, so that a call that is refused does not end the other one's
     record.
@@ -88,11 +100,13 @@ def distill_point(
         run_log(point, workspace, command, tracking_uri, display) as tracker,
     ):
         task, trajectories, key = _prepare(point, workspace, store, display)
-        best = _run(point, task, trajectories, runs / key, display, tracker)
-        made = _copy_best(task, runs / key, out or runs / key / "distilled_set")
+        record = _record_in(runs / key, point.seed, display)
+        best = _run(point, task, trajectories, record, display, tracker)
+        made = _copy_best(task, record, out or runs / key / "distilled_set", display)
         note_made_set(workspace.root, made)
         tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
-    return made
+    first = next(iter(record.evaluations), None)
+    return Distillation(made, first.recall if first and not first.outer_step else None)
 
 
 def _prepare(
@@ -153,15 +167,30 @@ def _held(file: Path, problem: str) -> Iterator[None]:
         raise RayvlddError(problem, next_command="wait for it to end") from None
 
 
+def _record_in(folder: Path, seed: int, display: "ProgressDisplay") -> Trial:
+    """The evaluations of a distillation so far. A damaged record costs the curve of its recall, and not the set."""
+    try:
+        found = read_evaluations(folder / EVALUATIONS, repair=True)
+    except StoreError:
+        (folder / EVALUATIONS).unlink()
+        display.warn(f"{folder / EVALUATIONS}: was damaged; the recalls of earlier evaluations are lost")
+        found = []
+    return Trial("the distillation", 0, seed, {}, folder, evaluations=found)
+
+
 def _run(
     point: Study,
     task: "RetrievalTask",
     trajectories: Sequence["Trajectory"],
-    folder: Path,
+    record: Trial,
     display: "ProgressDisplay",
     tracker: "Tracker",
 ) -> float:
-    """Run or resume the distillation, with its state in ``folder``; return its best validation recall, in percent."""
+    """Run or resume the distillation, with its state in the folder of its record, and add its evaluations to this.
+
+    Returns:
+        Its best validation recall, in percent.
+    """
     import torch
 
     from rayvldd.distillation.distilled_set import DistilledSet
@@ -177,8 +206,9 @@ def _run(
         note = f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}"
         display.progress("outer steps", report.outer_step, total, note)
 
-    for evaluation in distil(point, task, trajectories, point.seed, folder / "checkpoint", on_step):
+    for evaluation in distil(point, task, trajectories, point.seed, record.checkpoint, on_step):
         metrics, name = evaluation.metrics, last[0]
+        record.add(Evaluation(evaluation.outer_step, metrics))
         tracker.log_metrics(None, metrics, evaluation.outer_step)
         loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""
@@ -186,15 +216,21 @@ def _run(
             f"outer step {evaluation.outer_step:5d}  val mean recall {metrics[VAL_MEAN_RECALL]:5.2f}{loss}{mark}"
         )
     display.done()
-    best = DistilledSet.load(folder / "checkpoint" / BEST)
+    best = DistilledSet.load(record.checkpoint / BEST)
     return best.origin.metrics[VAL_MEAN_RECALL]
 
 
-def _copy_best(task: "RetrievalTask", folder: Path, out: Path) -> Path:
-    """Copy the best set to ``out``, and draw it."""
+def _copy_best(task: "RetrievalTask", record: Trial, out: Path, display: "ProgressDisplay") -> Path:
+    """Copy the best set to ``out``, and draw it there. A set without pictures is a set, and is kept."""
     from rayvldd.distillation.evaluations import BEST
     from rayvldd.reports.illustrator import Pictures
 
-    shutil.copytree(folder / "checkpoint" / BEST, out, dirs_exist_ok=True)
-    Pictures().draw_set(out, task.train)
+    shutil.copytree(record.checkpoint / BEST, out, dirs_exist_ok=True)
+    with display.during("drawing the set"):
+        try:
+            Pictures().draw_set(out, task.train)
+            if len(record.evaluations) > 1:
+                Pictures().draw_recall(out, record)
+        except Exception as error:  # of images, captions, fonts or the disk
+            display.warn(f"{out}: no pictures of it: {message_of(error)}")
     return out

@@ -172,7 +172,7 @@ class Trial:
         values = _FORM.read(folder / RECORD)
         if values.trial_id != folder.name:
             raise _FORM.unreadable(folder / RECORD, f"it is that of {values.trial_id}")
-        evaluations = _read_evaluations(folder / EVALUATIONS, repair=repair)
+        evaluations = read_evaluations(folder / EVALUATIONS, repair=repair)
         return cls(**dict(values), folder=folder, evaluations=evaluations)
 
 
@@ -244,8 +244,16 @@ _FORM = FileForm(
 _LINE = TypeAdapter(_EvaluationValues)
 
 
-def _read_evaluations(file: Path, *, repair: bool) -> list[Evaluation]:
-    """Read the complete lines; a last line without a newline is incomplete."""
+def read_evaluations(file: Path, *, repair: bool) -> list[Evaluation]:
+    """Read the evaluations of a trial or of one distillation; none if there is no file.
+
+    Args:
+        file: Its complete lines are read; a last line without a newline is incomplete.
+        repair: Whether an incomplete last line is also removed from the file.
+
+    Raises:
+        StoreError: if the file cannot be read.
+    """
     if not file.is_file():
         return []
     try:

@@ -10,7 +10,7 @@ from rayvldd.distillation.distilled_set import NEAREST, DistilledSet
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.trial import Trial, best_of
 from rayvldd.reports.nearest import nearest_captions
-from rayvldd.reports.page.search_drawings import convergence
+from rayvldd.reports.page.search_drawings import convergence, recall_curve
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.storage.atomic import write_text_whole
 
@@ -43,6 +43,10 @@ class Pictures:
         """Write the curves of all trials to ``folder``."""
         best = best_of(trials)
         convergence(trials, best.trial_id if best else "").save(folder / CURVES)
+
+    def draw_recall(self, folder: Path, distillation: Trial) -> None:
+        """Write the curve of one distillation, which has an evaluation, to ``folder``."""
+        recall_curve(distillation).save(folder / CURVES)
 
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """A single distillation runs on the resources that its study states."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from helpers.studies import TINY_STUDY
 from rich.console import Console
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import open_store
-from rayvldd.library.distilling import _held_folder, _prepare
+from rayvldd.library.distilling import _held_folder, _prepare, _record_in
 from rayvldd.models.device_options import DeviceOptions
+from rayvldd.records.trial import EVALUATIONS, Evaluation
 from rayvldd.workspace import Workspace
 
 MODEL = {**TINY_STUDY["model"], "protocol": "full_image_encoder"}
@@ -99,3 +102,18 @@ def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> No
     assert result.exit_code == EXIT_USER_ERROR
     (fault,) = last_object(result)["faults"]
     assert "resources.cpus_per_trial" in fault["where"] and fault["problem"] == "requests 4096 CPUs"
+
+
+def test_a_damaged_record_of_recalls_is_begun_again(tmp_path: Path) -> None:
+    shown = StringIO()
+    display = ProgressDisplay(Console(file=shown, width=300))
+    record = _record_in(tmp_path, 3, display)
+    assert not record.evaluations and not shown.getvalue()
+    record.add(Evaluation(0, {VAL_MEAN_RECALL: 9.5}))
+    assert [one.recall for one in _record_in(tmp_path, 3, display).evaluations] == [9.5]
+
+    (tmp_path / EVALUATIONS).write_text("no json\n", encoding="utf-8")
+    again = _record_in(tmp_path, 3, display)
+    assert not again.evaluations and "the recalls of earlier evaluations are lost" in shown.getvalue()
+    assert again.add(Evaluation(4, {VAL_MEAN_RECALL: 10.0}))
+    assert [one.outer_step for one in _record_in(tmp_path, 3, display).evaluations] == [4]
