@@ -5,6 +5,7 @@ repository outside ``docs`` work on a code host as they are; on the site, these 
 """
 
 import ast
+import json
 import os
 import re
 import sys
@@ -249,6 +250,16 @@ def _readme_example() -> str:
     return str(block)
 
 
+# --- the notebook -------------------------------------------------------------------------------------------------
+
+
+def _notebook() -> str:
+    """The cells of the notebook of the Python guide, which is stored without outputs."""
+    notebook = json.loads((DOCS / "guides" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+    return "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells)
+
+
 # --- text ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,5 +282,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "exit_codes": _exit_codes,
     "readme_example": _readme_example,
+    "notebook": _notebook,
 }
 """The generated parts of pages, by the name in their mark."""

@@ -23,9 +23,20 @@ def test_cells_run(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, Any] = {}
     for number, cell in enumerate(json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+            source = "".join(cell["source"]).replace('"quickstart"', '"search_spaces/quickstart.yaml"')
+            exec(compile(source, f"cell {number}", "exec"), names)
     assert len(names["result"].trials) == 2, "as the notebook overrides it"
-    assert names["image"].shape == (3, 16, 16)
+    assert names["image"].shape == (3, 16, 16), "the tiny study in place of the shipped one"
+
+
+def test_its_study_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook runs in its own folder, not at the root of the clone."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names: dict[str, Any] = {}
+    exec(compile(first, "the first cell", "exec"), names)
+    assert names["study"].name == "quickstart" and names["study"].distillation.num_pairs == 100
 
 
 def test_it_is_stored_without_outputs() -> None:

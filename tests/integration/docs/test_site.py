@@ -1,6 +1,7 @@
 """The documentation site is built without a warning, and its reference is that of the code."""
 
 import html
+import json
 import os
 import re
 import subprocess
@@ -55,6 +56,15 @@ def test_generated_marks_are_filled_and_files_of_the_repository_are_there(site: 
     assert [page.name for page in pages if "<!-- generated:" in page.read_text(encoding="utf-8")] == []
     assert (site / "repository" / "clusters" / "on_prem.yaml").is_file()
     assert "tests are in three tiers" in text_of(site / "contributing.html").lower()
+
+
+def test_the_notebook_is_a_page(site: Path) -> None:
+    text = text_of(site / "guides" / "notebook.html")
+    cells = json.loads((ROOT / "docs" / "guides" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
+    assert len(lines) >= 10 and [line for line in lines if line not in text] == []
+    assert "A study is immutable; override returns another one." in text, "with the text between the code"
+    assert (site / "guides" / "quickstart.ipynb").is_file()
 
 
 def test_no_page_loads_anything_from_another_server(site: Path) -> None:
