@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 from rayvldd.config.study import Study
-from rayvldd.errors import StoreError
+from rayvldd.errors import without_next_command
 from rayvldd.hyperparameter_search.ledger import read_trials, search_seconds_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.time_left import SideBySide, seconds_left, seen_side_by_side
@@ -13,12 +13,17 @@ from rayvldd.records.trial import EVALUATIONS, Trial, best_of
 
 
 def status_of(folder: StudyFolder) -> StudyStatus:
-    """Read the state of a study; a study or trial that cannot be read is named in ``fault``."""
-    name = folder.root.name
+    """Read the state of a study; a study or trial that cannot be read is named in ``fault``.
+
+    Nothing is raised: an unreadable study must not hide those beside it.
+    """
     try:
-        study = folder.saved_study()
-    except StoreError as error:
-        return unreadable(name, folder.root, str(error).partition("\n")[0])
+        return _status_of(folder, folder.saved_study())
+    except Exception as error:  # of the disk, of a file that has just gone, or of a plug-in's stopping rule
+        return unreadable(folder.root.name, folder.root, without_next_command(error))
+
+
+def _status_of(folder: StudyFolder, study: Study) -> StudyStatus:
     trials, faults = read_trials(folder.trials)
     state: State = "running" if folder.is_running() else "stopped"
     if folder.result_file.is_file():
@@ -28,7 +33,7 @@ def status_of(folder: StudyFolder) -> StudyStatus:
     ended = [trial for trial in trials if trial.state != "running"]
     searches = state == "running" and not folder.choice.is_file()
     return StudyStatus(
-        name=name,
+        name=folder.root.name,
         root=folder.root,
         state=state,
         ended=len(ended),

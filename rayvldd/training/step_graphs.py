@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from rayvldd.errors import message_of
+
 _log = logging.getLogger("rayvldd.training")
 
 _WARM_UP = 3
@@ -77,7 +79,7 @@ class StepGraphs:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 losses, gradients = self._computed(inputs)
         except RuntimeError as error:  # an operation of the model reads a number of the device, or torch forbids it
-            reason = str(error).partition("\n")[0]
+            reason = message_of(error)
             _log.warning("resources.cuda_graphs: a training step cannot be recorded and runs without: %s", reason)
             return None
         return _Graph(graph.replay, inputs, losses, gradients)

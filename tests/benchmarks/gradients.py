@@ -27,7 +27,7 @@ from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.loop import OuterLoop
-from rayvldd.errors import DivergedError
+from rayvldd.errors import DivergedError, without_next_command
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.experts.recipe import expert_recipe
 from rayvldd.experts.store.expert_store import ExpertStore
@@ -106,7 +106,7 @@ class Bench:
             row["recall_at_seconds"] = row["recall_at_steps"] if budget is None else self._recall(point, loop)
             row["outer_steps_in_seconds"] = loop.outer_step
         except DivergedError as error:
-            row["diverged"] = str(error).splitlines()[0]
+            row["diverged"] = without_next_command(error)
         return row
 
     def _seconds_of_exact(self, cell: Cell) -> float:

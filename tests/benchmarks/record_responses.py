@@ -35,7 +35,7 @@ from rayvldd.config.study import Study
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.distillation.evaluations import EvaluationResult
 from rayvldd.distillation.loop import StepReport, distill
-from rayvldd.errors import DivergedError
+from rayvldd.errors import DivergedError, without_next_command
 from rayvldd.evaluation.students import evaluate_pairs, mean_of
 from rayvldd.experts.get_or_make import ExpertRequest, get_or_make
 from rayvldd.experts.recipe import expert_recipe, expert_training
@@ -160,7 +160,7 @@ class Recorder:
                 if number % _COMPARED == 0 and evaluation.outer_step in self.compare_at:
                     row["compared"].append(self._comparison(at_point, evaluation))
         except DivergedError as error:
-            row["failed"] = str(error).splitlines()[0]
+            row["failed"] = without_next_command(error)
         clock.stop()
         row["seconds"] = round(clock.seconds, 3)
         self._append(row)

@@ -32,7 +32,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.loading import load_study
 from rayvldd.config.study import Study
 from rayvldd.distillation.evaluations import EvaluationResult
-from rayvldd.errors import DivergedError
+from rayvldd.errors import DivergedError, without_next_command
 
 _PACERS = 10
 """Best runs of the table that measure the machine's speed, in turns."""
@@ -60,7 +60,7 @@ class LiveRun:
             try:
                 self.rows.append(next(self.coming)[1])
             except (StopIteration, DivergedError) as end:
-                self.failed = str(end).partition("\n")[0]
+                self.failed = "" if isinstance(end, StopIteration) else without_next_command(end)
                 self.has_ended = True
                 self.clock.stop()
         return len(self.rows) > number
