@@ -7,10 +7,12 @@ was lost creates no second run.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from rayvldd.config.domains import SettingValue
@@ -20,6 +22,7 @@ from rayvldd.errors import message_of
 from rayvldd.tracking.abandoned_runs import INTERRUPTION, SESSION, STATE
 from rayvldd.tracking.mlflow_captions import CAPTIONS_TABLE, TABLES, TABLES_TAG, captions_table
 from rayvldd.tracking.mlflow_notes import NOTE, RUN_ID
+from rayvldd.tracking.mlflow_pages import view_of_trials
 from rayvldd.tracking.mlflow_values import (
     MAX_PARAM,
     MAX_TAG,
@@ -85,6 +88,9 @@ class MlflowRuns:
         found = self._newest_run(f"{same} and attributes.status != 'FINISHED'")
         found = found or self._newest_run(f"{same} and tags.`{MISSING}` != ''")
         self.study_run = self._open_run(found, study.name, tags, params(study))
+        if tags["rayvldd.kind"] == "study":
+            with suppress(MlflowException):  # e.g. of a user who may not change the experiment: the page has no columns
+                self._client.set_experiment_tag(self._experiment, *view_of_trials(study.name, [*study.space.domains]))
 
     def open_trial(self, trial_id: str, point: dict[str, SettingValue]) -> None:
         """Open the run of a trial, or find the existing one."""
