@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections.abc import Iterator
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """All control characters but line feed and tab, and those that reverse the direction of what follows."""
@@ -9,7 +10,16 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 _PASSWORDS = re.compile(r"(://[^/\s:@'\"]*:)[^/\s@'\"]+@")
 """User, password and host of an address."""
 
-_COMMAND = re.compile(r"\brayvldd [a-z]")
+_REST = r"(?:'[^']*'|(?!, |; | \(| after |`).)*"
+COMMAND = re.compile(r"\brayvldd ([a-z]+)\b" + _REST)
+"""A command in a sentence, by its verb, up to the next comma, semicolon, parenthesis or condition outside quotation
+marks."""
+_ANY_COMMAND = re.compile(r"(?<![\w/.-])(?:rayvldd|pip|ray|hf|kubectl|wandb|mlflow) [a-z][a-z-]*\b" + _REST)
+"""The same of this program, or of one that a message tells to run."""
+_JOIN = "\ue000"
+"""In place of the space of a command without arguments, which stays in its sentence; of Unicode's private use."""
+_BARE = re.compile(r"\brayvldd ([a-z]+)(?=[.,;)]|$| \(| after )")
+_JOINED = rf"rayvldd{_JOIN}\1"
 _FIRST_COLUMN = re.compile(r"\s*\S+(?: \S+)*?  +")
 """A name or label at the start of a line, and the gap after it."""
 
@@ -22,7 +32,8 @@ def printable(text: str) -> str:
 def fitted(text: str, width: int) -> str:
     """Break lines that are wider than a terminal between words, which the terminal itself would break anywhere.
 
-    A line with a command stays whole, so that it can be copied; so does a word, e.g. a path.
+    A command is not broken, so that it can be copied: in a line that is too wide, one with arguments is a line of its
+    own, after a label if it has one and without the comma after it. A word, e.g. a path, stays whole, too.
 
     Args:
         text: Any text.
@@ -33,16 +44,43 @@ def fitted(text: str, width: int) -> str:
 
 def _fitted_line(line: str, width: int) -> str:
     """Break a line; what follows its first column stays below what follows it in the first line."""
-    if len(line) <= width or _COMMAND.search(line):
+    if len(line) <= width:
         return line
     column = _FIRST_COLUMN.match(line)
     indent = len(column[0]) if column else 0
     if not 0 < indent <= width // 3:
         indent = len(line) - len(line.lstrip()) + 2
-    pieces = textwrap.wrap(
-        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
+    return "\n".join(_pieces(line, width, indent)).replace(_JOIN, " ")
+
+
+def _pieces(line: str, width: int, indent: int) -> Iterator[str]:
+    """The lines of a line that is too wide: commands whole, the text around them wrapped."""
+    end, label = 0, ""
+    line = _BARE.sub(_JOINED, line)
+    for command in _ANY_COMMAND.finditer(line):
+        before = line[end : command.start()]
+        if not end and (before.isspace() or len(before) == indent or before == "Next: "):
+            label = before
+        else:
+            yield from _wrapped(before, width, indent, is_first=not end)
+        yield (label or " " * indent) + command[0].rstrip()
+        end, label = command.end(), ""
+    yield from _wrapped(line[end:], width, indent, is_first=not end)
+
+
+def _wrapped(text: str, width: int, indent: int, *, is_first: bool) -> list[str]:
+    """Wrap the text before, between or after commands."""
+    if not is_first:
+        text = text.lstrip(" ,;.")
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent="" if is_first else " " * indent,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        expand_tabs=False,
     )
-    return "\n".join(pieces)
 
 
 def without_passwords(text: str) -> str:

@@ -49,7 +49,7 @@ def scoring_options(command: F) -> F:
 def show_split(invocation: Invocation, split: str) -> None:
     """After scores on validation, print their purpose and the option for the test split."""
     if split == "val":
-        invocation.say("scored on validation, for choosing. `rayvldd compare` shows scores on test: --split test")
+        invocation.say("scored on validation, for choosing; the page of compare has scores on test, by --split test")
 
 
 def show_training(invocation: Invocation, rates: "Mapping[str, ChosenRate]", recipe: "ChosenRecipe | None") -> None:

@@ -30,6 +30,23 @@ def test_text_without_control_characters_stays(text: str) -> None:
         ("a sentence of several words that goes on", "a sentence of several words that\n  goes on"),
         ("in /a/path/that/is/longer/than/the/whole/line", "in\n  /a/path/that/is/longer/than/the/whole/line"),
         ("Next: rayvldd compare one two three four", "Next: rayvldd compare one two three four"),
+        (
+            "page    rayvldd compare tiny --out one, which writes two",
+            "page    rayvldd compare tiny --out one\n        which writes two",
+        ),
+        (
+            "Next: correct the file, then: rayvldd check x.yaml --set a=1",
+            "Next: correct the file, then:\n  rayvldd check x.yaml --set a=1",
+        ),
+        (
+            "Next: rayvldd sweep x.yaml, or rayvldd check 'y, z.yaml'",
+            "Next: rayvldd sweep x.yaml\n  or\n  rayvldd check 'y, z.yaml'",
+        ),
+        (
+            "trial_000  stopped  val 1; stopped by rayvldd stop",
+            "trial_000  stopped  val 1; stopped\n           by rayvldd stop",
+        ),
+        ("Next: pip install 'a[b]' wandb one, then again", "Next: pip install 'a[b]' wandb one\n  then again"),
         ("one line\nand another one that is too long for it", "one line\nand another one that is too long for\n  it"),
     ],
 )
