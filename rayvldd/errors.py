@@ -5,7 +5,7 @@ collect all faults and raise once, so that a file can be corrected in one go.
 """
 
 import copyreg
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -114,6 +114,27 @@ def without_next_command(error: BaseException) -> str:
     if isinstance(error, RayvlddError):
         return str(error).partition("\nNext: ")[0]
     return message_of(error)
+
+
+_THEM, _OTHERS = "correct them, ", "correct the others, "
+
+
+def next_after(errors: Sequence[RayvlddError], command: str) -> str:
+    """The next commands of errors that are raised as one, and the command that found them.
+
+    A command of ``rayvldd check STUDY.yaml`` only looks for the same errors again, and is left out.
+    """
+    own = [text for error in errors if (text := _before(error.next_command, command))]
+    if not own:
+        return f"{_THEM}then: {command}"
+    last = "then: " if len(own) == len(errors) else f"{_OTHERS}then: "
+    return "\n      ".join([*dict.fromkeys(own), last + command])
+
+
+def _before(next_command: str, command: str) -> str:
+    """The next commands of an error before the one that found it; empty if there are none."""
+    text = next_command.removesuffix(f"then: {command}").removesuffix(_THEM).removesuffix(_OTHERS).rstrip()
+    return "" if "rayvldd check STUDY.yaml" in text else text
 
 
 def _shortened(text: str) -> str:

@@ -7,18 +7,19 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from rayvldd.cli import completion
 from rayvldd.cli.interrupts import exit_code_of, interruptible
 from rayvldd.cli.output import ErrorOutput, InterruptionOutput
 from rayvldd.errors import InputError, RayvlddError
-from rayvldd.printable import fitted, printable, without_passwords
+from rayvldd.printable import COMMAND, fitted, printable, without_passwords
 from rayvldd.records.form import Values
 from rayvldd.user_paths import exists, user_path
 
@@ -29,10 +30,17 @@ if TYPE_CHECKING:
 DEFAULT_WORKSPACE = Path("rayvldd_workspace")
 """The workspace of commands without ``--workspace``, unless the environment names another."""
 
-_COMMAND = re.compile(r"\brayvldd ([a-z]+)\b(?:'[^']*'|(?!, | \(| after ).)*")
-"""A command in a sentence, by its verb, up to the next comma, parenthesis or condition outside quotation marks."""
 _WITHOUT_WORKSPACE = ("init", "schema", "spaces")
 """Verbs that use no workspace."""
+_OF_A_STUDY = ("check", "sweep", "distill", "experts", "prepare", "scaling", "coreset")
+"""Verbs with a study file and ``--set``."""
+_OPTIONS = {
+    "--store": ("check", "sweep", "distill", "experts", "prepare", "scaling"),
+    "--tracking-uri": ("sweep", "distill", "experts", "scaling"),
+}
+"""Further options of a command on a study that the next one repeats, and the verbs that have them."""
+_PLACEHOLDER = "STUDY.yaml"
+"""The study file in messages of code that does not know it."""
 
 F = TypeVar("F", bound=Callable[..., object])
 """The function of a command, which options decorate."""
@@ -71,6 +79,10 @@ class Invocation:
     """Show results, warnings and errors only."""
     log_time: bool = False
     """Begin each line of progress with date and time."""
+    study_file: Path | None = None
+    """The study file of the command."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Those of :data:`_OPTIONS` that were given, with their values."""
     _waits: list[str] = field(default_factory=list, repr=False)
     """What a terminal was told to wait for."""
 
@@ -120,17 +132,30 @@ class Invocation:
     def in_this_workspace(self, text: str) -> str:
         """Add ``--workspace`` to the commands in a sentence that are without it, unless this is the default one.
 
-        Every next command goes through this method, because most of them come from code without the command line.
+        A command on the study of this one also gets its file for a placeholder, and its settings and store. Every next
+        command goes through this method, because most of them come from code without the command line.
         """
-        if self.workspace_folder == DEFAULT_WORKSPACE:
-            return text
         option = shlex.join(["--workspace", str(self.workspace_folder)])
 
         def completed(found: re.Match[str]) -> str:
+            command = self._of_same_study(found[1], found[0])
             is_complete = found[1] in _WITHOUT_WORKSPACE or re.search(" --(workspace|help)\\b", found[0])
-            return found[0] if is_complete else f"{found[0]} {option}"
+            return command if is_complete or self.workspace_folder == DEFAULT_WORKSPACE else f"{command} {option}"
 
-        return _COMMAND.sub(completed, text)
+        return COMMAND.sub(completed, text)
+
+    def _of_same_study(self, verb: str, command: str) -> str:
+        """Add the settings and options of this command to one on the same study; another one is returned as it is."""
+        if self.study_file is None or verb not in _OF_A_STUDY:
+            return command
+        file = shlex.quote(str(self.study_file))
+        words = command.replace(_PLACEHOLDER, file, 1).split(f"rayvldd {verb} {file}", 1)
+        if len(words) == 1 or words[1][:1].strip():
+            return command
+        added = [] if " --set " in command else [word for one in self.overrides for word in ("--set", one)]
+        for name, value in self.options.items():
+            added += [name, value] if verb in _OPTIONS[name] and f" {name} " not in command else []
+        return f"rayvldd {verb} {file}{words[1]}" + (f" {shlex.join(added)}" if added else "")
 
     def show(self, table: "Table") -> None:
         """Print a table; if the output is not a terminal, with unlimited width."""
@@ -281,6 +306,11 @@ def _noted(ctx: click.Context, option: click.Parameter, is_given: bool) -> None:
 def _invocation(ctx: click.Context) -> Invocation:
     """Remove the common options from the context's parameters, which are passed to the command's function."""
     take = ctx.params.pop
+    given = {
+        option: str(ctx.params[name])
+        for option, name in (("--store", "store_uri"), ("--tracking-uri", "tracking_uri"))
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE  # the next command has the same environment
+    }
     return Invocation(
         line=ctx.meta["rayvldd.line"],
         overrides=take("overrides", ()),
@@ -291,6 +321,8 @@ def _invocation(ctx: click.Context) -> Invocation:
         stdout=sys.stdout,
         quiet=ctx.meta.get("rayvldd.quiet", False),
         log_time=ctx.meta.get("rayvldd.log_time", False),
+        study_file=ctx.params.get("study_file"),
+        options=given,
     )
 
 

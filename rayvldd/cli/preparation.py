@@ -15,7 +15,7 @@ from rayvldd.cli.output import PlanLines, PlanOutput
 from rayvldd.config.loading import dump_changes, load_study
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError
+from rayvldd.errors import ConfigError, DataError, Fault, InputError, ModelError, next_after
 
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_records import ExpertRecords
@@ -141,10 +141,27 @@ def loaded_study(
         ConfigError: if the file has faults or has no search space.
         StoreError: if the workspace cannot be written.
     """
-    study = load_study(file, [*invocation.overrides, *extra_overrides])
+    study = study_of(invocation, file, *extra_overrides)
     if searches:
         refuse_one_point(study, str(file))
     return study, writable_workspace(invocation)
+
+
+def study_of(invocation: Invocation, file: Path, *extra_overrides: str) -> Study:
+    """Load a study with the overrides of the command line.
+
+    Raises:
+        ConfigError: if the file has faults; its next command is the same one, with all of its options.
+    """
+    try:
+        return load_study(file, [*invocation.overrides, *extra_overrides])
+    except ConfigError as error:
+        what, then, command = error.next_command.rpartition("then: ")
+        if command and not then:  # no file to correct: there is none of this name
+            raise
+        raise ConfigError(
+            error.faults, next_command=f"{what or 'correct the file, '}then: {invocation.line}"
+        ) from error
 
 
 def check_study(
@@ -323,7 +340,7 @@ def _raise_together(found: Sequence[InputError], file: str, next_command: str) -
     if errors:
         kind = next(iter(errors)) if len(errors) == 1 else InputError
         faults = [_in_file(fault, file) for of_kind in errors.values() for fault in of_kind]
-        raise kind(faults, next_command=f"correct them, then: {next_command}")
+        raise kind(faults, next_command=next_after(found, next_command))
 
 
 def show_settings(invocation: Invocation, study: Study) -> None:

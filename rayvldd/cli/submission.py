@@ -7,8 +7,7 @@ from pydantic import JsonValue
 from rayvldd.cli.cluster_jobs import DASHBOARD, address_words, output_of_job
 from rayvldd.cli.invocation import Invocation
 from rayvldd.cli.output import Output
-from rayvldd.cli.preparation import show_settings
-from rayvldd.config.loading import load_study
+from rayvldd.cli.preparation import show_settings, study_of
 from rayvldd.config.search_faults import refuse_one_point
 from rayvldd.errors import Fault, InputError
 
@@ -28,7 +27,7 @@ def submit_sweep(
 
     The file is checked here; data, models and folders are on the cluster, and are checked by the job before any work.
     """
-    study = load_study(study_file, invocation.overrides)
+    study = study_of(invocation, study_file)
     refuse_one_point(study, str(study_file))
     workspace = invocation.workspace_folder
     faults = _faults_of_paths(workspace, store_uri, address)

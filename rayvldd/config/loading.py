@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
@@ -98,7 +99,9 @@ def _with_overrides(given: StudyValues, overrides: Sequence[str] | Mapping[str, 
     study, faults_inside = _checked(values, given.file)
     faults += faults_inside
     if faults or study is None:
-        next_command = f"correct the file or add --set KEY=VALUE, then: rayvldd check {given.file}"
+        given_here = [] if isinstance(overrides, Mapping) else [word for one in overrides for word in ("--set", one)]
+        command = shlex.join(["rayvldd", "check", given.file, *given_here])
+        next_command = f"correct the file or add --set KEY=VALUE, then: {command}"
         if given.file == IN_MEMORY:
             next_command = "correct the settings, then load them again"
         raise ConfigError([given.located(fault) for fault in faults], next_command=next_command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rayvldd.config.loading import load_untrusted_study
 from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 from rayvldd.config.study import Study
-from rayvldd.errors import ConfigError, Fault, InputError, StoreError, without_next_command
+from rayvldd.errors import ConfigError, Fault, InputError, RayvlddError, StoreError, next_after, without_next_command
 from rayvldd.library.further import FurtherEvaluations, prepared_privacy, stored_images, stored_name
 from rayvldd.library.scoring import (
     Chosen,
@@ -232,14 +232,16 @@ def group_sets(
                 base = _key(study, without=("image_encoder", *(("text_encoder",) if text_encoders else ())))
                 group = groups.get(key) or SetGroup(of_group, shown, base, {}, how, order)
                 groups[key] = replace(group, sets={**group.sets, name: sets[name]})
+    errors: list[RayvlddError] = [InputError(faults)] if faults else []
     for group in groups.values():
         try:
             if check:
                 check(group.study, f"{next(iter(group.sets))}/card.json")
         except InputError as error:
             faults += [fault for fault in error.faults if fault not in faults]
+            errors.append(error)
     if faults:
-        raise InputError(faults, next_command=f"correct them, then: {next_command}")
+        raise InputError(faults, next_command=next_after(errors, next_command))
     return list(groups.values())
 
 

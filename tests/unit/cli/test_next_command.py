@@ -1,17 +1,25 @@
 """Next commands are of the same study, settings, workspace and store."""
 
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+import yaml
 from filelock import FileLock
 from helpers.cli import last_object, run
+from helpers.studies import TINY_STUDY
 
 from rayvldd.cli.check import _next_command
-from rayvldd.cli.invocation import DEFAULT_WORKSPACE, EXIT_USER_ERROR, Invocation
+from rayvldd.cli.invocation import _OF_A_STUDY, _OPTIONS, DEFAULT_WORKSPACE, EXIT_USER_ERROR, Invocation
+from rayvldd.cli.main import main
+from rayvldd.cli.preparation import _raise_together
 from rayvldd.cli.sweep import _how_to_look
+from rayvldd.errors import DataError, Fault, InputError, ModelError, next_after
 from rayvldd.workspace import Workspace, database_uri
 
 
@@ -108,3 +116,65 @@ def test_a_finished_study_in_a_workspace_that_was_moved_names_the_database_there
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "mlflow.db").touch()
     assert f"--tracking-uri {gone}" in shown(), "a database elsewhere is what the user named"
+
+
+@pytest.mark.parametrize(
+    ("text", "completed"),
+    [
+        ("rayvldd prepare STUDY.yaml (makes it)", "rayvldd prepare 'a b.yaml' --set seed=3 --store s3://b (makes it)"),
+        (
+            "rayvldd distill 'a b.yaml', which",
+            "rayvldd distill 'a b.yaml' --set seed=3 --store s3://b --tracking-uri none, which",
+        ),
+        ("rayvldd check 'a b.yaml' --set seed=4", "rayvldd check 'a b.yaml' --set seed=4 --store s3://b"),
+        ("rayvldd check another.yaml", "rayvldd check another.yaml"),
+        ("rayvldd check 'a b.yaml.old'", "rayvldd check 'a b.yaml.old'"),
+        ("rayvldd status", "rayvldd status"),
+    ],
+)
+def test_a_command_on_the_same_study_has_its_settings_and_options(text: str, completed: str) -> None:
+    options = {"--store": "s3://b", "--tracking-uri": "none"}
+    given = replace(invocation(DEFAULT_WORKSPACE, "seed=3"), study_file=Path("a b.yaml"), options=options)
+    assert given.in_this_workspace(text) == completed
+
+
+@pytest.mark.parametrize("option", ["--store", "--tracking-uri"])
+def test_the_options_that_the_next_command_repeats_are_those_of_its_verb(option: str) -> None:
+    having = {
+        name
+        for name in _OF_A_STUDY
+        if (found := main.get_command(click.Context(main), name)) and any(option in one.opts for one in found.params)
+    }
+    assert having == set(_OPTIONS[option])
+
+
+def test_after_a_fault_of_the_file_the_next_command_is_the_same_one_with_its_options(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    given: list[str | Path] = ["--workspace", tmp_path / "w", "--set", "seed=-1", "--tracking-uri", "none"]
+    line = shlex.join(map(str, ["rayvldd", "sweep", file, "--study-store", tmp_path / "s", *given]))
+    result = run(*shlex.split(line)[1:])
+    assert result.exit_code == EXIT_USER_ERROR
+    assert result.stderr.endswith(f"Next: correct the file or add --set KEY=VALUE, then: {line}\n")
+
+    file.write_text("{", encoding="utf-8")
+    assert run("sweep", file).stderr.endswith(f"Next: correct the file, then: rayvldd sweep {file}\n")
+    assert run("sweep", tmp_path / "none.yaml").stderr.endswith("Next: rayvldd check search_spaces/quickstart.yaml\n")
+
+    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    result = run("sweep", file, "--set", "seed=4")
+    assert f"Next: rayvldd distill {file} --set seed=4, which distils the point once" in result.stderr
+
+
+def test_each_fault_keeps_its_own_next_command() -> None:
+    missing = DataError([Fault("data", "no library")], next_command="pip install 'rayvldd[datasets]'")
+    wrong = ModelError([Fault("model", "unknown")], next_command="rayvldd check STUDY.yaml, after correcting it")
+    assert next_after([wrong], "rayvldd sweep a") == "correct them, then: rayvldd sweep a"
+    assert next_after([missing], "rayvldd sweep a") == "pip install 'rayvldd[datasets]'\n      then: rayvldd sweep a"
+    both = next_after([missing, wrong], "rayvldd sweep a")
+    assert both == "pip install 'rayvldd[datasets]'\n      correct the others, then: rayvldd sweep a"
+    again = DataError([Fault("data", "no library")], next_command=both)
+    assert next_after([again], "rayvldd sweep a") == "pip install 'rayvldd[datasets]'\n      then: rayvldd sweep a"
+    with pytest.raises(InputError) as raised:
+        _raise_together([missing, wrong], "x.yaml", "rayvldd sweep a")
+    assert raised.value.next_command == both
