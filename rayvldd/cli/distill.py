@@ -5,19 +5,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import SerializeAsAny
 
 from rayvldd.cli.experts import plan_of_experts
 from rayvldd.cli.invocation import Invocation, RunCommand
-from rayvldd.cli.made_set import say_made_set, say_ways_on
+from rayvldd.cli.made_set import say_made_set, say_ways_on, say_without_gain
 from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, reachable, store_option, study_argument, writable_store
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
+from rayvldd.records.form import Values
 
 if TYPE_CHECKING:
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.library.distilling import Distillation
     from rayvldd.workspace import Workspace
 
 
@@ -29,6 +32,8 @@ class _Distilled(Output):
     start_val_mean_recall: float | None
     """Before the first outer step; null if its record was lost."""
     metrics: dict[str, float]
+    rates_to_try: SerializeAsAny[Values] | None
+    """If no evaluation was above the start."""
 
 
 @click.command(
@@ -76,7 +81,7 @@ def command(
     recall = card.metrics[VAL_MEAN_RECALL]
     invocation.say(f"\n{best.describe()}\n")
     invocation.say(f"best           val mean recall {recall:.2f} at outer step {card.outer_step}")
-    _say_gain(invocation, point, best, made.start_recall)
+    _say_gain(invocation, point, best, made)
     say_made_set(invocation, place)
     say_ways_on(invocation, place, point.name, condition="once the next command has scored it with --split test")
     invocation.say_next(shlex.join(["rayvldd", "evaluate", str(place), "--coresets", "random"]))
@@ -88,19 +93,20 @@ def command(
             val_mean_recall=recall,
             start_val_mean_recall=made.start_recall,
             metrics=card.metrics,
+            rates_to_try=made.rates_to_try,
         )
     )
 
 
-def _say_gain(invocation: Invocation, point: Study, best: "DistilledSet", start: float | None) -> None:
+def _say_gain(invocation: Invocation, point: Study, best: "DistilledSet", made: "Distillation") -> None:
     """Say how far the set is above the pairs that it began as, or warn that it is these pairs."""
     from rayvldd.reports.gain import sentence_of_gain, words_without_gain
 
     card = best.origin
-    if warning := words_without_gain(card.outer_step, len(best)):
-        invocation.say(f"WARNING        {warning}.")
-    elif start is not None:
-        gain = sentence_of_gain(point.distillation, len(best), card.metrics[VAL_MEAN_RECALL], start)
+    if warning := words_without_gain(card.outer_step, len(best), made.rates_to_try):
+        say_without_gain(invocation, warning, made.rates_to_try)
+    elif made.start_recall is not None:
+        gain = sentence_of_gain(point.distillation, len(best), card.metrics[VAL_MEAN_RECALL], made.start_recall)
         invocation.say(f"in short       {gain}")
 
 

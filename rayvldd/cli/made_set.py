@@ -2,8 +2,12 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayvldd.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from rayvldd.records.gain import RatesToTry
 
 _PICTURES = ("before_after.jpg", "recall_by_outer_step.png")
 
@@ -29,3 +33,15 @@ def say_ways_on(invocation: Invocation, place: Path, name: str, *studies: str, c
     file = invocation.workspace_folder / "comparison" / "compare.html"
     invocation.say(f"page           {page}, which writes {file}" + (f", {condition}" if condition else ""))
     invocation.say(f"other programs {shlex.join(['rayvldd', 'export', str(place), f'{name}_pairs'])}")
+
+
+def say_without_gain(invocation: Invocation, warning: str, rates: "RatesToTry | None") -> None:
+    """Warn that a set is its starting pairs, with the commands that distil at other rates."""
+    from rayvldd.reports.gain import commands_to_try
+
+    invocation.say(f"WARNING        {warning}.")
+    if rates is not None and invocation.study_file is not None:
+        distill = ["rayvldd", "distill", str(invocation.study_file)]
+        for number, command in enumerate(commands_to_try(distill, invocation.overrides, rates)):
+            label = "then           " if number else "rates to try   "
+            invocation.say(label + invocation.in_this_workspace(command))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rayvldd.cli.invocation import EXIT_UNSENT, Invocation, RunCommand
-from rayvldd.cli.made_set import say_made_set, say_ways_on
+from rayvldd.cli.made_set import say_made_set, say_ways_on, say_without_gain
 from rayvldd.cli.preparation import (
     check_study,
     loaded_study,
@@ -209,8 +209,8 @@ def _show_tables(invocation: Invocation, study: "Study", result: "SweepResult") 
         invocation.say(f"full data      {outcome.test.full_data_recipe.words}")
     if outcome.test.random_rate:
         invocation.say(f"random pairs   learning rate {outcome.test.random_rate.words}, chosen on validation")
-    if warning := words_without_gain(outcome.best.outer_step, outcome.num_pairs):
-        invocation.say(f"WARNING        {warning}.")
+    if warning := words_without_gain(outcome.best.outer_step, outcome.num_pairs, outcome.rates_to_try):
+        say_without_gain(invocation, warning, outcome.rates_to_try)
     if diagnostics := words_of_diagnostics(outcome.best.diagnostics):
         invocation.say(f"the set        {diagnostics}")
     if importance := importance_line(outcome.importance):
@@ -274,7 +274,7 @@ def _how_to_look(invocation: Invocation, outcome: "StudyOutcome", given_uri: str
     if not is_database(uri) and not is_server(uri):
         return uri
     try:
-        page = trials_page(uri, outcome.study)
+        page = trials_page(uri, outcome.study)  # as `rayvldd ui` opens it
     except RayvlddError:  # a server that is away, or a database that was removed
         return uri
     if is_server(uri):

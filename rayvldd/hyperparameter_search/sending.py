@@ -90,4 +90,5 @@ def numbers_of(result: StudyOutcome) -> dict[str, float]:
         **interval,
         **{f"best_{name}": value for name, value in result.best.diagnostics.items()},
         **{f"seconds_{name}": value for name, value in result.seconds.items()},
+        **(result.rates_to_try.numbers if result.rates_to_try else {}),
     }

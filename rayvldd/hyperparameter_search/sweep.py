@@ -27,6 +27,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.study_store import StudyStore
 from rayvldd.hyperparameter_search.transfer import EarlierStudies, keep_earlier_trials, learned_studies
 from rayvldd.randomness import sampler_seed
+from rayvldd.records.gain import rates_to_try
 from rayvldd.records.study_choice import StudyChoice, StudyTest
 from rayvldd.records.study_outcome import ChosenTrial, Made, Seeds, StudyOutcome
 from rayvldd.runtime.cluster import describe_cluster, start_ray
@@ -166,6 +167,8 @@ def _assembled(session: StudySession) -> StudyOutcome:
     if session.learned is not None:
         learned = learned_studies(session.learned, session.ledger.by_number())
         result = result.model_copy(update={"learned_from": learned})
+    if not card.outer_step and (rates := rates_to_try(study, session.ledger.by_number())):
+        result = result.model_copy(update={"rates_to_try": rates})
     return result.model_copy(update={"front": choice.front}) if choice.front else result
 
 

@@ -12,6 +12,7 @@ from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import RayvlddError, StoreError, message_of
 from rayvldd.library.run_log import key_of, run_log
+from rayvldd.records.gain import RatesToTry, rates_to_try
 from rayvldd.records.made_sets import note_made_set
 from rayvldd.records.trial import EVALUATIONS, Evaluation, Trial, read_evaluations
 from rayvldd.storage.new_folders import writable_folder
@@ -34,6 +35,8 @@ class Distillation:
     """The best set on validation, with its pictures."""
     start_recall: float | None
     """Mean recall on validation before the first outer step, in percent; None if its record was lost."""
+    rates_to_try: RatesToTry | None
+    """If no evaluation was above the start."""
 
 
 def distill(
@@ -104,9 +107,10 @@ def distill_point(
         best = _run(point, task, trajectories, record, display, tracker)
         made = _copy_best(task, record, out or runs / key / "distilled_set", display)
         note_made_set(workspace.root, made)
-        tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best}, made)
+        rates = rates_to_try(point, [record]) if record.best and not record.best.outer_step else None
+        tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best, **(rates.numbers if rates else {})}, made)
     first = next(iter(record.evaluations), None)
-    return Distillation(made, first.recall if first and not first.outer_step else None)
+    return Distillation(made, first.recall if first and not first.outer_step else None, rates)
 
 
 def _prepare(

@@ -9,6 +9,7 @@ from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.difference import Difference
 from rayvldd.records.form import Record, Values
 from rayvldd.records.full_data import ChosenRecipe
+from rayvldd.records.gain import RatesToTry
 
 Interval = tuple[float, float]
 """Ends of a 95 % interval, in percent."""
@@ -241,6 +242,8 @@ class StudyOutcome(Record):
     made: Made | None = None
     learned_from: list[LearnedStudy] | None = None
     """Earlier studies; None if there were none."""
+    rates_to_try: RatesToTry | None = None
+    """If nothing rose above its start: rates around those that came nearest to it."""
 
     @property
     def sets_and_students(self) -> str:

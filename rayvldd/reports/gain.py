@@ -1,12 +1,16 @@
 """Whether distillation has improved a set: a warning, and the gain over its start."""
 
+import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from rayvldd.config.distillation import DistillationSettings
+from rayvldd.printable import value_as_text
+from rayvldd.records.gain import RatesToTry
 
+_CAUSE: Final = "The usual cause is a learning rate that is far too low or too high"
 _ADVICE: Final = (
-    "The usual cause is a learning rate that is far too low or too high: search distillation.lr_image and "
-    "distillation.lr_text ten times lower and higher, and lr_lr of the method"
+    ": search distillation.lr_image and distillation.lr_text ten times lower and higher, and lr_lr of the method"
 )
 
 
@@ -39,16 +43,50 @@ def sentence_of_gain(settings: DistillationSettings, num_pairs: int, recall: flo
     )
 
 
-def words_without_gain(outer_step: int, num_pairs: int) -> str:
+def words_without_gain(outer_step: int, num_pairs: int, rates: RatesToTry | None = None) -> str:
     """A warning with advice if the best set is the one at outer step 0; otherwise an empty text.
 
     Args:
         outer_step: Outer step of the best evaluation on validation.
         num_pairs: Pairs of the set.
+        rates: Rates to try; None in a file of an earlier release.
     """
     if outer_step > 0:
         return ""
     return (
         "no evaluation on validation was above the one before the first outer step, so the set is its "
-        f"{num_pairs} starting pairs. {_ADVICE}"
+        f"{num_pairs} starting pairs. {_CAUSE}{_ADVICE if rates is None else f'. {_seen(rates)}'}"
     )
+
+
+def _seen(rates: RatesToTry) -> str:
+    """What a run shows about its rates, and which ones to try."""
+    first, second = (" and ".join(f"{key}={rate:g}" for key, rate in tried.items()) for tried in rates.in_order)
+    if rates.lowest_recall is None:
+        shows = f"{rates.run} ended before its second evaluation, as with rates that are too high"
+    elif rates.fell:
+        shows = (
+            f"The recall of {rates.run} fell from {rates.start_recall:.2f} to {rates.lowest_recall:.2f}, as with rates "
+            "that are too high"
+        )
+    else:
+        shows = f"The recall of {rates.run} stayed near its start, as with rates that are too low"
+    return f"{shows}: try {first}, then {second}"
+
+
+def commands_to_try(verb_and_file: Sequence[str], overrides: Sequence[str], rates: RatesToTry) -> list[str]:
+    """The distillations at the rates to try, with the other settings of the run that they are around.
+
+    Args:
+        verb_and_file: ``rayvldd distill`` and the study file.
+        overrides: ``KEY=VALUE`` of the user.
+        rates: The rates.
+    """
+    commands = []
+    for tried in rates.in_order:
+        point = {key: value_as_text(value) for key, value in rates.point.items()}
+        point |= {key: f"{rate:g}" for key, rate in tried.items()}
+        kept = [one for one in overrides if one.partition("=")[0] not in point]
+        given = [*kept, *(f"{key}={value}" for key, value in point.items())]
+        commands.append(shlex.join([*verb_and_file, *(word for one in given for word in ("--set", one))]))
+    return commands

@@ -12,6 +12,9 @@ NOTE = "mlflow.note.content"
 RUN_ID = "{run_id}"
 """Replaced by the id of the run, which is not known before the run is open."""
 
+_TRIED = {"lr_image": "try_lr_image", "lr_text": "try_lr_text"}
+"""Outer learning rates, and the metrics of a study whose set is its starting pairs with the rates to try."""
+
 
 def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command: str) -> str:
     """The result of a study on test, or of a distillation on validation, its picture and its command."""
@@ -26,6 +29,10 @@ def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command:
         parts.append(f"{headline}; {', '.join(beside)}." if beside else f"{headline}.")
     elif BEST_VAL_MEAN_RECALL in metrics:
         parts.append(f"**{metrics[BEST_VAL_MEAN_RECALL]:.1f} % mean recall on validation**.")
+    if rates := [f"`distillation.{name}={metrics[key]:g}`" for name, key in _TRIED.items() if key in metrics]:
+        parts.append(
+            f"**Warning**: nothing rose above its start, so the set is its starting pairs. Try {' and '.join(rates)}."
+        )
     return "\n\n".join([*parts, *_picture(artifacts), f"`{command}`"])
 
 

@@ -13,6 +13,7 @@ from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.hyperparameter_search.optuna_trials import FEWEST_TRIALS, importance_among_good, importance_of_settings
 from rayvldd.records.set_card import OriginCard
 from rayvldd.records.set_scores import ALL_PAIRS, CoresetScores, FurtherScores, SetScores
+from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.reports.diagnostics import words_of_diagnostics
 from rayvldd.reports.gain import words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets, comparable_sets, names_of_sets, verdict_over_sizes, verdicts
@@ -289,11 +290,15 @@ def _section(report: StudyReport, most: int) -> StudySection:
         trials_table(report.trials, report.best_trial.trial_id if report.best_trial else ""),
         drawings,
         left_out,
-        words_without_gain(report.result.best.outer_step, report.result.num_pairs) if report.result else "",
+        _warning(report.result) if report.result else "",
         _diagnostics(report.distilled) if report.distilled else "",
         list(gallery_of(report.distilled, report.captions, most)) if report.distilled else [],
         settings,
     )
+
+
+def _warning(result: StudyOutcome) -> str:
+    return words_without_gain(result.best.outer_step, result.num_pairs, result.rates_to_try)
 
 
 def _diagnostics(distilled: DistilledSet) -> str:

@@ -98,7 +98,8 @@ def test_faults_of_a_file_are_reported_at_once_without_traceback(study_file: Pat
     assert result.exit_code == EXIT_USER_ERROR
     assert "2 faults found, nothing was started" in result.stderr
     assert "unknown key 'lr_imgs' (did you mean 'lr_image'?)" in result.stderr
-    assert "Next: " in result.stderr and "rayvldd check" in result.stderr
+    same = f"rayvldd sweep {study_file} --workspace {workspace} --set distillation.lr_imgs=3 --set seed=-1"
+    assert f"Next: correct the file or add --set KEY=VALUE, then: {same}" in result.stderr
     assert "Traceback" not in result.output
     assert not workspace.exists()
 
@@ -341,6 +342,20 @@ def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path,
     assert f"rayvldd export {tmp_path / 'set'} tiny_pairs" in again.stderr
     assert f"Next: rayvldd evaluate {tmp_path / 'set'} --coresets random" in again.stderr
     assert is_made_set(workspace, tmp_path / "set"), "the next command evaluates it, without --trust"
+
+
+def test_a_distillation_that_gains_nothing_says_so_with_the_rates_to_try(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    still = ("--set", "distillation.lr_image=1e-9", "--set", "distillation.lr_text=1e-9")
+    result = run("distill", file, "--workspace", workspace, "--tracking-uri", "none", *still, "--json")
+    values = last_object(result)
+    assert values["outer_step"] == 0, "nothing moves at these rates"
+    assert "WARNING        no evaluation on validation was above" in result.stderr
+    assert "stayed near its start, as with rates that are too low" in result.stderr
+    first, then = values["rates_to_try"]["higher"], values["rates_to_try"]["lower"]
+    assert first == {"distillation.lr_image": 1e-8, "distillation.lr_text": 1e-8}
+    assert then == {"distillation.lr_image": 1e-10, "distillation.lr_text": 1e-10}
+    assert f"rates to try   rayvldd distill {file} --set distillation.lr_image=1e-08" in result.stderr
 
 
 def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:

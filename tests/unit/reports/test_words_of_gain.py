@@ -3,7 +3,8 @@
 import pytest
 
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.reports.gain import sentence_of_gain, words_of_start, words_without_gain
+from rayvldd.records.gain import RatesToTry
+from rayvldd.reports.gain import commands_to_try, sentence_of_gain, words_of_start, words_without_gain
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,35 @@ def test_the_gain_is_that_over_the_start() -> None:
 def test_a_set_that_is_its_start_is_warned_of() -> None:
     assert words_without_gain(20, 7) == ""
     assert "so the set is its 7 starting pairs" in words_without_gain(0, 7)
+
+
+RATES = RatesToTry(
+    run="trial_002",
+    start_recall=13.97,
+    lowest_recall=2.57,
+    lower={"distillation.lr_image": 3.0, "distillation.lr_text": 10.0},
+    higher={"distillation.lr_image": 300.0, "distillation.lr_text": 1000.0},
+    point={"distillation.num_pairs": 6, "distillation.initialisation.images": None},
+)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "shows", "first"),
+    [
+        (2.57, "The recall of trial_002 fell from 13.97 to 2.57, as with rates that are too high", "3 "),
+        (None, "trial_002 ended before its second evaluation, as with rates that are too high", "3 "),
+        (13.9, "The recall of trial_002 stayed near its start, as with rates that are too low", "300 "),
+    ],
+)
+def test_the_warning_has_the_rates_to_try(lowest: float | None, shows: str, first: str) -> None:
+    words = words_without_gain(0, 7, RATES.model_copy(update={"lowest_recall": lowest}))
+    assert f"{shows}: try distillation.lr_image={first}and distillation.lr_text=" in words
+
+
+def test_the_commands_distil_the_point_of_the_run_at_the_rates_to_try() -> None:
+    overrides = ["seed=3", "distillation.num_pairs=50", "distillation.lr_text=9"]
+    lower, higher = commands_to_try(["rayvldd", "distill", "a b.yaml"], overrides, RATES)
+    point = "--set distillation.num_pairs=6 --set distillation.initialisation.images=null"
+    for command, rates in ((lower, (3, 10)), (higher, (300, 1000))):
+        of_rates = f"--set distillation.lr_image={rates[0]} --set distillation.lr_text={rates[1]}"
+        assert command == f"rayvldd distill 'a b.yaml' --set seed=3 {point} {of_rates}"

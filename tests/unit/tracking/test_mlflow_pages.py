@@ -1,5 +1,6 @@
 """Addresses of MLflow's pages, read from a database without MLflow."""
 
+import json
 import socket
 import sqlite3
 from contextlib import closing
@@ -10,7 +11,14 @@ import pytest
 
 from rayvldd.errors import RayvlddError
 from rayvldd.tracking.mlflow_notes import note_of_study, note_of_trial
-from rayvldd.tracking.mlflow_pages import is_database, is_server, page_with_columns, server_command, trials_page
+from rayvldd.tracking.mlflow_pages import (
+    is_database,
+    is_server,
+    page_with_columns,
+    server_command,
+    trials_page,
+    view_of_trials,
+)
 from rayvldd.tracking.protocol import kind_of
 from rayvldd.workspace import database_uri
 
@@ -22,6 +30,7 @@ def database(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE runs (run_uuid, experiment_id INTEGER, start_time, lifecycle_stage)")
         connection.execute("CREATE TABLE tags (key, value, run_uuid)")
+        connection.execute("CREATE TABLE experiment_tags (key, value, experiment_id INTEGER)")
         for run, experiment, started, stage, study, kind in [
             ("a", 3, 1, "active", "first", "study"),
             ("b", 3, 2, "active", "second", "study"),
@@ -50,6 +59,17 @@ def test_without_a_server_that_keeps_views_the_page_stays_as_it_is(database: Pat
         assert page_with_columns(page) == page
 
 
+def test_the_page_is_the_view_of_the_study_once_there_is_one(database: Path) -> None:
+    key, value = view_of_trials("first", ["distillation.lr_image"])
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO experiment_tags VALUES (?, ?, 3)", (key, value))
+    page = trials_page(database_uri(database), "first")
+    assert page == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=first"
+    assert page_with_columns(page) == page, "rayvldd ui opens what the sweep prints"
+    assert "viewStateShareKey" not in trials_page(database_uri(database), "second")
+    assert json.loads(value)["selectedColumns"] == ["metrics.`best_val_mean_recall`", "params.`distillation.lr_image`"]
+
+
 def test_a_study_that_is_not_there_is_refused(database: Path, tmp_path: Path) -> None:
     with pytest.raises(RayvlddError, match="no study 'third'"):
         trials_page(database_uri(database), "third")
@@ -71,7 +91,7 @@ def test_a_study_that_is_not_there_is_refused(database: Path, tmp_path: Path) ->
 def test_the_page_of_a_server_has_its_address_and_that_of_a_database_the_local_one(
     uri: str, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayvldd.tracking.mlflow_pages._in_server", lambda *_: ("3", "first"))
+    monkeypatch.setattr("rayvldd.tracking.mlflow_pages._in_server", lambda *_: ("3", "first", False))
     assert trials_page(uri, "first").startswith(page)
     assert is_server(uri) != is_database(uri)
 
@@ -101,6 +121,12 @@ def test_the_kind_of_a_record_follows_from_the_verb(command: str, kind: str) -> 
 def test_the_note_of_a_distillation_has_its_validation_recall() -> None:
     note = note_of_study({"best_val_mean_recall": 12.34}, None, "rayvldd distill s.yaml")
     assert note == "**12.3 % mean recall on validation**.\n\n`rayvldd distill s.yaml`"
+
+
+def test_the_note_of_a_set_that_is_its_start_warns_with_the_rates_to_try() -> None:
+    note = note_of_study({"best_val_mean_recall": 12.34, "try_lr_image": 3.0, "try_lr_text": 1000.0}, None, "c")
+    tried = "Try `distillation.lr_image=3` and `distillation.lr_text=1000`."
+    assert f"**Warning**: nothing rose above its start, so the set is its starting pairs. {tried}" in note
 
 
 def test_notes_without_results_have_the_command_or_the_state() -> None:

@@ -1,0 +1,83 @@
+"""The last lines of commands that make a set."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.cli import run
+from helpers.mutated_files import KINDS
+from helpers.studies import TINY_STUDY
+
+from rayvldd.records.gain import RatesToTry
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Path, Path]:
+    """The file of a study, and a workspace in which it is finished."""
+    KINDS["results"].make(tmp_path / "a workspace")
+    file = tmp_path / "tiny.yaml"
+    space = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 100.0, "log": True}}
+    settings = tmp_path / "a workspace" / "studies" / "tiny" / "study.json"
+    study = {**TINY_STUDY, "search": {"space": space, "num_trials": 2}}
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    settings.unlink()
+    (tmp_path / "a workspace" / "studies" / "tiny" / "unsent.json").unlink()
+    _saved(file, settings)
+    return file, tmp_path / "a workspace"
+
+
+def _saved(file: Path, settings: Path) -> None:
+    from rayvldd.config.loading import load_study
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+
+    StudyFolder(settings.parent).save_settings(load_study(file))
+
+
+def _lines(file: Path, workspace: Path) -> list[str]:
+    result = run("sweep", file, "--workspace", workspace, "--tracking-uri", "none")
+    assert result.exit_code == 0, result.output
+    return [line.rstrip() for line in result.stdout.splitlines()]
+
+
+def test_a_search_in_which_nothing_rose_says_so_with_the_rates_to_try(finished: tuple[Path, Path]) -> None:
+    file, workspace = finished
+    assert not any(line.startswith("WARNING") for line in _lines(file, workspace))
+
+    rates = RatesToTry(
+        run="trial_000",
+        start_recall=13.97,
+        lowest_recall=2.57,
+        lower={"distillation.lr_image": 3.0, "distillation.lr_text": 10.0},
+        higher={"distillation.lr_image": 300.0, "distillation.lr_text": 1000.0},
+    )
+    written = workspace / "studies" / "tiny" / "result.json"
+    values = json.loads(written.read_text(encoding="utf-8"))
+    values["best"]["outer_step"] = 0
+    written.write_text(json.dumps({**values, "rates_to_try": rates.as_json()}), encoding="utf-8")
+
+    lines = _lines(file, workspace)
+    place = next(place for place, line in enumerate(lines) if line.startswith("WARNING"))
+    assert "so the set is its 4 starting pairs. The usual cause is a learning rate" in lines[place]
+    assert (
+        "trial_000 fell from 13.97 to 2.57, as with rates that are too high: try distillation.lr_image=3"
+        in lines[place]
+    )
+    where = shlex.join(["--tracking-uri", "none", "--workspace", str(workspace)])
+    for line, label, lr_image, lr_text in (
+        (lines[place + 1], "rates to try   ", 3, 10),
+        (lines[place + 2], "then           ", 300, 1000),
+    ):
+        tried = f"--set distillation.lr_image={lr_image} --set distillation.lr_text={lr_text}"
+        assert line == f"{label}rayvldd distill {file} {tried} {where}"
+
+
+def test_an_old_result_without_rates_has_the_advice_in_words(finished: tuple[Path, Path]) -> None:
+    file, workspace = finished
+    written = workspace / "studies" / "tiny" / "result.json"
+    values = json.loads(written.read_text(encoding="utf-8"))
+    values["best"]["outer_step"] = 0
+    written.write_text(json.dumps(values), encoding="utf-8")
+    (warning,) = (line for line in _lines(file, workspace) if line.startswith("WARNING"))
+    assert warning.endswith("ten times lower and higher, and lr_lr of the method.")
