@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from recorded_responses import SearchAnswers, Table
+from recorded_responses import Response, SearchAnswers, Table
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
@@ -66,11 +66,16 @@ def random_search(table: Table, num_trials: int) -> Expected:
     probability ``(C(k, n) - C(k - 1, n)) / C(N, n)``. A mean over replays differs from this by chance: twenty of them
     by up to 0.2 of recall here.
     """
-    recalls = sorted(0.0 if response.failed else response.best for response in table.responses)
+    return expected_of(table.responses, num_trials)
+
+
+def expected_of(responses: Sequence[Response], num_trials: int) -> Expected:
+    """The same of any runs that are spread over a space."""
+    recalls = sorted(0.0 if response.failed else response.best for response in responses)
     drawn = min(num_trials, len(recalls))  # then every run has answered, and they answer again
     shares = [math.comb(k, drawn) - math.comb(k - 1, drawn) for k in range(1, len(recalls) + 1)]
     recall = sum(share * recall for share, recall in zip(shares, recalls, strict=True))
-    seconds = float(np.mean([response.seconds_in_all for response in table.responses]))
+    seconds = float(np.mean([response.seconds_in_all for response in responses]))
     return Expected(recall / math.comb(len(recalls), drawn), num_trials * seconds)
 
 
