@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from search_pool import Pool, pool_search, source_of, study_of
 from search_replay import Curve, Expected, random_search
 from search_tasks import Role, recorded_tasks, search_tasks, tables_of
 
+from rayvldd.config.domains import SettingValue
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.source_model import Source, quantile_targets
 
@@ -165,6 +166,20 @@ def learned_of(role: Role, task: str, kind: str, seed: int) -> LearnedSources:
     sources = [source_of(name, pool, own.table.study) for name, pool in pools.items() if name != task]
     change = _CHANGES[kind]
     return LearnedSources(own.space, [change(source, seed) for source in sources], 0)
+
+
+def portfolio(role: Role, task: str) -> list[dict[str, SettingValue]]:
+    """The three runs that the other recorded tasks would begin with, were they trusted whatever their weight."""
+    learned = learned_of(role, task, "right", 0)
+    return _Trusted(learned.coordinates.space, learned.sources, 0).first_points(candidates=_pool_of(task).points)
+
+
+class _Trusted(LearnedSources):
+    """Sources that name first points although they have little weight."""
+
+    @cached_property
+    def weights_to_begin(self) -> np.ndarray:
+        return self.weights_before
 
 
 def shuffled_source(source: Source, seed: int) -> Source:

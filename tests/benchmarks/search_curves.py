@@ -18,7 +18,8 @@ the recalls of these were shuffled or reversed, divided by a search without them
 
 ``regret_SAMPLER_SHARE`` is the distance of a search from the best recorded run when a share of the budget (in percent)
 is spent: 0 is that run, 1 what one random trial is expected to reach. ``ablation`` has the budgets of random search and
-of searches with one part more each.
+of searches with one part more each. ``first_points`` are three runs that a portfolio of the other recorded tasks would
+begin with, whatever their weight, beside published points and random ones.
 """
 
 import sys
@@ -31,7 +32,7 @@ from figures import Row, as_json, measured, named, print_rows
 from recorded_responses import Answers, Table
 from search_conditions import RANDOM_TRIALS, WAYS, Conditions, expected, learned_of, learned_searches, parsed, searches
 from search_pool import study_of
-from search_regret import ablation, regret
+from search_regret import ablation, first_points, regret
 from search_replay import Replay
 from search_statistics import BestByTime, PerSearch, drawn_again, finite, headline, interval, ratio
 
@@ -136,7 +137,9 @@ def _history(table: Table, study: Study, number: int) -> list[Trial]:
     return [trial for trial in replay.records if trial.state != "running"][:number]
 
 
-FIGURES = named(budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s, regret, ablation)
+FIGURES = named(
+    budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s, regret, ablation, first_points
+)
 
 
 def main() -> None:

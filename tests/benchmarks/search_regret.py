@@ -1,12 +1,14 @@
-"""How good the best recall of a search is at any time, and what each part of the search adds."""
+"""How good a search is at any time, what each of its parts adds, and what a portfolio of other tasks would add."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from figures import Row
-from search_conditions import ARMS, WAYS, Conditions, learned_searches, searches
-from search_replay import Curve
+from search_conditions import ARMS, WAYS, Conditions, learned_searches, portfolio, searches
+from search_replay import Curve, random_search
 from search_statistics import PerSearch, headline
+
+from rayvldd.hyperparameter_search.learned_sources import NUM_FIRST
 
 SHARES = (5, 10, 20, 33, 50, 100)
 """Percent of the budget of the random search."""
@@ -36,6 +38,21 @@ def ablation(conditions: Conditions) -> Iterator[Row]:
     for part, (what, found) in parts.items():
         budgets = PerSearch.budgets(conditions.tables, found)
         yield from headline(f"ablation_{part}{conditions.suffix}", what, budgets)
+
+
+def first_points(conditions: Conditions) -> Iterator[Row]:
+    """What the first points of a shipped portfolio would reach, which had been made of the other recorded tasks."""
+    if not conditions.can_learn:
+        return
+    for task, pool in conditions.pools.items():
+        published = [pool.nearest_point(point) for point in pool.table.study.initial_points()]
+        for name, points in (("portfolio", portfolio(conditions.role, task)), ("published", published)):
+            reached = (pool.nearest(point) for point in points)
+            best = max((run.best for run in reached if not run.failed), default=0.0)
+            words = f"{len(points)} of the other tasks" if name == "portfolio" else f"{len(points)} published"
+            yield Row(f"first_points_{name}_{task}", f"best recall of the first points, {words}", best)
+        expected = random_search(pool.table, NUM_FIRST).recall
+        yield Row(f"first_points_random_{task}", f"expected best recall of {NUM_FIRST} random points", expected)
 
 
 def _searches(conditions: Conditions, arm: str, way: str) -> Callable[[str], list[Curve]]:

@@ -19,11 +19,11 @@ sys.path.insert(0, str(BENCHMARKS))
 import search_conditions
 import search_curves
 import search_pool
+import search_regret
 import search_statistics
 import search_tasks
 from recorded_responses import DEFAULT_TABLE, Response, Table
 from search_pool import Pool
-from search_regret import SHARES
 from search_replay import Curve, random_search, seconds_of_mean
 from search_statistics import BestByTime, PerSearch
 
@@ -81,7 +81,7 @@ def test_the_figures_of_development_tasks(monkeypatch: pytest.MonkeyPatch, capsy
     for name in ("budget_vs_random_learned_dev", "harm_shuffled_dev", "harm_reversed_dev"):
         assert (name in figures) == (len(only_drawn) > 1), "there is no other task to learn from"
     for arm in search_conditions.ARMS:
-        regrets = [figures[f"regret_{arm}_dev_none_{share}"] for share in SHARES]
+        regrets = [figures[f"regret_{arm}_dev_none_{share}"] for share in search_regret.SHARES]
         assert all(0 <= later <= earlier <= 1 for earlier, later in itertools.pairwise(regrets))
     for part in ("random", "stopping", "model", "published"):
         assert f"ablation_{part}_dev" in figures and f"ablation_{part}_dev_high" in figures
@@ -125,6 +125,18 @@ def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None
     generator = np.random.default_rng(0)
     again = [budgets.mean(generator) for _ in range(50)]
     assert min(again) < budgets.mean() < max(again)
+
+
+def test_a_portfolio_is_compared_at_its_own_runs() -> None:
+    conditions = search_conditions.Conditions("development", 1, tiny=True)
+    points = search_conditions.portfolio("development", "drawn_scenes")
+    pool = conditions.pools["drawn_scenes"]
+    assert len(points) == 3 and all(point in pool.points for point in points)
+    learned = search_conditions.learned_of("development", "drawn_scenes", "right", 0)
+    assert not learned.first_points(candidates=pool.points), "its weight is too low for a search to begin with it"
+    rows = {row.name: row.value for row in search_regret.first_points(conditions)}
+    assert rows["first_points_portfolio_drawn_scenes"] == max(pool.nearest(point).best for point in points)
+    assert rows["first_points_random_drawn_scenes"] == random_search(pool.table, 3).recall
 
 
 def test_regret_is_the_distance_from_the_best_run(pool: Pool) -> None:
