@@ -182,8 +182,19 @@ def budget(conditions: Conditions) -> Iterator[Row]:
             unreached = sum(int(np.isinf(one).sum()) for one in budgets.by_task)
             of = sum(map(len, budgets.by_task))
             yield Row(f"unreached_{sampler}{way}", f"of {of} searches that do not reach it", float(unreached))
-        name = f"surrogate_vs_tpe{way}"
-        yield from headline(name, "budget of curves ÷ that of TPE, both + ASHA", found["curves"], None, found["tpe"])
+        for other in SAMPLERS[1:]:
+            sooner = _share_sooner(found["curves"], found[other])
+            name, what = (
+                f"curves_before_{other}{way}",
+                f"share of worlds in which curves is sooner than {other}; ties: half",
+            )
+            yield Row(name, what, sooner)
+
+
+def _share_sooner(ours: PerSearch, theirs: PerSearch) -> float:
+    """Of pairs of searches in the same world; searches that do not reach the recall are equal."""
+    one, other = np.concatenate(ours.by_task), np.concatenate(theirs.by_task)
+    return float(np.where(one == other, 0.5, one < other).mean())
 
 
 def _budgets(conditions: Conditions, sampler: str, published: bool) -> PerSearch:

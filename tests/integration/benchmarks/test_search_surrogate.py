@@ -16,6 +16,7 @@ import search_surrogate
 import search_tasks
 from recorded_responses import Response, Table
 from search_replay import Replay
+from search_statistics import PerSearch
 from search_surrogate import Predictions, coverage
 from surrogate_model import Surrogate, World
 
@@ -71,6 +72,12 @@ def test_coverage_is_the_share_in_the_central_interval() -> None:
     assert coverage(3 * drawn - 1, values, 50) == pytest.approx(1)
 
 
+def test_pairs_of_searches_are_compared_in_the_same_world() -> None:
+    ours = PerSearch([np.array([0.1, 0.5, np.inf]), np.array([0.3])])
+    theirs = PerSearch([np.array([0.2, 0.5, np.inf]), np.array([0.2])])
+    assert search_surrogate._share_sooner(ours, theirs) == (1 + 0.5 + 0.5 + 0) / 4
+
+
 def test_halves_have_each_run_once() -> None:
     one, other = search_surrogate._half(65, 0), search_surrogate._half(65, 1)
     assert sorted(one + other) == list(range(65)) and len(one) == 33
@@ -113,3 +120,4 @@ def test_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     for sampler in search_surrogate.SAMPLERS:
         for way in ("_dev", "_dev_none"):
             assert f"surrogate_{sampler}{way}_high" in figures and f"unreached_{sampler}{way}" in figures
+    assert 0 <= figures["curves_before_tpe_dev"] <= 1
