@@ -39,9 +39,10 @@ from rayvldd.hyperparameter_search.strategy import (
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.trial import TrialContext, number_of, run_trial
 from rayvldd.hyperparameter_search.trial_report import FailureReport, OutageReport, Report
+from rayvldd.hyperparameter_search.waiting import WaitingForRoom
 from rayvldd.models.gpus import limit_gpu_memory
 from rayvldd.records.stop_reasons import BY_COMMAND
-from rayvldd.runtime.cluster import refuse_dead_ray, workers_have_our_variables
+from rayvldd.runtime.cluster import describe_cluster, is_one_machine, refuse_dead_ray, workers_have_our_variables
 from rayvldd.runtime.resources import resources_of_trials, trials_at_a_time
 
 _TRIAL_ID = "trial_id"
@@ -97,7 +98,8 @@ def _run_trials(
     run = recorder.run
     strategy = make_strategy(run.study, recorder.history, run.earlier, requests.take_point, run.learned)
     searcher = _Searcher(strategy, recorder, num_trials)
-    callback = _Callback(recorder, requests, searcher)
+    waiting = WaitingForRoom(resources_of_trials(run.study), run.display.line, describe_cluster)
+    callback = _Callback(recorder, requests, searcher, None if is_one_machine() else waiting)
     with _quiet_tune():
         tuner = tune.Tuner(
             _trainable(recorder.run.study, context),
@@ -235,8 +237,10 @@ class _Scheduler(_NotSaved, FIFOScheduler):
 class _Callback(_NotSaved, tune.Callback):
     """Records the start and end of trials, and starts those whose process died again."""
 
-    def __init__(self, recorder: Recorder, requests: Requests, searcher: _Searcher) -> None:
-        self._recorder, self._requests, self._searcher = recorder, requests, searcher
+    def __init__(
+        self, recorder: Recorder, requests: Requests, searcher: _Searcher, waiting: WaitingForRoom | None
+    ) -> None:
+        self._recorder, self._requests, self._searcher, self._waiting = recorder, requests, searcher, waiting
         self._deaths: Counter[str] = Counter()
         """Processes of each trial that died, by the study's name."""
         self._trials: list[TuneTrial] = []
@@ -248,6 +252,8 @@ class _Callback(_NotSaved, tune.Callback):
             self._next_look = time.monotonic() + _LOOK_S
         self._recorder.raise_outage()
         self._requests.raise_pause()
+        if self._waiting is not None:
+            self._waiting.look(any(trial.status == TuneTrial.RUNNING for trial in trials), time.monotonic())
         self._recorder.poll()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
