@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import yaml
+from helpers.documents import blocks
 from helpers.paths import ROOT
 
 import rayvldd
@@ -27,14 +28,8 @@ if TYPE_CHECKING:
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(rayvldd [^`]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-
-
-def blocks(document: Path, language: str) -> list[str]:
-    """The code blocks of one language."""
-    return [text for found, text in _BLOCK.findall(document.read_text(encoding="utf-8")) if found == language]
 
 
 def shell_commands(document: Path) -> Iterator[list[str]]:

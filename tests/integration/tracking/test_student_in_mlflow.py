@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,6 +20,8 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from helpers.documents import blocks, calls_in
+from helpers.paths import ROOT
 from helpers.studies import TINY_STUDY
 from helpers.tasks import load, random_trajectory
 from mlflow import MlflowClient
@@ -39,6 +42,7 @@ from rayvldd.tracking.protocol import Origins
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # MLflow, about classes of its own
 
 BEST = "models:/tiny@best"
+GUIDE = ROOT / "docs" / "guides" / "mlflow.md"
 CAPTIONS = ["a red square above a blue circle", "a green circle"]
 SEED = 11
 START_S = 400
@@ -137,6 +141,17 @@ def test_only_trained_weights_are_stored(uri: str, finished: tuple[str, str], be
     assert (student / "student.safetensors").stat().st_size < 4 * trained + 1024
 
 
+def test_calls_in_the_guide_run(uri: str, best: Path) -> None:
+    table = pd.DataFrame({"image": [picture()]})
+    opened, answer = (
+        eval(call, {"mlflow": mlflow, "DistilledSet": DistilledSet, "table": table})
+        for call in calls_in(GUIDE, {"models:/quickstart@best": BEST})
+    )
+    assert opened == DistilledSet.load(best)
+    embeddings = KeptStudent(best / "student").embed_images([picture()])
+    assert torch.allclose(as_tensor(answer["image_embedding"]), embeddings, atol=1e-6)
+
+
 # --- a server -----------------------------------------------------------------------------------------------------
 
 
@@ -184,11 +199,19 @@ def post(address: str, column: str, value: str) -> dict[str, list[float]]:
 
 
 @pytest.mark.timeout(600)
-def test_mlflow_serves_the_student(uri: str, best: Path, tmp_path: Path) -> None:
+def test_mlflow_serves_the_student(uri: str, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = KeptStudent(best / "student")
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(picture(60))
+    (example,), of_guide = blocks(GUIDE, "python"), dict[str, Any]()
     with served(BEST, tmp_path / "server.log") as address:
+        exec(compile(example.replace("http://127.0.0.1:5001", address), "mlflow.md", "exec"), of_guide)
         of_image = post(address, "image", base64.b64encode(picture()).decode())
         of_caption = post(address, "caption", CAPTIONS[0])
     assert list(of_image) == ["image_embedding"] and list(of_caption) == ["caption_embedding"]
     np.testing.assert_allclose(of_image["image_embedding"], kept.embed_images([picture()])[0], atol=1e-6)
     np.testing.assert_allclose(of_caption["caption_embedding"], kept.embed_captions(CAPTIONS[:1])[0], atol=1e-6)
+    np.testing.assert_allclose(of_guide["images"], kept.embed_images([picture(60)]), atol=1e-6)
+    np.testing.assert_allclose(
+        of_guide["captions"], kept.embed_captions(["a red circle above a blue square"]), atol=1e-6
+    )
