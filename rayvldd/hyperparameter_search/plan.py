@@ -12,9 +12,11 @@ from rayvldd.experts.store.expert_records import ExpertRecords
 from rayvldd.hyperparameter_search.expert_points import expert_points
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
 from rayvldd.hyperparameter_search.lines import line_of_learned
+from rayvldd.hyperparameter_search.source_model import FEWEST_TRIALS
 from rayvldd.hyperparameter_search.strategy import first_points_of
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.transfer import (
+    NOTHING,
     EarlierStudies,
     earlier_trials_of,
     learned_studies,
@@ -95,12 +97,12 @@ def plan(
 
 
 def _planned_learning(study: Study, folder: StudyFolder, learn_from: EarlierStudies) -> PlannedLearning | None:
-    """What earlier studies suggest; None if there are none."""
+    """What earlier studies suggest; None if there are none, unless a user has named them."""
     earlier = earlier_trials_of(study, folder, learn_from)
     if earlier is None:
         return None
     learned = LearnedSources(study.space, earlier.sources(study), study.seed)
-    if not learned.sources:
+    if not learned.sources and (learn_from.is_default or earlier.name == NOTHING):
         return None
     return PlannedLearning(
         learn_from=earlier.name, studies=learned_studies(learned, []), first_points=first_points_of(study, learned)
@@ -156,6 +158,10 @@ def describe_plan(planned: Plan) -> str:
 
 def _lines_of_learning(learning: PlannedLearning) -> list[str]:
     """The earlier studies, and the points that the study begins with."""
+    if not learning.studies:
+        needed = f"that takes {FEWEST_TRIALS} trials in or near the space, and one objective"
+        known = "comparable trials are known to the sampler"
+        return [f"  earlier: nothing is learned from {learning.learn_from}: {needed}; {known}"]
     points = [point_as_text(point) for point in learning.first_points]
     first, *others = points or ["the sampler's"]
     return [

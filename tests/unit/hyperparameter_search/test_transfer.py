@@ -237,6 +237,19 @@ def test_the_plan_shows_what_earlier_studies_suggest(workspace: Workspace, tiny_
     assert "learns from 1 study (first 0." in text and point_as_text(planned.learning.first_points[0]) in text
 
 
+def test_the_plan_says_that_a_named_study_has_too_few_trials(workspace: Workspace, tiny_study: Study) -> None:
+    from rayvldd.experts.store.expert_store import open_store
+
+    new, store = named(tiny_study, "new"), open_store(None, workspace)
+    study_in(workspace, named(tiny_study, "short"), RATES[:3])
+    lines = {
+        name: describe_plan(plan(new, workspace, store, learn_from=earlier_studies(name, new, workspace)))
+        for name in (None, "none", "short")
+    }
+    assert "nothing is learned from short: that takes 5 trials" in lines["short"]
+    assert "earlier:" not in lines[None] and "earlier:" not in lines["none"]
+
+
 def test_the_weights_of_a_result_are_those_after_its_trials(workspace: Workspace, tiny_study: Study) -> None:
     rates = [round(1.5**power, 1) for power in range(1, 17)]
     study_in(workspace, named(tiny_study, "right"), rates)
