@@ -90,7 +90,8 @@ def command(
         }
         return dry_run(invocation, points[numbers[0]], plan)
     folders = _distilled(invocation, points, workspace, store, tracking_uri)
-    group, scores = _scored(invocation, folders, workspace, EvaluationOptions(students, split, full_data, methods))
+    options = EvaluationOptions(students, split, full_data, methods)
+    group, scores = _scored(invocation, folders, workspace, options, _num_phases(points))
 
     from rayvldd.reports.tables import scaling_table
 
@@ -115,19 +116,41 @@ def _distilled(
     tracking_uri: str | None,
 ) -> list[str]:
     """Distil at each point; return the folders of the sets."""
-    from rayvldd.library.distilling import distill_point
+    from rayvldd.library.distilling import distill_point, phases_of
 
     folders = []
     with invocation.display() as display, reachable(store):
+        done = 0
         for number, point in points.items():
             display.line(f"{number} pairs")
-            made = distill_point(point, workspace, store, display, invocation.line, tracking_uri)
+            made = distill_point(
+                point,
+                workspace,
+                store,
+                display,
+                invocation.line,
+                tracking_uri,
+                phases_before=done,
+                num_phases=_num_phases(points),
+            )
             folders.append(str(made.folder))
+            done += phases_of(point)
     return folders
 
 
+def _num_phases(points: dict[int, Study]) -> int:
+    """Phases of the command: those of all distillations, and the scores of the sets."""
+    from rayvldd.library.distilling import phases_of
+
+    return sum(map(phases_of, points.values())) + 1
+
+
 def _scored(
-    invocation: Invocation, folders: Sequence[str], workspace: "Workspace", options: EvaluationOptions
+    invocation: Invocation,
+    folders: Sequence[str],
+    workspace: "Workspace",
+    options: EvaluationOptions,
+    last_phase: int,
 ) -> tuple[SetGroup, GroupScores]:
     """Train and score students of all sets; they are one group, as they differ in the distillation alone."""
     from rayvldd.runtime.actor_pool import keeping_actors
@@ -135,5 +158,6 @@ def _scored(
 
     (group,) = group_sets(load_sets(folders, workspace.root), {}, next_command=invocation.line)
     with invocation.display() as display, start_ray(None, None, display), keeping_actors():
+        display.begin_phase(last_phase, last_phase)
         _, scores = evaluate_group(group, workspace, options, display, invocation.line)
     return group, scores

@@ -142,8 +142,9 @@ def _shown_as(which: str, display: ProgressDisplay) -> Callable[[ExpertProgress]
         if progress.elsewhere:
             others = ", ".join(f"#{index} epoch {epoch}" for index, epoch in sorted(progress.elsewhere.items()))
             epochs += f"another command makes {others}"
-        left = f"{time_as_text(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-        display.progress(which, progress.finished, progress.total, "  ".join(part for part in (epochs, left) if part))
+        # What follows is not timed before the experts exist.
+        left = "" if progress.seconds_left is None else f"{time_as_text(progress.seconds_left)} left of this phase"
+        display.progress(which, progress.finished, progress.total, "  ".join(part for part in (left, epochs) if part))
 
     return show
 

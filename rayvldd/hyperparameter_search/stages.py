@@ -329,7 +329,13 @@ class FinalEvaluation(Stage):
         """Evaluate the chosen sets on test."""
         session = self._session
         evaluate_on_test(
-            session.study, session.best, session.folder, session.workspace.cache, session.display, session.command
+            session.study,
+            session.best,
+            session.folder,
+            session.workspace.cache,
+            session.display,
+            session.command,
+            later_stages(session.study, session.ledger.by_number(), session.side_by_side).test,
         )
 
 

@@ -148,10 +148,10 @@ def _stretch(study: Study, first: Evaluation, last: Evaluation) -> Pace:
     worked = (last.seconds or 0.0) - (first.seconds or 0.0)
     whole = max(last.search_seconds - first.search_seconds, worked)
     steps = last.outer_step - first.outer_step
-    return Pace(max(whole - evaluating, 0.0) / steps, evaluating / _weight(study, last.outer_step))
+    return Pace(max(whole - evaluating, 0.0) / steps, evaluating / weight_of_evaluation(study, last.outer_step))
 
 
-def _weight(study: Study, outer_step: int) -> float:
+def weight_of_evaluation(study: Study, outer_step: int) -> float:
     """Cost of an evaluation at an outer step, in evaluations with all students and epochs."""
     here, whole = study.evaluation_at(outer_step), study.evaluation
     return here.num_students * here.epochs / (whole.num_students * whole.epochs)
@@ -164,7 +164,7 @@ def _mean(paces: Collection[Pace]) -> Pace:
 def _seconds(study: Study, pace: Pace, done: int, steps: float) -> float:
     """Seconds of a trial's next outer steps, with their evaluations."""
     every = study.largest("distillation.evaluate_every")
-    weights = [_weight(study, done + every * number) for number in range(1, math.ceil(steps / every) + 1)]
+    weights = [weight_of_evaluation(study, done + every * number) for number in range(1, math.ceil(steps / every) + 1)]
     share = steps / every / len(weights) if weights else 0.0
     return pace.step * steps + pace.evaluation * share * sum(weights)
 

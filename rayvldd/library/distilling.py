@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +83,25 @@ def distill_point(
     command: str,
     tracking_uri: str | None = None,
     out: Path | None = None,
+    *,
+    phases_before: int = 0,
+    num_phases: int = 0,
 ) -> Distillation:
     """Distil at a point, and draw the best set; both are logged.
 
     The locks are taken before the tracker is opened, so that a call that is refused does not end the other one's
     record.
+
+    Args:
+        point: The study at the point.
+        workspace: Folder of caches and results.
+        store: Store of experts.
+        display: Shows the phases of the command, their progress, and the time that is left of the distillation.
+        command: The user's command line.
+        tracking_uri: As for :func:`distill`.
+        out: As for :func:`distill`.
+        phases_before: Phases of the command that are done.
+        num_phases: All phases of the command; default: those of this distillation.
 
     Raises:
         RayvlddError: if another process distils with these settings or into this folder, the tracker cannot be used, or
@@ -96,25 +110,42 @@ def distill_point(
     from rayvldd.models.gpus import gpu_memory_limited_here
 
     runs = workspace.study(point.name) / "distill"
+    own = phases_of(point)
+    phases = iter(range(phases_before + 1, phases_before + own + 1))
+
+    def begin_phase() -> None:
+        display.begin_phase(next(phases), num_phases or phases_before + own)
+
     with (
         _held(runs / f".{key_of(point)}.lock", f"{runs}: another process is distilling with these settings"),
         _held_folder(workspace, out) if out else nullcontext(),
         gpu_memory_limited_here(point.resources.gpus_per_trial or 0.0),
         run_log(point, workspace, command, tracking_uri, display) as tracker,
     ):
-        task, trajectories, key = _prepare(point, workspace, store, display)
+        task, trajectories, key = _prepare(point, workspace, store, display, begin_phase)
         record = _record_in(runs / key, point.seed, display)
+        begin_phase()
         best = _run(point, task, trajectories, record, display, tracker)
         made = _copy_best(task, record, out or runs / key / "distilled_set", display)
         note_made_set(workspace.root, made)
         rates = rates_to_try(point, [record]) if record.best and not record.best.outer_step else None
         tracker.end_study("finished", {BEST_VAL_MEAN_RECALL: best, **(rates.numbers if rates else {})}, made)
+    display.end_phases()
     first = next(iter(record.evaluations), None)
     return Distillation(made, first.recall if first and not first.outer_step else None, rates)
 
 
+def phases_of(point: Study) -> int:
+    """Number of the phases of a distillation: data and models, experts if the method needs any, and its steps."""
+    return 3 if point.requires_experts else 2
+
+
 def _prepare(
-    point: Study, workspace: Workspace, store: "ExpertStore", display: "ProgressDisplay"
+    point: Study,
+    workspace: Workspace,
+    store: "ExpertStore",
+    display: "ProgressDisplay",
+    begin_phase: Callable[[], None],
 ) -> tuple["RetrievalTask", list["Trajectory"], str]:
     """Load the task, train missing experts, and name the run by a hash of everything that determines it."""
     from rayvldd.config.setting import selected
@@ -122,7 +153,10 @@ def _prepare(
     from rayvldd.hyperparameter_search.preparation import certain_sets, load_expert_sets, make_missing_experts
     from rayvldd.runtime.trial_task import load_trial_task
 
+    begin_phase()
     sets = load_expert_sets(point, workspace.cache, display)
+    if point.requires_experts:
+        begin_phase()
     make_missing_experts(certain_sets(point, sets), store, workspace.cache, display)
     recipe = next(iter(sets)).recipe
     task = load_trial_task(point, workspace.cache, display.progress)
@@ -201,18 +235,22 @@ def _run(
     from rayvldd.distillation.evaluations import BEST
     from rayvldd.distillation.loop import StepReport
     from rayvldd.distillation.loop import distill as distil
+    from rayvldd.hyperparameter_search.parts_left import DistillationLeft, words_of_time_left
 
     torch.set_num_threads(point.resources.cpus_per_trial)
-    total, last = point.distillation.outer_steps, [""]
+    total, last, left = point.distillation.outer_steps, [""], DistillationLeft(point)
 
     def on_step(report: StepReport) -> None:
         last[0] = report.loss_name
-        note = f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}"
-        display.progress("outer steps", report.outer_step, total, note)
+        left.stepped()
+        notes = [words_of_time_left(left.seconds(report.outer_step))]
+        notes.append(f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}")
+        display.progress("outer steps", report.outer_step, total, ", ".join(filter(None, notes)))
 
     for evaluation in distil(point, task, trajectories, point.seed, record.checkpoint, on_step):
         metrics, name = evaluation.metrics, last[0]
         record.add(Evaluation(evaluation.outer_step, metrics))
+        left.evaluated(evaluation.outer_step, metrics["seconds_evaluating"])
         tracker.log_metrics(None, metrics, evaluation.outer_step)
         loss = f"  {name.replace('_', ' ')} {metrics[name]:.3f}" if name in metrics else ""
         mark = "  best so far" if evaluation.is_best else ""

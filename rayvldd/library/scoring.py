@@ -100,7 +100,7 @@ def choose_coresets(
     def show(done: int, total: int) -> None:
         display.progress("choices of real pairs", done, total)
 
-    def show_rates(done: int, total: int) -> None:
+    def show_rates(done: int, total: int, _: float) -> None:
         display.progress("learning rates on real pairs", done, total)
 
     sizes = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
@@ -137,7 +137,7 @@ def score_sets(
     from rayvldd.library.score_log import score_log
     from rayvldd.runtime.evaluation import score_in_parallel
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, _: float) -> None:
         display.progress(f"students scored on {split}", done, total)
 
     jobs = [job for group in sets.values() for job in group]

@@ -32,6 +32,8 @@ from rayvldd.runtime.full_data import keep_numbers, keep_ranks, kept_numbers, ke
 from rayvldd.runtime.resources import resources_of_trials
 
 SplitName = Literal["val", "test"]
+OnStudents = Callable[[int, int, float], None]
+"""Called with the students finished, their total and the share of their work that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class StudentSpec:
     """Measured on the student too; specs should share the objects, which are then sent once."""
     kept_in: Path | None = None
     """Folder in which a student of pairs is kept, accessible from every node; None: the student is not kept."""
+    work: float = 1.0
+    """How long it takes compared with others, for the share that is done."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def evaluate_in_parallel(
     cache_folder: Path,
     jobs: Sequence[StudentSpec],
     split: SplitName,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnStudents | None = None,
 ) -> list[RetrievalMetrics]:
     """Train one fresh student per job and return the recalls; see :func:`score_in_parallel`."""
     return [found.ranks.recalls() for found in score_in_parallel(study, cache_folder, jobs, split, on_progress)]
@@ -85,7 +89,7 @@ def score_in_parallel(
     cache_folder: Path,
     jobs: Sequence[StudentSpec],
     split: SplitName,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnStudents | None = None,
 ) -> list[StudentScores]:
     """Train one fresh student per job, in parallel as ``resources.cpus_per_trial`` allows, rank with each and probe it.
 
@@ -94,7 +98,7 @@ def score_in_parallel(
         cache_folder: Folder of decoded images and embeddings.
         jobs: The students; jobs with the same set should share one ``Pairs`` object, which is then sent once.
         split: Split on which they are scored.
-        on_progress: Called with (jobs finished, jobs in total), about twice a second.
+        on_progress: Called about twice a second.
 
     Returns:
         The scores, in the order of the jobs. Those of models of all pairs are cached.
@@ -120,7 +124,7 @@ def score_in_parallel(
             )
             for job in missing
         ]
-        show = _callback(on_progress, len(jobs), done=len(jobs) - len(missing))
+        show = _on_jobs(on_progress, missing, len(jobs))
         found = run_work(students, study, cache_folder, resources_of_trials(study), show)
     for job, new in zip(missing, found, strict=True):
         _keep(cache_folder, job, split, new)
@@ -154,7 +158,7 @@ def choose_rates(
     study: Study,
     cache_folder: Path,
     coresets: Sequence[Sequence[Coreset]],
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnStudents | None = None,
 ) -> list[ChosenRate]:
     """Choose the learning rate of students on coresets: the best one of ``evaluation.lr_coreset`` on validation.
 
@@ -162,7 +166,7 @@ def choose_rates(
         study: The study at one point.
         cache_folder: Folder of decoded images and embeddings.
         coresets: For each method and size, one coreset for each student; two of them are used.
-        on_progress: Called with (jobs finished, jobs in total), about twice a second.
+        on_progress: Called about twice a second.
 
     Returns:
         The rate for each method and size.
@@ -214,12 +218,38 @@ def choose_in_parallel(
         return run_work(jobs, study, cache_folder, resources_of_trials(study), _callback(on_progress, len(jobs)))
 
 
-def _callback(
-    on_progress: Callable[[int, int], None] | None, total: int, done: int = 0
+def _on_jobs(
+    on_progress: OnStudents | None, missing: Sequence[StudentSpec], total: int
 ) -> Callable[[int, dict[int, int]], None]:
+    """What :func:`run_work` calls, for students of which some were cached."""
+
+    def report(finished: int, running: dict[int, int]) -> None:
+        if on_progress:
+            on_progress(total - len(missing) + finished, total, share_of_work(missing, finished, running))
+
+    return report
+
+
+def share_of_work(jobs: Sequence[StudentSpec], finished: int, running: Mapping[int, int]) -> float:
+    """Return the share of the work of jobs that is done, 0 to 1.
+
+    Args:
+        jobs: The jobs, which are begun in order.
+        finished: How many have ended.
+        running: Place -> last progress of the others that were begun: of a model of all pairs its finished epochs.
+    """
+    done = sum(job.work for place, job in enumerate(jobs[: finished + len(running)]) if place not in running)
+    for place, epochs in running.items():
+        pairs = jobs[place].pairs
+        if isinstance(pairs, FullDataChoice):
+            done += jobs[place].work * epochs / pairs.best.recipe.epochs
+    return done / sum(job.work for job in jobs)
+
+
+def _callback(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[int, dict[int, int]], None]:
     def report(finished: int, _: dict[int, int]) -> None:
         if on_progress:
-            on_progress(done + finished, total)
+            on_progress(finished, total)
 
     return report
 
@@ -244,7 +274,7 @@ class _StudentWork:
 
     def do(self, task: RetrievalTask, note: Callable[[int], None]) -> StudentScores:
         if isinstance(self.pairs, FullDataChoice):
-            trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed)
+            trained = train_on_all(task, self.pairs.best.recipe, self.study_seed, self.seed, note)
         else:
             real = isinstance(self.pairs, Coreset)
             pairs: TrainingPairs = self.pairs.pairs(task, self.lr) if real else ray.get(self.pairs)

@@ -32,7 +32,11 @@ _VERSION = 1
 
 
 def choose_recipe(
-    study: Study, cache_folder: Path, fingerprints: Mapping[str, str], display: ProgressDisplay
+    study: Study,
+    cache_folder: Path,
+    fingerprints: Mapping[str, str],
+    display: ProgressDisplay,
+    words_left: Callable[[float], str] | None = None,
 ) -> FullDataChoice:
     """Return the best recipe of the study's grid on validation: the cached choice, or train one model by each recipe.
 
@@ -41,6 +45,7 @@ def choose_recipe(
         cache_folder: Folder of decoded images and embeddings.
         fingerprints: Fingerprints of data and encoders.
         display: Shows the progress and the choice.
+        words_left: Returns the words for the time that is left when a share of the work is done; default: none.
 
     Raises:
         RayvlddError: when no actor fits, or the process of a recipe dies repeatedly.
@@ -56,9 +61,9 @@ def choose_recipe(
     total = sum(recipe.epochs for recipe in recipes)
 
     def show(finished: int, running: Mapping[int, int]) -> None:
-        done = finished * total // len(recipes) + sum(running.values())
-        note = f"epochs of {len(recipes)} recipes for all pairs"
-        display.progress("full-data bound", min(done, total), total, note)
+        done = min(finished * total // len(recipes) + sum(running.values()), total)
+        words = [f"epochs of {len(recipes)} recipes for all pairs", words_left(done / total) if words_left else ""]
+        display.progress("full-data bound", done, total, ", ".join(filter(None, words)))
 
     with start_ray(None, None, display):
         works = [_RecipeWork(recipe, study.seed, seed) for recipe in recipes]

@@ -183,7 +183,7 @@ def test_students_are_those_that_one_process_trains(
     recipe = TriedRecipe(recipe=recipes_of(settings)[0], val_mean_recall=1.0)
     choice = FullDataChoice(key=tmp_path.name, tried=(recipe,))
     jobs = [StudentSpec(pairs, 0), StudentSpec(choice, 5), StudentSpec(others, 0), StudentSpec(pairs, 1)]
-    progress_reports: list[tuple[int, int]] = []
+    progress_reports: list[tuple[int, int, float]] = []
     recalls = evaluate_in_parallel(tiny_study, tiny_cache, jobs, "test", lambda *news: progress_reports.append(news))
     assert recalls == [
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [0]),
@@ -191,7 +191,7 @@ def test_students_are_those_that_one_process_trains(
         *evaluate_pairs(tiny_problem, others, tiny_problem.test, settings, [0]),
         *evaluate_pairs(tiny_problem, pairs, tiny_problem.test, settings, [1]),
     ]
-    assert progress_reports[-1] == (4, 4)
+    assert progress_reports[-1] == (4, 4, 1.0)
     assert evaluate_in_parallel(tiny_study, tiny_cache, [], "val") == []
 
 

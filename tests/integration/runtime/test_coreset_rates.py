@@ -28,11 +28,11 @@ def test_the_rate_is_the_best_one_on_validation(local_ray: None, tiny_study: Stu
             for rate in rates
         ]
         expected.append((rates[recalls.index(max(recalls))], max(recalls)))
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, float]] = []
     found = choose_rates(study, tmp_path, coresets, lambda *news: told.append(news))
     assert [choice.learning_rate for choice in found] == [rate for rate, _ in expected]
     assert [choice.val_mean_recall for choice in found] == pytest.approx([recall for _, recall in expected])
-    assert told[-1] == (12, 12) and found[0].words.endswith(" of 3")
+    assert told[-1] == (12, 12, 1.0) and found[0].words.endswith(" of 3")
 
 
 def test_a_single_rate_needs_no_students(tiny_study: Study, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def no_students(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = RetrievalRanks(np.ones(NUM_IMAGES["test"], int), np.ones(NUM_IMAGES["test"], int))
 
     def random_pairs(
-        point: Study, task: RetrievalTask, cache: Path, num_pairs: int, seeds: list[int], display: ProgressDisplay
+        point: Study, task: RetrievalTask, cache: Path, num_pairs: int, seeds: list[int], *_: object
     ) -> tuple[list[StudentSpec], ChosenRate]:
         specs = [StudentSpec(choose_coreset(task, "random", num_pairs, seed), seed) for seed in seeds]
         return specs, ChosenRate(learning_rate=0.1, val_mean_recall=None, num_rates=1)

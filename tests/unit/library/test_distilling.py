@@ -52,7 +52,7 @@ def test_the_task_is_loaded_as_that_of_a_trial(
     monkeypatch.setattr("rayvldd.hyperparameter_search.preparation.make_missing_experts", lambda *_: 0)
     study, workspace = Study.model_validate({**TINY_STUDY, "model": MODEL, "resources": resources}), Workspace(tmp_path)
     with pytest.raises(_StopError):
-        _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)))
+        _prepare(study, workspace, open_store(None, workspace), ProgressDisplay(Console(quiet=True)), lambda: None)
     assert (loaded["device"], loaded["further_devices"]) == (device, further)
     assert limits == [resources["gpus_per_trial"]], "memory follows the share"
     assert loaded["device_cache_gb"] == resources.get("device_cache_gb")

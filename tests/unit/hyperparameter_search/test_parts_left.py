@@ -1,0 +1,101 @@
+"""The time that is left of a distillation and of the parts of a test, at a clock that the tests move."""
+
+from itertools import pairwise
+
+import pytest
+from helpers.studies import TINY_STUDY
+
+from rayvldd.config.study import Study
+from rayvldd.hyperparameter_search.parts_left import DistillationLeft, PartsLeft, words_of_time_left
+from rayvldd.runtime.evaluation import StudentSpec, share_of_work
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def study_of(outer_steps: int, evaluate_every: int, **evaluation: object) -> Study:
+    distillation = {**TINY_STUDY["distillation"], "outer_steps": outer_steps, "evaluate_every": evaluate_every}
+    return Study.model_validate(
+        {**TINY_STUDY, "distillation": distillation, "evaluation": {**TINY_STUDY["evaluation"], **evaluation}}
+    )
+
+
+@pytest.mark.parametrize("evaluation_s", [0.1, 40.0])
+def test_a_distillation_is_known_within_a_factor_of_two_from_its_second_step_on(evaluation_s: float) -> None:
+    clock, steps, every = Clock(), 90, 20
+    left, known, evaluating = DistillationLeft(study_of(steps, every), clock), list[tuple[float, float]](), 0.0
+    for step in range(steps + 1):
+        if step:
+            clock.now += 30.0 if step == 1 else 2.0  # the first one compiles
+            left.stepped()
+            if (seconds := left.seconds(step)) is not None:
+                known.append((clock.now, seconds))
+        else:
+            assert left.seconds(0) is None
+        if step % every == 0 or step == steps:
+            clock.now += evaluation_s
+            evaluating += evaluation_s
+            left.evaluated(step, evaluating)
+    assert len(known) == steps - 1, "all but the first step"
+    for now, seconds in known:
+        assert seconds == pytest.approx(clock.now - now, rel=0.05, abs=1.5)
+    assert all(after < before for (_, before), (_, after) in pairwise(known)), "it never counts up"
+
+
+def test_a_distillation_that_goes_on_is_timed_from_this_process_on() -> None:
+    clock = Clock()
+    left = DistillationLeft(study_of(40, 20), clock)
+    for _ in range(3):
+        clock.now += 3.0
+        left.stepped()
+    assert left.seconds(23) == pytest.approx(17 * 3.0), "no evaluation was timed so far"
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 1.9])
+def test_parts_are_known_within_a_factor_of_two_from_the_search_on(slower: float) -> None:
+    works = {"recipes": 30.0, "rates": 8.0, "students": 40.0}
+    clock = Clock()
+    left, end = PartsLeft(works, 2.0 * sum(works.values()), clock), clock.now + 2.0 * slower * sum(works.values())
+    last = float("inf")
+    for part, work in works.items():
+        for tenth in range(10):
+            seconds = left.seconds(part, tenth / 10)
+            assert seconds is not None and (end - clock.now) / 2 <= seconds <= (end - clock.now) * 2.001
+            if slower == 1.0:
+                assert seconds <= last
+                last = seconds
+            clock.now += 2.0 * slower * work / 10
+    assert left.seconds("students", 1.0) == 0.0
+
+
+def test_without_an_expectation_the_first_progress_is_the_first_estimate() -> None:
+    clock = Clock()
+    left = PartsLeft({"one": 0.0, "two": 10.0}, 0.0, clock)
+    assert left.words("one", 0.0) == left.words("two", 0.0) == words_of_time_left(None) == ""
+    clock.now += 30.0
+    assert left.seconds("two", 0.25) == pytest.approx(90.0)
+    assert left.words("two", 0.25) == "about 2 min left"
+
+
+def test_what_takes_longer_than_expected_is_not_said_to_be_done() -> None:
+    clock = Clock()
+    left = PartsLeft({"one": 10.0}, 20.0, clock)
+    clock.now += 40.0
+    assert left.seconds("one", 0.0) == 20.0
+
+
+def test_the_share_of_work_counts_long_jobs_as_what_they_are() -> None:
+    from rayvldd.evaluation.full_data import recipes_of
+    from rayvldd.records.full_data import FullDataChoice, TriedRecipe
+
+    recipe = recipes_of(Study.model_validate(TINY_STUDY).evaluation)[0].model_copy(update={"epochs": 4})
+    choice = FullDataChoice(key="key", tried=(TriedRecipe(recipe=recipe, val_mean_recall=1.0),))
+    short = StudentSpec(choice, 0, work=1.0)
+    jobs = [StudentSpec(choice, 0, work=16.0), short, short, short, short]
+    assert share_of_work(jobs, 0, {}) == 0.0
+    assert share_of_work(jobs, 1, {0: 2, 2: 0}) == pytest.approx((8 + 1) / 20), "the second job ended first"
+    assert share_of_work(jobs, 5, {}) == 1.0
