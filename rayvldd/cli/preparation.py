@@ -29,6 +29,10 @@ _SCENES = 32
 """Number of toy scenes whose captions are tested; all captions are similar."""
 
 
+_SAID_AT_ONCE = 3
+"""Faults of the data that are shown before the models are tried; all are shown after it."""
+
+
 @dataclass(frozen=True)
 class RealData:
     """What the annotations of a study say about its data."""
@@ -192,6 +196,12 @@ def check_study(
         InputError: if both models and data have faults.
     """
     methods = " or ".join(method.name for method in study.methods())
+    with invocation.display() as display:
+        if data is None:
+            with display.during("reading the data"):
+                data = _read_data(study)
+        for line in _lines_of_faults(data.errors or _pair_errors(study, num_pairs, data.num_train), str(file)):
+            display.warn(line)
     invocation.say_loading(f"trying the encoders{f' and a step of {methods}' if distils else ''}")
     with invocation.display() as display:
         display.progress("loading PyTorch", 0, 1)
@@ -329,6 +339,16 @@ def check_models_and_data(
     data = data or _read_data(study)
     data_errors = data.errors or _pair_errors(study, num_pairs, data.num_train)
     _raise_together([*_model_errors(study, data.captions, on_try), *data_errors], file, next_command)
+
+
+def _lines_of_faults(errors: Sequence[InputError], file: str) -> list[str]:
+    """Lines about faults that are found in a moment, while what takes longer is still checked; none without faults."""
+    faults = [_in_file(fault, file) for error in errors for fault in error.faults]
+    if not faults:
+        return []
+    more = [f"  and {len(faults) - _SAID_AT_ONCE} more"] if len(faults) > _SAID_AT_ONCE else []
+    first = [f"  {fault}" for fault in faults[:_SAID_AT_ONCE]]
+    return ["found in the data; the models are tried all the same:", *first, *more]
 
 
 def _raise_together(found: Sequence[InputError], file: str, next_command: str) -> None:

@@ -19,7 +19,7 @@ from rayvldd.cli.preparation import (
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.printable import printable, without_passwords
-from rayvldd.tracking.opening import OPENING, open_tracker
+from rayvldd.tracking.opening import OPENING, WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -110,6 +110,7 @@ def command(
     study, workspace = loaded_study(invocation, study_file, searches=True)
     study_store = _study_store(study_store_uri, study.name, workspace)
     if not invocation.dry_run and (found := _finished(invocation, study, workspace, study_store, reopens)):
+        _refuse_wrong_options(study, workspace, store_uri, learn_from, tracking_uri)
         return _show_result(invocation, study, found, tracking_uri, workspace)
     check_study(invocation, study, study_file, distils=True, on_this_machine=address is None)
 
@@ -170,6 +171,32 @@ def _finished(
     with invocation.display() as display:
         folder = StudyFolder(workspace.study(study.name))
         return finished_result(study, folder, display, study_store=study_store, reopens=reopens)
+
+
+def _refuse_wrong_options(
+    study: "Study", workspace: "Workspace", store_uri: str | None, learn_from: str | None, tracking_uri: str | None
+) -> None:
+    """Check the options that a finished study has no use for, as before a search, as far as nothing is connected.
+
+    Raises:
+        InputError: if an address is none, or there is no such earlier study.
+    """
+    if store_uri is not None:
+        from rayvldd.experts.store.addresses import expert_storage
+
+        expert_storage(store_uri, workspace)
+    if learn_from is not None:
+        from rayvldd.library.searching import earlier_studies
+
+        earlier_studies(learn_from, study, workspace, tracking_uri)
+    if tracking_uri is not None and tracking_uri not in WITHOUT_SERVER:
+        from rayvldd.tracking.mlflow_pages import is_database, is_server
+
+        is_folder = "://" not in tracking_uri or tracking_uri.startswith("file://")
+        if not (is_folder or is_server(tracking_uri) or is_database(tracking_uri)):
+            allowed = f"http://HOST:PORT, sqlite:///FILE, {', '.join(WITHOUT_SERVER)}"
+            fault = Fault("--tracking-uri", f"got {tracking_uri!r}, which is no server and no database", allowed)
+            raise ConfigError([fault], next_command="the same command with one of them, or without the option")
 
 
 def _show_result(

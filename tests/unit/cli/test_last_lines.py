@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from helpers.cli import run
 from helpers.mutated_files import KINDS
 from helpers.studies import TINY_STUDY
 
+from rayvldd.cli import preparation
+from rayvldd.cli.invocation import EXIT_USER_ERROR
 from rayvldd.records.gain import RatesToTry
 
 
@@ -81,3 +84,36 @@ def test_an_old_result_without_rates_has_the_advice_in_words(finished: tuple[Pat
     written.write_text(json.dumps(values), encoding="utf-8")
     (warning,) = (line for line in _lines(file, workspace) if line.startswith("WARNING"))
     assert warning.endswith("ten times lower and higher, and lr_lr of the method.")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--store", "s3:/bucket", "--store: got 's3:/bucket'"),
+        ("--learn-from", "tiny", "--learn-from: got 'tiny', which is this study"),
+        ("--learn-from", "nothing_of_this_name", "--learn-from: got 'nothing_of_this_name', no study of"),
+        ("--tracking-uri", "ftp://host/x", "--tracking-uri: got 'ftp://host/x', which is no server and no database"),
+    ],
+)
+def test_options_are_checked_on_a_finished_study_too(
+    finished: tuple[Path, Path], option: str, value: str, said: str
+) -> None:
+    result = run("sweep", finished[0], "--workspace", finished[1], option, value)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert said in result.stderr and not result.stdout
+
+
+def test_faults_of_the_data_are_said_before_models_are_tried(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "check_models_and_data", interrupted)
+    monkeypatch.setattr(preparation, "_check_resources", interrupted)
+    for command in ("check", "distill"):
+        result = run(command, finished[0], "--workspace", tmp_path / "new", "--set", "distillation.num_pairs=41")
+        assert result.exit_code == 128 + signal.SIGINT
+        said, interruption, _ = result.stderr.partition("Interrupted.")
+        assert interruption
+        assert f"  {finished[0]}: distillation.num_pairs: got 41; allowed: 2 to 40, the training images" in said
