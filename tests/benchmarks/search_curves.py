@@ -19,7 +19,8 @@ the recalls of these were shuffled or reversed, divided by a search without them
 ``regret_SAMPLER_SHARE`` is the distance of a search from the best recorded run when a share of the budget (in percent)
 is spent: 0 is that run, 1 what one random trial is expected to reach. ``ablation`` has the budgets of random search and
 of searches with one part more each. ``first_points`` are three runs that a portfolio of the other recorded tasks would
-begin with, whatever their weight, beside published points and random ones.
+begin with, whatever their weight, beside published points and random ones. ``rungs`` compares the rungs of ASHA that
+studies ship.
 """
 
 import sys
@@ -34,6 +35,7 @@ from search_conditions import RANDOM_TRIALS, WAYS, Conditions, expected, learned
 from search_pool import study_of
 from search_regret import ablation, first_points, regret
 from search_replay import Replay
+from search_rungs import rungs
 from search_statistics import BestByTime, PerSearch, drawn_again, finite, headline, interval, ratio
 
 from rayvldd.config.study import Study
@@ -138,7 +140,15 @@ def _history(table: Table, study: Study, number: int) -> list[Trial]:
 
 
 FIGURES = named(
-    budget_vs_random, budget_vs_tpe_asha, budget_vs_random_learned, harm, proposal_s, regret, ablation, first_points
+    budget_vs_random,
+    budget_vs_tpe_asha,
+    budget_vs_random_learned,
+    harm,
+    proposal_s,
+    regret,
+    ablation,
+    first_points,
+    rungs,
 )
 
 

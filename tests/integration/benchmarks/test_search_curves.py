@@ -20,6 +20,7 @@ import search_conditions
 import search_curves
 import search_pool
 import search_regret
+import search_rungs
 import search_statistics
 import search_tasks
 from recorded_responses import DEFAULT_TABLE, Response, Table
@@ -86,6 +87,8 @@ def test_the_figures_of_development_tasks(monkeypatch: pytest.MonkeyPatch, capsy
     for part in ("random", "stopping", "model", "published"):
         assert f"ablation_{part}_dev" in figures and f"ablation_{part}_dev_high" in figures
     assert ("ablation_earlier_dev" in figures) == (len(only_drawn) > 1)
+    for grace, factor in search_rungs.RUNGS:
+        assert f"rungs_{grace}_{factor}_tpe_few_dev_high" in figures
     assert figures["proposal_s_4"] > 0
     assert search_tasks.LOOKS.read_text() == looks, "development tasks are not counted"
 
@@ -125,6 +128,15 @@ def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None
     generator = np.random.default_rng(0)
     again = [budgets.mean(generator) for _ in range(50)]
     assert min(again) < budgets.mean() < max(again)
+
+
+def test_a_thinned_table_has_the_first_and_the_last_evaluation(pool: Pool) -> None:
+    for run, thin in zip(pool.table.responses, search_rungs.thinned(pool.table, 3).responses, strict=True):
+        assert thin.outer_steps[0] == 0 and thin.seconds_in_all == run.seconds_in_all
+        assert len(thin.outer_steps) == len(thin.seconds) == len(thin.val_mean_recalls)
+        at_step = dict(zip(run.outer_steps, run.val_mean_recalls, strict=True))
+        assert [at_step[step] for step in thin.outer_steps] == list(thin.val_mean_recalls)
+        assert run.failed or thin.outer_steps == (0, 9, 18, 27, 36)
 
 
 def test_a_portfolio_is_compared_at_its_own_runs() -> None:
