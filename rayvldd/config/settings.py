@@ -368,8 +368,16 @@ class ExpertSettings(Settings):
 
 # --- evaluation ---------------------------------------------------------------------------------------------------
 
-LearningRateDecay = Literal["none", "cosine"]
-"""Course of the learning rates of a training: constant, or half a cosine from the full rates to nearly zero."""
+LearningRateDecay = Literal["none", "cosine", "step"]
+"""Course of the learning rates of a training: constant, half a cosine from the full rates to nearly zero, or the full
+rates until half of the steps and then a tenth."""
+
+RATE_COURSES: dict[str, str] = {
+    "none": "constant",
+    "cosine": "falling by a cosine to nearly zero",
+    "step": "a tenth of it from half of the steps on",
+}
+"""Each ``LearningRateDecay`` in words, for cards."""
 
 MAX_RECIPES = 12
 """Maximum number of recipes for models of all pairs."""
@@ -391,7 +399,8 @@ class FullDataSettings(Settings):
     momentums: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = setting((0.0, 0.9), min_length=1)
     """Momentums of SGD."""
     decays: tuple[LearningRateDecay, ...] = setting(("cosine",), min_length=1)
-    """Courses of the learning rates: ``none`` or ``cosine``, which ends at nearly zero."""
+    """Courses of the learning rates: ``none``, ``cosine``, which ends at nearly zero, or ``step``, which cuts them by
+    ten at half of the steps."""
     batch_sizes: tuple[Annotated[int, Field(ge=2)], ...] = setting((128, 512), min_length=1, unit="pairs")
     """Pairs in a training batch."""
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = setting((10,), min_length=1, unit="epochs")
@@ -439,9 +448,9 @@ class EvaluationSettings(Settings):
     """Momentum of the student's SGD; Wu et al. use 0.9."""
     weight_decay: float = setting(5e-4, ge=0, source="Wu et al.: 5e-4")
     """Weight decay of the student's SGD; Wu et al. use 5e-4."""
-    learning_rate_decay: LearningRateDecay = "none"
-    """Course of a student's learning rates. ``none``: constant; ``cosine``: half a cosine from the full rates to nearly
-    zero over all steps. Released codes of Wu et al., LoRS and others cut the rates by ten at half of the epochs."""
+    learning_rate_decay: LearningRateDecay = setting("none", source="step: the released codes of Wu et al. and LoRS")
+    """Course of a student's learning rates, stated in the card of a set. ``none``: constant; ``cosine``: half a cosine
+    from the full rates to nearly zero over all steps; ``step``: a tenth of the rates from half of the steps on."""
     lr_coreset: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1, 0.3, 1.0), min_length=1)
     """Learning rates of students on real pairs, which have no learned step sizes: for each method and number of pairs
     the best one on validation is used."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import rayvldd
+from rayvldd.config.settings import RATE_COURSES
 from rayvldd.config.study import Study
 from rayvldd.distillation.exports import NearestCaption, export
 from rayvldd.distillation.set_sources import local_folder
@@ -308,7 +309,8 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 f"loss: {self.student_loss} at temperature {model.temperature}"
                 + (" with the learned similarity of the set" if self.similarity.values else ""),
                 f"SGD, momentum {evaluation.momentum}, {evaluation.epochs} epochs, "
-                f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text)",
+                f"rates {self.lr_student_image:.4g} (image) and {self.lr_student_text:.4g} (text), each "
+                f"{RATE_COURSES[evaluation.learning_rate_decay]}",
             ]
         )
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Protocol, runtime_checkable
 
 from rayvldd.config.metrics import MEAN_RECALL
+from rayvldd.config.settings import RATE_COURSES
 from rayvldd.records.json_values import JsonValue, number_at, object_at, text_at
 from rayvldd.records.set_scores import EvaluatedBound, EvaluatedSet, Interval
 
@@ -110,6 +111,7 @@ def _what_it_is(values: dict[str, JsonValue], study: dict[str, JsonValue], pairs
     kind = "real pairs in the form of a distilled set" if "coreset" in values else "synthetic pairs"
     source = PurePath(text_at(data, "name") or text_at(data, "annotations") or text_at(data, "root")).name
     text_name = PurePath(text_at(text, "name")).name or "no weights"
+    decay = text_at(study, "evaluation", "learning_rate_decay") or "none"  # cards of earlier releases may lack it
     rows = [
         ("pairs", f"{pairs}, images of {int(number_at(data, 'image_size'))} px"),
         ("data", f"{text_at(data, 'source')} {source} (fingerprint {text_at(prints, 'data')})".replace("  ", " ")),
@@ -121,6 +123,7 @@ def _what_it_is(values: dict[str, JsonValue], study: dict[str, JsonValue], pairs
             "rates of students",
             f"{number_at(values, 'lr_student_image'):.4g} (image), {number_at(values, 'lr_student_text'):.4g} (text)",
         ),
+        ("course of each rate", RATE_COURSES.get(decay, decay)),
         ("epochs of students", str(int(number_at(study, "evaluation", "epochs")))),
         ("made with", f"rayvldd {text_at(values, 'rayvldd_version')}, {int(number_at(values, 'outer_step'))} steps"),
     ]

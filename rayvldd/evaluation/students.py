@@ -2,7 +2,7 @@
 
 Source: Wu et al., section 4.1 and the released ``epoch.py`` (SGD, momentum 0.9, weight decay 5e-4). Deviation: the
 released code ignores the learned text step size here; this code uses the step size of each side. The released code cuts
-the rates by ten at half of the epochs; here they are constant, or fall by a cosine (``learning_rate_decay``).
+the rates by ten at half of the epochs, as ``learning_rate_decay: step`` does; by default they are constant.
 
 Students of sets in order: the phases of PTM-ST (arXiv 2603.25388). Deviations from its released ``epoch.py``, where one
 optimiser serves all phases with the learned rates of the last one, which fall to a tenth at half of the first phase:

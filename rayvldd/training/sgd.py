@@ -41,7 +41,7 @@ class SgdSettings:
     decay: LearningRateDecay = "none"
     """Course of both learning rates."""
     num_steps: int | None = None
-    """Steps of the whole training; required by ``cosine``."""
+    """Steps of the whole training; required by a decay."""
 
 
 def decay_factor(decay: LearningRateDecay, step: int, num_steps: int | None) -> float:
@@ -54,6 +54,8 @@ def decay_factor(decay: LearningRateDecay, step: int, num_steps: int | None) -> 
         return 1.0
     if not num_steps:
         raise ValueError(f"the decay {decay!r} needs the number of steps, got {num_steps}")
+    if decay == "step":
+        return 0.1 if 2 * step >= num_steps else 1.0
     return (1 + math.cos(math.pi * step / num_steps)) / 2
 
 

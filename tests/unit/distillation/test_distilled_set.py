@@ -83,7 +83,10 @@ def test_the_description_names_the_trained_parts(distilled: DistilledSet, task: 
         assert part in text
     assert distilled.origin.fingerprints["image_encoder"] in text
     assert distilled.origin.fingerprints["text_encoder"] in text
-    assert f"{distilled.lr_student_image:.4g}" in text
+    assert f"{distilled.lr_student_image:.4g}" in text and text.endswith("(text), each constant")
+    falling = task.study.at({"evaluation.learning_rate_decay": "step"}).model_dump(mode="json")
+    distilled.card = distilled.origin.model_copy(update={"study": falling})
+    assert distilled.describe().endswith("each a tenth of it from half of the steps on")
     other = task.study.at({"model.protocol": "full_image_encoder"}).model_dump(mode="json")
     distilled.card = distilled.origin.model_copy(update={"study": other})
     assert "a text head" in distilled.describe()

@@ -129,6 +129,11 @@ def test_the_card_of_the_hub(distilled: DistilledSet) -> None:
     assert metadata["configs"][0]["data_files"] == [{"split": "train", "path": "data/train.parquet"}]
     assert "12.5 % on validation, by which the set was chosen" in text
     assert "| image encoder | timm convnet_d3 (1) |" in text and "4 of the 4 pairs started from real pairs" in text
+    assert "| course of each rate | constant |" in text
+    study = distilled.origin.study
+    cut = {**study["evaluation"], "learning_rate_decay": "step"}  # type: ignore[dict-item]
+    distilled.card = distilled.origin.model_copy(update={"study": {**study, "evaluation": cut}})
+    assert "| course of each rate | a tenth of it from half of the steps on |" in hub_card(distilled)
     rows = [
         evaluated(EvaluatedSet, 20.0, distilled_set="set", num_pairs=4, made_with="convnet_d3"),
         evaluated(EvaluatedBound, 50.0, sets=["set"]),

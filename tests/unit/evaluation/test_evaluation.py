@@ -168,7 +168,7 @@ def coreset_pairs(task: Any, num_pairs: int) -> Pairs:
     return Pairs(pairs.images, pairs.texts, lr_image=0.05, lr_text=0.2)  # two rates: each side must take its own
 
 
-@pytest.mark.parametrize("decay", ["none", "cosine"])
+@pytest.mark.parametrize("decay", ["none", "cosine", "step"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_student_is_trained_as_a_plain_module_is(
     tiny_study: Study, tiny_cache: Path, protocol: str, decay: str
@@ -190,7 +190,11 @@ def test_student_is_trained_as_a_plain_module_is(
         momentum=0.9,
         weight_decay=5e-4,
     )
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=3)
+    schedules = {
+        "none": torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=3),
+        "step": torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=[2], gamma=0.1),
+    }
     for _ in range(3):  # one batch holds all pairs, whose order does not matter
         images = nn.functional.normalize(model.image_part(frozen_output))
         scores = images @ nn.functional.normalize(model.text_part(pairs.texts)).T / 0.07
@@ -198,8 +202,7 @@ def test_student_is_trained_as_a_plain_module_is(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if decay == "cosine":
-            cosine.step()
+        schedules[decay].step()
     expected = Parameters(model.image_layout.flatten(model.image_part), model.text_layout.flatten(model.text_part))
     for left, right in zip(trained, expected, strict=True):
         assert torch.allclose(left, right, atol=1e-5)

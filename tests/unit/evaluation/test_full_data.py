@@ -91,12 +91,26 @@ def test_one_caption_per_image_and_epoch(task: RetrievalTask, monkeypatch: pytes
     assert all(len(set(of_batch.tolist())) == 39 for of_batch in images)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 7, 10, 100])
+def test_the_step_is_that_of_the_released_code(epochs: int) -> None:
+    """Which has one epoch more than it is told, and cuts the rates after half of them, rounded down, and one."""
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=[epochs // 2 + 1], gamma=0.1)
+    expected = []
+    for _ in range(epochs + 1):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert [decay_factor("step", step, epochs + 1) for step in range(epochs + 1)] == pytest.approx(expected)
+
+
 def test_the_decay_is_a_cosine_or_nothing() -> None:
     factors = [decay_factor("cosine", step, 4) for step in range(4)]
     assert factors == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
     assert decay_factor("none", 3, None) == 1
-    with pytest.raises(ValueError, match="needs the number of steps"):
-        decay_factor("cosine", 0, None)
+    for decay in ("cosine", "step"):
+        with pytest.raises(ValueError, match="needs the number of steps"):
+            decay_factor(decay, 0, None)
 
 
 def test_without_decay_the_training_is_that_of_torch(task: RetrievalTask) -> None:
