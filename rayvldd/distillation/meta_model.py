@@ -2,9 +2,9 @@
 
     L = InfoNCE(theta_S; a batch of real pairs),    theta_0 ... theta_S: SGD on the synthetic pairs
 
-An outer step draws a start, trains a student as evaluation does (with momentum and weight decay), and computes the
-gradient of L with respect to pixels, embeddings, similarity and step sizes. No experts are trained or matched; where a
-study has some, students can start at their snapshots.
+An outer step draws a start, trains a student as evaluation does (with its momentum, weight decay and course of the
+rates, over as many steps as are drawn), and computes the gradient of L with respect to pixels, embeddings, similarity
+and step sizes. No experts are trained or matched; where a study has some, students can start at their snapshots.
 
 Source: the bilevel objective of dataset distillation (Wang et al., arXiv 1811.10959), and the random truncated window
 of RaT-BPTT (arXiv 2311.07025): the number of student steps is drawn uniformly from W to T, and the gradient goes
@@ -31,7 +31,7 @@ from rayvldd.distillation.method import MethodStep
 from rayvldd.distillation.set_inputs import SetInputs
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 from rayvldd.distillation.unroll.batches import draw_batches
-from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop, Momentum
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop, StudentSgd
 from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.copies import parameters_to_device, to_device
 from rayvldd.models.pair_losses import info_nce
@@ -105,11 +105,8 @@ class MetaModel:
     def __init__(self, task: RetrievalTask, settings: DistillationSettings, experts: Sequence[Trajectory]) -> None:
         self._task, self._common, self._experts = task, settings, experts
         self._settings = settings.of(MetaModelSettings)
-        momentum, decay = self._settings.momentum, self._settings.weight_decay
-        assert momentum is not None and decay is not None, "pass Study.completed_distillation"
-        self._inner_loop = InnerLoop(
-            task.model, settings, self._settings, Momentum(momentum, decay), task.further_devices
-        )
+        sgd = _sgd_of(self._settings)
+        self._inner_loop = InnerLoop(task.model, settings, self._settings, sgd, task.further_devices)
         self._real = RealLoss(task, settings, self._settings)
         self.lr_step_sizes: float | None = self._settings.lr_lr
 
@@ -143,6 +140,13 @@ class MetaModel:
         else:
             start = self._task.model.initial_parameters(int(generator.integers(SEED_END)))
         return parameters_to_device(start, self._task.device)
+
+
+def _sgd_of(settings: MetaModelSettings) -> StudentSgd:
+    momentum, weight_decay, decay = settings.momentum, settings.weight_decay, settings.learning_rate_decay
+    if momentum is None or weight_decay is None or decay is None:
+        raise ValueError("momentum, weight decay or course of the rates is None: pass Study.completed_distillation")
+    return StudentSgd(momentum, weight_decay, decay)
 
 
 def draw_steps(settings: MetaModelSettings, outer_step: int, generator: np.random.Generator) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.config.methods.inner_loop import InnerLoopSettings
 from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
+from rayvldd.config.settings import LearningRateDecay
 from rayvldd.distillation.augmentation import augment, draw_augmentation
 from rayvldd.distillation.blending import blend, draw_blend
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs
@@ -19,6 +20,7 @@ from rayvldd.experts.trajectory import Segment
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.randomness import seeded
+from rayvldd.training.sgd import decay_factor
 
 
 def unrolled_matching_loss(
@@ -61,6 +63,7 @@ def unrolled_meta_loss(
     *,
     momentum: float,
     weight_decay: float,
+    decay: LearningRateDecay = "none",
     window: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return the loss on real pairs of a student unrolled from ``start``, differentiable by all ``inputs``.
@@ -83,7 +86,8 @@ def unrolled_meta_loss(
             for velocity, by, side in zip(velocities, gradients, sides, strict=True)
         ]
         sizes = (inputs.lr_image, inputs.lr_text)
-        sides = [side - size * velocity for side, size, velocity in zip(sides, sizes, velocities, strict=True)]
+        factor = decay_factor(decay, step, len(batches))
+        sides = [side - factor * size * by for side, size, by in zip(sides, sizes, velocities, strict=True)]
     training = model.training
     model.train(False)
     loss = model.loss(Parameters(*sides), *real)

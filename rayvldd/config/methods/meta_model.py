@@ -7,6 +7,7 @@ from pydantic import model_validator
 from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings, ValuesOf
 from rayvldd.config.methods.inner_loop import InnerLoopSettings, faults_of_inner_loop
 from rayvldd.config.setting import setting
+from rayvldd.config.settings import LearningRateDecay
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class MetaModelSettings(InnerLoopSettings):
     """A student of the synthetic set should have a low loss on real pairs.
 
-    The student trains as in evaluation, with momentum and weight decay.
+    The student trains as in evaluation, with momentum, weight decay and the course of the rates.
     """
 
     method: ClassVar[str] = "meta_model"
@@ -44,6 +45,8 @@ class MetaModelSettings(InnerLoopSettings):
     """Momentum of the student's SGD. Default: ``evaluation.momentum``."""
     weight_decay: float | None = setting(None, ge=0)
     """Weight decay of the student's SGD. Default: ``evaluation.weight_decay``."""
+    learning_rate_decay: LearningRateDecay | None = None
+    """Course of the student's step sizes over its steps. Default: ``evaluation.learning_rate_decay``."""
     lr_lr: float = setting(2e-2, gt=0)
     """Rate of the learned student step sizes."""
     step_size_range: float | None = setting(10.0, gt=1, lt=100, unit="times the start")
@@ -72,15 +75,15 @@ def _reached_epochs(values_of: ValuesOf) -> frozenset[int]:
     return frozenset({0, *range(min(values_of("min_start_epoch")), max(values_of("max_start_epoch")))})
 
 
+_OF_EVALUATION = ("momentum", "weight_decay", "learning_rate_decay")
+"""Settings with which students of evaluation are trained, and by default those of an outer step."""
+
+
 def _completed(study: "Study") -> MethodSettings:
-    """The section with momentum and weight decay of evaluation, where it states none."""
+    """The section with the SGD settings of evaluation, where it states none."""
     settings, evaluation = study.distillation.of(MetaModelSettings), study.evaluation
-    return settings.model_copy(
-        update={
-            "momentum": evaluation.momentum if settings.momentum is None else settings.momentum,
-            "weight_decay": evaluation.weight_decay if settings.weight_decay is None else settings.weight_decay,
-        }
-    )
+    missing = (name for name in _OF_EVALUATION if getattr(settings, name) is None)
+    return settings.model_copy(update={name: getattr(evaluation, name) for name in missing})
 
 
 def _faults(study: "Study") -> list[str]:

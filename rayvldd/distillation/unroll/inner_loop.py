@@ -24,7 +24,8 @@ plain one with u in place of lambda:
     lambda_i = lambda_{i+1} - a ((dg_i/dtheta)' u_i + w u_i)
 
 The sum of <u_i, g_i + w theta_i> equals that of <lambda_{i+1}, v_{i+1}>, so that no velocity is stored. A sweep that
-ends at step s > 0 has the further term dL/da += -m <u_s, v_s>.
+ends at step s > 0 has the further term dL/da += -m <u_s, v_s>. If the step size decays, step i moves by f_i a v_{i+1};
+then u_i = f_i lambda_{i+1} + m u_{i+1}, and all else is the same.
 
 Two other vectors are available (``InnerLoopSettings.steps_back`` and ``through_parameters``):
 
@@ -47,6 +48,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rayvldd.config.distillation import DistillationSettings, EngineSettings
 from rayvldd.config.methods.inner_loop import InnerLoopSettings
+from rayvldd.config.settings import LearningRateDecay
 from rayvldd.distillation.unroll.batches import Batch, InnerBatches, InputGradient, Preparation, StudentInputs, pick
 from rayvldd.distillation.unroll.checkpoints import ParameterCheckpoints, StudentState, build_checkpoints
 from rayvldd.distillation.unroll.graph_budget import GraphBudget
@@ -54,6 +56,7 @@ from rayvldd.distillation.unroll.student_step import StepSizes, StepTape, Studen
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_model import RetrievalModel
 from rayvldd.training.gradients import vector_jacobian_products
+from rayvldd.training.sgd import decay_factor
 
 _log = logging.getLogger("rayvldd.distillation")
 
@@ -80,15 +83,17 @@ class EndLoss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Momentum:
-    """Terms that a student's SGD adds to the gradient of a step; by default none."""
+class StudentSgd:
+    """SGD of a student; by default a step is its step size times the gradient."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0
+    decay: LearningRateDecay = "none"
+    """Course of the step sizes over the steps of a loop."""
 
 
-PLAIN_SGD = Momentum()
-"""Neither momentum nor weight decay."""
+PLAIN_SGD = StudentSgd()
+"""Neither momentum nor weight decay, and constant step sizes."""
 
 
 class InnerLoop:
@@ -99,10 +104,10 @@ class InnerLoop:
         model: RetrievalModel,
         common: DistillationSettings,
         settings: InnerLoopSettings,
-        momentum: Momentum = PLAIN_SGD,
+        sgd: StudentSgd = PLAIN_SGD,
         further_devices: Sequence[torch.device] = (),
     ) -> None:
-        self._model, self._engine, self._settings, self._momentum = model, common.engine, settings, momentum
+        self._model, self._engine, self._settings, self._sgd = model, common.engine, settings, sgd
         self._step = build_student_step(model, common, further_devices)
         self._prepare = Preparation(common, settings, model.encoder_is_frozen)
         self._budget: GraphBudget | None = None
@@ -126,9 +131,7 @@ class InnerLoop:
         self._model.train()
         try:
             with self._twice_differentiable_attention():
-                unroll = _Unroll(
-                    self._step, self._prepare, self._engine, self._settings, self._momentum, inputs, batches
-                )
+                unroll = _Unroll(self._step, self._prepare, self._engine, self._settings, self._sgd, inputs, batches)
                 return unroll.gradient(start, end_loss, self._graph_budget(inputs.texts.device))
         finally:
             self._model.train(False)
@@ -157,12 +160,12 @@ class _Unroll:
         prepare: Preparation,
         engine: EngineSettings,
         settings: InnerLoopSettings,
-        momentum: Momentum,
+        sgd: StudentSgd,
         inputs: StudentInputs,
         batches: InnerBatches,
     ) -> None:
         self._step, self._prepare, self._engine, self._settings = step, prepare, engine, settings
-        self._momentum, self._inputs, self._batches = momentum, inputs, batches
+        self._sgd, self._inputs, self._batches = sgd, inputs, batches
         self._sizes = StepSizes(inputs.lr_image.detach(), inputs.lr_text.detach())
 
     def gradient(
@@ -191,7 +194,7 @@ class _Unroll:
                 )
             if velocity is not None and adjoint.direction is not None:
                 products = (u @ v for u, v in zip(adjoint.direction, velocity, strict=True))
-                total.add_step_sizes(*(self._momentum.momentum * product for product in products))
+                total.add_step_sizes(*(self._sgd.momentum * product for product in products))
             return loss, total.total
 
     def _graphs_to_keep(self, start: Parameters, budget: GraphBudget, steps: int) -> int:
@@ -211,7 +214,7 @@ class _Unroll:
                 velocity = state.velocity
             if step >= needed.stop:
                 tapes.append(self._take(step, state.parameters))
-                state = self._moved(state, tapes[-1].tape.gradient)
+                state = self._moved(step, state, tapes[-1].tape.gradient)
                 continue
             if step in needed:
                 states.put(step, state)
@@ -222,10 +225,10 @@ class _Unroll:
         self, step: int, taken: "_TapedStep", adjoint: "_Adjoint", total: InputGradient, further: bool
     ) -> "_Adjoint":
         """Add the contribution of a step to ``total``; return the adjoint before it, if ``further`` steps follow."""
-        direction = adjoint.direction_before(self._momentum.momentum)
+        direction = adjoint.direction_before(self._sgd.momentum, self._factor(step))
         back = self._step.back(taken.tape, direction, self._sizes, further and self._settings.through_parameters)
         total.add(self._batches.batches[step], taken.seen.by_pairs(back.by_batch))
-        products, decay = back.products, self._momentum.weight_decay
+        products, decay = back.products, self._sgd.weight_decay
         if decay:
             starts = (side.detach() for side in taken.tape.start)
             products = StepSizes(
@@ -252,17 +255,21 @@ class _Unroll:
     def _advance(self, step: int, state: StudentState) -> StudentState:
         with torch.no_grad():
             seen = self._prepare(pick(self._inputs, self._batches.batches[step]), self._batches.seeds[step])
-        return self._moved(state, self._step.gradient(state.parameters, seen, self._batches.seeds[step]))
+        return self._moved(step, state, self._step.gradient(state.parameters, seen, self._batches.seeds[step]))
 
-    def _moved(self, state: StudentState, gradient: Parameters | None) -> StudentState:
+    def _factor(self, step: int) -> float:
+        """Return the factor on the step sizes at a step."""
+        return decay_factor(self._sgd.decay, step, len(self._batches))
+
+    def _moved(self, step: int, state: StudentState, gradient: Parameters | None) -> StudentState:
         assert gradient is not None  # only steps that keep graphs have a tape in the forward pass
-        momentum, decay = self._momentum.momentum, self._momentum.weight_decay
+        momentum, decay, factor = self._sgd.momentum, self._sgd.weight_decay, self._factor(step)
         start, move = Parameters(*(side.detach() for side in state.parameters)), [by.detach() for by in gradient]
         if decay:
             move = [by + decay * side for by, side in zip(move, start, strict=True)]
         if state.velocity is not None:
             move = [momentum * before + by for before, by in zip(state.velocity, move, strict=True)]
-        end = Parameters(*(side - size * by for side, size, by in zip(start, self._sizes, move, strict=True)))
+        end = Parameters(*(side - factor * size * by for side, size, by in zip(start, self._sizes, move, strict=True)))
         return StudentState(end, Parameters(*move) if momentum else None)
 
 
@@ -289,11 +296,12 @@ class _Adjoint(NamedTuple):
     direction: Parameters | None = None
     """u of the following step, which is the gradient with respect to the velocity up to a factor; None at the end."""
 
-    def direction_before(self, momentum: float) -> Parameters:
+    def direction_before(self, momentum: float, factor: float) -> Parameters:
         """Return u of the step: the adjoint that its gradient is multiplied with."""
+        own = self.parameters if factor == 1 else Parameters(*(factor * side for side in self.parameters))
         if self.direction is None or not momentum:
-            return self.parameters
-        following = zip(self.parameters, self.direction, strict=True)
+            return own
+        following = zip(own, self.direction, strict=True)
         return Parameters(*(side + momentum * u for side, u in following))
 
 

@@ -20,7 +20,7 @@ from rayvldd.distillation.reference import unrolled_meta_loss
 from rayvldd.distillation.set_inputs import SetInputs
 from rayvldd.distillation.synthetic_set import SIMILARITY, SyntheticSet
 from rayvldd.distillation.unroll.batches import InnerBatches, StudentInputs, draw_batches
-from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop, Momentum
+from rayvldd.distillation.unroll.inner_loop import EndLoss, InnerLoop, StudentSgd
 from rayvldd.evaluation.students import Pairs, train_student
 from rayvldd.models.parameters import Parameters
 from rayvldd.testing import toy_study
@@ -61,6 +61,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all steps": {f"{META}.window": None},
     "all steps, no graph kept": {f"{META}.window": None, "distillation.engine.graph_budget_gb": 0},
     "window of one": {f"{META}.window": 1},
+    "cosine decay": {"evaluation.learning_rate_decay": "cosine"},
+    "cosine decay, no graph kept": {
+        "evaluation.learning_rate_decay": "cosine",
+        "distillation.engine.graph_budget_gb": 0,
+    },
+    "cosine decay, no momentum": {"evaluation.learning_rate_decay": "cosine", f"{META}.momentum": 0.0},
+    "step decay, all steps": {f"{META}.learning_rate_decay": "step", f"{META}.window": None},
 }
 MakeTask = Callable[..., StudyTask]
 
@@ -134,12 +141,12 @@ def naive_gradient(task: StudyTask, made: SyntheticSet, seed: int) -> tuple[Tens
         leaves["lr_text"],
         made.similarity_leaves().with_values(learned).matrix(),
     )
-    assert own.momentum is not None and own.weight_decay is not None
+    assert own.momentum is not None and own.weight_decay is not None and own.learning_rate_decay is not None
     task.model.train()
     with sdpa_kernel(SDPBackend.MATH):
         loss = unrolled_meta_loss(
             task.model, start, inputs, batches, settings, real,
-            momentum=own.momentum, weight_decay=own.weight_decay, window=own.window,
+            momentum=own.momentum, weight_decay=own.weight_decay, decay=own.learning_rate_decay, window=own.window,
         )  # fmt: skip
         found = torch.autograd.grad(loss, list(leaves.values()))
     task.model.train(False)
@@ -172,13 +179,15 @@ def test_the_gradient_is_that_of_the_naive_version_through_the_encoder(
     assert_is_naive(make_task(**PROTOCOLS[protocol], **VARIANTS[variant]))
 
 
-def test_the_inner_loop_ends_where_a_student_of_evaluation_does(make_task: MakeTask) -> None:
-    """Momentum and weight decay are those of evaluation, as torch's SGD has them."""
-    task = in_float64(make_task(**{f"{META}.window": None, "evaluation.epochs": 7}))
+@pytest.mark.parametrize("decay", ["none", "cosine", "step"])
+def test_the_inner_loop_ends_where_a_student_of_evaluation_does(make_task: MakeTask, decay: str) -> None:
+    """Momentum, weight decay and course of the rates are those of evaluation, as torch's SGD has them."""
+    changes = {f"{META}.window": None, "evaluation.epochs": 7, "evaluation.learning_rate_decay": decay}
+    task = in_float64(make_task(**changes))
     made, settings = set_of(task), task.study.completed_distillation
     own, evaluation = settings.of(MetaModelSettings), task.study.evaluation
-    assert (own.momentum, own.weight_decay) == (evaluation.momentum, 0.05)
-    assert own.momentum is not None and own.weight_decay is not None
+    assert (own.momentum, own.weight_decay, own.learning_rate_decay) == (evaluation.momentum, 0.05, decay)
+    assert own.momentum is not None and own.weight_decay is not None and own.learning_rate_decay is not None
     pairs = Pairs(made.images, made.texts, 0.07, 0.05)
     expected = train_student(task, pairs, task.model.frozen_part(made.images).detach(), evaluation, seed=3)
     ended: list[Parameters] = []
@@ -188,7 +197,8 @@ def test_the_inner_loop_ends_where_a_student_of_evaluation_does(make_task: MakeT
         return EndLoss(student.image.sum(), {})
 
     batches = InnerBatches([torch.arange(7)] * 7, list(range(7)))
-    loop = InnerLoop(task.model, settings, own, Momentum(own.momentum, own.weight_decay))
+    sgd = StudentSgd(own.momentum, own.weight_decay, own.learning_rate_decay)
+    loop = InnerLoop(task.model, settings, own, sgd)
     loop.gradient(task.model.initial_parameters(3), end_loss, SetInputs(task.model, settings, made, 0).inputs, batches)
     for side, other in zip(ended[0], expected, strict=True):
         assert torch.allclose(side, other, rtol=1e-10, atol=1e-12)
