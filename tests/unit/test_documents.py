@@ -13,7 +13,11 @@ from helpers.paths import ROOT
 
 from rayvldd.cli.invocation import EXIT_USER_ERROR, RunCommand
 from rayvldd.cli.main import COMMANDS, main
+from rayvldd.config.domains import SettingValue
+from rayvldd.config.loading import dump_study, load_study
+from rayvldd.config.methods.trajectory_matching import TrajectoryMatchingSettings
 from rayvldd.config.study import all_settings
+from rayvldd.testing.toy import toy_study
 
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,6 +72,21 @@ def test_settings_that_are_named_exist() -> None:
     assert len(named) >= 50
     known = settings | sections
     assert {(page, key) for page, key in named if key not in known and f"distillation.{key}" not in known} == set()
+
+
+LONGER: dict[str, SettingValue] = {"experts.epochs": 4, "data.num_train": 80}
+"""A study with enough images and expert epochs for the phases of the guide."""
+
+
+def test_the_study_of_the_guide_on_phases_has_two_trials_at_its_ranges(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "guides" / "phases.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.M | re.S)
+    (tmp_path / "phases.yaml").write_text(block, encoding="utf-8")
+    (tmp_path / "my_study.yaml").write_text(dump_study(toy_study().at(LONGER)), encoding="utf-8")
+    study = load_study(tmp_path / "phases.yaml")
+    found = [study.at(point).distillation.of(TrajectoryMatchingSettings) for point in study.initial_points()]
+    assert [(each.min_start_epoch, each.max_start_epoch) for each in found] == [(0, 2), (1, 3)]
+    assert study.max_trials == len(found) and study.trial_seed(0) != study.trial_seed(1)
 
 
 def test_all_exit_codes_are_constants_of_one_module() -> None:
