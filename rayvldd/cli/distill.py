@@ -73,6 +73,7 @@ def command(
 
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
+    from rayvldd.reports.diagnostics import words_of_diagnostics
 
     with invocation.display() as display, reachable(store):
         made = distill_point(point, workspace, store, display, invocation.line, tracking_uri, out)
@@ -82,6 +83,8 @@ def command(
     invocation.say(f"\n{best.describe()}\n")
     invocation.say(f"best           val mean recall {recall:.2f} at outer step {card.outer_step}")
     _say_gain(invocation, point, best, made)
+    if words := words_of_diagnostics(card.metrics):
+        invocation.say(f"the set        {words}")
     say_made_set(invocation, place)
     say_ways_on(invocation, place, point.name, condition="once the next command has scored it with --split test")
     invocation.say_next(shlex.join(["rayvldd", "evaluate", str(place), "--coresets", "random"]))

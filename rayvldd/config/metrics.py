@@ -79,7 +79,8 @@ ZERO_SHOT_TOP5 = MetricInfo("zero_shot_top5", "top-5", "%", "max")
 CONCENTRATION_IMAGE, CONCENTRATION_TEXT = "concentration_image", "concentration_text"
 """Mean cosine between different items of a synthetic set, after the frozen part of the model."""
 NEAREST_IMAGE = "nearest_image_cosine"
-"""Mean over the synthetic images of the cosine to the nearest real training image."""
+"""Mean over the synthetic images of the cosine to the nearest real training image: of features of a frozen encoder, or
+of thumbnails where the encoder is trained."""
 DIAGNOSTICS = (CONCENTRATION_IMAGE, CONCENTRATION_TEXT, NEAREST_IMAGE)
 """Names of all diagnostics of a synthetic set, from :mod:`rayvldd.evaluation.diagnostics`."""
 

@@ -16,21 +16,51 @@ from rayvldd.models.retrieval_task import RetrievalTask
 
 _CHUNK = 16384
 """Real images compared at a time."""
+_READ = 256
+"""Real images whose pixels are in memory at a time."""
+_THUMBNAIL = 8
+"""Side of the thumbnails by which images are compared where the encoder is trained, in pixels."""
 
 
 @torch.no_grad()
 def diagnostics(task: RetrievalTask, pairs: Pairs) -> dict[str, float]:
-    """Return the concentration of both modalities and, where image features are cached, the nearest real images.
+    """Return the concentration of both modalities, and the likeness to the nearest real images.
 
     Args:
-        task: Model and data. If its encoder is not frozen, the images are compared as pixels.
+        task: Model and data. If its encoder is not frozen, concentration is that of pixels, and the nearest real images
+            are found by thumbnails.
         pairs: The synthetic pairs.
     """
     images = task.model.frozen_part(pairs.images.to(task.device)).flatten(1)
-    found = {CONCENTRATION_IMAGE: concentration(images), CONCENTRATION_TEXT: concentration(pairs.texts)}
     if task.model.encoder_is_frozen:
-        found[NEAREST_IMAGE] = float(nearest_cosines(images.cpu(), task.train.images).mean())
-    return found
+        nearest = nearest_cosines(images.cpu(), task.train.images)
+    else:
+        shrunk = thumbnails(task.model.denormalise(pairs.images.to(task.device)).cpu())
+        nearest = nearest_cosines(shrunk, _real_thumbnails(task))
+    return {
+        CONCENTRATION_IMAGE: concentration(images),
+        CONCENTRATION_TEXT: concentration(pairs.texts),
+        NEAREST_IMAGE: float(nearest.mean()),
+    }
+
+
+def thumbnails(images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image number"]:
+    """Return the mean colours of 8 x 8 equal parts of images with values from 0 to 1, with mid grey as 0."""
+    return F.adaptive_avg_pool2d(images - 0.5, min(_THUMBNAIL, images.shape[-1])).flatten(1)
+
+
+def _real_thumbnails(task: RetrievalTask) -> Float[np.ndarray, "image number"]:
+    """Return the thumbnails of all training images; they are read once in a process."""
+    key = task.fingerprints["data"], task.image_size
+    if key not in _thumbnails_before:
+        pixels = task.train.split.pixels
+        parts = (torch.from_numpy(np.array(pixels[start : start + _READ])) for start in range(0, len(pixels), _READ))
+        _thumbnails_before[key] = torch.cat([thumbnails(part.float() / 255) for part in parts]).numpy()
+    return _thumbnails_before[key]
+
+
+_thumbnails_before: dict[tuple[str, int], Float[np.ndarray, "image number"]] = {}
+"""Thumbnails of training images in this process: 0.8 kB of each, while the pixels may be gigabytes."""
 
 
 def concentration(items: Float[Tensor, "item dim"]) -> float:

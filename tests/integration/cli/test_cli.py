@@ -337,6 +337,7 @@ def test_distill_hands_over_a_set_and_continues_where_it_was(worked: tuple[Path,
     assert last_object(again) == last_object(first)
     names = {path.name for path in (tmp_path / "set").iterdir()}
     assert names >= {"card.json", "distilled_set.safetensors", "before_after.jpg", "nearest_captions.jsonl"}
+    assert "the set        concentration" in again.stderr and "to the nearest real image" in again.stderr
     assert "before_after.jpg and recall_by_outer_step.png in its folder" in again.stderr
     assert f"rayvldd compare --workspace {workspace}, which writes {workspace}/comparison/compare.html" in again.stderr
     assert f"rayvldd export {tmp_path / 'set'} tiny_pairs" in again.stderr
