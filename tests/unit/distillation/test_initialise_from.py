@@ -90,13 +90,15 @@ def test_noise_and_a_set_exclude_each_other(tiny_study: Study) -> None:
         tiny_study.at(changes)
 
 
+@pytest.mark.parametrize("parametrisation", ["pixels", "pyramid"])
 @pytest.mark.parametrize("optimiser", ["sgd", "normalised_sgd", "adam"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_fixed_pairs_stay_while_new_ones_move(
-    tiny_study: Study, tiny_cache: Path, before: Path, optimiser: str, ema: float
+    tiny_study: Study, tiny_cache: Path, before: Path, optimiser: str, ema: float, parametrisation: str
 ) -> None:
     changes = {"distillation.initialise_from": str(before), "distillation.num_pairs": 7, "distillation.fixed_pairs": 4}
     changes |= {"distillation.outer_optimiser": optimiser, "distillation.ema_decay": ema}
+    changes |= {"distillation.image_parametrisation": parametrisation}
     task = loaded(tiny_study, tiny_cache, **changes)
     loop = OuterLoop(task.study, task, [], 5)
     start = loop.distilled_set()
