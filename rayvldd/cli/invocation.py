@@ -122,6 +122,10 @@ class Invocation:
         """Print a line of text."""
         _echo(without_passwords(text))
 
+    def say_error(self, text: str) -> None:
+        """Print on stderr what is wrong with a result that is printed all the same."""
+        _echo(without_passwords(text), err=True)
+
     def say_next(self, *lines: str) -> None:
         """Print the next commands, in this workspace, unless the command is quiet."""
         if self.quiet:

@@ -18,7 +18,7 @@ from rayvldd.cli.preparation import (
 )
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
-from rayvldd.printable import printable, without_passwords
+from rayvldd.printable import without_passwords
 from rayvldd.tracking.opening import OPENING, WITHOUT_SERVER, open_tracker
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def command(
     if result.missing:
         place = result.outcome.tracking_uri
         first = f"{len(result.missing)} records are missing in {place}, the first: {result.missing[0]}"
-        click.echo(printable(f"{first}\nNext: the same command, once that is corrected; it sends them again"), err=True)
+        invocation.say_error(f"{first}\nNext: the same command, once that is corrected; it sends them again")
         raise SystemExit(EXIT_UNSENT)
 
 
