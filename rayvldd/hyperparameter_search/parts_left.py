@@ -65,9 +65,10 @@ class DistillationLeft:
     Args:
         study: The study at the point of the distillation.
         clock: Returns seconds.
+        evaluated_s: Seconds of the evaluations of earlier processes, if the distillation goes on.
     """
 
-    def __init__(self, study: Study, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, study: Study, clock: Callable[[], float] = time.monotonic, *, evaluated_s: float = 0.0) -> None:
         self._study, self._clock = study, clock
         self._times: list[float] = []
         """Ends of the steps since the last evaluation."""
@@ -75,7 +76,7 @@ class DistillationLeft:
         """Seconds of the steps."""
         self._evaluation_s: float | None = None
         """Seconds of an evaluation with all students and epochs."""
-        self._evaluating_s = 0.0
+        self._evaluating_s = evaluated_s
 
     def stepped(self) -> None:
         """Note the end of an outer step."""
@@ -88,8 +89,10 @@ class DistillationLeft:
             outer_step: Its outer step.
             seconds_evaluating: Seconds of it and of all evaluations before it.
         """
+        if seconds_evaluating < self._evaluating_s:  # the state was lost, and the distillation began again
+            self._evaluating_s = 0.0
         seconds, self._evaluating_s = seconds_evaluating - self._evaluating_s, seconds_evaluating
-        self._evaluation_s = max(seconds, 0.0) / weight_of_evaluation(self._study, outer_step)
+        self._evaluation_s = seconds / weight_of_evaluation(self._study, outer_step)
         self._steps += self._lately()
         self._times = [self._clock()] if self._steps or self._times else []
 

@@ -238,7 +238,9 @@ def _run(
     from rayvldd.hyperparameter_search.parts_left import DistillationLeft, words_of_time_left
 
     torch.set_num_threads(point.resources.cpus_per_trial)
-    total, last, left = point.distillation.outer_steps, [""], DistillationLeft(point)
+    total, last = point.distillation.outer_steps, [""]
+    evaluated_s = record.evaluations[-1].seconds_evaluating if record.evaluations else 0.0
+    left = DistillationLeft(point, evaluated_s=evaluated_s)
 
     def on_step(report: StepReport) -> None:
         last[0] = report.loss_name

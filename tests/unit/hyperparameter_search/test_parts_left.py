@@ -55,6 +55,20 @@ def test_a_distillation_that_goes_on_is_timed_from_this_process_on() -> None:
     assert left.seconds(23) == pytest.approx(17 * 3.0), "no evaluation was timed so far"
 
 
+@pytest.mark.parametrize("total_s", [90.0 + 5.0, 5.0], ids=["goes_on", "began_again"])
+def test_evaluations_of_an_earlier_process_do_not_count_as_one_of_this_process(total_s: float) -> None:
+    clock = Clock()
+    left = DistillationLeft(study_of(60, 20), clock, evaluated_s=90.0)
+    for _ in range(20):
+        clock.now += 3.0
+        left.stepped()
+    clock.now += 5.0
+    left.evaluated(40, total_s)
+    clock.now += 3.0
+    left.stepped()
+    assert left.seconds(41) == pytest.approx(19 * 3.0 + 5.0), "one evaluation of 5 s follows"
+
+
 @pytest.mark.parametrize("slower", [0.5, 1.0, 1.9])
 def test_parts_are_known_within_a_factor_of_two_from_the_search_on(slower: float) -> None:
     works = {"recipes": 30.0, "rates": 8.0, "students": 40.0}
