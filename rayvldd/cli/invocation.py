@@ -156,9 +156,12 @@ class Invocation:
         words = command.replace(_PLACEHOLDER, file, 1).split(f"rayvldd {verb} {file}", 1)
         if len(words) == 1 or words[1][:1].strip():
             return command
-        added = [] if " --set " in command else [word for one in self.overrides for word in ("--set", one)]
+        kept = (
+            one for one in self.overrides if not re.search(rf"--set[ =]'?{re.escape(one.partition('=')[0])}=", command)
+        )
+        added = [word for one in kept for word in ("--set", one)]
         for name, value in self.options.items():
-            added += [name, value] if verb in _OPTIONS[name] and f" {name} " not in command else []
+            added += [name, value] if verb in _OPTIONS[name] and f" {name}" not in command else []
         return f"rayvldd {verb} {file}{words[1]}" + (f" {shlex.join(added)}" if added else "")
 
     def show(self, table: "Table") -> None:

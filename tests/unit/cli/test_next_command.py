@@ -127,6 +127,14 @@ def test_a_finished_study_in_a_workspace_that_was_moved_names_the_database_there
             "rayvldd distill 'a b.yaml' --set seed=3 --store s3://b --tracking-uri none, which",
         ),
         ("rayvldd check 'a b.yaml' --set seed=4", "rayvldd check 'a b.yaml' --set seed=4 --store s3://b"),
+        (
+            "rayvldd check 'a b.yaml' --set=seed=4 --store=s3://c",
+            "rayvldd check 'a b.yaml' --set=seed=4 --store=s3://c",
+        ),
+        (
+            "rayvldd prepare STUDY.yaml --set name=ANOTHER, which",
+            "rayvldd prepare 'a b.yaml' --set name=ANOTHER --set seed=3 --store s3://b, which",
+        ),
         ("rayvldd check another.yaml", "rayvldd check another.yaml"),
         ("rayvldd check 'a b.yaml.old'", "rayvldd check 'a b.yaml.old'"),
         ("rayvldd status", "rayvldd status"),
