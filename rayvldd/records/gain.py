@@ -50,16 +50,22 @@ class RatesToTry(Values):
 
 
 def rates_to_try(study: Study, trials: Sequence[Trial]) -> RatesToTry | None:
-    """Return rates around those of the trial that came nearest to its start; None if no trial has an evaluation.
+    """Return rates around those of the trial that came nearest to its start.
 
     Args:
         study: The study, whose constants the trials share.
-        trials: Trials of which none rose above its start.
+        trials: Its trials.
+
+    Returns:
+        The rates; None if no trial has an evaluation, or one rose above its own start: where starts differ, another
+        start can be the best set all the same, which says nothing about the rates.
     """
     known = [trial for trial in trials if trial.evaluations]
     if not known:
         return None
     nearest = max(known, key=_later_gain)
+    if _later_gain(nearest) > 0:
+        return None
     recalls = [one.recall for one in nearest.evaluations]
     settings = study.at(nearest.point).distillation
     rates = {LR_IMAGE: settings.lr_image, LR_TEXT: settings.lr_text}

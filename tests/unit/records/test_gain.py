@@ -47,3 +47,9 @@ def test_rates_are_too_high_where_recall_falls_and_too_low_where_it_stays(recall
 
 def test_without_an_evaluation_there_is_nothing_to_say() -> None:
     assert rates_to_try(STUDY, [trial(0, 30.0, [])]) is None
+
+
+def test_where_starts_differ_a_trial_that_rose_says_nothing_about_rates() -> None:
+    rose, best_start = trial(0, 30.0, [10.0, 10.5]), trial(1, 300.0, [12.0, 11.0])
+    assert rates_to_try(STUDY, [rose, best_start]) is None
+    assert rates_to_try(STUDY, [best_start]) is not None
