@@ -18,8 +18,10 @@ _ANY_COMMAND = re.compile(r"(?<![\w/.-])(?:rayvldd|pip|ray|hf|kubectl|wandb|mlfl
 """The same of this program, or of one that a message tells to run."""
 _JOIN = "\ue000"
 """In place of the space of a command without arguments, which stays in its sentence; of Unicode's private use."""
-_BARE = re.compile(r"\brayvldd ([a-z]+)(?=[.,;)]|$| \(| after )")
+_BARE = re.compile(r"\brayvldd ([a-z]+)(?=[.,;)`]|$| \(| after )")
 _JOINED = rf"rayvldd{_JOIN}\1"
+_AFTER_COMMAND = re.compile(r"^(?:\s|[,;.](?=\s|$))+")
+"""Punctuation that a command of its own line does without; not the points of ``../folder``."""
 _FIRST_COLUMN = re.compile(r"\s*\S+(?: \S+)*?  +")
 """A name or label at the start of a line, and the gap after it."""
 
@@ -71,7 +73,7 @@ def _pieces(line: str, width: int, indent: int) -> Iterator[str]:
 def _wrapped(text: str, width: int, indent: int, *, is_first: bool) -> list[str]:
     """Wrap the text before, between or after commands."""
     if not is_first:
-        text = text.lstrip(" ,;.")
+        text = _AFTER_COMMAND.sub("", text)
     return textwrap.wrap(
         text,
         width,

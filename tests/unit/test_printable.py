@@ -47,6 +47,14 @@ def test_text_without_control_characters_stays(text: str) -> None:
             "trial_000  stopped  val 1; stopped\n           by rayvldd stop",
         ),
         ("Next: pip install 'a[b]' wandb one, then again", "Next: pip install 'a[b]' wandb one\n  then again"),
+        (
+            "Next: rayvldd spaces copy quickstart, ../a/b, or .c",
+            "Next: rayvldd spaces copy quickstart\n  ../a/b, or .c",
+        ),
+        (
+            "a point that `rayvldd distill` could distil again",
+            "a point that `rayvldd distill` could\n  distil again",
+        ),
         ("one line\nand another one that is too long for it", "one line\nand another one that is too long for\n  it"),
     ],
 )
