@@ -153,16 +153,18 @@ class Invocation:
         if self.study_file is None or verb not in _OF_A_STUDY:
             return command
         file = shlex.quote(str(self.study_file))
-        words = command.replace(_PLACEHOLDER, file, 1).split(f"rayvldd {verb} {file}", 1)
-        if len(words) == 1 or words[1][:1].strip():
+        named = command.replace(_PLACEHOLDER, file, 1)
+        start = re.match(rf"rayvldd {verb}( import)? {re.escape(file)}(?!\S)", named)
+        if start is None:
             return command
-        kept = (
+        given = (
             one for one in self.overrides if not re.search(rf"--set[ =]'?{re.escape(one.partition('=')[0])}=", command)
         )
-        added = [word for one in kept for word in ("--set", one)]
+        added = [word for one in given for word in ("--set", one)]
         for name, value in self.options.items():
-            added += [name, value] if verb in _OPTIONS[name] and f" {name}" not in command else []
-        return f"rayvldd {verb} {file}{words[1]}" + (f" {shlex.join(added)}" if added else "")
+            has_option = name == "--store" if start[1] else verb in _OPTIONS[name]
+            added += [name, value] if has_option and f" {name}" not in command else []
+        return named + (f" {shlex.join(added)}" if added else "")
 
     def show(self, table: "Table") -> None:
         """Print a table; if the output is not a terminal, with unlimited width."""

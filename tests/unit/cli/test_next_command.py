@@ -135,6 +135,11 @@ def test_a_finished_study_in_a_workspace_that_was_moved_names_the_database_there
             "rayvldd prepare STUDY.yaml --set name=ANOTHER, which",
             "rayvldd prepare 'a b.yaml' --set name=ANOTHER --set seed=3 --store s3://b, which",
         ),
+        (
+            "rayvldd experts import STUDY.yaml --image-buffer i.pt",
+            "rayvldd experts import 'a b.yaml' --image-buffer i.pt --set seed=3 --store s3://b",
+        ),
+        ("rayvldd experts list", "rayvldd experts list"),
         ("rayvldd check another.yaml", "rayvldd check another.yaml"),
         ("rayvldd check 'a b.yaml.old'", "rayvldd check 'a b.yaml.old'"),
         ("rayvldd status", "rayvldd status"),
@@ -144,6 +149,11 @@ def test_a_command_on_the_same_study_has_its_settings_and_options(text: str, com
     options = {"--store": "s3://b", "--tracking-uri": "none"}
     given = replace(invocation(DEFAULT_WORKSPACE, "seed=3"), study_file=Path("a b.yaml"), options=options)
     assert given.in_this_workspace(text) == completed
+
+
+def test_a_command_that_imports_experts_has_a_store_and_no_tracker() -> None:
+    usage = run("experts", "import", "--help").output
+    assert "--store" in usage and "--set" in usage and "--tracking-uri" not in usage
 
 
 @pytest.mark.parametrize("option", ["--store", "--tracking-uri"])
