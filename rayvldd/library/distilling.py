@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.errors import RayvlddError, StoreError, message_of
+from rayvldd.errors import RayvlddError, StoreError, message_of, without_next_command
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.gain import RatesToTry, rates_to_try
 from rayvldd.records.made_sets import note_made_set
@@ -206,12 +206,18 @@ def _held(file: Path, problem: str) -> Iterator[None]:
 
 
 def _record_in(folder: Path, seed: int, display: "ProgressDisplay") -> Trial:
-    """The evaluations of a distillation so far. A damaged record costs the curve of its recall, and not the set."""
+    """The evaluations of a distillation so far. An unreadable record costs the curve of its recall, and not the set.
+
+    It is set aside, since it may be whole where only the disk or a permission kept it from being read.
+    """
+    file = folder / EVALUATIONS
     try:
-        found = read_evaluations(folder / EVALUATIONS, repair=True)
-    except StoreError:
-        (folder / EVALUATIONS).unlink()
-        display.warn(f"{folder / EVALUATIONS}: was damaged; the recalls of earlier evaluations are lost")
+        found = read_evaluations(file, repair=True)
+    except StoreError as error:
+        aside = file.replace(file.with_suffix(".unreadable"))
+        display.warn(
+            f"{without_next_command(error)}; it is {aside.name} now, and the curve lacks the evaluations before"
+        )
         found = []
     return Trial("the distillation", 0, seed, {}, folder, evaluations=found)
 

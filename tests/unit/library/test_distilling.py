@@ -104,7 +104,7 @@ def test_more_than_this_machine_has_is_refused_before_work(tmp_path: Path) -> No
     assert "resources.cpus_per_trial" in fault["where"] and fault["problem"] == "requests 4096 CPUs"
 
 
-def test_a_damaged_record_of_recalls_is_begun_again(tmp_path: Path) -> None:
+def test_an_unreadable_record_of_recalls_is_set_aside(tmp_path: Path) -> None:
     shown = StringIO()
     display = ProgressDisplay(Console(file=shown, width=300))
     record = _record_in(tmp_path, 3, display)
@@ -114,6 +114,7 @@ def test_a_damaged_record_of_recalls_is_begun_again(tmp_path: Path) -> None:
 
     (tmp_path / EVALUATIONS).write_text("no json\n", encoding="utf-8")
     again = _record_in(tmp_path, 3, display)
-    assert not again.evaluations and "the recalls of earlier evaluations are lost" in shown.getvalue()
+    assert not again.evaluations and "evaluations.unreadable now, and the curve lacks" in shown.getvalue()
+    assert (tmp_path / "evaluations.unreadable").read_text(encoding="utf-8") == "no json\n"
     assert again.add(Evaluation(4, {VAL_MEAN_RECALL: 10.0}))
     assert [one.outer_step for one in _record_in(tmp_path, 3, display).evaluations] == [4]
