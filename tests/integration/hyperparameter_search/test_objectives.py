@@ -19,6 +19,7 @@ from rayvldd.hyperparameter_search.objectives import (
     values_of_trial,
 )
 from rayvldd.records.trial import Trial
+from rayvldd.reports.page import search_drawings
 
 PAIRS = {"distillation.num_pairs": {"type": "int", "low": 2, "high": 40}}
 BOTH = ["val_mean_recall", "num_pairs"]
@@ -84,6 +85,17 @@ def test_seconds_are_those_until_the_best_set(tiny_study: Study) -> None:
     trial.evaluations.append(evaluated(4, 8.0, seconds_matching=50.0))
     assert values_of_trial(trial, study) == {"val_mean_recall": 9.0, "seconds": 4.5}
     assert line_of_front(trial, study) == "trial_000: val_mean_recall 9, seconds 4.5"
+
+
+def test_the_plot_has_the_front_of_the_study(tiny_study: Study) -> None:
+    study = study_for(tiny_study, objectives=["val_mean_recall", "seconds"])
+    late, early = trial_of(0, 9.0, 10, seconds=4.0), trial_of(1, 8.0, 10, seconds=5.0)
+    late.evaluations.append(evaluated(4, 8.5, seconds_matching=50.0))  # the trial takes longer than the other one
+    assert names(pareto_front([late, early], study)) == [0]
+    assert [(row[0], row[2], row[-1]) for row in search_drawings.pareto_front([late, early], "trial_000").rows] == [
+        ("trial_000", 4.5, "yes"),
+        ("trial_001", 5.5, "no"),
+    ]
 
 
 @pytest.mark.parametrize(
