@@ -48,7 +48,7 @@ def command(context: click.Context, address: str) -> None:
         jobs = _show_jobs(invocation, address)
     elif not statuses:
         invocation.say(f"No study in {invocation.workspace_folder}, and no cluster at {address}.")
-        invocation.say_next("rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER")
+        invocation.say_next("rayvldd sweep quickstart, or --workspace FOLDER")
     _end_abandoned_runs(invocation)
     invocation.finish(_Status(address=address, jobs=[output_of_job(job) for job in jobs], studies=statuses))
 

@@ -246,7 +246,7 @@ def _read_yaml(path: Path) -> dict[str, JsonValue]:
         hint = did_you_mean(str(path), known)
         raise ConfigError(
             [Fault(str(path), f"no such study file{hint}", ", ".join(known) or "the path of a YAML file")],
-            next_command="rayvldd check search_spaces/quickstart.yaml",
+            next_command="rayvldd check quickstart",
         )
     try:
         values = parsed_yaml(path.read_text(encoding="utf-8"))

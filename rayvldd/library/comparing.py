@@ -99,7 +99,7 @@ def chosen_studies(workspace: Workspace, names: Sequence[str], *, may_be_none: b
     if not folders:
         raise StoreError(
             f"{workspace.studies}: no study",
-            next_command="rayvldd sweep search_spaces/quickstart.yaml, or --workspace FOLDER",
+            next_command="rayvldd sweep quickstart, or --workspace FOLDER",
         )
     wrong = [f"no study {name!r}{did_you_mean(name, folders)}" for name in names if name not in folders]
     if wrong:

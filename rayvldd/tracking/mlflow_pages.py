@@ -62,7 +62,7 @@ def trials_page(uri: str, study: str = "", base: str = f"http://{HOST}:{PORT}") 
     if found is None:
         raise RayvlddError(
             f"{uri} has no {f'study {study!r}' if study else 'study'}",
-            next_command="rayvldd sweep search_spaces/quickstart.yaml, or the same command with --workspace DIR or "
+            next_command="rayvldd sweep quickstart, or the same command with --workspace DIR or "
             "--tracking-uri URI of an earlier sweep",
         )
     experiment, name, has_view = found

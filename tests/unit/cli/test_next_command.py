@@ -177,7 +177,7 @@ def test_after_a_fault_of_the_file_the_next_command_is_the_same_one_with_its_opt
 
     file.write_text("{", encoding="utf-8")
     assert run("sweep", file).stderr.endswith(f"Next: correct the file, then: rayvldd sweep {file}\n")
-    assert run("sweep", tmp_path / "none.yaml").stderr.endswith("Next: rayvldd check search_spaces/quickstart.yaml\n")
+    assert run("sweep", tmp_path / "none.yaml").stderr.endswith("Next: rayvldd check quickstart\n")
 
     file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
     result = run("sweep", file, "--set", "seed=4")
