@@ -108,11 +108,12 @@ def command(
     Recalls of different datasets, protocols or numbers of pairs are not comparable; fractions of the full-data bound
     are more comparable.
     """
-    from rayvldd.library.comparing import ComparedStudies, chosen_studies
-    from rayvldd.library.comparing import compare as compare_studies
-    from rayvldd.records.set_scores import kept_scores, read_scores
-    from rayvldd.tracking.abandoned_runs import end_abandoned_runs
-    from rayvldd.workspace import Workspace
+    with invocation.waiting("reading the studies"):
+        from rayvldd.library.comparing import ComparedStudies, chosen_studies
+        from rayvldd.library.comparing import compare as compare_studies
+        from rayvldd.records.set_scores import kept_scores, read_scores
+        from rayvldd.tracking.abandoned_runs import end_abandoned_runs
+        from rayvldd.workspace import Workspace
 
     workspace = Workspace(invocation.workspace_folder)
     if invocation.dry_run:
@@ -124,21 +125,22 @@ def command(
         invocation.say("\n".join(["Would compare:", *map(str, files), f"and write {page}"]))
         return invocation.finish(_PlannedComparison(studies=folders, page=page))
 
-    end_abandoned_runs(workspace, workspace.tracking_uri)
+    with invocation.waiting("opening the tracker"):
+        end_abandoned_runs(workspace, workspace.tracking_uri)
     published = show_published(invocation) if reference else []
-    invocation.say_loading("reading the studies")
 
     def write(reload_s: int | None) -> ComparedStudies:
-        return compare_studies(
-            *study_names,
-            workspace=workspace.root,
-            out=out_folder,
-            coreset_files=coreset_files,
-            evaluation_files=evaluation_files,
-            published=published,
-            command=invocation.line,
-            reload_s=reload_s,
-        )
+        with invocation.waiting("reading the studies and drawing the page"):
+            return compare_studies(
+                *study_names,
+                workspace=workspace.root,
+                out=out_folder,
+                coreset_files=coreset_files,
+                evaluation_files=evaluation_files,
+                published=published,
+                command=invocation.line,
+                reload_s=reload_s,
+            )
 
     compared = _watched(invocation, write, watch_s)
     reports, comparison, page = compared.reports, compared.comparison, compared.page

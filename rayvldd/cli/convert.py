@@ -57,28 +57,31 @@ def command(
     FILE names no encoder. STUDY declares the data, the encoders and the training of students; its widths and sizes
     must be those of the set. Only tensors are read from FILE.
     """
-    invocation.say_loading()
     rates, faults = read_rates(lr_student)
     if faults:
         raise InputError(faults, next_command="rayvldd convert --help")
 
-    from rayvldd.distillation.released_sets import converted, declared_study, faults_of_released, read_released
-    from rayvldd.storage.new_folders import check_free
+    with invocation.waiting("loading PyTorch"):
+        from rayvldd.distillation.released_sets import converted, declared_study, faults_of_released, read_released
+        from rayvldd.storage.new_folders import check_free
 
     target = user_path(out).absolute()
     check_free(target)
-    released = read_released(user_path(file), user_path(texts) if texts is not None else None)
+    with invocation.waiting(f"reading {file.name}"):
+        released = read_released(user_path(file), user_path(texts) if texts is not None else None)
     study, workspace = checked_study(invocation, study_file)
     point = declared_study(study.at(study.first_point()), released)
 
-    from rayvldd.data.prepared_arrays import open_cache
-    from rayvldd.models.retrieval_task import load_task
+    with invocation.waiting("loading the models"):
+        from rayvldd.data.prepared_arrays import open_cache
+        from rayvldd.models.retrieval_task import load_task
 
     with invocation.display() as display:
         task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
     if faults := faults_of_released(released, task, rates):
         raise InputError(faults, next_command=f"correct them, then: {invocation.line}")
-    made = converted(released, point, task, pixels, rates)
+    with invocation.waiting("converting the pairs"):
+        made = converted(released, point, task, pixels, rates)
     if invocation.dry_run:
         return dry_run(invocation, point, {"distilled_set": str(target), "pairs": len(made)})
     made.save(target)

@@ -97,8 +97,8 @@ def command(
     clusters), `forgetting` (the least forgotten pairs of an expert's training) and `forgetting_most`. Every student has
     its own seed and coreset, at the first point of STUDY.
     """
-    invocation.say_loading()
-    methods, faults = read_methods(method_list, "--method")
+    with invocation.waiting("loading PyTorch"):
+        methods, faults = read_methods(method_list, "--method")
     numbers, more = read_numbers(pairs_list)
     with together_with([*faults, *more], "rayvldd coreset --help"):
         study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None))
@@ -116,8 +116,10 @@ def command(
         }
         return dry_run(invocation, point, plan)
 
-    from rayvldd.reports.tables import recalls_table
-    from rayvldd.storage.new_folders import writable_folder
+    with invocation.waiting("loading Ray"):
+        import rayvldd.runtime.cluster  # noqa: F401  # here, because it takes seconds
+        from rayvldd.reports.tables import recalls_table
+        from rayvldd.storage.new_folders import writable_folder
 
     with invocation.display() as display, writable_folder(out_folder, "--out") if out_folder else nullcontext():
         work = _Work(methods, numbers, students, split, full_data, out_folder)

@@ -162,8 +162,10 @@ def command(
     def check(study: Study, file: str) -> None:
         check_models_and_data(study, file, invocation.line)
 
-    invocation.say_loading("reading the sets")
-    parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
+    with invocation.waiting("loading PyTorch"):
+        import rayvldd.distillation.distilled_set  # noqa: F401  # here, because it takes seconds
+
+        parsed, faults = _read_options(coresets, image_encoder, transfer, lr_student)
     if breakdown and (transfer is not None or text_encoder is not None):
         problem = "given together with --transfer or --text-encoder"
         faults.append(Fault("--breakdown", problem, "--image-encoder takes one encoder"))
@@ -174,7 +176,7 @@ def command(
     faults += more
     order, more = read_order(places, in_order, later_rate, {"breakdown": breakdown, "privacy": privacy})
     faults += more
-    with together_with(faults, "rayvldd evaluate --help"):
+    with together_with(faults, "rayvldd evaluate --help"), invocation.waiting("checking sets, models and data"):
         sets = load_sets(places, invocation.workspace_folder)
         if not trust:
             own, line = invocation.workspace_folder, f"{invocation.line} --trust"
@@ -188,8 +190,9 @@ def command(
     if invocation.dry_run:
         return _dry_run(invocation, groups, options)
 
-    from rayvldd.runtime.actor_pool import keeping_actors
-    from rayvldd.runtime.cluster import start_ray
+    with invocation.waiting("loading Ray"):
+        from rayvldd.runtime.actor_pool import keeping_actors
+        from rayvldd.runtime.cluster import start_ray
 
     scored: dict[SetGroup, GroupScores] = {}
     lost: list[Breakdown] = []

@@ -54,7 +54,7 @@ def list_command(invocation: Invocation, store_uri: str | None) -> None:
     from rayvldd.experts.store.inspection import summaries
     from rayvldd.reports.expert_tables import ListedSets, sets_table, values_of_set
 
-    with _opened(invocation, store_uri) as store:
+    with _opened(invocation, store_uri) as store, invocation.waiting("reading the sets"):
         found = summaries(store)
     if found:
         invocation.show(sets_table(found, store.uri))
@@ -82,7 +82,7 @@ def show_command(invocation: Invocation, key: str, checksums: bool, store_uri: s
     from rayvldd.experts.store.inspection import summary_of
     from rayvldd.reports.expert_tables import ShownSet, checksums_table, experts_table, values_of_set
 
-    with _opened(invocation, store_uri) as store:
+    with _opened(invocation, store_uri) as store, invocation.waiting("reading the set"):
         known = summary_of(store, key)
     for line in _lines_about(known):
         invocation.say(line)
@@ -149,9 +149,9 @@ def verify_command(invocation: Invocation, keys: tuple[str, ...], drops: bool, s
     Checks the named sets, or all sets. If files are damaged, they are listed and the exit code is 1. Only --drop
     changes the store.
     """
-    invocation.say_loading("reading the store")
-    from rayvldd.experts.store.inspection import Verified, drop, verify
-    from rayvldd.reports.expert_tables import damages_table
+    with invocation.waiting("loading PyTorch"):
+        from rayvldd.experts.store.inspection import Verified, drop, verify
+        from rayvldd.reports.expert_tables import damages_table
 
     files = 0
     with _opened(invocation, store_uri) as store, _progress(invocation, "verify") as show:
@@ -245,10 +245,10 @@ def copy_command(invocation: Invocation, source_uri: str, destination_uri: str, 
     An expert is complete at DST once all its checksums are verified there. Existing experts are skipped, so the same
     command resumes an interrupted copy. The exit code is 1 if an expert could not be copied.
     """
-    invocation.say_loading("reading the store")
-    from rayvldd.experts.store.copying import CopyOutput, PlannedCopy, copy_sets
-    from rayvldd.experts.store.inspection import check_keys, summaries
-    from rayvldd.reports.expert_tables import sets_table, size_as_text
+    with invocation.waiting("loading PyTorch"):
+        from rayvldd.experts.store.copying import CopyOutput, PlannedCopy, copy_sets
+        from rayvldd.experts.store.inspection import check_keys, summaries
+        from rayvldd.reports.expert_tables import sets_table, size_as_text
 
     with _opened(invocation, source_uri) as source, _opened(invocation, destination_uri) as destination:
         if invocation.dry_run:

@@ -80,10 +80,11 @@ def command(context: click.Context, place: str, folder: Path | None, form: str, 
 
 
 def _export_study(invocation: Invocation, place: str, folder: Path | None, form: str) -> None:
-    from rayvldd.hyperparameter_search.study_exports import export_study
-    from rayvldd.hyperparameter_search.study_folder import named_study
-    from rayvldd.storage.new_folders import check_free
-    from rayvldd.workspace import Workspace
+    with invocation.waiting("reading the study"):
+        from rayvldd.hyperparameter_search.study_exports import export_study
+        from rayvldd.hyperparameter_search.study_folder import named_study
+        from rayvldd.storage.new_folders import check_free
+        from rayvldd.workspace import Workspace
 
     study = named_study(Workspace(invocation.workspace_folder), place)
     target = user_path(folder or f"{study.root.name}_{form}").absolute()
@@ -91,7 +92,8 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
     if invocation.dry_run:
         invocation.say(f"would write the trials of {study.root} as {form} into {target}")
         return invocation.finish(_ExportedStudy(study=study.root.name, folder=str(target), format=form))
-    files = export_study(study, target, form)
+    with invocation.waiting("writing the trials"):
+        files = export_study(study, target, form)
     for file in files:
         invocation.say(str(file))
     if form == "optuna":
@@ -100,32 +102,33 @@ def _export_study(invocation: Invocation, place: str, folder: Path | None, form:
 
 
 def _export_set(invocation: Invocation, place: str, folder: Path, form: str, pushed_to: str | None) -> None:
-    invocation.say_loading("reading the set")
-
-    from rayvldd.distillation.distilled_set import DistilledSet
-    from rayvldd.distillation.exports import check_form, clipped_share, export
-    from rayvldd.records.set_scores import kept_scores, rows_of_set
-    from rayvldd.storage.hub import check_repository_name, push
-    from rayvldd.storage.new_folders import check_free
-    from rayvldd.workspace import Workspace
+    with invocation.waiting("loading PyTorch"):
+        from rayvldd.distillation.distilled_set import DistilledSet
+        from rayvldd.distillation.exports import check_form, clipped_share, export
+        from rayvldd.records.set_scores import kept_scores, rows_of_set
+        from rayvldd.storage.hub import check_repository_name, push
+        from rayvldd.storage.new_folders import check_free
+        from rayvldd.workspace import Workspace
 
     check_form(form)
     if pushed_to is not None:
         check_repository_name(pushed_to, "--push")
     check_free(user_path(folder).absolute())
-    distilled = DistilledSet.load(place, invocation.workspace_folder)
-    result = _ExportedSet(
-        distilled_set=place,
-        folder=str(user_path(folder).absolute()),
-        format=form,
-        num_pairs=len(distilled),
-        clipped_share=clipped_share(distilled),
-    )
+    with invocation.waiting("reading the set"):
+        distilled = DistilledSet.load(place, invocation.workspace_folder)
+        result = _ExportedSet(
+            distilled_set=place,
+            folder=str(user_path(folder).absolute()),
+            format=form,
+            num_pairs=len(distilled),
+            clipped_share=clipped_share(distilled),
+        )
     if invocation.dry_run:
         invocation.say(f"would write {len(distilled)} pairs as {form} into {result.folder}")
         return invocation.finish(result)
     _, evaluations, _ = kept_scores(Workspace(invocation.workspace_folder).scores)
-    export(distilled, folder, form, rows_of_set(evaluations, place) if form == "hub" else ())
+    with invocation.waiting("writing the pairs"):
+        export(distilled, folder, form, rows_of_set(evaluations, place) if form == "hub" else ())
     invocation.say(f"{len(distilled)} pairs in {result.folder}")
     if form == "png":
         invocation.say(f"{result.clipped_share:.1%} of the pixel values are outside black to white and were clipped")
@@ -134,7 +137,8 @@ def _export_set(invocation: Invocation, place: str, folder: Path, form: str, pus
     if form == "hub":
         invocation.say("the card has no licence: state it in README.md before you publish the folder")
     if pushed_to is not None:
-        commit = push(Path(result.folder), pushed_to)
+        with invocation.waiting(f"uploading to {pushed_to}"):
+            commit = push(Path(result.folder), pushed_to)
         result = result.model_copy(update={"commit": commit})
         invocation.say(f"uploaded: {commit}")
         invocation.say_next(f"rayvldd evaluate hf://{pushed_to}")

@@ -111,28 +111,19 @@ def command(
 
     check_schema_is_free(study_file)
 
-    reading = "reading the captions" if hub_name is None else "asking the hub"
-    if may_have_gpus():
-        invocation.say_loading(reading)
-    else:
-        invocation.say_waiting(reading)
+    with invocation.waiting("loading PyTorch" if may_have_gpus() else "loading the settings"):
+        from rayvldd.config.loading import load_study
+        from rayvldd.config.study_files import parsed_yaml
+        from rayvldd.library.new_study import Encoders, study_text
+        from rayvldd.storage.atomic import write_text_whole
 
-    from rayvldd.config.loading import load_study
-    from rayvldd.config.study_files import parsed_yaml
-    from rayvldd.library.new_study import Encoders, counted_images, data_section, study_text
-    from rayvldd.storage.atomic import write_text_whole
-
-    num_gpus = gpus_here()
+        num_gpus = gpus_here()
     size = image_size or (_LARGE if num_gpus else _SMALL)
     if hub_name is not None:
         data, counts = _from_hub(invocation, hub_name, hf_config, size)
-    elif table is not None:
-        data = _from_table(table, images, captions, size)
-        counts = counted_images(data)
     else:
-        assert folder is not None
-        data = data_section(folder, size)
-        counts = counted_images(data)
+        with invocation.waiting("reading the captions"):
+            data, counts = _from_files(folder, table, images, captions, size)
     default = Encoders()
     encoders = Encoders(image_encoder or default.image, image_weights, text_encoder or default.text)
     text = with_schema_line(study_text(study_file.stem, data, counts["train"], encoders, num_gpus))
@@ -149,6 +140,20 @@ def command(
     next_command = invocation.in_this_workspace(shlex.join(["rayvldd", "check", str(study_file), "--probe"]))
     invocation.say_next(next_command)
     invocation.finish(_NewStudy(study=str(study_file), images=counts, settings=values, next_command=next_command))
+
+
+def _from_files(
+    folder: Path | None, table: Path | None, images: Path | None, captions: Path, size: int
+) -> tuple["DataSection", dict[str, int]]:
+    """The section for a table, or else for a folder, and its images by split."""
+    from rayvldd.library.new_study import counted_images, data_section
+
+    if table is not None:
+        data = _from_table(table, images, captions, size)
+    else:
+        assert folder is not None
+        data = data_section(folder, size)
+    return data, counted_images(data)
 
 
 def _from_table(table: Path, images: Path | None, captions: Path, size: int) -> "DataSection":
@@ -170,10 +175,12 @@ def _from_hub(invocation: Invocation, name: str, config: str | None, size: int) 
     """The section for a data set of the hub, and its images by split; it is downloaded only if it does not say them."""
     from rayvldd.library.new_study import downloaded_images, hub_section
 
-    data, counts = hub_section(name, config, size)
+    with invocation.waiting("asking the hub"):
+        data, counts = hub_section(name, config, size)
     if counts is None:
         invocation.say(f"{name}: its description does not tell the images of each split, so all of it is read")
-        counts = downloaded_images(data)
+        with invocation.waiting("reading the captions"):
+            counts = downloaded_images(data)
     return data, counts
 
 

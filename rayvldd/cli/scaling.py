@@ -72,8 +72,8 @@ def command(
     a better set. Experts are shared. The same command resumes, and finished sets are not distilled again. The scores
     are kept for `rayvldd compare`, which draws recall against the number of pairs from those on test.
     """
-    invocation.say_loading()
-    methods, faults = read_methods(coresets, "--coresets")
+    with invocation.waiting("loading PyTorch"):
+        methods, faults = read_methods(coresets, "--coresets")
     numbers, more = read_numbers(pairs_list)
     with together_with([*faults, *more], "rayvldd scaling --help"):
         study, workspace = checked_study(invocation, study_file, num_pairs=max(numbers, default=None), distils=True)
@@ -116,7 +116,9 @@ def _distilled(
     tracking_uri: str | None,
 ) -> list[str]:
     """Distil at each point; return the folders of the sets."""
-    from rayvldd.library.distilling import distill_point, phases_of
+    with invocation.waiting("loading Ray"):
+        import rayvldd.runtime.cluster  # noqa: F401  # here, because it takes seconds
+        from rayvldd.library.distilling import distill_point, phases_of
 
     folders = []
     with invocation.display() as display, reachable(store):

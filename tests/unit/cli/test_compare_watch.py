@@ -1,5 +1,8 @@
-"""``rayvldd compare --watch``: the page of a running study is written again, and a browser reads it again."""
+"""``rayvldd compare`` while it takes time: what a terminal shows, and ``--watch``, with the page of a running study."""
 
+import re
+import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,10 @@ from filelock import FileLock
 from helpers.cli import run
 from helpers.searches import evaluated, with_search
 
+from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.cli.main import main
 from rayvldd.config.study import Study
+from rayvldd.errors import StoreError
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 
 RELOADED = '<meta http-equiv="refresh" content="30">'
@@ -41,3 +47,25 @@ def test_the_page_is_written_again_while_the_study_runs(
     last = page.read_text(encoding="utf-8")
     assert "trial_001" in last and RELOADED not in last, "nothing is written to it any more"
     assert "tiny running, 1 trials have ended" in result.output
+
+
+def test_the_line_of_a_terminal_moves_while_compare_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def slow(*_names: str, **_options: object) -> None:
+        begun.append(terminal.getvalue())
+        time.sleep(2.5)
+        raise StoreError("read", next_command="rayvldd compare")
+
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("rayvldd.library.comparing.compare", slow)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "--workspace", str(tmp_path)], standalone_mode=False)
+    assert ended.value.code == EXIT_USER_ERROR
+    assert "reading the studies" in begun[0], "before the first study is read"
+    during = terminal.getvalue().removeprefix(begun[0])
+    times = re.findall(r"reading the studies and drawing the page .*?(0:00:0\d)", during)
+    assert {"0:00:01", "0:00:02"} <= set(times), during
