@@ -182,7 +182,8 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
 
 
 def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[JsonObject]:
-    """Print the finished studies as a table and the others as one line each; return the results."""
+    """Print the finished studies as a table and a line for each study, with warnings; return the results."""
+    from rayvldd.reports.gain import words_without_gain
     from rayvldd.reports.tables import comparison_table
 
     results = list({report.name: report.result for report in reports if report.result is not None}.values())
@@ -191,6 +192,9 @@ def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[JsonObje
     for report in reports:
         if report.result is not None:
             invocation.say(f"{report.name}  {report.root / 'best'}")
+            best = report.result.best
+            if warning := words_without_gain(best.outer_step, report.result.num_pairs, report.result.rates_to_try):
+                invocation.say(f"  WARNING: {warning}.")
         else:
             invocation.say(f"{report.name}  {report.state}, {len(report.trials)} trials so far")
         for fault in report.faults:

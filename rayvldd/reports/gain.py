@@ -43,6 +43,15 @@ def sentence_of_gain(settings: DistillationSettings, num_pairs: int, recall: flo
     )
 
 
+def short_words_without_gain(outer_step: int) -> str:
+    """``the set is its starting pairs`` if the best set is the one at outer step 0; otherwise an empty text.
+
+    Args:
+        outer_step: Outer step of the best evaluation on validation.
+    """
+    return "" if outer_step > 0 else "the set is its starting pairs"
+
+
 def words_without_gain(outer_step: int, num_pairs: int, rates: RatesToTry | None = None) -> str:
     """A warning with advice if the best set is the one at outer step 0; otherwise an empty text.
 
@@ -51,7 +60,7 @@ def words_without_gain(outer_step: int, num_pairs: int, rates: RatesToTry | None
         num_pairs: Pairs of the set.
         rates: Rates to try; None in a file of an earlier release.
     """
-    if outer_step > 0:
+    if not short_words_without_gain(outer_step):
         return ""
     return (
         "no evaluation on validation was above the one before the first outer step, so the set is its "

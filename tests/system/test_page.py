@@ -18,7 +18,7 @@ from helpers import searches
 from helpers.cli import last_object, run
 from helpers.sets import card_with
 from helpers.studies import TINY_STUDY
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from rayvldd.config.domains import ChoiceDomain, DrawnDomain, FloatDomain, IntDomain, SettingValue
 from rayvldd.config.study import Study
@@ -629,6 +629,35 @@ def test_a_set_that_is_its_starting_pairs_has_a_warning(tmp_path: Path) -> None:
     assert "the set is its 6 starting pairs. The usual cause" in comparison.sections[0].warning
     page = write_comparison(comparison, tmp_path / "page", "rayvldd compare").read_text(encoding="utf-8")
     assert "<strong>Warning:</strong> no evaluation on validation was above" in page
+
+
+def test_the_first_look_at_a_set_that_is_its_starting_pairs_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The overview, the card, the table of studies and the terminal do not show its recall as that of distillation."""
+    write_study(tmp_path / "studies", "better", num_trials=2)
+    file = write_study(tmp_path / "studies", "flat", recall=25.0, num_trials=2).result_file
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "best": {**values["best"], "outer_step": 0}}))
+    drawn = list[str]()
+    draw_text = ImageDraw.ImageDraw.text
+
+    def recorded(self: ImageDraw.ImageDraw, place: Any, text: str, *others: Any, **more: Any) -> None:
+        drawn.append(text)
+        draw_text(self, place, text, *others, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recorded)
+    result = run("compare", "--workspace", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("  WARNING: no evaluation on validation was above") == 1
+    assert "Warning: the set is its starting pairs" in drawn
+    page = (tmp_path / "comparison" / "compare.html").read_text(encoding="utf-8")
+    first, rest = page[page.index('<section class="overview"') :].split('id="studies-heading"')
+    assert "<strong>Warning:</strong> the set is its starting pairs." in first
+    assert rest.count(">the set is its starting pairs</td>") == 1
+    with (tmp_path / "comparison" / "tables" / "studies.csv").open(encoding="utf-8") as table:
+        notes = {row["study"]: row["note"] for row in csv.DictReader(table)}
+    assert notes == {"flat": "the set is its starting pairs", "better": ""}
 
 
 def test_a_drawing_in_the_page_has_its_words_and_takes_the_colours_of_the_page(comparison: Comparison) -> None:

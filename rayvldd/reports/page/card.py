@@ -15,6 +15,7 @@ SIZE = (1200, 630)
 """Pixels; the size at which chats show a picture whole."""
 _MARGIN, _SIDE, _GAP = 48, 84, 4
 _INK, _SOFT, _BEST = "#1c1c1c", "#595959", "#0072b2"
+_WARNING = "#b84900"
 _FACTS = 7
 """Facts that fit on the card."""
 
@@ -28,6 +29,9 @@ def draw_card(overview: Overview, distilled: DistilledSet | None, path: Path) ->
     draw.text((_MARGIN, 208), "mean recall on test", _SOFT, font=_font(24))
     draw.text((_MARGIN, 240), overview.interval, _SOFT, font=_font(20))
     top = 290
+    if overview.warning:
+        draw.text((_MARGIN, top - 16), f"Warning: {overview.warning}", _WARNING, font=_font(22, bold=True))
+        top += 32
     for name, value in overview.facts[:_FACTS]:
         draw.text((_MARGIN, top), f"{name}: ", _SOFT, font=_font(20))
         left = _MARGIN + int(_font(20).getlength(f"{name}: "))

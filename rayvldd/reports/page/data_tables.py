@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rayvldd.config.metrics import RECALLS
 from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.reports.gain import short_words_without_gain
 from rayvldd.reports.page.baselines import ComparableSets
 from rayvldd.reports.page.study_report import StudyReport
 from rayvldd.reports.page.transfer import TransferMatrix
@@ -18,9 +19,13 @@ _SHARE = Column("share of full data", "%", "right", "{:.0f}")
 
 
 def studies_table(reports: Sequence[StudyReport]) -> Table:
-    """One row per study, in the given order; the best comparable study is marked."""
+    """One row per study, in the given order; the best comparable study is marked.
+
+    A set that is its starting pairs has a note, in a column that other tables lack.
+    """
+    notes = [_note(report) for report in reports]
     columns = [
-        *texts("study", "state"),
+        *texts("study", "state", *(["note"] if any(notes) else [])),
         *numbers("pairs"),
         *numbers("test", number=PERCENT),
         replace(_SHARE, title="share"),
@@ -32,6 +37,8 @@ def studies_table(reports: Sequence[StudyReport]) -> Table:
         *texts("measured on"),
     ]
     rows = [_study_row(report) for report in reports]
+    if any(notes):
+        rows = [[*row[:2], note, *row[2:]] for row, note in zip(rows, notes, strict=True)]
     by_key: dict[tuple[str, ...], list[tuple[float, str]]] = {}
     for report in reports:
         if report.result is not None:
@@ -39,6 +46,11 @@ def studies_table(reports: Sequence[StudyReport]) -> Table:
     best = {max(members, key=lambda member: member[0])[1] for members in by_key.values()}
     marked = frozenset(i for i, row in enumerate(rows) if row[0] in best)
     return Table(columns, rows, "Studies, best first", "studies", marked)
+
+
+def _note(report: StudyReport) -> str | None:
+    words = short_words_without_gain(report.result.best.outer_step) if report.result else ""
+    return words or None
 
 
 def _study_row(report: StudyReport) -> list[Cell]:

@@ -7,6 +7,7 @@ from rayvldd.config.setting import flat_settings
 from rayvldd.console import time_as_text
 from rayvldd.printable import value_as_text
 from rayvldd.records.json_values import JsonValue
+from rayvldd.reports.gain import short_words_without_gain
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.gallery import GalleryPair, gallery_of
 from rayvldd.reports.page.search_drawings import recall_curve
@@ -27,6 +28,8 @@ class Overview:
     headline: str
     """Mean recall on test."""
     interval: str
+    warning: str
+    """That the set is its starting pairs, so that the recall is not one of distillation; else empty."""
     facts: list[tuple[str, str]]
     """Name and value, in the order of the page."""
     pairs: list[GalleryPair]
@@ -46,6 +49,7 @@ def overview_of(reports: Sequence[StudyReport]) -> Overview | None:
         report.name,
         f"{tested.mean_recall:.1f} %",
         f"95 % interval {ends[0]:.1f} to {ends[1]:.1f}" if ends else f"95 % interval: {TOO_FEW}",
+        short_words_without_gain(report.result.best.outer_step),
         list(_facts(report)),
         list(gallery_of(report.distilled, report.captions, FIRST_PAIRS)) if report.distilled else [],
         recall_curve(best) if best and best.evaluations else None,

@@ -30,7 +30,7 @@ def report(name: str = "one", settings: Any = None, **changes: Any) -> StudyRepo
     )
     best = ChosenTrial(trial_id="trial_001", config={LR: 3.0}, outer_step=4, val_mean_recall=50.0)
     values: dict[str, Any] = {"trials": {"finished": 6, "failed": 2}, "seconds": {"total": 195.0}} | changes
-    outcome = StudyOutcome(study=name, num_pairs=100, best=best, test=tested, **values)
+    outcome = StudyOutcome(**{"study": name, "num_pairs": 100, "best": best, "test": tested, **values})
     return StudyReport(name, Path(name), outcome, settings or {"data": {"num_train": 1600}})
 
 
@@ -101,6 +101,18 @@ def outcome_with(finalist: FinalistOutcome) -> StudyOutcome:
     found = report(finalists=[finalist]).result
     assert found is not None
     return found
+
+
+def test_a_set_that_is_its_starting_pairs_is_named_at_first_look() -> None:
+    start = ChosenTrial(trial_id="trial_001", config={LR: 3.0}, outer_step=0, val_mean_recall=50.0)
+    improved = start.model_copy(update={"outer_step": 1})
+    for best, warning in ((improved, ""), (start, "the set is its starting pairs")):
+        overview = overview_of([report(best=best)])
+        assert overview is not None and overview.warning == warning
+    table = studies_table([report("flat", best=start), report("better"), StudyReport("running", Path())])
+    assert table.column("note") == ["the set is its starting pairs", None, None]
+    assert table.column("pairs") == [100, 100, None]
+    assert "note" not in studies_table([report("better")]).headings
 
 
 def test_only_settings_that_differ_are_listed() -> None:

@@ -4,7 +4,13 @@ import pytest
 
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.records.gain import RatesToTry
-from rayvldd.reports.gain import commands_to_try, sentence_of_gain, words_of_start, words_without_gain
+from rayvldd.reports.gain import (
+    commands_to_try,
+    sentence_of_gain,
+    short_words_without_gain,
+    words_of_start,
+    words_without_gain,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +35,8 @@ def test_the_gain_is_that_over_the_start() -> None:
 
 
 def test_a_set_that_is_its_start_is_warned_of() -> None:
-    assert words_without_gain(20, 7) == ""
+    assert words_without_gain(20, 7) == short_words_without_gain(20) == ""
+    assert short_words_without_gain(0) == "the set is its starting pairs"
     assert "so the set is its 7 starting pairs" in words_without_gain(0, 7)
 
 
