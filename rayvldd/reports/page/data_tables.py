@@ -48,9 +48,8 @@ def studies_table(reports: Sequence[StudyReport]) -> Table:
     return Table(columns, rows, "Studies, best first", "studies", marked)
 
 
-def _note(report: StudyReport) -> str | None:
-    words = short_words_without_gain(report.result.best.outer_step) if report.result else ""
-    return words or None
+def _note(report: StudyReport) -> str:
+    return short_words_without_gain(report.result.best.outer_step) if report.result else ""
 
 
 def _study_row(report: StudyReport) -> list[Cell]:

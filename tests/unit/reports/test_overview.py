@@ -110,7 +110,7 @@ def test_a_set_that_is_its_starting_pairs_is_named_at_first_look() -> None:
         overview = overview_of([report(best=best)])
         assert overview is not None and overview.warning == warning
     table = studies_table([report("flat", best=start), report("better"), StudyReport("running", Path())])
-    assert table.column("note") == ["the set is its starting pairs", None, None]
+    assert table.column("note") == ["the set is its starting pairs", "", ""]
     assert table.column("pairs") == [100, 100, None]
     assert "note" not in studies_table([report("better")]).headings
 
