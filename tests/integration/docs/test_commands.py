@@ -62,6 +62,8 @@ SMALLER = {
     "--pairs 100,200,500": "--pairs 2,3,4",
     "--pairs 10,20,50": "--pairs 2,3",
     "k_means_100": "k_means_4",
+    "outer_steps=25": "outer_steps=2",
+    "initialise_from=warm_up --out best_set": "initialise_from=warm_up --out warmed_up",  # best_set is another page's
     "rayvldd_workspace/studies/phases/trials/trial_000/artifacts/distilled_set": "phase_1",  # tests/unit/test_documents
     "rayvldd_workspace/studies/phases/trials/trial_001/artifacts/distilled_set": "phase_2",  # .py loads this study
     "search.num_trials=24": "search.num_trials=2",
