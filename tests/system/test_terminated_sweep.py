@@ -139,4 +139,5 @@ def test_no_long_work_passes_without_a_word(ended: Ended) -> None:
 
 def test_only_commands_are_wider_than_the_terminal(ended: Ended) -> None:
     wide = [line for line in ended.lines if len(line) > _WIDTH]
-    assert [line for line in wide if not line.strip().startswith("rayvldd ")] == []
+    paths = [line for line in wide if len(line.split()) == 1]  # of a long folder for temporary files; never broken
+    assert [line for line in wide if not line.strip().startswith("rayvldd ") and line not in paths] == []
