@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py
 import numpy as np
 import torch
 import torch.nn.functional as F
-from figures import Row, as_json, figures_parser, measured, named, print_rows
+from figures import Row, figures_parser, measured, named, print_figures
 from peak_memory import peak_bytes, peak_in_fresh_process
 from recorded_responses import DEFAULT_TABLE, Table
 from released_evaluation import released_recall, released_students
@@ -191,9 +191,7 @@ def main() -> None:
         print(_measure_memory(name, int(images)))
         return
     conditions = Conditions(1 if arguments.tiny else arguments.rounds, arguments.tiny, arguments.table)
-    rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, arguments.only, conditions), as_object=arguments.json)
 
 
 if __name__ == "__main__":

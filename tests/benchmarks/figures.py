@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
@@ -75,6 +76,19 @@ def print_rows(rows: Iterable[Row], to: TextIO) -> list[Row]:
         print(f"{row.name:38} {value:>11} {to_reach:>9}  {met:3}  {row.what}", file=to, flush=True)
         printed.append(row)
     return printed
+
+
+def print_figures(rows: Iterable[Row], device: str = "cpu", *, as_object: bool) -> None:
+    """Print the rows of a script and, with ``--json``, one object; the rows then go to standard error.
+
+    Args:
+        rows: The rows.
+        device: The device on which they are measured.
+        as_object: Whether ``--json`` was given.
+    """
+    printed = print_rows(rows, sys.stderr if as_object else sys.stdout)
+    if as_object:
+        print(as_json(printed, device))
 
 
 def as_json(rows: list[Row], device: str) -> str:

@@ -28,7 +28,6 @@ A further figure is a function from ``Conditions`` to rows, and its name in ``FI
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ import method_runs
 import numpy as np
 import torch
 import yaml
-from figures import Row, as_json, figures_parser, measured, named, print_rows
+from figures import Row, figures_parser, measured, named, print_figures
 from peak_memory import peak_bytes, peak_in_fresh_process
 from torch import Tensor
 
@@ -292,9 +291,7 @@ def main() -> None:
         if unknown := set(options.methods) - set(SPACES):
             parser.error(f"no method is called {sorted(unknown)}; there are {', '.join(SPACES)}")
     conditions = Conditions(options.tiny, options.workspace, options.sets, options.methods)
-    rows = print_rows(measured(FIGURES, names, conditions), sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, names, conditions), as_object=options.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ trial-seconds that our searches take until their mean best recall reaches the me
 
 import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import Row, as_json, figures_parser, measured, named, print_rows
+from figures import Row, figures_parser, measured, named, print_figures
 from recorded_responses import DEFAULT_SEARCHES, DEFAULT_TABLE, Table
 from scipy.stats import spearmanr
 from search_replay import Curve, Expected, our_search, random_search, seconds_of_mean
@@ -194,9 +193,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = 2 if arguments.tiny else arguments.seeds
     conditions = Conditions(arguments.table, arguments.searches, seeds, arguments.tiny)
-    rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, arguments.only, conditions), as_object=arguments.json)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ begin with, whatever their weight, beside published points and random ones. ``ru
 studies ship.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from figures import Row, as_json, measured, named, print_rows
+from figures import Row, measured, named, print_figures
 from recorded_responses import Answers, Table
 from search_conditions import RANDOM_TRIALS, WAYS, Conditions, expected, learned_of, learned_searches, parsed, searches
 from search_pool import study_of
@@ -156,9 +155,7 @@ def main() -> None:
     """Measure, print."""
     arguments = parsed(__doc__, FIGURES)
     conditions = Conditions.of(arguments)
-    rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, arguments.only, conditions), as_object=arguments.json)
 
 
 if __name__ == "__main__":

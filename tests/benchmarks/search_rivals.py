@@ -18,7 +18,6 @@ end before. ``proposal_s`` is the mean CPU time of a proposal.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-from figures import Row, as_json, figures_parser, measured, named, print_rows
+from figures import Row, figures_parser, measured, named, print_figures
 from recorded_responses import Answers, Table
 from search_conditions import RANDOM_TRIALS
 from search_replay import Curve, Replay, random_search
@@ -211,9 +210,7 @@ def main() -> None:
     given = _arguments()
     seeds, until = (2, _UNTIL_TINY) if given.tiny else (given.seeds, _UNTIL)
     conditions = Conditions(given.role, given.task, given.samplers, seeds, until)
-    rows = print_rows(measured(FIGURES, given.only, conditions), sys.stderr if given.json else sys.stdout)
-    if given.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, given.only, conditions), as_object=given.json)
 
 
 if __name__ == "__main__":

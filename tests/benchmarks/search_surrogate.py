@@ -18,13 +18,12 @@ drawn again. ``_none`` is without published points.
 """
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from figures import Row, as_json, measured, named, print_rows
+from figures import Row, measured, named, print_figures
 from recorded_responses import Response
 from scipy.stats import spearmanr
 from search_conditions import RANDOM_TRIALS, UNTIL, Conditions, parsed
@@ -183,12 +182,8 @@ def budget(conditions: Conditions) -> Iterator[Row]:
             of = sum(map(len, budgets.by_task))
             yield Row(f"unreached_{sampler}{way}", f"of {of} searches that do not reach it", float(unreached))
         for other in SAMPLERS[1:]:
-            sooner = _share_sooner(found["curves"], found[other])
-            name, what = (
-                f"curves_before_{other}{way}",
-                f"share of worlds in which curves is sooner than {other}; ties: half",
-            )
-            yield Row(name, what, sooner)
+            what = f"share of worlds in which curves is sooner than {other}; ties: half"
+            yield Row(f"curves_before_{other}{way}", what, _share_sooner(found["curves"], found[other]))
 
 
 def _share_sooner(ours: PerSearch, theirs: PerSearch) -> float:
@@ -213,9 +208,7 @@ def main() -> None:
     """Measure, print."""
     arguments = parsed(__doc__, FIGURES)
     conditions = Conditions.of(arguments)
-    rows = print_rows(measured(FIGURES, arguments.only, conditions), sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(as_json(rows, "cpu"))
+    print_figures(measured(FIGURES, arguments.only, conditions), as_object=arguments.json)
 
 
 if __name__ == "__main__":

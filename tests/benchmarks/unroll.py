@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py has the full unroll that the tests compare with
 
-from figures import Row, as_json, figures_parser, measured, named, print_rows
+from figures import Row, figures_parser, measured, named, print_figures
 from unroll_cases import FAMILIES, SIZES, Size, build_case, forget, full_unroll, outer_step, relative_error
 from unroll_gpu import FULL_SIZE, TINY, gpu_report
 from unroll_measuring import MemoryJob, Run, fastest
@@ -201,9 +201,7 @@ def main() -> None:
         rows_measured = gpu_report(TINY if arguments.tiny else FULL_SIZE, device, arguments.compile)
     else:
         rows_measured = measured(FIGURES, arguments.only, conditions)
-    rows = print_rows(rows_measured, sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(as_json(rows, device))
+    print_figures(rows_measured, device, as_object=arguments.json)
 
 
 if __name__ == "__main__":
