@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/helpers
 
 import numpy as np
 import torch

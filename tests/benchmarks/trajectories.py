@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/helpers
 
 import torch
 from figures import Row, as_json, figures_parser, machine, measured, named, print_rows

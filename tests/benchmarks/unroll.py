@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/problems.py has the full unroll that the tests compare with
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/helpers
 
 from figures import Row, figures_parser, measured, named, print_figures
 from unroll_cases import FAMILIES, SIZES, Size, build_case, forget, full_unroll, outer_step, relative_error
