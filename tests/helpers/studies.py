@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rayvldd.records.gain import RatesToTry
 from rayvldd.testing.toy import TOY_STUDY
 
 TINY_STUDY: dict[str, Any] = {
@@ -21,3 +22,12 @@ ONE_RATE_OF_TWO: dict[str, Any] = {
     "num_finalists": 0,
 }
 """The smallest search: one trial, at the tiny study's own settings."""
+
+RATES_TO_TRY = RatesToTry(
+    run="trial_000",
+    start_recall=13.97,
+    lowest_recall=2.57,
+    lower={"distillation.lr_image": 3.0, "distillation.lr_text": 10.0},
+    higher={"distillation.lr_image": 300.0, "distillation.lr_text": 1000.0},
+)
+"""Those of a search whose recalls fell below the start."""

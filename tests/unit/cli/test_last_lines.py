@@ -9,11 +9,10 @@ import pytest
 import yaml
 from helpers.cli import run
 from helpers.mutated_files import KINDS
-from helpers.studies import TINY_STUDY
+from helpers.studies import RATES_TO_TRY, TINY_STUDY
 
 from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_USER_ERROR
-from rayvldd.records.gain import RatesToTry
 
 
 @pytest.fixture
@@ -48,17 +47,10 @@ def test_a_search_in_which_nothing_rose_says_so_with_the_rates_to_try(finished: 
     file, workspace = finished
     assert not any(line.startswith("WARNING") for line in _lines(file, workspace))
 
-    rates = RatesToTry(
-        run="trial_000",
-        start_recall=13.97,
-        lowest_recall=2.57,
-        lower={"distillation.lr_image": 3.0, "distillation.lr_text": 10.0},
-        higher={"distillation.lr_image": 300.0, "distillation.lr_text": 1000.0},
-    )
     written = workspace / "studies" / "tiny" / "result.json"
     values = json.loads(written.read_text(encoding="utf-8"))
     values["best"]["outer_step"] = 0
-    written.write_text(json.dumps({**values, "rates_to_try": rates.as_json()}), encoding="utf-8")
+    written.write_text(json.dumps({**values, "rates_to_try": RATES_TO_TRY.as_json()}), encoding="utf-8")
 
     lines = _lines(file, workspace)
     place = next(place for place, line in enumerate(lines) if line.startswith("WARNING"))

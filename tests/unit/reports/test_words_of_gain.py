@@ -1,9 +1,9 @@
 """Whether distillation has improved a set, in words."""
 
 import pytest
+from helpers.studies import RATES_TO_TRY
 
 from rayvldd.config.distillation import DistillationSettings
-from rayvldd.records.gain import RatesToTry
 from rayvldd.reports.gain import (
     commands_to_try,
     sentence_of_gain,
@@ -40,22 +40,17 @@ def test_a_set_that_is_its_start_is_warned_of() -> None:
     assert "so the set is its 7 starting pairs" in words_without_gain(0, 7)
 
 
-RATES = RatesToTry(
-    run="trial_002",
-    start_recall=13.97,
-    lowest_recall=2.57,
-    lower={"distillation.lr_image": 3.0, "distillation.lr_text": 10.0},
-    higher={"distillation.lr_image": 300.0, "distillation.lr_text": 1000.0},
-    point={"distillation.num_pairs": 6, "distillation.initialisation.images": None},
+RATES = RATES_TO_TRY.model_copy(
+    update={"point": {"distillation.num_pairs": 6, "distillation.initialisation.images": None}}
 )
 
 
 @pytest.mark.parametrize(
     ("lowest", "shows", "first"),
     [
-        (2.57, "The recall of trial_002 fell from 13.97 to 2.57, as with rates that are too high", "3 "),
-        (None, "trial_002 ended before its second evaluation, as with rates that are too high", "3 "),
-        (13.9, "The recall of trial_002 stayed near its start, as with rates that are too low", "300 "),
+        (2.57, "The recall of trial_000 fell from 13.97 to 2.57, as with rates that are too high", "3 "),
+        (None, "trial_000 ended before its second evaluation, as with rates that are too high", "3 "),
+        (13.9, "The recall of trial_000 stayed near its start, as with rates that are too low", "300 "),
     ],
 )
 def test_the_warning_has_the_rates_to_try(lowest: float | None, shows: str, first: str) -> None:
