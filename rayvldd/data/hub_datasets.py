@@ -42,6 +42,8 @@ _SPLITS: dict[str, SplitName] = {
 """Names of splits, as data sets on the hub have them."""
 _CAPTIONS = ("caption", "captions", "text", "sentences", "raw", "description")
 """Names of the column of captions, in order of preference."""
+INSTALL_LIBRARY = "pip install 'rayvldd[datasets]'; in the clone: pip install -c constraints.txt '.[datasets]'"
+"""The commands that install the library datasets."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """Names that the hub can have; others, e.g. a folder that is missing, are not asked for there."""
 _NUMBERED = re.compile(r"caption_?\d+")
@@ -351,7 +353,7 @@ def check_library() -> None:
         problem = f"huggingface needs the library datasets, which cannot be imported: {error}"
         raise DataError(
             [Fault("data.source", problem, "another source, or the library")],
-            next_command="pip install 'rayvldd[datasets]'; in the clone: pip install -c constraints.txt '.[datasets]'",
+            next_command=INSTALL_LIBRARY,
         ) from None
 
 

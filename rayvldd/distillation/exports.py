@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from rayvldd.data.hub_datasets import INSTALL_LIBRARY
 from rayvldd.distillation.hub_card import HUB_CARD, hub_card, without_folders
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError
@@ -243,8 +244,7 @@ def _writer(form: str) -> Callable[[ExportedSet, Path], None]:
             raise RayvlddError(
                 f"the format {form!r} needs the library datasets, which cannot be imported ({error}); "
                 f"allowed without it: png",
-                next_command="pip install 'rayvldd[datasets]'; "
-                "in the clone: pip install -c constraints.txt '.[datasets]'",
+                next_command=INSTALL_LIBRARY,
             ) from error
     return FORMS[form]
 

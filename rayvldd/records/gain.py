@@ -11,6 +11,8 @@ from rayvldd.records.form import Values
 from rayvldd.records.trial import Trial
 
 LR_IMAGE, LR_TEXT = "distillation.lr_image", "distillation.lr_text"
+METRICS_TO_TRY = {LR_IMAGE: "try_lr_image", LR_TEXT: "try_lr_text"}
+"""Names of the rates to try first in trackers."""
 _FACTOR: Final = 10.0
 """Between the rates of a run and those to try next: published rates differ by a factor of 50 between settings (LoRS,
 ``lr_image``), and the wrong ones here were wrong by about ten (docs/guides/rates.md)."""
@@ -46,7 +48,7 @@ class RatesToTry(Values):
     @property
     def numbers(self) -> dict[str, float]:
         """The rates to try first, for trackers."""
-        return {f"try_{key.rpartition('.')[2]}": rate for key, rate in self.in_order[0].items()}
+        return {METRICS_TO_TRY[key]: rate for key, rate in self.in_order[0].items()}
 
 
 def rates_to_try(study: Study, trials: Sequence[Trial]) -> RatesToTry | None:

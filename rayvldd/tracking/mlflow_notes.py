@@ -5,15 +5,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, FULL_DATA_MEAN_RECALL, MEAN_RECALL, RANDOM_MEAN_RECALL
+from rayvldd.records.gain import METRICS_TO_TRY
 from rayvldd.tracking.protocol import State
 
 NOTE = "mlflow.note.content"
 """Tag with the description of a run, in Markdown."""
 RUN_ID = "{run_id}"
 """Replaced by the id of the run, which is not known before the run is open."""
-
-_TRIED = {"lr_image": "try_lr_image", "lr_text": "try_lr_text"}
-"""Outer learning rates, and the metrics of a study whose set is its starting pairs with the rates to try."""
 
 
 def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command: str) -> str:
@@ -29,7 +27,7 @@ def note_of_study(metrics: Mapping[str, float], artifacts: Path | None, command:
         parts.append(f"{headline}; {', '.join(beside)}." if beside else f"{headline}.")
     elif BEST_VAL_MEAN_RECALL in metrics:
         parts.append(f"**{metrics[BEST_VAL_MEAN_RECALL]:.1f} % mean recall on validation**.")
-    if rates := [f"`distillation.{name}={metrics[key]:g}`" for name, key in _TRIED.items() if key in metrics]:
+    if rates := [f"`{key}={metrics[name]:g}`" for key, name in METRICS_TO_TRY.items() if name in metrics]:
         parts.append(
             f"**Warning**: nothing rose above its start, so the set is its starting pairs. Try {' and '.join(rates)}."
         )
