@@ -220,7 +220,7 @@ def known_points(
 def lines_of(name: str, found: Sequence[Trial], left_out: Mapping[str, str]) -> list[str]:
     """Lines for the terminal about comparable trials: their number, and each other trial with its reason."""
     head = f"earlier trials of {name}: {len(found)} comparable by recall, {len(left_out)} not"
-    if name == WORKSPACE:
+    if name in (WORKSPACE, NOTHING):
         return [head] if found else []
     return [head, *(f"  {trial}: {reason}" for trial, reason in left_out.items())]
 

@@ -139,6 +139,7 @@ def test_trials_that_fit_come_with_their_recall_and_others_are_named(database: s
     }
     lines = lines_of("rayvldd", found, left_out)
     assert lines[0] == "earlier trials of rayvldd: 2 comparable by recall, 4 not" and len(lines) == 5
+    assert lines_of("none", [], {}) == lines_of("workspace", [], {}) == []
 
 
 def test_settings_without_effect_on_recall_and_paths_do_not_matter(database: str, tmp_path: Path) -> None:
