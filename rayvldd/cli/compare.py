@@ -34,6 +34,8 @@ class _Comparison(Output):
     studies: list[dict[str, JsonValue]]
     """The results of finished studies, as in their files."""
     states: dict[str, _StateOutput]
+    warnings: dict[str, str]
+    """By study, that its set is its starting pairs, with advice; other studies are left out."""
     verdicts: list[str]
     page: Path
 
@@ -144,13 +146,15 @@ def command(
 
     compared = _watched(invocation, write, watch_s)
     reports, comparison, page = compared.reports, compared.comparison, compared.page
-    results = _show(invocation, reports)
+    warnings = _warnings(reports)
+    results = _show(invocation, reports, warnings)
     _show_verdicts(invocation, comparison)
     for sentence in compared.unread:
         invocation.say(f"not shown: {sentence}")
     invocation.say(f"page  {page}")
     states = {report.name: _StateOutput(state=report.state, faults=report.faults) for report in reports}
-    invocation.finish(_Comparison(studies=results, states=states, verdicts=compared.verdicts, page=page))
+    verdicts = compared.verdicts
+    invocation.finish(_Comparison(studies=results, states=states, warnings=warnings, verdicts=verdicts, page=page))
 
 
 def _watched(
@@ -181,9 +185,20 @@ def _show_verdicts(invocation: Invocation, comparison: "Comparison") -> None:
             invocation.say(f"not shown: {section.report.fault}")
 
 
-def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[JsonObject]:
-    """Print the finished studies as a table and a line for each study, with warnings; return the results."""
+def _warnings(reports: list["StudyReport"]) -> dict[str, str]:
+    """Warnings of the studies whose sets are their starting pairs, by name."""
     from rayvldd.reports.gain import words_without_gain
+
+    results = {report.name: report.result for report in reports if report.result is not None}
+    found = {
+        name: words_without_gain(result.best.outer_step, result.num_pairs, result.rates_to_try)
+        for name, result in results.items()
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def _show(invocation: Invocation, reports: list["StudyReport"], warnings: dict[str, str]) -> list[JsonObject]:
+    """Print the finished studies as a table and a line for each study, with warnings; return the results."""
     from rayvldd.reports.tables import comparison_table
 
     results = list({report.name: report.result for report in reports if report.result is not None}.values())
@@ -192,9 +207,8 @@ def _show(invocation: Invocation, reports: list["StudyReport"]) -> list[JsonObje
     for report in reports:
         if report.result is not None:
             invocation.say(f"{report.name}  {report.root / 'best'}")
-            best = report.result.best
-            if warning := words_without_gain(best.outer_step, report.result.num_pairs, report.result.rates_to_try):
-                invocation.say(f"  WARNING: {warning}.")
+            if report.name in warnings:
+                invocation.say(f"  WARNING: {warnings[report.name]}.")
         else:
             invocation.say(f"{report.name}  {report.state}, {len(report.trials)} trials so far")
         for fault in report.faults:

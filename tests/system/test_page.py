@@ -651,6 +651,8 @@ def test_the_first_look_at_a_set_that_is_its_starting_pairs_warns(
     assert result.exit_code == 0, result.output
     assert result.stdout.count("  WARNING: no evaluation on validation was above") == 1
     assert "Warning: the set is its starting pairs" in drawn
+    warnings = last_object(run("compare", "--workspace", tmp_path, "--json"))["warnings"]
+    assert list(warnings) == ["flat"] and f"  WARNING: {warnings['flat']}.\n" in result.stdout
     page = (tmp_path / "comparison" / "compare.html").read_text(encoding="utf-8")
     first, rest = page[page.index('<section class="overview"') :].split('id="studies-heading"')
     assert "<strong>Warning:</strong> the set is its starting pairs." in first
