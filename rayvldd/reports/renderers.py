@@ -24,6 +24,10 @@ _GAP: Final = 1
 """Spaces between two columns on the terminal."""
 _FEWEST: Final = 12
 """Width that a column of texts keeps on the terminal; longer words, e.g. paths, are broken."""
+_MARK: Final = re.compile(r"(?<=\S) (?=(?:\*|%|\(\d+\))(?: |$))")
+"""The space before a mark, a unit or a number of students, which does not stand on a line of its own."""
+_SEPARATORS: Final = "_/-"
+"""Characters of names behind which a line may end on the terminal."""
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -49,6 +53,7 @@ class TerminalTable:
     """A table without lines for Rich, with the caption at the left; text of cells is shown as it is.
 
     Words are not broken: a table that is too wide for the terminal is continued below, with its first column repeated.
+    Long names are, if possible behind a separator; a mark stays in a line with the end of its name.
     Names, captions and paths are neither markup of Rich nor commands to the terminal.
     """
 
@@ -132,7 +137,7 @@ def as_latex(table: Table) -> str:
 
 def _widths(column: Column, texts: Sequence[str]) -> tuple[int, int]:
     """The least and the natural width of a column; cells of numbers are not divided."""
-    words = [*column.heading.split(), *(word for text in texts for word in text.split())]
+    words = [*column.heading.split(), *(word for text in texts for line in text.splitlines() for word in _words(line))]
     heading = max((cell_len(word) for word in column.heading.split()), default=0)
     natural = max(cell_len(line) for text in (column.heading, *texts) for line in text.splitlines() or [""])
     if column.align == "right":
@@ -172,8 +177,46 @@ def _rich_table(table: Table, cells: Sequence[Sequence[str]], widths: dict[int, 
         shown.add_column(Text(printable(column.heading)), justify=column.align, width=width, overflow="fold")
     for number, row in enumerate(table.rows):
         style = "bold" if number in table.best | table.bold else "red" if number in table.faulty else None
-        shown.add_row(*(_terminal_cell(row[index], cells[index][number]) for index in widths), style=style)
+        shown.add_row(
+            *(_terminal_cell(row[index], _wrapped(cells[index][number], width)) for index, width in widths.items()),
+            style=style,
+        )
     return shown
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most a width in cells, which end between words or within a long name."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if cell_len(line) <= width:
+            lines.append(line)
+            continue
+        whole = ""
+        for word in _words(line):
+            if whole and cell_len(f"{whole} {word}") <= width:
+                whole = f"{whole} {word}"
+                continue
+            *ended, whole = [*([whole] if whole else []), *_parts_of_name(word, width)]
+            lines += ended
+        lines.append(whole)
+    return "\n".join(lines)
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line, each with the mark that follows it."""
+    return [word.replace("\0", " ") for word in _MARK.sub("\0", line).split(" ") if word]
+
+
+def _parts_of_name(word: str, width: int) -> list[str]:
+    """A word and its mark in parts of at most a width in cells; the last part has the mark and the end of the word."""
+    name, space, mark = word.partition(" ")
+    parts = []
+    while cell_len(name + space + mark) > width and len(name) > 1:
+        most = max(1, sum(cell_len(name[: place + 1]) <= width for place in range(len(name) - 1)))
+        end = max(name.rfind(separator, 0, most) for separator in _SEPARATORS) + 1
+        parts.append(name[: end or most])
+        name = name[end or most :]
+    return [*parts, name + space + mark]
 
 
 def _terminal_cell(cell: Cell, text: str) -> Text:

@@ -63,6 +63,23 @@ def test_sentences_wrap_between_words_and_long_paths_are_whole_when_joined() -> 
     assert path in "".join(line.split()[-1] for line in lines[1:])
 
 
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_b", "a_study_with_a_long_name", "x" * 24, "写真の学習" * 4])
+@pytest.mark.parametrize("mark", ["*", "(3)", "(12) *"])
+def test_a_mark_stands_in_a_line_with_the_end_of_its_name(name: str, mark: str) -> None:
+    students, _, star = mark.rpartition("*") if "*" in mark else (mark, "", None)
+    row = (f"{name} {students}".strip(), "9.07")
+    for width in range(18, 48, 3):
+        table = Table([*texts("study"), *numbers("test")], [row], best=frozenset({0} if star is not None else ()))
+        shown = [line.removesuffix("9.07").strip() for line in printed(table, width).splitlines()[1:]]
+        assert "".join(shown).replace(" ", "") == (name + mark).replace(" ", "")
+        assert shown[-1].endswith(mark) and shown[-1] != mark, "the end of the name is in the last line"
+
+
+def test_a_long_name_is_broken_behind_a_separator() -> None:
+    table = Table([*texts("study"), *numbers("test")], [("a_study_with_a_long_name", 9)], best=frozenset({0}))
+    assert [line.split()[0] for line in printed(table, 17).splitlines()[1:]] == ["a_study_", "with_a_long_", "name"]
+
+
 def test_html_escapes_texts_and_keeps_the_numbers_for_sorting(table: Table) -> None:
     html = as_html(table, identifier="recalls-1", sortable=True)
     assert html.startswith('<table id="recalls-1" class="sortable">\n<caption>Recall (%)</caption>')
