@@ -61,7 +61,7 @@ def start_ray(address: str | None, num_cpus: int | None, display: ProgressDispla
         display: Shows that Ray starts and ends, which takes seconds.
 
     Raises:
-        RayvlddError: when no Ray answers at ``address``.
+        RayvlddError: when no Ray answers at ``address``, or none starts on this machine.
     """
     if ray.is_initialized():
         yield
@@ -73,12 +73,7 @@ def start_ray(address: str | None, num_cpus: int | None, display: ProgressDispla
         with _handler_of_sigterm_kept(), _shown(display, "starting Ray"):
             _init(options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError or ValueError, after the reason
-        where = "on this machine" if address is None else f"at {address}"
-        raise RayvlddError(
-            f"Ray {where}: cannot be used: {message_of(error)}; allowed: auto, HOST:PORT of a running "
-            f"cluster, or no address",
-            next_command="ray status, to see whether a cluster runs; or the same command without an address",
-        ) from error
+        raise _unusable(error, address) from error
     global _is_ours, _is_local
     _is_ours, _is_local = True, address is None
     try:
@@ -87,6 +82,25 @@ def start_ray(address: str | None, num_cpus: int | None, display: ProgressDispla
         _is_ours = _is_local = False
         with _shown(display, "ending Ray"):
             ray.shutdown()
+
+
+def _unusable(error: Exception, address: str | None) -> RayvlddError:
+    """The error of a Ray that does not start on this machine, or that cannot be joined at an address."""
+    reason = message_of(error)
+    if address is not None:
+        return RayvlddError(
+            f"Ray at {address}: cannot be used: {reason}; allowed: auto, HOST:PORT of a running cluster, or no address",
+            next_command="ray status, to see whether a cluster runs; or the same command without an address",
+        )
+    causes = (
+        f". Its processes had {_TRIES} times 30 seconds: the machine is too busy, or memory or /dev/shm is full"
+        if _TOO_SLOW in reason
+        else ""
+    )
+    return RayvlddError(
+        f"Ray on this machine: cannot be used: {reason}{causes}",
+        next_command="free -h and df -h /dev/shm, which show free memory; then the same command on a less busy machine",
+    )
 
 
 def _shown(display: ProgressDisplay | None, what: str) -> AbstractContextManager[None]:
