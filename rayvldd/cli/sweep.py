@@ -14,12 +14,14 @@ from rayvldd.cli.preparation import (
     show_settings,
     store_option,
     study_argument,
+    writable_records,
     writable_store,
 )
 from rayvldd.cli.tracking import tracking_option
 from rayvldd.errors import ConfigError, Fault
 from rayvldd.printable import without_passwords
 from rayvldd.tracking.opening import OPENING, WITHOUT_SERVER, open_tracker
+from rayvldd.workspace import database_file
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from rayvldd.records.study_outcome import StudyOutcome
     from rayvldd.records.study_plan import Plan
     from rayvldd.workspace import Workspace
+
+_HOSTED = ("databricks", "databricks-uc", "uc")
+"""Addresses of MLflow without ``://`` that are no folders."""
 
 
 @click.command(
@@ -110,7 +115,8 @@ def command(
     study, workspace = loaded_study(invocation, study_file, searches=True)
     study_store = _study_store(study_store_uri, study.name, workspace)
     if not invocation.dry_run and (found := _finished(invocation, study, workspace, study_store, reopens)):
-        _refuse_wrong_options(study, workspace, store_uri, learn_from, tracking_uri)
+        _refuse_wrong_options(invocation, study, workspace, store_uri, learn_from, tracking_uri)
+        _say_finished(invocation, study, workspace, reopens)
         return _show_result(invocation, study, found, tracking_uri, workspace)
     check_study(invocation, study, study_file, distils=True, on_this_machine=address is None)
 
@@ -174,29 +180,60 @@ def _finished(
 
 
 def _refuse_wrong_options(
-    study: "Study", workspace: "Workspace", store_uri: str | None, learn_from: str | None, tracking_uri: str | None
+    invocation: Invocation,
+    study: "Study",
+    workspace: "Workspace",
+    store_uri: str | None,
+    learn_from: str | None,
+    tracking_uri: str | None,
 ) -> None:
-    """Check the options that a finished study has no use for, as before a search, as far as nothing is connected.
+    """Check the options that a finished study has no use for, as before a search.
+
+    Servers and buckets are not asked: they may have gone since, and the result is on this machine.
 
     Raises:
-        InputError: if an address is none, or there is no such earlier study.
+        RayvlddError: if an address is none or its folder cannot be used, or there is no such earlier study.
     """
     if store_uri is not None:
         from rayvldd.experts.store.addresses import expert_storage
+        from rayvldd.storage.folder import FolderStorage
 
-        expert_storage(store_uri, workspace)
+        if isinstance(expert_storage(store_uri, workspace), FolderStorage):
+            writable_records(store_uri, workspace)
     if learn_from is not None:
         from rayvldd.library.searching import earlier_studies
 
-        earlier_studies(learn_from, study, workspace, tracking_uri)
-    if tracking_uri is not None and tracking_uri not in WITHOUT_SERVER:
-        from rayvldd.tracking.mlflow_pages import is_database, is_server
+        earlier = earlier_studies(learn_from, study, workspace, tracking_uri)
+        if database_file(tracking_uri or workspace.tracking_uri) is not None:
+            with invocation.waiting("reading earlier studies"):
+                _ = earlier.trials
+    if tracking_uri is not None:
+        _refuse_wrong_tracker(invocation, tracking_uri)
 
-        is_folder = "://" not in tracking_uri or tracking_uri.startswith("file://")
-        if not (is_folder or is_server(tracking_uri) or is_database(tracking_uri)):
-            allowed = f"http://HOST:PORT, sqlite:///FILE, {', '.join(WITHOUT_SERVER)}"
-            fault = Fault("--tracking-uri", f"got {tracking_uri!r}, which is no server and no database", allowed)
-            raise ConfigError([fault], next_command="the same command with one of them, or without the option")
+
+def _refuse_wrong_tracker(invocation: Invocation, uri: str) -> None:
+    """Ask a tracker for its experiment if it is no server, database or folder of MLflow, but possibly of a plug-in.
+
+    Raises:
+        RayvlddError: if MLflow cannot use the address, in the words of a sweep.
+    """
+    from rayvldd.tracking.mlflow_pages import is_database, is_server
+
+    is_folder = ("://" not in uri and uri not in _HOSTED) or uri.startswith("file://")
+    if not (uri in WITHOUT_SERVER or is_folder or is_server(uri) or is_database(uri)):
+        with invocation.waiting(OPENING):
+            from rayvldd.tracking.mlflow_server import try_tracker
+
+            try_tracker(uri)
+
+
+def _say_finished(invocation: Invocation, study: "Study", workspace: "Workspace", reopens: bool) -> None:
+    """Say where the result of a finished study is from."""
+    from rayvldd.hyperparameter_search.finished import line_of_finished
+    from rayvldd.hyperparameter_search.study_folder import StudyFolder
+
+    with invocation.display() as display:
+        display.line(line_of_finished(study, StudyFolder(workspace.study(study.name)), reopens))
 
 
 def _show_result(
@@ -275,8 +312,6 @@ def _study_store(uri: str | None, study_name: str, workspace: "Workspace") -> "S
 
 def _is_gone(uri: str) -> bool:
     """Whether an address is that of a database file that does not exist."""
-    from rayvldd.workspace import database_file
-
     file = database_file(uri)
     return file is not None and not file.is_file()
 

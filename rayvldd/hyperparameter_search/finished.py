@@ -41,7 +41,7 @@ def finished_result(
     Args:
         study: The study.
         folder: Its folder.
-        display: Says where the result is from.
+        display: Shows the wait for the study's store.
         study_store: Persistent storage of the study, as for a sweep.
         reopens: Whether a finished study continues if it has more trials or time than before.
 
@@ -56,7 +56,6 @@ def finished_result(
         outcome = folder.result()
         if outcome is None or folder.has_unsent:  # another machine has gone on with it
             return None
-        display.line(line_of_finished(study, folder, reopens))
         return SweepResult(outcome, folder.ledger().by_number(), is_new=False)
 
 

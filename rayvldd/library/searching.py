@@ -118,13 +118,16 @@ def search(
     refuse_one_point(study, study.name)
 
     from rayvldd.console import ProgressDisplay
-    from rayvldd.hyperparameter_search.finished import finished_result
+    from rayvldd.hyperparameter_search.finished import finished_result, line_of_finished
     from rayvldd.hyperparameter_search.study_folder import StudyFolder
 
     place = Workspace(workspace)
     place.check_writable()
     with ProgressDisplay() as display:
-        found = finished_result(study, StudyFolder(place.study(study.name)), display, reopens=reopen)
+        folder = StudyFolder(place.study(study.name))
+        found = finished_result(study, folder, display, reopens=reopen)
+        if found:
+            display.line(line_of_finished(study, folder, reopen))
     if found:
         return StudyResult(found.outcome, found.trials)
 

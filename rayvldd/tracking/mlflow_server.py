@@ -44,6 +44,16 @@ def experiment_id(client: MlflowClient, uri: str, artifacts: Path | None) -> str
     return str(known.experiment_id)
 
 
+def try_tracker(uri: str) -> None:
+    """Ask the tracker at an address for this package's experiment, as a tracker does when it is opened.
+
+    Raises:
+        RayvlddError: if MLflow cannot use the address, or nothing answers.
+    """
+    with quiet(), answering(without_passwords(uri)):
+        MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+
+
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
     """Translate any error of a client library into one about the tracking URI."""

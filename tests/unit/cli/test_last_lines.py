@@ -13,6 +13,9 @@ from helpers.studies import RATES_TO_TRY, TINY_STUDY
 
 from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_USER_ERROR
+from rayvldd.errors import RayvlddError
+from rayvldd.tracking.opening import open_tracker
+from rayvldd.workspace import Workspace
 
 
 @pytest.fixture
@@ -82,9 +85,10 @@ def test_an_old_result_without_rates_has_the_advice_in_words(finished: tuple[Pat
     ("option", "value", "said"),
     [
         ("--store", "s3:/bucket", "--store: got 's3:/bucket'"),
+        ("--store", "/proc/experts", "/proc/experts: cannot be written"),
         ("--learn-from", "tiny", "--learn-from: got 'tiny', which is this study"),
         ("--learn-from", "nothing_of_this_name", "--learn-from: got 'nothing_of_this_name', no study of"),
-        ("--tracking-uri", "ftp://host/x", "--tracking-uri: got 'ftp://host/x', which is no server and no database"),
+        ("--tracking-uri", "ftp://host/x", "tracking URI ftp://host/x: cannot be used: "),
     ],
 )
 def test_options_are_checked_on_a_finished_study_too(
@@ -93,6 +97,23 @@ def test_options_are_checked_on_a_finished_study_too(
     result = run("sweep", finished[0], "--workspace", finished[1], option, value)
     assert result.exit_code == EXIT_USER_ERROR
     assert said in result.stderr and not result.stdout
+    assert "this is its result" not in result.stderr, "a result that is not shown is not announced"
+
+
+def test_an_earlier_study_is_looked_up_in_the_database_on_a_finished_study_too(finished: tuple[Path, Path]) -> None:
+    database = ("--tracking-uri", f"sqlite:///{finished[1]}/mlflow.db")
+    result = run("sweep", finished[0], "--workspace", finished[1], "--learn-from", "nothing", *database)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert "mlflow.db has no trials of an experiment or study 'nothing'" in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks://profile", "ftp://host/x"])
+def test_a_tracker_is_refused_in_the_words_of_a_new_study(finished: tuple[Path, Path], uri: str) -> None:
+    with pytest.raises(RayvlddError) as refused:
+        open_tracker(uri, "new", Workspace(finished[1]))
+    result = run("sweep", finished[0], "--workspace", finished[1], "--tracking-uri", uri)
+    assert result.exit_code == EXIT_USER_ERROR
+    assert result.stderr.strip() == f"Error: {refused.value}"
 
 
 def test_faults_of_the_data_are_said_before_models_are_tried(
