@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.errors import RayvlddError, StoreError, message_of, without_next_command
+from rayvldd.errors import DivergedError, RayvlddError, StoreError, message_of, without_next_command
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.gain import RatesToTry, rates_to_try
 from rayvldd.records.made_sets import note_made_set
@@ -125,7 +125,8 @@ def distill_point(
         task, trajectories, key = _prepare(point, workspace, store, display, begin_phase)
         record = _record_in(runs / key, point.seed, display)
         begin_phase()
-        best = _run(point, task, trajectories, record, display, tracker)
+        with _naming_lower_rates(point, record, command):
+            best = _run(point, task, trajectories, record, display, tracker)
         made = _copy_best(task, record, out or runs / key / "distilled_set", display)
         note_made_set(workspace.root, made)
         rates = rates_to_try(point, [record]) if record.best and not record.best.outer_step else None
@@ -133,6 +134,24 @@ def distill_point(
     display.end_phases()
     first = next(iter(record.evaluations), None)
     return Distillation(made, first.recall if first and not first.outer_step else None, rates)
+
+
+@contextmanager
+def _naming_lower_rates(point: Study, record: Trial, command: str) -> Iterator[None]:
+    """Name the rates to try in the error of a distillation that diverges in the block, unless it rose before.
+
+    Raises:
+        DivergedError: if it diverges.
+    """
+    from rayvldd.reports.gain import next_after_divergence
+
+    try:
+        yield
+    except DivergedError as error:
+        rates = rates_to_try(point, [record])
+        if rates is None:
+            raise
+        raise DivergedError(without_next_command(error), next_command=next_after_divergence(rates, command)) from error
 
 
 def phases_of(point: Study) -> int:

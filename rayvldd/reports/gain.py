@@ -83,6 +83,18 @@ def _seen(rates: RatesToTry) -> str:
     return f"{shows}: try {first}, then {second}"
 
 
+def next_after_divergence(rates: RatesToTry, command: str) -> str:
+    """The next command after a distillation that diverged, which rates that are too high alone can make it do.
+
+    Args:
+        rates: Rates around those of the distillation.
+        command: The user's command line.
+    """
+    given = shlex.join([word for key, rate in rates.lower.items() for word in ("--set", f"{key}={rate:g}")])
+    of_distill = command.startswith("rayvldd distill ")
+    return f"rayvldd distill STUDY.yaml {given}" if of_distill else f"the same command with {given}"
+
+
 def commands_to_try(verb_and_file: Sequence[str], overrides: Sequence[str], rates: RatesToTry) -> list[str]:
     """The distillations at the rates to try, with the other settings of the run that they are around.
 

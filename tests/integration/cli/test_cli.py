@@ -359,6 +359,18 @@ def test_a_distillation_that_gains_nothing_says_so_with_the_rates_to_try(worked:
     assert f"rates to try   rayvldd distill {file} --set distillation.lr_image=1e-08" in result.stderr
 
 
+def test_a_distillation_that_diverges_names_lower_rates(worked: tuple[Path, Path]) -> None:
+    file, workspace = worked
+    absurd = ("--set", "distillation.lr_image=1e9", "--set", "distillation.lr_text=7")
+    result = run("distill", file, "--workspace", workspace, "--tracking-uri", "none", *absurd, "--json")
+    assert result.exit_code == EXIT_USER_ERROR
+    values = last_object(result)
+    assert values["error"] == "DivergedError" and "distillation diverged at outer step" in values["message"]
+    lower = "--set distillation.lr_image=1e+08 --set distillation.lr_text=0.7"
+    where = f"--tracking-uri none --workspace {workspace}"
+    assert values["next_command"] == f"rayvldd distill {file} {lower} {where}"
+
+
 def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:
     _, workspace = worked
     best = workspace / "studies" / "tiny" / "best"

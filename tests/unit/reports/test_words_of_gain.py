@@ -6,6 +6,7 @@ from helpers.studies import RATES_TO_TRY
 from rayvldd.config.distillation import DistillationSettings
 from rayvldd.reports.gain import (
     commands_to_try,
+    next_after_divergence,
     sentence_of_gain,
     short_words_without_gain,
     words_of_start,
@@ -65,3 +66,10 @@ def test_the_commands_distil_the_point_of_the_run_at_the_rates_to_try() -> None:
     for command, rates in ((lower, (3, 10)), (higher, (300, 1000))):
         of_rates = f"--set distillation.lr_image={rates[0]} --set distillation.lr_text={rates[1]}"
         assert command == f"rayvldd distill 'a b.yaml' --set seed=3 {point} {of_rates}"
+
+
+def test_after_a_divergence_lower_rates_follow() -> None:
+    lower = "--set distillation.lr_image=3 --set distillation.lr_text=10"
+    stayed = RATES.model_copy(update={"lowest_recall": 13.9})
+    assert next_after_divergence(stayed, "rayvldd distill a.yaml") == f"rayvldd distill STUDY.yaml {lower}"
+    assert next_after_divergence(stayed, "rayvldd scaling a.yaml --pairs 5") == f"the same command with {lower}"
