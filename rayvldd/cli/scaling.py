@@ -22,6 +22,7 @@ from rayvldd.records.set_scores import SetScores
 
 if TYPE_CHECKING:
     from rayvldd.experts.store.expert_store import ExpertStore
+    from rayvldd.records.gain import RatesToTry
     from rayvldd.workspace import Workspace
 
 
@@ -29,6 +30,8 @@ class _Output(SetScores):
     """The scores of the workspace and their file."""
 
     scores: Path
+    warnings: dict[str, str]
+    """By set, that it is its starting pairs, with advice; other sets are left out."""
 
 
 _NUMBERS = "10,20,50,100,200,500,1000"
@@ -89,9 +92,9 @@ def command(
             "students": f"{count} for each training set, scored on {split}",
         }
         return dry_run(invocation, points[numbers[0]], plan)
-    folders = _distilled(invocation, points, workspace, store, tracking_uri)
+    rates = _distilled(invocation, points, workspace, store, tracking_uri)
     options = EvaluationOptions(students, split, full_data, methods)
-    group, scores = _scored(invocation, folders, workspace, options, _num_phases(points))
+    group, scores = _scored(invocation, list(rates), workspace, options, _num_phases(points))
 
     from rayvldd.reports.tables import scaling_table
 
@@ -101,11 +104,25 @@ def command(
     invocation.show(scaling_table(rows, kept.scores.full_data, f"Mean recall on {split} (%) by number of pairs"))
     show_training(invocation, {name: one.rate for name, one in scores.coresets.items()}, scores.recipe)
     show_split(invocation, split)
+    warnings = _warnings(group, rates)
     for name, size in sizes.items():
         invocation.say(f"{size} pairs: {name}")
+        if name in warnings:
+            invocation.say(f"  WARNING: {warnings[name]}.")
     if split == "test":
         invocation.say_next(invocation.in_this_workspace(shlex.join(["rayvldd", "compare"])))
-    invocation.finish(_Output(**dict(kept.scores), scores=kept.file))
+    invocation.finish(_Output(**dict(kept.scores), scores=kept.file, warnings=warnings))
+
+
+def _warnings(group: SetGroup, rates: "dict[str, RatesToTry | None]") -> dict[str, str]:
+    """Warnings of the sets that are their starting pairs, by name."""
+    from rayvldd.reports.gain import words_without_gain
+
+    found = {
+        name: words_without_gain(distilled.origin.outer_step, len(distilled), rates[name])
+        for name, distilled in group.sets.items()
+    }
+    return {name: words for name, words in found.items() if words}
 
 
 def _distilled(
@@ -114,13 +131,13 @@ def _distilled(
     workspace: "Workspace",
     store: "ExpertStore",
     tracking_uri: str | None,
-) -> list[str]:
-    """Distil at each point; return the folders of the sets."""
+) -> "dict[str, RatesToTry | None]":
+    """Distil at each point; return the rates to try, if it gained nothing, by folder of the set."""
     with invocation.waiting("loading Ray"):
         import rayvldd.runtime.cluster  # noqa: F401  # here, because it takes seconds
         from rayvldd.library.distilling import distill_point, phases_of
 
-    folders = []
+    rates = {}
     with invocation.display() as display, reachable(store):
         done = 0
         for number, point in points.items():
@@ -135,9 +152,9 @@ def _distilled(
                 phases_before=done,
                 num_phases=_num_phases(points),
             )
-            folders.append(str(made.folder))
+            rates[str(made.folder)] = made.rates_to_try
             done += phases_of(point)
-    return folders
+    return rates
 
 
 def _num_phases(points: dict[int, Study]) -> int:

@@ -454,6 +454,21 @@ def test_scaling_distils_each_number_once_and_scores_all(tmp_path: Path, local_r
     assert last_object(again)["sets"][0]["mean"] == found["sets"][0]["mean"]
 
 
+@pytest.mark.timeout(600)
+def test_scaling_warns_of_sets_that_are_their_starting_pairs(tmp_path: Path, local_ray: None) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY_STUDY))
+    still = ("--set", "distillation.lr_image=1e-9", "--set", "distillation.lr_text=1e-9")
+    options = ("--pairs", "3", "--students", "1", "--tracker", "files", "--no-full-data", "--json")
+    result = run("scaling", file, "--workspace", tmp_path / "workspace", *options, *still)
+    assert result.exit_code == 0, result.output
+    values = last_object(result)
+    ((place, warning),) = values["warnings"].items()
+    assert place == values["sets"][0]["distilled_set"]
+    assert "so the set is its 3 starting pairs" in warning and "try distillation.lr_image=1e-08" in warning
+    assert f"3 pairs: {place}\n  WARNING: {warning}.\n" in result.stderr
+
+
 @pytest.mark.long  # six encoders, each with processes, features and a bound of its own
 @pytest.mark.timeout(900)
 def test_the_order_of_six_encoders_is_compared_with_that_of_all_pairs(
