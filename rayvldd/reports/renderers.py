@@ -17,6 +17,7 @@ from rich.text import Text
 from rayvldd.config.domains import SettingValue
 from rayvldd.printable import printable, value_as_text
 from rayvldd.reports.table import Cell, Column, Estimate, Table, number_of
+from rayvldd.reports.wrapping import words_of, wrapped
 
 _LONG_NAME: Final = 12
 """Length up to which a name stays in one line of the page; the names of trials are shorter."""
@@ -24,10 +25,6 @@ _GAP: Final = 1
 """Spaces between two columns on the terminal."""
 _FEWEST: Final = 12
 """Width that a column of texts keeps on the terminal; longer words, e.g. paths, are broken."""
-_MARK: Final = re.compile(r"(?<=\S) (?=(?:\*|%|\(\d+\))(?: |$))")
-"""The space before a mark, a unit or a number of students, which does not stand on a line of its own."""
-_SEPARATORS: Final = "_/-"
-"""Characters of names behind which a line may end on the terminal."""
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -137,7 +134,10 @@ def as_latex(table: Table) -> str:
 
 def _widths(column: Column, texts: Sequence[str]) -> tuple[int, int]:
     """The least and the natural width of a column; cells of numbers are not divided."""
-    words = [*column.heading.split(), *(word for text in texts for line in text.splitlines() for word in _words(line))]
+    words = [
+        *column.heading.split(),
+        *(word for text in texts for line in text.splitlines() for word in words_of(line)),
+    ]
     heading = max((cell_len(word) for word in column.heading.split()), default=0)
     natural = max(cell_len(line) for text in (column.heading, *texts) for line in text.splitlines() or [""])
     if column.align == "right":
@@ -178,45 +178,13 @@ def _rich_table(table: Table, cells: Sequence[Sequence[str]], widths: dict[int, 
     for number, row in enumerate(table.rows):
         style = "bold" if number in table.best | table.bold else "red" if number in table.faulty else None
         shown.add_row(
-            *(_terminal_cell(row[index], _wrapped(cells[index][number], width)) for index, width in widths.items()),
+            *(
+                _terminal_cell(row[index], "\n".join(wrapped(cells[index][number], width, cell_len)))
+                for index, width in widths.items()
+            ),
             style=style,
         )
     return shown
-
-
-def _wrapped(text: str, width: int) -> str:
-    """The text in lines of at most a width in cells, which end between words or within a long name."""
-    lines: list[str] = []
-    for line in text.splitlines():
-        if cell_len(line) <= width:
-            lines.append(line)
-            continue
-        whole = ""
-        for word in _words(line):
-            if whole and cell_len(f"{whole} {word}") <= width:
-                whole = f"{whole} {word}"
-                continue
-            *ended, whole = [*([whole] if whole else []), *_parts_of_name(word, width)]
-            lines += ended
-        lines.append(whole)
-    return "\n".join(lines)
-
-
-def _words(line: str) -> list[str]:
-    """The words of a line, each with the mark that follows it."""
-    return [word.replace("\0", " ") for word in _MARK.sub("\0", line).split(" ") if word]
-
-
-def _parts_of_name(word: str, width: int) -> list[str]:
-    """A word and its mark in parts of at most a width in cells; the last part has the mark and the end of the word."""
-    name, space, mark = word.partition(" ")
-    parts = []
-    while cell_len(name + space + mark) > width and len(name) > 1:
-        most = max(1, sum(cell_len(name[: place + 1]) <= width for place in range(len(name) - 1)))
-        end = max(name.rfind(separator, 0, most) for separator in _SEPARATORS) + 1
-        parts.append(name[: end or most])
-        name = name[end or most :]
-    return [*parts, name + space + mark]
 
 
 def _terminal_cell(cell: Cell, text: str) -> Text:
