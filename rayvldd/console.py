@@ -44,6 +44,8 @@ class ProgressDisplay:
         )
         self._task: TaskID | None = None
         self._what = self._phase = ""
+        self.phases_follow = False
+        """Whether the present phase is not the last one."""
         self._last_plain = 0.0
         self._last_words = ""
 
@@ -72,11 +74,11 @@ class ProgressDisplay:
             number: From 1 on.
             total: Phases of the command.
         """
-        self._phase = f"[{number}/{total}] "
+        self._phase, self.phases_follow = f"[{number}/{total}] ", number < total
 
     def end_phases(self) -> None:
         """Show the activities that follow without a phase."""
-        self._phase = ""
+        self._phase, self.phases_follow = "", False
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of an activity; it replaces that of another activity."""

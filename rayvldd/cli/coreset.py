@@ -27,9 +27,11 @@ from rayvldd.library.scoring import (
     Chosen,
     Split,
     choose_coresets,
+    choose_recipe_in,
     full_data_jobs,
     score_sets,
     seeds_of_students,
+    students_left,
     words_of_bound,
     words_of_rates,
 )
@@ -154,18 +156,19 @@ def _choose_and_score(
     from rayvldd.models.retrieval_task import load_task
     from rayvldd.runtime.actor_pool import keeping_actors
     from rayvldd.runtime.cluster import start_ray
-    from rayvldd.runtime.full_data import choose_recipe
 
     with start_ray(None, None, display), keeping_actors():
         task = load_task(point.data, point.model, open_cache(workspace.cache), on_progress=display.progress)
         seeds = seeds_of_students(point, work.split, work.students)
-        chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display)
+        sizes = [number for number in work.numbers for _ in work.methods]
+        left = students_left(point, task, workspace, len(seeds), coresets=sizes, full_data=work.full_data)
+        chosen = choose_coresets(point, task, workspace, work.methods, work.numbers, seeds, display, left)
         if work.out_folder:
             _save(point, task, chosen, seeds[0], work.out_folder, workspace, display)
-        choice = choose_recipe(point, workspace.cache, task.fingerprints, display) if work.full_data else None
+        choice = choose_recipe_in(point, task, workspace, display, left) if work.full_data else None
         jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
-        scores = score_sets(point, task, workspace, jobs, work.split, display, command)
+        scores = score_sets(point, task, workspace, jobs, work.split, display, command, left)
     rows = dict.fromkeys([coreset.name for coreset in chosen] + list(jobs))
     recalls = {name: [found.ranks.recalls() for found in scores[name]] for name in rows}
     return chosen, recalls, choice.best if choice else None

@@ -199,7 +199,9 @@ def command(
     with invocation.display() as display, start_ray(None, None, display), keeping_actors():
         for name, distilled in sets.items():
             display.line(f"{name}\n{distilled.describe()}")
-        for group in groups:
+        for number, group in enumerate(groups, start=1):
+            if len(groups) > 1:
+                display.begin_phase(number, len(groups))
             task, scored[group] = evaluate_group(group, workspace, options, display, invocation.line)
             if not is_matrix:
                 _show_group(invocation, group, scored[group], options)

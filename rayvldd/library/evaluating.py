@@ -187,7 +187,9 @@ def evaluate(
     options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
     with ProgressDisplay() as display, start_ray(None, None, display), keeping_actors():
-        for group in groups:
+        for number, group in enumerate(groups, start=1):
+            if len(groups) > 1:
+                display.begin_phase(number, len(groups))
             _, scored[group] = evaluate_group(group, place, options, display, "rv.evaluate")
     return keep_evaluation(scored, options, place, "rv.evaluate")
 

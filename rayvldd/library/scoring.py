@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rayvldd.config.settings import MAX_MODELS
+from rayvldd.config.settings import MAX_MODELS, STUDENTS_FOR_RATE
 from rayvldd.config.study import Study
-from rayvldd.records.set_scores import Scored
+from rayvldd.records.set_scores import ALL_PAIRS, Scored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rayvldd.console import ProgressDisplay
     from rayvldd.coresets.selection import Coreset
     from rayvldd.evaluation.recall import RetrievalMetrics
+    from rayvldd.hyperparameter_search.parts_left import StudentsLeft
     from rayvldd.models.retrieval_task import RetrievalTask
     from rayvldd.records.coreset_rate import ChosenRate
     from rayvldd.records.full_data import FullDataChoice
@@ -80,6 +81,87 @@ def words_of_rates(study: Study) -> str:
     return f"the best of {words} on validation, tried by further students of each method and number of pairs"
 
 
+def students_left(
+    study: Study,
+    task: "RetrievalTask",
+    workspace: "Workspace",
+    num_students: int,
+    *,
+    sets: Sequence[int] = (),
+    coresets: Sequence[int] = (),
+    full_data: bool = True,
+) -> "StudentsLeft":
+    """The time that the students of an evaluation have left, before the first one is trained.
+
+    Args:
+        study: The study at one point.
+        task: Its data and model.
+        workspace: Has the cache, in which the recipe of the models of all pairs may be.
+        num_students: Students of each set.
+        sets: Number of pairs of each set.
+        coresets: The same of each kind of coreset, whose students try learning rates first.
+        full_data: Whether models of all pairs are trained, too.
+    """
+    from rayvldd.evaluation.full_data import recipes_of
+    from rayvldd.hyperparameter_search.parts_left import StudentsLeft, work_of_training
+    from rayvldd.runtime.full_data import has_chosen_recipe
+    from rayvldd.runtime.resources import work_at_a_time
+
+    settings, recipes = study.evaluation, recipes_of(study.evaluation)
+    is_one = settings.full_data.captions_per_image == "one"
+    num_all = task.train.num_images if is_one else len(task.train.caption_embeddings)
+    of_models = [work_of_training(num_all, one.batch_size, one.epochs) for one in recipes]
+    works = {_kind(size): work_of_training(size, settings.batch_size, settings.epochs) for size in (*sets, *coresets)}
+    left = StudentsLeft({**works, ALL_PAIRS: sum(of_models) / len(of_models)}, work_at_a_time(study))
+    num_rates = len(settings.lr_coreset)
+    tries = num_rates * min(STUDENTS_FOR_RATE, num_students) if num_rates > 1 else 0
+    for size in sets:
+        left.expect(_kind(size), num_students)
+    for size in coresets:
+        left.expect(_kind(size), num_students + tries)
+    if full_data:
+        is_chosen = has_chosen_recipe(study, workspace.cache, task.fingerprints)
+        left.expect(ALL_PAIRS, min(num_students, MAX_MODELS) + (0 if is_chosen else len(recipes)))
+    return left
+
+
+def words_left(left: "StudentsLeft", display: "ProgressDisplay") -> str:
+    """The time that students have left, for a line of progress; empty if it is not known."""
+    words = left.words()
+    return f"{words} of this phase" if words and display.phases_follow else words
+
+
+def choose_recipe_in(
+    study: Study, task: "RetrievalTask", workspace: "Workspace", display: "ProgressDisplay", left: "StudentsLeft"
+) -> "FullDataChoice":
+    """The recipe of the models of all pairs; models that are trained for the choice count for the time left."""
+    from rayvldd.runtime.full_data import choose_recipe
+
+    left.begin()
+    return choose_recipe(
+        study,
+        workspace.cache,
+        task.fingerprints,
+        display,
+        lambda _: words_left(left, display),
+        lambda seconds: left.trained(ALL_PAIRS, seconds),
+    )
+
+
+def _kind(num_pairs: int) -> str:
+    return f"{num_pairs} pairs"
+
+
+def _kind_of(spec: "StudentSpec") -> str:
+    """The kind of a student for the time that is left."""
+    from rayvldd.coresets.selection import Coreset
+    from rayvldd.evaluation.students import Pairs, PairsInOrder
+
+    if isinstance(spec.pairs, Coreset):
+        return _kind(len(spec.pairs.image_index))
+    return _kind(spec.pairs.num_pairs) if isinstance(spec.pairs, Pairs | PairsInOrder) else ALL_PAIRS
+
+
 def choose_coresets(
     study: Study,
     task: "RetrievalTask",
@@ -88,6 +170,7 @@ def choose_coresets(
     numbers: Sequence[int],
     seeds: Sequence[int],
     display: "ProgressDisplay",
+    left: "StudentsLeft",
 ) -> list[Chosen]:
     """Select coresets by every method and of every size, once per seed, and the learning rates of their students.
 
@@ -101,7 +184,7 @@ def choose_coresets(
         display.progress("choices of real pairs", done, total)
 
     def show_rates(done: int, total: int, _: float) -> None:
-        display.progress("learning rates on real pairs", done, total)
+        display.progress("learning rates on real pairs", done, total, words_left(left, display))
 
     sizes = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
     keys = [(method, number, seed) for method in methods for number in sizes[method] for seed in seeds]
@@ -119,7 +202,10 @@ def choose_coresets(
 
     kinds = [(method, number) for number in numbers for method in methods]
     of_kinds = [coresets(*kind) for kind in kinds]
-    rates = choose_rates(study, workspace.cache, of_kinds, show_rates)
+    left.begin()
+    rates = choose_rates(
+        study, workspace.cache, of_kinds, show_rates, lambda spec, seconds: left.trained(_kind_of(spec), seconds)
+    )
     display.done()
     return [Chosen(*kind, found, rate) for kind, found, rate in zip(kinds, of_kinds, rates, strict=True)]
 
@@ -132,17 +218,22 @@ def score_sets(
     split: Split,
     display: "ProgressDisplay",
     command: str,
+    left: "StudentsLeft",
 ) -> dict[str, list["StudentScores"]]:
     """Train and score the students of all sets concurrently, log each set, and return the scores by the set's name."""
     from rayvldd.library.score_log import score_log
     from rayvldd.runtime.evaluation import score_in_parallel
 
     def show(done: int, total: int, _: float) -> None:
-        display.progress(f"students scored on {split}", done, total)
+        display.progress(f"students scored on {split}", done, total, words_left(left, display))
+
+    def trained(spec: "StudentSpec", seconds: float | None) -> None:
+        left.trained(_kind_of(spec), seconds)
 
     jobs = [job for group in sets.values() for job in group]
     with score_log(study, task, workspace, split, sets, command) as log:
-        found = iter(score_in_parallel(study, workspace.cache, jobs, split, show))
+        left.begin()
+        found = iter(score_in_parallel(study, workspace.cache, jobs, split, show, trained))
         display.done()
         by_set = {name: [next(found) for _ in group] for name, group in sets.items()}
         log({name: [scores.ranks.recalls() for scores in of_set] for name, of_set in by_set.items()})

@@ -15,9 +15,11 @@ from rayvldd.library.scoring import (
     Chosen,
     Split,
     choose_coresets,
+    choose_recipe_in,
     full_data_jobs,
     score_sets,
     seeds_of_students,
+    students_left,
 )
 from rayvldd.library.sets_in_order import InOrder
 from rayvldd.records.json_values import JsonValue, number_at, object_at, text_at
@@ -303,13 +305,22 @@ def score_group(
     """
     from rayvldd.data.prepared_arrays import open_cache
     from rayvldd.models.retrieval_task import load_task
-    from rayvldd.runtime.full_data import choose_recipe
 
     study, cache = group.study, open_cache(workspace.cache)
     task = load_task(study.data, study.model, cache, on_progress=display.progress)
     evaluations = further.prepared(task, split, cache, display)
     seeds = seeds_of_students(study, split, students)
-    choice = choose_recipe(study, workspace.cache, task.fingerprints, display) if full_data else None
+    sizes = list(map(group.num_pairs, group.rows))
+    left = students_left(
+        study,
+        task,
+        workspace,
+        len(seeds),
+        sets=sizes * (2 if further.robustness else 1),
+        coresets=sorted(set(sizes)) * len(methods),
+        full_data=full_data,
+    )
+    choice = choose_recipe_in(study, task, workspace, display, left) if full_data else None
     jobs = {ALL_PAIRS: full_data_jobs(choice, seeds)} if choice else {}  # the longest first
     pairs, conversions = _pairs_of_sets(group, task, rates, cache, display)
     for row, places in group.rows.items():
@@ -321,8 +332,7 @@ def score_group(
             jobs[stored_name(row)] = _students_on(parts, seeds)
     chosen: list[Chosen] = []
     if methods:
-        numbers = sorted(set(map(group.num_pairs, group.rows)))
-        chosen = choose_coresets(study, task, workspace, methods, numbers, seeds, display)
+        chosen = choose_coresets(study, task, workspace, methods, sorted(set(sizes)), seeds, display, left)
         jobs |= {coreset.name: coreset.jobs(seeds) for coreset in chosen}
     probes = [probe for evaluation in evaluations for probe in evaluation.probes]
     own: Mapping[str, Sequence[Probe]] = {}
@@ -332,7 +342,7 @@ def score_group(
     for name, specs in jobs.items():
         of_students = [[probe] for probe in own[name]] if name in own else [[]] * len(specs)
         jobs[name] = [replace(spec, probes=[*probes, *more]) for spec, more in zip(specs, of_students, strict=True)]
-    scores = score_sets(study, task, workspace, jobs, split, display, command)
+    scores = score_sets(study, task, workspace, jobs, split, display, command, left)
     rows = [*(name for name in jobs if name != ALL_PAIRS), *([ALL_PAIRS] * full_data)]
     found = [evaluation.scores(group.measured_on, {name: scores[name] for name in rows}) for evaluation in evaluations]
     coresets = {coreset.name: coreset for coreset in chosen}

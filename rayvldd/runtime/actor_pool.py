@@ -5,6 +5,7 @@ the item. Results do not depend on which actor runs an item, because an item car
 """
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ def run_work(
     on_progress: Callable[[int, dict[int, int]], None] | None = None,
     *,
     at_a_time: int | None = None,
+    on_finished: Callable[[int, float], None] | None = None,
 ) -> list[Result]:
     """Run all items, as many in parallel as fit, and return their results in order.
 
@@ -89,6 +91,8 @@ def run_work(
         request: Resources of each actor.
         on_progress: Called repeatedly with the number of finished items and the last progress of each running item.
         at_a_time: Maximum number of parallel items; default: as many as fit.
+        on_finished: Called with the number of each item that has finished and its seconds, without the start of its
+            actor and the loading of the task.
 
     Raises:
         RayvlddError: when an item raises it, its processes die too often, not even one actor fits, or a local Ray dies.
@@ -98,7 +102,7 @@ def run_work(
     fit = request.actors_that_fit(ray.cluster_resources())
     if fit < 1:
         raise does_not_fit(request, ray.cluster_resources())
-    pool = _ActorPool(items, study, cache_folder, request, at_a_time or len(items))
+    pool = _ActorPool(items, study, cache_folder, request, at_a_time or len(items), on_finished)
     if _kept is not None:
         pool.employ(_kept.of(study, cache_folder, request))
     try:
@@ -171,17 +175,19 @@ class _ActorPool(Generic[Result]):
         cache_folder: Path,
         request: ResourceRequest,
         at_a_time: int,
+        on_finished: Callable[[int, float], None] | None = None,
     ) -> None:
         self.results: dict[int, Result] = {}
         self._items = items
         self._request = request
         self._at_a_time = at_a_time
+        self._on_finished = on_finished
         self._reached = dict.fromkeys(range(len(items)), 0)
         """By item: furthest progress at the time its process died."""
         self._waiting = deque(range(len(items)))
         self._deaths = dict.fromkeys(range(len(items)), 0)
         self._idle: list[ActorHandle[_Worker]] = []
-        self._busy: dict[ray.ObjectRef[Result], tuple[int, ActorHandle[_Worker]]] = {}
+        self._busy: dict[ray.ObjectRef[tuple[Result, float]], tuple[int, ActorHandle[_Worker]]] = {}
         """By reference to the result of an item: the number of the item and its actor."""
         self._queries: dict[ray.ObjectRef[int], int] = {}
         """By reference to a progress query: the number of its item."""
@@ -247,9 +253,9 @@ class _ActorPool(Generic[Result]):
             ray.kill(actor)
         self._idle, self._busy = [], {}
 
-    def _take(self, ref: "ray.ObjectRef[Result]", number: int, actor: "ActorHandle[_Worker]") -> None:
+    def _take(self, ref: "ray.ObjectRef[tuple[Result, float]]", number: int, actor: "ActorHandle[_Worker]") -> None:
         try:
-            self.results[number] = ray.get(ref)
+            self.results[number], seconds = ray.get(ref)
         except RayTaskError as error:
             # The item itself failed: raise its own error, because the message of Ray's error is the whole traceback.
             if isinstance(error.cause, RayvlddError):
@@ -261,6 +267,8 @@ class _ActorPool(Generic[Result]):
             self._replace(number, reached, error)
         else:
             self._idle.append(actor)
+            if self._on_finished:
+                self._on_finished(number, seconds)
 
     def _replace(self, number: int, reached: int, error: RayError) -> None:
         # If the item progressed further than before, its death is not attributed to it: spot nodes may end at any time.
@@ -297,7 +305,8 @@ class _Worker:
         self._task: RetrievalTask | None = None
         self._progress = 0
 
-    def work(self, item: WorkItem[Result]) -> Result:
+    def work(self, item: WorkItem[Result]) -> tuple[Result, float]:
+        """Return the result of an item, and its seconds."""
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
         if self._task is None:
@@ -313,7 +322,8 @@ class _Worker:
                 device_cache_gb=study.resources.device_cache_gb,
                 options=DeviceOptions.of(study.resources),
             )
-        return item.do(self._task, self._note)
+        began_s = time.monotonic()
+        return item.do(self._task, self._note), time.monotonic() - began_s
 
     def progress(self) -> int:
         return self._progress

@@ -34,6 +34,8 @@ from rayvldd.runtime.resources import resources_of_trials
 SplitName = Literal["val", "test"]
 OnStudents = Callable[[int, int, float], None]
 """Called with the students finished, their total and the share of their work that is done, 0 to 1."""
+OnTrained = Callable[["StudentSpec", float | None], None]
+"""Called with each student that has finished, and its seconds; None if its scores were cached."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def evaluate_in_parallel(
     jobs: Sequence[StudentSpec],
     split: SplitName,
     on_progress: OnStudents | None = None,
+    on_trained: OnTrained | None = None,
 ) -> list[RetrievalMetrics]:
     """Train one fresh student per job and return the recalls; see :func:`score_in_parallel`."""
-    return [found.ranks.recalls() for found in score_in_parallel(study, cache_folder, jobs, split, on_progress)]
+    found = score_in_parallel(study, cache_folder, jobs, split, on_progress, on_trained)
+    return [one.ranks.recalls() for one in found]
 
 
 def score_in_parallel(
@@ -90,6 +94,7 @@ def score_in_parallel(
     jobs: Sequence[StudentSpec],
     split: SplitName,
     on_progress: OnStudents | None = None,
+    on_trained: OnTrained | None = None,
 ) -> list[StudentScores]:
     """Train one fresh student per job, in parallel as ``resources.cpus_per_trial`` allows, rank with each and probe it.
 
@@ -99,6 +104,7 @@ def score_in_parallel(
         jobs: The students; jobs with the same set should share one ``Pairs`` object, which is then sent once.
         split: Split on which they are scored.
         on_progress: Called about twice a second.
+        on_trained: Called once for each job.
 
     Returns:
         The scores, in the order of the jobs. Those of models of all pairs are cached.
@@ -108,6 +114,14 @@ def score_in_parallel(
     """
     cached = [_kept(cache_folder, job, split) for job in jobs]
     missing = [job for job, known in zip(jobs, cached, strict=True) if known is None]
+    for job, known in zip(jobs, cached, strict=True):
+        if on_trained and known is not None:
+            on_trained(job, None)
+
+    def trained_one(place: int, seconds: float) -> None:
+        if on_trained:
+            on_trained(missing[place], seconds)
+
     with start_ray(None, None):
         sent = {id(job.pairs): _send(job.pairs) for job in missing if isinstance(job.pairs, TrainingPairs)}
         probes = {id(probe): ray.put(probe) for job in missing for probe in job.probes}
@@ -125,7 +139,8 @@ def score_in_parallel(
             for job in missing
         ]
         show = _on_jobs(on_progress, missing, len(jobs))
-        found = run_work(students, study, cache_folder, resources_of_trials(study), show)
+        resources = resources_of_trials(study)
+        found = run_work(students, study, cache_folder, resources, show, on_finished=trained_one)
     for job, new in zip(missing, found, strict=True):
         _keep(cache_folder, job, split, new)
     trained = iter(found)
@@ -159,6 +174,7 @@ def choose_rates(
     cache_folder: Path,
     coresets: Sequence[Sequence[Coreset]],
     on_progress: OnStudents | None = None,
+    on_trained: OnTrained | None = None,
 ) -> list[ChosenRate]:
     """Choose the learning rate of students on coresets: the best one of ``evaluation.lr_coreset`` on validation.
 
@@ -167,6 +183,7 @@ def choose_rates(
         cache_folder: Folder of decoded images and embeddings.
         coresets: For each method and size, one coreset for each student; two of them are used.
         on_progress: Called about twice a second.
+        on_trained: Called once for each student.
 
     Returns:
         The rate for each method and size.
@@ -181,7 +198,7 @@ def choose_rates(
         for rate in rates
         for coreset, seed in zip(of_kind, seeds, strict=False)
     ]
-    found = iter(evaluate_in_parallel(study, cache_folder, jobs, "val", on_progress))
+    found = iter(evaluate_in_parallel(study, cache_folder, jobs, "val", on_progress, on_trained))
     chosen = []
     for of_kind in coresets:
         num_students = min(len(of_kind), len(seeds))

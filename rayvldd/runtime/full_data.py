@@ -37,6 +37,7 @@ def choose_recipe(
     fingerprints: Mapping[str, str],
     display: ProgressDisplay,
     words_left: Callable[[float], str] | None = None,
+    on_trained: Callable[[float], None] | None = None,
 ) -> FullDataChoice:
     """Return the best recipe of the study's grid on validation: the cached choice, or train one model by each recipe.
 
@@ -46,6 +47,7 @@ def choose_recipe(
         fingerprints: Fingerprints of data and encoders.
         display: Shows the progress and the choice.
         words_left: Returns the words for the time that is left when a share of the work is done; default: none.
+        on_trained: Called with the seconds of each model that was trained.
 
     Raises:
         RayvlddError: when no actor fits, or the process of a recipe dies repeatedly.
@@ -65,9 +67,13 @@ def choose_recipe(
         words = [f"epochs of {len(recipes)} recipes for all pairs", words_left(done / total) if words_left else ""]
         display.progress("full-data bound", done, total, ", ".join(filter(None, words)))
 
+    def trained_one(_: int, seconds: float) -> None:
+        if on_trained:
+            on_trained(seconds)
+
     with start_ray(None, None, display):
         works = [_RecipeWork(recipe, study.seed, seed) for recipe in recipes]
-        recalls = run_work(works, study, cache_folder, resources_of_trials(study), show)
+        recalls = run_work(works, study, cache_folder, resources_of_trials(study), show, on_finished=trained_one)
     display.done()
     tried = [
         TriedRecipe(recipe=recipe, val_mean_recall=recall) for recipe, recall in zip(recipes, recalls, strict=True)

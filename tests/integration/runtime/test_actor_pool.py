@@ -230,6 +230,18 @@ class Threads:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    """Returns the seconds that it slept."""
+
+    seconds: float
+    title: str = "sleep"
+
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> float:
+        time.sleep(self.seconds)
+        return self.seconds
+
+
+@dataclass(frozen=True)
 class Process:
     """Returns the number of its process."""
 
@@ -245,6 +257,23 @@ def test_results_come_in_order_and_dead_actors_are_replaced(
     jobs = [Answer(number, tmp_path, deaths=1 if number == 1 else 0) for number in range(5)]
     assert run_work(jobs, tiny_study, tiny_cache, ONE_CPU) == [0, 1, 2, 3, 4]
     assert [(tmp_path / str(number)).stat().st_size for number in range(5)] == [1, 2, 1, 1, 1]
+
+
+def test_the_seconds_of_a_job_are_without_the_start_of_its_actor(
+    local_ray: None, tiny_study: Study, tiny_cache: Path
+) -> None:
+    seconds: dict[int, float] = {}
+
+    def finished(number: int, took: float) -> None:
+        assert number not in seconds
+        seconds[number] = took
+
+    began_s = time.monotonic()
+    jobs = [Sleep(0.0), Sleep(0.5), Sleep(0.0)]
+    assert run_work(jobs, tiny_study, tiny_cache, ONE_CPU, on_finished=finished) == [0.0, 0.5, 0.0]
+    whole_s = time.monotonic() - began_s
+    assert seconds.keys() == {0, 1, 2} and 0.5 <= seconds[1] < whole_s
+    assert max(seconds[0], seconds[2]) < whole_s / 4, "the start takes most of the time"
 
 
 def test_a_job_that_kills_every_process_is_given_up(

@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def nothing_to_do(items: Sequence[object], *_: object) -> list[object]:
+def nothing_to_do(items: Sequence[object], *_: object, **__: object) -> list[object]:
     assert not items, "trained again"
     return []
 
@@ -51,7 +51,11 @@ def test_the_bound_is_paid_once(
 ) -> None:
     with (tmp_path / "out.txt").open("w") as out:
         display = ProgressDisplay(Console(file=out, width=200))
-        choice = choose_recipe(tiny_study, tmp_path, problem.fingerprints, display)
+        seconds: list[float] = []
+        choice = choose_recipe(
+            tiny_study, tmp_path, problem.fingerprints, display, on_trained=lambda took: seconds.append(took)
+        )
+        assert len(seconds) == len(recipes_of(tiny_study.evaluation)) and min(seconds) > 0
         seed = student_seeds(tiny_study.seed, 1)[0]
         models = [train_on_all(problem, recipe, tiny_study.seed, seed) for recipe in recipes_of(tiny_study.evaluation)]
         assert [tried.val_mean_recall for tried in choice.tried] == [
@@ -59,7 +63,10 @@ def test_the_bound_is_paid_once(
         ]
         probe = Probe("other images", RetrievalRecall(), in_memory(problem.val), "identity")
         jobs = [StudentSpec(choice, 5, probes=[probe])]
-        scores = score_in_parallel(tiny_study, tmp_path, jobs, "test")[0]
+        trained: list[tuple[StudentSpec, float | None]] = []
+        scores = score_in_parallel(tiny_study, tmp_path, jobs, "test", on_trained=lambda *news: trained.append(news))[0]
+        ((spec, took),) = trained
+        assert spec is jobs[0] and took is not None and took > 0
         found = scores.ranks
         expected = ranks(problem, train_on_all(problem, choice.best.recipe, tiny_study.seed, 5), problem.test)
         assert found.image_to_text.tolist() == expected.image_to_text.tolist()
@@ -69,7 +76,9 @@ def test_the_bound_is_paid_once(
         monkeypatch.setattr(rayvldd.runtime.full_data, "run_work", lambda *_: pytest.fail("chosen again"))
         assert choose_recipe(tiny_study, tmp_path, problem.fingerprints, display) == choice
         monkeypatch.setattr(rayvldd.runtime.evaluation, "run_work", nothing_to_do)
-        again = score_in_parallel(tiny_study, tmp_path, jobs, "test")[0]
+        trained.clear()
+        again = score_in_parallel(tiny_study, tmp_path, jobs, "test", on_trained=lambda *news: trained.append(news))[0]
+        assert trained == [(jobs[0], None)], "its scores were cached"
         assert again.ranks.recalls() == expected.recalls() and again.probed == scores.probed
         assert list(again.probed) == ["other images"]
         other = [StudentSpec(choice, 5, probes=[replace(probe, identity="other inputs")])]

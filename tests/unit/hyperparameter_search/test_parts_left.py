@@ -1,12 +1,18 @@
-"""The time that is left of a distillation and of the parts of a test, at a clock that the tests move."""
+"""The time that is left of a distillation, of the parts of a test and of students, at a clock that the tests move."""
 
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from helpers.studies import TINY_STUDY
 
 from rayvldd.config.study import Study
-from rayvldd.hyperparameter_search.parts_left import DistillationLeft, PartsLeft, words_of_time_left
+from rayvldd.hyperparameter_search.parts_left import (
+    DistillationLeft,
+    PartsLeft,
+    StudentsLeft,
+    words_of_time_left,
+    work_of_training,
+)
 from rayvldd.runtime.evaluation import StudentSpec, share_of_work
 
 
@@ -113,3 +119,69 @@ def test_the_share_of_work_counts_long_jobs_as_what_they_are() -> None:
     assert share_of_work(jobs, 0, {}) == 0.0
     assert share_of_work(jobs, 1, {0: 2, 2: 0}) == pytest.approx((8 + 1) / 20), "the second job ended first"
     assert share_of_work(jobs, 5, {}) == 1.0
+
+
+def trained_in_order(
+    counts: dict[str, int], seconds: dict[str, list[float]], workers: int, *, start_s: float, first_s: float
+) -> list[tuple[float, str, float]]:
+    """Time, kind and seconds of each student that ends, if processes take a while to start, and then at their first."""
+    drawn = {kind: cycle(seconds[kind]) for kind in counts}
+    free_at, ends = [start_s] * workers, list[tuple[float, str, float]]()
+    for place, kind in enumerate(kind for kind, count in counts.items() for _ in range(count)):
+        took = next(drawn[kind]) + (first_s if place < workers else 0.0)
+        free_at.sort()
+        free_at[0] += took
+        ends.append((free_at[0], kind, took))
+    return sorted(ends)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("first_s", [0.0, 60.0])
+@pytest.mark.parametrize("counts", [{"100 pairs": 40}, {"all pairs": 3, "100 pairs": 40, "20 pairs": 40}], ids=str)
+def test_students_are_known_within_a_factor_of_two_from_the_first_of_each_kind_on(
+    workers: int, first_s: float, counts: dict[str, int]
+) -> None:
+    seconds = {"all pairs": [90.0, 110.0], "100 pairs": [5.0, 7.0, 6.0], "20 pairs": [2.0, 3.0]}
+    clock = Clock()
+    left = StudentsLeft({"all pairs": 400.0, "100 pairs": 160.0, "20 pairs": 80.0}, workers, clock)
+    for kind, count in counts.items():
+        left.expect(kind, count)
+    ends = trained_in_order(counts, seconds, workers, start_s=50.0, first_s=first_s)
+    began, last = clock.now, ends[-1][0]
+    left.begin()
+    clock.now = began + 40.0
+    assert left.seconds() is None and left.words() == "", "processes start"
+    known = set[str]()
+    for place, (end, kind, took) in enumerate(ends):
+        clock.now = began + end
+        left.trained(kind, took)
+        known.add(kind)
+        if known == set(counts) and (first_s == 0 or place >= 2 * workers):
+            estimate, longest = left.seconds(), max(took for _, _, took in ends[place:])
+            assert estimate is not None and (last - end) / 2 - longest <= estimate <= 2 * (last - end) + longest
+    assert left.seconds() == 0.0
+
+
+def test_a_student_of_a_new_kind_takes_as_long_as_its_work_lets_expect() -> None:
+    clock = Clock()
+    left = StudentsLeft({"all pairs": 1000.0, "100 pairs": 160.0, "20 pairs": 80.0}, 1, clock)
+    left.expect("all pairs", 1)
+    left.expect("100 pairs", 3)
+    left.expect("20 pairs", 2)
+    left.trained("100 pairs", 4.0)
+    assert left.seconds() == pytest.approx(25.0 + 2 * 4.0 + 2 * 2.0)
+    assert left.words() == "about 37 s left"
+    left.trained("all pairs", None)
+    assert left.seconds() == pytest.approx(2 * 4.0 + 2 * 2.0), "its scores were cached"
+    clock.now += 5.0
+    assert left.seconds() == pytest.approx(7.0)
+    clock.now += 10.0
+    assert left.seconds() == pytest.approx(1.5), "slower than expected"
+    left.begin()
+    assert left.seconds() == pytest.approx(12.0), "none was trained in the meantime"
+
+
+def test_a_step_on_few_pairs_is_nearly_as_much_work_as_one_on_many() -> None:
+    assert work_of_training(100, 100, 2) == 2 * (100 + 60)
+    assert work_of_training(10, 100, 2) == 2 * (10 + 60)
+    assert work_of_training(250, 100, 1) == 250 + 3 * 60
