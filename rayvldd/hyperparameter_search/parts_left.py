@@ -13,6 +13,8 @@ from rayvldd.hyperparameter_search.time_left import makespan, weight_of_evaluati
 _TRUSTED = 0.2
 """Share of the work from which on only its measured time counts, not the expected one: by then the processes are at
 work."""
+_LATEST = 7
+"""Trained students of a kind whose median is expected of the next ones."""
 _STEP = 60
 """What a step of a training costs beside its pairs, in pairs: on one core of an AMD EPYC a step of the quickstart's
 students on 10 pairs took 8.6 ms, and one on 100 pairs 19.4 ms."""
@@ -120,9 +122,9 @@ class DistillationLeft:
 class StudentsLeft:
     """The time that students have left, and models of all pairs, from the seconds of those that are trained.
 
-    A student takes the median of those of its kind, so that a first one that is slow does not count for all; before one
-    of its kind is trained, it takes as long as those of the nearest kind by its work. The start of processes is not in
-    their seconds.
+    A student takes the median of the latest of its kind, so that one that is slow does not count for all, and the load
+    of the machine does; before one of its kind is trained, it takes as long as those of the nearest kind by its work.
+    The start of processes is not in their seconds.
 
     Args:
         works: Work of a student of each kind, in any common unit.
@@ -174,8 +176,8 @@ class StudentsLeft:
     def _each(self, kind: str) -> float:
         """Seconds of one of a kind."""
         if kind in self._seconds:
-            return median_low(self._seconds[kind])
-        known = {one: median_low(seconds) / self._works[one] for one, seconds in self._seconds.items()}
+            return median_low(self._seconds[kind][-_LATEST:])
+        known = {one: median_low(seconds[-_LATEST:]) / self._works[one] for one, seconds in self._seconds.items()}
         nearest = min(known, key=lambda one: abs(math.log(self._works[one] / self._works[kind])))
         return known[nearest] * self._works[kind]
 

@@ -181,6 +181,15 @@ def test_a_student_of_a_new_kind_takes_as_long_as_its_work_lets_expect() -> None
     assert left.seconds() == pytest.approx(12.0), "none was trained in the meantime"
 
 
+def test_the_load_of_the_machine_counts_as_it_is_lately() -> None:
+    clock = Clock()
+    left = StudentsLeft({"100 pairs": 160.0}, 2, clock)
+    left.expect("100 pairs", 40)
+    for seconds in [2.0] * 20 + [5.0] * 4:
+        left.trained("100 pairs", seconds)
+    assert left.seconds() == pytest.approx(16 / 2 * 5.0), "four of the seven latest"
+
+
 def test_a_step_on_few_pairs_is_nearly_as_much_work_as_one_on_many() -> None:
     assert work_of_training(100, 100, 2) == 2 * (100 + 60)
     assert work_of_training(10, 100, 2) == 2 * (10 + 60)
