@@ -44,8 +44,7 @@ class ProgressDisplay:
         )
         self._task: TaskID | None = None
         self._what = self._phase = ""
-        self.phases_follow = False
-        """Whether the present phase is not the last one."""
+        self._phases_follow = False
         self._last_plain = 0.0
         self._last_words = ""
 
@@ -74,11 +73,15 @@ class ProgressDisplay:
             number: From 1 on.
             total: Phases of the command.
         """
-        self._phase, self.phases_follow = f"[{number}/{total}] ", number < total
+        self._phase, self._phases_follow = f"[{number}/{total}] ", number < total
 
     def end_phases(self) -> None:
         """Show the activities that follow without a phase."""
-        self._phase, self.phases_follow = "", False
+        self._phase, self._phases_follow = "", False
+
+    def of_phase(self, words_left: str) -> str:
+        """Words for the time that a phase has left, which say so if others follow; empty ones stay empty."""
+        return f"{words_left} of this phase" if words_left and self._phases_follow else words_left
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show the progress of an activity; it replaces that of another activity."""

@@ -270,7 +270,7 @@ def _run(
     def on_step(report: StepReport) -> None:
         last[0] = report.loss_name
         left.stepped()
-        notes = [words_of_time_left(left.seconds(report.outer_step))]
+        notes = [display.of_phase(words_of_time_left(left.seconds(report.outer_step)))]
         notes.append(f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}")
         display.progress("outer steps", report.outer_step, total, ", ".join(filter(None, notes)))
 

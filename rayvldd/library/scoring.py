@@ -125,12 +125,6 @@ def students_left(
     return left
 
 
-def words_left(left: "StudentsLeft", display: "ProgressDisplay") -> str:
-    """The time that students have left, for a line of progress; empty if it is not known."""
-    words = left.words()
-    return f"{words} of this phase" if words and display.phases_follow else words
-
-
 def choose_recipe_in(
     study: Study, task: "RetrievalTask", workspace: "Workspace", display: "ProgressDisplay", left: "StudentsLeft"
 ) -> "FullDataChoice":
@@ -143,7 +137,7 @@ def choose_recipe_in(
         workspace.cache,
         task.fingerprints,
         display,
-        lambda _: words_left(left, display),
+        lambda _: display.of_phase(left.words()),
         lambda seconds: left.trained(ALL_PAIRS, seconds),
     )
 
@@ -184,7 +178,7 @@ def choose_coresets(
         display.progress("choices of real pairs", done, total)
 
     def show_rates(done: int, total: int, _: float) -> None:
-        display.progress("learning rates on real pairs", done, total, words_left(left, display))
+        display.progress("learning rates on real pairs", done, total, display.of_phase(left.words()))
 
     sizes = {method: [max(numbers)] if method in NESTED_METHODS else list(numbers) for method in methods}
     keys = [(method, number, seed) for method in methods for number in sizes[method] for seed in seeds]
@@ -225,7 +219,7 @@ def score_sets(
     from rayvldd.runtime.evaluation import score_in_parallel
 
     def show(done: int, total: int, _: float) -> None:
-        display.progress(f"students scored on {split}", done, total, words_left(left, display))
+        display.progress(f"students scored on {split}", done, total, display.of_phase(left.words()))
 
     def trained(spec: "StudentSpec", seconds: float | None) -> None:
         left.trained(_kind_of(spec), seconds)

@@ -18,6 +18,18 @@ def test_the_best_trial_so_far_is_marked() -> None:
     assert "best so far" not in line_of_trial(trial)
 
 
+def test_the_time_left_is_that_of_the_phase_if_others_follow() -> None:
+    display, words = ProgressDisplay(Console(quiet=True)), "about 3 min left"
+    assert display.of_phase(words) == words
+    display.begin_phase(1, 2)
+    assert display.of_phase(words) == "about 3 min left of this phase" and display.of_phase("") == ""
+    display.begin_phase(2, 2)
+    assert display.of_phase(words) == words
+    display.begin_phase(1, 2)
+    display.end_phases()
+    assert display.of_phase(words) == words
+
+
 def test_activities_have_the_phase_of_the_command() -> None:
     shown = StringIO()
     display = ProgressDisplay(Console(file=shown, width=80))
