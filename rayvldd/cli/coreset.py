@@ -188,7 +188,6 @@ def _save(
 
     for coreset in chosen:
         place = folder / f"{coreset.method}_{coreset.num_pairs}"
-        rate = coreset.rate.learning_rate
-        coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed, rate).save(place)
+        coreset_as_set(point, task, coreset.coresets[0], coreset.method, seed, coreset.rate).save(place)
         note_made_set(workspace.root, place)
     display.line(f"{len(chosen)} sets written to {folder}")

@@ -5,6 +5,7 @@ is arXiv 2308.07545; "MTT" is Cazenavette et al., arXiv 2203.11932.
 """
 
 import math
+from itertools import product
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -398,6 +399,8 @@ class FullDataSettings(Settings):
     """Learning rates of both sides."""
     momentums: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = setting((0.0, 0.9), min_length=1)
     """Momentums of SGD."""
+    weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Weight decays of SGD. Default: that of the students, ``evaluation.weight_decay``."""
     decays: tuple[LearningRateDecay, ...] = setting(("cosine",), min_length=1)
     """Courses of the learning rates: ``none``, ``cosine``, which ends at nearly zero, or ``step``, which cuts them by
     ten at half of the steps."""
@@ -413,7 +416,7 @@ class FullDataSettings(Settings):
     def num_recipes(self) -> int:
         """Number of recipes."""
         lists = (self.learning_rates, self.momentums, self.decays, self.batch_sizes, self.epochs)
-        return math.prod(len(values) for values in lists)
+        return math.prod(len(values) for values in lists) * max(len(self.weight_decays), 1)
 
     def total_epochs(self, num_students: int) -> int:
         """Epochs of all models of the bound: one by each recipe, and those of the longest recipe for the test.
@@ -454,6 +457,9 @@ class EvaluationSettings(Settings):
     lr_coreset: tuple[Annotated[float, Field(gt=0)], ...] = setting((0.03, 0.1, 0.3, 1.0), min_length=1)
     """Learning rates of students on real pairs, which have no learned step sizes: for each method and number of pairs
     the best one on validation is used."""
+    weight_decay_coreset: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Weight decays of students on real pairs, each tried with every rate of ``lr_coreset``; default:
+    ``weight_decay``."""
     num_test_students: int = setting(5, ge=2, unit="students", source="Wu et al.: 5", changes_recall=False)
     """Students, each with its own seed, trained on each chosen set for the single test evaluation, and on each set of a
     finalist for the choice on validation."""
@@ -461,6 +467,11 @@ class EvaluationSettings(Settings):
     """Registered names of additional metrics, computed for the students of every evaluation on validation."""
     full_data: FullDataSettings = setting(FullDataSettings(), changes_recall=False)
     """Recipes for models of all pairs, the best of which is the full-data bound."""
+
+    @property
+    def recipes_on_coresets(self) -> tuple[tuple[float, float | None], ...]:
+        """Learning rate and weight decay of students on real pairs to try; a weight decay of None: ``weight_decay``."""
+        return tuple(product(self.lr_coreset, self.weight_decay_coreset or (None,)))
 
 
 # --- search -------------------------------------------------------------------------------------------------------

@@ -18,20 +18,21 @@ from rayvldd.training.sgd import SgdSettings, TrainingBatch, train_on_batches
 
 
 def recipes_of(settings: EvaluationSettings) -> list[FullDataRecipe]:
-    """Return the recipes of a study's grid, at least one; weight decay is that of the students."""
+    """Return the recipes of a study's grid, at least one."""
     grid = settings.full_data
-    lists = (grid.learning_rates, grid.momentums, grid.decays, grid.batch_sizes, grid.epochs)
+    weight_decays = grid.weight_decays or (settings.weight_decay,)
+    lists = (grid.learning_rates, grid.momentums, weight_decays, grid.decays, grid.batch_sizes, grid.epochs)
     return [
         FullDataRecipe(
             learning_rate=rate,
             momentum=momentum,
-            weight_decay=settings.weight_decay,
+            weight_decay=weight_decay,
             decay=decay,
             batch_size=batch_size,
             epochs=epochs,
             captions_per_image=grid.captions_per_image,
         )
-        for rate, momentum, decay, batch_size, epochs in product(*lists)
+        for rate, momentum, weight_decay, decay, batch_size, epochs in product(*lists)
     ]
 
 

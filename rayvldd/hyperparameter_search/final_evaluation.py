@@ -122,7 +122,7 @@ def _test(
 def _works(point: Study, task: RetrievalTask, cache: Path, num_sets: int, num_pairs: int) -> dict[str, float]:
     """The work of the parts of a test, in students on a distilled set."""
     settings, count = point.evaluation, point.evaluation.num_test_students
-    of_epoch, rates = _students_of_model(point, task, num_pairs), len(settings.lr_coreset)
+    of_epoch, rates = _students_of_model(point, task, num_pairs), len(settings.recipes_on_coresets)
     recipes = recipes_of(settings)
     is_chosen = has_chosen_recipe(point, cache, task.fingerprints)
     longest = max(recipe.epochs for recipe in recipes)  # which is the best is not known yet
@@ -193,12 +193,15 @@ def _on_random_pairs(
     display: ProgressDisplay,
     words_left: Callable[[float], str],
 ) -> tuple[list[StudentSpec], ChosenRate]:
-    """One student on its own random pairs for each seed, and their learning rate, chosen on validation."""
+    """One student on its own random pairs for each seed, and their rate and weight decay, chosen on validation."""
 
     def show(done: int, total: int, share: float) -> None:
         display.progress("learning rates on random pairs", done, total, words_left(share))
 
     coresets = [choose_coreset(task, "random", num_pairs, seed) for seed in seeds]
     rate = choose_rates(point, cache, [coresets], show)[0]
-    jobs = [StudentSpec(coreset, seed, rate.learning_rate) for coreset, seed in zip(coresets, seeds, strict=True)]
+    jobs = [
+        StudentSpec(coreset, seed, rate.learning_rate, rate.weight_decay)
+        for coreset, seed in zip(coresets, seeds, strict=True)
+    ]
     return jobs, rate

@@ -99,7 +99,7 @@ def _test(study: Study, pace: Pace, side: SideBySide) -> float:
     evaluation, search = study.evaluation, study.search
     sets = search.finalist_seeds if search.num_finalists else 1
     students = (sets + 1) * evaluation.num_test_students
-    if (rates := len(evaluation.lr_coreset)) > 1:
+    if (rates := len(evaluation.recipes_on_coresets)) > 1:
         students += rates * STUDENTS_FOR_RATE
     pairs = side.train_pairs * evaluation.full_data.total_epochs(evaluation.num_test_students)
     as_students = pairs / (evaluation.epochs * study.largest("distillation.num_pairs"))

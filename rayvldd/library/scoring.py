@@ -33,7 +33,7 @@ class Chosen:
     num_pairs: int
     coresets: Sequence["Coreset"]
     rate: "ChosenRate"
-    """Learning rate of their students, chosen on validation."""
+    """Learning rate and weight decay of their students, chosen on validation."""
 
     @property
     def name(self) -> str:
@@ -44,8 +44,8 @@ class Chosen:
         """One student for each coreset."""
         from rayvldd.runtime.evaluation import StudentSpec
 
-        rate = self.rate.learning_rate
-        return [StudentSpec(coreset, seed, rate) for coreset, seed in zip(self.coresets, seeds, strict=True)]
+        rate, decay = self.rate.learning_rate, self.rate.weight_decay
+        return [StudentSpec(coreset, seed, rate, decay) for coreset, seed in zip(self.coresets, seeds, strict=True)]
 
 
 def seeds_of_students(study: Study, split: str, count: int | None) -> list[int]:
@@ -73,11 +73,13 @@ def words_of_bound(study: Study, num_students: int) -> str:
 
 
 def words_of_rates(study: Study) -> str:
-    """The learning rates that students on real pairs try, for the plan of a command."""
-    rates = study.evaluation.lr_coreset
-    if len(rates) == 1:
-        return f"{rates[0]:g}"
+    """The learning rates and weight decays that students on real pairs try, for the plan of a command."""
+    rates, decays = study.evaluation.lr_coreset, study.evaluation.weight_decay_coreset
     words = ", ".join(f"{rate:g}" for rate in rates)
+    if decays:
+        words += f" with weight decay {', '.join(f'{decay:g}' for decay in decays)}"
+    if len(study.evaluation.recipes_on_coresets) == 1:
+        return words
     return f"the best of {words} on validation, tried by further students of each method and number of pairs"
 
 

@@ -26,7 +26,8 @@ class FullDataRecipe(Values):
         decay = "a constant rate" if self.decay == "none" else f"{self.decay} decay"
         captions = ", one caption per image" if self.captions_per_image == "one" else ""
         return (
-            f"SGD at {self.learning_rate:g} with momentum {self.momentum:g} and {decay}, batches of {self.batch_size}, "
+            f"SGD at {self.learning_rate:g} with momentum {self.momentum:g}, weight decay {self.weight_decay:g} and "
+            f"{decay}, batches of {self.batch_size}, "
             f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{captions}"
         )
 

@@ -47,6 +47,8 @@ class StudentSpec:
     seed: int
     lr: float | None = None
     """Learning rate on a coreset."""
+    weight_decay: float | None = None
+    """Weight decay on a coreset; None: ``evaluation.weight_decay``."""
     probes: Sequence[Probe] = ()
     """Measured on the student too; specs should share the objects, which are then sent once."""
     kept_in: Path | None = None
@@ -131,7 +133,7 @@ def score_in_parallel(
                 job.seed,
                 job.lr,
                 split,
-                study.evaluation,
+                _settings_of(job, study.evaluation),
                 study.seed,
                 [probes[id(probe)] for probe in job.probes],
                 job.kept_in,
@@ -145,6 +147,10 @@ def score_in_parallel(
         _keep(cache_folder, job, split, new)
     trained = iter(found)
     return [next(trained) if known is None else known for known in cached]
+
+
+def _settings_of(job: StudentSpec, settings: EvaluationSettings) -> EvaluationSettings:
+    return settings if job.weight_decay is None else settings.model_copy(update={"weight_decay": job.weight_decay})
 
 
 def _kept(cache_folder: Path, job: StudentSpec, split: SplitName) -> StudentScores | None:
@@ -176,7 +182,9 @@ def choose_rates(
     on_progress: OnStudents | None = None,
     on_trained: OnTrained | None = None,
 ) -> list[ChosenRate]:
-    """Choose the learning rate of students on coresets: the best one of ``evaluation.lr_coreset`` on validation.
+    """Choose the learning rate and the weight decay of students on coresets: the best pair on validation.
+
+    The pairs are those of ``evaluation.lr_coreset`` and ``evaluation.weight_decay_coreset``.
 
     Args:
         study: The study at one point.
@@ -186,25 +194,29 @@ def choose_rates(
         on_trained: Called once for each student.
 
     Returns:
-        The rate for each method and size.
+        The choice for each method and size.
     """
-    rates = study.evaluation.lr_coreset
-    if len(rates) == 1:
-        return [ChosenRate(learning_rate=rates[0], val_mean_recall=None, num_rates=1)] * len(coresets)
+    recipes = study.evaluation.recipes_on_coresets
+    if len(recipes) == 1:
+        ((rate, decay),) = recipes
+        only = ChosenRate(learning_rate=rate, weight_decay=decay, val_mean_recall=None, num_rates=1)
+        return [only] * len(coresets)
     seeds = student_seeds(study.seed, STUDENTS_FOR_RATE, StudentPurpose.VALIDATION)
     jobs = [
-        StudentSpec(coreset, seed, rate)
+        StudentSpec(coreset, seed, rate, decay)
         for of_kind in coresets
-        for rate in rates
+        for rate, decay in recipes
         for coreset, seed in zip(of_kind, seeds, strict=False)
     ]
     found = iter(evaluate_in_parallel(study, cache_folder, jobs, "val", on_progress, on_trained))
     chosen = []
     for of_kind in coresets:
         num_students = min(len(of_kind), len(seeds))
-        recalls = {rate: fmean(one.mean_recall for one in islice(found, num_students)) for rate in rates}
-        best = max(rates, key=lambda rate: recalls[rate])
-        chosen.append(ChosenRate(learning_rate=best, val_mean_recall=recalls[best], num_rates=len(rates)))
+        recalls = [fmean(one.mean_recall for one in islice(found, num_students)) for _ in recipes]
+        best = max(recalls)
+        rate, decay = recipes[recalls.index(best)]
+        choice = ChosenRate(learning_rate=rate, weight_decay=decay, val_mean_recall=best, num_rates=len(recipes))
+        chosen.append(choice)
     return chosen
 
 

@@ -27,6 +27,7 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.library.encoder_ranks import spearman
 from rayvldd.library.scoring import seeds_of_students, summary_of_students
 from rayvldd.library.set_groups import group_sets, load_sets
+from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.made_sets import is_made_set
 from rayvldd.records.set_card import CoresetCard, CoresetOrigin
 from rayvldd.records.set_scores import kept_scores
@@ -41,12 +42,17 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> StudyTask:
     return load(Study.model_validate(TINY_STUDY), tmp_path_factory.mktemp("cache"))
 
 
+def rate_of(learning_rate: float, weight_decay: float | None = None) -> ChosenRate:
+    """A rate that was chosen from no others."""
+    return ChosenRate(learning_rate=learning_rate, weight_decay=weight_decay, val_mean_recall=None, num_rates=1)
+
+
 @pytest.fixture
 def set_folder(task: StudyTask, tmp_path: Path) -> Path:
     """Six real pairs in the form of a distilled set."""
     folder = tmp_path / "six"
     coreset = choose_coreset(task, "herding", 6, seed=1, training=expert_training(task.study))
-    coreset_as_set(task.study, task, coreset, "herding", 1, 0.1).save(folder)
+    coreset_as_set(task.study, task, coreset, "herding", 1, rate_of(0.1)).save(folder)
     return folder
 
 
@@ -77,8 +83,15 @@ def test_real_pairs_are_trained_on_plainly_whatever_the_study_distils_with(task:
     lors = {"distillation.student_loss": "weighted_bce", "distillation.similarity": "low_rank"}
     study = task.study.at({**lors, "distillation.trajectory_matching.batch_size": 4})
     coreset = choose_coreset(task, "random", 3, seed=0, training=expert_training(study))
-    saved = coreset_as_set(study, task, coreset, "random", 0, 0.1)
+    saved = coreset_as_set(study, task, coreset, "random", 0, rate_of(0.1))
     assert saved.student_loss == "info_nce" and saved.pairs(task).similarity is None
+
+
+def test_the_card_of_a_coreset_states_the_weight_decay_of_its_students(task: StudyTask) -> None:
+    coreset = choose_coreset(task, "random", 3, seed=0, training=expert_training(task.study))
+    for chosen, stated in ((None, task.study.evaluation.weight_decay), (0.02, 0.02)):
+        saved = coreset_as_set(task.study, task, coreset, "random", 0, rate_of(0.1, chosen))
+        assert Study.model_validate(saved.origin.study).evaluation.weight_decay == stated
 
 
 @pytest.mark.parametrize("method", NESTED_METHODS)
@@ -343,7 +356,7 @@ def next_set(task: StudyTask, set_folder: Path) -> Path:
     """Five other real pairs, for a second phase."""
     folder = set_folder.parent / "five"
     coreset = choose_coreset(task, "random", 5, seed=2, training=expert_training(task.study))
-    coreset_as_set(task.study, task, coreset, "random", 2, 0.2).save(folder)
+    coreset_as_set(task.study, task, coreset, "random", 2, rate_of(0.2)).save(folder)
     return folder
 
 

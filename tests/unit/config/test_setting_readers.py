@@ -96,7 +96,9 @@ def other_tuple(annotation: Any) -> tuple[Any, ...]:
     (item, _) = get_args(annotation)
     if item is str:
         return ("x",)
-    return get_args(item)[:1] if get_origin(item) is Literal else ({"distillation.lr_image": 3.0},)
+    if get_origin(item) is Literal:
+        return get_args(item)[:1]
+    return (0.25,) if get_args(item)[:1] == (float,) else ({"distillation.lr_image": 3.0},)
 
 
 SPECIAL: dict[str, Any] = {

@@ -40,6 +40,14 @@ def test_recipes_are_all_combinations_and_few() -> None:
     recipes = recipes_of(EvaluationSettings(full_data=grid))
     assert len({recipe.words for recipe in recipes}) == len(recipes) == 8
     assert {recipe.weight_decay for recipe in recipes} == {5e-4}
+    students = EvaluationSettings(weight_decay=1e-3, full_data=grid)
+    assert {recipe.weight_decay for recipe in recipes_of(students)} == {1e-3}, "by default that of the students"
+    own = grid.model_copy(update={"weight_decays": (0.0, 5e-3), "momentums": (0.9,)})
+    recipes = recipes_of(EvaluationSettings(full_data=own))
+    assert len({recipe.words for recipe in recipes}) == own.num_recipes == 8
+    assert [recipe.weight_decay for recipe in recipes] == [0.0, 0.0, 5e-3, 5e-3] * 2
+    with pytest.raises(ValidationError, match="16 recipes, allowed: at most 12"):
+        FullDataSettings(weight_decays=(5e-4, 5e-3))
     with pytest.raises(ValidationError, match="14 recipes, allowed: at most 12"):
         FullDataSettings(learning_rates=tuple(range(1, 8)), momentums=(0.0, 0.9), batch_sizes=(8,), epochs=(3,))
 
@@ -136,7 +144,8 @@ def test_the_best_recipe_is_that_of_the_highest_recall(tmp_path: Path) -> None:
     choice = FullDataChoice(key="k", tried=tried)
     assert (choice.best.recipe.epochs, choice.best.num_recipes) == (3, 4)
     assert choice.best.words == (
-        "SGD at 0.1 with momentum 0.9 and cosine decay, batches of 32, 3 epochs: 31.5 on validation, "
+        "SGD at 0.1 with momentum 0.9, weight decay 0.0005 and cosine decay, batches of 32, 3 epochs: 31.5 on "
+        "validation, "
         "the best of 4 recipes"
     )
     choice.write(tmp_path / "recipe.json")

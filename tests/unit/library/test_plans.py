@@ -27,6 +27,12 @@ def test_the_bound_has_a_model_by_each_recipe_and_up_to_three_more(num_students:
 def test_rates_that_are_tried_are_named() -> None:
     assert words_of_rates(with_evaluation(lr_coreset=[0.1])) == "0.1"
     assert words_of_rates(with_evaluation(lr_coreset=[0.1, 1.0])).startswith("the best of 0.1, 1 on validation")
+    decays = {"weight_decay_coreset": [0.0, 0.01]}
+    words = words_of_rates(with_evaluation(lr_coreset=[0.1], **decays))
+    assert words.startswith("the best of 0.1 with weight decay 0, 0.01 on validation")
+    assert (
+        words_of_rates(with_evaluation(lr_coreset=[0.1], weight_decay_coreset=[0.01])) == "0.1 with weight decay 0.01"
+    )
 
 
 def test_dry_runs_name_the_models_of_all_pairs_and_the_coresets(tmp_path: Path, tiny_cache: Path) -> None:
