@@ -3,10 +3,12 @@
 import json
 import os
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.cli import run
@@ -48,21 +50,41 @@ def scalars(folder: Path) -> dict[str, Values]:
 
 def histories(folder: Path) -> dict[str, Values]:
     """Name of the run -> metric -> step -> value, from the files of runs of Weights & Biases that are offline."""
-    record_class = import_module("wandb.proto.wandb_internal_pb2").Record  # made when it is imported
-
     found: dict[str, Values] = defaultdict(lambda: defaultdict(dict))
     for file in sorted(folder.rglob("run-*.wandb")):
-        content, start, name = file.read_bytes(), 7, ""
-        while start < len(content):
-            _, length, kind = struct.unpack_from("<IHB", content, start)
-            assert kind == 1, "a record that spans blocks of 32 KiB"
-            record = record_class.FromString(content[start + 7 : start + 7 + length])
+        name = ""
+        for record in records_of_ended_run(file):
             name = record.run.display_name or name
             values = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
             for key, value in values.items():
                 if not key.startswith("_"):
                     found[name][key][int(values["_step"])] = json.loads(value)
-            start += 7 + length
+    return found
+
+
+def records_of_ended_run(file: Path, seconds: float = 120.0) -> list[Any]:
+    """The records of a run, once its exit is among them: a process of wandb's own writes them, and ``finish`` returns
+    before it has written the last ones."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        records = records_in(file.read_bytes())
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{file}: no exit within {seconds:g} s")
+
+
+def records_in(content: bytes) -> list[Any]:
+    """The whole records of a file of Weights & Biases; the last one may be half written."""
+    record_class = import_module("wandb.proto.wandb_internal_pb2").Record  # made when it is imported
+    found, start = [], 7
+    while start + 7 <= len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, start)
+        start += 7 + length
+        if start > len(content):
+            break
+        assert kind == 1, "a record that spans blocks of 32 KiB"
+        found.append(record_class.FromString(content[start - length : start]))
     return found
 
 
