@@ -89,9 +89,12 @@ def filled_in(workspace: Path, file: Path) -> Path:
 
 
 def wait_until(found: Callable[[], object], what: str, slurm: Slurm) -> None:
-    deadline = time.monotonic() + 400
+    """Wait until something is so, as long as the job's output goes on: on a busy machine all steps are slow."""
+    deadline, said = time.monotonic() + 400, slurm.output()
     while not found():
-        assert time.monotonic() < deadline, f"{what}\n{slurm.output()[-8000:]}"
+        if time.monotonic() >= deadline:
+            assert said != (said := slurm.output()), f"{what}: nothing new within 400 s\n{said[-8000:]}"
+            deadline = time.monotonic() + 400
         time.sleep(0.1)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class Laptop:
                 start_new_session=True,
             )
         try:
-            yield Terminal(shell, output)
+            yield Terminal(shell, output, self.folder / "shared")
         finally:
             os.killpg(shell.pid, signal.SIGHUP)
             shell.communicate(timeout=30)
@@ -179,6 +179,7 @@ class Terminal:
 
     shell: "subprocess.Popen[bytes]"
     output: Path
+    workspace: Path
 
     def type(self, line: str) -> None:
         assert self.shell.stdin
@@ -188,17 +189,30 @@ class Terminal:
     def text(self) -> str:
         return self.output.read_text()
 
+    def signs_of_life(self) -> tuple[str, float]:
+        """What the terminal has said, and when a file in the workspace was last written."""
+        written = [0.0]
+        for file in self.workspace.rglob("*"):
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                written.append(file.stat().st_mtime)
+        return self.text(), max(written)
+
     def wait_until(self, found: Callable[[], Any], what: str, seconds: float = 800) -> None:
-        """Wait until something is so; to look may fail meanwhile, where a connection is not there yet."""
-        deadline, last = time.monotonic() + seconds, None
-        while time.monotonic() < deadline:
+        """Wait until something is so; to look may fail meanwhile, where a connection is not there yet.
+
+        On a busy machine all steps are slow, so it goes on while the terminal or the workspace has something new.
+        """
+        deadline, last, signs = time.monotonic() + seconds, None, self.signs_of_life()
+        while time.monotonic() < deadline or signs != self.signs_of_life():
+            if time.monotonic() >= deadline:
+                deadline, signs = time.monotonic() + seconds, self.signs_of_life()
             try:
                 if found():
                     return
             except OSError as error:
                 last = error
             time.sleep(0.2)
-        raise AssertionError(f"{what}: not within {seconds:.0f} s; {last or ''}\n{self.text()}")
+        raise AssertionError(f"{what}: nothing new within {seconds:.0f} s; {last or ''}\n{self.text()}")
 
 
 def free_port() -> int:
