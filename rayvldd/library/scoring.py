@@ -115,7 +115,7 @@ def students_left(
     of_models = [work_of_training(num_all, one.batch_size, one.epochs) for one in recipes]
     works = {_kind(size): work_of_training(size, settings.batch_size, settings.epochs) for size in (*sets, *coresets)}
     left = StudentsLeft({**works, ALL_PAIRS: sum(of_models) / len(of_models)}, work_at_a_time(study))
-    num_rates = len(settings.lr_coreset)
+    num_rates = len(settings.recipes_on_coresets)
     tries = num_rates * min(STUDENTS_FOR_RATE, num_students) if num_rates > 1 else 0
     for size in sets:
         left.expect(_kind(size), num_students)

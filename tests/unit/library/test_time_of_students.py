@@ -23,9 +23,8 @@ from rayvldd.records.set_scores import ALL_PAIRS
 from rayvldd.runtime.evaluation import StudentScores, StudentSpec
 from rayvldd.workspace import Workspace
 
-STUDY = Study.model_validate(
-    {**TINY_STUDY, "evaluation": {**TINY_STUDY["evaluation"], "lr_coreset": [0.1, 0.2], "num_test_students": 3}}
-)
+TRIED = {"lr_coreset": [0.1], "weight_decay_coreset": [0.0, 0.01], "num_test_students": 3}
+STUDY = Study.model_validate({**TINY_STUDY, "evaluation": {**TINY_STUDY["evaluation"], **TRIED}})
 RANKS = RetrievalRanks(np.ones(12, int), np.ones(12, int))
 SECONDS = {4: 2.0, 30: 3.0}
 """Of a student, by its number of pairs."""
