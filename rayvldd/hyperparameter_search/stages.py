@@ -72,7 +72,7 @@ class StudySession:
     """The user's command line."""
     ledger: Ledger = field(init=False)
     expert_sets: ExpertSets | None = None
-    """The expert sets of the study, after the first stage."""
+    """The expert sets of the study, after the first stage; None in a session that begins with the test."""
 
     def __post_init__(self) -> None:
         self.ledger = self.folder.ledger()
@@ -326,8 +326,10 @@ class FinalEvaluation(Stage):
         return self._session.folder.test.is_file()
 
     def run(self) -> None:
-        """Evaluate the chosen sets on test."""
-        session = self._session
+        """Evaluate the chosen sets on test; how long that takes is unknown in a session that begins with it."""
+        session, expected_s = self._session, 0.0
+        if session.expert_sets is not None:
+            expected_s = later_stages(session.study, session.ledger.by_number(), session.side_by_side).test
         evaluate_on_test(
             session.study,
             session.best,
@@ -335,7 +337,7 @@ class FinalEvaluation(Stage):
             session.workspace.cache,
             session.display,
             session.command,
-            later_stages(session.study, session.ledger.by_number(), session.side_by_side).test,
+            expected_s,
         )
 
 

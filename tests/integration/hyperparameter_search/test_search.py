@@ -1074,7 +1074,12 @@ def test_a_study_from_end_to_end_in_two_sessions(
     looks: list[str] = []
     evaluate = final_evaluation.score_in_parallel
 
+    killed_in_test = [True]
+
     def counted(*args: Any) -> list[StudentScores]:
+        if killed_in_test:
+            killed_in_test.clear()
+            raise KeyboardInterrupt
         looks.append(args[3])
         return evaluate(*args)
 
@@ -1097,6 +1102,11 @@ def test_a_study_from_end_to_end_in_two_sessions(
     del caught
     gc.collect()
     made = {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        session()  # up to the test, which the next one begins with
+    assert StudyFolder(workspace.study("tiny")).choice.is_file() and not killed_in_test
+    del caught
+    gc.collect()
     result = session()
     assert made and made == {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
     check_result(result.outcome.as_json(), workspace, study)
