@@ -63,7 +63,7 @@ def command(
 
     with invocation.waiting("loading PyTorch"):
         from rayvldd.distillation.released_sets import converted, declared_study, faults_of_released, read_released
-        from rayvldd.storage.new_folders import check_free
+        from rayvldd.storage.new_folders import check_free, new_folder_written_whole
 
     target = user_path(out).absolute()
     check_free(target)
@@ -84,7 +84,8 @@ def command(
         made = converted(released, point, task, pixels, rates)
     if invocation.dry_run:
         return dry_run(invocation, point, {"distilled_set": str(target), "pairs": len(made)})
-    made.save(target)
+    with new_folder_written_whole(target) as part:  # cut off within a set, the same command would be refused
+        made.save(part)
     invocation.say(f"{target}\n{made.describe()}")
     invocation.say_next(invocation.in_this_workspace(shlex.join(["rayvldd", "evaluate", str(out), "--trust"])))
     lr_image, lr_text = made.lr_student_image, made.lr_student_text

@@ -11,6 +11,7 @@ from helpers.studies import TINY_STUDY
 from helpers.tasks import load
 
 from rayvldd.config.study import Study
+from rayvldd.distillation import distilled_set
 from rayvldd.distillation.distilled_set import DistilledSet
 from rayvldd.distillation.released_sets import SCALES, ReleasedSet, converted, declared_study, faults_of_released
 from rayvldd.distillation.released_sets import read_released as read
@@ -133,3 +134,21 @@ def test_the_command(tmp_path: Path, tiny_study: Study, tiny_cache: Path) -> Non
     assert last_object(result)["num_pairs"] == 4 and "weighted_bce" in result.output
     assert len(DistilledSet.load(tmp_path / "set")) == 4
     assert "not free for" in run(*command).output
+
+
+def test_a_conversion_that_is_cut_off_is_done_by_the_same_command(
+    tmp_path: Path, tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = load(tiny_study, tiny_cache).train.caption_embeddings.shape[1]
+    study, file = tmp_path / "tiny.yaml", saved(tmp_path / "distilled_5.pt", content(width))
+    study.write_text(Study.model_validate(TINY_STUDY).model_dump_json(), encoding="utf-8")
+    command = ("convert", study, file, "--out", tmp_path / "set", "--workspace", tmp_path / "workspace")
+
+    def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distilled_set, "write_text_whole", cut_off)  # of the card, after the tensors
+        assert run(*command).exit_code == 130
+    assert not (tmp_path / "set").exists()
+    assert run(*command).exit_code == 0 and len(DistilledSet.load(tmp_path / "set")) == 4
