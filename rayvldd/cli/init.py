@@ -1,6 +1,8 @@
 """``rayvldd init``: a first study for a user's own data."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,27 +121,44 @@ def command(
 
         num_gpus = gpus_here()
     size = image_size or (_LARGE if num_gpus else _SMALL)
-    if hub_name is not None:
-        data, counts = _from_hub(invocation, hub_name, hf_config, size)
-    else:
-        with invocation.waiting("reading the captions"):
-            data, counts = _from_files(folder, table, images, captions, size)
     default = Encoders()
     encoders = Encoders(image_encoder or default.image, image_weights, text_encoder or default.text)
-    text = with_schema_line(study_text(study_file.stem, data, counts["train"], encoders, num_gpus))
-    values = parsed_yaml(text)
-    assert isinstance(values, dict)
-    load_study(values)
-    if not invocation.dry_run:
-        write_schema_beside(study_file)
-        write_text_whole(study_file, text)
-    else:
-        invocation.say(text)
-        captions.unlink(missing_ok=True)
+    with _kept_with_its_study(captions, is_dry_run=invocation.dry_run) if table is not None else nullcontext():
+        if hub_name is not None:
+            data, counts = _from_hub(invocation, hub_name, hf_config, size)
+        else:
+            with invocation.waiting("reading the captions"):
+                data, counts = _from_files(folder, table, images, captions, size)
+        text = with_schema_line(study_text(study_file.stem, data, counts["train"], encoders, num_gpus))
+        values = parsed_yaml(text)
+        assert isinstance(values, dict)
+        load_study(values)
+        if not invocation.dry_run:
+            write_schema_beside(study_file)
+            write_text_whole(study_file, text)
+        else:
+            invocation.say(text)
     invocation.say(f"{study_file}: {', '.join(f'{count} {split}' for split, count in counts.items())} images")
     next_command = invocation.in_this_workspace(shlex.join(["rayvldd", "check", str(study_file), "--probe"]))
     invocation.say_next(next_command)
     invocation.finish(_NewStudy(study=str(study_file), images=counts, settings=values, next_command=next_command))
+
+
+@contextmanager
+def _kept_with_its_study(captions: Path, *, is_dry_run: bool) -> Iterator[None]:
+    """Remove the captions of a table, a new file, after a block that writes no study: the same command needs its name.
+
+    Args:
+        captions: The file.
+        is_dry_run: Whether the block writes none if nothing fails, too.
+    """
+    is_kept = False
+    try:
+        yield
+        is_kept = not is_dry_run
+    finally:
+        if not is_kept:
+            captions.unlink(missing_ok=True)
 
 
 def _from_files(

@@ -1,6 +1,7 @@
 """``rayvldd init``: the study it writes loads, fits the data and the machine, and replaces nothing."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rayvldd.config.loading import load_study
 from rayvldd.config.settings import HuggingFaceData
 from rayvldd.config.study import Study
 from rayvldd.config.study_files import parsed_yaml
+from rayvldd.library import new_study
 from rayvldd.library.new_study import Encoders, data_section, study_text
 
 
@@ -89,6 +91,34 @@ def test_nothing_is_replaced_and_a_dry_run_writes_nothing(table: Path) -> None:
     assert again.exit_code == 2 and "remove the files" in again.stderr
     assert "mine.yaml: is there already" in again.stderr and "mine.captions.jsonl: is there already" in again.stderr
     assert table.with_name("mine.yaml").read_bytes() == before
+
+
+def test_captions_of_a_study_that_was_not_written_are_in_nobodys_way(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = table.with_name("my study.yaml")
+    assert "got 'my study'" in run("init", target, "--csv", table, "--images", table.with_name("photos")).stderr
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(new_study, "counted_images", cut_off)
+        assert made(table).exit_code == 130
+    assert sorted(path.name for path in table.parent.iterdir()) == ["captions.csv", "photos"]
+    assert made(table).exit_code == 0
+
+
+def test_a_dry_run_removes_no_captions_of_another_study(table: Path) -> None:
+    assert made(table).exit_code == 0
+    captions = table.with_name("mine.captions.jsonl")
+    table.with_name("mine.yaml").rename(table.with_name("renamed.yaml"))
+    data = table.with_name("more")
+    data.mkdir()
+    shutil.copy(captions, data / "captions.jsonl")
+    (data / "images").symlink_to(table.with_name("photos"))
+    assert run("init", table.with_name("mine.yaml"), "--data", data, "--dry-run").exit_code == 0
+    assert captions.is_file()
 
 
 @pytest.mark.parametrize("form", ["folder", "karpathy", "blip"])
