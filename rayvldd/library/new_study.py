@@ -185,9 +185,9 @@ def study_text(name: str, data: DataSection, num_train: int, encoders: Encoders,
     section = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in data.items())
     latest = min(epochs - 1, max(5, epochs // 4))
     return _TEMPLATE.format(
-        name=name,
+        name=json.dumps(name),
         data=section,
-        image=encoders.image,
+        image=json.dumps(encoders.image),
         weights=weights,
         text=json.dumps(encoders.text),
         epochs=epochs,

@@ -93,6 +93,14 @@ def test_nothing_is_replaced_and_a_dry_run_writes_nothing(table: Path) -> None:
     assert table.with_name("mine.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["2024", "no", "1e3"])
+def test_a_name_that_yaml_reads_as_a_number_or_a_word_is_a_text(table: Path, name: str) -> None:
+    target = table.with_name(f"{name}.yaml")
+    result = run("init", target, "--csv", table, "--images", table.with_name("photos"))
+    assert result.exit_code == 0, result.output
+    assert load_study(target).name == name
+
+
 def test_captions_of_a_study_that_was_not_written_are_in_nobodys_way(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
