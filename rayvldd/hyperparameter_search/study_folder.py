@@ -100,6 +100,11 @@ class StudyFolder:
         """Of a study with a store: names the snapshot that it was resumed from."""
         return self.root / ".stored"
 
+    @property
+    def pushed_mark(self) -> Path:
+        """Of a study with a store: names the snapshot that this machine is writing."""
+        return self.root / ".pushed"
+
     def save_settings(self, study: Study) -> None:
         """Write the settings of the study."""
         StudySettings(settings=study.model_dump(mode="json")).write(self.settings)

@@ -108,7 +108,10 @@ class StudyStore:
         files = self._known()
         if self._snapshot is None:
             return
-        mark = self._folder.store_mark
+        mark, pushed = self._folder.store_mark, self._folder.pushed_mark
+        if pushed.is_file() and pushed.read_text(encoding="utf-8") == _sum(self._snapshot):
+            self._mark()  # it is what this machine wrote, which ended before it could note that
+            return
         if self._folder.settings.is_file():
             if not mark.is_file():
                 raise StoreError(
@@ -118,6 +121,7 @@ class StudyStore:
                 )
             if mark.read_text(encoding="utf-8") == _sum(self._snapshot):
                 return
+        pushed.unlink(missing_ok=True)
         write_bytes_whole(mark, b"coming")  # marks an interrupted copy as incomplete
         for done, (name, entry) in enumerate(sorted(files.items())):
             display.progress(f"study from {self.uri}", done, len(files))
@@ -157,6 +161,7 @@ class StudyStore:
         if files == before:
             return
         content = json.dumps({"files": files}, indent=1, sort_keys=True).encode()
+        write_bytes_whole(self._folder.pushed_mark, _sum(content).encode())
         if self._taken_over or not self._storage.swap(self._file("snapshot.json"), self._snapshot, content):
             self._taken_over = True
             raise RayvlddError(
@@ -308,6 +313,7 @@ class StudyStore:
     def _mark(self) -> None:
         assert self._snapshot is not None
         write_bytes_whole(self._folder.store_mark, _sum(self._snapshot).encode())
+        self._folder.pushed_mark.unlink(missing_ok=True)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

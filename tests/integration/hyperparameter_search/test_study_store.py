@@ -198,6 +198,33 @@ def test_a_fetch_that_broke_off_is_done_again(tmp_path: Path, monkeypatch: pytes
     assert content(other) == content(folder)
 
 
+@pytest.mark.parametrize("pushes_before", [0, 1])
+def test_a_machine_that_ends_right_after_its_push_goes_on(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pushes_before: int
+) -> None:
+    folder = begun(tmp_path / "a")
+    for _ in range(pushes_before):
+        StudyStore(storage, folder).push()
+        write(folder, trials__trial_001__trial_dot_json="goes on")
+    store, swap = StudyStore(storage, folder), storage.swap
+    store.fetch(QUIET)
+
+    def cut_off(name: str, old: bytes | None, new: bytes) -> bool:
+        assert swap(name, old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "swap", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            store.push()
+    write(folder, trials__trial_001__trial_dot_json="ended meanwhile")
+    with StudyStore(storage, folder).held(QUIET):
+        assert content(folder)["trials/trial_001/trial.json"] == "ended meanwhile"
+    other = folder_on(tmp_path / "b")
+    StudyStore(storage, other).fetch(QUIET)
+    assert content(other) == content(folder)
+
+
 def test_two_studies_of_one_name_are_not_mixed(storage: Storage, tmp_path: Path) -> None:
     StudyStore(storage, begun(tmp_path / "a")).push()
     other = begun(tmp_path / "b")
