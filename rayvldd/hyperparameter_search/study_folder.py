@@ -207,7 +207,7 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.root / ".lock", timeout=_PROBED_S):
-                if reopens and self.has_more(study):
+                if reopens and (self.has_more(study) or self._is_reopening(study)):
                     self._keep_result()
                 if not self.result_file.is_file():  # with the present values of settings that may change
                     self.save_settings(study)
@@ -233,20 +233,31 @@ class StudyFolder:
 
     def has_more(self, study: Study) -> bool:
         """Whether the study is finished, and would run further trials with these settings."""
-        if not self.result_file.is_file():
-            return False
+        return self.result_file.is_file() and self._has_trials_left(study)
+
+    def _is_reopening(self, study: Study) -> bool:
+        """Whether an earlier session with these settings ended while it moved the result away."""
+        return self._begun_move() is not None and self._has_trials_left(study)
+
+    def _has_trials_left(self, study: Study) -> bool:
         ledger, budget = self.ledger(), study.search.time_budget_s
         return len(ledger.ended) < study.max_trials and (budget is None or budget > ledger.search_seconds)
+
+    def _begun_move(self) -> Path | None:
+        """The folder of an earlier result that has not all of it; None if there is none."""
+        places = (place for place in self.earlier_results.glob("*") if not (place / self.choice.name).is_file())
+        return next(places, None) if self.choice.is_file() else None
 
     def _keep_result(self) -> None:
         """Move the result away, so that the study is not finished, and nothing is chosen or tested.
 
-        The choice is moved last: a study with a choice and no test result is tested again, with the set that it has.
+        The choice is moved last: without it, the move is complete.
         """
-        kept = self.earlier_results / str(1 + len(list(self.earlier_results.glob("*"))))
+        kept = self._begun_move() or self.earlier_results / str(1 + len(list(self.earlier_results.glob("*"))))
         copy_folder_whole(self.best, kept / "best")
         for file in (self.result_file, self.test, self.choice):
-            file.replace(kept / file.name)
+            if file.is_file():  # otherwise an earlier session has moved it
+                file.replace(kept / file.name)
 
     def check_same(self, study: Study, *, reopens: bool = False) -> None:
         """Check that the folder is empty or contains this study; if it reopens, as if it were not finished.

@@ -63,6 +63,35 @@ def test_a_reopened_study_keeps_its_result(finished: tuple[Study, StudyFolder]) 
     assert folder.test_evaluations() == 1, "and the further one will be added"
 
 
+@pytest.mark.parametrize("moved", range(4))
+def test_a_reopening_that_is_cut_off_is_completed_by_the_same_command(
+    finished: tuple[Study, StudyFolder], monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    study, folder = finished
+    more, left, replace = study.override({"search.num_trials": 3}), [moved], Path.replace
+
+    def cut_off(file: Path, target: Path) -> Path:
+        if file in (folder.result_file, folder.test, folder.choice):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        return replace(file, target)
+
+    def killed(_: Study) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut_off)
+        patched.setattr(folder, "save_settings", killed)
+        with pytest.raises(KeyboardInterrupt), folder.opened(more, reopens=True):
+            pass
+    with folder.opened(more, reopens=True):
+        (kept,) = folder.earlier_results.iterdir()
+        assert {file.name for file in kept.iterdir()} == {"best", "result.json", "test.json", "choice.json"}
+        assert not (folder.result_file.exists() or folder.test.exists() or folder.choice.exists())
+        assert folder.saved_study() == more
+
+
 def test_other_settings_are_refused_all_the_same(finished: tuple[Study, StudyFolder]) -> None:
     study, folder = finished
     other = study.override({"search.num_trials": 3, "distillation.lr_text": 3.0})
