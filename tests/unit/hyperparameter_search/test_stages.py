@@ -1,17 +1,22 @@
 """Which stages of a study run, and in which order."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from helpers.searches import evaluated, with_search
+from helpers.sets import write_card
 from rich.console import Console
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search import stages
-from rayvldd.hyperparameter_search.stages import STAGES, StudySession, run_stages
+from rayvldd.hyperparameter_search.stages import STAGES, Finalists, StudySession, run_stages
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
+from rayvldd.records.set_card import CARD
+from rayvldd.records.study_choice import FinalistScores
 from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
 from rayvldd.workspace import Workspace
@@ -46,6 +51,30 @@ def test_a_chosen_study_is_tested_and_a_tested_one_runs_nothing(session: StudySe
     assert missing(session) == ["test"]
     session.folder.test.write_text("{}")
     assert missing(session) == []
+
+
+def test_a_set_is_chosen_without_its_pictures(session: StudySession, tiny_study: Study) -> None:
+    session.study = with_search(tiny_study, num_finalists=1, finalist_seeds=2)
+    trial = session.ledger.start(0, 1, {"distillation.lr_image": 10.0})
+    session.ledger.add_evaluation(trial.trial_id, evaluated(2, 7.0))
+    session.ledger.end(trial.trial_id, "finished")
+    for number in range(2):
+        again = session.folder.finalists / f"trial_000_again_{number}"
+        write_card(again / "distilled_set" / CARD)
+        scores = FinalistScores(state="finished", outer_step=2, val_mean_recall=6.5 + number, students=[6.5])
+        scores.write(again / "scores.json")
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    told: list[str] = []
+    pictures: Any = SimpleNamespace(draw_set=fail)
+    expert_sets: Any = SimpleNamespace(at=lambda point: SimpleNamespace(train=None))
+    display: Any = SimpleNamespace(line=lambda _: None, warn=told.append)
+    session.illustrator, session.expert_sets, session.display = pictures, expert_sets, display
+    Finalists(session)._choose()
+    assert session.folder.chosen_trial() == "trial_000" and (session.folder.best / CARD).is_file()
+    assert told == [f"{again / 'distilled_set'}: no pictures of it: No space left on device"]
 
 
 def test_stages_run_in_order_and_their_seconds_are_noted(
