@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
@@ -82,8 +83,9 @@ def local_ray() -> Iterator[None]:
 
     with start_ray(address=None, num_cpus=2):
         for process in psutil.Process().children():  # it reads all logs ten times a second, and sends them to nobody
-            if any("log_monitor.py" in word for word in process.cmdline()):
-                process.kill()
+            with suppress(psutil.NoSuchProcess):  # one that ended when Ray needed a second try to start
+                if any("log_monitor.py" in word for word in process.cmdline()):
+                    process.kill()
         yield
 
 
