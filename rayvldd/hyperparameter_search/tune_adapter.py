@@ -137,7 +137,8 @@ def _trainable(study: Study, context: TrialContext) -> type[tune.Trainable]:
     run, limit, per_trial = run_trial, limit_gpu_memory, resources_of_trials(study)
     num_gpus = per_trial.num_gpus
 
-    def run_and_report(config: Mapping[str, SettingValue], context: TrialContext) -> None:
+    # The annotations are sent too: a text, so that they name no module that the process would import.
+    def run_and_report(config: "Mapping[str, SettingValue]", context: "TrialContext") -> None:
         limit(num_gpus)
         point = {key: value for key, value in config.items() if key != _TRIAL_ID}
         run(str(config[_TRIAL_ID]), point, context, lambda report: tune.report({_REPORT: report}))
