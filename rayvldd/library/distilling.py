@@ -14,6 +14,7 @@ from rayvldd.errors import DivergedError, RayvlddError, StoreError, message_of, 
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.gain import RatesToTry, rates_to_try
 from rayvldd.records.made_sets import note_made_set
+from rayvldd.records.set_card import card_in
 from rayvldd.records.trial import EVALUATIONS, Evaluation, Trial, read_evaluations
 from rayvldd.storage.new_folders import writable_folder
 from rayvldd.workspace import Workspace
@@ -227,8 +228,11 @@ def _held(file: Path, problem: str) -> Iterator[None]:
 def _record_in(folder: Path, seed: int, display: "ProgressDisplay") -> Trial:
     """The evaluations of a distillation so far. An unreadable record costs the curve of its recall, and not the set.
 
-    It is set aside, since it may be whole where only the disk or a permission kept it from being read.
+    It is set aside, since it may be whole where only the disk or a permission kept it from being read. The evaluation
+    of the best set is added if a session ended between saving the set and recording it.
     """
+    from rayvldd.distillation.evaluations import BEST
+
     file = folder / EVALUATIONS
     try:
         found = read_evaluations(file, repair=True)
@@ -238,7 +242,11 @@ def _record_in(folder: Path, seed: int, display: "ProgressDisplay") -> Trial:
             f"{without_next_command(error)}; it is {aside.name} now, and the curve lacks the evaluations before"
         )
         found = []
-    return Trial("the distillation", 0, seed, {}, folder, evaluations=found)
+    record = Trial("the distillation", 0, seed, {}, folder, evaluations=found)
+    card = card_in(record.checkpoint / BEST)
+    if card is not None and card.outer_step > record.outer_step:
+        record.add(Evaluation(card.outer_step, card.metrics))
+    return record
 
 
 def _run(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.cli import last_object, run
+from helpers.sets import write_card
 from helpers.studies import TINY_STUDY
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import open_store
 from rayvldd.library.distilling import _held_folder, _prepare, _record_in
 from rayvldd.models.device_options import DeviceOptions
+from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import EVALUATIONS, Evaluation
 from rayvldd.workspace import Workspace
 
@@ -118,3 +120,13 @@ def test_an_unreadable_record_of_recalls_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "evaluations.unreadable").read_text(encoding="utf-8") == "no json\n"
     assert again.add(Evaluation(4, {VAL_MEAN_RECALL: 10.0}))
     assert [one.outer_step for one in _record_in(tmp_path, 3, display).evaluations] == [4]
+
+
+def test_the_evaluation_of_a_set_that_was_saved_and_not_recorded_is_made_up_for(tmp_path: Path) -> None:
+    display = ProgressDisplay(Console(quiet=True))
+    _record_in(tmp_path, 3, display).add(Evaluation(0, {VAL_MEAN_RECALL: 9.5}))
+    write_card(tmp_path / "checkpoint" / "best" / CARD, outer_step=2, metrics={VAL_MEAN_RECALL: 12.5})
+    for _ in range(2):
+        record = _record_in(tmp_path, 3, display)
+        assert [(one.outer_step, one.recall) for one in record.evaluations] == [(0, 9.5), (2, 12.5)]
+    assert record.best is not None and record.best.outer_step == 2, "it has gained: no rates are to be tried"
