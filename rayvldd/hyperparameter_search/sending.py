@@ -1,6 +1,6 @@
 """The records of a finished study for a tracker: its numbers, and those sent again if the tracker lacks some."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL
@@ -13,7 +13,7 @@ from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.set_card import CARD, card_in
-from rayvldd.records.study_outcome import StudyOutcome
+from rayvldd.records.study_outcome import FinalistOutcome, StudyOutcome
 from rayvldd.records.trial import best_of
 from rayvldd.tracking.protocol import Origins, Tracker
 
@@ -50,20 +50,39 @@ def send_again(
 
 def _send(study: Study, folder: StudyFolder, tracker: Tracker, result: StudyOutcome, display: ProgressDisplay) -> None:
     """Send everything that the study's folder has; the energy of the machine is not in it."""
+    tracker.log_origins(None, _origins_at({}, folder.ledger(), folder))
+    send_trials(study, folder, tracker, result.finalists, display)
+    tracker.end_study("finished", numbers_of(result), folder.best)
+
+
+def send_trials(
+    study: Study,
+    folder: StudyFolder,
+    tracker: Tracker,
+    finalists: Sequence[FinalistOutcome],
+    display: ProgressDisplay,
+) -> None:
+    """Send the trials of a study and its finalists, which all have ended; what a tracker has is not written twice.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        tracker: The tracker, after the start of the study.
+        finalists: The finalists, from the choice.
+        display: Shows what fails.
+    """
     ledger = folder.ledger()
 
     def origins(point: Mapping[str, SettingValue]) -> Origins:
         return _origins_at(point, ledger, folder)
 
-    tracker.log_origins(None, origins({}))
     Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
     for number in range(1, len(ledger.ended) + 1):
         if (best := best_of(ledger.ended[:number])) and best.best:
             tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, number)
-    again = [ledger.trials[row.trial_id] for row in result.finalists if row.trial_id in ledger.trials]
+    again = [ledger.trials[row.trial_id] for row in finalists if row.trial_id in ledger.trials]
     for finalist in finalists_of(study, again, folder.finalists):
         log_finalist(finalist, tracker)
-    tracker.end_study("finished", numbers_of(result), folder.best)
 
 
 def _origins_at(point: Mapping[str, SettingValue], ledger: Ledger, folder: StudyFolder) -> Origins:

@@ -21,7 +21,7 @@ from rayvldd.hyperparameter_search.finished import SweepResult, line_of_finished
 from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
 from rayvldd.hyperparameter_search.recorder import Illustrator
-from rayvldd.hyperparameter_search.sending import numbers_of, send_again
+from rayvldd.hyperparameter_search.sending import numbers_of, send_again, send_trials
 from rayvldd.hyperparameter_search.stages import StudySession, run_stages
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.hyperparameter_search.study_store import StudyStore
@@ -104,6 +104,8 @@ def sweep(
         with reporting_failure(tracker), start_ray(address, None, used), energy.reading():
             if address is not None:
                 refuse_unfit_nodes(workspace.root)
+            if session.is_chosen:  # the stages that send them are done, and the session may have been killed before
+                send_trials(study, folder, tracker, StudyChoice.read(folder.choice).finalists, used)
             with tracker.sampling_machine():
                 run_stages(session)
             # Of a later session the energy would be a part.

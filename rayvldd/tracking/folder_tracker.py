@@ -130,9 +130,11 @@ class FolderTracker:
             self._append(trial_id, _Start(trial_id=trial_id, point=dict(point)))
 
     def log_origins(self, trial_id: str | None, origins: Origins) -> None:
-        """Write the origins of a trial or of the study."""
-        event = _Origins(fingerprints=dict(origins.fingerprints), expert_set=origins.expert_set)
-        if self._written(trial_id).origins != event:
+        """Write the origins of a trial or of the study; the set of experts that is known stays if none is given."""
+        known = self._written(trial_id).origins
+        expert_set = origins.expert_set or (known.expert_set if known else "")
+        event = _Origins(fingerprints=dict(origins.fingerprints), expert_set=expert_set)
+        if known != event:
             self._append(trial_id, event)
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:

@@ -1,6 +1,7 @@
 """Missing records of a finished study are sent again, to the tracker that lacks them."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from helpers.studies import TINY_STUDY
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError
+from rayvldd.experts.store.expert_store import ExpertStore
+from rayvldd.hyperparameter_search import sweep as module
 from rayvldd.hyperparameter_search.sending import send_again
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.study_choice import FinalistScores
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.trial import Trial
+from rayvldd.storage.folder import FolderStorage
 from rayvldd.tracking.folder_tracker import FolderTracker
+from rayvldd.tracking.protocol import Origins
 from rayvldd.workspace import Workspace
 
 MISSING = ("the artifacts of trial_000: Permission denied",)
@@ -110,6 +115,32 @@ def test_finalists_and_the_course_of_the_best_recall_are_sent_too(folder: StudyF
         (1, {"best_val_mean_recall": 7.0}),
         (2, {"best_val_mean_recall": 7.0}),
     ]
+
+
+def test_a_session_that_begins_after_the_choice_sends_what_the_one_before_did_not(
+    folder: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker with a queue may lack trials of a session that was killed in its test."""
+    folder.result_file.unlink()
+    monkeypatch.setattr(module, "start_ray", lambda *_: nullcontext())
+    monkeypatch.setattr(module, "run_stages", lambda _: None)
+    monkeypatch.setattr(module, "_finish", lambda *_: None)
+    records = tmp_path / "records"
+    before = FolderTracker(records)
+    before.start_study(Study.model_validate(TINY_STUDY), "sweep tiny.yaml")
+    before.start_trial("trial_000", {})
+    before.log_origins("trial_000", Origins({"data": "0", "image_encoder": "1", "text_encoder": "2"}, "experts"))
+
+    def session() -> dict[str, str]:
+        study, store = Study.model_validate(TINY_STUDY), ExpertStore(FolderStorage(tmp_path / "experts"))
+        module.sweep(study, folder.workspace, store, FolderTracker(records), display=ProgressDisplay())
+        return {file.name: file.read_text() for file in (records / "trials").iterdir()}
+
+    sent = session()
+    for name in ("trial_000.jsonl", "trial_001.jsonl"):
+        assert '"state": "finished"' in sent[name] and '"val_mean_recall": 7.0' in sent[name]
+    assert sent["trial_000.jsonl"].count('"event": "origins"') == 1, "its experts, which no card names, are known"
+    assert session() == sent, "nothing is written twice"
 
 
 def test_what_the_database_of_the_workspace_lacks_is_known_after_a_move(folder: StudyFolder, tmp_path: Path) -> None:
