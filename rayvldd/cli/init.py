@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,7 +158,8 @@ def _kept_with_its_study(captions: Path, *, is_dry_run: bool) -> Iterator[None]:
         is_kept = not is_dry_run
     finally:
         if not is_kept:
-            captions.unlink(missing_ok=True)
+            with suppress(OSError):  # in a folder that cannot be written: its own error follows
+                captions.unlink()
 
 
 def _from_files(
