@@ -58,6 +58,11 @@ class FinalistRun:
         return self.folder / "distilled_set"
 
     @property
+    def checkpoint(self) -> Path:
+        """State of the distillation for resuming it."""
+        return self.folder / "checkpoint"
+
+    @property
     def record(self) -> Path:
         """File of the outcome; it exists only once the set is complete."""
         return self.folder / "scores.json"
@@ -156,6 +161,9 @@ def rerun_finalists(
     """
     runs = [finalist.sets[number] for number in range(context.study.search.finalist_seeds) for finalist in finalists]
     missing = [one for one in runs if not one.record.is_file()]
+    for one in runs:
+        if one not in missing:  # a session that was killed may have left it
+            shutil.rmtree(one.checkpoint, ignore_errors=True)
     if not missing:
         return
 
@@ -239,19 +247,15 @@ class _FinalistJob:
         finally:
             release_memory()
         scores.write(self.finalist_run.record)
-        shutil.rmtree(self._checkpoint, ignore_errors=True)
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.finalist_run.folder / "checkpoint"
+        shutil.rmtree(self.finalist_run.checkpoint, ignore_errors=True)
 
     def _distil(self, loaded: RetrievalTask, note: Callable[[int], None]) -> FinalistScores:
         study = self.context.study.at(self.finalist_run.point)
         task = loaded if study.model == self.loaded else task_at(study, self.context.cache)
         trajectories = trajectories_of(study, task, self.context)
-        for evaluation in distill(study, task, trajectories, self.finalist_run.seed, self._checkpoint):
+        for evaluation in distill(study, task, trajectories, self.finalist_run.seed, self.finalist_run.checkpoint):
             note(evaluation.outer_step)
-        best = DistilledSet.load(self._checkpoint / BEST)
+        best = DistilledSet.load(self.finalist_run.checkpoint / BEST)
         count = study.evaluation.num_test_students
         # Each set has its own students; otherwise one favourable initialisation would affect all sets.
         seeds = student_seeds(study.seed, (self.finalist_run.number + 1) * count, StudentPurpose.FINALISTS)[-count:]

@@ -214,6 +214,7 @@ class Recorder:
     def resend_ended(self) -> None:
         """Send the ended trials of earlier sessions to the tracker again: a killed session may not have sent them."""
         for trial in self.run.ledger.ended:
+            shutil.rmtree(trial.checkpoint, ignore_errors=True)  # of a session that was killed before it did that
             self._open_record(trial)
             self._draw_and_close(trial)
 

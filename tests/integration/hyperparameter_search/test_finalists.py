@@ -235,8 +235,9 @@ def test_an_interrupted_set_resumes_and_finished_ones_are_not_repeated(
     whole = {one.name: one.scores() for finalist in two for one in finalist.sets}
     assert len({json.dumps(scores.students) for scores in whole.values()}) > 1
     done.clear()
+    (two[0].sets[0].checkpoint / "best").mkdir(parents=True)  # a process that was killed after its record left it
     rerun_finalists(two, job, QUIET)
-    assert not done
+    assert not done and not two[0].sets[0].checkpoint.exists()
 
     second = finalists_of(job.study, [finalist.trial for finalist in two], tmp_path / "second")
 

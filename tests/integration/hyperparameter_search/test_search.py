@@ -963,8 +963,11 @@ def test_pictures_are_drawn_while_the_next_trial_begins(
     pictures = SlowPictures()
     pictures.go_on.set()
     recorder = recorder_with(pictures)
+    left = recorder.run.ledger.trials["trial_003"].checkpoint
+    left.mkdir()  # the sweep may also have died before it removed that
     recorder.resend_ended()
     recorder.end_rest()
+    assert not left.exists()
     assert pictures.drawn == ["trial_003"], "where the sweep died before they were there, the next one draws them"
 
 
