@@ -1,10 +1,11 @@
-"""Actor pool: run work items on one task in parallel, with actors that each load the task once.
+"""Actor pool: run work items on one task in parallel, with actors that keep the task of their last item.
 
 An actor is a process with its own CPUs and GPUs. It runs one item at a time. If it dies, another actor restarts
 the item. Results do not depend on which actor runs an item, because an item carries its seeds.
 """
 
 import contextlib
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from rayvldd.config.settings import actors_on_gpus
+from rayvldd.config.settings import DataSettings, ModelSettings, ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.data.prepared_arrays import open_cache
 from rayvldd.errors import RayvlddError, message_of
@@ -55,7 +56,7 @@ class ResourceRequest:
 
     num_cpus: int
     num_gpus: float
-    setting: str
+    setting: str = field(compare=False)
     """Name of the setting for the CPUs, for messages."""
     custom: Mapping[str, float] = field(default_factory=dict)
     """Amounts of further resources, by the names that the cluster nodes declare."""
@@ -104,7 +105,7 @@ def run_work(
         raise does_not_fit(request, ray.cluster_resources())
     pool = _ActorPool(items, study, cache_folder, request, at_a_time or len(items), on_finished)
     if _kept is not None:
-        pool.employ(_kept.of(study, cache_folder, request))
+        pool.employ(_kept.of(request))
     try:
         while pool.results_missing:
             refuse_dead_ray()
@@ -121,10 +122,10 @@ def run_work(
 
 @contextlib.contextmanager
 def keeping_actors() -> Iterator[None]:
-    """Keep the actors of each :func:`run_work` in the block for the next one with the same task and resources.
+    """Keep the actors of each :func:`run_work` in the block for the next one with the same resources.
 
-    For runs directly after each other: an actor takes seconds to start. Kept actors hold their resources, so the block
-    must contain nothing else that needs them, and must end before Ray does.
+    For runs directly after each other: an actor takes seconds to start, most of them to import torch. Kept actors hold
+    their resources, so the block must contain nothing else that needs them, and must end before Ray does.
     """
     global _kept
     if _kept is not None:
@@ -143,14 +144,13 @@ class _KeptActors:
 
     def __init__(self) -> None:
         self.actors: list[ActorHandle[_Worker]] = []
-        self._made_for: tuple[Study, Path, ResourceRequest] | None = None
+        self._request: ResourceRequest | None = None
 
-    def of(self, study: Study, cache_folder: Path, request: ResourceRequest) -> "list[ActorHandle[_Worker]]":
-        """Hand over the actors for this task; those of another task are stopped."""
-        made_for = (study, cache_folder, request)
-        if made_for != self._made_for:
+    def of(self, request: ResourceRequest) -> "list[ActorHandle[_Worker]]":
+        """Hand over the actors with these resources; those with others are stopped."""
+        if request != self._request:
             self.dismiss()
-        self._made_for = made_for
+        self._request = request
         actors, self.actors = self.actors, []
         return actors
 
@@ -179,6 +179,7 @@ class _ActorPool(Generic[Result]):
     ) -> None:
         self.results: dict[int, Result] = {}
         self._items = items
+        self._source = _TaskSource(study.data, study.model, study.resources, cache_folder)
         self._request = request
         self._at_a_time = at_a_time
         self._on_finished = on_finished
@@ -201,7 +202,7 @@ class _ActorPool(Generic[Result]):
             max_concurrency=2,
             scheduling_strategy="SPREAD",
         )
-        self._hire = lambda: actor.remote(study, cache_folder, request.num_cpus, request.num_gpus)
+        self._hire = lambda: actor.remote(request.num_cpus, request.num_gpus)
 
     @property
     def results_missing(self) -> bool:
@@ -217,7 +218,7 @@ class _ActorPool(Generic[Result]):
         while self._waiting and len(self._busy) < size:
             number = self._waiting.popleft()
             actor: Any = self._idle.pop() if self._idle else self._hire()
-            self._busy[actor.work.remote(self._items[number])] = (number, actor)
+            self._busy[actor.work.remote(self._items[number], self._source)] = (number, actor)
         # Idle actors release their resources: an actor created just before Ray noticed a lost node would otherwise
         # wait for them for ever. They are kept for a next run while every busy actor is known to have started.
         if _kept is None or any(number not in self._noted for number, _ in self._busy.values()):
@@ -226,7 +227,7 @@ class _ActorPool(Generic[Result]):
             self._idle = []
 
     def employ(self, actors: "list[ActorHandle[_Worker]]") -> None:
-        """Use the idle actors of an earlier run on the same task before new ones."""
+        """Use the idle actors of an earlier run before new ones."""
         self._idle = actors
 
     def release(self) -> "list[ActorHandle[_Worker]]":
@@ -294,36 +295,51 @@ class _ActorPool(Generic[Result]):
                 self._noted[number] = ray.get(ref)
 
 
-class _Worker:
-    """The actor: loads the task for its first item and runs one item at a time."""
+@dataclass(frozen=True)
+class _TaskSource:
+    """What a task is loaded from; two studies that agree in it have the same task."""
 
-    def __init__(self, study: Study, cache_folder: Path, num_threads: int, num_gpus: float) -> None:
-        self._study = study
-        self._cache = open_cache(cache_folder)
+    data: DataSettings
+    model: ModelSettings
+    resources: ResourceSettings
+    cache_folder: Path
+
+
+class _Worker:
+    """The actor: runs one item at a time, and loads a task if it is not that of its last item."""
+
+    def __init__(self, num_threads: int, num_gpus: float) -> None:
         self._num_threads = num_threads
         self._num_gpus = num_gpus
-        self._task: RetrievalTask | None = None
+        self._loaded: tuple[_TaskSource, RetrievalTask] | None = None
         self._progress = 0
 
-    def work(self, item: WorkItem[Result]) -> tuple[Result, float]:
+    def work(self, item: WorkItem[Result], source: _TaskSource) -> tuple[Result, float]:
         """Return the result of an item, and its seconds."""
         self._progress = 0
         torch.set_num_threads(self._num_threads)  # here, because it applies only to the calling thread
-        if self._task is None:
-            limit_gpu_memory(self._num_gpus)
-            device = "cuda" if self._num_gpus else "cpu"
-            study = self._study
-            self._task = load_task(
-                study.data,
-                study.model,
-                self._cache,
-                device=device,
-                further_devices=further_gpus(self._num_gpus),
-                device_cache_gb=study.resources.device_cache_gb,
-                options=DeviceOptions.of(study.resources),
-            )
+        task = self._task_of(source)
         began_s = time.monotonic()
-        return item.do(self._task, self._note), time.monotonic() - began_s
+        return item.do(task, self._note), time.monotonic() - began_s
+
+    def _task_of(self, source: _TaskSource) -> RetrievalTask:
+        if self._loaded is None or self._loaded[0] != source:
+            if self._loaded is not None:  # memory may have no room for two tasks
+                self._loaded = None
+                gc.collect()
+                torch.cuda.empty_cache()
+            limit_gpu_memory(self._num_gpus)
+            task = load_task(
+                source.data,
+                source.model,
+                open_cache(source.cache_folder),
+                device="cuda" if self._num_gpus else "cpu",
+                further_devices=further_gpus(self._num_gpus),
+                device_cache_gb=source.resources.device_cache_gb,
+                options=DeviceOptions.of(source.resources),
+            )
+            self._loaded = source, task
+        return self._loaded[1]
 
     def progress(self) -> int:
         return self._progress

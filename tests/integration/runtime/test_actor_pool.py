@@ -251,6 +251,16 @@ class Process:
         return os.getpid()
 
 
+@dataclass(frozen=True)
+class Images:
+    """Returns how many images the task has, and the number of its process."""
+
+    title: str = "images"
+
+    def do(self, task: RetrievalTask, note: Callable[[int], None]) -> tuple[int, int]:
+        return task.train.num_images, os.getpid()
+
+
 def test_results_come_in_order_and_dead_actors_are_replaced(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
@@ -324,24 +334,32 @@ def test_an_actor_that_waits_for_a_share_gets_that_of_one_that_is_done(
     assert len(run_work(jobs, tiny_study, tiny_cache, ONE_CPU)) == 3
 
 
-def test_kept_actors_work_for_the_next_run_on_the_same_task(
+def test_kept_actors_work_for_the_next_run(
     local_ray: None, tiny_study: Study, tiny_cache: Path, tmp_path: Path
 ) -> None:
-    """Those of another task are stopped, one that died meanwhile is replaced, and the end of the block stops all."""
+    """Those with other resources are stopped, one that died meanwhile is replaced, and the end of the block stops all.
 
-    def processes(study: Study, number: int) -> set[int]:
-        return set(run_work([Process() for _ in range(number)], study, tiny_cache, ONE_CPU))
+    A run on another task loads it in the same process.
+    """
+
+    def processes(number: int, request: ResourceRequest = ONE_CPU) -> set[int]:
+        return set(run_work([Process() for _ in range(number)], tiny_study, tiny_cache, request))
+
+    def images(num_train: int) -> list[tuple[int, int]]:
+        return run_work([Images()], tiny_study.at({"data.num_train": num_train}), tiny_cache, ONE_CPU)
 
     with keeping_actors():
-        first = processes(tiny_study, 1)
-        assert processes(tiny_study, 1) == first
+        first = processes(1)
+        assert processes(1) == first
         os.kill(first.pop(), signal.SIGKILL)
-        again = processes(tiny_study, 1)
+        again = processes(1)
         with keeping_actors():
-            assert processes(tiny_study, 1) == again, "an inner block keeps those of the outer one"
-        assert not processes(tiny_study.at({"seed": 5}), 1) & again
+            assert processes(1) == again, "an inner block keeps those of the outer one"
+        (process,) = again
+        assert [*images(30), *images(40), *images(30)] == [(30, process), (40, process), (30, process)]
+        assert not processes(1, ResourceRequest(2, 0.0, "resources.cpus_per_expert")) & again
         wait_for_processes_to_end(again)
-        last = processes(tiny_study, 1)
+        last = processes(1)
     wait_for_processes_to_end(last)
     wait_for_free_cpus()
 

@@ -18,7 +18,7 @@ from rayvldd.experts.recipe import ExpertRecipe, expert_training
 from rayvldd.models.device_options import DeviceOptions
 from rayvldd.runtime import actor_pool, cluster, machine
 from rayvldd.runtime import expert_training as expert_fleet
-from rayvldd.runtime.actor_pool import ResourceRequest, _Worker
+from rayvldd.runtime.actor_pool import ResourceRequest, _TaskSource, _Worker
 from rayvldd.runtime.machine import describe_machine, faults_of_graphs, faults_of_resources
 from rayvldd.runtime.resources import trials_at_a_time
 
@@ -120,7 +120,8 @@ def test_a_process_uses_all_its_gpus(
     given: dict[str, Any] = {}
     monkeypatch.setattr(actor_pool, "load_task", lambda *_, **options: given.update(options))
     study = tiny_study.at({"resources.channels_last": True, "resources.prefetch": False})
-    _Worker(study, tmp_path, 1, num_gpus).work(SimpleNamespace(do=lambda *_: None))
+    source = _TaskSource(study.data, study.model, study.resources, tmp_path)
+    _Worker(1, num_gpus).work(SimpleNamespace(do=lambda *_: None), source)
     assert given["options"] == DeviceOptions(channels_last=True, prefetch=False)
     assert given["further_devices"] == further and given["device"] == ("cuda" if num_gpus else "cpu")
 
