@@ -89,6 +89,15 @@ def local_ray() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def kept_actors(local_ray: None) -> Iterator[None]:
+    """The local Ray, with actors that stay for the next test: each takes seconds to import torch."""
+    from rayvldd.runtime.actor_pool import keeping_actors
+
+    with keeping_actors():
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_of_the_session() -> Iterator["S3Server"]:
     """A local S3 server, started once."""

@@ -12,7 +12,7 @@ TEST_FILES = [file for tier in TIERS for file in sorted((ROOT / "tests" / tier).
 UNIT_FILES = [file for file in TEST_FILES if "unit" in file.relative_to(ROOT / "tests").parts[:1]]
 SHARED = sorted((ROOT / "tests" / "helpers").rglob("*.py"))
 
-SERVICE_FIXTURES = {"local_ray", "s3", "s3_of_the_session", "storage"}
+SERVICE_FIXTURES = {"local_ray", "kept_actors", "s3", "s3_of_the_session", "storage"}
 """Fixtures of tests/conftest.py that start a Ray or an S3."""
 
 

@@ -247,7 +247,7 @@ def test_coreset_refuses_an_empty_list(tmp_path: Path, option: str) -> None:
 
 
 @pytest.mark.timeout(600)  # it starts Ray
-def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path, kept_actors: None) -> None:
     file = tmp_path / "narrow.yaml"
     file.write_text(yaml.safe_dump({**OTHER, "name": "test_byobnet", "options": {}}))
     asked = ["--transfer", f"convnet_d3,{file}", "--coresets", "random", "--students", "2", "--split", "val"]
@@ -267,7 +267,7 @@ def test_a_matrix_beside_coresets_and_the_bound(set_folder: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(600)
-def test_other_text_encoders_make_columns_of_the_matrix(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+def test_other_text_encoders_make_columns_of_the_matrix(set_folder: Path, tmp_path: Path, kept_actors: None) -> None:
     width = DistilledSet.load(set_folder).texts.shape[1]
     own, same, narrow = f"hashed_ngrams:{width}", f"hashed_ngrams:{width}", "hashed_ngrams:24"
     asked: list[str | Path] = ["--workspace", tmp_path / "workspace", "--students", "1", "--no-full-data", "--json"]
@@ -287,7 +287,7 @@ def test_other_text_encoders_make_columns_of_the_matrix(set_folder: Path, tmp_pa
 
 
 @pytest.mark.timeout(600)
-def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, local_ray: None) -> None:
+def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_path: Path, kept_actors: None) -> None:
     asked = [
         "--breakdown",
         "--robustness",
@@ -324,7 +324,7 @@ def test_a_breakdown_and_the_published_rows_stand_apart(set_folder: Path, tmp_pa
 
 
 @pytest.mark.timeout(600)
-def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, local_ray: None) -> None:
+def test_coresets_are_scored_and_written_as_sets(tmp_path: Path, kept_actors: None) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY_STUDY))
     asked: list[str | Path] = [
@@ -385,7 +385,7 @@ def test_sets_that_cannot_be_trained_on_in_order_are_refused(set_folder: Path, n
 
 @pytest.mark.timeout(600)
 def test_sets_in_order_are_one_row_beside_baselines_of_the_sum_of_pairs(
-    task: StudyTask, set_folder: Path, next_set: Path, tmp_path: Path, local_ray: None
+    task: StudyTask, set_folder: Path, next_set: Path, tmp_path: Path, kept_actors: None
 ) -> None:
     workspace = tmp_path / "workspace"
     study = StudyFolder(workspace / "studies" / task.study.name)
@@ -432,7 +432,7 @@ def test_sets_in_order_are_one_row_beside_baselines_of_the_sum_of_pairs(
 
 
 @pytest.mark.timeout(600)
-def test_scaling_distils_each_number_once_and_scores_all(tmp_path: Path, local_ray: None) -> None:
+def test_scaling_distils_each_number_once_and_scores_all(tmp_path: Path, kept_actors: None) -> None:
     file, workspace = tmp_path / "tiny.yaml", tmp_path / "workspace"
     file.write_text(yaml.safe_dump(TINY_STUDY))
     asked: list[str | Path] = [
@@ -468,7 +468,7 @@ def test_scaling_distils_each_number_once_and_scores_all(tmp_path: Path, local_r
 
 
 @pytest.mark.timeout(600)
-def test_scaling_warns_of_sets_that_are_their_starting_pairs(tmp_path: Path, local_ray: None) -> None:
+def test_scaling_warns_of_sets_that_are_their_starting_pairs(tmp_path: Path, kept_actors: None) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY_STUDY))
     still = ("--set", "distillation.lr_image=1e-9", "--set", "distillation.lr_text=1e-9")
@@ -485,7 +485,7 @@ def test_scaling_warns_of_sets_that_are_their_starting_pairs(tmp_path: Path, loc
 @pytest.mark.long  # six encoders, each with processes, features and a bound of its own
 @pytest.mark.timeout(900)
 def test_the_order_of_six_encoders_is_compared_with_that_of_all_pairs(
-    set_folder: Path, tmp_path: Path, local_ray: None
+    set_folder: Path, tmp_path: Path, kept_actors: None
 ) -> None:
     encoders = []
     options: dict[str, dict[str, Any]] = {"convnet_d3": {"img_size": 16, "width": 4}, "test_vit": {"img_size": 16}}

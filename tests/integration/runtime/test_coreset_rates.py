@@ -13,7 +13,7 @@ from rayvldd.randomness import student_seeds
 from rayvldd.runtime.evaluation import StudentSpec, choose_rates, evaluate_in_parallel
 
 
-def test_the_rate_is_the_best_one_on_validation(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
+def test_the_rate_is_the_best_one_on_validation(kept_actors: None, tiny_study: Study, tmp_path: Path) -> None:
     rates = (1e-6, 0.2, 5.0)
     study = tiny_study.at({"evaluation.lr_coreset": rates})
     task: StudyTask = load(study, tmp_path)
@@ -35,7 +35,7 @@ def test_the_rate_is_the_best_one_on_validation(local_ray: None, tiny_study: Stu
     assert told[-1] == (12, 12, 1.0) and found[0].words.endswith(" of 3")
 
 
-def test_the_weight_decay_is_chosen_with_the_rate(local_ray: None, tiny_study: Study, tmp_path: Path) -> None:
+def test_the_weight_decay_is_chosen_with_the_rate(kept_actors: None, tiny_study: Study, tmp_path: Path) -> None:
     grid = {"evaluation.lr_coreset": (0.05, 0.3), "evaluation.weight_decay_coreset": (0.0, 0.5)}
     study = tiny_study.at(grid)
     task: StudyTask = load(study, tmp_path)

@@ -42,7 +42,7 @@ def nothing_to_do(items: Sequence[object], *_: object, **__: object) -> list[obj
 
 
 def test_the_bound_is_paid_once(
-    local_ray: None,
+    kept_actors: None,
     one_thread: None,
     tiny_study: Study,
     problem: StudyTask,
@@ -102,7 +102,7 @@ def test_what_determines_a_bound_is_its_key(tiny_study: Study, problem: StudyTas
 
 
 def test_a_recipe_that_diverges_is_not_chosen(
-    local_ray: None, tiny_study: Study, problem: StudyTask, tmp_path: Path
+    kept_actors: None, tiny_study: Study, problem: StudyTask, tmp_path: Path
 ) -> None:
     study = tiny_study.at({"evaluation.full_data.learning_rates": (1e30, 0.1)})
     with (tmp_path / "out.txt").open("w") as out:
