@@ -1,9 +1,11 @@
 """Fixtures of several test modules: a small study, and one local Ray for the whole session."""
 
+import gc
 import os
 import signal
+import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
@@ -81,7 +83,12 @@ def local_ray() -> Iterator[None]:
     """A local Ray with two CPUs, started once; the tested code finds it running and does not stop it."""
     from rayvldd.runtime.cluster import start_ray
 
-    with start_ray(address=None, num_cpus=2):
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            # If the first try took too long, its processes still end while their objects are collected.
+            warnings.filterwarnings("ignore", r"subprocess \d+ is still running", ResourceWarning)
+            stack.enter_context(start_ray(address=None, num_cpus=2))
+            gc.collect()
         for process in psutil.Process().children():  # it reads all logs ten times a second, and sends them to nobody
             with suppress(psutil.NoSuchProcess):  # one that ended when Ray needed a second try to start
                 if any("log_monitor.py" in word for word in process.cmdline()):
