@@ -883,6 +883,18 @@ def test_the_table_of_studies_needs_no_sideways_scrolling(browser_page: "Page", 
     assert inside <= outside
 
 
+@pytest.mark.parametrize("width", [1280, 768])
+def test_long_names_of_encoders_need_no_sideways_scrolling(browser_page: "Page", width: int) -> None:
+    browser_page.set_viewport_size({"width": width, "height": 900})
+    cell = browser_page.locator("#studies tbody tr").first.locator("td").last
+    before = cell.inner_html()
+    cell.evaluate("(cell, words) => { cell.textContent = words }", f"own, 96 px, {'encoder_' * 6}, a/{'encoder_' * 6}")
+    scrolled = "(table) => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
+    inside, outside = browser_page.locator("#studies").evaluate(scrolled)
+    cell.evaluate("(cell, html) => { cell.innerHTML = html }", before)
+    assert inside <= outside
+
+
 def test_tables_of_sets_and_of_other_data_need_no_sideways_scrolling(browser: "Browser", tmp_path: Path) -> None:
     """Seven recalls, each with its interval and its fraction of the bound."""
     write_set(tmp_path / "a_set_with_a_long_name_500", Study.model_validate(TINY_STUDY), 6)
