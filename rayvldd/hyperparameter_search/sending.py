@@ -39,7 +39,7 @@ def send_again(
         return ()
     display.line(f"study {study.name}: {len(missing)} records are missing in {place} and are sent again")
     try:
-        tracker.start_study(study, command)
+        tracker.start_study(study, command, was_ending=True)
         _send(study, folder, tracker, result, display)
     except RayvlddError as error:
         display.warn(without_next_command(error))

@@ -157,6 +157,16 @@ class StudyFolder:
         """Result of the study; it exists once the study is finished."""
         return self.root / "result.json"
 
+    @property
+    def result_of_best(self) -> Path:
+        """A copy of the result beside the best set, written before the tracker's records are ended."""
+        return self.best / self.result_file.name
+
+    @property
+    def was_ending(self) -> bool:
+        """Whether a session was cut off after it had begun to end the tracker's records, and before the result."""
+        return self.test.is_file() and self.result_of_best.is_file() and not self.result_file.is_file()
+
     def ledger(self) -> Ledger:
         """The study's trials."""
         return Ledger(self.trials)

@@ -98,7 +98,7 @@ def sweep(
         folder.add_command(command)
         place = tracker.uri  # before the tracker connects, after which it may have another one
         with used.during(OPENING):
-            tracker.start_study(study, command)
+            tracker.start_study(study, command, was_ending=folder.was_ending)
         session = StudySession(study, workspace, store, folder, tracker, used, illustrator, command)
         energy, is_first_session = MachineEnergy(), not folder.seconds()
         with reporting_failure(tracker), start_ray(address, None, used), energy.reading():
@@ -123,7 +123,7 @@ def _finish(session: StudySession, energy: Mapping[str, float], place: str) -> S
     """
     result = _assembled(session)
     _draw(session)
-    result.write(session.folder.best / "result.json")
+    result.write(session.folder.result_of_best)
     session.tracker.end_study("finished", {**numbers_of(result), **energy}, session.folder.best)
     session.folder.note_unsent(place, session.tracker.missing)
     result.write(session.folder.result_file)  # last: with it the study is finished

@@ -109,7 +109,7 @@ class FolderTracker:
         """Empty, because failed writes raise an error."""
         return ()
 
-    def start_study(self, study: Study, command: str) -> None:
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
         """Write the study's settings, or continue the files of an earlier call."""
         try:
             self._open(None)

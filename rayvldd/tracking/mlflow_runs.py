@@ -81,12 +81,20 @@ class MlflowRuns:
         self._last_steps: dict[str, dict[str, int]] = {}
         """Run id -> metric -> last step written."""
 
-    def open_study(self, study: Study, identity: str, tags: dict[str, str]) -> None:
-        """Open the run of a study, or find the unfinished one with its identity, or one that lacks writes."""
+    def open_study(self, study: Study, identity: str, tags: dict[str, str], *, was_ending: bool) -> None:
+        """Open the run of a study, or find the unfinished one with its identity, or one that lacks writes.
+
+        Args:
+            study: The study.
+            identity: What distinguishes it from other studies.
+            tags: Tags of a new run.
+            was_ending: Whether a finished run is that of an earlier session, which was cut off after it had closed it.
+        """
         self._study = study
         same = f"tags.`rayvldd.identity` = '{identity}'"
         found = self._newest_run(f"{same} and attributes.status != 'FINISHED'")
         found = found or self._newest_run(f"{same} and tags.`{MISSING}` != ''")
+        found = found or (self._newest_run(same) if was_ending else None)
         self.study_run = self._open_run(found, study.name, tags, params(study))
         if tags["rayvldd.kind"] == "study":
             with suppress(MlflowException):  # e.g. of a user who may not change the experiment: the page has no columns

@@ -79,8 +79,8 @@ class MlflowTracker:
         self._session = session_in(workspace, uri)
         self._runs = MlflowRuns(self._client, self._experiment, lambda: self._outbox.dropped, self._session.token)
 
-    def start_study(self, study: Study, command: str) -> None:
-        """Open the parent run, or find the unfinished one of the same study and command."""
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
+        """Open the parent run, or find the one of the same study and command that is unfinished or was being ended."""
         self._study, self._command = study, command
         identity = study_identity(study, command, self._origin)
         tags = {
@@ -94,7 +94,7 @@ class MlflowTracker:
         self._session.begin(identity)
         try:
             with answering(self.uri):
-                self._runs.open_study(study, identity, tags)
+                self._runs.open_study(study, identity, tags, was_ending=was_ending)
                 opened = self._client.get_run(self._runs.study_run).info
             self._study_started_s = opened.start_time / 1e3
             self._try_artifacts(opened.artifact_uri)

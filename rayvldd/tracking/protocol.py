@@ -95,12 +95,14 @@ class Tracker(Protocol):
         """Failed writes so far, each with its reason; they do not end the study."""
         ...
 
-    def start_study(self, study: Study, command: str) -> None:
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
         """Open the record of a study, or continue the unfinished one of the same study and command.
 
         Args:
             study: The study.
             command: The user's command line; its first word, e.g. ``sweep``, is the kind of the record.
+            was_ending: Whether an earlier session had begun to end the record, which may be a finished one already: it
+                is continued.
 
         Raises:
             RayvlddError: if the record cannot be written; nothing else has been started by then.

@@ -34,9 +34,9 @@ class TensorboardTracker(FolderTracker):
         self._writers: dict[str, SummaryWriter] = {}
         self._points: dict[str, Mapping[str, SettingValue]] = {}
 
-    def start_study(self, study: Study, command: str) -> None:
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
         """Write the study's settings and its command."""
-        super().start_study(study, command)
+        super().start_study(study, command, was_ending=was_ending)
         if not self.num_ends(None):
             self._writer(None).add_text("command", f"`{command}`")
 

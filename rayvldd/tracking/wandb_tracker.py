@@ -53,13 +53,13 @@ class WandbTracker(FolderTracker):
         """Runs that Weights & Biases does not have, or not completely, each with the reason."""
         return tuple(f"{name}: {reason}" for name, reason in self._missing.items())
 
-    def start_study(self, study: Study, command: str) -> None:
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
         """Write the study's settings, and open its run or continue it.
 
         Raises:
             RayvlddError: if there is no login, or the files cannot be written.
         """
-        super().start_study(study, command)
+        super().start_study(study, command, was_ending=was_ending)
         self._group = study.name
         try:
             self._open_run(None, study.name, "study", {**study.model_dump(mode="json"), "command": command})

@@ -93,6 +93,11 @@ class Tracker(FolderTracker):
     def __init__(self, folder: Path, interrupted_at: int = -1) -> None:
         super().__init__(folder)
         self.interrupted_at = interrupted_at
+        self.was_ending = False
+
+    def start_study(self, study: Study, command: str, *, was_ending: bool = False) -> None:
+        super().start_study(study, command, was_ending=was_ending)
+        self.was_ending = was_ending
 
     def log_metrics(self, trial_id: str | None, metrics: Mapping[str, float], step: int) -> None:
         super().log_metrics(trial_id, metrics, step)
@@ -1090,13 +1095,15 @@ def test_a_study_from_end_to_end_in_two_sessions(
 
     monkeypatch.setattr(final_evaluation, "score_in_parallel", counted)
 
+    trackers: list[Tracker] = []
+
     def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
-        tracker = Tracker(tmp_path / "tracked", interrupted_at)
+        trackers.append(Tracker(tmp_path / "tracked", interrupted_at))
         return sweep(
             study,
             workspace,
             ExpertStore(FolderStorage(workspace.experts)),
-            tracker,
+            trackers[-1],
             display=quiet,
             illustrator=Pictures(),
             reopens=reopens,
@@ -1122,6 +1129,9 @@ def test_a_study_from_end_to_end_in_two_sessions(
     StudyFolder(workspace.study("tiny")).result_file.unlink()
     third = session()
     assert third.outcome.test == result.outcome.test and looks == ["test"]
+    assert [tracker.was_ending for tracker in trackers] == [False] * 4 + [True], (
+        "the last one continues an ended record"
+    )
 
     unchanged = session(reopens=True)
     assert not unchanged.is_new and looks == ["test"], "it has neither more trials nor more time"
@@ -1130,7 +1140,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
         session(study=more)
     fourth = session(study=more, reopens=True)
     assert len(fourth.trials) == 4 and fourth.trials[:3] == third.trials and looks == ["test", "test"]
-    assert fourth.outcome.test_evaluations == 2
+    assert fourth.outcome.test_evaluations == 2 and not trackers[-1].was_ending
     kept = StudyFolder(workspace.study("tiny")).earlier_results / "1"
     assert StudyOutcome.read(kept / "result.json").test == third.outcome.test
     assert len(DistilledSet.load(kept / "best")) == third.outcome.num_pairs

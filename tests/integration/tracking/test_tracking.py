@@ -303,6 +303,21 @@ def test_mlflow_finished_studies_are_not_continued(database: str, tmp_path: Path
     assert len(mlflow_runs(tmp_path)) == 2
 
 
+def test_mlflow_finished_study_without_a_result_has_one_run(
+    database: str, tmp_path: Path, tiny_study: Study, artifacts: Path
+) -> None:
+    """Killed after its run was closed and before its result was written, a study ends a second time."""
+    for was_ending in (False, True):
+        tracker = MlflowTracker(database, tmp_path / "mlartifacts")
+        tracker.start_study(tiny_study, "rayvldd sweep tiny.yaml", was_ending=was_ending)
+        tracker.log_metrics(None, {"best_val_mean_recall": 2.0}, 1)
+        tracker.end_study("finished", {"test_mean_recall": 3.0}, artifacts)
+        assert tracker.missing == ()
+    (run,) = mlflow_runs(tmp_path)
+    assert run.info.status == "FINISHED" and run.data.metrics["test_mean_recall"] == 3.0
+    assert len(MlflowClient(tracking_uri=database).get_metric_history(run.info.run_id, "best_val_mean_recall")) == 1
+
+
 @pytest.mark.parametrize("change", ["command", "settings", "origin"])
 def test_mlflow_continues_no_other_study(database: str, tmp_path: Path, tiny_study: Study, change: str) -> None:
     MlflowTracker(database, origin="/one").start_study(tiny_study, "sweep")

@@ -80,7 +80,7 @@ def test_everything_is_sent_until_nothing_is_missing(folder: StudyFolder, tmp_pa
 
 def test_a_tracker_that_still_refuses_does_not_hide_the_result(folder: StudyFolder, tmp_path: Path) -> None:
     class Closed(Refusing):
-        def start_study(self, *_: Any) -> None:
+        def start_study(self, *_: Any, **__: Any) -> None:
             raise RayvlddError("no rights", next_command="ask for them")
 
     tracker = Closed(tmp_path / "records")
