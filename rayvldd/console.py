@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from rayvldd.errors import message_of
 from rayvldd.printable import fitted, printable
 
 _PLAIN_EVERY_S = 15.0
@@ -65,6 +66,14 @@ class ProgressDisplay:
     def warn(self, text: str) -> None:
         """Print a permanent line about something that is not as it should be, in a quiet display too."""
         self._print(text)
+
+    @contextmanager
+    def drawing(self, what: str) -> Iterator[None]:
+        """Warn of an error in a block that draws pictures of something, which is kept without them."""
+        try:
+            yield
+        except Exception as error:  # of images, captions, fonts or the disk
+            self.warn(f"{what}: no pictures of it: {message_of(error)}")
 
     def begin_phase(self, number: int, total: int) -> None:
         """Begin a phase of the command, whose number stands before the activities in it.

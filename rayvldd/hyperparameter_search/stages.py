@@ -7,12 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
-from rayvldd.errors import RayvlddError, StoreError, message_of
+from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.final_evaluation import evaluate_on_test
 from rayvldd.hyperparameter_search.finalists import (
@@ -279,7 +278,9 @@ class Finalists(Stage):
                 raise _none_again(self._session.study, finalists)
             self._show(finalists)
             best, place = winner.trial, winner.made()[0].distilled_set
-            self._draw(place, best)
+            if self._session.illustrator:
+                with self._session.display.drawing(str(place)):
+                    self._session.illustrator.draw_set(place, self._session.sets.at(best.point).train)
             outcomes, sets = [one.outcome() for one in finalists], [one.name for one in winner.made()]
         else:
             best = self._candidates()[0]
@@ -287,14 +288,6 @@ class Finalists(Stage):
         copy_folder_whole(place, self._session.folder.best)
         note_made_set(self._session.workspace.root, self._session.folder.best)
         self._choice_of(best, outcomes, sets).write(self._session.folder.choice)
-
-    def _draw(self, place: Path, best: Trial) -> None:
-        """Draw the pictures of the chosen set, which is chosen without them too."""
-        if self._session.illustrator:
-            try:
-                self._session.illustrator.draw_set(place, self._session.sets.at(best.point).train)
-            except Exception as error:  # of images, captions, fonts or the disk
-                self._session.display.warn(f"{place}: no pictures of it: {message_of(error)}")
 
     def _choice_of(self, trial: Trial, finalists: list[FinalistOutcome], sets: list[str]) -> StudyChoice:
         """The record of a choice."""

@@ -15,7 +15,6 @@ from rayvldd.config.metrics import DIAGNOSTICS
 from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay, shown
 from rayvldd.distillation.distilled_set import DistilledSet
-from rayvldd.errors import message_of
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search.finished import SweepResult, line_of_finished
 from rayvldd.hyperparameter_search.optuna_trials import importance_among_good, importance_of_settings
@@ -185,10 +184,8 @@ def _made() -> Made:
 def _draw(session: StudySession) -> None:
     """Draw the pictures of the whole study. A result without them is a result, and is kept."""
     if session.illustrator:
-        try:
+        with session.display.drawing(f"study {session.study.name}"):
             session.illustrator.draw_study(session.folder.best, session.ledger.by_number())
-        except Exception as error:  # of images, captions, fonts or the disk
-            session.display.warn(f"study {session.study.name}: no pictures of it: {message_of(error)}")
 
 
 def _with_total(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rayvldd.config.metrics import BEST_VAL_MEAN_RECALL, VAL_MEAN_RECALL
 from rayvldd.config.study import Study
-from rayvldd.errors import DivergedError, RayvlddError, StoreError, message_of, without_next_command
+from rayvldd.errors import DivergedError, RayvlddError, StoreError, without_next_command
 from rayvldd.library.run_log import key_of, run_log
 from rayvldd.records.gain import RatesToTry, rates_to_try
 from rayvldd.records.made_sets import note_made_set
@@ -303,11 +303,8 @@ def _copy_best(task: "RetrievalTask", record: Trial, out: Path, display: "Progre
     from rayvldd.reports.illustrator import Pictures
 
     shutil.copytree(record.checkpoint / BEST, out, dirs_exist_ok=True)
-    with display.during("drawing the set"):
-        try:
-            Pictures().draw_set(out, task.train)
-            if len(record.evaluations) > 1:
-                Pictures().draw_recall(out, record)
-        except Exception as error:  # of images, captions, fonts or the disk
-            display.warn(f"{out}: no pictures of it: {message_of(error)}")
+    with display.during("drawing the set"), display.drawing(str(out)):
+        Pictures().draw_set(out, task.train)
+        if len(record.evaluations) > 1:
+            Pictures().draw_recall(out, record)
     return out

@@ -1,5 +1,6 @@
 """Which stages of a study run, and in which order."""
 
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -67,14 +68,14 @@ def test_a_set_is_chosen_without_its_pictures(session: StudySession, tiny_study:
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    told: list[str] = []
+    told = StringIO()
     pictures: Any = SimpleNamespace(draw_set=fail)
     expert_sets: Any = SimpleNamespace(at=lambda point: SimpleNamespace(train=None))
-    display: Any = SimpleNamespace(line=lambda _: None, warn=told.append)
-    session.illustrator, session.expert_sets, session.display = pictures, expert_sets, display
+    session.display = ProgressDisplay(Console(file=told, width=500), quiet=True)
+    session.illustrator, session.expert_sets = pictures, expert_sets
     Finalists(session)._choose()
     assert session.folder.chosen_trial() == "trial_000" and (session.folder.best / CARD).is_file()
-    assert told == [f"{again / 'distilled_set'}: no pictures of it: No space left on device"]
+    assert told.getvalue() == f"{again / 'distilled_set'}: no pictures of it: No space left on device\n"
 
 
 def test_stages_run_in_order_and_their_seconds_are_noted(
