@@ -1070,8 +1070,23 @@ def test_a_line_describes_an_ended_trial(tmp_path: Path) -> None:
 # --- a real study -------------------------------------------------------------------------------------------------
 
 
+def looks_at_test(monkeypatch: pytest.MonkeyPatch, *, killed_at_first: bool) -> list[str]:
+    """The splits of the evaluations of chosen sets from here on; the first one is interrupted before it, if asked."""
+    looks: list[str] = []
+    evaluate, kills = final_evaluation.score_in_parallel, [True] * killed_at_first
+
+    def counted(*args: Any) -> list[StudentScores]:
+        if kills and kills.pop():
+            raise KeyboardInterrupt
+        looks.append(args[3])
+        return evaluate(*args)
+
+    monkeypatch.setattr(final_evaluation, "score_in_parallel", counted)
+    return looks
+
+
 @pytest.mark.timeout(600)
-def test_a_study_from_end_to_end_in_two_sessions(
+def test_a_study_from_end_to_end_in_several_sessions(
     tiny_study: Study,
     tmp_path: Path,
     local_ray: None,
@@ -1081,20 +1096,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
     from rayvldd.reports.illustrator import Pictures
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
-    looks: list[str] = []
-    evaluate = final_evaluation.score_in_parallel
-
-    killed_in_test = [True]
-
-    def counted(*args: Any) -> list[StudentScores]:
-        if killed_in_test:
-            killed_in_test.clear()
-            raise KeyboardInterrupt
-        looks.append(args[3])
-        return evaluate(*args)
-
-    monkeypatch.setattr(final_evaluation, "score_in_parallel", counted)
-
+    looks = looks_at_test(monkeypatch, killed_at_first=True)
     trackers: list[Tracker] = []
 
     def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
@@ -1116,7 +1118,7 @@ def test_a_study_from_end_to_end_in_two_sessions(
     made = {file: file.stat().st_mtime_ns for file in workspace.experts.rglob("*.safetensors")}
     with pytest.raises(KeyboardInterrupt) as caught:
         session()  # up to the test, which the next one begins with
-    assert StudyFolder(workspace.study("tiny")).choice.is_file() and not killed_in_test
+    assert StudyFolder(workspace.study("tiny")).choice.is_file() and not looks
     del caught
     gc.collect()
     result = session()
