@@ -2,7 +2,8 @@
 
 A request is a file in the folder of the study, so that it reaches a study on any machine that shares the workspace, and
 waits for one that is stopped. A point belongs to a trial from the proposal on, and its file is deleted when the trial
-is in the ledger: a driver that is killed in between proposes the point again.
+is in the ledger: a driver that is killed in between proposes the point again. The file of a stop is deleted when a
+session begins after the trial has ended: a driver that is killed in between stops the trial again.
 """
 
 import json
@@ -56,13 +57,16 @@ class Requests:
 
     # --- of the study ---------------------------------------------------------------------------------------------
 
-    def begin(self, known: Collection[str]) -> None:
-        """Begin a session: forget a pause of before, and points whose trials exist; the other points wait again.
+    def begin(self, known: Collection[str], ended: Collection[str]) -> None:
+        """Begin a session: forget a pause of before, and points and stops that are done; other points wait again.
 
         Args:
             known: Names of the trials in the ledger.
+            ended: Names of those that have ended.
         """
         (self._folder / _PAUSE).unlink(missing_ok=True)
+        for trial_id in ended:
+            (self._folder / f"{_STOP}{trial_id}").unlink(missing_ok=True)
         for file in self._files(_TAKEN):
             trial_id, _, name = file.name.removeprefix(_TAKEN).partition(".")
             if trial_id in known:
@@ -89,12 +93,8 @@ class Requests:
             file.unlink(missing_ok=True)
 
     def stops(self, trial_id: str) -> bool:
-        """Whether a trial must stop; the request is then done."""
-        file = self._folder / f"{_STOP}{trial_id}"
-        if not file.is_file():
-            return False
-        file.unlink()
-        return True
+        """Whether a trial must stop; the request stays until the trial has ended."""
+        return (self._folder / f"{_STOP}{trial_id}").is_file()
 
     def raise_pause(self) -> None:
         """Interrupt the study if a pause is requested.

@@ -89,7 +89,8 @@ def sweep(
             missing = send_again(study, folder, tracker, result, command, used)
             return SweepResult(result, folder.ledger().by_number(), is_new=False, missing=missing)
         # First of all: a pause that is requested from here on is one of this session.
-        folder.requests.begin(folder.ledger().trials)
+        ledger = folder.ledger()
+        folder.requests.begin(ledger.trials, {trial.trial_id for trial in ledger.ended})
         if folder.earlier_results.is_dir():
             used.line(f"study {study.name} was reopened; its earlier results are in {folder.earlier_results}")
         used.line(describe_plan(plan(study, workspace, store)))

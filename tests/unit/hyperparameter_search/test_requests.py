@@ -30,7 +30,7 @@ def test_a_point_waits_until_its_trial_is_in_the_ledger(tmp_path: Path) -> None:
     assert not requests.has_point("trial_004")
     requests.take_point("trial_005")
     requests.take_point("trial_006")
-    requests.begin({"trial_005"})  # the driver was killed before trial_006 was in the ledger
+    requests.begin({"trial_005"}, ())  # the driver was killed before trial_006 was in the ledger
     assert [point[LR] for point in Requests(tmp_path / "requests").waiting_points()] == [3.0]
 
 
@@ -41,17 +41,24 @@ def test_a_file_that_is_no_request_is_passed_over(tmp_path: Path) -> None:
     assert requests.waiting_points() == [{LR: 5}] and requests.take_point("trial_000") == {LR: 5}
 
 
-def test_a_stop_and_a_pause_are_done_once(tmp_path: Path) -> None:
+def test_a_stop_is_kept_until_its_trial_has_ended(tmp_path: Path) -> None:
     requests = Requests(tmp_path)
     requests.add_stop("trial_003")
-    assert not requests.stops("trial_001")
-    assert [requests.stops("trial_003") for _ in range(2)] == [True, False]
+    assert not requests.stops("trial_001") and requests.stops("trial_003")
+    requests.begin({"trial_001", "trial_003"}, {"trial_001"})  # the driver was killed before trial_003 had ended
+    assert requests.stops("trial_003")
+    requests.begin({"trial_001", "trial_003"}, {"trial_001", "trial_003"})
+    assert not requests.stops("trial_003") and not list(tmp_path.iterdir())
+
+
+def test_a_pause_is_done_once(tmp_path: Path) -> None:
+    requests = Requests(tmp_path)
     requests.add_pause()
     with pytest.raises(PausedError):
         requests.raise_pause()
     requests.raise_pause()
     requests.add_pause()
-    requests.begin(())
+    requests.begin((), ())
     requests.raise_pause()  # a pause of before the session
 
 
