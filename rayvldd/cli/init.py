@@ -105,7 +105,8 @@ def command(
         faults.append(Fault("--image-weights", f"{image_weights} without the name of its model", allowed))
     if faults:
         raise ConfigError(faults, next_command="rayvldd init --help")
-    _check_is_free([study_file, captions] if table is not None else [study_file])
+    # Captions without their study may be those of the same command that was killed: they are compared with the table.
+    _check_is_free([study_file, captions] if table is not None and study_file.exists() else [study_file])
 
     from rayvldd.library.schema_files import check_schema_is_free, with_schema_line, write_schema_beside
     from rayvldd.runtime.machine import may_have_gpus
@@ -146,16 +147,16 @@ def command(
 
 @contextmanager
 def _kept_with_its_study(captions: Path, *, is_dry_run: bool) -> Iterator[None]:
-    """Remove the captions of a table, a new file, after a block that writes no study: the same command needs its name.
+    """Remove the captions of a table after a block that writes no study, unless they were there before.
 
     Args:
         captions: The file.
-        is_dry_run: Whether the block writes none if nothing fails, too.
+        is_dry_run: Whether the block writes no study if nothing fails, too.
     """
-    is_kept = False
+    is_kept = captions.exists()
     try:
         yield
-        is_kept = not is_dry_run
+        is_kept = is_kept or not is_dry_run
     finally:
         if not is_kept:
             with suppress(OSError):  # in a folder that cannot be written: its own error follows

@@ -71,7 +71,7 @@ def convert_caption_table(table: Path, images: Path, out: Path, seed: int = 0) -
     Args:
         table: The file with one row for each caption.
         images: Folder of the image files.
-        out: The file to write, whole or not at all.
+        out: The file to write, whole or not at all. It may be there already from the same table.
         seed: Of the drawn splits.
 
     Returns:
@@ -79,7 +79,7 @@ def convert_caption_table(table: Path, images: Path, out: Path, seed: int = 0) -
 
     Raises:
         DataError: listing rows without an image or a caption, images with two splits, unknown splits and files that
-            are not in the folder; or when there are fewer than ten images to split.
+            are not in the folder; or when there are fewer than ten images to split, or another file is in the place.
     """
     captions, splits = _read(table, images)
     if not splits and len(captions) < FEWEST_IMAGES:
@@ -90,7 +90,12 @@ def convert_caption_table(table: Path, images: Path, out: Path, seed: int = 0) -
         json.dumps({"image": image, "captions": texts, "split": chosen[image]}, ensure_ascii=False)
         for image, texts in captions.items()
     )
-    write_text_whole(out, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    if not out.exists():
+        write_text_whole(out, text)
+    elif not out.is_file() or out.read_bytes() != text.encode():
+        fault = Fault(str(out), "is there already, and has other captions than the table", "a file that does not exist")
+        raise DataError([fault], next_command="the same command with another name, or remove the file")
     return {split: sum(of_image == split for of_image in chosen.values()) for split in SPLITS}
 
 

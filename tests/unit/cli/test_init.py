@@ -117,10 +117,26 @@ def test_captions_of_a_study_that_was_not_written_are_in_nobodys_way(
     assert made(table).exit_code == 0
 
 
+def test_captions_that_a_killed_command_left_are_those_of_the_same_table_alone(table: Path) -> None:
+    assert made(table).exit_code == 0
+    study, captions = table.with_name("mine.yaml"), table.with_name("mine.captions.jsonl")
+    before = study.read_bytes()
+    study.unlink()  # as after a kill before it was written, which comes last
+    assert made(table).exit_code == 0
+    assert study.read_bytes() == before
+    study.unlink()
+    captions.write_text(captions.read_text().replace("A dog", "A cat", 1))
+    result = made(table)
+    assert result.exit_code == 2 and f"{captions}: is there already, and has other captions" in result.stderr
+    assert "A cat" in captions.read_text() and not study.exists()
+
+
 def test_a_dry_run_removes_no_captions_of_another_study(table: Path) -> None:
     assert made(table).exit_code == 0
     captions = table.with_name("mine.captions.jsonl")
     table.with_name("mine.yaml").rename(table.with_name("renamed.yaml"))
+    assert made(table, "--dry-run").exit_code == 0
+    assert captions.is_file()
     data = table.with_name("more")
     data.mkdir()
     shutil.copy(captions, data / "captions.jsonl")
