@@ -63,9 +63,10 @@ class _ExportedSet(Output):
 def command(context: click.Context, place: str, folder: Path | None, form: str, push: str | None) -> None:
     """Export the pairs of a distilled SET, or the trials of a STUDY, to FOLDER for programs other than rayvldd.
 
-    A SET is a folder with a card, models:/STUDY@best or runs:/RUN/PATH of MLflow, or hf://USER/NAME. FOLDER must be
-    new or empty and is written atomically. PNG files have 8 bits per channel; the exact pixels are in SET, and in the
-    column `pixels` of the formats `datasets` and `hub`. The format `hub` contains SET itself, with its start pairs.
+    A SET is a folder with a card, models:/STUDY@best or runs:/RUN/PATH of MLflow, or hf://USER/NAME. FOLDER must be new
+    or empty and is written atomically; a repeated `--push` uploads the folder that it finds. PNG files have 8 bits per
+    channel; the exact pixels are in SET, and in the column `pixels` of the formats `datasets` and `hub`. The format
+    `hub` contains SET itself, with its start pairs.
 
     A STUDY is the name of a study of the workspace, or its folder; it may be running. FOLDER is STUDY_optuna or
     STUDY_csv if it is not given.
@@ -113,23 +114,32 @@ def _export_set(invocation: Invocation, place: str, folder: Path, form: str, pus
     check_form(form)
     if pushed_to is not None:
         check_repository_name(pushed_to, "--push")
-    check_free(user_path(folder).absolute())
+    target = user_path(folder).absolute()
+    if pushed_to is None:
+        check_free(target)
     with invocation.waiting("reading the set"):
         distilled = DistilledSet.load(place, invocation.workspace_folder)
+        is_written = pushed_to is not None and distilled.is_exported(target)
+        if not is_written:
+            check_free(target)
         result = _ExportedSet(
             distilled_set=place,
-            folder=str(user_path(folder).absolute()),
+            folder=str(target),
             format=form,
             num_pairs=len(distilled),
             clipped_share=clipped_share(distilled),
         )
     if invocation.dry_run:
-        invocation.say(f"would write {len(distilled)} pairs as {form} into {result.folder}")
+        written = f"would write {len(distilled)} pairs as {form} into {result.folder}"
+        invocation.say(f"would upload {result.folder} as it is" if is_written else written)
         return invocation.finish(result)
-    _, evaluations, _ = kept_scores(Workspace(invocation.workspace_folder).scores)
-    with invocation.waiting("writing the pairs"):
-        export(distilled, folder, form, rows_of_set(evaluations, place) if form == "hub" else ())
-    invocation.say(f"{len(distilled)} pairs in {result.folder}")
+    if is_written:
+        invocation.say(f"{len(distilled)} pairs are in {result.folder} already; its files are uploaded as they are")
+    else:
+        _, evaluations, _ = kept_scores(Workspace(invocation.workspace_folder).scores)
+        with invocation.waiting("writing the pairs"):
+            export(distilled, target, form, rows_of_set(evaluations, place) if form == "hub" else ())
+        invocation.say(f"{len(distilled)} pairs in {result.folder}")
     if form == "png":
         invocation.say(f"{result.clipped_share:.1%} of the pixel values are outside black to white and were clipped")
     if not distilled.nearest_captions:

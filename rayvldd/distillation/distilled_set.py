@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 import rayvldd
 from rayvldd.config.settings import RATE_COURSES
 from rayvldd.config.study import Study
-from rayvldd.distillation.exports import NearestCaption, export
+from rayvldd.distillation.exports import NearestCaption, export, has_hub_files, values_for_hub
 from rayvldd.distillation.set_sources import local_folder
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import StoreError
@@ -97,9 +97,7 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
         """Whether all tensors, step sizes and the card are equal."""
         if not isinstance(other, DistilledSet):
             return NotImplemented
-        ours, theirs = self._tensors(), other._tensors()
-        same_tensors = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-        return same_tensors and self.card_values() == other.card_values()
+        return self._has_tensors_of(other) and self.card_values() == other.card_values()
 
     __hash__ = None  # type: ignore[assignment]  # it can be changed, as other mutable values
 
@@ -132,6 +130,10 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 transform=axes[1][column].transAxes,
             )
         return figure
+
+    def _has_tensors_of(self, other: "DistilledSet") -> bool:
+        ours, theirs = self._tensors(), other._tensors()
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by the names under which they are saved."""
@@ -234,6 +236,17 @@ class DistilledSet(Dataset[tuple[Tensor, Tensor]]):
                 repository for the hub of Hugging Face, with a dataset card.
         """
         return export(self, folder, form)
+
+    def is_exported(self, folder: Path) -> bool:
+        """Whether a folder holds this set in the form ``hub``, e.g. of a command that was killed before its upload."""
+        if not has_hub_files(folder):
+            return False
+        try:
+            found = DistilledSet.load(folder)
+        except StoreError:
+            return False
+        same_pairs = self._has_tensors_of(found) and self.nearest_captions == found.nearest_captions
+        return same_pairs and found.card_values() == values_for_hub(self.card_values())
 
     @classmethod
     def load(cls, place: str | Path, workspace: str | Path | None = None) -> "DistilledSet":

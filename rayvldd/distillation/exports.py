@@ -20,7 +20,7 @@ from rayvldd.data.hub_datasets import INSTALL_LIBRARY
 from rayvldd.distillation.hub_card import HUB_CARD, hub_card, without_folders
 from rayvldd.distillation.similarity import SimilarityParameters
 from rayvldd.errors import ConfigError, Fault, RayvlddError
-from rayvldd.records.json_values import JsonValue, object_at
+from rayvldd.records.json_values import JsonObject, JsonValue, object_at
 from rayvldd.records.set_card import CARD
 from rayvldd.records.set_scores import EvaluatedBound, EvaluatedSet
 from rayvldd.storage.json_files import parsed
@@ -36,6 +36,7 @@ SIMILARITY = "similarity.npy"
 """File of the similarity [pair, pair] of image i and text j; only if it was learned."""
 SPLIT = "train"
 """Split name of the exported pairs: a distilled set is for training; validation and test use real data."""
+_HUB_PAIRS = f"data/{SPLIT}.parquet"
 
 
 class NearestCaption(TypedDict):
@@ -120,8 +121,7 @@ def export(
         if form == "hub":
             (part / HUB_CARD).write_text(hub_card(distilled, evaluated), encoding="utf-8")
             distilled.save(part)  # with the card, whose checksums are needed to read it again
-            values = parsed((part / CARD).read_bytes()) or {}
-            values |= {"study": without_folders(object_at(values, "study"))} if "study" in values else {}
+            values = values_for_hub(parsed((part / CARD).read_bytes()) or {})
             (part / CARD).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
             return target
         (part / CARD).write_text(json.dumps(distilled.card_values(), indent=2, ensure_ascii=False), encoding="utf-8")
@@ -129,6 +129,16 @@ def export(
         if similarity is not None:
             np.save(part / SIMILARITY, similarity.detach().numpy())
     return target
+
+
+def values_for_hub(values: JsonObject) -> JsonObject:
+    """The content of a card in the form ``hub``: its study names no folders of this machine."""
+    return values | {"study": without_folders(object_at(values, "study"))} if "study" in values else values
+
+
+def has_hub_files(folder: Path) -> bool:
+    """Whether a folder has the files of the form ``hub`` beside those of a set."""
+    return (folder / HUB_CARD).is_file() and (folder / _HUB_PAIRS).is_file()
 
 
 def clipped_share(distilled: ExportedSet) -> float:
@@ -165,9 +175,9 @@ def _write_datasets(distilled: ExportedSet, folder: Path) -> None:
 
 def _write_hub(distilled: ExportedSet, folder: Path) -> None:
     """Write the pairs as a Parquet file, which the hub's viewer and ``datasets.load_dataset`` read."""
-    (folder / "data").mkdir()
+    (folder / _HUB_PAIRS).parent.mkdir()
     with _without_progress_bars():
-        _as_dataset(distilled).to_parquet(str(folder / "data" / f"{SPLIT}.parquet"))
+        _as_dataset(distilled).to_parquet(str(folder / _HUB_PAIRS))
 
 
 @contextmanager

@@ -106,6 +106,25 @@ def test_what_cannot_be_fetched_or_uploaded_is_refused(hub: HubServer, distilled
     assert (tmp_path / "made" / "README.md").is_file()
 
 
+def test_an_upload_that_was_cut_off_goes_on(
+    hub: HubServer, distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    study = {**distilled.origin.study, "data": {"root": "/home/somebody/photos"}}
+    distilled.card = distilled.origin.model_copy(update={"study": study})
+    distilled.save(tmp_path / "set")
+    folder = export(distilled, tmp_path / "made", "hub")
+    (folder / "README.md").write_text("with a licence")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    command = ("export", tmp_path / "set", folder, "--format", "hub")
+    assert "not free for an export" in run(*command).output
+    result = run(*command, "--push", NAME)
+    assert result.exit_code == 0 and "uploaded as they are" in result.output
+    assert hub.repositories[NAME]["README.md"] == b"with a licence"
+    replace(distilled, lr_student_image=0.3).save(tmp_path / "set")
+    assert "not free for an export" in run(*command, "--push", NAME).output, "another set is in the folder"
+
+
 def evaluated(kind: type, mean: float, **more: object) -> EvaluatedSet | EvaluatedBound:
     values = {
         "num_students": 5,
