@@ -125,6 +125,8 @@ def distill_point(
     ):
         task, trajectories, key = _prepare(point, workspace, store, display, begin_phase)
         record = _record_in(runs / key, point.seed, display)
+        for evaluation in record.evaluations:  # a killed session may not have sent them; known ones are not sent twice
+            tracker.log_metrics(None, evaluation.metrics, evaluation.outer_step)
         begin_phase()
         with _naming_lower_rates(point, record, command):
             best = _run(point, task, trajectories, record, display, tracker)

@@ -1,13 +1,16 @@
 """A single distillation runs on the resources that its study states."""
 
+import json
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from helpers.cli import last_object, run
-from helpers.sets import write_card
+from helpers.sets import card_with, write_card
 from helpers.studies import TINY_STUDY
 from rich.console import Console
 
@@ -17,7 +20,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import open_store
-from rayvldd.library.distilling import _held_folder, _prepare, _record_in
+from rayvldd.library.distilling import _held_folder, _prepare, _record_in, distill_point
 from rayvldd.models.device_options import DeviceOptions
 from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import EVALUATIONS, Evaluation
@@ -130,3 +133,29 @@ def test_the_evaluation_of_a_set_that_was_saved_and_not_recorded_is_made_up_for(
         record = _record_in(tmp_path, 3, display)
         assert [(one.outer_step, one.recall) for one in record.evaluations] == [(0, 9.5), (2, 12.5)]
     assert record.best is not None and record.best.outer_step == 2, "it has gained: no rates are to be tried"
+
+
+def test_evaluations_that_a_killed_session_recorded_and_did_not_send_are_sent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, workspace, display = Study.model_validate(TINY_STUDY), Workspace(tmp_path), ProgressDisplay()
+    runs = workspace.study(study.name) / "distill"
+    (runs / "key").mkdir(parents=True)
+    _record_in(runs / "key", study.seed, display).add(Evaluation(0, {VAL_MEAN_RECALL: 9.5}))
+
+    def continued(*_: Any) -> Iterator[SimpleNamespace]:
+        metrics = {VAL_MEAN_RECALL: 12.5, "seconds_evaluating": 1.0}
+        yield SimpleNamespace(outer_step=2, metrics=metrics, is_best=True)
+
+    monkeypatch.setattr("rayvldd.library.distilling._prepare", lambda *_: (None, [], "key"))
+    monkeypatch.setattr("rayvldd.distillation.loop.distill", continued)
+    monkeypatch.setattr(
+        "rayvldd.distillation.distilled_set.DistilledSet.load", lambda *_: SimpleNamespace(origin=card_with())
+    )
+    monkeypatch.setattr("rayvldd.library.distilling._copy_best", lambda *_: tmp_path / "set")
+    (tmp_path / "set").mkdir()
+    for _ in range(2):
+        distill_point(study, workspace, open_store(None, workspace), display, "distill tiny.yaml", "none")
+    (events,) = workspace.study(study.name).glob("tracking/*/study.jsonl")
+    metrics = [event for event in map(json.loads, events.read_text().splitlines()) if event["event"] == "metrics"]
+    assert [(event["step"], event["metrics"][VAL_MEAN_RECALL]) for event in metrics] == [(0, 9.5), (2, 12.5)]
