@@ -212,11 +212,17 @@ class Recorder:
         self._end(trial)
 
     def resend_ended(self) -> None:
-        """Send the ended trials of earlier sessions to the tracker again: a killed session may not have sent them."""
-        for trial in self.run.ledger.ended:
+        """Send the ended trials of earlier sessions and the course of the best recall to the tracker again.
+
+        A killed session may not have sent them.
+        """
+        best: Trial | None = None
+        for num_ended, trial in enumerate(self.run.ledger.ended, start=1):
             shutil.rmtree(trial.checkpoint, ignore_errors=True)  # of a session that was killed before it did that
             self._open_record(trial)
             self._draw_and_close(trial)
+            best = best_of([best, trial] if best else [trial])
+            self._log_best(best, num_ended)
 
     def end_rest(self) -> None:
         """End the interrupted trials for which no time was left; their best sets count."""
@@ -256,7 +262,7 @@ class Recorder:
         self._draw_and_close(trial)
         shutil.rmtree(trial.checkpoint, ignore_errors=True)
         self.run.display.line(line_of_trial(trial, is_best=trial is self.run.ledger.best_trial()))
-        self._log_study()
+        self._log_best(self.run.ledger.best_trial(), len(self.run.ledger.ended))
         self._show()
 
     def _draw_and_close(self, trial: Trial) -> None:
@@ -305,10 +311,10 @@ class Recorder:
             return "failed"
         return "finished" if trial.outer_step >= self.run.study.last_step_at(trial.point) else "stopped"
 
-    def _log_study(self) -> None:
-        best, ended = self.run.ledger.best_trial(), len(self.run.ledger.ended)
+    def _log_best(self, best: Trial | None, num_ended: int) -> None:
+        """Log the best recall of the study at a number of ended trials."""
         if best and best.best:
-            self.run.tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, ended)
+            self.run.tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, num_ended)
 
     def _show(self) -> None:
         ledger, total = self.run.ledger, self._total

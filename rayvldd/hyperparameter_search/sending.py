@@ -14,7 +14,6 @@ from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.models.retrieval_task import SplitInputs
 from rayvldd.records.set_card import CARD, card_in
 from rayvldd.records.study_outcome import FinalistOutcome, StudyOutcome
-from rayvldd.records.trial import best_of
 from rayvldd.tracking.protocol import Origins, Tracker
 
 
@@ -77,9 +76,6 @@ def send_trials(
         return _origins_at(point, ledger, folder)
 
     Recorder(StudyRun(study, ledger, tracker, display, None, _no_inputs, origins)).resend_ended()
-    for number in range(1, len(ledger.ended) + 1):
-        if (best := best_of(ledger.ended[:number])) and best.best:
-            tracker.log_metrics(None, {BEST_VAL_MEAN_RECALL: best.best.recall}, number)
     again = [ledger.trials[row.trial_id] for row in finalists if row.trial_id in ledger.trials]
     for finalist in finalists_of(study, again, folder.finalists):
         log_finalist(finalist, tracker)

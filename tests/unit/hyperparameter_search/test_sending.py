@@ -14,6 +14,7 @@ from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search import sweep as module
+from rayvldd.hyperparameter_search.recorder import Recorder, StudyRun
 from rayvldd.hyperparameter_search.sending import send_again
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.study_choice import FinalistScores
@@ -141,6 +142,18 @@ def test_a_session_that_begins_after_the_choice_sends_what_the_one_before_did_no
         assert '"state": "finished"' in sent[name] and '"val_mean_recall": 7.0' in sent[name]
     assert sent["trial_000.jsonl"].count('"event": "origins"') == 1, "its experts, which no card names, are known"
     assert session() == sent, "nothing is written twice"
+
+
+def test_a_search_that_goes_on_sends_the_course_of_the_best_recall(folder: StudyFolder, tmp_path: Path) -> None:
+    study, tracker = Study.model_validate(TINY_STUDY), FolderTracker(tmp_path / "records")
+    (folder.trials / "trial_000" / "evaluations.jsonl").unlink()  # the first trial has no recall
+    ledger = folder.ledger()
+    tracker.start_study(study, "sweep tiny.yaml")
+    inputs: Any = None  # of pictures, which are not drawn
+    for _ in range(2):
+        Recorder(StudyRun(study, ledger, tracker, ProgressDisplay(), None, inputs)).resend_ended()
+    curve = [json.loads(line) for line in (tmp_path / "records" / "study.jsonl").read_text().splitlines()]
+    assert [(event["step"], event["metrics"]) for event in curve] == [(2, {"best_val_mean_recall": 7.0})]
 
 
 def test_what_the_database_of_the_workspace_lacks_is_known_after_a_move(folder: StudyFolder, tmp_path: Path) -> None:
