@@ -129,7 +129,7 @@ def command(
     invocation.show(recalls_table(scores, f"Recall on {split} (%)", full_data=ALL_PAIRS))
     show_training(invocation, {coreset.name: coreset.rate for coreset in chosen}, recipe)
     show_split(invocation, split)
-    kept = keep_coresets(study.name, split, chosen, scores, recipe, workspace)
+    kept = keep_coresets(point, split, chosen, scores, recipe, workspace)
     output = _Output(**dict(kept))
     if reference:
         output = output.model_copy(update={"published": show_published(invocation)})

@@ -18,6 +18,7 @@ from rayvldd.library.set_groups import (
     group_sets,
     load_sets,
     score_group,
+    shared_settings,
     words_of_text_encoder,
 )
 from rayvldd.library.sets_in_order import read_order
@@ -236,7 +237,7 @@ def keep_evaluation(
 
 
 def keep_coresets(
-    study: str,
+    study: "Study",
     split: Split,
     chosen: Sequence[Chosen],
     scores: Mapping[str, Sequence["RetrievalMetrics"]],
@@ -244,6 +245,8 @@ def keep_coresets(
     workspace: Workspace,
 ) -> CoresetScores:
     """Collect the scores of coresets and save them in the workspace; ``recipe`` is that of the models of all pairs."""
+    from rayvldd.data.array_cache import fingerprint
+
     bound = scores.get(ALL_PAIRS)
     rows = [
         ScoredCoreset(
@@ -255,7 +258,8 @@ def keep_coresets(
         for c in chosen
     ]
     full = ScoredBound(recipe=recipe, **dict(summary_of_students(bound, bound))) if bound else None
-    kept = CoresetScores(study=study, split=split, coresets=rows, full_data=full)
+    base = fingerprint(shared_settings(study))
+    kept = CoresetScores(study=study.name, split=split, base=base, coresets=rows, full_data=full)
     keep_scores(kept, workspace.scores)
     return kept
 

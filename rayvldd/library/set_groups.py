@@ -230,8 +230,8 @@ def group_sets(
             meant = own if label == own.name and bare else known.get(label, settings) if bare else settings
             of_image = study.at({"model.image_encoder": meant.model_dump(mode="json")})  # type: ignore[dict-item]
             for of_group, shown, how in _with_text_encoders(of_image, label, text_encoders or {}, conversion):
-                key = (_key(of_group), shown)
-                base = _key(study, without=("image_encoder", *(("text_encoder",) if text_encoders else ())))
+                key = (shared_settings(of_group), shown)
+                base = shared_settings(study, without=("image_encoder", *(("text_encoder",) if text_encoders else ())))
                 group = groups.get(key) or SetGroup(of_group, shown, base, {}, how, order)
                 groups[key] = replace(group, sets={**group.sets, name: sets[name]})
     errors: list[RayvlddError] = [InputError(faults)] if faults else []
@@ -385,7 +385,8 @@ def _students_on(parts: Sequence["Pairs"], seeds: Sequence[int]) -> list["Studen
     return [StudentSpec(trained_on, seed) for seed in seeds]
 
 
-def _key(study: Study, *, without: Sequence[str] = ()) -> str:
+def shared_settings(study: Study, *, without: Sequence[str] = ()) -> str:
+    """The settings that sets of one group have in common, as JSON, without some encoders of the model."""
     values = study.model_dump(mode="json", include=set(_SHARED))
     for encoder in without:
         del values["model"][encoder]

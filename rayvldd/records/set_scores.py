@@ -244,7 +244,7 @@ class SetScores(Record):
     def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
         rows: list[JsonValue] = [
-            [row.distilled_set, row.trained_with, row.num_students, row.rates] for row in self.sets
+            [row.distilled_set, row.trained_with, row.num_students, row.rates, row.base] for row in self.sets
         ]
         rows += [[row.coreset, row.trained_with, row.num_students] for row in self.coresets]
         identity: JsonObject = {"split": self.split, "rows": rows, "breakdown": bool(self.breakdown)}
@@ -262,6 +262,8 @@ class CoresetScores(Record):
     kind: ClassVar[str] = "coresets"
     study: str
     split: str
+    base: str = ""
+    """Hash of the settings of data, model and students."""
     coresets: list[ScoredCoreset]
     full_data: ScoredBound | None = None
 
@@ -269,7 +271,7 @@ class CoresetScores(Record):
     def identity(self) -> JsonObject:
         """The inputs of the evaluation, without its results."""
         rows: list[JsonValue] = [[row.method, row.num_pairs, row.num_students] for row in self.coresets]
-        return {"study": self.study, "split": self.split, "rows": rows}
+        return {"study": self.study, "split": self.split, "base": self.base, "rows": rows}
 
 
 Scores = TypeVar("Scores", CoresetScores, SetScores)
@@ -361,13 +363,18 @@ def keep_scores(scores: CoresetScores | SetScores, folder: Path) -> Path:
 
 
 def kept_scores(folder: Path) -> tuple[list[CoresetScores], list[SetScores], list[str]]:
-    """The scores on test that :func:`keep_scores` wrote, and a message for every unreadable file."""
-    coresets, faults = _CORESETS.read(sorted(folder.glob(f"{CoresetScores.kind}-*.json")), whole=True)
-    evaluations, more = _EVALUATIONS.read(sorted(folder.glob(f"{SetScores.kind}-*.json")), whole=True)
+    """The scores on test that :func:`keep_scores` wrote, latest last, and a message for every unreadable file."""
+    coresets, faults = _CORESETS.read(_by_time(folder.glob(f"{CoresetScores.kind}-*.json")), whole=True)
+    evaluations, more = _EVALUATIONS.read(_by_time(folder.glob(f"{SetScores.kind}-*.json")), whole=True)
     on_test = [found for found in coresets if found.split == "test"]
     evaluated = [_at_present(found, folder.parent) for found in evaluations if found.split == "test"]
     unread = [str(fault) for fault in (*faults, *more) if not fault.problem.startswith("scored on")]
     return on_test, evaluated, unread
+
+
+def _by_time(files: Iterable[Path]) -> list[Path]:
+    """Files by the time at which they were written, by name if that is the same."""
+    return sorted(files, key=lambda file: (file.stat().st_mtime, file.name))
 
 
 def _paths_in(workspace: Path, places: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Scores of sets and coresets: one version key, and what is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def test_scores_are_kept_with_their_format_and_read_again(tmp_path: Path, values
     assert kept_scores(tmp_path) == ([scores], [], [])
 
 
-def evaluation(lr_image: float = 0.1, recall: float = 1.0, place: str = "a") -> SetScores:
-    row = {"measured_on": ("here",), "trained_with": "convnet_d3", "base": "0", "image_encoder": "convnet_d3"}
+def evaluation(lr_image: float = 0.1, recall: float = 1.0, place: str = "a", base: str = "0") -> SetScores:
+    row = {"measured_on": ("here",), "trained_with": "convnet_d3", "base": base, "image_encoder": "convnet_d3"}
     scored: dict[str, Any] = {"fingerprints": {}, "num_students": 1, "mean": {"mean_recall": recall}, "interval": {}}
     about = {"distilled_set": place, "num_pairs": 3, "made_with": "convnet_d3"}
     one = EvaluatedSet.model_validate({**row, **scored, **about, "lr_student_image": lr_image, "lr_student_text": 0.1})
@@ -45,6 +46,20 @@ def test_evaluations_with_other_rates_are_kept_beside_each_other(tmp_path: Path)
     files = [keep_scores(evaluation(rate, recall), tmp_path) for rate, recall in ((0.1, 1.0), (0.2, 2.0), (0.1, 3.0))]
     assert files[0] == files[2] != files[1]
     assert {one.sets[0].mean["mean_recall"] for one in kept_scores(tmp_path)[1]} == {2.0, 3.0}
+
+
+def test_scores_with_other_settings_are_kept_beside_each_other_with_the_latest_last(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    for kind in (
+        {base: evaluation(base=base) for base in "abc"},
+        {base: CoresetScores.model_validate({**values, "base": base}, strict=False) for base in "abc"},
+    ):
+        files = {base: keep_scores(found, tmp_path) for base, found in kind.items()}
+        for time, base in enumerate("bca"):
+            os.utime(files[base], (time, time))
+    coresets, evaluations, _ = kept_scores(tmp_path)
+    assert [found.base for found in coresets] == [found.sets[0].base for found in evaluations] == ["b", "c", "a"]
 
 
 def test_scores_name_the_sets_of_a_workspace_where_they_are_now(
