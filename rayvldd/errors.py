@@ -65,6 +65,11 @@ class InputError(RayvlddError):
             lines.append(f"  and {count - _MOST_SHOWN} more")
         super().__init__("\n".join(lines), next_command=next_command)
 
+    def below(self, prefix: str) -> "InputError":
+        """The error with a prefix before the location of each fault, e.g. the option that named a file."""
+        faults = [Fault(prefix + fault.where, fault.problem, fault.allowed) for fault in self.faults]
+        return InputError(faults, next_command=self.next_command)
+
 
 class ConfigError(InputError):
     """An invalid study file or ``--set`` override."""

@@ -172,11 +172,10 @@ def command(
     text_encoders, more = _read_text_options(text_encoder, conversion)
     faults += more
     is_matrix = bool(transfer) or len(text_encoders) > 1
-    further, more = read_further(robustness, on_study, zero_shot, template, privacy)
-    faults += more
+    further, errors = read_further(robustness, on_study, zero_shot, template, privacy)
     order, more = read_order(places, in_order, later_rate, {"breakdown": breakdown, "privacy": privacy})
     faults += more
-    with together_with(faults, "rayvldd evaluate --help"), invocation.waiting("checking sets, models and data"):
+    with together_with(faults, "rayvldd evaluate --help", errors), invocation.waiting("checking sets, models and data"):
         sets = load_sets(places, invocation.workspace_folder)
         if not trust:
             own, line = invocation.workspace_folder, f"{invocation.line} --trust"

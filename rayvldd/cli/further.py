@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayvldd.cli.invocation import F, Invocation
-from rayvldd.errors import ConfigError, DataError, Fault, InputError
-from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
+from rayvldd.errors import ConfigError, DataError, InputError, next_after
+from rayvldd.library.further import TEMPLATE, FurtherEvaluations, errors_of_further
 from rayvldd.records.set_scores import ALL_PAIRS
 from rayvldd.user_paths import user_path
 
@@ -59,24 +59,24 @@ def further_options(command: F) -> F:
 
 def read_further(
     robustness: bool, on_study: str | None, zero_shot: str | None, template: str, privacy: bool
-) -> tuple[FurtherEvaluations, list[Fault]]:
-    """Read the inputs of further evaluations; also return the faults of what cannot be read."""
+) -> tuple[FurtherEvaluations, list[InputError]]:
+    """Read the inputs of further evaluations; also return the errors of what cannot be read."""
     from rayvldd.config.loading import load_study
 
-    faults: list[Fault] = []
+    errors: list[InputError] = []
     other = images = None
     try:
         other = load_study(on_study) if on_study is not None else None
     except ConfigError as error:
-        faults += [Fault(f"--on {fault.where}", fault.problem, fault.allowed) for fault in error.faults]
+        errors.append(error.below("--on "))
     if zero_shot is not None:
         from rayvldd.data.class_images import read_class_images
 
         try:
             images = read_class_images(user_path(zero_shot))
         except DataError as error:
-            faults += [Fault(f"--zero-shot {fault.where}", fault.problem, fault.allowed) for fault in error.faults]
-    return FurtherEvaluations(robustness, other, images, template, privacy), faults
+            errors.append(error.below("--zero-shot "))
+    return FurtherEvaluations(robustness, other, images, template, privacy), errors
 
 
 def refuse_further(further: FurtherEvaluations, groups: "Sequence[SetGroup]", next_command: str) -> None:
@@ -86,10 +86,10 @@ def refuse_further(further: FurtherEvaluations, groups: "Sequence[SetGroup]", ne
         InputError: listing all faults.
     """
     studies = {name: group.study for group in groups for name in group.sets}
-    found = faults_of_further(further, studies)
-    if found:
-        faults = [Fault(f"--{fault.where}", fault.problem, fault.allowed) for fault in found]
-        raise InputError(faults, next_command=f"correct them, then: {next_command}")
+    errors = [error.below("--") for error in errors_of_further(further, studies)]
+    if errors:
+        faults = [fault for error in errors for fault in error.faults]
+        raise InputError(faults, next_command=next_after(errors, next_command))
 
 
 def show_further(invocation: Invocation, scores: "Sequence[FurtherScores]") -> None:

@@ -71,20 +71,31 @@ def show_published(invocation: Invocation) -> "list[PublishedRow]":
 
 
 @contextmanager
-def together_with(faults: Sequence[Fault], next_command: str) -> Iterator[None]:
-    """Raise the given faults after the block, together with those that the block raises.
+def together_with(faults: Sequence[Fault], next_command: str, errors: Sequence[InputError] = ()) -> Iterator[None]:
+    """Raise the given faults and errors after the block, together with those that the block raises.
+
+    Args:
+        faults: Faults of options.
+        next_command: Command that describes the options.
+        errors: Errors of files that options name, with their own next commands.
 
     Raises:
         InputError: with all faults.
     """
+    found = [*faults, *(fault for error in errors for fault in error.faults)]
+    own = [error.next_command for error in errors]
     try:
         yield
     except InputError as error:
-        if not faults:
+        if not found:
             raise
-        raise InputError([*faults, *error.faults], next_command=error.next_command) from None
-    if faults:
-        raise ConfigError(faults, next_command=next_command)
+        raise InputError([*found, *error.faults], next_command=_lines([*own, error.next_command])) from None
+    if found:
+        raise ConfigError(found, next_command=_lines([*own, next_command] if faults else own))
+
+
+def _lines(next_commands: Sequence[str]) -> str:
+    return "\n      ".join(dict.fromkeys(next_commands))
 
 
 def words(text: str) -> list[str]:

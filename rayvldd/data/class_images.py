@@ -15,7 +15,7 @@ from PIL import Image
 
 from rayvldd.data.array_cache import ArrayCache, fingerprint
 from rayvldd.data.dataset import DECODING, decode_opened, size_and_time
-from rayvldd.data.hub_datasets import SAVED
+from rayvldd.data.hub_datasets import INSTALL_LIBRARY, SAVED
 from rayvldd.errors import DataError, Fault, message_of
 from rayvldd.records.json_values import JsonValue
 
@@ -117,7 +117,7 @@ def _of_saved(folder: Path) -> ClassImages:
     except ImportError as error:
         problem = f"a data set of Hugging Face, and the library datasets cannot be imported: {error}"
         fault = Fault(str(folder), problem, "class folders; or the library")
-        raise DataError([fault], next_command="pip install 'rayvldd[datasets]', then the same command") from None
+        raise DataError([fault], next_command=INSTALL_LIBRARY) from None
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises errors of many other libraries

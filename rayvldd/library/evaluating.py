@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayvldd.config.loading import load_study
-from rayvldd.errors import Fault, InputError
+from rayvldd.errors import Fault, InputError, next_after
 from rayvldd.library.foreign_sets import refuse_untrusted
-from rayvldd.library.further import TEMPLATE, FurtherEvaluations, faults_of_further
+from rayvldd.library.further import TEMPLATE, FurtherEvaluations, errors_of_further
 from rayvldd.library.scoring import Chosen, Split, summary_of_students
 from rayvldd.library.set_groups import (
     GroupScores,
@@ -183,8 +183,9 @@ def evaluate(
     images = read_class_images(user_path(zero_shot)) if zero_shot is not None else None
     further = FurtherEvaluations(robustness, other, images, template, privacy)
     studies = {name: group.study for group in groups for name in group.sets}
-    if faults := faults_of_further(further, studies):
-        raise InputError(faults, next_command="rv.evaluate(…), after correcting them")
+    if errors := errors_of_further(further, studies):
+        faults = [fault for error in errors for fault in error.faults]
+        raise InputError(faults, next_command=next_after(errors, "rv.evaluate(…)"))
     options = EvaluationOptions(students, split, full_data, coresets, further=further)
     scored: dict[SetGroup, GroupScores] = {}
     with ProgressDisplay() as display, start_ray(None, None, display), keeping_actors():

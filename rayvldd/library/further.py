@@ -134,14 +134,15 @@ class FurtherEvaluations:
         return found
 
 
-def faults_of_further(further: FurtherEvaluations, studies: Mapping[str, "Study"]) -> list[Fault]:
-    """The faults that can be found before any work.
+def errors_of_further(further: FurtherEvaluations, studies: Mapping[str, "Study"]) -> list[InputError]:
+    """The errors that can be found before any work.
 
     Args:
         further: The evaluations.
         studies: Settings of the students, by the name of a set.
     """
-    faults = []
+    faults: list[Fault] = []
+    errors: list[InputError] = []
     if further.on:
         from rayvldd.data.annotations import read_records
 
@@ -154,10 +155,10 @@ def faults_of_further(further: FurtherEvaluations, studies: Mapping[str, "Study"
             try:
                 read_records(further.on.data)
             except DataError as error:
-                faults += [Fault(f"on {fault.where}", fault.problem, fault.allowed) for fault in error.faults]
+                errors.append(error.below("on "))
     if CLASS not in further.template:
         faults.append(Fault("template", f"got {further.template!r}", f"a sentence with {CLASS}"))
-    return faults
+    return [InputError(faults), *errors] if faults else errors
 
 
 def _on_other_data(

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,16 @@ from helpers.cli import last_object, run
 from helpers.studies import TINY_STUDY
 
 from rayvldd.cli.check import _next_command
+from rayvldd.cli.further import read_further, refuse_further
 from rayvldd.cli.invocation import _OF_A_STUDY, _OPTIONS, DEFAULT_WORKSPACE, EXIT_USER_ERROR, Invocation
 from rayvldd.cli.main import main
 from rayvldd.cli.preparation import _raise_together
+from rayvldd.cli.scoring import together_with
 from rayvldd.cli.sweep import _how_to_look
+from rayvldd.config.study import Study
+from rayvldd.data.hub_datasets import INSTALL_LIBRARY, SAVED
 from rayvldd.errors import DataError, Fault, InputError, ModelError, next_after
+from rayvldd.library.further import TEMPLATE, FurtherEvaluations
 from rayvldd.workspace import Workspace, database_uri
 
 
@@ -62,6 +68,35 @@ def test_every_option_of_the_check_is_repeated(
 def test_the_workspace_is_added_to_commands_without_it(text: str, completed: str) -> None:
     assert invocation(Path("/w")).in_this_workspace(text) == completed
     assert invocation(DEFAULT_WORKSPACE).in_this_workspace(text) == text
+
+
+def test_the_command_that_installs_a_library_for_other_inputs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside other faults of options and sets."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / SAVED[0]).touch()
+    _, errors = read_further(False, None, str(tmp_path), TEMPLATE, False)
+
+    def raised(faults: Sequence[Fault], by_sets: Sequence[Fault]) -> list[str]:
+        with pytest.raises(InputError, match=r"--zero-shot .*: a data set of Hugging Face") as caught:
+            with_sets(faults, by_sets)
+        return caught.value.next_command.split("\n      ")
+
+    def with_sets(faults: Sequence[Fault], by_sets: Sequence[Fault]) -> None:
+        with together_with(faults, "rayvldd evaluate --help", errors):
+            if by_sets:
+                raise InputError(by_sets, next_command="correct them")
+
+    other = [Fault("--coresets", "no method")]
+    assert raised([], []) == [INSTALL_LIBRARY]
+    assert raised(other, []) == [INSTALL_LIBRARY, "rayvldd evaluate --help"]
+    assert raised([], other) == [INSTALL_LIBRARY, "correct them"]
+    data = {"source": "huggingface", "name": "somebody/data", "image_size": 16}
+    on_hub = FurtherEvaluations(on=Study.model_validate({**TINY_STUDY, "data": data}))
+    with pytest.raises(InputError, match=r"--on data\.source: huggingface needs") as caught:
+        refuse_further(on_hub, [], "rayvldd evaluate my_set")
+    assert caught.value.next_command.split("\n      ") == [INSTALL_LIBRARY, "then: rayvldd evaluate my_set"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.data.array_cache import ArrayCache
 from rayvldd.evaluation.scoring import ranks, score
-from rayvldd.library.further import AS_IS, FurtherEvaluations, faults_of_further
+from rayvldd.library.further import AS_IS, FurtherEvaluations, errors_of_further
 from rayvldd.records.set_scores import ALL_PAIRS, Conditions, FurtherScores, ProbeScore
 from rayvldd.reports.table import Estimate
 from rayvldd.reports.tables import further_table
@@ -47,16 +47,18 @@ def test_robustness_is_a_table_of_mean_recalls(tiny_study: Study, tiny_cache: Pa
 def test_a_study_of_another_size_and_a_template_without_class_are_refused() -> None:
     study = Study.model_validate(TINY_STUDY)
     further = FurtherEvaluations(on=study.at({"data.image_size": 32}), template="A photo")
-    faults = [str(fault) for fault in faults_of_further(further, {"my_set": study})]
+    (error,) = errors_of_further(further, {"my_set": study})
+    faults = list(map(str, error.faults))
     assert "on tiny: data.image_size: its images have 32 px, those of my_set have 16 px" in faults[0]
     assert "template: got 'A photo'; allowed: a sentence with {class}" in faults[1]
-    assert faults_of_further(FurtherEvaluations(on=study), {"my_set": study}) == []
+    assert errors_of_further(FurtherEvaluations(on=study), {"my_set": study}) == []
 
 
 def test_other_data_without_annotations_are_refused(tmp_path: Path) -> None:
     study = Study.model_validate(TINY_STUDY)
     values = {**TINY_STUDY, "data": {"source": "folder", "root": str(tmp_path / "none"), "image_size": 16}}
-    (fault,) = faults_of_further(FurtherEvaluations(on=Study.model_validate(values)), {"my_set": study})
+    (error,) = errors_of_further(FurtherEvaluations(on=Study.model_validate(values)), {"my_set": study})
+    (fault,) = error.faults
     assert fault.where.startswith("on ") and "none" in str(fault)
 
 
