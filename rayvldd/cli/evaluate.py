@@ -28,6 +28,7 @@ from rayvldd.config.study import Study
 from rayvldd.errors import Fault
 from rayvldd.library.encoder_ranks import encoder_ranks
 from rayvldd.library.evaluating import (
+    EvaluatedSets,
     EvaluationOptions,
     differences_of,
     evaluate_group,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
     from rayvldd.evaluation.recall import RetrievalMetrics
     from rayvldd.records.set_scores import Breakdown
+    from rayvldd.reports.published import PublishedRow
 
 
 class _PlannedEvaluation(Output):
@@ -215,10 +217,14 @@ def command(
     kept = keep_evaluation(scored, options, workspace, invocation.line, lost, ranks)
     show_split(invocation, split)
     invocation.say(f"scores saved in {kept.file}")
-    demanded = {"breakdown": breakdown, "further": bool(kept.scores.further)}
+    invocation.finish(_output_of(kept, published, has_breakdown=breakdown))
+
+
+def _output_of(kept: EvaluatedSets, published: "list[PublishedRow] | None", *, has_breakdown: bool) -> _Output:
+    demanded = {"breakdown": has_breakdown, "further": bool(kept.scores.further)}
     absent = {name for name, is_given in demanded.items() if not is_given}
     output = _Output(**dict(kept.scores), scores=kept.file, absent=absent)
-    invocation.finish(output if published is None else output.model_copy(update={"published": published}))
+    return output if published is None else output.model_copy(update={"published": published})
 
 
 def _show_group(invocation: Invocation, group: SetGroup, scores: GroupScores, options: EvaluationOptions) -> None:

@@ -1,4 +1,7 @@
-"""Signatures name the types of what they take and return; objects of unknown content are for the edge of JSON alone."""
+"""Signatures name the types of what they take and return; objects of unknown content are for the edge of JSON alone.
+
+Below its signature, a function fits a screen.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -17,6 +20,9 @@ JSON_EDGE = {
     "records/form.py": {"_without_unset"},
 }
 """The functions with mappings of unknown values, by module."""
+
+SCREEN = 60
+"""Lines."""
 
 MAPPINGS = {"dict", "Mapping", "MutableMapping", "defaultdict"}
 UNKNOWN = {"Any", "object"}
@@ -57,10 +63,34 @@ def unknown_mappings(tree: ast.AST) -> Iterator[str]:
                 yield node.name
 
 
-def test_signatures_have_no_mappings_of_unknown_values() -> None:
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """The modules of the package by their files."""
     files = list(PACKAGE.rglob("*.py"))
     assert len(files) > 300
-    trees = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    return {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def test_functions_fit_a_screen(trees: dict[str, ast.Module]) -> None:
+    """Without signature and docstring, which are read before."""
+    functions = (
+        (name, node)
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    lines = {f"{name}: {node.name}": num_lines(node) for name, node in functions}
+    assert len(lines) > 3000
+    assert not {name: count for name, count in lines.items() if count > SCREEN}
+
+
+def num_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Number of lines of the body without its docstring."""
+    has_docstring = ast.get_docstring(function, clean=False) is not None and len(function.body) > 1
+    return (function.end_lineno or 0) - function.body[has_docstring].lineno + 1
+
+
+def test_signatures_have_no_mappings_of_unknown_values(trees: dict[str, ast.Module]) -> None:
     found = {name: {*unknown_mappings(tree), *unknown_aliases(tree)} for name, tree in trees.items()}
     found = {name: names for name, names in found.items() if names}
     assert found == JSON_EDGE, "name the values in a record, a TypedDict, or with rayvldd.records.json_values"
