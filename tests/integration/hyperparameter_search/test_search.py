@@ -1070,10 +1070,10 @@ def test_a_line_describes_an_ended_trial(tmp_path: Path) -> None:
 # --- a real study -------------------------------------------------------------------------------------------------
 
 
-def looks_at_test(monkeypatch: pytest.MonkeyPatch, *, killed_at_first: bool) -> list[str]:
-    """The splits of the evaluations of chosen sets from here on; the first one is interrupted before it, if asked."""
+def looks_at_test(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits of the evaluations of chosen sets from here on; the first one is interrupted before it."""
     looks: list[str] = []
-    evaluate, kills = final_evaluation.score_in_parallel, [True] * killed_at_first
+    evaluate, kills = final_evaluation.score_in_parallel, [True]
 
     def counted(*args: Any) -> list[StudentScores]:
         if kills and kills.pop():
@@ -1096,7 +1096,7 @@ def test_a_study_from_end_to_end_in_several_sessions(
     from rayvldd.reports.illustrator import Pictures
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
-    looks = looks_at_test(monkeypatch, killed_at_first=True)
+    looks = looks_at_test(monkeypatch)
     trackers: list[Tracker] = []
 
     def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
