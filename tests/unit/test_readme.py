@@ -101,6 +101,13 @@ def test_tools_of_the_environment_are_those_of_the_project(document: Path) -> No
     assert used <= known
 
 
+def test_commands_of_the_site_show_no_notice_of_its_theme() -> None:
+    """mkdocs-material announces its successor at every call."""
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "justfile")]
+    found = [command for text in texts for command in re.findall(r"[^`\n]*mkdocs (?:serve|build)", text)]
+    assert len(found) == 2 and all(command.strip().startswith("NO_MKDOCS_2_WARNING=1 ") for command in found)
+
+
 def test_ci_runs_the_test_line_of_the_readme() -> None:
     lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
     start = "python3 -m venv .venv && .venv/bin/pip install -q "
