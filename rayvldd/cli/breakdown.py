@@ -34,7 +34,7 @@ def show_breakdown(
         conditions: Conditions of the measurement.
     """
     from rayvldd.evaluation.breakdown import groups_by_gender, groups_by_length, groups_by_noun
-    from rayvldd.records.set_scores import Breakdown, GroupRecall, SubjectKept
+    from rayvldd.records.set_scores import Breakdown, GroupRecall, SubjectKept, short_names
     from rayvldd.reports.tables import breakdown_table, subjects_table
 
     captions = getattr(task, split).split.captions
@@ -51,7 +51,7 @@ def show_breakdown(
         if group.num_captions
     ]
     title = f"Text to image on {split}, mean of R@1, R@5, R@10 (%) of the captions in each group, pool whole"
-    invocation.show(breakdown_table(rows, title, full_data=ALL_PAIRS))
+    invocation.show(breakdown_table(rows, title, names=short_names([*sets]), full_data=ALL_PAIRS))
     kept = {name: _subjects(task, distilled) for name, distilled in sets.items()}
     for name, shares in kept.items():
         invocation.show(subjects_table(shares, f"{name}: captions that name a subject (%)"))

@@ -174,12 +174,15 @@ def scaling_table(
     return Table(columns, shown, f"{title}, ± 95 % interval of three or more students", "scaling")
 
 
-def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str = "") -> Table:
+def breakdown_table(
+    rows: Sequence[GroupRecall], title: str, *, names: Mapping[str, str] | None = None, full_data: str = ""
+) -> Table:
     """Recall by groups of captions, with one column for each training set of students.
 
     Args:
         rows: The groups.
         title: Title of the table.
+        names: Other names of training sets, as headings; default: as in the rows.
         full_data: Name of the column of the full data, if there is one; the other cells then have their fraction of it.
     """
     shown: list[list[Cell]] = []
@@ -191,7 +194,8 @@ def breakdown_table(rows: Sequence[GroupRecall], title: str, *, full_data: str =
         ]
         by = "" if place and rows[place - 1].by == row.by else row.by
         shown.append([by, row.group, row.num_captions, *cells])
-    columns = [*texts("by", "group"), *numbers("captions", *rows[0].recall, number="{:.1f}")]
+    headings = [(names or {}).get(name, name) for name in rows[0].recall]
+    columns = [*texts("by", "group"), *numbers("captions", *headings, number="{:.1f}")]
     return Table(columns, shown, title, "breakdown")
 
 
