@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -150,6 +151,15 @@ def running_hosts(count: int, folder: Path) -> Iterator[Hosts]:
             host.process.wait()
             subprocess.run(["ip", "netns", "del", host.namespace], capture_output=True)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True)
+        remove_cached_configs(folder)
+
+
+def remove_cached_configs(folder: Path) -> None:
+    """Remove the copies that Ray keeps, in the system's temporary folder, of cluster files with a key in a folder."""
+    for file in Path(tempfile.gettempdir()).glob("ray-config-*"):
+        with suppress(FileNotFoundError):  # another process removed its own
+            if f"{folder}/" in file.read_text(encoding="utf-8"):
+                file.unlink()
 
 
 _BOOT = """

@@ -61,7 +61,8 @@ Numbers = Mapping[str, Any]
 """Numbers and tensors by name."""
 
 PROTOCOLS: dict[str, dict[str, Any]] = {name: {**changes} for name, changes in TOY_PROTOCOLS.items()}
-CACHE = Path(tempfile.mkdtemp(prefix="rayvldd_pretend_"))
+CACHE = tempfile.TemporaryDirectory(prefix="rayvldd_pretend_")
+"""Removed when the process ends."""
 
 
 @dataclass
@@ -132,7 +133,7 @@ def task_on(study: Study, device: str) -> RetrievalTask:
     options = DeviceOptions.of(study.resources)
     key = device, f"{study.model.model_dump_json()} {options}"
     if key not in _tasks:
-        _tasks[key] = load_task(study.data, study.model, ArrayCache(CACHE), device=device, options=options)
+        _tasks[key] = load_task(study.data, study.model, ArrayCache(Path(CACHE.name)), device=device, options=options)
         _tasks[key].model.initial_parameters(0)  # the first call copies the model to the host
     further = (torch.device("cpu"),) * ((study.resources.gpus_per_trial or 0.0) > 1)
     return replace(_tasks[key], further_devices=further)

@@ -1,9 +1,12 @@
 """Rules of the test tiers: tests import helpers and no other test, and the fast tier starts no service."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from helpers.hosts import remove_cached_configs
 from helpers.imports_of_files import imports_of
 from helpers.paths import ROOT
 
@@ -48,6 +51,21 @@ def test_the_unit_tier_starts_no_service() -> None:
     for file in UNIT_FILES:
         assert not SERVICE_FIXTURES & set(parameters_of(file)), file
         assert not {"helpers.s3_server", "moto", "moto.server"} & set(modules_of(file)), file
+
+
+def test_no_test_leaves_a_temporary_folder() -> None:
+    for file in [*TEST_FILES, *SHARED]:
+        made = re.findall(r"\bmk[ds]temp\(", file.read_text(encoding="utf-8"))
+        assert not made, f"{file}: take tmp_path or tempfile.TemporaryDirectory, which are removed"
+
+
+def test_cached_cluster_files_of_simulated_hosts_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own, other = tmp_path / "ray-config-1", tmp_path / "ray-config-2"
+    for file, key in ((own, tmp_path / "hosts" / "key"), (other, "/root/key")):
+        file.write_text(f'{{"auth": {{"ssh_private_key": "{key}"}}}}', encoding="utf-8")
+    remove_cached_configs(tmp_path / "hosts")
+    assert not own.exists() and other.exists()
 
 
 def test_an_import_of_a_test_is_seen(tmp_path: Path) -> None:

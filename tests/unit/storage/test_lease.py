@@ -74,7 +74,9 @@ def test_a_holder_of_a_machine_with_this_name_is_not_taken_for_dead(
     assert is_dead_here(LeaseState("x", here, dead_process(), 0, 0))
     (tmp_path / "boot_id").write_text("another boot, of a machine cloned from the image of this one\n")
     monkeypatch.setattr(module, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     there = machine_identity.__wrapped__()
+    assert list(tmp_path.glob("rayvldd-machine-*")), "the token of that boot is no litter of this machine"
     assert there.split()[0] == here.split()[0], "the host name is the same"
     state = LeaseState("x", there, dead_process(), 0, 0)
     assert not is_dead_here(state)
