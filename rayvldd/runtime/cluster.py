@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -158,7 +159,8 @@ def _refuse_silence(address: str) -> None:
 
     The same happens with ``auto`` after a cluster was killed, because Ray's folder still holds its address.
     """
-    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    of_linux = os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp"  # Ray's rule
+    file = Path(os.environ.get("RAY_TMPDIR", of_linux), "ray", "ray_current_cluster")
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else "")
     host, _, port = address.rpartition(":")

@@ -411,17 +411,18 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
             pytest.fail("entered")
 
 
-@pytest.mark.parametrize("source", ["address", "environment", "left behind"])
+@pytest.mark.parametrize("source", ["address", "environment", "left behind", "left behind in TMPDIR"])
 def test_an_address_of_a_cluster_that_is_gone_is_refused_at_once(
     source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR" if source.endswith("TMPDIR") else "RAY_TMPDIR", str(tmp_path))
     if source == "environment":
         monkeypatch.setenv("RAY_ADDRESS", address)
-    elif source == "left behind":
+    elif source.startswith("left behind"):
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
