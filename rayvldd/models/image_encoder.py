@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -46,11 +47,28 @@ def _created(settings: ImageEncoderSettings) -> nn.Module:
     options: dict[str, Any] = dict(settings.options)
     if settings.name in _OWN:
         return _OWN[settings.name](pretrained=from_hub, **options)
-    import timm
-
+    timm = _imported_timm()
     with hub_or_cache() if from_hub else nullcontext():
         encoder: nn.Module = timm.create_model(settings.name, pretrained=from_hub, num_classes=0, **options)
     return encoder
+
+
+def _imported_timm() -> ModuleType:
+    """Import timm without wandb, which it imports, if it is installed, for the logs of its own training script.
+
+    That takes half of the CPU time of importing timm after torch and torchvision, and a process that is killed, as
+    those of trials are, leaves two folders of wandb in the system's temporary folder. A wandb that is imported already
+    stays.
+    """
+    is_kept_out = "wandb" not in sys.modules
+    if is_kept_out:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # Python's mark of a module that is not to be imported
+    try:
+        import timm
+    finally:
+        if is_kept_out:
+            del sys.modules["wandb"]
+    return timm  # type: ignore[no-any-return, unused-ignore]
 
 
 def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
@@ -64,8 +82,7 @@ def faults_of_image_encoder(settings: ImageEncoderSettings) -> list[Fault]:
 def _faults_of_name(name: str) -> list[Fault]:
     if name in _OWN or name.startswith("hf-hub:"):
         return []
-    import timm
-
+    timm = _imported_timm()
     if timm.is_model(name):
         return []
     hint = did_you_mean(name, [*_OWN, *timm.list_models()])
@@ -113,6 +130,7 @@ def _load(encoder: nn.Module, file: str) -> None:
     Raises:
         RuntimeError: naming the weights that do not match.
     """
+    _imported_timm()
     from timm.models import load_checkpoint, load_state_dict
 
     if file.lower().endswith((".npz", ".npy")):

@@ -1,5 +1,6 @@
 """Checkpoints of image encoders: with a classifier, at another size, and what does not fit; and their fingerprints."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,29 @@ import torch
 
 from rayvldd.config.settings import ImageEncoderSettings
 from rayvldd.errors import ModelError
-from rayvldd.models.image_encoder import build_image_encoder, faults_of_image_encoder, image_identity
+from rayvldd.models.image_encoder import (
+    _imported_timm,
+    build_image_encoder,
+    faults_of_image_encoder,
+    image_identity,
+)
 
 VIT = {"name": "test_vit", "options": {"img_size": 32}}
+
+
+@pytest.mark.parametrize("is_imported", [False, True])
+def test_timm_is_imported_without_wandb(is_imported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless that is imported already; it stays importable."""
+    (tmp_path / "wandb.py").touch()
+    (tmp_path / "timm.py").write_text("try:\n    import wandb\nexcept ImportError:\n    wandb = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("timm", "wandb"):
+        monkeypatch.setitem(sys.modules, name, timm)  # restores what is there after the test
+        monkeypatch.delitem(sys.modules, name)
+    before = importlib.import_module("wandb") if is_imported else None
+    assert _imported_timm().wandb is before
+    assert sys.modules.get("wandb") is before
+    assert importlib.import_module("wandb").__file__ == str(tmp_path / "wandb.py")
 
 
 def settings(file: Path | None, **values: Any) -> ImageEncoderSettings:
