@@ -33,6 +33,8 @@ class Stream(IntEnum):
     """Noise of images on which the robustness of students is measured."""
     MEMBERSHIP = 8
     """Real pairs that are compared with the start pairs of a set, for membership inference."""
+    RATE_FACTORS = 9
+    """Segments and batches of gradients by which outer rates are scaled; numbered by the run's seed and the draw."""
     TRIAL = 101
     """Seed of a trial; numbered by the trial."""
     SAMPLER = 102

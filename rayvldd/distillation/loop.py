@@ -16,6 +16,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, FirstRecalls, rates_of
 from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method, fingerprints_of
+from rayvldd.distillation.rate_factors import DRAWS, factors_of, relative_gradients
 from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
 from rayvldd.experts.trajectory import Trajectory
@@ -48,7 +49,8 @@ class StepReport:
     loss_name: str
     """Name of the method's loss, e.g. ``matching_loss``."""
     numbers: dict[str, float]
-    """Logged numbers: those of the method, ``lr_student_image``, ``lr_student_text``, ``drift`` and ``rollbacks``."""
+    """Logged numbers: those of the method, ``lr_student_image``, ``lr_student_text``, ``drift`` and
+    ``rollbacks``; under ``scaled_sgd`` also the rates of ``sgd`` that equal its own."""
 
     @property
     def loss(self) -> float:
@@ -114,7 +116,7 @@ class OuterLoop:
         Raises:
             ConfigError: when a learned similarity leaves no pairs.
         """
-        self.task, self.settings, self.seed = task, study.distillation, seed
+        self.task, self.settings, self.seed, self._study_seed = task, study.distillation, seed, study.seed
         self.outer_step = self.rollbacks = 0
         self._generator = generator_of(study.seed, Stream.DISTILLATION, seed)
         self.set = SyntheticSet(task, self.settings, self._generator, seed)
@@ -129,8 +131,12 @@ class OuterLoop:
         The last good state is that of the last evaluation, or the initial state.
 
         Raises:
-            DivergedError: when the run has left its valid range more than ``max_rollbacks`` times.
+            DivergedError: when the run has left its valid range more than ``max_rollbacks`` times, or its rates
+                cannot be scaled.
         """
+        if self.settings.outer_optimiser == "scaled_sgd" and not self.set.rate_factors:
+            self.set.rate_factors = self._measured_factors()
+            self._good = self._state()
         while True:
             with tf32(self.settings.engine.tf32):
                 step = self._method.gradient(self.set, self.outer_step, self._generator)
@@ -146,7 +152,21 @@ class OuterLoop:
         if self.outer_step % self.settings.evaluate_every == 0:
             self._good = self._state()
         numbers["drift"] = numbers.pop(SQUARED_DRIFT) ** 0.5
+        numbers |= self.set.scaled_rates(self._method.lr_step_sizes)
         return StepReport(self.outer_step, next(iter(step.log)), numbers | {"rollbacks": float(self.rollbacks)})
+
+    def _measured_factors(self) -> dict[str, float]:
+        """Return the factors of ``scaled_sgd``; the set, the method and the random stream stay as they are."""
+        values = {**self.set.values, **self.set.step_sizes}
+        of_method = {name: value.clone() for name, value in self._method.state_dict().items()}
+        draws = list[dict[str, float]]()
+        for number in range(DRAWS):
+            generator = generator_of(self._study_seed, Stream.RATE_FACTORS, self.seed, number)
+            with tf32(self.settings.engine.tf32):
+                step = self._method.gradient(self.set, 0, generator)
+            draws.append(relative_gradients(step.gradients, values))
+        self._method.load_state_dict(of_method)
+        return factors_of(draws, self.settings.momentum)
 
     def _roll_back(self, fault: str) -> None:
         """Return to the last good state with half the rates; the random stream continues, so the next steps differ."""

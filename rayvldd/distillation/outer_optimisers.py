@@ -84,6 +84,7 @@ class Adam:
 
 OUTER_OPTIMISERS: dict[str, Callable[[float], OuterOptimiser]] = {
     "sgd": Sgd,
+    "scaled_sgd": Sgd,  # its rates are scaled where they are known, see rate_factors
     "normalised_sgd": NormalisedSgd,
     "adam": Adam,
 }

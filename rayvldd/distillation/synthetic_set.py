@@ -18,6 +18,7 @@ from rayvldd.distillation.ema import MovingAverage
 from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
 from rayvldd.distillation.pyramid import Pyramid
+from rayvldd.distillation.rate_factors import PAIRS, SCALED_RATES, STEP_SIZES
 from rayvldd.distillation.similarity import SimilarityParameters, build_similarity, pairs_within_budget
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -30,9 +31,8 @@ STEP_SIZE_RANGE = 100.0
 """Largest factor between a learned step size and its initial value. Beyond it, the student diverges, or does not move
 and the matching loss stays at 2."""
 
-PAIRS = ("images", "texts")
-"""Names of the values with one row for each pair."""
-
+_BY_SIZE = ("sgd", "scaled_sgd")
+"""Outer optimisers whose steps grow with the gradient."""
 
 SQUARED_DRIFT = "squared_drift"
 _REPORTED_AS = {"lr_image": "lr_student_image", "lr_text": "lr_student_text"}
@@ -72,6 +72,9 @@ class SyntheticSet:
         }
         self._size_velocities = {name: torch.zeros_like(value) for name, value in self.step_sizes.items()}
         self._optimiser = OUTER_OPTIMISERS[settings.outer_optimiser](settings.momentum)
+        self.rate_factors: dict[str, float] = {}
+        """Factors on the rates under ``scaled_sgd``, see :mod:`rayvldd.distillation.rate_factors`; empty until they
+        are measured."""
         self._average = MovingAverage(settings.ema_decay)
 
     @property
@@ -116,15 +119,17 @@ class SyntheticSet:
         """
         settings, section = self.settings, self.settings.section()
         factor = section.step_size_range if isinstance(section, InnerLoopSettings) else None
-        rates = {"images": settings.lr_image * scale, "texts": settings.lr_text * scale}
+        rates = {name: rate * scale for name, rate in self.rates_of_pairs().items()}
         moved = {name: self._of_free_pairs(name, part) for name, part in gradients.items() if name in self.values}
         rates = {name: rates.get(name, settings.lr_sim * scale) for name in moved}
         if self._pyramid and "images" in moved:
             moved |= self._pyramid.gradients(moved.pop("images"))
-            rates |= self._pyramid.rates(rates.pop("images"), by_size=settings.outer_optimiser == "sgd")
+            rates |= self._pyramid.rates(rates.pop("images"), by_size=settings.outer_optimiser in _BY_SIZE)
         self._optimiser.step({**self.values, **self._levels}, moved, rates)
         if self._pyramid:
             self.values["images"] = self._pyramid.images()
+        if lr_step_sizes is not None:
+            lr_step_sizes *= self.rate_factors.get(STEP_SIZES, 1.0)
         for name, size in self.step_sizes.items():
             if lr_step_sizes is not None and name in gradients:
                 velocity = self._size_velocities[name].mul_(settings.momentum).add_(gradients[name])
@@ -134,6 +139,22 @@ class SyntheticSet:
                     size.clamp_(start / factor, start * factor)
         if settings.ema_decay:
             self._average.update({**self.values, **self.step_sizes})
+
+    def rates_of_pairs(self) -> dict[str, float]:
+        """Return the outer learning rates of images and texts, with the factors measured at the start."""
+        stated = (("images", self.settings.lr_image), ("texts", self.settings.lr_text))
+        return {name: rate * self.rate_factors.get(name, 1.0) for name, rate in stated}
+
+    def scaled_rates(self, lr_step_sizes: float | None) -> dict[str, float]:
+        """Return the rates of ``sgd`` that equal those of ``scaled_sgd``, for logs; none if no factor is measured.
+
+        Args:
+            lr_step_sizes: Learning rate of the step sizes, if they have a gradient.
+        """
+        rates = self.rates_of_pairs()
+        if lr_step_sizes is not None:
+            rates[STEP_SIZES] = lr_step_sizes * self.rate_factors.get(STEP_SIZES, 1.0)
+        return {SCALED_RATES[name]: rates[name] for name in self.rate_factors}
 
     @property
     def _levels(self) -> Tensors:
@@ -182,16 +203,19 @@ class SyntheticSet:
             "average": self._average.state,
             "level": self._levels,
         }
-        return {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
+        state = {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
+        factors = {name: torch.tensor(factor, dtype=torch.float64) for name, factor in self.rate_factors.items()}
+        return state | {f"rate_factor.{name}": factor for name, factor in factors.items()}
 
     def load_state_dict(self, state: Tensors) -> None:
         """Restore a state from :meth:`state_dict`."""
-        names = ("value", "size", "size_velocity", "optimiser", "average", "level")
+        names = ("value", "size", "size_velocity", "optimiser", "average", "level", "rate_factor")
         parts: dict[str, Tensors] = {part: {} for part in names}
         for name, value in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value.clone()
         self.values, self.step_sizes, self._size_velocities = parts["value"], parts["size"], parts["size_velocity"]
         self._optimiser.state, self._average.state = parts["optimiser"], parts["average"]
+        self.rate_factors = {name: float(factor) for name, factor in parts["rate_factor"].items()}
         if self._pyramid:
             self._pyramid.levels = parts["level"]

@@ -151,6 +151,8 @@ def _loop(point: Study, task: RetrievalTask, trajectory: Trajectory) -> OuterLoo
     declaration = point.distillation.declaration
     changes: dict[str, SettingValue] = dict.fromkeys(("lr_image", "lr_text", "lr_sim"), 1e-9)
     changes |= {f"{declaration.name}.{name}": value for name, value in declaration.for_probe.items()}
+    if point.distillation.outer_optimiser == "scaled_sgd":
+        changes["outer_optimiser"] = "sgd"  # a step costs the same, and no gradients are computed to scale the rates
     settings = {f"distillation.{name}": value for name, value in changes.items()}
     probed = point.at({**settings, "experts.keep_epochs": "all"})
     return OuterLoop(probed, task, [trajectory] if probed.requires_experts else [], seed=0)

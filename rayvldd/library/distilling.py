@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +284,7 @@ def _run(
         notes.append(f"{report.loss_name.replace('_', ' ')} {report.loss:.3f}")
         display.progress("outer steps", report.outer_step, total, ", ".join(filter(None, notes)))
 
+    scaled = ""
     for evaluation in distil(point, task, trajectories, point.seed, record.checkpoint, on_step):
         metrics, name = evaluation.metrics, last[0]
         record.add(Evaluation(evaluation.outer_step, metrics))
@@ -294,9 +295,19 @@ def _run(
         display.line(
             f"outer step {evaluation.outer_step:5d}  val mean recall {metrics[VAL_MEAN_RECALL]:5.2f}{loss}{mark}"
         )
+        if not scaled and (scaled := _words_of_scaled_rates(metrics)):
+            display.line(scaled)
     display.done()
     best = DistilledSet.load(record.checkpoint / BEST)
     return best.origin.metrics[VAL_MEAN_RECALL]
+
+
+def _words_of_scaled_rates(metrics: Mapping[str, float]) -> str:
+    """The rates that ``scaled_sgd`` found, as a line; empty under another optimiser and before the first step."""
+    from rayvldd.distillation.rate_factors import SCALED_RATES
+
+    found = [f"{name.removeprefix('sgd_')} {metrics[name]:.3g}" for name in SCALED_RATES.values() if name in metrics]
+    return f"rates of sgd that equal the scaled ones: {', '.join(found)}" if found else ""
 
 
 def _copy_best(task: "RetrievalTask", record: Trial, out: Path, display: "ProgressDisplay") -> Path:

@@ -368,6 +368,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "TESLA": {"gradient": "tesla"},
     "k-means": {"start_pairs": "k_means"},
     "Adam": {"outer_optimiser": "adam", "lr_image": 1.0, "lr_text": 1.0},
+    "scaled": {"outer_optimiser": "scaled_sgd", "lr_image": 1.0, "lr_text": 1.0},
+    "scaled, one side": {"outer_optimiser": "scaled_sgd", "lr_image": 1.0, "matched": "image"},
     "normalised": {"outer_optimiser": "normalised_sgd", "lr_image": 1.0, "lr_text": 1.0},
     "pyramid": {"image_parametrisation": "pyramid"},
     "pyramid, averaged, Adam": {
@@ -398,8 +400,8 @@ def test_every_method_runs_repeats_and_continues(make_task: MakeTask, tmp_path: 
     for name, value in made.similarity.values.items():
         assert torch.equal(rest[0].distilled_set.similarity.values[name], value)
 
-    assert torch.equal(made.images, made.start_images) == (method == "text only")
-    assert torch.equal(made.texts, made.start_texts) == (method == "image only")
+    assert torch.equal(made.images, made.start_images) == (METHODS[method].get("matched") == "text")
+    assert torch.equal(made.texts, made.start_texts) == (METHODS[method].get("matched") == "image")
     made.save(tmp_path / "set")
     loaded = DistilledSet.load(tmp_path / "set")
     assert_same(loaded, made)

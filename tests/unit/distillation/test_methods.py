@@ -416,6 +416,7 @@ def torch_descends(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     ("name", "expected"),
     [
         ("sgd", lambda: torch_descends(lambda groups: torch.optim.SGD(groups, momentum=0.6), 5)),
+        ("scaled_sgd", lambda: torch_descends(lambda groups: torch.optim.SGD(groups, momentum=0.6), 5)),
         ("normalised_sgd", lambda: torch_descends(lambda groups: torch.optim.SGD(groups, momentum=0.6), 5, rms=1e-3)),
         ("adam", lambda: torch_descends(lambda groups: torch.optim.Adam(groups, betas=(0.6, 0.999)), 5, rate=1e-3)),
     ],

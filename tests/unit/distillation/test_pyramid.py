@@ -14,7 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.pyramid import Pyramid, level_sizes
 from rayvldd.distillation.synthetic_set import SyntheticSet, Tensors
 
-OPTIMISERS = ("sgd", "normalised_sgd", "adam")
+OPTIMISERS = ("sgd", "scaled_sgd", "normalised_sgd", "adam")
 
 
 def doubles(*shape: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, StoreError
 from rayvldd.experts.store.expert_store import open_store
-from rayvldd.library.distilling import _held_folder, _prepare, _record_in, distill_point
+from rayvldd.library.distilling import _held_folder, _prepare, _record_in, _words_of_scaled_rates, distill_point
 from rayvldd.models.device_options import DeviceOptions
 from rayvldd.records.set_card import CARD
 from rayvldd.records.trial import EVALUATIONS, Evaluation
@@ -159,3 +159,10 @@ def test_evaluations_that_a_killed_session_recorded_and_did_not_send_are_sent_on
     (events,) = workspace.study(study.name).glob("tracking/*/study.jsonl")
     metrics = [event for event in map(json.loads, events.read_text().splitlines()) if event["event"] == "metrics"]
     assert [(event["step"], event["metrics"][VAL_MEAN_RECALL]) for event in metrics] == [(0, 9.5), (2, 12.5)]
+
+
+def test_scaled_rates_are_told_as_rates_of_sgd() -> None:
+    metrics = {"sgd_lr_image": 640.12, "sgd_lr_text": 1168.3, "sgd_lr_lr": 9.807e-5, "drift": 1.0}
+    told = "rates of sgd that equal the scaled ones: lr_image 640, lr_text 1.17e+03, lr_lr 9.81e-05"
+    assert _words_of_scaled_rates(metrics) == told
+    assert not _words_of_scaled_rates({"drift": 1.0})
