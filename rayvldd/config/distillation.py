@@ -110,8 +110,8 @@ class DistillationSettings(Settings):
     """Differentiable augmentations of the synthetic images (DSA, arXiv 2102.08259); each step draws one of them."""
     outer_optimiser: Literal["sgd", "scaled_sgd", "normalised_sgd", "adam"] = "sgd"
     """``sgd``: with momentum, as published; ``scaled_sgd``: the same with rates multiplied by factors that are measured
-    before the first step, so that the default ``lr_image``, ``lr_text`` and ``lr_lr`` suit any number of pairs, model
-    and protocol: in their first update images move by 0.2 and texts by 0.5 of their root mean square;
+    before the first step, so that rates carry over between numbers of pairs and models: in the first update of the
+    default ones images move by 0.2 and texts by 0.5 of their root mean square, and learned step sizes by a fifth;
     ``normalised_sgd``: each modality's gradient is scaled to a root mean square of 1e-3 in every step; ``adam``:
     learning rates are divided by 1000, so that one range of rates fits all of them."""
     lr_image: float = setting(1000.0, gt=0, source="Wu et al.: 1000; LoRS: 100 to 5000")

@@ -258,6 +258,8 @@ evaluation:
 search:
   # The rates differ most between datasets: published ones by a factor of 50. These were tried with 500 and with
   # 8,000 photographs; docs/guides/rates.md says what to change if trials diverge or nothing rises above its start.
+  # For another protocol: distillation.outer_optimiser: scaled_sgd, with ranges around 1000, 1000 and 0.01 (lr_lr),
+  # and lower first step sizes where the matching loss is far above 2 in the first steps.
   space:
     distillation.trajectory_matching.syn_steps: {{type: int, low: 8, high: 24, step: 4}}
     distillation.trajectory_matching.max_start_epoch: {{type: int, low: 1, high: {latest}}}

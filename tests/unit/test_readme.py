@@ -185,7 +185,7 @@ def test_sections_of_a_study_in_the_documents_are_valid(tiny_study: Study) -> No
     whole = [section for section in sections if "extends" in section]
     assert [study["name"] for study in whole] == ["phases"], "whole studies have tests in test_documents.py"
     sections = [section for section in sections if section not in whole]
-    assert {key for section in sections for key in section} == {"data", "resources", "search"}
+    assert {key for section in sections for key in section} == {"data", "distillation", "resources", "search"}
     for section in sections:
         Study.model_validate(tiny_study.model_dump(mode="json") | section)
 
