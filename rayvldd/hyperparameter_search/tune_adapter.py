@@ -20,6 +20,7 @@ from typing import cast
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -100,7 +101,7 @@ def _run_trials(
     searcher = _Searcher(strategy, recorder, num_trials)
     waiting = WaitingForRoom(resources_of_trials(run.study), run.display.line, describe_cluster)
     callback = _Callback(recorder, requests, searcher, None if is_one_machine() else waiting)
-    with _quiet_tune():
+    with _quiet_tune(), _uncounted_callbacks():
         tuner = tune.Tuner(
             _trainable(recorder.run.study, context),
             tune_config=tune.TuneConfig(
@@ -311,6 +312,23 @@ def _error_of(trial: TuneTrial) -> str:
     except OSError:
         lines = []
     return f"its process died: {lines[-1]}" if lines else "its process died"
+
+
+@contextmanager
+def _uncounted_callbacks() -> Iterator[None]:
+    """Keep Tune from counting callbacks by kind in the block, unless the user has asked for statistics of Ray.
+
+    For the count it imports MLflow and wandb, where they are installed: seconds of every search.
+    """
+    if os.environ.get("RAY_USAGE_STATS_ENABLED") != "0":
+        yield
+        return
+    count = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = count
 
 
 @contextmanager

@@ -490,6 +490,10 @@ def make_toy(log: Path, behaviour: str = "", loaded: object = None) -> Callable[
     return toy
 
 
+def imports_mlflow_and_wandb(*_: object) -> None:
+    pytest.fail("Tune counts callbacks, which takes seconds of each search")
+
+
 class Toy:
     """A search on the toy in a folder, to be run again and again."""
 
@@ -501,6 +505,7 @@ class Toy:
     def run(self, behaviour: str = "", interrupted_at: int = -1, loaded: object = None) -> Ledger:
         self.monkeypatch.setattr(tune_adapter, "run_trial", make_toy(self.log, behaviour, loaded))
         self.monkeypatch.setattr(tune_adapter, "limit_gpu_memory", lambda _: None)  # its module imports torch
+        self.monkeypatch.setattr("ray.air._internal.usage._count_callbacks", imports_mlflow_and_wandb)
         self.tracker = Tracker(self.root / "tracked", interrupted_at)
         ledger, display = self.folder.ledger(), ProgressDisplay(Console(file=self.shown))
         job: Any = SimpleNamespace(trials=self.folder.trials)
