@@ -5,6 +5,7 @@ Each stage resumes its earlier work. A stage with nothing to do is skipped, e.g.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -50,6 +51,7 @@ from rayvldd.records.made_sets import note_made_set
 from rayvldd.records.study_choice import StudyChoice
 from rayvldd.records.study_outcome import FinalistOutcome, FrontRow
 from rayvldd.records.trial import Trial
+from rayvldd.runtime.actor_pool import keeping_actors
 from rayvldd.runtime.full_data import has_chosen_recipe
 from rayvldd.runtime.resources import trials_at_a_time, work_at_a_time
 from rayvldd.storage.atomic import copy_folder_whole
@@ -352,13 +354,16 @@ def run_stages(session: StudySession) -> None:
     Raises:
         PausedError: if another command has requested a pause.
     """
-    for number, make in enumerate(STAGES, start=1):
-        session.folder.requests.raise_pause()
-        stage = make(session)
-        if not stage.is_done():
-            session.display.begin_phase(number, len(STAGES))
-            with session.folder.phase(stage.name):
-                stage.run()
+    with ExitStack() as kept:
+        for number, make in enumerate(STAGES, start=1):
+            session.folder.requests.raise_pause()
+            stage = make(session)
+            if make is Finalists:  # no trial needs the resources of actors any more: they stay for the test
+                kept.enter_context(keeping_actors())
+            if not stage.is_done():
+                session.display.begin_phase(number, len(STAGES))
+                with session.folder.phase(stage.name):
+                    stage.run()
     session.display.end_phases()
 
 

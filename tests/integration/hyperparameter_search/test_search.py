@@ -43,6 +43,7 @@ from rayvldd.experts.store.expert_store import ExpertStore, MadeExpert
 from rayvldd.hyperparameter_search import final_evaluation, trial, tune_adapter
 from rayvldd.hyperparameter_search.expert_points import expert_points
 from rayvldd.hyperparameter_search.final_evaluation import summary
+from rayvldd.hyperparameter_search.finalists import _FinalistJob
 from rayvldd.hyperparameter_search.ledger import Ledger
 from rayvldd.hyperparameter_search.lines import line_of_trial
 from rayvldd.hyperparameter_search.plan import describe_plan, plan
@@ -69,6 +70,7 @@ from rayvldd.records.json_values import value_at
 from rayvldd.records.study_outcome import StudyOutcome
 from rayvldd.records.study_plan import PlannedExperts
 from rayvldd.records.trial import Trial
+from rayvldd.runtime.actor_pool import _ActorPool
 from rayvldd.runtime.evaluation import StudentScores
 from rayvldd.runtime.machine import processor_name
 from rayvldd.storage.folder import FolderStorage
@@ -1090,6 +1092,19 @@ def looks_at_test(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looks
 
 
+def actors_taken_over(monkeypatch: pytest.MonkeyPatch) -> list[tuple[type, int]]:
+    """The kind of each run of work that may take over actors of the run before, and how many it takes, from here on."""
+    taken: list[tuple[type, int]] = []
+    employ = _ActorPool.employ
+
+    def noted(pool: _ActorPool[Any], actors: list[Any]) -> None:
+        taken.append((type(pool._items[0]), len(actors)))
+        employ(pool, actors)
+
+    monkeypatch.setattr(_ActorPool, "employ", noted)
+    return taken
+
+
 @pytest.mark.timeout(600)
 def test_a_study_from_end_to_end_in_several_sessions(
     tiny_study: Study,
@@ -1101,7 +1116,7 @@ def test_a_study_from_end_to_end_in_several_sessions(
     from rayvldd.reports.illustrator import Pictures
 
     study, workspace = with_search(tiny_study, num_trials=3, num_finalists=2, finalist_seeds=2), Workspace(tmp_path)
-    looks = looks_at_test(monkeypatch)
+    looks, taken_over = looks_at_test(monkeypatch), actors_taken_over(monkeypatch)
     trackers: list[Tracker] = []
 
     def session(interrupted_at: int = -1, study: Study = study, reopens: bool = False) -> Any:
@@ -1124,6 +1139,9 @@ def test_a_study_from_end_to_end_in_several_sessions(
     with pytest.raises(KeyboardInterrupt) as caught:
         session()  # up to the test, which the next one begins with
     assert StudyFolder(workspace.study("tiny")).choice.is_file() and not looks
+    (first, none), (second, some), *_ = taken_over
+    assert first is _FinalistJob and not none, "the first run of work after the search"
+    assert second is not _FinalistJob and some, "the test begins with the processes of the finalists"
     del caught
     gc.collect()
     result = session()
