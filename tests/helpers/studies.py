@@ -23,6 +23,10 @@ ONE_RATE_OF_TWO: dict[str, Any] = {
 }
 """The smallest search: one trial, at the tiny study's own settings."""
 
+ONE_AT_A_TIME: dict[str, Any] = {"cpus_per_expert": 2, "cpus_per_trial": 2}
+"""Resources of studies whose test needs nothing side by side: on a Ray of two CPUs each stage starts one process, where
+most of the time is the import of torch in each."""
+
 RATES_TO_TRY = RatesToTry(
     run="trial_000",
     start_recall=13.97,

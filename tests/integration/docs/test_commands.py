@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from filelock import FileLock
 from helpers.cli import last_object, run
 from helpers.documents import blocks, calls_in, inline_code
 from helpers.paths import ROOT
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, TINY_STUDY
 
 from rayvldd.cli.main import main
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
@@ -30,8 +30,6 @@ from rayvldd.workspace import Workspace
 
 SPACE = {"distillation.lr_image": {"type": "float", "low": 5.0, "high": 50.0, "log": True}}
 SEARCH = {"space": SPACE, "num_trials": 1, "max_concurrent": 1, "num_finalists": 0}
-RESOURCES = {"cpus_per_expert": 2, "cpus_per_trial": 2}
-"""One process at a time on the Ray of two CPUs: most of the time is the import of torch in each."""
 DOCS = ROOT / "docs"
 DOCUMENTS = [
     *(ROOT / "README.md", DOCS / "getting-started.md"),
@@ -145,14 +143,15 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)  # cluster files copy these to the nodes
     (folder / "search_spaces").mkdir()
     for shipped in sorted((ROOT / "search_spaces").glob("*.yaml")):
-        study = {**TINY_STUDY, "name": shipped.stem, "search": SEARCH, "resources": RESOURCES}
+        study = {**TINY_STUDY, "name": shipped.stem, "search": SEARCH, "resources": ONE_AT_A_TIME}
         (folder / "search_spaces" / shipped.name).write_text(yaml.safe_dump(study), encoding="utf-8")
     write_photographs(folder, 40)
     for number, photograph in enumerate(sorted((folder / "photos").iterdir())[:6]):
         of_class = folder / "pictures" / ("red_square", "blue_square")[number % 2]
         of_class.mkdir(parents=True, exist_ok=True)
         shutil.copy(photograph, of_class)
-    other = {**TINY_STUDY, "name": "other", "data": {**TINY_STUDY["data"], "seed": 1}}
+    other_data = {**TINY_STUDY["data"], "seed": 1}
+    other = {**TINY_STUDY, "name": "other", "data": other_data, "resources": ONE_AT_A_TIME}
     (folder / "other_study.yaml").write_text(yaml.safe_dump(other), encoding="utf-8")
     return folder
 
@@ -177,7 +176,7 @@ def shrink(study_file: Path) -> None:
     """Give a study that ``init`` has written the encoders and the size of the tiny one."""
     values = yaml.safe_load(study_file.read_text(encoding="utf-8"))
     tiny = {name: TINY_STUDY[name] for name in ("model", "experts", "distillation", "evaluation")}
-    values |= {**tiny, "search": SEARCH, "resources": RESOURCES, "data": {**values["data"], "image_size": 16}}
+    values |= {**tiny, "search": SEARCH, "resources": ONE_AT_A_TIME, "data": {**values["data"], "image_size": 16}}
     study_file.write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
@@ -191,13 +190,24 @@ def write_into_file(study_file: Path, assignments: list[str]) -> None:
     study_file.write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
-def run_as_written(command: str) -> None:
+def keep_actors(kept: ExitStack, code: str) -> None:
+    """Let actors stay for what runs next, except for the trials of a search: these need the CPUs that actors hold."""
+    from rayvldd.runtime.actor_pool import keeping_actors
+
+    if re.search(r"rayvldd sweep|search\(", code):
+        kept.close()
+    else:
+        kept.enter_context(keeping_actors())
+
+
+def run_as_written(command: str, kept: ExitStack) -> None:
     """Run a command of a page, smaller, and do what a reader does between it and the next one."""
     for written, smaller in SMALLER.items():
         command = command.replace(written, smaller)
     words = [only_expert_set() if word == "KEY" else word for word in shlex.split(command)[1:]]
     if words[0] != "init" and "my_study.yaml" in words and not Path("my_study.yaml").exists():  # a page alone
-        run_as_written("rayvldd init my_study.yaml --csv captions.csv --images photos")
+        run_as_written("rayvldd init my_study.yaml --csv captions.csv --images photos", kept)
+    keep_actors(kept, command)
     if words[0] == "export":
         shutil.rmtree(words[2], ignore_errors=True)
     if words[0] in OF_A_RUNNING_STUDY:
@@ -269,23 +279,32 @@ def commands_to_run() -> dict[Path, list[str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def kept(local_ray: None) -> Iterator[ExitStack]:
+    """The actors that stay from one command to the next: each takes seconds to import torch."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.fixture
-def reader(clone: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def reader(clone: Path, kept: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader in the clone, who has run the quickstart, also if the tests of later pages are run alone."""
     monkeypatch.chdir(clone)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # as a reader has it: the embedded MLflow
     for variable in ("RAYVLDD_FLICKR8K", "RAYVLDD_IMAGE_WEIGHTS", "RAYVLDD_TEXT_ENCODER"):
         monkeypatch.setenv(variable, str(clone))
     if not Path("rayvldd_workspace/studies/quickstart").exists():
-        run_as_written("rayvldd sweep search_spaces/quickstart.yaml")
+        run_as_written("rayvldd sweep search_spaces/quickstart.yaml", kept)
     sets_of_the_reader()
 
 
 @pytest.mark.timeout(900)  # a dozen commands on one Ray; each takes seconds on a machine that is not busy
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
-def test_local_commands_run(document: Path, commands_to_run: dict[Path, list[str]], reader: None) -> None:
+def test_local_commands_run(
+    document: Path, commands_to_run: dict[Path, list[str]], reader: None, kept: ExitStack
+) -> None:
     for command in commands_to_run.get(document, []):
-        run_as_written(command)
+        run_as_written(command, kept)
 
 
 def test_most_commands_are_run() -> None:
@@ -346,11 +365,12 @@ def names_of_the_reader() -> dict[str, Any]:
 
 @pytest.mark.timeout(900)  # a search and an evaluation
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
-def test_python_runs(page: Path, reader: None, tmp_path: Path) -> None:
+def test_python_runs(page: Path, reader: None, kept: ExitStack, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     for number, block in enumerate(blocks(page, "python")):
         for written, smaller in SMALLER_PYTHON.items():
             block = block.replace(written, smaller)
+        keep_actors(kept, block)
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
     for test in [value for name, value in names.items() if name.startswith("test_")]:
         test(tmp_path)
@@ -359,6 +379,7 @@ def test_python_runs(page: Path, reader: None, tmp_path: Path) -> None:
         assert len(result.trials) == 1 and list(result.best) == ["distillation.lr_image"]
     names = names_of_the_reader() | names
     for call in calls_in(page, SMALLER_PYTHON):
+        keep_actors(kept, call)
         assert eval(compile(call, f"{page.name}: {call}", "eval"), names) is not None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.paths import ROOT
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, TINY_STUDY
 
 NOTEBOOK = ROOT / "docs" / "guides" / "quickstart.ipynb"
 
@@ -16,7 +16,7 @@ def test_cells_run(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     space = {"distillation.lr_image": {"type": "float", "low": 5.0, "high": 50.0, "log": True}}
     search = {"space": space, "num_trials": 4, "num_finalists": 0}
     (tmp_path / "search_spaces").mkdir()
-    study = {**TINY_STUDY, "name": "quickstart", "search": search}
+    study = {**TINY_STUDY, "name": "quickstart", "search": search, "resources": ONE_AT_A_TIME}
     (tmp_path / "search_spaces" / "quickstart.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.paths import ROOT
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, TINY_STUDY
 
 pytestmark = pytest.mark.timeout(700)  # a sweep may take its 600 s on a machine that is busy
 
@@ -73,7 +73,12 @@ def installed(tmp_path: Path) -> Path:
 
 def study_file(folder: Path, distillation: dict[str, Any], search: dict[str, Any]) -> Path:
     common = {"num_pairs": 4, "lr_image": 10.0, "lr_text": 10.0, "outer_steps": 4, "evaluate_every": 2}
-    study = {**TINY_STUDY, "distillation": {**common, **distillation}, "search": {"num_finalists": 0, **search}}
+    study = {
+        **TINY_STUDY,
+        "distillation": {**common, **distillation},
+        "search": {"num_finalists": 0, **search},
+        "resources": ONE_AT_A_TIME if (os.cpu_count() or 1) > 1 else {},
+    }
     file = folder / "study.yaml"
     file.write_text(json.dumps(study))  # JSON is YAML
     return file

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from helpers.studies import ONE_AT_A_TIME
 from rich.console import Console
 
 from rayvldd.config.domains import as_number
@@ -18,7 +19,7 @@ from rayvldd.workspace import Workspace
 
 @pytest.mark.timeout(600)
 def test_a_study_of_two_objectives_ends_with_its_front(tiny_study: Study, tmp_path: Path, local_ray: None) -> None:
-    values = tiny_study.model_dump(mode="json")
+    values = tiny_study.model_dump(mode="json") | {"resources": ONE_AT_A_TIME}
     values["search"] = {
         "space": {
             "distillation.num_pairs": {"type": "int", "low": 2, "high": 8},

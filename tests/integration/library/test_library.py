@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, TINY_STUDY
 
 import rayvldd as rv
 
@@ -21,7 +21,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path
 @pytest.fixture(scope="module")
 def study() -> rv.Study:
     space = {"distillation.lr_image": {"type": "float", "low": 1.0, "high": 100.0, "log": True}}
-    loaded = rv.load_study({**TINY_STUDY, "search": {"space": space, "num_trials": 2, "num_finalists": 0}})
+    search = {"space": space, "num_trials": 2, "num_finalists": 0}
+    loaded = rv.load_study({**TINY_STUDY, "search": search, "resources": ONE_AT_A_TIME})
     return loaded.override({"search.num_trials": 3})
 
 

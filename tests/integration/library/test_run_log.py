@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.cli import run
-from helpers.studies import TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, TINY_STUDY
 
 import rayvldd as rv
 from rayvldd.cli.interrupts import exit_code_of
@@ -26,7 +26,7 @@ def events_of(workspace: Path, kind: str) -> list[dict[str, Any]]:
 
 def test_experts_and_a_distillation_are_logged(local_ray: None, tmp_path: Path) -> None:
     file, workspace = tmp_path / "tiny.yaml", tmp_path / "workspace"
-    file.write_text(yaml.safe_dump(TINY_STUDY), encoding="utf-8")
+    file.write_text(yaml.safe_dump({**TINY_STUDY, "resources": ONE_AT_A_TIME}), encoding="utf-8")
     for command in ("experts", "distill", "distill"):
         result = run(command, file, "--workspace", workspace)
         assert result.exit_code == 0, result.output
