@@ -14,7 +14,7 @@ import pytest
 import yaml
 from helpers.cli import HEAVY, last_object, run, run_alone
 from helpers.s3_server import Fault, S3Server
-from helpers.studies import ONE_RATE_OF_TWO, TINY_STUDY
+from helpers.studies import ONE_AT_A_TIME, ONE_RATE_OF_TWO, TINY_STUDY
 
 from rayvldd.cli import preparation
 from rayvldd.cli.invocation import EXIT_UNSENT, EXIT_USER_ERROR, RunCommand
@@ -237,10 +237,14 @@ def test_compare_without_studies(workspace: Path) -> None:
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Path, Path]:
-    """A study file with one trial, and a workspace in which it was swept; the tests below share both."""
+    """A study file with one trial, and a workspace in which it was swept; the tests below share both.
+
+    Those that run trials come first: the kept actors of the later ones leave them no CPU.
+    """
     folder = tmp_path_factory.mktemp("worked")
     file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump({**TINY_STUDY, "search": ONE_RATE_OF_TWO}), encoding="utf-8")
+    study = {**TINY_STUDY, "search": ONE_RATE_OF_TWO, "resources": ONE_AT_A_TIME}
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
     result = run("sweep", file, "--workspace", folder / "workspace", "--json", "--tracking-uri", "none")
     assert result.exit_code == 0, result.output
     return file, folder / "workspace"
@@ -320,7 +324,7 @@ def test_a_study_whose_artifacts_were_refused_sends_them_with_the_same_command(
     assert "records are missing" not in run(*command).output, "nothing is left to send"
 
 
-def test_experts_are_kept_and_added_to(worked: tuple[Path, Path]) -> None:
+def test_experts_are_kept_and_added_to(worked: tuple[Path, Path], kept_actors: None) -> None:
     file, workspace = worked
     assert last_object(run("experts", file, "--workspace", workspace, "--json"))["made"] == 0
     more = last_object(run("experts", file, "--workspace", workspace, "--json", "--num-experts", "3"))
@@ -371,7 +375,7 @@ def test_a_distillation_that_diverges_names_lower_rates(worked: tuple[Path, Path
     assert values["next_command"] == f"rayvldd distill {file} {lower} {where}"
 
 
-def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> None:
+def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path], kept_actors: None) -> None:
     _, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
     tested = json.loads((workspace / "studies" / "tiny" / "result.json").read_text(encoding="utf-8"))["test"]
@@ -382,7 +386,7 @@ def test_evaluate_repeats_the_test_of_the_sweep(worked: tuple[Path, Path]) -> No
     assert scored["std"]["mean_recall"] is not None
 
 
-def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path, kept_actors: None) -> None:
     file, workspace = worked
     best = workspace / "studies" / "tiny" / "best"
     sweep = ("sweep", file, "--workspace", workspace, "--json", "--tracking-uri", "none")
@@ -399,7 +403,7 @@ def test_every_look_at_test_is_counted(worked: tuple[Path, Path], tmp_path: Path
     assert told in again.stderr
 
 
-def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path]) -> None:
+def test_coreset_scores_every_method_and_number(worked: tuple[Path, Path], kept_actors: None) -> None:
     file, workspace = worked
     arguments = ["--method", "random,herding", "--pairs", "2,4", "--students", "1"]
     result = run("coreset", file, "--workspace", workspace, *arguments, "--json")
