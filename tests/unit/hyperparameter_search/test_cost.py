@@ -20,6 +20,14 @@ def test_a_probe_times_every_kind_of_work_and_keeps_nothing_but_the_cache(tiny_s
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
+def test_a_probe_scales_no_rates(tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scaled(*_: object) -> dict[str, float]:
+        raise AssertionError("the gradients of eight segments take longer than the steps that are timed")
+
+    monkeypatch.setattr("rayvldd.distillation.loop.factors_of", scaled)
+    assert min(probe(tiny_study.at({"distillation.outer_optimiser": "scaled_sgd"}), tiny_cache).outer_step) > 0
+
+
 def test_the_epoch_of_a_part_is_scaled_to_all_images(
     tiny_study: Study, tiny_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
