@@ -62,7 +62,7 @@ def test_no_test_leaves_a_temporary_folder() -> None:
 def test_cached_cluster_files_of_simulated_hosts_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     own, other = tmp_path / "ray-config-1", tmp_path / "ray-config-2"
-    for file, key in ((own, tmp_path / "hosts" / "key"), (other, "/root/key")):
+    for file, key in ((own, tmp_path / "hosts" / "key"), (other, tmp_path / "elsewhere" / "key")):
         file.write_text(f'{{"auth": {{"ssh_private_key": "{key}"}}}}', encoding="utf-8")
     remove_cached_configs(tmp_path / "hosts")
     assert not own.exists() and other.exists()
