@@ -25,6 +25,8 @@ change a number by about 1 per step."""
 class OuterOptimiser(Protocol):
     """Updates tensors along their negative gradients, and keeps its own state."""
 
+    by_size: bool
+    """Whether its steps grow with the gradient."""
     state: Tensors
     """Complete state for checkpoints: assign a saved state to resume. Empty before the first step. The tensors are
     updated in place, so clone them to keep a state."""
@@ -41,6 +43,8 @@ class OuterOptimiser(Protocol):
 
 class Sgd:
     """SGD with momentum: v <- momentum v + g, x <- x - rate v."""
+
+    by_size = True
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
@@ -60,6 +64,8 @@ class Sgd:
 class NormalisedSgd(Sgd):
     """SGD with momentum on gradients that are first scaled to a root mean square of 1e-3, separately per tensor."""
 
+    by_size = False
+
     def step(self, values: Tensors, gradients: Tensors, rates: dict[str, float]) -> None:
         """Update ``values`` in place; see ``OuterOptimiser``. A zero gradient stays zero."""
         super().step(values, {name: _normalised(gradient) for name, gradient in gradients.items()}, rates)
@@ -67,6 +73,8 @@ class NormalisedSgd(Sgd):
 
 class Adam:
     """Adam with the rates divided by 1000, so that rates for SGD are suitable; beta1 is the momentum."""
+
+    by_size = False
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum

@@ -16,18 +16,13 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
 from rayvldd.errors import DivergedError
 
-Tensors = dict[str, Float[Tensor, "..."]]
-
 DRAWS = 8
 """Gradients at the start by which the rates are scaled, each of its own segment and batches."""
 
-PAIRS = ("images", "texts")
-"""Names of the values with one row for each pair."""
 _SIZES = ("lr_image", "lr_text")
 
 STEP_SIZES = "step_sizes"
@@ -53,7 +48,7 @@ def relative_gradients(gradients: Mapping[str, Tensor], values: Mapping[str, Ten
     found = {
         name: float((gradient.square().mean() / values[name].square().mean()).sqrt())
         for name, gradient in gradients.items()
-        if name in PAIRS
+        if name in FIRST_MOVES
     }
     # SyntheticSet.descend() changes log a by -rate * g / a.
     sizes = [float((gradient / values[name]).abs()) for name, gradient in gradients.items() if name in _SIZES]

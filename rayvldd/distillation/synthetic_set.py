@@ -18,7 +18,7 @@ from rayvldd.distillation.ema import MovingAverage
 from rayvldd.distillation.initialisation import initial_set
 from rayvldd.distillation.outer_optimisers import OUTER_OPTIMISERS
 from rayvldd.distillation.pyramid import Pyramid
-from rayvldd.distillation.rate_factors import PAIRS, SCALED_RATES, STEP_SIZES
+from rayvldd.distillation.rate_factors import SCALED_RATES, STEP_SIZES
 from rayvldd.distillation.similarity import SimilarityParameters, build_similarity, pairs_within_budget
 from rayvldd.models.retrieval_task import RetrievalTask
 
@@ -31,8 +31,8 @@ STEP_SIZE_RANGE = 100.0
 """Largest factor between a learned step size and its initial value. Beyond it, the student diverges, or does not move
 and the matching loss stays at 2."""
 
-_BY_SIZE = ("sgd", "scaled_sgd")
-"""Outer optimisers whose steps grow with the gradient."""
+PAIRS = ("images", "texts")
+"""Names of the values with one row for each pair."""
 
 SQUARED_DRIFT = "squared_drift"
 _REPORTED_AS = {"lr_image": "lr_student_image", "lr_text": "lr_student_text"}
@@ -124,7 +124,7 @@ class SyntheticSet:
         rates = {name: rates.get(name, settings.lr_sim * scale) for name in moved}
         if self._pyramid and "images" in moved:
             moved |= self._pyramid.gradients(moved.pop("images"))
-            rates |= self._pyramid.rates(rates.pop("images"), by_size=settings.outer_optimiser in _BY_SIZE)
+            rates |= self._pyramid.rates(rates.pop("images"), by_size=self._optimiser.by_size)
         self._optimiser.step({**self.values, **self._levels}, moved, rates)
         if self._pyramid:
             self.values["images"] = self._pyramid.images()
