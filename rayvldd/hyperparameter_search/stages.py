@@ -135,6 +135,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     """Key of its duration in the result."""
+    actors_stay: ClassVar[bool] = False
+    """Whether its actors stay for the stages after it; they hold resources that trials need."""
 
     def __init__(self, session: StudySession) -> None:
         self._session = session
@@ -230,6 +232,7 @@ class Finalists(Stage):
     """Distil the best points again with new seeds, and choose one on validation."""
 
     name = "finalists"
+    actors_stay = True
 
     def run(self) -> None:
         """Run the missing distillations, and choose a point.
@@ -358,7 +361,7 @@ def run_stages(session: StudySession) -> None:
         for number, make in enumerate(STAGES, start=1):
             session.folder.requests.raise_pause()
             stage = make(session)
-            if make is Finalists:  # no trial needs the resources of actors any more: they stay for the test
+            if make.actors_stay:
                 kept.enter_context(keeping_actors())
             if not stage.is_done():
                 session.display.begin_phase(number, len(STAGES))
