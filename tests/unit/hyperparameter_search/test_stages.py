@@ -14,7 +14,7 @@ from rayvldd.config.study import Study
 from rayvldd.console import ProgressDisplay
 from rayvldd.experts.store.expert_store import ExpertStore
 from rayvldd.hyperparameter_search import stages
-from rayvldd.hyperparameter_search.stages import STAGES, Finalists, StudySession, run_stages
+from rayvldd.hyperparameter_search.stages import STAGES, Finalists, Stage, StudySession, run_stages
 from rayvldd.hyperparameter_search.study_folder import StudyFolder
 from rayvldd.records.set_card import CARD
 from rayvldd.records.study_choice import FinalistScores
@@ -83,12 +83,9 @@ def test_stages_run_in_order_and_their_seconds_are_noted(
 ) -> None:
     ran: list[str] = []
 
-    def stage(title: str, done: bool = False, fails: bool = False) -> Any:
-        class Made:
+    def stage(title: str, done: bool = False, fails: bool = False) -> type[Stage]:
+        class Made(Stage):
             name: ClassVar[str] = title
-
-            def __init__(self, session: StudySession) -> None:
-                pass
 
             def is_done(self) -> bool:
                 return done
