@@ -16,6 +16,8 @@ from rayvldd.hyperparameter_search.space_coordinates import SpaceCoordinates
 _OTHER = {"method": 1.0, "protocol": 0.7, "image_encoder": 0.3, "text_encoder": 0.3, "data": 0.3}
 """Distance of studies that differ in this. Chosen by judgement, like all numbers here: what counts after the first
 trials is the agreement of their results."""
+_OTHER_OPTIMISER = 0.7
+"""The same for the outer optimiser of one method, on whose choice the scale of good rates depends."""
 _TENFOLD_PAIRS, _DOUBLED_IMAGES = 0.5, 0.25
 
 
@@ -26,6 +28,7 @@ class Descriptors:
     num_pairs: float
     image_size: float
     method: str
+    outer_optimiser: str
     protocol: str
     image_encoder: str
     text_encoder: str
@@ -46,6 +49,7 @@ class Descriptors:
             num_pairs=number("distillation.num_pairs"),
             image_size=number("data.image_size"),
             method=words(METHOD),
+            outer_optimiser=words("distillation.outer_optimiser"),
             protocol=words("model.protocol"),
             image_encoder=words("model.image_encoder.name"),
             text_encoder=words("model.text_encoder.pooling", "model.text_encoder.name"),
@@ -62,6 +66,8 @@ class Descriptors:
     def distance(self, other: "Descriptors") -> float:
         """0 for studies that agree in everything here."""
         differing = sum(by for name, by in _OTHER.items() if getattr(self, name) != getattr(other, name))
+        if self.method == other.method and self.outer_optimiser != other.outer_optimiser:
+            differing += _OTHER_OPTIMISER
         pairs = _TENFOLD_PAIRS * _ratio(self.num_pairs, other.num_pairs) / math.log(10)
         return differing + pairs + _DOUBLED_IMAGES * _ratio(self.image_size, other.image_size) / math.log(2)
 

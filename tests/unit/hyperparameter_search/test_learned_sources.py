@@ -128,12 +128,16 @@ def test_settings_are_found_by_name_inside_and_near_the_space() -> None:
 
 
 def test_studies_are_the_farther_apart_the_more_they_differ() -> None:
-    own = Descriptors(50, 64, "trajectory_matching", "heads_only", "mobilenet", "mean bert", "folder")
+    own = Descriptors(50, 64, "trajectory_matching", "sgd", "heads_only", "mobilenet", "mean bert", "folder")
     assert own.distance(own) == 0
     assert own.distance(replace(own, num_pairs=500)) == pytest.approx(0.5)
     assert own.distance(replace(own, image_size=128)) == pytest.approx(0.25)
     assert own.distance(replace(own, num_pairs=math.nan)) == 0, "not known"
     both = own.distance(replace(own, protocol="lora", num_pairs=5))
+    scaled = own.distance(replace(own, outer_optimiser="scaled_sgd"))
+    assert scaled == pytest.approx(0.7), "rates of another optimiser are on another scale"
+    matched = replace(own, method="covariance")
+    assert own.distance(matched) == own.distance(replace(matched, outer_optimiser="adam")) == 1
     assert both == pytest.approx(0.7 + 0.5) and both > own.distance(replace(own, text_encoder="hashed"))
 
 
