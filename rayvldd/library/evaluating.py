@@ -286,7 +286,7 @@ def _rows(
                     own |= {"in_order": _sets_in_order(group, rates), "later_rate": group.order.later_rate}
                 else:
                     lr_image, lr_text = group.rates(name, rates)
-                    own |= {"lr_student_image": lr_image, "lr_student_text": lr_text}
+                    own |= {"lr_student_image": lr_image, "lr_student_text": lr_text, "changed": group.changed(name)}
                 sets.append(EvaluatedSet.model_validate({**values, **own}))
             elif name in scores.coresets:
                 coreset = scores.coresets[name]

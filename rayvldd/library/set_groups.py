@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rayvldd.config.loading import load_untrusted_study
+from rayvldd.config.setting import flat_settings, selected
 from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, RayvlddError, StoreError, next_after, without_next_command
@@ -91,6 +92,11 @@ class SetGroup:
         """The image encoder that the sets of each row were distilled with."""
         encoders = {place: _image_encoder_of(distilled) for place, distilled in self.sets.items()}
         return self._joined(encoders)
+
+    def changed(self, place: str) -> dict[str, JsonValue]:
+        """Settings of data, model and students that differ from those in the card of a set, without encoders."""
+        of_card, students = flat_settings(self.sets[place].origin.study), _settings_of_students(self.study)
+        return {key: value for key, value in students.items() if key in of_card and of_card[key] != value}
 
     @property
     def own_column(self) -> dict[str, str]:
@@ -391,6 +397,17 @@ def shared_settings(study: Study, *, without: Sequence[str] = ()) -> str:
     for encoder in without:
         del values["model"][encoder]
     return json.dumps(values, sort_keys=True)
+
+
+def _settings_of_students(study: Study) -> dict[str, JsonValue]:
+    """Settings that the scores of students depend on by dotted key, without encoders and where data lies."""
+    flat = flat_settings(selected(study, lambda info: not info.by_content))
+    encoders = ("model.image_encoder", "model.text_encoder")
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.startswith(("data.", "model.", "evaluation.")) and not key.startswith(encoders)
+    }
 
 
 def _converted_texts(

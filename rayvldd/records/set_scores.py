@@ -117,6 +117,8 @@ class EvaluatedSet(_Evaluated):
     """The sets in the order of training; empty for a single one."""
     later_rate: float | None = None
     """Factor on the learned rates of all of these sets but the first."""
+    changed: dict[str, JsonValue] = Field(default_factory=dict)
+    """Settings of data, model and students that the set's card has otherwise, by dotted key; encoders not included."""
 
     @property
     def set_sizes(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Comparison of sets by number of pairs: distilled sets, coresets of the same size, and the full data."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -144,7 +145,7 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
         for row in evaluation.sets:
             if not row.is_transferred:
                 over = {_real_point(real).identity: value for real, value in _differences(evaluation, row)}
-                point = _point("distilled", row.num_pairs, names[row.distilled_set], row, over)
+                point = _point("distilled", row.num_pairs, _name_of_row(names[row.distilled_set], row), row, over)
                 points.setdefault(row.comparable, []).append(point)
         for real in evaluation.coresets:
             points.setdefault(real.comparable, []).append(_real_point(real))
@@ -175,6 +176,11 @@ def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
         if row.in_order
     }
     return names | in_order
+
+
+def _name_of_row(name: str, row: EvaluatedSet) -> str:
+    """The name of a set, with the settings that its students were given in place of those of its card."""
+    return ", ".join([name, *(f"{key}={json.dumps(value)}" for key, value in row.changed.items())])
 
 
 def _point(

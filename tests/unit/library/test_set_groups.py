@@ -1,5 +1,6 @@
 """The study in a set's card: read as it is, after overrides, and never filled from the environment."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from helpers.sets import card_with
 
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError
-from rayvldd.library.set_groups import study_of_card
+from rayvldd.library.set_groups import group_sets, study_of_card
 from rayvldd.records.set_card import BareCard
 
 SECRET = "do-not-show"
@@ -73,3 +74,13 @@ def test_a_card_without_a_study_of_this_release_is_refused(study: dict[str, Any]
 def test_a_card_without_an_origin_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"set/card\.json: study: is missing; allowed: the settings that the set was"):
         study_of_card("set", BareCard())
+
+
+def test_a_group_names_the_settings_that_the_card_has_otherwise(settings: dict[str, Any]) -> None:
+    """Not those of encoders, which are columns of the table, nor where data lies."""
+    made: Any = SimpleNamespace(card=card_with(study=settings), origin=card_with(study=settings))
+    overrides = ["evaluation.epochs=9", "model.image_encoder.name=convnet_d2", "distillation.num_pairs=5"]
+    (group,) = group_sets({"one": made}, {}, overrides)
+    assert group.changed("one") == {"evaluation.epochs": 9}
+    (same,) = group_sets({"one": made}, {})
+    assert same.changed("one") == {}

@@ -99,3 +99,12 @@ def test_other_real_pairs_with_the_same_mean_recall_have_no_difference() -> None
     assert not any("on the same images" in sentence for sentence in sentences), sentences
     (group,) = comparable_sets([], evaluations=[evaluation(known), others])
     assert "is better: +4.0 points" in verdicts(group.points)[0]
+
+
+def test_evaluations_with_other_settings_have_names_of_their_own() -> None:
+    """A set that was evaluated twice is told apart by the settings that its card has otherwise."""
+    plain, changed = evaluation(), evaluation()
+    row = changed.sets[0].model_copy(update={"changed": {"evaluation.epochs": 50}, "mean": {"mean_recall": 21.0}})
+    longer = changed.model_copy(update={"sets": [row]})
+    (group,) = comparable_sets([], evaluations=[plain, longer])
+    assert [point.name for point in group.points if point.kind == "distilled"] == ["one, evaluation.epochs=50", "one"]
