@@ -124,6 +124,9 @@ class DistillationSettings(Settings):
     """Text step size of students; the initial value if the method learns step sizes. Wu et al. use 0.1."""
     momentum: float = setting(0.5, ge=0, lt=1)
     """Momentum of the outer optimiser, for pixels, embeddings and step sizes."""
+    decay_over: int | None = setting(None, ge=1, unit="steps")
+    """Outer steps over which all outer learning rates fall to a twentieth, by half a cosine; they then stay there.
+    Default: they are constant."""
     ema_decay: float = setting(0.0, ge=0, lt=1, source="PTM-ST: 0.99")
     """Decay of the exponential moving average of the set over outer steps; the average is then evaluated and saved
     instead of the set. PTM-ST uses 0.99. 0: no average."""

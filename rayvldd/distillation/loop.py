@@ -16,6 +16,7 @@ from rayvldd.config.study import Study
 from rayvldd.distillation.distilled_set import DistilledSet, card_of
 from rayvldd.distillation.evaluations import SMALLER_RATES, EvaluatedRun, EvaluationResult, FirstRecalls, rates_of
 from rayvldd.distillation.method import DistillationMethod, MethodStep, build_method, fingerprints_of
+from rayvldd.distillation.outer_optimisers import outer_rate_factor
 from rayvldd.distillation.rate_factors import DRAWS, factors_of, relative_gradients
 from rayvldd.distillation.synthetic_set import SQUARED_DRIFT, SyntheticSet, Tensors
 from rayvldd.errors import DivergedError, StoreError
@@ -142,7 +143,8 @@ class OuterLoop:
                 step = self._method.gradient(self.set, self.outer_step, self._generator)
             fault, numbers = _not_finite(step), dict[str, float]()
             if fault is None:
-                self.set.descend(step.gradients, 0.5**self.rollbacks, self._method.lr_step_sizes)
+                scale = 0.5**self.rollbacks * outer_rate_factor(self.outer_step, self.settings.decay_over)
+                self.set.descend(step.gradients, scale, self._method.lr_step_sizes)
                 numbers = read_scalars({**step.log, **self.set.measured()})
                 fault = self.set.fault(numbers)
             if fault is None:

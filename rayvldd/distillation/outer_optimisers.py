@@ -5,6 +5,7 @@ rate suits tasks whose gradients differ by orders of magnitude: the published ra
 The arithmetic is that of ``torch.optim``.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -107,3 +108,22 @@ def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def _value_of(key: str) -> str:
     """Return the name of the value that a tensor of a state belongs to."""
     return key.rpartition(".")[0]
+
+
+LAST_RATE = 0.05
+"""Factor on the outer rates after ``decay_over`` steps. At 0 a run that goes on would no longer move."""
+
+
+def outer_rate_factor(outer_step: int, decay_over: int | None) -> float:
+    """Return the factor on the outer rates after a number of outer steps: half a cosine from 1 to ``LAST_RATE``.
+
+    Source: cosine annealing (Loshchilov and Hutter, arXiv 1608.03983), without restarts and not to zero.
+
+    Args:
+        outer_step: Number of steps taken so far.
+        decay_over: Steps over which it falls; None: 1 throughout.
+    """
+    if decay_over is None:
+        return 1.0
+    share = min(outer_step / decay_over, 1.0)
+    return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2

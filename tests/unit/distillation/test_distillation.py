@@ -352,6 +352,20 @@ def test_a_start_near_guessing_has_no_floor(make_task: MakeTask) -> None:
     assert run._floor() == pytest.approx(1.55 * guessing)
 
 
+def test_outer_rates_fall_by_half_a_cosine_and_stay(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the full rates at the first step to a twentieth of them, of all values and of the learned step sizes."""
+    scales: dict[int | None, list[float]] = {None: [], 4: []}
+    for decay_over, found in scales.items():
+        task = make_task(decay_over=decay_over)
+        distiller = OuterLoop(task.study, task, experts(task), 0)
+        monkeypatch.setattr(distiller.set, "descend", lambda gradients, scale, rate, to=found: to.append(scale))
+        for _ in range(6):
+            distiller.step()
+    assert scales[None] == [1.0] * 6
+    expected = [1.0, 0.05 + 0.95 * (1 + 0.5**0.5) / 2, 0.525, 0.05 + 0.95 * (1 - 0.5**0.5) / 2, 0.05, 0.05]
+    assert scales[4] == pytest.approx(expected)
+
+
 # --- methods as settings ------------------------------------------------------------------------------------------
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -361,6 +375,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "AMD": {"separate_start_epochs": True},
     "DATM": {"widen_over": 2},
     "EMA": {"ema_decay": 0.9},
+    "falling rates": {"decay_over": 3},
     "DSA": {"augmentation": ["color", "crop", "flip"]},
     "image only": {"matched": "image"},
     "text only": {"matched": "text"},
