@@ -18,6 +18,7 @@ from rayvldd.library.set_groups import (
     group_sets,
     load_sets,
     score_group,
+    settings_of_students,
     shared_settings,
     words_of_text_encoder,
 )
@@ -260,7 +261,8 @@ def keep_coresets(
     ]
     full = ScoredBound(recipe=recipe, **dict(summary_of_students(bound, bound))) if bound else None
     base = fingerprint(shared_settings(study))
-    kept = CoresetScores(study=study.name, split=split, base=base, coresets=rows, full_data=full)
+    settings = settings_of_students(study)
+    kept = CoresetScores(study=study.name, split=split, base=base, settings=settings, coresets=rows, full_data=full)
     keep_scores(kept, workspace.scores)
     return kept
 

@@ -95,7 +95,7 @@ class SetGroup:
 
     def changed(self, place: str) -> dict[str, JsonValue]:
         """Settings of data, model and students that differ from those in the card of a set, without encoders."""
-        of_card, students = flat_settings(self.sets[place].origin.study), _settings_of_students(self.study)
+        of_card, students = flat_settings(self.sets[place].origin.study), settings_of_students(self.study)
         return {key: value for key, value in students.items() if key in of_card and of_card[key] != value}
 
     @property
@@ -399,7 +399,7 @@ def shared_settings(study: Study, *, without: Sequence[str] = ()) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _settings_of_students(study: Study) -> dict[str, JsonValue]:
+def settings_of_students(study: Study) -> dict[str, JsonValue]:
     """Settings that the scores of students depend on by dotted key, without encoders and where data lies."""
     flat = flat_settings(selected(study, lambda info: not info.by_content))
     encoders = ("model.image_encoder", "model.text_encoder")

@@ -266,6 +266,8 @@ class CoresetScores(Record):
     split: str
     base: str = ""
     """Hash of the settings of data, model and students."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Settings of data, model and students by dotted key, without encoders."""
     coresets: list[ScoredCoreset]
     full_data: ScoredBound | None = None
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
+from rayvldd.config.setting import flat_settings
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.records.difference import Difference
 from rayvldd.records.full_data import ChosenRecipe
+from rayvldd.records.json_values import JsonValue
 from rayvldd.records.set_scores import (
     CoresetScores,
     EvaluatedCoreset,
@@ -131,8 +133,12 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         points.append(random)
         for scores in coresets:
             if scores.study == study.name:
-                found = [_point(row.method, row.num_pairs, study.name, row) for row in scores.coresets]
-                points += [p for p in found if (p.kind, p.num_pairs) != ("random", pairs)]  # the study has them
+                own = flat_settings(study.settings)
+                changed = {key: value for key, value in scores.settings.items() if own.get(key, value) != value}
+                name = _with_changed(study.name, changed)
+                found = [_point(row.method, row.num_pairs, name, row) for row in scores.coresets]
+                # The study has random pairs of its own, scored as its set was.
+                points += [p for p in found if changed or (p.kind, p.num_pairs) != ("random", pairs)]
     return points
 
 
@@ -145,7 +151,9 @@ def _evaluated_points(evaluations: Sequence[SetScores]) -> tuple[dict[Key, list[
         for row in evaluation.sets:
             if not row.is_transferred:
                 over = {_real_point(real).identity: value for real, value in _differences(evaluation, row)}
-                point = _point("distilled", row.num_pairs, _name_of_row(names[row.distilled_set], row), row, over)
+                point = _point(
+                    "distilled", row.num_pairs, _with_changed(names[row.distilled_set], row.changed), row, over
+                )
                 points.setdefault(row.comparable, []).append(point)
         for real in evaluation.coresets:
             points.setdefault(real.comparable, []).append(_real_point(real))
@@ -178,9 +186,9 @@ def names_of_sets(evaluations: Sequence[SetScores]) -> dict[str, str]:
     return names | in_order
 
 
-def _name_of_row(name: str, row: EvaluatedSet) -> str:
-    """The name of a set, with the settings that its students were given in place of those of its card."""
-    return ", ".join([name, *(f"{key}={json.dumps(value)}" for key, value in row.changed.items())])
+def _with_changed(name: str, changed: Mapping[str, JsonValue]) -> str:
+    """A name with the settings that students had in place of those of its card or study."""
+    return ", ".join([name, *(f"{key}={json.dumps(value)}" for key, value in changed.items())])
 
 
 def _point(

@@ -7,7 +7,9 @@ import pytest
 
 from rayvldd.config.study import ChooseSettings
 from rayvldd.records.difference import Difference
+from rayvldd.records.set_scores import CoresetScores
 from rayvldd.records.study_outcome import ChosenTrial, FinalistOutcome, FrontRow, Made, ScoresOnTest, StudyOutcome
+from rayvldd.reports.page.baselines import comparable_sets
 from rayvldd.reports.page.data_tables import front_of, studies_table
 from rayvldd.reports.page.overview import overview_of, settings_that_differ
 from rayvldd.reports.page.study_report import StudyReport
@@ -177,3 +179,18 @@ def test_trials_that_ended_early_are_named(trials: dict[str, int]) -> None:
     overview = overview_of([report(trials=trials)])
     assert overview is not None
     assert dict(overview.facts)["trials"] == ("3" if len(trials) == 1 else "3 (1 stopped)")
+
+
+def test_real_pairs_that_were_scored_with_other_settings_name_them() -> None:
+    """As of `rayvldd coreset STUDY --set evaluation.epochs=200`: they stand beside the study, but not as its own."""
+    study = report("one", settings={"data": {"num_train": 1600}, "evaluation": {"epochs": 100}})
+    row = {"method": "herding", "num_pairs": 100, "num_students": 3, "mean": {"mean_recall": 9.0}, "interval": {}}
+
+    def names(**settings: Any) -> set[str]:
+        values = {"study": "one", "split": "test", "settings": settings, "coresets": [row]}
+        (group,) = comparable_sets([study], [CoresetScores.model_validate(values, strict=False)])
+        return {point.name for point in group.points if point.kind == "herding"}
+
+    own = {"data.num_train": 1600, "evaluation.epochs": 100, "evaluation.new": 1}
+    assert names(**own) == names() == {"one"}
+    assert names(**own | {"evaluation.epochs": 200}) == {"one, evaluation.epochs=200"}
