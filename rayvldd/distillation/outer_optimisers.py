@@ -20,6 +20,8 @@ Tensors = dict[str, Float[Tensor, "..."]]
 _NORMALISED = 1e-3
 """Root mean square of gradients in ``normalised_sgd``, and factor on the rate in ``adam``: at a rate of 1000, both
 change a number by about 1 per step."""
+LAST_RATE = 0.05
+"""Factor on the outer rates after ``decay_over`` steps. At 0 a run that goes on would no longer move."""
 
 
 @runtime_checkable  # for runtime type checks of signatures in tests
@@ -100,20 +102,6 @@ OUTER_OPTIMISERS: dict[str, Callable[[float], OuterOptimiser]] = {
 """Optimisers by their names in ``distillation.outer_optimiser``; the constructor takes the momentum."""
 
 
-def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    size = gradient.square().mean().sqrt()
-    return gradient * (_NORMALISED / size.clamp(min=torch.finfo(size.dtype).tiny))
-
-
-def _value_of(key: str) -> str:
-    """Return the name of the value that a tensor of a state belongs to."""
-    return key.rpartition(".")[0]
-
-
-LAST_RATE = 0.05
-"""Factor on the outer rates after ``decay_over`` steps. At 0 a run that goes on would no longer move."""
-
-
 def outer_rate_factor(outer_step: int, decay_over: int | None) -> float:
     """Return the factor on the outer rates after a number of outer steps: half a cosine from 1 to ``LAST_RATE``.
 
@@ -127,3 +115,13 @@ def outer_rate_factor(outer_step: int, decay_over: int | None) -> float:
         return 1.0
     share = min(outer_step / decay_over, 1.0)
     return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _normalised(gradient: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    size = gradient.square().mean().sqrt()
+    return gradient * (_NORMALISED / size.clamp(min=torch.finfo(size.dtype).tiny))
+
+
+def _value_of(key: str) -> str:
+    """Return the name of the value that a tensor of a state belongs to."""
+    return key.rpartition(".")[0]
