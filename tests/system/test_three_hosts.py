@@ -133,8 +133,9 @@ class Laptop:
             shell.communicate(timeout=30)
 
     def log_of_the_autoscaler(self) -> str:
-        """The end of its log on the head."""
-        command = [*self.hosts.ssh(HEAD), "tail -n 80 /tmp/ray/session_latest/logs/monitor.*"]
+        """The end of its log on the head, without waiting for hosts that do not answer and the commands for it."""
+        of_waiting = "grep -hvE 'SSH still not|Running .*uptime|Full command'"
+        command = [*self.hosts.ssh(HEAD), f"{of_waiting} /tmp/ray/session_latest/logs/monitor.* | tail -n 400"]
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
     def job(self) -> dict[str, Any]:

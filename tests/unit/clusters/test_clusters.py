@@ -1,6 +1,8 @@
 """Every file of `clusters/` satisfies Ray's schema and the rules of this package; each rule rejects its faults."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -393,3 +395,19 @@ def test_a_private_key_that_does_not_exist(tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_ed25519").touch()
     assert check_cluster(file).provider == "local"
+
+
+@pytest.mark.parametrize(("failures", "works"), [(0, True), (2, True), (3, False)])
+def test_a_host_on_prem_starts_ray_again_where_that_fails(tmp_path: Path, failures: int, works: bool) -> None:
+    """The autoscaler starts a host once; the start itself takes three tries, and fails where all of them do."""
+    commands = yaml.safe_load((CLUSTERS / "on_prem.yaml").read_text(encoding="utf-8"))["worker_start_ray_commands"]
+    (start,) = (one for one in commands if "ray start" in one)
+    program, calls = tmp_path / "ray", tmp_path / "calls"
+    program.write_text(
+        f'#!/bin/sh\necho "$1" >> {calls}\n[ "$1" = stop ] || [ $(grep -c start {calls}) -gt {failures} ]\n'
+    )
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "10.0.0.1"}
+    done = subprocess.run(["bash", "-c", f"true && ({start})"], env=environment)
+    assert (done.returncode == 0) is works
+    assert calls.read_text().split() == (["start", "stop"] * min(failures, 2) + ["start"])
