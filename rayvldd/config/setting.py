@@ -176,6 +176,12 @@ def flat_settings(values: JsonValue, key: str = "") -> dict[str, JsonValue]:
     return {inner_key: value for inner in below for inner_key, value in inner.items()}
 
 
+def changed_from(before: JsonValue, values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Those of ``values``, by dotted key, that nested settings have otherwise; what these lack does not count."""
+    known = flat_settings(before)
+    return {key: value for key, value in values.items() if key in known and known[key] != value}
+
+
 def selected(settings: Settings, which: Callable[[SettingInfo], bool]) -> dict[str, JsonValue]:
     """The settings that ``which`` selects by their metadata, as nested JSON values; empty sections are left out."""
     return _selected(settings.model_dump(mode="json"), "", settings_below(type(settings)), which)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rayvldd.config.loading import load_untrusted_study
-from rayvldd.config.setting import flat_settings, selected
+from rayvldd.config.setting import changed_from, flat_settings, selected
 from rayvldd.config.settings import ImageEncoderSettings, TextEncoderSettings
 from rayvldd.config.study import Study
 from rayvldd.errors import ConfigError, Fault, InputError, RayvlddError, StoreError, next_after, without_next_command
@@ -95,8 +95,7 @@ class SetGroup:
 
     def changed(self, place: str) -> dict[str, JsonValue]:
         """Settings of data, model and students that differ from those in the card of a set, without encoders."""
-        of_card, students = flat_settings(self.sets[place].origin.study), settings_of_students(self.study)
-        return {key: value for key, value in students.items() if key in of_card and of_card[key] != value}
+        return changed_from(self.sets[place].origin.study, settings_of_students(self.study))
 
     @property
     def own_column(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rayvldd.config.metrics import MEAN_RECALL
-from rayvldd.config.setting import flat_settings
+from rayvldd.config.setting import changed_from
 from rayvldd.evaluation.intervals import interval_if_enough
 from rayvldd.records.difference import Difference
 from rayvldd.records.full_data import ChosenRecipe
@@ -133,8 +133,7 @@ def _study_points(studies: Iterable[StudyReport], coresets: Sequence[CoresetScor
         points.append(random)
         for scores in coresets:
             if scores.study == study.name:
-                own = flat_settings(study.settings)
-                changed = {key: value for key, value in scores.settings.items() if own.get(key, value) != value}
+                changed = changed_from(study.settings, scores.settings)
                 name = _with_changed(study.name, changed)
                 found = [_point(row.method, row.num_pairs, name, row) for row in scores.coresets]
                 # The study has random pairs of its own, scored as its set was.
