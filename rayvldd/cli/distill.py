@@ -71,6 +71,9 @@ def command(
     if invocation.dry_run:
         return dry_run(invocation, point, _plan(point, workspace, store, out))
 
+    for note in point.notes():
+        invocation.say_progress(f"note: {note}")
+
     from rayvldd.distillation.distilled_set import DistilledSet
     from rayvldd.library.distilling import distill_point
     from rayvldd.reports.diagnostics import words_of_diagnostics
@@ -120,4 +123,5 @@ def _plan(point: Study, workspace: "Workspace", store: "ExpertStore", out: Path 
         "pairs": settings.num_pairs,
         "outer_steps": f"{settings.outer_steps}, evaluated on validation every {settings.evaluate_every}",
         "distilled_set": str(out or workspace.study(point.name) / "distill"),
+        **({"notes": "; ".join(notes)} if (notes := point.notes()) else {}),
     }

@@ -468,6 +468,11 @@ class EvaluationSettings(Settings):
     full_data: FullDataSettings = setting(FullDataSettings(), changes_recall=False)
     """Recipes for models of all pairs, the best of which is the full-data bound."""
 
+    def student_steps(self, num_pairs: int) -> int:
+        """SGD steps of a student on so many pairs; a contrastive loss needs two, so a batch of one is left out."""
+        batches, left = divmod(num_pairs, self.batch_size)
+        return self.epochs * (batches + (left > 1))
+
     @property
     def recipes_on_coresets(self) -> tuple[tuple[float, float | None], ...]:
         """Learning rate and weight decay of students on real pairs to try; a weight decay of None: ``weight_decay``."""

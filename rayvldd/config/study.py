@@ -334,6 +334,10 @@ class Study(Settings):
             return self.distillation
         return self.distillation.model_copy(update={declaration.name: declaration.completed(self)})
 
+    def notes(self) -> list[str]:
+        """What users should know of the settings of one point before it runs, a sentence each."""
+        return self.distillation.declaration.notes(self)
+
     def reached_epochs(self) -> frozenset[int]:
         """The expert epochs that the methods read at any point."""
         reached: frozenset[int] = frozenset()

@@ -166,9 +166,7 @@ def _train_stacked_on(
 
 
 def _rates(pairs: Pairs, settings: EvaluationSettings) -> SgdSettings:
-    sizes = [len(part) for part in torch.arange(pairs.num_pairs).split(settings.batch_size)]
-    steps = settings.epochs * sum(size > 1 for size in sizes)
-    decay = settings.learning_rate_decay
+    steps, decay = settings.student_steps(pairs.num_pairs), settings.learning_rate_decay
     return SgdSettings(pairs.lr_image, pairs.lr_text, settings.momentum, settings.weight_decay, decay, steps)
 
 

@@ -93,6 +93,7 @@ def plan(
         is_finished=folder.result_file.is_file(),
         reopens=reopens and folder.has_more(study),
         learning=_planned_learning(study, folder, learn_from) if learn_from else None,
+        notes=study.at(study.first_point()).notes(),
     )
 
 
@@ -150,6 +151,7 @@ def describe_plan(planned: Plan) -> str:
             + f"; sampler {search.sampler}, scheduler {search.scheduler}",
             *(_lines_of_learning(planned.learning) if planned.learning else ()),
             *(f"  data:    {line}" for line in lines_of_left_out(dropped)),
+            *(f"  note:    {note}" for note in planned.notes),
             *([f"  left out: {dormant}: their conditions never hold here"] if dormant else []),
             f"  then:    {ending}, beside random pairs and the full data",
         ]

@@ -88,6 +88,8 @@ class Plan(Values):
     is_finished: bool
     reopens: bool
     """Whether a finished study continues."""
+    notes: list[str]
+    """What users should know of the settings at the first point, a sentence each."""
     learning: PlannedLearning | None = None
     """None if there are no earlier studies."""
 

@@ -33,6 +33,11 @@ def no_faults(study: "Study") -> list[str]:
     return []
 
 
+def no_notes(study: "Study") -> list[str]:
+    """Return nothing to say about a study."""
+    return []
+
+
 _READ_BY_FROZEN_FEATURES = frozenset({"micro_batch", "autocast"})
 _READ_BY_ALL = frozenset({"tf32"})
 
@@ -89,6 +94,8 @@ class MethodDeclaration:
     """Returns the section with the values that it takes from other sections of the study; None: it takes none."""
     faults: Callable[["Study"], list[str]] = no_faults
     """Returns contradictions between the settings of a study at one point, one sentence each."""
+    notes: Callable[["Study"], list[str]] = no_notes
+    """Returns what users should know of the settings of a study at one point before it runs, one sentence each."""
 
     @property
     def name(self) -> str:

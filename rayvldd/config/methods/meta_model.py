@@ -101,6 +101,27 @@ def _faults(study: "Study") -> list[str]:
     return faults + faults_of_inner_loop(study, settings)
 
 
+def _notes(study: "Study") -> list[str]:
+    """Say where students of evaluation train otherwise than those whose whole training is differentiated."""
+    settings, evaluation = study.distillation.of(MetaModelSettings), study.evaluation
+    pairs = study.distillation.num_pairs
+    if settings.window is not None:
+        return []
+    in_loop, at_a_time = settings.batch_size or pairs, min(evaluation.batch_size, pairs)
+    steps = evaluation.student_steps(pairs)
+    if (settings.syn_steps, in_loop) == (steps, at_a_time):
+        return []
+    return [
+        f"students of an outer step take {_steps(settings.syn_steps)} on {in_loop} pairs each, those of evaluations "
+        f"{_steps(steps)} on {at_a_time}: the learned step sizes may not suit these; evaluation.epochs, "
+        f"evaluation.batch_size and distillation.meta_model.syn_steps change this"
+    ]
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'' if number == 1 else 's'}"
+
+
 DECLARATION = MethodDeclaration(
     MetaModelSettings,
     "rayvldd.distillation.meta_model:MetaModel",
@@ -110,4 +131,5 @@ DECLARATION = MethodDeclaration(
     decides_divergence=("lr_lr", "syn_steps"),
     completed=_completed,
     faults=_faults,
+    notes=_notes,
 )

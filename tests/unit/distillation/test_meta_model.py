@@ -315,6 +315,44 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
         assert study.at({**changes, f"{META}.starts": "fresh"}), "without experts their epochs do not matter"
 
 
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, []),
+        ({"distillation.num_pairs": 500}, ["40 steps on 500 pairs each, those of evaluations 200 steps on 100:"]),
+        ({"distillation.num_pairs": 500, "evaluation.batch_size": 1000}, []),
+        ({"distillation.num_pairs": 500, f"{META}.batch_size": 100, "evaluation.epochs": 8}, []),
+        ({"evaluation.epochs": 20}, ["40 steps on 100 pairs each, those of evaluations 20 steps on 100:"]),
+        ({"distillation.num_pairs": 101, f"{META}.syn_steps": 1, "evaluation.epochs": 1}, ["1 step on 101 pairs each"]),
+        ({"distillation.num_pairs": 500, f"{META}.window": 15}, []),
+    ],
+)
+def test_students_that_are_evaluated_otherwise_are_named(changes: dict[str, Any], expected: list[str]) -> None:
+    as_evaluated = {"distillation.num_pairs": 100, f"{META}.window": None, "evaluation.epochs": 40}
+    notes = toy_study("meta_model", {}, **{**as_evaluated, "evaluation.batch_size": 100, **changes}).notes()
+    assert len(notes) == len(expected) and all(part in note for part, note in zip(expected, notes, strict=True))
+
+
+def test_a_method_without_notes_has_none() -> None:
+    assert not toy_study("trajectory_matching").notes()
+
+
+@pytest.mark.parametrize("pairs, batch_size", [(4, 100), (8, 4), (9, 4), (10, 4)])
+def test_students_take_the_steps_that_are_counted(
+    pairs: int, batch_size: int, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, taken = make_task(**{"evaluation.epochs": 2, "evaluation.batch_size": batch_size}), []
+
+    def count(model: Any, student: Parameters, batches: Any, *others: Any) -> tuple[Parameters, None]:
+        taken.append(len(list(batches)))
+        return student, None
+
+    monkeypatch.setattr("rayvldd.evaluation.students.train_on_batches", count)
+    given = Pairs(torch.zeros(pairs, 3, 8, 8), torch.zeros(pairs, 4), 0.1, 0.1)
+    train_student(task, given, torch.zeros(pairs, 4), task.study.evaluation, seed=0)
+    assert taken == [task.study.evaluation.student_steps(pairs)]
+
+
 def test_the_loss_on_real_pairs_falls(make_task: MakeTask) -> None:
     """In float32 as studies run it: the loss of fresh students on real pairs falls."""
     changes = {
