@@ -36,6 +36,8 @@ _PERCENT = {
     "best so far",
 }
 """Columns of numbers with the digits of recalls."""
+_ROOM_ABOVE = 1.04
+"""Top of an axis that begins at zero, as a multiple of matplotlib's own."""
 _DPI = 300
 """Resolution of files; journals require it."""
 
@@ -96,6 +98,14 @@ def new_axes(height_in: float = 3.4, columns: int = 1, rows: int = 1) -> tuple[F
         one.grid(axis="y", color=GRID, linewidth=0.8)
         one.set_axisbelow(True)
     return figure, axes
+
+
+def begin_at_zero(axes: Axes) -> None:
+    """Begin the vertical axis at 0 once all is drawn, with room for the highest marker.
+
+    matplotlib leaves a twentieth of the range of the values, which is nothing if they are close to each other.
+    """
+    axes.set_ylim(0, axes.get_ylim()[1] * _ROOM_ABOVE)
 
 
 def add_legend(figure: Figure, columns: int = 4) -> None:

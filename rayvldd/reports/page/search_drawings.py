@@ -12,7 +12,18 @@ from rayvldd.config.domains import ChoiceDomain, DrawnDomain, IntDomain, Setting
 from rayvldd.hyperparameter_search.optuna_trials import GOOD_SHARE
 from rayvldd.printable import value_as_text
 from rayvldd.records.trial import Trial
-from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, INK, SCALE, STOPPED, Drawing, add_legend, new_axes
+from rayvldd.reports.page.drawings import (
+    BEST,
+    FAILED,
+    FINISHED,
+    INK,
+    SCALE,
+    STOPPED,
+    Drawing,
+    add_legend,
+    begin_at_zero,
+    new_axes,
+)
 from rayvldd.reports.page.marginals import Curve, height_in
 from rayvldd.reports.table import short
 
@@ -47,7 +58,7 @@ def convergence(trials: Sequence[Trial], best_id: str) -> Drawing:
         drawing.mark(line, words_of(trial), trial.trial_id)
     axes.set_xlabel("outer step", color=INK)
     axes.set_ylabel("validation mean recall (%)", color=INK)
-    axes.set_ylim(0, None)
+    begin_at_zero(axes)
     axes.xaxis.set_major_locator(_whole_numbers())
     add_legend(figure)
     return drawing
@@ -69,7 +80,7 @@ def recall_curve(trial: Trial) -> Drawing:
     axes.plot(steps, recalls, color=BEST, linewidth=2.4, marker="o", markersize=4)
     axes.set_xlabel("outer step", color=INK)
     axes.set_ylabel("val recall (%)", color=INK)
-    axes.set_ylim(0, None)
+    begin_at_zero(axes)
     axes.xaxis.set_major_locator(_whole_numbers())
     return drawing
 

@@ -18,7 +18,18 @@ from rayvldd.config.metrics import (
 )
 from rayvldd.records.set_scores import ALL_PAIRS, FurtherScores, GroupRecall, ProbeScore, SubjectKept
 from rayvldd.reports.page.baselines import Bound, SizePoint
-from rayvldd.reports.page.drawings import BEST, FAILED, FINISHED, GRID, INK, STOPPED, Drawing, add_legend, new_axes
+from rayvldd.reports.page.drawings import (
+    BEST,
+    FAILED,
+    FINISHED,
+    GRID,
+    INK,
+    STOPPED,
+    Drawing,
+    add_legend,
+    begin_at_zero,
+    new_axes,
+)
 from rayvldd.reports.page.transfer import TransferMatrix
 from rayvldd.reports.table import Column
 
@@ -60,7 +71,7 @@ def recall_by_pairs(points: Sequence[SizePoint], bound: Bound | None, name: str)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("pairs", color=INK)
     axes.set_ylabel("mean recall on test (%)", color=INK)
-    axes.set_ylim(0, None)
+    begin_at_zero(axes)
     add_legend(figure)
     return drawing
 

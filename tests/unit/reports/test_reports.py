@@ -19,7 +19,7 @@ from rayvldd.records.trial import Prediction, Trial
 from rayvldd.reports import nearest as nearest_module
 from rayvldd.reports.illustrator import BEFORE_AFTER, CURVES, Pictures
 from rayvldd.reports.nearest import SimilarCaption, nearest_captions
-from rayvldd.reports.page.search_drawings import calibration
+from rayvldd.reports.page.search_drawings import calibration, convergence, recall_curve
 from rayvldd.reports.pictures import draw_before_after
 from rayvldd.reports.published import published_rows, published_table
 from rayvldd.reports.renderers import as_terminal
@@ -213,6 +213,15 @@ def test_the_calibration_counts_finished_trials_only(trials: list[Trial]) -> Non
     ]
     assert drawing.rows[1][2:] == (16.0, 3.0, 30, 11.0), "its last recall, which is not its best"
     assert [mark.trial_id for mark in drawing.marks] == ["trial_000", "trial_001", "trial_002"]
+
+
+def test_the_highest_marker_is_below_the_top_of_the_axes() -> None:
+    """Of a curve of close values too, whose top matplotlib sets by their range."""
+    trial = trial_of(0, [33.1, 33.4, 33.8])
+    for drawing in (recall_curve(trial), convergence([trial], trial.trial_id)):
+        (axes,) = drawing.figure.axes
+        bottom, top = axes.get_ylim()
+        assert bottom == 0 and 33.8 * 1.03 < top < 33.8 * 1.1
 
 
 def test_recalls_show_mean_and_interval_within_a_terminal() -> None:
