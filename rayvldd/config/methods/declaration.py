@@ -28,13 +28,8 @@ class MethodSettings(Settings):
         return {}
 
 
-def no_faults(study: "Study") -> list[str]:
-    """Accept every combination of settings."""
-    return []
-
-
-def no_notes(study: "Study") -> list[str]:
-    """Return nothing to say about a study."""
+def no_sentences(study: "Study") -> list[str]:
+    """Return nothing to say about the settings of a study."""
     return []
 
 
@@ -92,9 +87,9 @@ class MethodDeclaration:
     """Settings of the section to check first if a run has diverged."""
     completed: Callable[["Study"], MethodSettings] | None = None
     """Returns the section with the values that it takes from other sections of the study; None: it takes none."""
-    faults: Callable[["Study"], list[str]] = no_faults
+    faults: Callable[["Study"], list[str]] = no_sentences
     """Returns contradictions between the settings of a study at one point, one sentence each."""
-    notes: Callable[["Study"], list[str]] = no_notes
+    notes: Callable[["Study"], list[str]] = no_sentences
     """Returns what users should know of the settings of a study at one point before it runs, one sentence each."""
 
     @property
