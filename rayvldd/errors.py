@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from rayvldd.printable import without_passwords
+from rayvldd.printable import counted, without_passwords
 
 _MOST_SHOWN = 20
 """Maximum number of faults in a message; a dataset without any images must not flood the terminal."""
@@ -59,7 +59,7 @@ class InputError(RayvlddError):
     def __init__(self, faults: Iterable[Fault], *, next_command: str = "") -> None:
         self.faults = list(faults)
         count = len(self.faults)
-        lines = [f"{count} fault{'' if count == 1 else 's'} found, nothing was started:"]
+        lines = [f"{counted(count, 'fault')} found, nothing was started:"]
         lines += [f"  {_shortened(str(fault))}" for fault in self.faults[:_MOST_SHOWN]]
         if count > _MOST_SHOWN:
             lines.append(f"  and {count - _MOST_SHOWN} more")

@@ -31,6 +31,17 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun in singular or plural: 1 pair, 2 pairs, 0.5 GPUs.
+
+    Args:
+        number: Number of things.
+        noun: What there is one of, with a plural in -s.
+    """
+    shown = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
+
+
 def fitted(text: str, width: int) -> str:
     """Break lines that are wider than a terminal between words, which the terminal itself would break anywhere.
 

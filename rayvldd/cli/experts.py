@@ -18,6 +18,7 @@ from rayvldd.config.domains import SettingValue
 from rayvldd.config.metrics import VAL_MEAN_RECALL
 from rayvldd.config.study import Study
 from rayvldd.errors import did_you_mean
+from rayvldd.printable import counted
 
 if TYPE_CHECKING:
     from rayvldd.hyperparameter_search.preparation import ExpertSet
@@ -147,7 +148,7 @@ def plan_of_experts(study: Study, folder: str) -> PlanLines:
         "expert_sets": len(points),
         "experts_a_set": study.experts.num_experts,
         "epochs": epochs,
-        "resources": f"{cpus} CPU{'' if cpus == 1 else 's'} and {_gpus(study)} for each actor",
+        "resources": f"{counted(cpus, 'CPU')} and {_gpus(study)} for each actor",
         "storage": folder,
     }
 

@@ -10,6 +10,7 @@ from rayvldd.cli.output import Output, PlanLines
 from rayvldd.cli.preparation import checked_study, dry_run, store_option, study_argument, writable_store
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault, InputError
+from rayvldd.printable import counted
 
 if TYPE_CHECKING:
     from rayvldd.runtime.array_pipeline import PreparedArray
@@ -118,5 +119,5 @@ def _plan(study: Study, store_uri: str, node_cache: Path | None) -> PlanLines:
 def _line_of(array: "PreparedArray") -> str:
     nodes = ", ".join(f"{number} by {node}" for node, number in sorted(array.made_by_node.items()))
     made = f"{array.made} made" + (f" ({nodes})" if len(array.made_by_node) > 1 else "")
-    shards = f"{array.shards} shard{'' if array.shards == 1 else 's'}"
+    shards = counted(array.shards, "shard")
     return f"{array.title:14} {array.rows:9} rows in {shards}, {made}, {array.shards - array.made} already there"

@@ -7,6 +7,7 @@ from rayvldd.config.settings import DataSettings, ToyScenesData
 from rayvldd.data.annotations import read_records
 from rayvldd.data.dataset import unreadable_images
 from rayvldd.data.unreadable import UnreadableImages, by_split, drops_unreadable
+from rayvldd.printable import counted
 
 
 def left_out_so_far(settings: DataSettings, folder: Path) -> dict[str, int]:
@@ -25,7 +26,7 @@ def left_out_so_far(settings: DataSettings, folder: Path) -> dict[str, int]:
 def lines_of_left_out(counts: Mapping[str, int]) -> list[str]:
     """One line for each list of images that are left out; the argument is a result of :func:`left_out_so_far`."""
     return [
-        f"{count} image{'' if count == 1 else 's'} cannot be decoded and {'is' if count == 1 else 'are'} left out "
+        f"{counted(count, 'image')} cannot be decoded and {'is' if count == 1 else 'are'} left out "
         f"(data.unreadable: drop): {file}"
         for file, count in counts.items()
     ]

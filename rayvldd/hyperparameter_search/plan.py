@@ -21,6 +21,7 @@ from rayvldd.hyperparameter_search.transfer import (
     earlier_trials_of,
     learned_studies,
 )
+from rayvldd.printable import counted
 from rayvldd.records.study_plan import (
     Plan,
     PlannedExperts,
@@ -142,7 +143,7 @@ def describe_plan(planned: Plan) -> str:
         [
             f"study {planned.study} in {planned.storage.study}",
             f"  method:  {', '.join(planned.methods)}",
-            f"  experts: {len(sets)} set{'' if len(sets) == 1 else 's'}{f' ({each})' if each else ''}, "
+            f"  experts: {counted(len(sets), 'set')}{f' ({each})' if each else ''}, "
             f"{total} in all, {total - existing} to make"
             if sets
             else f"  experts: none, {' and '.join(planned.methods)} needs none",

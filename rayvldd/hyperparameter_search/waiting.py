@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rayvldd.console import time_as_text
+from rayvldd.printable import counted
 from rayvldd.runtime.actor_pool import ResourceRequest
 
 FIRST_S, AGAIN_S = 60.0, 300.0
@@ -44,5 +45,5 @@ class WaitingForRoom:
 
 
 def _in_words(needs: ResourceRequest) -> str:
-    cpus = f"{needs.num_cpus:g} CPU{'' if needs.num_cpus == 1 else 's'}"
-    return f"{cpus} and {needs.num_gpus:g} GPU{'' if needs.num_gpus == 1 else 's'}" if needs.num_gpus else cpus
+    cpus = counted(needs.num_cpus, "CPU")
+    return f"{cpus} and {counted(needs.num_gpus, 'GPU')}" if needs.num_gpus else cpus

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from rayvldd.config.settings import CaptionsPerImage, LearningRateDecay
+from rayvldd.printable import counted
 from rayvldd.records.form import Record, Values
 
 
@@ -28,7 +29,7 @@ class FullDataRecipe(Values):
         return (
             f"SGD at {self.learning_rate:g} with momentum {self.momentum:g}, weight decay {self.weight_decay:g} and "
             f"{decay}, batches of {self.batch_size}, "
-            f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{captions}"
+            f"{counted(self.epochs, 'epoch')}{captions}"
         )
 
 

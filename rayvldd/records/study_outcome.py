@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from rayvldd.config.domains import SettingValue
+from rayvldd.printable import counted
 from rayvldd.records.coreset_rate import ChosenRate
 from rayvldd.records.difference import Difference
 from rayvldd.records.form import Record, Values
@@ -172,7 +173,7 @@ class ScoresOnTest(Values):
     @property
     def sets_and_students(self) -> str:
         """The size of the evaluation in words."""
-        return f"{self.num_sets} set{'' if self.num_sets == 1 else 's'} × {self.num_students} students"
+        return f"{counted(self.num_sets, 'set')} × {self.num_students} students"
 
 
 class Seeds(Values):

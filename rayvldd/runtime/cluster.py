@@ -15,6 +15,7 @@ import ray
 
 from rayvldd.console import ProgressDisplay
 from rayvldd.errors import RayvlddError, message_of
+from rayvldd.printable import counted
 from rayvldd.runtime.environment import END_TIMEOUT, variables_of_workers
 from rayvldd.runtime.machine import processor_name
 
@@ -150,7 +151,7 @@ def describe_cluster() -> str:
     parts = [f"{nodes} machines"] if nodes > 1 else []
     for what, name in names.items():
         if count := int(resources.get(what, 0)):
-            parts.append(f"{count} {what}{'' if count == 1 else 's'}" + (f" ({name})" if name else ""))
+            parts.append(counted(count, what) + (f" ({name})" if name else ""))
     return ", ".join(parts)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rayvldd.config.settings import ResourceSettings, actors_on_gpus
 from rayvldd.config.study import Study
 from rayvldd.errors import Fault
+from rayvldd.printable import counted
 
 _PROCESSORS = Path("/proc/cpuinfo")
 """Linux's description of the processors; on x86 with their names."""
@@ -99,16 +100,12 @@ def describe_machine(resources: ResourceSettings, max_concurrent: int) -> str:
         max_concurrent: Trials that may run at the same time.
     """
     cpus, gpus = os.cpu_count() or 1, num_gpus()
-    has = f"{_count(cpus, 'CPU')}, {_count(gpus, 'GPU') if gpus else 'no GPU'}; the study uses"
+    has = f"{counted(cpus, 'CPU')}, {counted(gpus, 'GPU') if gpus else 'no GPU'}; the study uses"
     of_trial = resources.gpus_of("trial", gpus, max_concurrent)
     if gpus and not of_trial:
         return f"{has} NO GPU: --set resources.gpus_per_trial=0.5 --set resources.gpus_per_expert=0.5"
-    fit, share = min(max_concurrent, cpus // resources.cpus_per_trial), _count(resources.cpus_per_trial, "CPU")
+    fit, share = min(max_concurrent, cpus // resources.cpus_per_trial), counted(resources.cpus_per_trial, "CPU")
     if of_trial:
         fit = min(fit, actors_on_gpus(gpus, of_trial))
         share = f"{of_trial:g} GPU and {share}"
-    return f"{has} {share} a trial, {_count(fit, 'trial')} at a time"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{has} {share} a trial, {counted(fit, 'trial')} at a time"

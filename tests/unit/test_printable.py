@@ -7,13 +7,21 @@ from rich.console import Console
 
 from rayvldd.console import ProgressDisplay
 from rayvldd.evaluation.breakdown import SubjectShare
-from rayvldd.printable import fitted, printable, without_passwords
+from rayvldd.printable import counted, fitted, printable, without_passwords
 from rayvldd.reports.renderers import as_terminal
 from rayvldd.reports.table import Table, texts
 from rayvldd.reports.tables import subjects_table
 
 HOSTILE = "dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
 SHOWN = r"dog\x1b]0;owned\x07\x9b31m\u202egod [bold]cat[/bold]"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0 pairs"), (1, "1 pair"), (1.0, "1 pair"), (2, "2 pairs"), (0.5, "0.5 pairs"), (1_234_567, "1234567 pairs")],
+)
+def test_nouns_are_counted_in_singular_and_plural(number: float, shown: str) -> None:
+    assert counted(number, "pair") == shown
 
 
 @pytest.mark.parametrize("text", ["", "a dog", "déjà vu – 狗 🐕", "two\nlines\tand a tab"])

@@ -8,6 +8,7 @@ from rayvldd.config.methods.declaration import MethodDeclaration, MethodSettings
 from rayvldd.config.methods.inner_loop import InnerLoopSettings, faults_of_inner_loop
 from rayvldd.config.setting import setting
 from rayvldd.config.settings import LearningRateDecay
+from rayvldd.printable import counted
 
 if TYPE_CHECKING:
     from rayvldd.config.study import Study
@@ -112,14 +113,10 @@ def _notes(study: "Study") -> list[str]:
     if (settings.syn_steps, in_loop) == (steps, at_a_time):
         return []
     return [
-        f"students of an outer step take {_steps(settings.syn_steps)} on {in_loop} pairs each, those of evaluations "
-        f"{_steps(steps)} on {at_a_time}: the learned step sizes may not suit these; evaluation.epochs, "
-        f"evaluation.batch_size and distillation.meta_model.syn_steps change this"
+        f"students of an outer step take {counted(settings.syn_steps, 'step')} on {in_loop} pairs each, those of "
+        f"evaluations {counted(steps, 'step')} on {at_a_time}: the learned step sizes may not suit these; "
+        f"evaluation.epochs, evaluation.batch_size and distillation.meta_model.syn_steps change this"
     ]
-
-
-def _steps(number: int) -> str:
-    return f"{number} step{'' if number == 1 else 's'}"
 
 
 DECLARATION = MethodDeclaration(

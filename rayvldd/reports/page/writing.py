@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 import rayvldd
+from rayvldd.printable import counted
 from rayvldd.reports.page.card import draw_card
 from rayvldd.reports.page.drawings import Drawing
 from rayvldd.reports.page.sections import Comparison
@@ -64,7 +65,7 @@ def render_page(comparison: Comparison, command: str, reload_s: int | None = Non
     loader = jinja2.PackageLoader("rayvldd.reports.page", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.globals |= {"svg": to_svg, "html": as_html, "breakable": breakable_html}
+    environment.globals |= {"svg": to_svg, "html": as_html, "breakable": breakable_html, "counted": counted}
     script = _own("compare.js")
     page: str = environment.get_template("compare.html.j2").render(
         comparison=comparison,
