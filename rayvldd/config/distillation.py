@@ -196,6 +196,15 @@ class DistillationSettings(Settings):
             )
         return self
 
+    def notes(self) -> list[str]:
+        """What users should know of the shared settings before a run, a sentence each."""
+        if self.decay_over is None or self.decay_over <= self.outer_steps:
+            return []
+        return [
+            f"the outer rates fall over {self.decay_over} steps, of which the run takes {self.outer_steps}: they end "
+            f"above a twentieth of their start; distillation.decay_over={self.outer_steps} lets them fall to the end"
+        ]
+
     @property
     def declaration(self) -> MethodDeclaration:
         """The declaration of the method in use."""

@@ -336,7 +336,7 @@ class Study(Settings):
 
     def notes(self) -> list[str]:
         """What users should know of the settings of one point before it runs, a sentence each."""
-        return self.distillation.declaration.notes(self)
+        return [*self.distillation.notes(), *self.distillation.declaration.notes(self)]
 
     def reached_epochs(self) -> frozenset[int]:
         """The expert epochs that the methods read at any point."""

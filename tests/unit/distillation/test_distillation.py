@@ -28,6 +28,7 @@ from rayvldd.experts.trajectory import Trajectory
 from rayvldd.models.parameters import Parameters
 from rayvldd.models.retrieval_task import RetrievalTask
 from rayvldd.randomness import StudentPurpose, student_seeds
+from rayvldd.testing.toy import toy_study
 
 MakeTask = Callable[..., StudyTask]
 FULL = {"model.protocol": "full_image_encoder"}
@@ -364,6 +365,15 @@ def test_outer_rates_fall_by_half_a_cosine_and_stay(make_task: MakeTask, monkeyp
     assert scales[None] == [1.0] * 6
     expected = [1.0, 0.05 + 0.95 * (1 + 0.5**0.5) / 2, 0.525, 0.05 + 0.95 * (1 - 0.5**0.5) / 2, 0.05, 0.05]
     assert scales[4] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("decay_over", "shown"), [(None, []), (5, []), (6, []), (8, ["over 8 steps, of which the run takes 6"])]
+)
+def test_rates_that_do_not_fall_to_the_end_are_named(decay_over: int | None, shown: list[str]) -> None:
+    changes: dict[str, Any] = {"distillation.outer_steps": 6, "distillation.decay_over": decay_over}
+    notes = toy_study(**changes).notes()
+    assert len(notes) == len(shown) and all(part in note for part, note in zip(shown, notes, strict=True))
 
 
 # --- methods as settings ------------------------------------------------------------------------------------------
