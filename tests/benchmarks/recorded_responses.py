@@ -189,14 +189,20 @@ class SearchAnswers:
 
 
 def _place(point: Mapping[str, SettingValue], space: Mapping[str, Domain]) -> np.ndarray:
-    """Coordinates from 0 to 1; of a choice one for each of its values."""
+    """Coordinates from 0 to 1; of a choice one for each of its values.
+
+    A setting that a point does not have, since its condition is not met, is in the middle of its domain.
+    """
     coordinates: list[float] = []
     for key, domain in space.items():
         if isinstance(domain, ChoiceDomain):
-            coordinates += [float(value == point[key]) for value in domain.values]
+            coordinates += [float(key in point and value == point[key]) for value in domain.values]
             continue
         if isinstance(domain, FixedDomain):
-            continue  # the same everywhere
+            continue  # the same wherever a point has it
+        if key not in point:
+            coordinates.append(0.5)
+            continue
         ends = domain.low, domain.high, float(as_number(point[key]))
         scaled = [math.log(value) if domain.log else value for value in ends]
         low, high, value = scaled

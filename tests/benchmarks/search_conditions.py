@@ -11,7 +11,7 @@ from figures import figures_parser
 from recorded_responses import Table
 from search_pool import Pool, pool_search, source_of, study_of
 from search_replay import Curve, Expected, random_search
-from search_tasks import Role, recorded_tasks, search_tasks, tables_of
+from search_tasks import Role, SearchTask, recorded_tasks, search_tasks, tables_of
 
 from rayvldd.config.domains import SettingValue
 from rayvldd.hyperparameter_search.learned_sources import LearnedSources
@@ -44,7 +44,7 @@ class Conditions:
     seeds: int
     tiny: bool
     task: str | None = None
-    """None: all recorded tasks of the role."""
+    """None: all recorded tasks of the role without conditional settings."""
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Conditions":
@@ -92,17 +92,28 @@ def parsed(description: str | None, figures: Mapping[str, object]) -> argparse.N
     parser = figures_parser(description, figures)
     parser.add_argument("--role", choices=get_args(Role), default="development", help="which tasks are replayed")
     parser.add_argument("--seeds", type=int, default=40, help="searches of each kind")
-    parser.add_argument("--task", help="one of the recorded tasks of the role; default: all")
+    parser.add_argument(
+        "--task", help="one of the recorded tasks of the role without conditional settings; default: all"
+    )
     arguments = parser.parse_args()
-    if not [task for task in recorded_tasks(arguments.role) if arguments.task in (None, task.name)]:
+    if not _ranked(arguments.role, arguments.task):
         named = f" --task {arguments.task}" if arguments.task else ""
+        if arguments.task in [task.name for task in recorded_tasks(arguments.role)]:
+            parser.error(
+                f"{named.strip()}: has conditional settings\nNext: python tests/benchmarks/search_rivals.py{named}"
+            )
         parser.error(f"--role {arguments.role}{named}: none is recorded\nNext: python tests/benchmarks/search_tasks.py")
     return arguments
 
 
 def _pools(role: Role, name: str | None) -> dict[str, Pool]:
     """The pools by task."""
-    return {task.name: _pool_of(task.name) for task in recorded_tasks(role) if name in (None, task.name)}
+    return {task.name: _pool_of(task.name) for task in _ranked(role, name)}
+
+
+def _ranked(role: Role, name: str | None) -> list[SearchTask]:
+    """The recorded tasks whose runs a sampler can rank, or the one of this name."""
+    return [task for task in recorded_tasks(role) if not task.conditional and name in (None, task.name)]
 
 
 @cache

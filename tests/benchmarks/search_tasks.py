@@ -34,13 +34,16 @@ class SearchTask:
     """Runs to record for each seed."""
     recorded: Mapping[Path, int]
     """Number of runs in each table that exists."""
+    conditional: bool
+    """Whether points lack settings that others have, so that samplers cannot rank its runs."""
 
     @classmethod
     def of(cls, name: str, values: Mapping[str, Any]) -> Self:
         """An entry of ``search_tasks.yaml``."""
         recorded = {FOLDER / table: int(runs) for table, runs in values["recorded"].items()}
         seeds = tuple(map(int, values["seeds"]))
-        return cls(name, values["role"], FOLDER / values["study"], seeds, int(values["runs"]), recorded)
+        conditional = bool(values.get("conditional", False))
+        return cls(name, values["role"], FOLDER / values["study"], seeds, int(values["runs"]), recorded, conditional)
 
     @property
     def is_recorded(self) -> bool:

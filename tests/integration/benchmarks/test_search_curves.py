@@ -120,6 +120,16 @@ def test_without_recorded_test_tasks_there_are_no_figures_of_them(
     assert "--role test: none is recorded" in capsys.readouterr().err
 
 
+def test_a_task_with_conditional_settings_is_sent_to_the_script_that_replays_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "flickr8k_lors" not in search_conditions.Conditions(tiny=True, seeds=1, role="development", task=None).pools
+    monkeypatch.setattr(sys, "argv", ["search_curves.py", "--task", "flickr8k_lors"])
+    with pytest.raises(SystemExit):
+        search_curves.main()
+    assert "Next: python tests/benchmarks/search_rivals.py --task flickr8k_lors" in capsys.readouterr().err
+
+
 def test_budgets_of_single_searches_are_averaged_between_the_quartiles() -> None:
     one, other = np.array([0.1, 0.2, math.inf, 0.3]), np.array([0.4, 0.5, 9.0, 0.05])
     budgets = PerSearch([one, other])

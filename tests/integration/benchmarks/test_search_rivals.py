@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from helpers.paths import BENCHMARKS
 
@@ -15,6 +16,7 @@ import search_rivals
 from recorded_responses import DEFAULT_TABLE, Answers, Response, Table
 from search_replay import random_search
 from search_rivals import OTHERS, OURS
+from search_tasks import recorded_tasks, tables_of
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,21 @@ def test_a_sampler_searches_the_whole_space_and_repeats_with_its_seed(
     asked.clear()
     search_rivals.search(table, name, 6, published=True, trial_seconds=until)
     assert asked[len(first) :] != points[len(first) :], "another seed is another search"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_search_of_a_space_with_conditions_is_answered_by_the_nearest_runs(name: str) -> None:
+    task = next(task for task in recorded_tasks("development") if task.conditional)
+    table = tables_of(task)[0]
+    distances = np.array([table.distances(response.point) for response in table.responses])
+    assert (
+        np.isfinite(distances).all()
+        and (np.diag(distances) == 0).all()
+        and (distances + np.eye(len(distances)) > 0).all()
+    )
+    until = 0.2 * random_search(table, 24).trial_seconds
+    found = search_rivals.search(table, name, 5, published=False, trial_seconds=until)
+    assert len(found.proposal_s) > 4
 
 
 def test_the_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

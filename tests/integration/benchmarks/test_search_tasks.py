@@ -48,6 +48,12 @@ def test_tables_have_the_stated_number_of_runs() -> None:
     assert all(table.stat().st_size < 2e6 for table in recorded)
 
 
+def test_tasks_with_conditional_settings_say_so() -> None:
+    for task in TASKS.values():
+        for table in task.recorded:
+            assert task.conditional == any(domain.when for domain in Table.load(table).study.space.domains.values())
+
+
 def test_looks_at_test_tasks_are_counted(tmp_path: Path) -> None:
     looks = tmp_path / "looks.json"
     looks.write_text('{"flickr8k_25": 0, "flickr8k_100": 3}')
